@@ -1,0 +1,167 @@
+"""Features: against a per-event Python version, against vectorised awkward, one worker against two, and bytes against padding.
+
+All compute the reference definitions of the same events in the same run, in turn, several times; medians. The rivals get their events
+already decoded, ours starts from the awkward array too; all three run in one thread, so CPU time is compared, which a busy machine
+distorts least. End to end is the wall time from Parquet files to a finished Zarr store, on a running cluster.
+"""
+
+import argparse
+import json
+import logging
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import awkward as ak
+import generated
+import numpy as np
+import pyarrow.parquet as pq
+from distributed import LocalCluster
+from rich.console import Console
+from rich.table import Table
+from rival_features import isolations, per_event
+
+from hepflow.config import ClusterConfig, FeaturesConfig
+from hepflow.features import make_part, run
+from hepflow.fragments import Fragment, open_events, read_fragment
+from hepflow.physics.columns import columns
+from hepflow.physics.features import compute
+from hepflow.schema import MAX_PARTICLES, PARTICLE
+from hepflow.store import EventStore
+
+PADDED = MAX_PARTICLES * len(PARTICLE) * 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer events and three repeats, in under two minutes")
+    parser.add_argument("--events", type=Path, help="a dataset of `hepflow ingest`; default: generated events")
+    arguments = parser.parse_args()
+    repeats = 3 if arguments.quick else 5
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.events or Path(scratch) / "events"
+        if arguments.events is None:
+            generated.write(folder, generated.events(1500), 4 if arguments.quick else 16)
+        result = against_rivals(folder, repeats) | end_to_end(folder, Path(scratch), repeats)
+    print(json.dumps(result))
+
+
+def against_rivals(folder: Path, repeats: int) -> dict[str, float]:
+    """Events a second of the physics alone."""
+    events = read_fragment(open_events(folder, 2**26).fragments[0])
+    kept = compute(events, "reference")
+    ours, few, chunk = events[kept.index][:1000], events[kept.index[:12]], events[kept.index[:24]]
+    decoded = few.to_list()
+    contenders: dict[str, tuple[int, Callable[[], object]]] = {
+        "hepflow": (len(ours), lambda: compute(ours, "reference")),
+        "per event, Python and NumPy": (len(decoded), lambda: [per_event(event) for event in decoded]),
+        "awkward, cartesian (isolation alone)": (len(chunk), lambda: isolations(chunk)),
+        "of hepflow: flattening the columns": (len(ours), lambda: columns(ours)),
+    }
+    check(few, decoded)
+    contenders["hepflow"][1]()
+    rates = medians({name: (lambda n=n, f=f: n / timed(f, time.process_time)) for name, (n, f) in contenders.items()}, repeats)
+    table = Table(
+        "physics of reference definitions",
+        "events/s",
+        "hepflow is",
+        title=f"{len(kept.particles) / len(kept.index):.0f} particles an event",
+    )
+    for name, rate in rates.items():
+        table.add_row(name, f"{rate:,.0f}", f"{rates['hepflow'] / rate:,.0f}x")
+    Console().print(table)
+    return {
+        "features_vs_per_event": rates["hepflow"] / rates["per event, Python and NumPy"],
+        "features_vs_awkward": rates["hepflow"] / rates["awkward, cartesian (isolation alone)"],
+        "events_per_second": rates["hepflow"],
+    }
+
+
+def check(few: ak.Array, decoded: list[dict]) -> None:
+    """The rivals compute the same numbers: a race of different things says nothing."""
+    ours = compute(few, "reference")
+    for i, event in enumerate(decoded):
+        hlf, particles = per_event(event) or ([], [])
+        np.testing.assert_allclose(ours.hlf[i], hlf, rtol=1e-4, atol=1e-3)
+        mine = ours.particles[ours.offsets[i] : ours.offsets[i + 1]]
+        np.testing.assert_allclose(mine.sum(axis=0), np.sum(particles, axis=0), rtol=1e-3, atol=0.1)
+
+
+def end_to_end(folder: Path, scratch: Path, repeats: int) -> dict[str, float]:
+    """Parquet to store on one and on two workers, and where the time goes."""
+    logging.getLogger("hepflow").setLevel(logging.ERROR)
+    dataset = open_events(folder, 2**26)
+    n_events = sum(fragment.n_events for fragment in dataset.fragments)
+    clusters = {n: LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=":0") for n in (1, 2)}
+    configs = {
+        n: FeaturesConfig(
+            input=folder, output=scratch / f"{n}.zarr", cluster=ClusterConfig(kind="address", address=cluster.scheduler_address)
+        )
+        for n, cluster in clusters.items()
+    }
+
+    def stage(n: int) -> float:
+        shutil.rmtree(configs[n].output, ignore_errors=True)
+        return n_events / timed(lambda: run(configs[n]))
+
+    for n in configs:
+        stage(n)  # workers load their libraries
+    rates = medians({f"{n} worker{'s' * (n > 1)}": (lambda n=n: stage(n)) for n in configs}, repeats)
+    for cluster in clusters.values():
+        cluster.close()
+    store = EventStore.open(configs[1].output)
+    stored = sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()) / store.ledger().n_out
+    shares(store, dataset.fragments[0], scratch)
+    table = Table("Parquet to store", "events/s", title=f"{n_events:,} events")
+    for name, rate in rates.items():
+        table.add_row(name, f"{rate:,.0f}")
+    table.add_row("bytes an event, stored", f"{stored:,.0f} of {PADDED:,} padded")
+    Console().print(table)
+    return {"two_workers_vs_one": rates["2 workers"] / rates["1 worker"], "bytes_vs_padded": stored / PADDED}
+
+
+def shares(store: EventStore, fragment: Fragment, scratch: Path) -> None:
+    """Where a worker's time goes, and what the limit of each step is."""
+    aside = EventStore.create(scratch / "aside.zarr", store.spec)
+    outcomes = [make_part(aside, fragment, None) for _ in range(4)][1:]
+    spent = {what: statistics.median(o.seconds[what] for o in outcomes) for what in outcomes[0].seconds}
+    parquet = timed(lambda: pq.read_table(fragment.path, use_threads=False))
+    raw = sum(block.particles.nbytes for block in blocks(aside))
+    buffers = [block.particles for block in blocks(aside)]
+    copying = timed(lambda: [buffer.copy() for buffer in buffers])
+    limits = {
+        "reading": f"pyarrow alone, to Arrow: {fragment.n_events / parquet:,.0f} events/s",
+        "physics": f"one copy of its output: {fragment.n_events / copying:,.0f} events/s",
+        "writing": f"{raw / spent['writing'] / 1e6:,.0f} MB/s of features into zstd; see benchmarks/store.py",
+    }
+    table = Table("step", "share", "events/s", "its limit", title="one worker, one fragment")
+    for what, seconds in spent.items():
+        table.add_row(what, f"{seconds / sum(spent.values()):.0%}", f"{fragment.n_events / seconds:,.0f}", limits[what])
+    Console().print(table)
+
+
+def blocks(store: EventStore) -> list:
+    store = EventStore(store.path, store.spec)
+    return [store.read(part) for split in ("train", "val", "test") for name in store.spec.classes for part in store.parts(split, name)]
+
+
+def medians(contenders: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
+    """Median rate of each, run in turn."""
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(repeats):
+        for name, rate in contenders.items():
+            rates[name].append(rate())
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def timed(function: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    started = clock()
+    function()
+    return clock() - started
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Training: what the loader costs, HLF against a stock DataLoader, the GRU against padding to 801, two processes against one.
+
+Everything runs in turn on the same events, three times at least; medians. ``loader_vs_memory`` is the time of an epoch on batches that
+lie ready in memory over that of the same steps fed by the loader, which reads the store from disk again each epoch. The stock rival of
+``hlf_vs_stock`` is the reference's PyTorch notebook: DataLoader over a TensorDataset, batches of 128; ours is the whole trainer, on
+blocks of 4096 and (``hlf_vs_stock_same_batch``) on batches of 128.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import gru
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from hepflow.ledger import Ledger, read_json
+from hepflow.models.inclusive import InclusiveNet
+from hepflow.models.net import Net
+from hepflow.models.sequence import SequenceNet
+from hepflow.schema import CLASSES, HLF, MAX_PARTICLES, PARTICLE, SPLITS
+from hepflow.store import EventBlock, EventStore, StoreSpec
+from hepflow.train.batches import Batch
+from hepflow.train.data import EventData
+from hepflow.train.loader import EventLoader
+from hepflow.train.reader import BlockReader
+
+NETS: dict[str, type[Net]] = {"sequence": SequenceNet, "inclusive": InclusiveNet}
+CONFIGS = Path(__file__).parents[1] / "configs" / "train"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few events and three repeats, in under two minutes")
+    parser.add_argument("--store", type=Path, help="a store of `hepflow features`; default: generated events of its size")
+    arguments = parser.parse_args()
+    quick: bool = arguments.quick
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        store = arguments.store or generate(scratch / "jagged.zarr", n_events=400 if quick else 1000, mean_particles=400).path
+        flat = generate(scratch / "flat.zarr", n_events=10_000 if quick else 60_000, mean_particles=0).path
+        result = loader_vs_memory(store, repeats=3 if quick else 5) | hlf_vs_stock(flat, scratch, repeats=1 if quick else 3)
+        result |= two_vs_one(store, scratch, repeats=1 if quick else 3)
+    result["gru_vs_torch_padded"] = gru.measure(128, quick=True)["gru_vs_torch_padded"]
+    print(json.dumps(result))
+
+
+def generate(path: Path, *, n_events: int, mean_particles: int) -> EventStore:
+    """A store of random events of realistic length, ``n_events`` a class in the training split."""
+    store = EventStore.create(path, StoreSpec(CLASSES, HLF, PARTICLE, "corrected", "benchmark"))
+    rng, blocks, first = np.random.default_rng(1), {}, 0
+    for split in SPLITS:
+        for label, name in enumerate(CLASSES):
+            n = n_events if split == "train" else 50
+            lengths = (
+                rng.normal(mean_particles, 110, n).clip(1, MAX_PARTICLES).astype(np.int64) if mean_particles else np.zeros(n, np.int64)
+            )
+            offsets = np.concatenate([[0], np.cumsum(lengths)])
+            particles = rng.normal(size=(offsets[-1], len(PARTICLE))).astype(np.float32)
+            hlf = rng.normal(label, 1, (n, len(HLF))).astype(np.float32)
+            ids = np.arange(first, first + n)
+            blocks[split, name] = EventBlock(hlf, particles, offsets, np.full(n, label, np.int8), ids)
+            first += n
+    store.write_part("generated", blocks, Ledger(n_in=first, n_out=first))
+    store.finalise()
+    return EventStore.open(path)
+
+
+def loader_vs_memory(path: Path, repeats: int) -> dict[str, float]:
+    """Epochs of several windows fed from disk, against the same batches in memory."""
+    table = Table(title="an epoch: batches in memory, and read from disk by the loader")
+    for column in ("net", "in memory, s", "loader, s", "ratio", "events/s", "waited for data"):
+        table.add_column(column, justify="left" if column == "net" else "right")
+    ratios = {}
+    size_mb = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
+    for name in ("sequence", "inclusive"):
+        data = EventData(path, batch_size=64, block_events=256, buffer_mb=max(1, int(size_mb / 6)))
+        reader = BlockReader(data.store, particles=True, order="delta_r", keep=False, block_events=data.block_events)
+        loader = EventLoader(data.plan("train", shuffle=True, particles=True), reader, workers=1)
+        net = NETS[name](data.inputs)
+        ready = list(loader)
+        train(net, ready)  # compiles
+        loader.waited_s = 0.0
+        seconds = interleaved({"memory": partial(train, net, ready), "loader": partial(train, net, loader)}, repeats)
+        ratios[name] = seconds["memory"] / seconds["loader"]
+        waited = loader.waited_s / repeats / seconds["loader"]
+        rate = loader.plan.n_events / seconds["loader"]
+        table.add_row(name, f"{seconds['memory']:.2f}", f"{seconds['loader']:.2f}", f"{ratios[name]:.2f}", f"{rate:,.0f}", f"{waited:.0%}")
+    Console(stderr=True).print(table)
+    return {"loader_vs_memory": round(ratios["inclusive"], 3), "loader_vs_memory_sequence": round(ratios["sequence"], 3)}
+
+
+def train(net: Net, batches: Iterable[Batch]) -> None:
+    """One epoch."""
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
+    for batch in batches:
+        optimizer.zero_grad()
+        functional.cross_entropy(net(**{name: getattr(batch, name) for name in net.reads}), batch.label).backward()
+        optimizer.step()
+
+
+def hlf_vs_stock(path: Path, scratch: Path, repeats: int) -> dict[str, float]:
+    """Events a second of the whole trainer against a plain loop over a DataLoader."""
+    store = EventStore.open(path)
+    blocks = [store.read(part, particles=False) for name in store.spec.classes for part in store.parts("train", name)]
+    hlf = torch.from_numpy(np.concatenate([block.hlf for block in blocks]))
+    label = torch.from_numpy(np.concatenate([block.label for block in blocks]).astype(np.int64))
+
+    def stock() -> None:
+        net = nn.Sequential(nn.Linear(14, 50), nn.ReLU(), nn.Linear(50, 20), nn.ReLU(), nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 3))
+        optimizer = torch.optim.Adam(net.parameters())
+        for x, y in DataLoader(TensorDataset(hlf, label), batch_size=128, shuffle=True):
+            optimizer.zero_grad()
+            functional.cross_entropy(net(x), y).backward()
+            optimizer.step()
+
+    rates: dict[str, list[float]] = {"stock, 128": [], "hepflow, 128": [], "hepflow, 4096": []}
+    for number in range(repeats):
+        start = time.perf_counter()
+        stock()
+        rates["stock, 128"].append(len(label) / (time.perf_counter() - start))
+        for size in (128, 4096):
+            run = scratch / f"hlf-{size}-{number}"
+            rates[f"hepflow, {size}"].append(fit(path, run, "hlf", epochs=3, more=("--data.batch_size", str(size))))
+    median = {name: statistics.median(values) for name, values in rates.items()}
+    show("HLF, events/s", median)
+    keys = {"hlf_vs_stock": "hepflow, 4096", "hlf_vs_stock_same_batch": "hepflow, 128"}
+    return {key: round(median[name] / median["stock, 128"], 2) for key, name in keys.items()}
+
+
+def two_vs_one(path: Path, scratch: Path, repeats: int) -> dict[str, float]:
+    """Events a second of the inclusive net by two processes against one, one thread each, the same global batch."""
+    rates: dict[str, list[float]] = {"one process": [], "two processes": []}
+    several = ("--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu")
+    for number in range(repeats):
+        for name, more in (("one process", ()), ("two processes", several)):
+            rates[name].append(fit(path, scratch / f"{name}-{number}", "inclusive", epochs=3, more=("--data.batch_size", "128", *more)))
+    median = {name: statistics.median(values) for name, values in rates.items()}
+    show("inclusive, events/s", median)
+    return {"two_processes_vs_one": round(median["two processes"] / median["one process"], 2)}
+
+
+def fit(store: Path, run: Path, net: str, *, epochs: int, more: tuple[str, ...]) -> float:
+    """Events a second of the fastest epoch of `hepflow train fit` in processes of their own, one thread each."""
+    options = ("--data.store", str(store), "--output", str(run), "--trainer.max_epochs", str(epochs), "--threads", "1")
+    command = [sys.executable, "-m", "hepflow", "train", "fit", "--config", str(CONFIGS / f"{net}.yaml"), *options, *more]
+    quiet = ("--trainer.enable_progress_bar", "false")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    subprocess.run([*command, *quiet], check=True, capture_output=True, env=environment)
+    return max(row["events_per_s"] for row in read_json(run / "run.json")["history"])
+
+
+def interleaved(contenders: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """Median seconds of each, in turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(repeats):
+        for name, call in contenders.items():
+            start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def show(title: str, rates: dict[str, float]) -> None:
+    table = Table(title=title)
+    table.add_column("trainer")
+    table.add_column("events/s", justify="right")
+    for name, rate in rates.items():
+        table.add_row(name, f"{rate:,.0f}")
+    Console(stderr=True).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""``python -m hepflow``."""
+
+from hepflow.cli import main
+
+main()

@@ -1,0 +1,180 @@
+"""The command table: which command runs which stage. The only place with lazy imports, exit codes and logging set-up."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from importlib import import_module
+from importlib.metadata import version
+from itertools import pairwise
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from hepflow import config
+from hepflow.errors import ConfigError, HepflowError, MissingDependency
+
+USER_ERROR, INTERRUPTED = 2, 130
+
+
+@dataclass(frozen=True)
+class Command:
+    """A stage: its configuration, where it runs, and what it needs."""
+
+    config: type
+    run: str
+    """``module:function``, imported when the command is called."""
+    extra: str
+    """The extra of the package that installs what it imports."""
+    about: str = ""
+    """What it does; default: the configuration's docstring."""
+
+    @property
+    def summary(self) -> str:
+        """One sentence."""
+        return (self.about or self.config.__doc__ or "").split(". ")[0].splitlines()[0].rstrip(".")
+
+
+COMMANDS = {
+    "simulate": Command(config.SimulateConfig, "hepflow.simulate.job:run", "simulate"),
+    "ingest": Command(config.IngestConfig, "hepflow.ingest.job:run", "ingest"),
+    "features": Command(config.FeaturesConfig, "hepflow.features:run", "features"),
+    "evaluate": Command(config.EvaluateConfig, "hepflow.evaluate.job:run", "evaluate"),
+    "export": Command(config.ExportConfig, "hepflow.models.bundle:run", "train"),
+    "store check": Command(config.StoreConfig, "hepflow.store_tools:check", "features", "Verify every part of a feature store"),
+    "store info": Command(config.StoreConfig, "hepflow.store_tools:info", "features", "Show what a feature store holds"),
+    "import-cern": Command(config.ImportConfig, "hepflow.import_cern:run", "features"),
+    "demo": Command(config.DemoConfig, "hepflow.demo:run", "all"),
+}
+TRAIN_SUBCOMMANDS = {
+    "fit": "Train a net on the store's training split, then predict its test split",
+    "validate": "Loss, accuracy and AUC of a checkpoint on the validation split",
+    "test": "The same on the test split",
+    "predict": "Write a checkpoint's predictions on the test split",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0 done, 2 a mistake of the user's in one line, 1 a bug with its traceback."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _set_up_logging()
+    try:
+        _dispatch(arguments)
+    except HepflowError as error:
+        _say(f"error: {error}")
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        _say("interrupted; the same command goes on where it stopped")
+        sys.exit(INTERRUPTED)
+    sys.exit(0)
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        _print_help()
+        return
+    words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
+    name, rest = " ".join(arguments[:words]), arguments[words:]
+    if name == "--version":
+        Console().print(f"hepflow {version('hepflow')}")
+    elif name == "train":
+        _train(rest)
+    elif name in COMMANDS:
+        command = COMMANDS[name]
+        stage_config = parse(name, rest)
+        _load(command.run, command.extra)(stage_config)
+    else:
+        msg = f"no command {name!r}. There are: {', '.join([*COMMANDS, 'train'])}. See `hepflow --help`."
+        raise ConfigError(msg)
+
+
+def parse(name: str, arguments: Sequence[str]) -> Any:
+    """The configuration of a command from its arguments and the files they name.
+
+    Raises
+    ------
+    ConfigError
+        An option is unknown or its value is not allowed.
+    """
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    command = COMMANDS[name]
+    parser = ArgumentParser(prog=f"hepflow {name}", description=command.about or command.config.__doc__, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file of these options; options after it win.")
+    parser.add_class_arguments(command.config)
+    try:
+        namespace = parser.instantiate(parser.parse_args(_spelt_out(command.config, arguments)))
+    except ArgumentError as error:
+        reason = " ".join(str(error).split())
+        msg = f"{reason}. See `hepflow {name} --help`."
+        raise ConfigError(msg) from error
+    values = dict(vars(namespace))
+    values.pop("config", None)
+    return command.config(**values)
+
+
+def _spelt_out(stage: type, arguments: Sequence[str]) -> list[str]:
+    """``--some-flag`` as ``--some_flag=true``: dashes are as good as underscores, and a switch needs no value."""
+    switches = {f"--{field.name}" for field in fields(stage) if field.type is bool}
+    spelt = []
+    for argument, after in pairwise([*arguments, "--"]):
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            name = "--" + name[2:].replace("-", "_")
+        alone = name in switches and not equals and after.startswith("-")
+        spelt.append(f"{name}=true" if alone else name + equals + value)
+    return spelt
+
+
+def _train(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        _print_commands("hepflow train COMMAND [options]", TRAIN_SUBCOMMANDS)
+    elif arguments[0] not in TRAIN_SUBCOMMANDS:
+        msg = f"no command 'train {arguments[0]}'. There are: {', '.join(TRAIN_SUBCOMMANDS)}."
+        raise ConfigError(msg)
+    else:
+        _load("hepflow.train.cli:main", "train")(arguments)
+
+
+def _load(target: str, extra: str) -> Any:
+    module, function = target.split(":")
+    try:
+        return getattr(import_module(module), function)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("hepflow"):
+            raise
+        msg = f"this command needs the package {error.name!r}: pip install 'hepflow[{extra}]'"
+        raise MissingDependency(msg) from error
+
+
+def _print_help() -> None:
+    rows = {name: command.summary for name, command in COMMANDS.items()}
+    rows["train"] = "Train classifiers with PyTorch Lightning (fit, validate, test, predict)"
+    order = ["simulate", "ingest", "features", "train"]
+    _print_commands("hepflow COMMAND [options]", {name: rows[name] for name in [*order, *rows]})
+
+
+def _print_commands(usage: str, rows: dict[str, str]) -> None:
+    console = Console()
+    console.print(f"usage: {usage}\n", markup=False, highlight=False)
+    table = Table.grid(padding=(0, 2))
+    for name, text in rows.items():
+        table.add_row(f"  {name}", text)
+    console.print(table)
+    console.print("\nEvery command takes --help, --config FILE and --print_config.", highlight=False)
+
+
+def _set_up_logging() -> None:
+    """Messages of hepflow at INFO, of everything else at WARNING; plain lines where nobody watches."""
+    console = Console(stderr=True)
+    handler: logging.Handler = logging.StreamHandler()
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.getLogger("hepflow").setLevel(logging.INFO)
+
+
+def _say(message: str) -> None:
+    print(f"hepflow: {message}", file=sys.stderr)

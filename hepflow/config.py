@@ -1,0 +1,322 @@
+"""One frozen dataclass a stage, and the paths that chain them: a stage's default input is the output before it.
+
+The string under a field is its help text on the command line.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from hepflow.errors import ConfigError
+from hepflow.schema import CLASSES, TREE
+
+RAW = Path("data/raw")
+EVENTS = Path("data/events")
+STORE = Path("data/features.zarr")
+RUNS = Path("runs")
+REPORT = Path("reports/latest")
+DEMO = Path("demo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulateConfig:
+    """Generate Delphes-layout ROOT files with Pythia8 and a parametric detector, one folder a class."""
+
+    input: Path | None = None
+    """A cached minimum-bias pool (.npz) to overlay; default: generated, and kept beside the output."""
+    output: Path = RAW
+    """Folder to fill: one folder a class, ROOT files with a JSON sidecar each."""
+    classes: tuple[str, ...] = CLASSES
+    """Processes to generate, of qcd, ttbar and wjets."""
+    events: int = 2000
+    """Events a class that pass the trigger selection; the files hold the rejected ones too."""
+    events_per_file: int = 250
+    """Selected events a file: one file is one job."""
+    seed: int = 1
+    """Same seed, same events, whatever the number of jobs."""
+    pileup: float = 20.0
+    """Mean number of minimum-bias events laid over each event."""
+    pool: int = 500
+    """Minimum-bias events in the pool that pile-up is drawn from."""
+    underlying_event: Literal["overlay", "mpi"] = "overlay"
+    """overlay: fast, soft events from the pool; mpi: Pythia's own multi-parton interactions, about ten times slower."""
+    qcd_quarks: Literal["b", "bc"] = "b"
+    """Heavy quarks behind the QCD leptons: b with forced leptonic decays (fast) or b and c with natural ones."""
+    jobs: int = 0
+    """Processes at once; 0: as many as the machine has cores."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "events", "events_per_file", "pool")
+        _not_negative(self, "pileup", "jobs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparkConfig:
+    """How to reach a Spark cluster; anything else goes into ``conf``."""
+
+    master: str = "local[*]"
+    """local[*], spark://host:port or yarn."""
+    driver_memory: str = "2g"
+    """Heap of the driver (and of the executors when local)."""
+    conf: Mapping[str, str] = field(default_factory=dict)
+    """Further Spark properties, such as spark.executor.memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig:
+    """Read Delphes ROOT files with Spark, skim them, and write Parquet with one list of structs a collection."""
+
+    input: str | Path = RAW
+    """Folder or URL (root://, s3://, hdfs://, http://) with one folder of ROOT files a class (see samples)."""
+    output: Path = EVENTS
+    """Parquet dataset to write."""
+    samples: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {name: (name,) for name in CLASSES})
+    """Class -> folders or globs under the input; the order gives the labels."""
+    tree: str = TREE
+    """Name of the tree in the ROOT files; of several cycles the highest counts."""
+    target_partition_mb: int = 128
+    """Megabytes of ROOT file a task reads: larger files are cut, smaller ones packed."""
+    max_lost_files: int = 0
+    """Bad files to tolerate before the command ends with an error; they are quarantined and listed in any case."""
+    retries: int = 3
+    """Further tries, one, two, four ... seconds apart, before an I/O error is taken for a bad file."""
+    timeout_s: float = 60.0
+    """Seconds to wait for a remote file server."""
+    retry_quarantined: bool = False
+    """Read again the files that could not be read before; without it only those that changed since."""
+    estimate: bool = False
+    """Read a small sample, say what the run would take and give, and stop."""
+    watch: float = 0.0
+    """Look for new files every so many seconds until interrupted; a file is taken once it has looked the same twice. 0: run once."""
+    spark: SparkConfig = field(default_factory=SparkConfig)
+    """The Spark session."""
+
+    def __post_init__(self) -> None:
+        if "://" not in str(self.input):
+            object.__setattr__(self, "input", Path(self.input))
+        _positive(self, "target_partition_mb")
+        _not_negative(self, "max_lost_files", "retries", "timeout_s", "watch")
+        if not self.samples:
+            msg = "samples names no class: give at least one, such as `samples: {qcd: [qcd]}`"
+            raise ConfigError(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmConfig:
+    """The batch jobs that hold Dask workers, one job a group of workers (dask-jobqueue)."""
+
+    partition: str | None = None
+    """Partition to submit to; default: the cluster's own."""
+    account: str | None = None
+    """Account to charge; default: the user's own."""
+    walltime: str = "02:00:00"
+    """Limit of a job. Workers stop taking tasks a few minutes before it, and new jobs take over."""
+    workers_per_job: int = 8
+    """Worker processes, and cores, a job."""
+    min_jobs: int = 0
+    """Jobs to keep even when there is little to do."""
+    max_jobs: int = 10
+    """Jobs at most; the number follows the work left."""
+    interface: str | None = None
+    """Network interface of the compute nodes, such as ib0; default: the one the host name points to."""
+    prologue: tuple[str, ...] = ()
+    """Shell lines to run before the workers, such as `source slurm/env.sh`."""
+    directives: tuple[str, ...] = ()
+    """Further sbatch options, such as --constraint=haswell."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "workers_per_job", "max_jobs")
+        _not_negative(self, "min_jobs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """Where the Dask workers run."""
+
+    kind: Literal["local", "slurm", "address"] = "local"
+    """local: worker processes on this machine; slurm: batch jobs; address: a scheduler that already runs."""
+    workers: int = 0
+    """Worker processes of a local cluster; 0: as many as this process may use cores."""
+    memory: str = "auto"
+    """Memory a worker, such as 4GiB; auto: its share of the machine, or 4GiB under Slurm."""
+    dashboard_address: str = ":0"
+    """Where the dashboard listens; port 0 picks a free one."""
+    address: str | None = None
+    """The scheduler, such as tcp://host:8786, for kind address."""
+    performance_report: Path | None = None
+    """Keep Dask's performance report in this HTML file."""
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+    """The batch jobs, for kind slurm."""
+
+    def __post_init__(self) -> None:
+        _not_negative(self, "workers")
+        if (self.kind == "address") != (self.address is not None):
+            msg = f"cluster.kind {self.kind} with cluster.address {self.address}: kind address needs an address, and no other kind has one"
+            raise ConfigError(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesConfig:
+    """Turn Parquet events into jagged Zarr arrays with Dask: selection, isolation, 14 high- and 19 low-level features."""
+
+    input: Path = EVENTS
+    """Parquet dataset to read."""
+    output: Path = STORE
+    """Zarr store to write."""
+    definitions: Literal["corrected", "reference"] = "corrected"
+    """corrected physics, or the 2019 pipeline's event for event (reference)."""
+    physics: str | None = None
+    """A function of your own in place of hepflow's, as package.module:function (docs/own-physics.md)."""
+    splits: Mapping[str, float] = field(default_factory=lambda: {"train": 0.7, "val": 0.1, "test": 0.2})
+    """Share of the events in each split; by hash of the event_id, so that files added later move no event."""
+    task_mb: int = 64
+    """Megabytes of uncompressed Parquet a task holds; a larger fragment is cut between its row groups."""
+    compare_definitions: bool = False
+    """Print what each difference between the definitions does to the events, and write nothing."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    """The Dask cluster."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "task_mb")
+        if set(self.splits) != {"train", "val", "test"} or abs(sum(self.splits.values()) - 1) > 1e-9 or min(self.splits.values()) < 0:
+            msg = f"splits must be train, val and test, not negative, adding up to 1; got {dict(self.splits)}"
+            raise ConfigError(msg)
+        if self.physics is not None and ":" not in self.physics:
+            msg = f"physics must be package.module:function, got {self.physics!r}"
+            raise ConfigError(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreConfig:
+    """Look into a feature store, or verify it."""
+
+    input: Path = STORE
+    """Zarr store to look into."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportConfig:
+    """Import the published SparkDLTrigger Parquet datasets into a feature store, as they are: reference definitions."""
+
+    train: Path
+    """Parquet file or folder of the training events, such as trainUndersampled_HLF_features.parquet."""
+    test: Path
+    """The same of the test events, such as testUndersampled_HLF_features.parquet."""
+    output: Path = STORE
+    """Zarr store to write."""
+    classes: tuple[str, ...] = CLASSES
+    """Names of the classes, in the order of the labels."""
+    val_fraction: float = 0.1
+    """Share of the training events to hold out for validation."""
+    rows_per_part: int = 20000
+    """Rows that are held in memory at once, and events a part."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "rows_per_part")
+        if not 0 <= self.val_fraction < 1:
+            msg = f"val_fraction must be at least 0 and less than 1, got {self.val_fraction}"
+            raise ConfigError(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Compare trained models on the test split: metrics.json and a self-contained report.html."""
+
+    input: Path = RUNS
+    """Folder of runs."""
+    runs: tuple[str, ...] = ()
+    """Runs under the input to compare (names or paths); default: every one that holds predictions."""
+    output: Path = REPORT
+    """Folder to write the report into."""
+    store: Path | None = None
+    """Feature store of the runs, for the leak check, efficiencies against kinematics and event displays; default: the one they name."""
+    signal: tuple[str, ...] = ("ttbar", "wjets")
+    """Classes that the trigger is to keep; the others are what it rejects."""
+    mix: Mapping[str, float] = field(default_factory=lambda: {"wjets": 0.634, "qcd": 0.362, "ttbar": 0.004})
+    """Share of each class in the lepton trigger's rate, behind rate reductions and purities."""
+    targets: tuple[float, ...] = (0.90, 0.95, 0.99)
+    """Signal efficiencies of the working points; the highest makes the headline."""
+    features: tuple[str, ...] = ("HT", "MET", "nJets", "LepPt")
+    """High-level features to show the efficiency against."""
+    events: tuple[int, ...] = ()
+    """event_ids to draw, beside the hardest ones."""
+    ablation: bool = False
+    """Compare each model under different definitions of the features, on the events that both stores have in their test split."""
+    allow_different_splits: bool = False
+    """Compare models tested on different events all the same; the report says so."""
+    bootstrap: int = 200
+    """Bootstrap replicas behind each error of an AUC and of a working point."""
+    exact_below: int = 200_000
+    """Up to this many events every distinct score counts; beyond, scores are put into 65,536 bins."""
+    seed: int = 1
+    """Seed of the bootstrap."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "bootstrap")
+        _not_negative(self, "exact_below")
+        if not self.targets or not all(0 < target < 1 for target in self.targets):
+            msg = f"targets must be signal efficiencies between 0 and 1, such as 0.99; got {list(self.targets)}"
+            raise ConfigError(msg)
+        if any(share < 0 for share in self.mix.values()):
+            msg = f"mix must hold shares that are not negative, got {dict(self.mix)}"
+            raise ConfigError(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write a trained net as one ONNX file: normalisation inside, batch and length free, checked against the checkpoint."""
+
+    run: Path = RUNS / "inclusive"
+    """Run folder of the net."""
+    input: Path | None = None
+    """Feature store with the events for the check; default: the one that the run was trained on."""
+    output: Path | None = None
+    """ONNX file to write; default: model.onnx in the run folder."""
+    checkpoint: str = "best"
+    """Which of the run's checkpoints: best or last."""
+    check_events: int = 256
+    """Test events on which the ONNX file and the checkpoint must agree."""
+    tolerance: float = 1e-5
+    """Largest difference of a logit, absolute or relative."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "check_events")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Run the whole pipeline on simulated events, from Pythia8 to the report. A second run skips what is up to date."""
+
+    output: Path = DEMO
+    """Folder for everything the demo makes."""
+    events: int = 2000
+    """Selected events a class."""
+    seed: int = 1
+    """Seed of the simulation and of the trainings."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "events")
+
+
+def shipped(name: str) -> Path:
+    """A configuration file that comes with hepflow, such as ``train/hlf.yaml``: from the package, or from a checkout."""
+    package = Path(__file__).parent
+    folder = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+    return folder / name
+
+
+def _positive(config: object, *names: str) -> None:
+    _at_least(config, names, 1)
+
+
+def _not_negative(config: object, *names: str) -> None:
+    _at_least(config, names, 0)
+
+
+def _at_least(config: object, names: tuple[str, ...], least: int) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value < least:
+            msg = f"{name} must be at least {least}, got {value}"
+            raise ConfigError(msg)

@@ -1,0 +1,109 @@
+"""The whole pipeline in one command: every stage as its own process, on simulated events, then what each took.
+
+What each stage took is kept beside its output, so that a second run, which skips what is up to date, still shows it.
+"""
+
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hepflow.config import DemoConfig, shipped
+from hepflow.errors import HepflowError
+from hepflow.ledger import read_json, write_json
+
+log = logging.getLogger(__name__)
+NETS = ("hlf", "sequence", "inclusive")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of the pipeline."""
+
+    name: str
+    arguments: tuple[str, ...]
+    made: tuple[Path, str]
+    """Folder and pattern of the files that the stage writes last: untouched, the stage was up to date."""
+    events: Callable[[], int]
+    """How many events went through it, read from what it wrote."""
+
+
+def run(config: DemoConfig) -> None:
+    """Run every stage and print what came of it."""
+    config.output.mkdir(parents=True, exist_ok=True)
+    timings_file = config.output / "timings.json"
+    timings: dict[str, Any] = read_json(timings_file) if timings_file.is_file() else {}
+    for number, step in enumerate(steps := _steps(config), start=1):
+        log.info("[%d/%d] hepflow %s", number, len(steps), " ".join(step.arguments))
+        before = _last_change(step)
+        start = time.perf_counter()
+        _run_command(step)
+        if _last_change(step) != before or step.name not in timings:
+            timings[step.name] = {"events": step.events(), "seconds": time.perf_counter() - start}
+            write_json(timings_file, timings)
+    _print_timings({step.name: timings[step.name] for step in steps})
+    log.info("report: %s", config.output / "report" / "report.html")
+
+
+def _steps(config: DemoConfig) -> list[Step]:
+    raw, events, store, runs, report = (config.output / name for name in ("raw", "events", "features.zarr", "runs", "report"))
+    seed = str(config.seed)
+
+    def generated() -> int:
+        return sum(int(read_json(path)["written"]) for path in raw.glob("*/*.json"))
+
+    def entered() -> int:
+        return int(read_json(events / "_hepflow.json")["ledger"]["n_in"])
+
+    def selected() -> int:
+        return int(read_json(store / "zarr.json")["attributes"]["hepflow"]["ledger"]["n_in"])
+
+    def trained(net: str) -> Callable[[], int]:
+        return lambda: int(read_json(runs / net / "run.json")["events_trained"])
+
+    def predicted() -> int:
+        return int(read_json(report / "metrics.json")["n_events"])
+
+    simulate = ("simulate", "--output", str(raw), "--events", str(config.events), "--seed", seed)
+    ingest = ("ingest", "--input", str(raw), "--output", str(events))
+    features = ("features", "--input", str(events), "--output", str(store))
+    return [
+        Step("simulate", simulate, (raw, "*/*.json"), generated),
+        Step("ingest", ingest, (events, "_hepflow.json"), entered),
+        Step("features", features, (store, "zarr.json"), selected),
+        *(Step(f"train {net}", _train(net, store, runs / net, seed), (runs / net, "run.json"), trained(net)) for net in NETS),
+        Step("evaluate", ("evaluate", "--input", str(runs), "--output", str(report)), (report, "metrics.json"), predicted),
+    ]
+
+
+def _train(net: str, store: Path, output: Path, seed: str) -> tuple[str, ...]:
+    overlay = shipped(f"train/{net}.yaml")
+    return ("train", "fit", "--config", str(overlay), "--data.store", str(store), "--output", str(output), "--seed", seed)
+
+
+def _run_command(step: Step) -> None:
+    code = subprocess.run([sys.executable, "-m", "hepflow", *step.arguments], check=False).returncode
+    if code:
+        msg = f"demo: `hepflow {step.arguments[0]}` ended with {code}, see above. The same command goes on from here."
+        raise HepflowError(msg)
+
+
+def _last_change(step: Step) -> int:
+    folder, pattern = step.made
+    return max((path.stat().st_mtime_ns for path in folder.glob(pattern)), default=0)
+
+
+def _print_timings(timings: dict[str, Any]) -> None:
+    table = Table(title="what each stage took")
+    for column in ("stage", "events", "seconds", "events/s"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for name, row in timings.items():
+        table.add_row(name, f"{row['events']:,}", f"{row['seconds']:.1f}", f"{row['events'] / row['seconds']:,.0f}")
+    Console().print(table)

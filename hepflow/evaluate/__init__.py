@@ -1,0 +1,1 @@
+"""Predictions to metrics, plots and a report."""

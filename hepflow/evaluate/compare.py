@@ -1,0 +1,104 @@
+"""Runs beside each other: paired differences, the ablation of the definitions, and what may not be concluded."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from hepflow.evaluate.metrics import log_odds
+from hepflow.evaluate.pairs import RESOLVED, Difference, accuracy_difference, auc_differences, holm, pass_differences
+from hepflow.evaluate.runs import Run, common_events, same_events
+from hepflow.evaluate.working_points import Selection
+
+MIN_COMMON = 100
+"""Common events below which two models are not compared."""
+
+
+def compare(runs: Sequence[Run], chosen: Mapping[str, Selection], *, target: float, exact_below: int) -> list[dict[str, Any]]:
+    """Paired differences of every two runs: what passes the headline's working point at ``target``, the AUC of each class, the accuracy.
+
+    The runs are taken on the events that both were tested on.
+    """
+    wanted = [selection for name, selection in chosen.items() if name.endswith("_vs_rest")]
+    if len(runs) < 2:
+        return []
+    groups = [tuple(runs)] if same_events(runs) else list(combinations(runs, 2))
+    found = [difference for group in groups for difference in _differences(group, [chosen["headline"], *wanted], target, exact_below)]
+    adjusted = holm([difference.p_value for difference in found])
+    return [{**asdict(difference), "p_adjusted": p, "resolved": p < RESOLVED} for difference, p in zip(found, adjusted, strict=True)]
+
+
+def _differences(runs: Sequence[Run], wanted: Sequence[Selection], target: float, exact_below: int) -> list[Difference]:
+    """Of two runs on their common events, or of any number on the same ones."""
+    rows: list[Any] = [slice(None)] * len(runs)
+    if not same_events(runs):
+        rows = list(common_events(runs[0].predictions.event_id, runs[1].predictions.event_id))
+    label_N = runs[0].predictions.label[rows[0]]
+    n_classes = len(runs[0].predictions.classes)
+    if len(label_N) < MIN_COMMON or len(np.unique(label_N)) < n_classes:
+        return []
+    logits = [run.predictions.logits[own] for run, own in zip(runs, rows, strict=True)]
+    names = [run.name for run in runs]
+    found = []
+    for selection in wanted:
+        scores = [log_odds(own, selection.signal, selection.background) for own in logits]
+        if selection.name == "headline":
+            found += pass_differences(names, scores, label_N, selection, target=target, exact_below=exact_below)
+        else:
+            found += auc_differences(names, scores, label_N, selection, exact_below=exact_below)
+    right = [own.argmax(axis=1) == label_N for own in logits]
+    for first, second in combinations(range(len(runs)), 2):
+        found.append(accuracy_difference((names[first], names[second]), (right[first], right[second]), label_N, n_classes))
+    return found
+
+
+def ablation(runs: Sequence[Run], entries: Mapping[str, Mapping[str, Any]], pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Models that were trained under more than one definition of the features, and what the definition changed.
+
+    Returns
+    -------
+    list of rows
+        ``model``, ``definitions`` -> names of runs, ``differences``: the paired ones between those runs.
+    """
+    by_model: dict[str, dict[str, list[str]]] = {}
+    of_run = {}
+    for run in runs:
+        if run.definitions:
+            by_model.setdefault(str(entries[run.name]["model"]), {}).setdefault(run.definitions, []).append(run.name)
+            of_run[run.name] = (entries[run.name]["model"], run.definitions)
+
+    def changed(pair: Mapping[str, Any]) -> bool:
+        first, second = of_run.get(pair["first"]), of_run.get(pair["second"])
+        return first is not None and second is not None and first[0] == second[0] and first[1] != second[1]
+
+    return [
+        {
+            "model": model,
+            "definitions": definitions,
+            "differences": [pair for pair in pairs if changed(pair) and of_run[pair["first"]][0] == model],
+        }
+        for model, definitions in sorted(by_model.items())
+        if len(definitions) > 1
+    ]
+
+
+def cautions(pairs: Sequence[Mapping[str, Any]], entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What the statistics are too small for, in sentences."""
+    found = []
+    unresolved = [pair for pair in pairs if not pair["resolved"] and pair["error"] > 0]
+    if unresolved:
+        finest = max(2 * pair["error"] for pair in unresolved)
+        found.append(
+            f"{len(unresolved)} of {len(pairs)} differences between models are within what chance gives on this test sample "
+            f"(two standard errors of a paired difference reach {finest:.1g}): do not rank the models by them."
+        )
+    few = sorted(
+        {name for name, entry in entries.items() if any(p["few_events"] for p in entry["selections"]["headline"]["working_points"])}
+    )
+    if few:
+        found.append(
+            f"Fewer than ten background events pass a working point of the headline for {', '.join(few)}: the rejection is a rough number."
+        )
+    return found

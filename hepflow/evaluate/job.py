@@ -1,0 +1,286 @@
+"""Runs -> metrics.json, report.html and the figures' files. What is up to date is left alone; the same input gives the same bytes."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from hepflow.config import EvaluateConfig
+from hepflow.errors import ConfigError
+from hepflow.evaluate import charts, compare, kinematics
+from hepflow.evaluate.figure import AnyFigure
+from hepflow.evaluate.importance import importance
+from hepflow.evaluate.kinematics import Joined
+from hepflow.evaluate.measure import Measured, generator, measure
+from hepflow.evaluate.metrics import FINE_BINS
+from hepflow.evaluate.plots import save
+from hepflow.evaluate.report import write_report
+from hepflow.evaluate.runs import Run, check_comparable, content_hash, find_runs, read_run
+from hepflow.evaluate.tables import summary_table
+from hepflow.evaluate.text import best_model
+from hepflow.evaluate.working_points import Selection, selections
+from hepflow.ledger import digest, read_json, write_json
+from hepflow.schema import METRICS_SCHEMA_VERSION
+
+log = logging.getLogger(__name__)
+METRICS, REPORT, FIGURES = "metrics.json", "report.html", "figures"
+DISPLAYS = 3
+"""Hardest events that are drawn."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something the reader of a section should know."""
+
+    topic: str
+    text: str
+
+
+def run(config: EvaluateConfig) -> None:
+    """Evaluate and write the report, unless it is there already."""
+    names = _names(find_runs(config))
+    contents = {name: content_hash(path) for name, path in names.items()}
+    inputs = _inputs_hash(config, contents)
+    if (done := _up_to_date(config.output, inputs)) is not None:
+        log.info("%s is up to date", config.output / REPORT)
+        Console().print(summary_table(done))
+        return
+    runs = [read_run(path, name, contents[name]) for name, path in names.items()]
+    metrics, figures = evaluate(runs, config)
+    _write(config.output, {**metrics, "inputs": inputs}, figures)
+    Console().print(summary_table(metrics))
+    compared = ", ".join(run.name for run in runs)
+    log.info("compared %s on %s test events: %s", compared, f"{metrics['n_events']:,}", config.output / REPORT)
+
+
+def evaluate(runs: Sequence[Run], config: EvaluateConfig) -> tuple[dict[str, Any], dict[str, list[AnyFigure]]]:
+    """Metrics, as metrics.json holds them, and the figures by section.
+
+    Raises
+    ------
+    DataError
+        The runs may not be compared, or test events leaked into the training.
+    """
+    check_comparable(runs, same_events=not (config.allow_different_splits or config.ablation))
+    classes = runs[0].predictions.classes
+    notes: list[Note] = []
+    chosen = selections(classes, _signal(config, classes, notes))
+    joins = _join(runs, config, notes)  # first of all: a leak ends it
+    measured = [measure(run, config, chosen) for run in track(runs, "measuring", transient=True)]
+    entries = {one.name: one.entry for one in measured}
+    _add_joined(runs, measured, joins, config, notes)
+    pairs = compare.compare(runs, chosen, target=max(config.targets), exact_below=config.exact_below)
+    first = runs[0].predictions
+    metrics = {
+        "schema_version": METRICS_SCHEMA_VERSION,
+        "hepflow": version("hepflow"),
+        "classes": list(classes),
+        "n_events": len(first.label),
+        "events_by_class": {name: int((first.label == label).sum()) for label, name in enumerate(classes)},
+        "best": best_model(entries),
+        "models": entries,
+        "pairs": pairs,
+        "ablation": compare.ablation(runs, entries, pairs),
+        "selections": {
+            name: {"signal": [classes[s] for s in sel.signal], "background": [classes[b] for b in sel.background]}
+            for name, sel in chosen.items()
+        },
+        "settings": {
+            "targets": list(config.targets),
+            "mix": dict(config.mix),
+            "bootstrap": config.bootstrap,
+            "seed": config.seed,
+            "exact_below": config.exact_below,
+        },
+        "checks": _checks(runs, joins, config),
+        "cautions": compare.cautions(pairs, entries),
+        "method": _method(config, len(first.label)),
+    }
+    figures = _figures(runs, measured, chosen, _displays(runs, measured, joins, config, notes), notes)
+    return {**metrics, "notes": [{"topic": note.topic, "text": note.text} for note in notes]}, figures
+
+
+def _names(paths: Sequence[Path]) -> dict[str, Path]:
+    """Name each run after its folder, and after the folder above too where that is not enough."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        own = path.stem if path.is_file() else path.resolve().name
+        name = own if own not in found else f"{path.resolve().parent.name}-{own}"
+        if name in found:
+            msg = f"{path}: a second run of the name {name!r}, beside {found[name]}. Rename one, or name each once in --runs."
+            raise ConfigError(msg)
+        found[name] = path
+    return found
+
+
+def _inputs_hash(config: EvaluateConfig, contents: Mapping[str, str]) -> str:
+    """Of all that the report depends on, and of nothing else: where it is written does not matter."""
+    return digest(replace(config, output=Path(), input=Path()), dict(contents), version("hepflow"), METRICS_SCHEMA_VERSION)
+
+
+def _up_to_date(output: Path, inputs: str) -> dict[str, Any] | None:
+    metrics = output / METRICS
+    if not metrics.is_file() or not (output / REPORT).is_file():
+        return None
+    written: dict[str, Any] = read_json(metrics)
+    there = all(
+        (output / FIGURES / f"{name}.{suffix}").is_file() for name in written.get("figures", []) for suffix in ("png", "pdf", "csv")
+    )
+    return written if written.get("inputs") == inputs and there else None
+
+
+def _signal(config: EvaluateConfig, classes: Sequence[str], notes: list[Note]) -> list[str]:
+    signal = [name for name in classes if name in config.signal]
+    if not signal or len(signal) == len(classes):
+        signal = list(classes[1:])
+        wanted = ", ".join(config.signal) or "none"
+        notes.append(
+            Note(
+                "working points",
+                f"The signal named in the configuration ({wanted}) does not split these classes: taken is {', '.join(signal)}.",
+            )
+        )
+    missing = [name for name in classes if name not in config.mix]
+    if missing:
+        notes.append(
+            Note(
+                "working points",
+                f"No share of the trigger's rate is given for {', '.join(missing)} (--mix): rates and purities that need it are left out.",
+            )
+        )
+    return signal
+
+
+def _join(runs: Sequence[Run], config: EvaluateConfig, notes: list[Note]) -> dict[str, Joined]:
+    joins: dict[str, Joined] = {}
+    for run in runs:
+        same = next((joins[other.name] for other in runs if other.name in joins and _same(run, other)), None)
+        if same is not None:
+            joins[run.name] = same
+            continue
+        store = kinematics.open_store(config, run)
+        if store is None:
+            text = (
+                f"The feature store of {run.name} ({run.store or 'not recorded'}) is not at hand (--store): "
+                "no leak check by event, no kinematics, no displays."
+            )
+            notes.append(Note("kinematics", text))
+            continue
+        joined = kinematics.join(store, run)
+        kinematics.check_leak(joined, run)
+        joins[run.name] = joined
+    return joins
+
+
+def _same(run: Run, other: Run) -> bool:
+    return run.store == other.store and run.predictions.event_id.tobytes() == other.predictions.event_id.tobytes()
+
+
+def _add_joined(
+    runs: Sequence[Run], measured: Sequence[Measured], joins: Mapping[str, Joined], config: EvaluateConfig, notes: list[Note]
+) -> None:
+    """Complete the entries with what needs the feature store, as far as it is at hand."""
+    for run, one in zip(runs, measured, strict=True):
+        _add_events(run, one, joins.get(run.name), config)
+        one.entry["importance"] = importance(run, joins.get(run.name), rng=generator(config.seed, run.name, "importance"))
+    if not any(one.entry["importance"] for one in measured):
+        text = "Permutation importance needs a run on high-level features exported to ONNX, onnxruntime, and its feature store."
+        notes.append(Note("importance", text))
+
+
+def _add_events(run: Run, one: Measured, joined: Joined | None, config: EvaluateConfig) -> None:
+    one.entry["hardest"] = [kinematics.describe(run, index, joined) for index in kinematics.hardest(run)]
+    label_N, classes = run.predictions.label, run.predictions.classes
+    one.entry["efficiency"] = {} if joined is None else kinematics.efficiencies(joined, label_N, one.kept, config.features, classes)
+
+
+def _checks(runs: Sequence[Run], joins: Mapping[str, Joined], config: EvaluateConfig) -> dict[str, Any]:
+    passed = ["Every prediction is of the test split, every event stands once, every logit is finite."]
+    every = all(run.name in joins for run in runs)
+    if every:
+        passed.append(
+            "Every test event is in its store's test split and in no other, by event_id and by its high-level features; "
+            "the statistics of the normalisation are of the training split alone."
+        )
+    passed.append(
+        "Models may have been tested on different events, because that was asked for; differences are on common events."
+        if config.allow_different_splits or config.ablation
+        else "All models were trained on one store and tested on the same events."
+    )
+    return {"leak": every, "passed": passed}
+
+
+def _method(config: EvaluateConfig, n_events: int) -> list[str]:
+    exact = n_events <= config.exact_below
+    counted = "every distinct score" if exact else f"scores in {FINE_BINS:,} bins of the log-odds (above {config.exact_below:,} events)"
+    return [
+        "Every class has the same total weight, so that numbers do not depend on how many events of each were made.",
+        "A selection is a cut on the log-odds of its signal classes against its background classes; "
+        "for a class against the rest that orders events as its probability does.",
+        f"AUC and efficiencies count {counted}; ties count half.",
+        f"Errors of AUCs and working points: standard deviation over {config.bootstrap} Poisson bootstrap replicas (seed {config.seed}), "
+        "the threshold set anew in each. Errors of shares: Wilson's 68 % interval.",
+        "Differences between models: DeLong's covariance on the same events, Holm's correction.",
+        f"Hard events are those with the largest log-odds of the predicted against the true class. The {DISPLAYS} hardest are drawn.",
+    ]
+
+
+def _figures(
+    runs: Sequence[Run], measured: Sequence[Measured], chosen: Mapping[str, Selection], events: list[AnyFigure], notes: list[Note]
+) -> dict[str, list[AnyFigure]]:
+    classes = runs[0].predictions.classes
+    figures: dict[str, list[AnyFigure]] = {
+        "roc": [*charts.rocs(measured, chosen, classes)],
+        "confusion": [*charts.confusions(measured, classes)],
+        "calibration": [charts.calibration(measured)],
+        "learning": [*charts.learning_curves(runs)],
+        "importance": [*charts.importances(measured)],
+    }
+    without = [run.name for run in runs if not run.history]
+    if without:
+        notes.append(Note("training", f"No learning curves for {', '.join(without)}: there is no metrics.csv beside the predictions."))
+    for one in measured:
+        figures[f"scores:{one.name}"] = [*charts.scores(one, classes)]
+        figures[f"efficiency:{one.name}"] = [*charts.efficiencies(one.name, one.entry["efficiency"], classes)]
+    return {**figures, "events": events}
+
+
+def _displays(
+    runs: Sequence[Run], measured: Sequence[Measured], joins: Mapping[str, Joined], config: EvaluateConfig, notes: list[Note]
+) -> list[AnyFigure]:
+    best = best_model({one.name: one.entry for one in measured})
+    run = next(run for run in runs if run.name == best)
+    joined = joins.get(best)
+    ids = run.predictions.event_id
+    wanted = [int(event["event_id"]) for event in next(one for one in measured if one.name == best).entry["hardest"][:DISPLAYS]]
+    absent = [event for event in config.events if event not in ids]
+    if absent:
+        notes.append(Note("events", f"Not in the test split, so not drawn: {', '.join(map(str, absent))}."))
+    if joined is None:
+        return []
+    drawn: list[AnyFigure] = []
+    for event in dict.fromkeys([*wanted, *(event for event in config.events if event not in absent)]):
+        index = int(ids.searchsorted(event))
+        figure = kinematics.display(run, index, joined, kinematics.describe(run, index, joined))
+        drawn += [figure] if figure is not None else []
+    return drawn
+
+
+def _write(output: Path, metrics: dict[str, Any], figures: Mapping[str, Sequence[AnyFigure]]) -> None:
+    """The figures first and metrics.json last: where that is, the rest is whole."""
+    folder = output / FIGURES
+    folder.mkdir(parents=True, exist_ok=True)
+    every = charts.every(figures)
+    for figure in track(every, "drawing", transient=True):
+        save(figure, folder)
+    names = [figure.name for figure in every]
+    for left_over in folder.iterdir():
+        if left_over.stem not in names:
+            left_over.unlink()
+    write_report(output / REPORT, metrics, figures, FIGURES)
+    write_json(output / METRICS, {**metrics, "figures": names})

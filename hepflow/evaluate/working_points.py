@@ -1,0 +1,162 @@
+"""A discriminant's bin counts -> AUC, ROC and working points of one selection, with errors from one and the same bootstrap.
+
+A working point is the tightest threshold at which *every* signal class keeps at least the wanted share of its events. With more than
+one signal class that is stricter than the share of all signal together, in which a frequent class could hide the loss of a rare one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hepflow.evaluate.metrics import Spectrum, auc, binomial_error, bootstrap, efficiencies, roc_points
+
+FEW = 10
+"""Background events above a threshold below which a rate is no more than an order of magnitude."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which classes to keep and which to reject."""
+
+    name: str
+    signal: tuple[int, ...]
+    background: tuple[int, ...]
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """All labels that take part."""
+        return self.signal + self.background
+
+
+def selections(classes: Sequence[str], signal: Sequence[str]) -> dict[str, Selection]:
+    """Every selection of the report by name: the headline, each class against the rest, and each ordered pair.
+
+    Parameters
+    ----------
+    classes : names, by label
+    signal : names of the headline's signal
+    """
+    labels = range(len(classes))
+    keep = tuple(label for label in labels if classes[label] in signal)
+    found = [Selection("headline", keep, tuple(label for label in labels if label not in keep))]
+    found += [
+        Selection(f"{name}_vs_rest", (label,), tuple(other for other in labels if other != label)) for label, name in enumerate(classes)
+    ]
+    if len(classes) > 2:  # of two, each is the other's rest
+        found += [Selection(f"{classes[s]}_vs_{classes[b]}", (s,), (b,)) for s in labels for b in labels if s != b]
+    return {selection.name: selection for selection in found}
+
+
+def mix_of(selection: Selection, classes: Sequence[str], mix: Mapping[str, float]) -> np.ndarray | None:
+    """(K) the share of each class in the trigger's rate, among the classes that take part; None where the mix does not name them all."""
+    if not all(classes[label] in mix for label in selection.labels):
+        return None
+    share_K = np.zeros(len(classes))
+    for label in selection.labels:
+        share_K[label] = mix[classes[label]]
+    total = share_K.sum()
+    return share_K / total if total > 0 else None
+
+
+def evaluate_selection(
+    spectrum: Spectrum,
+    selection: Selection,
+    *,
+    targets: Sequence[float],
+    mix_K: np.ndarray | None,
+    replicas: int,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """AUC and working points with errors, as they stand in metrics.json.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+        The selection's discriminant.
+    targets : signal efficiencies
+    mix_K : (K) composition of the rate, or None
+    replicas : int
+        Bootstrap replicas.
+    rng : numpy.random.Generator
+    """
+
+    def statistic(counts_KD: np.ndarray) -> np.ndarray:
+        area = auc(counts_KD, selection.signal, selection.background)
+        return np.concatenate([[area], *(_rates(counts_KD, selection, target, mix_K) for target in targets)])
+
+    coarse = spectrum.coarse()
+    replicas_RS = bootstrap(coarse.counts, statistic, replicas=replicas, rng=rng)
+    errors_S = replicas_RS.std(axis=0, ddof=1) if replicas > 1 else np.full(replicas_RS.shape[1], np.nan)
+    per_point = (len(errors_S) - 1) // len(targets)
+    points = [
+        _working_point(spectrum, selection, target, mix_K, errors_S[1 + index * per_point : 1 + (index + 1) * per_point])
+        for index, target in enumerate(targets)
+    ]
+    area = auc(spectrum.counts, selection.signal, selection.background)
+    return {"auc": {"value": area, "error": float(errors_S[0])}, "working_points": points}
+
+
+def threshold_bin(efficiency_KD: np.ndarray, signal: Sequence[int], target: float) -> int:
+    """The highest bin above whose floor every signal class keeps at least ``target`` of its events."""
+    kept_D = efficiency_KD[list(signal)].min(axis=0)
+    return max(int(np.count_nonzero(kept_D >= target - 1e-12)) - 1, 0)  # kept_D falls from 1
+
+
+def _rates(counts_KD: np.ndarray, selection: Selection, target: float, mix_K: np.ndarray | None) -> np.ndarray:
+    """(K + 3) efficiency of each class, of the background together, share of the rate kept, purity."""
+    efficiency_KD = efficiencies(counts_KD)
+    kept_K = efficiency_KD[:, threshold_bin(efficiency_KD, selection.signal, target)]
+    background = kept_K[list(selection.background)].mean()
+    if mix_K is None:
+        return np.array([*kept_K, background, np.nan, np.nan])
+    rate = float(mix_K @ kept_K)
+    signal_rate = float(mix_K[list(selection.signal)] @ kept_K[list(selection.signal)])
+    return np.array([*kept_K, background, rate, signal_rate / rate if rate > 0 else np.nan])
+
+
+def _working_point(
+    spectrum: Spectrum, selection: Selection, target: float, mix_K: np.ndarray | None, error_S: np.ndarray
+) -> dict[str, Any]:
+    efficiency_KD = efficiencies(spectrum.counts)
+    chosen = threshold_bin(efficiency_KD, selection.signal, target)
+    value_S = _rates(spectrum.counts, selection, target, mix_K)
+    passed_K = spectrum.counts[:, chosen:].sum(axis=1)
+    total_K = spectrum.counts.sum(axis=1)
+    n_background = int(passed_K[list(selection.background)].sum())
+    floor_K = binomial_error(passed_K, total_K)  # a replica of no events has no events either: the bootstrap error of zero is zero
+    n_classes = len(total_K)
+    efficiency = {
+        label: {"value": float(value_S[label]), "error": float(max(error_S[label], floor_K[label] if passed_K[label] == 0 else 0.0))}
+        for label in selection.labels
+    }
+    background, background_error = float(value_S[n_classes]), float(error_S[n_classes])
+    if n_background == 0:
+        background_error = float(np.sqrt((floor_K[list(selection.background)] ** 2).sum()) / len(selection.background))
+    return {
+        "target": target,
+        "threshold": float(spectrum.floor[chosen]),
+        "efficiency": efficiency,
+        "background_efficiency": {"value": background, "error": background_error},
+        "rejection": _inverse(background, background_error),
+        "background_passed": n_background,
+        "few_events": n_background < FEW,
+        "rate_kept": _number(value_S[n_classes + 1], error_S[n_classes + 1]),
+        "rate_reduction": _inverse(float(value_S[n_classes + 1]), float(error_S[n_classes + 1])),
+        "purity": _number(value_S[n_classes + 2], error_S[n_classes + 2]),
+    }
+
+
+def roc(spectrum: Spectrum, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
+    """Signal and background efficiency, (points) each, fit to be drawn."""
+    return roc_points(spectrum.density(selection.signal), spectrum.density(selection.background))
+
+
+def _number(value: float, error: float) -> dict[str, float] | None:
+    return None if np.isnan(value) else {"value": float(value), "error": float(error)}
+
+
+def _inverse(value: float, error: float) -> dict[str, float] | None:
+    """One over a number, with its error to first order; None for zero, where only a limit can be given."""
+    return None if not value > 0 else {"value": 1 / value, "error": error / value**2}

@@ -1,0 +1,1 @@
+"""Delphes ROOT files to Parquet, on Spark."""

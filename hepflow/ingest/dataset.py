@@ -1,0 +1,172 @@
+"""data/events/: fragments, the records of the tasks that made them, and ``_hepflow.json``, which says what is in the dataset.
+
+A reader takes the fragments that ``_hepflow.json`` names and no others. It is replaced last and in one rename, so that readers see
+the dataset of the run before or of this one, and whatever a run that died left behind is either taken up by its record or removed.
+
+Why not Structured Streaming with ``availableNow``: its file sink keeps the list of valid files in a log that only Spark reads, its
+source checkpoint cannot forget a file that was repaired, and a replayed micro-batch gives its files new names. Here the unit of
+commit is a task: a fragment named after its content, then a record named after its input. A replay overwrites both with the same
+bytes; finished shares are told by their records; one list of fragments serves every reader.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hepflow.errors import DataError
+from hepflow.ingest.fragment import RECORDS, Settings
+from hepflow.ingest.record import Record, ShareResult
+from hepflow.ingest.splits import Split
+from hepflow.ledger import Ledger, digest, read_json, total, write_json
+from hepflow.schema import EVENTS_SCHEMA_VERSION
+
+MANIFEST = "_hepflow.json"
+
+
+def manifest(output: Path) -> dict[str, Any] | None:
+    """What ``_hepflow.json`` says; None where there is no finished dataset of this schema version."""
+    path = output / MANIFEST
+    found: dict[str, Any] | None = read_json(path) if path.is_file() else None
+    return found if found and found.get("schema_version") == EVENTS_SCHEMA_VERSION else None
+
+
+def listing_hash(splits: Sequence[Split], settings: Settings) -> str:
+    """Tells whether a dataset is up to date without looking at its records."""
+    return digest(settings.key, [split.key for split in splits])
+
+
+def finished(splits: Sequence[Split], settings: Settings, retry_quarantined: bool) -> list[Record]:
+    """Records of earlier runs that hold: of present files as they are now, with their fragment, each share once.
+
+    Parameters
+    ----------
+    splits : sequence of Split
+        All that the dataset is to hold.
+    settings : Settings
+    retry_quarantined : bool
+        Forget the tasks that lost something.
+    """
+    wanted = {split.key for split in splits}
+    records = []
+    for path in sorted((settings.output / RECORDS).glob("*.json")):
+        record = Record.from_dict(read_json(path))
+        keys = {share.split.key for share in record.shares}
+        same_settings = record.key == settings.task_key([share.split for share in record.shares])
+        lost = any(share.lost for share in record.shares)
+        if keys <= wanted and same_settings and _has_fragment(record, settings) and not (lost and retry_quarantined):
+            records.append(record)
+            wanted -= keys
+    return records
+
+
+def prepare(output: Path) -> None:
+    """Make the folders, and remove what killed tasks left half-written."""
+    (output / RECORDS).mkdir(parents=True, exist_ok=True)
+    for part in output.glob("*/.*.part"):
+        part.unlink(missing_ok=True)
+
+
+def commit(records: Sequence[Record], splits: Sequence[Split], settings: Settings) -> dict[str, Any]:
+    """Make the records the dataset: replace ``_hepflow.json``, then remove what it does not name.
+
+    Returns
+    -------
+    dict
+        What ``_hepflow.json`` says now.
+
+    Raises
+    ------
+    DataError
+        Nothing passed, every file is bad, or one file is there twice. The dataset of the run before stays.
+    """
+    files = _files(records)
+    _check_identity(files)
+    ledger = total(share.ledger for record in records for share in record.shares).check()
+    if ledger.n_out == 0:
+        raise DataError(_nothing(files, ledger, settings))
+    about = {
+        "schema_version": EVENTS_SCHEMA_VERSION,
+        "classes": list(settings.classes),
+        "provenance": digest(settings.key, [[f[key] for key in ("file", "class", "uuid", "size", "kept", "reasons")] for f in files]),
+        "listing": listing_hash(splits, settings),
+        "ledger": ledger.to_dict(),
+        "n_events": ledger.n_out,
+        "fragments": sorted(record.fragment for record in records if record.fragment),
+        "files": files,
+    }
+    write_json(settings.output / MANIFEST, about)
+    sweep(about, settings.output)
+    keys = {record.key for record in records}
+    for path in (settings.output / RECORDS).iterdir():
+        if path.stem not in keys:
+            path.unlink(missing_ok=True)
+    return about
+
+
+def sweep(about: Mapping[str, Any], output: Path) -> None:
+    """Remove fragments that the manifest does not name: of changed files, or of runs that died."""
+    live = {output / name for name in about["fragments"]}
+    for path in output.glob("*/*.parquet"):
+        if path not in live:
+            path.unlink(missing_ok=True)
+
+
+def _has_fragment(record: Record, settings: Settings) -> bool:
+    if record.fragment is None:
+        return True
+    path = settings.output / record.fragment
+    return path.is_file() and path.stat().st_size == record.bytes_written
+
+
+def _files(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """One row a source file: entries in, kept, rejected and lost, by reason."""
+    shares: dict[tuple[str, str], list[ShareResult]] = defaultdict(list)
+    for record in records:
+        for share in record.shares:
+            shares[share.split.file.class_name, share.split.file.name].append(share)
+    return [_file(sorted(group, key=lambda share: share.split.index)) for _, group in sorted(shares.items())]
+
+
+def _file(shares: Sequence[ShareResult]) -> dict[str, Any]:
+    file = shares[0].split.file
+    ledger = total(share.ledger for share in shares).check()
+    told = {(share.uuid, share.n_entries) for share in shares if share.n_entries is not None}
+    if len(told) > 1:
+        msg = f"{file.path}: it changed while it was read. Run the same command again when it is complete."
+        raise DataError(msg)
+    uuid, n_entries = told.pop() if told else (None, None)
+    reasons: dict[str, int | None] = {}
+    for item in ledger.lost:  # every share of a file that does not open says the same
+        reasons[item.reason] = None if item.events is None else (reasons.get(item.reason) or 0) + item.events
+    if n_entries != ledger.n_in and None not in reasons.values():
+        msg = f"{file.path}: {n_entries} entries, but its {len(shares)} shares cover {ledger.n_in}"
+        raise AssertionError(msg)
+    return {
+        "file": file.name,
+        "class": file.class_name,
+        "size": file.size,
+        "uuid": uuid,
+        "entries": n_entries,
+        "kept": ledger.n_out,
+        "rejected": dict(ledger.rejected),
+        "lost": ledger.n_lost if n_entries is not None else None,
+        "reason": "; ".join(reasons) or None,
+        "reasons": reasons,
+    }
+
+
+def _check_identity(files: Sequence[Mapping[str, Any]]) -> None:
+    """A file and its copy would give the same events twice."""
+    first: dict[str, str] = {}
+    for file in files:
+        if file["uuid"] is not None and first.setdefault(file["uuid"], file["file"]) != file["file"]:
+            msg = f"{file['file']} is a copy of {first[file['uuid']]} (same UUID): its events would count twice. Remove one and run again."
+            raise DataError(msg)
+
+
+def _nothing(files: Sequence[Mapping[str, Any]], ledger: Ledger, settings: Settings) -> str:
+    bad = [file for file in files if file["reason"]]
+    if len(bad) == len(files):
+        return f"all {len(files)} files are bad, nothing written to {settings.output}; the first, {bad[0]['file']}: {bad[0]['reason']}"
+    return f"no event passes, nothing written to {settings.output} ({ledger.summary()}). Are these the right files?"

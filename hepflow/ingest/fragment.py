@@ -1,0 +1,199 @@
+"""What a Spark task does: shares of ROOT files -> one Parquet fragment and the record of what became of every entry.
+
+Both are written beside their place and renamed into it, the record last. The fragment's name says what is in it: the same shares
+of the same files under the same settings give the same name and the same bytes, so a task may run twice, or die at any point.
+"""
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hepflow.identity import event_ids
+from hepflow.ingest import skim
+from hepflow.ingest.arrow import arrow_schema, to_arrow
+from hepflow.ingest.record import Record, ShareResult
+from hepflow.ingest.share import Access, Piece, ShareReader
+from hepflow.ingest.splits import Split
+from hepflow.ledger import digest, write_json
+from hepflow.schema import EVENTS_SCHEMA_VERSION
+
+RECORDS = "_records"
+ROWS_PER_GROUP = 2048
+NOT_FINITE = "NaN or infinite values"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all tasks of a run have in common."""
+
+    output: Path
+    classes: tuple[str, ...]
+    access: Access
+
+    @property
+    def key(self) -> str:
+        """Changes with whatever changes the fragments."""
+        return digest(EVENTS_SCHEMA_VERSION, self.classes, self.access.tree, skim.LEPTON_PT, skim.SOFT, ROWS_PER_GROUP)
+
+    def task_key(self, task: Sequence[Split]) -> str:
+        """Name of a task: which shares, read how."""
+        return digest(self.key, [split.key for split in task])
+
+    def record_path(self, key: str) -> Path:
+        """Where the record of a task lies."""
+        return self.output / RECORDS / f"{key}.json"
+
+
+def run_task(task: Sequence[Split], settings: Settings, last_attempt: bool = False) -> Record:
+    """Read, skim and write the shares of one task.
+
+    Parameters
+    ----------
+    task : sequence of Split
+        Of one class.
+    settings : Settings
+    last_attempt : bool
+        Earlier attempts died: give up the share that the one before was reading, so that one file cannot take the job down.
+
+    Returns
+    -------
+    Record
+        Also written to the dataset.
+    """
+    key = settings.task_key(task)
+    marker = settings.record_path(key).with_name(f".{key}.now")
+    deadly = marker.read_text() if last_attempt and marker.exists() else None
+    with _Fragment(settings.output / task[0].file.class_name) as fragment:
+        results = []
+        for split in task:
+            if split.key == deadly:
+                results.append(ShareResult(split, lost={"the worker died whenever it read this file": None}))
+                continue
+            marker.write_text(split.key)
+            results.append(_read_share(split, settings, fragment))
+        name, size = fragment.finish(_fragment_name(task, results, settings))
+    record = Record(key, name and f"{task[0].file.class_name}/{name}", fragment.n_events, size, tuple(results))
+    write_json(settings.record_path(key), record.to_dict())
+    marker.unlink(missing_ok=True)
+    return record
+
+
+def _read_share(split: Split, settings: Settings, fragment: "_Fragment") -> ShareResult:
+    started = time.perf_counter()
+    reader = ShareReader(split, access=settings.access)
+    rejected: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+    kept = 0
+    for piece in reader.pieces():
+        if piece.events is None:
+            lost[piece.reason] += piece.stop - piece.start
+            continue
+        finite = skim.is_finite(piece.events)
+        passed = finite & skim.has_lepton(piece.events)
+        lost[NOT_FINITE] += int((~finite).sum())
+        rejected[skim.NO_LEPTON] += int((finite & ~passed).sum())
+        kept += int(passed.sum())
+        if passed.any():
+            fragment.write(_table(piece, passed, reader, settings))
+    return ShareResult(
+        split=split,
+        uuid=reader.uuid.hex() if reader.uuid else None,
+        n_entries=reader.n_entries,
+        start=reader.start,
+        stop=reader.stop,
+        kept=kept,
+        rejected=dict(+rejected),
+        lost={reader.unreadable: None} if reader.unreadable else dict(+lost),
+        bytes_read=reader.bytes_read,
+        seconds=round(time.perf_counter() - started, 3),
+    )
+
+
+def _table(piece: Piece, passed: np.ndarray, reader: ShareReader, settings: Settings) -> pa.Table:
+    """The events that passed, in the columns of the dataset."""
+    assert reader.uuid is not None
+    assert piece.events is not None
+    file = reader.split.file
+    entries = np.arange(piece.start, piece.stop, dtype=np.int64)[passed]
+    label = settings.classes.index(file.class_name)
+    columns = {
+        "sample": pa.repeat(file.class_name, len(entries)),
+        "label": pa.array(np.full(len(entries), label, dtype=np.int32)),
+        "event_id": pa.array(event_ids(reader.uuid, entries)),
+        "file": pa.repeat(file.name, len(entries)),
+        "entry": pa.array(entries),
+    }
+    return to_arrow(skim.drop_soft(piece.events[passed]), columns, arrow_schema())
+
+
+def _fragment_name(task: Sequence[Split], results: Sequence[ShareResult], settings: Settings) -> str:
+    content = [(r.split.file.name, r.uuid, r.split.file.size, r.start, r.stop, r.kept, dict(r.lost)) for r in results]
+    stem = PurePosixPath(task[0].file.name).stem
+    return f"{stem}-{task[0].index:04d}-{digest(settings.key, content)}.parquet"
+
+
+@dataclass
+class _Fragment:
+    """A Parquet file that does not exist before it is finished, in row groups of `ROWS_PER_GROUP`."""
+
+    folder: Path
+    n_events: int = 0
+    _waiting: list[pa.Table] = field(default_factory=list)
+    _writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._part = self.folder / f".{uuid.uuid4().hex}.part"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing half-written behind."""
+        if self._writer is not None:
+            self._writer.close()
+        self._part.unlink(missing_ok=True)
+
+    def write(self, table: pa.Table) -> None:
+        """Add events."""
+        self.n_events += len(table)
+        self._waiting.append(table)
+        if sum(map(len, self._waiting)) >= ROWS_PER_GROUP:
+            self._flush(whole_groups=True)
+
+    def finish(self, name: str) -> tuple[str | None, int]:
+        """Give the file its name, if it holds any event; its name and bytes."""
+        self._flush(whole_groups=False)
+        if self._writer is None:
+            return None, 0
+        self._writer.close()
+        self._writer = None
+        size = self._part.stat().st_size
+        self._part.replace(self.folder / name)
+        return name, size
+
+    def _flush(self, whole_groups: bool) -> None:
+        if not self._waiting:
+            return
+        table = pa.concat_tables(self._waiting)
+        rows = len(table) // ROWS_PER_GROUP * ROWS_PER_GROUP if whole_groups else len(table)
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._part, table.schema, compression="zstd", use_dictionary=_DICTIONARY)
+        self._writer.write_table(table.slice(0, rows), row_group_size=ROWS_PER_GROUP)
+        self._waiting = [table.slice(rows)] if rows < len(table) else []
+
+
+_DICTIONARY = [
+    f"{field.name}.list.element.{child.name}" if pa.types.is_list(field.type) else field.name
+    for field in arrow_schema()
+    for child in (field.type.value_type if pa.types.is_list(field.type) else [field])
+    if pa.types.is_string(child.type) or pa.types.is_int32(child.type)
+]
+"""Columns worth a dictionary: strings and small integers. Floats are all different."""

@@ -1,0 +1,167 @@
+"""ROOT files -> data/events/, one Parquet fragment a Spark task. What is finished stays, what changed is done again."""
+
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pyspark import SparkContext, TaskContext
+
+from hepflow.config import IngestConfig
+from hepflow.errors import DataError
+from hepflow.ingest import dataset
+from hepflow.ingest.fragment import Settings, run_task
+from hepflow.ingest.listing import assign, list_files
+from hepflow.ingest.progress import Counters, ingest_progress
+from hepflow.ingest.record import Record
+from hepflow.ingest.report import print_estimate, print_summary
+from hepflow.ingest.share import Access
+from hepflow.ingest.splits import SourceFile, Split, pack, plan
+from hepflow.ledger import Ledger, read_json
+from hepflow.locks import exclusive
+from hepflow.spark import session
+
+log = logging.getLogger(__name__)
+
+_Task = tuple[Split, ...]
+_NAMED = 20
+"""Bad files named on the screen; ``_hepflow.json`` has them all."""
+
+
+def run(config: IngestConfig) -> None:
+    """Bring the dataset up to date with the input: once, or (``watch``) again and again.
+
+    Raises
+    ------
+    DataError
+        The input is missing, holds no ROOT files or files of no class, nothing is left, or more files are lost than allowed.
+    """
+    if config.estimate:
+        settings, target = _settings(config), _target(config)
+        splits = _splits(list_files(config.input), config)
+        pending = _pending(splits, dataset.finished(splits, settings, config.retry_quarantined))
+        print_estimate(pending, len(pack(pending, target)), settings)
+        return
+    with exclusive(config.output):
+        if config.watch:
+            _watch(config)
+        else:
+            _update(list_files(config.input), config)
+
+
+def _watch(config: IngestConfig) -> None:
+    """Update whenever there are files that have looked the same twice; only an interrupt ends it."""
+    before: set[SourceFile] = set()
+    done: list[SourceFile] = []
+    with session(config.spark, "hepflow ingest --watch"):
+        log.info("watching %s every %g s", config.input, config.watch)
+        while True:
+            found = set(list_files(config.input))
+            settled = sorted(found & before)
+            if settled != done:
+                try:
+                    _update(settled, config)
+                except DataError as error:
+                    log.error("%s", error)
+                done = settled
+            before = found
+            time.sleep(config.watch)
+
+
+def _update(files: Sequence[SourceFile], config: IngestConfig) -> None:
+    settings, target = _settings(config), _target(config)
+    splits = _splits(files, config)
+    about = _up_to_date(splits, settings, config)
+    if about is None:
+        dataset.prepare(settings.output)
+        records = dataset.finished(splits, settings, config.retry_quarantined)
+        pending = _pending(splits, records)
+        if records:
+            log.info("%d of %d shares of files are finished, going on with the rest", len(splits) - len(pending), len(splits))
+        if pending:
+            records += _run_tasks(pack(pending, target), settings, config)
+        about = dataset.commit(records, splits, settings)
+        ledger = Ledger.from_dict(about["ledger"])
+        log.info("wrote %d fragments to %s: %s", len(about["fragments"]), config.output, ledger.summary())
+    else:
+        dataset.sweep(about, settings.output)
+        log.info("up to date: %s holds %d events of %d files", config.output, about["n_events"], len(about["files"]))
+    _judge(about["files"], config)
+
+
+def _settings(config: IngestConfig) -> Settings:
+    return Settings(config.output.absolute(), tuple(config.samples), Access(config.tree, config.retries, config.timeout_s))
+
+
+def _target(config: IngestConfig) -> int:
+    return config.target_partition_mb << 20
+
+
+def _splits(files: Sequence[SourceFile], config: IngestConfig) -> list[Split]:
+    return plan(assign(files, config.samples, config.input), _target(config))
+
+
+def _pending(splits: Sequence[Split], records: Sequence[Record]) -> list[Split]:
+    done = {share.split.key for record in records for share in record.shares}
+    return [split for split in splits if split.key not in done]
+
+
+def _up_to_date(splits: Sequence[Split], settings: Settings, config: IngestConfig) -> dict[str, Any] | None:
+    """The manifest, if there is nothing to do."""
+    about = dataset.manifest(settings.output)
+    if about is None or about["listing"] != dataset.listing_hash(splits, settings):
+        return None
+    if config.retry_quarantined and any(file["reason"] for file in about["files"]):
+        return None
+    return about if all((settings.output / name).is_file() for name in about["fragments"]) else None
+
+
+def _run_tasks(tasks: Sequence[_Task], settings: Settings, config: IngestConfig) -> list[Record]:
+    """Run the tasks on Spark, with a progress bar, and collect their records."""
+    with session(config.spark, "hepflow ingest") as spark:
+        started = time.monotonic()
+        _run_job(tasks, settings, spark.sparkContext)
+        seconds = time.monotonic() - started
+    records = [Record.from_dict(read_json(settings.record_path(settings.task_key(task)))) for task in tasks]
+    print_summary(records, seconds)
+    return records
+
+
+def _run_job(tasks: Sequence[_Task], settings: Settings, context: SparkContext) -> None:
+    counters = Counters.of(context)
+    last = int(context.getConf().get("spark.task.maxFailures", "4")) - 1
+
+    def work(task: _Task) -> None:
+        attempt = TaskContext.get()
+        record = run_task(task, settings, last_attempt=attempt is not None and attempt.attemptNumber() >= last)
+        counters.add(record)
+
+    jobs = context.parallelize(tasks, len(tasks))
+    with ThreadPoolExecutor(1) as pool, ingest_progress(tasks, counters) as update:
+        running = pool.submit(jobs.foreach, work)
+        try:
+            while not running.done():
+                time.sleep(0.2)
+                update()
+        except BaseException:
+            context.cancelAllJobs()
+            raise
+        running.result()
+        update()
+
+
+def _judge(files: Sequence[dict[str, Any]], config: IngestConfig) -> None:
+    """Name the files that lost something; too many of them are an error, after all the work is done."""
+    bad = [file for file in files if file["reason"]]
+    for file in bad[:_NAMED]:
+        events = "an unknown number of" if file["lost"] is None else f"{file['lost']:,}"
+        log.warning("quarantined %s, %s events lost: %s", file["file"], events, file["reason"])
+    if len(bad) > _NAMED:
+        log.warning("... and %d more, see %s", len(bad) - _NAMED, config.output / dataset.MANIFEST)
+    if len(bad) > config.max_lost_files:
+        msg = (
+            f"{config.output}: {len(bad)} of {len(files)} files lost events (the first, {bad[0]['file']}: {bad[0]['reason']}), "
+            f"{config.max_lost_files} allowed; the rest is done. Repair them and run again, or allow it with --max_lost_files {len(bad)}."
+        )
+        raise DataError(msg)

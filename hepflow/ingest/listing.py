@@ -1,0 +1,121 @@
+"""Which ROOT files belong to which class: names, sizes and times from the file system, and nothing from inside the files."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from hepflow.errors import DataError, MissingDependency
+from hepflow.ingest.splits import SourceFile
+
+SUFFIX = ".root"
+_VERSIONS = ("mtime", "ETag", "etag", "checksum", "LastModified", "Last-Modified", "last_modified", "created")
+
+
+def list_files(root: str | Path) -> list[SourceFile]:
+    """Every ROOT file below ``root`` (or ``root`` itself), in the order of their names, not yet of a class.
+
+    Files and folders whose name starts with ``.`` or ``_`` are left out.
+
+    Parameters
+    ----------
+    root : path or URL
+        A folder or a file: local, or any fsspec URL such as root://, s3://, hdfs://, http://.
+
+    Raises
+    ------
+    DataError
+        There is nothing at ``root``, or it cannot be listed.
+    MissingDependency
+        The URL's protocol needs a package that is not installed.
+    """
+    system, top = _file_system(str(root))
+    try:
+        if not system.exists(top):
+            msg = f"{root}: no such folder. Give the folder of ROOT files with --input, or make some with `hepflow simulate`."
+            raise DataError(msg)
+        if top.endswith(SUFFIX) and system.isfile(top):  # a web server's folder passes for a file, too
+            found = {top: system.info(top)}
+            top = str(PurePosixPath(top).parent)
+        else:
+            strict = {"on_error": "raise"} if isinstance(system, LocalFileSystem) else {}  # a folder it may not enter is no empty one
+            found = system.find(top, detail=True, **strict)
+    except OSError as error:
+        msg = f"{root}: cannot be listed ({error}). Check the path and your permissions."
+        raise DataError(msg) from error
+    files = [_source_file(system, top, path, info) for path, info in sorted(found.items())]
+    return [file for file in files if file.name.endswith(SUFFIX) and not _is_hidden(file.name)]
+
+
+def assign(files: Iterable[SourceFile], samples: Mapping[str, Sequence[str]], root: str | Path) -> list[SourceFile]:
+    """Give each file its class.
+
+    Parameters
+    ----------
+    files : iterable of SourceFile
+    samples : mapping
+        Class -> folders, files or globs below the input.
+    root : path or URL
+        The input, for messages.
+
+    Raises
+    ------
+    DataError
+        No file at all, a file of no class or of two, or a class without files.
+    """
+    assigned = []
+    for file in files:
+        classes = [name for name, patterns in samples.items() if any(_matches(file.name, pattern) for pattern in patterns)]
+        if len(classes) != 1:
+            raise DataError(_not_one(file, classes, samples, root))
+        assigned.append(SourceFile(classes[0], file.name, file.path, file.size, file.version))
+    if not assigned:
+        msg = f"{root}: no *{SUFFIX} files here. Give the folder that holds them with --input, or make some with `hepflow simulate`."
+        raise DataError(msg)
+    for name in samples:
+        if not any(file.class_name == name for file in assigned):
+            msg = f"{root}: no *{SUFFIX} files of class {name!r} (samples: {_patterns(samples)}). Add some, or take it out of samples."
+            raise DataError(msg)
+    return assigned
+
+
+def _file_system(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    try:
+        system, top = fsspec.core.url_to_fs(root)
+    except (ImportError, ValueError) as error:
+        msg = f"{root}: {error}. Install what the protocol needs (root:// needs `pip install 'hepflow[xrootd]'`, s3:// s3fs)."
+        raise MissingDependency(msg) from error
+    return system, str(top).rstrip("/") or "/"
+
+
+def _source_file(system: fsspec.AbstractFileSystem, top: str, path: str, info: Mapping[str, object]) -> SourceFile:
+    if info.get("size") is None:  # the index page of a web server does not say
+        info = system.info(path)
+    name = path.removeprefix(top).lstrip("/")
+    version = next((str(info[key]) for key in _VERSIONS if info.get(key) is not None), "")
+    where = path if isinstance(system, LocalFileSystem) else str(system.unstrip_protocol(path))
+    return SourceFile("", name, where, int(str(info.get("size") or 0)), version)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part[0] in "._" for part in PurePosixPath(name).parts)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether the file, or a folder it lies in, matches the pattern part by part (``*`` never crosses a slash)."""
+    wanted = PurePosixPath(pattern).parts
+    parts = PurePosixPath(name).parts
+    return len(wanted) <= len(parts) and all(fnmatchcase(part, want) for part, want in zip(parts, wanted, strict=False))
+
+
+def _not_one(file: SourceFile, classes: Sequence[str], samples: Mapping[str, Sequence[str]], root: str | Path) -> str:
+    if classes:
+        return f"{root}: {file.name} matches the samples of {' and '.join(classes)}. Make the globs in samples exclude each other."
+    folder = str(PurePosixPath(file.name).parent)
+    return f"{root}: folder {folder!r} holds ROOT files of no class (samples: {_patterns(samples)}). Add it to samples, or move it away."
+
+
+def _patterns(samples: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{name}: {', '.join(patterns)}" for name, patterns in samples.items())

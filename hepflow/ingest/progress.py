@@ -1,0 +1,51 @@
+"""What a person sees while the tasks run: shares of files, events and megabytes, counted by the tasks through Spark accumulators."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pyspark import Accumulator, SparkContext
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from hepflow.ingest.record import Record
+from hepflow.ingest.splits import Split
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Sums over finished tasks; an attempt that failed does not count."""
+
+    events: Accumulator[int]
+    file_bytes: Accumulator[int]
+    shares: Accumulator[int]
+
+    @classmethod
+    def of(cls, context: SparkContext) -> "Counters":
+        """New ones, at zero."""
+        return cls(context.accumulator(0), context.accumulator(0), context.accumulator(0))
+
+    def add(self, record: Record) -> None:
+        """In a task: count what it did."""
+        self.events.add(sum(share.ledger.n_in for share in record.shares))
+        self.file_bytes.add(sum(share.split.size for share in record.shares))
+        self.shares.add(len(record.shares))
+
+
+@contextmanager
+def ingest_progress(tasks: Sequence[Sequence[Split]], counters: Counters) -> Iterator[Callable[[], None]]:
+    """A progress bar on stderr; call what it gives to bring it up to date."""
+    n_bytes = sum(split.size for task in tasks for split in task)
+    n_shares = sum(map(len, tasks))
+    texts = [TextColumn(text) for text in ("ingest", "{task.percentage:>3.0f} %", "{task.fields[done]}", "{task.fields[rate]}")]
+    started = time.monotonic()
+    with Progress(SpinnerColumn(), texts[0], BarColumn(), *texts[1:], TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        bar = progress.add_task("", total=n_bytes, done="", rate="")
+
+        def update() -> None:
+            seconds = time.monotonic() - started
+            rate = f"{counters.events.value / seconds:,.0f} events/s, {counters.file_bytes.value / seconds / 1e6:,.1f} MB/s"
+            progress.update(bar, completed=counters.file_bytes.value, done=f"{counters.shares.value:,}/{n_shares:,} files", rate=rate)
+
+        yield update

@@ -1,0 +1,90 @@
+"""The table at the end of a run, and the one before it (``--estimate``)."""
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from hepflow.ingest.fragment import RECORDS, Settings, run_task
+from hepflow.ingest.record import Record
+from hepflow.ingest.splits import Split
+from hepflow.ledger import total
+
+SAMPLED = 2
+"""Shares of a class that an estimate reads."""
+_SLOWEST = 5
+
+
+def print_summary(records: Sequence[Record], seconds: float) -> None:
+    """What the tasks of this run read, kept and wrote, and the files that took longest."""
+    shares = [share for record in records for share in record.shares]
+    ledger = total(share.ledger for share in shares)
+    busy = sum(share.seconds for share in shares)
+    rows = {
+        "files": f"{len({share.split.file for share in shares}):,}",
+        "entries": f"{ledger.n_in:,}",
+        "kept": f"{ledger.n_out:,}",
+        **{reason: f"{count:,}" for reason, count in ledger.rejected.items()},
+        "lost": f"{ledger.n_lost:,}",
+        "read": _megabytes(sum(share.bytes_read for share in shares)),
+        "written": _megabytes(sum(record.bytes_written for record in records)),
+        "wall time": f"{seconds:,.1f} s",
+        "events/s a core": f"{ledger.n_in / busy:,.0f}" if busy else "-",
+    }
+    _print("ingest", rows)
+    slowest = sorted(shares, key=lambda share: share.seconds, reverse=True)[:_SLOWEST]
+    _print(
+        "slowest files", {_share_name(share.split): f"{share.seconds:,.2f} s, {share.stop - share.start:,} entries" for share in slowest}
+    )
+
+
+def print_estimate(splits: Sequence[Split], n_tasks: int, settings: Settings) -> None:
+    """Read a few shares of each class here and now, and scale what they took and gave by the bytes of all."""
+    hours = output = events = 0.0
+    assumptions = []
+    for name in settings.classes:
+        own = [split for split in splits if split.file.class_name == name]
+        if not own:
+            continue
+        chosen = own[:: -(-len(own) // SAMPLED)]
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / RECORDS).mkdir()
+            started = time.perf_counter()
+            record = run_task(chosen, Settings(Path(folder), settings.classes, settings.access))
+            seconds = time.perf_counter() - started
+        scale = sum(split.size for split in own) / max(sum(split.size for split in chosen), 1)
+        n_in = sum(share.ledger.n_in for share in record.shares)
+        hours += seconds * scale / 3600
+        output += record.bytes_written * scale
+        events += record.n_events * scale
+        assumptions.append(f"{name}: like {', '.join(map(_share_name, chosen))}, {record.n_events:,} of {n_in:,} kept in {seconds:.1f} s")
+    rows = {
+        "files": f"{len({split.file for split in splits}):,}",
+        "bytes": _megabytes(sum(split.size for split in splits)),
+        "tasks": f"{n_tasks:,}",
+        "core hours": f"{hours:,.3f}",
+        "events kept": f"{events:,.0f}",
+        "output": _megabytes(output),
+    }
+    _print("estimate of what is left to do", rows)
+    _print("assuming", dict.fromkeys(assumptions, ""))
+
+
+def _print(title: str, rows: Mapping[str, str]) -> None:
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column()
+    table.add_column(justify="right")
+    for row in rows.items():
+        table.add_row(*row)
+    Console(stderr=True).print(table)
+
+
+def _share_name(split: Split) -> str:
+    return split.file.name if split.count == 1 else f"{split.file.name} [{split.index + 1}/{split.count}]"
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:,.1f} MB"

@@ -1,0 +1,138 @@
+"""What came into a stage and what became of it: in = out + rejected (by reason) + lost (by file). And the provenance hash.
+
+A ledger is a value: stages make one a task, add them up, check the sum and store it beside their output.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from hepflow.errors import HepflowError
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A file, or a part of one, that could not be read."""
+
+    file: str
+    reason: str
+    events: int | None = None
+    """Entries known to be lost; None where the file did not even tell how many it has."""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Counts of events, with ``n_in == n_out + rejected + lost`` (files that tell no number count on neither side)."""
+
+    n_in: int = 0
+    n_out: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    lost: tuple[Lost, ...] = ()
+
+    @property
+    def n_rejected(self) -> int:
+        """Events dropped by a cut."""
+        return sum(self.rejected.values())
+
+    @property
+    def n_lost(self) -> int:
+        """Events known to be lost."""
+        return sum(item.events or 0 for item in self.lost)
+
+    def __add__(self, other: "Ledger") -> "Ledger":
+        """Ledger of both."""
+        rejected = Counter(self.rejected) + Counter(other.rejected)
+        return Ledger(self.n_in + other.n_in, self.n_out + other.n_out, dict(sorted(rejected.items())), self.lost + other.lost)
+
+    def check(self) -> "Ledger":
+        """Itself, if it reconciles.
+
+        Raises
+        ------
+        AssertionError
+            Events appeared or vanished: a bug of hepflow, never of the data.
+        """
+        if self.n_in != self.n_out + self.n_rejected + self.n_lost:
+            msg = f"the ledger does not reconcile: {self.n_in} in, {self.n_out} out, {self.n_rejected} rejected, {self.n_lost} lost"
+            raise AssertionError(msg)
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Ledger":
+        """Inverse of `to_dict`."""
+        return cls(data["n_in"], data["n_out"], dict(data["rejected"]), tuple(Lost(**item) for item in data["lost"]))
+
+    def summary(self) -> str:
+        """One line for a person."""
+        cuts = "".join(f", {count:,} {reason}" for reason, count in self.rejected.items())
+        lost = f", {self.n_lost:,} lost in {len(self.lost)} files" if self.lost else ""
+        return f"{self.n_in:,} events in, {self.n_out:,} out{cuts}{lost}"
+
+
+def total(ledgers: Iterable[Ledger]) -> Ledger:
+    """Sum of ledgers."""
+    return reduce(Ledger.__add__, ledgers, Ledger())
+
+
+def digest(*parts: Any) -> str:
+    """Short hash of configurations and other plain values: the same content, the same hash, in any process.
+
+    Parameters
+    ----------
+    *parts
+        Dataclasses, mappings, sequences, paths, numbers, strings.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
+    """
+    text = json.dumps([_plain(part) for part in parts])  # in the order given: that of the classes is their labels
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def fingerprint(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Name, size and modification time of files: enough to tell that an input changed without reading it."""
+    stats = ((path.name, path.stat()) for path in sorted(paths))
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
+    part.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON that `write_json` wrote.
+
+    Raises
+    ------
+    HepflowError
+        The file is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        msg = f"{path}: not readable as JSON ({error}). Delete it and run the stage again."
+        raise HepflowError(msg) from error
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

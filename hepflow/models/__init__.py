@@ -1,0 +1,1 @@
+"""The classifiers and the layers they are built from."""

@@ -1,0 +1,159 @@
+"""A trained net for those who use it: rebuilt from a checkpoint alone, and exported to ONNX.
+
+The ONNX file holds the normalisation, takes any number of events and particles, and says in its metadata what it reads and means.
+"""
+
+import json
+import logging
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from hepflow.config import ExportConfig
+from hepflow.errors import DataError
+from hepflow.ledger import read_json
+from hepflow.models.net import Inputs, Net, rebuild
+from hepflow.models.order import features_of
+from hepflow.store import EventStore, iter_blocks
+
+log = logging.getLogger(__name__)
+
+OPSET = 17
+METADATA = "hepflow"
+FREE_AXES = {"hlf": {0: "events"}, "particles": {0: "events", 1: "particles"}, "lengths": {0: "events"}, "logits": {0: "events"}}
+
+
+def run(config: ExportConfig) -> None:
+    """Export a run's net and check the file on real events."""
+    net = load_net(config.run, config.checkpoint)
+    output = config.output or config.run / "model.onnx"
+    part = output.with_name(f".{output.name}.part")
+    features = _some_events(config, net)
+    write_onnx(net, part, features)
+    difference = _difference(net, part, features, config.tolerance)
+    part.replace(output)
+    log.info("wrote %s to %s; logits differ by at most %.1e on %d events", type(net).__name__, output, difference, len(features["hlf"]))
+
+
+def load_net(run_folder: Path, checkpoint: str = "best") -> Net:
+    """The net of a run, ready to use.
+
+    Parameters
+    ----------
+    run_folder : Path
+        What `hepflow train fit` wrote, or a checkpoint file.
+    checkpoint : str
+        ``best`` or ``last``.
+
+    Raises
+    ------
+    DataError
+        There is no such checkpoint, or hepflow did not write it.
+    """
+    path = run_folder if run_folder.is_file() else run_folder / "checkpoints" / f"{checkpoint}.ckpt"
+    if not path.is_file():
+        msg = f"{path}: no checkpoint here. Train one with `hepflow train fit --output {run_folder}`."
+        raise DataError(msg)
+    content = torch.load(path, weights_only=True, map_location="cpu")
+    if "hepflow" not in content:
+        msg = f"{path}: not a checkpoint of hepflow; give one of a run folder's checkpoints/"
+        raise DataError(msg)
+    net = rebuild(content["hepflow"])
+    net.load_state_dict({name.removeprefix("net."): value for name, value in content["state_dict"].items() if name.startswith("net.")})
+    return net.eval()
+
+
+def logits_of(net: Net, features: dict[str, np.ndarray]) -> np.ndarray:
+    """Logits (events, classes) float32, of features by name."""
+    with torch.inference_mode():
+        logits_BK: torch.Tensor = net(**{name: torch.from_numpy(features[name]) for name in net.reads})
+    return logits_BK.numpy()
+
+
+def write_onnx(net: Net, path: Path, features: dict[str, np.ndarray]) -> None:
+    """Write the net as ONNX, traced on some events."""
+    example = tuple(torch.from_numpy(features[name][:2]) for name in net.reads)
+    axes = {name: FREE_AXES[name] for name in (*net.reads, "logits")}
+    with warnings.catch_warnings():
+        # the exporter that needs no further package is the one that warns of its successor, and of batches of another size
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            net,
+            example,
+            str(path),
+            input_names=list(net.reads),
+            output_names=["logits"],
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    model = onnx.load(path)
+    about = {**net.describe(), "reads": list(net.reads), "order": net.inputs.order, "hepflow": version("hepflow")}
+    onnx.helper.set_model_props(model, {METADATA: json.dumps(about, sort_keys=True), "classes": json.dumps(net.inputs.classes)})
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+class OnnxNet:
+    """An exported net: the same logits without torch.
+
+    Parameters
+    ----------
+    path : Path
+        What `write_onnx` wrote.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        about: dict[str, Any] = json.loads(self.session.get_modelmeta().custom_metadata_map[METADATA])
+        self.inputs = Inputs.from_dict(about["inputs"])
+        self.reads: tuple[str, ...] = tuple(about["reads"])
+
+    def logits(self, features: dict[str, np.ndarray]) -> np.ndarray:
+        """Logits (events, classes) float32, of features by name."""
+        (logits_BK,) = self.session.run(["logits"], {name: features[name] for name in self.reads})
+        return np.asarray(logits_BK)
+
+
+def _some_events(config: ExportConfig, net: Net) -> dict[str, np.ndarray]:
+    """Test events of every class, in one batch."""
+    store = EventStore.open(config.input or Path(read_json(config.run / "run.json")["store"]))
+    net.inputs.require_same_features(Inputs.of(store, net.inputs.order), str(config.run))
+    per_class = -(-config.check_events // len(net.inputs.classes))
+    parts = [next(iter(store.parts("test", name)), None) for name in net.inputs.classes]
+    blocks = [store.read(part, 0, min(per_class, part.n_events)) for part in parts if part] or list(iter_blocks(store, "test"))
+    if not blocks:
+        msg = f"{store.path}: no test events to check the export on; name another store by --input"
+        raise DataError(msg)
+    each = [features_of(block, net.inputs.particles, net.inputs.order) for block in blocks]
+    longest = max(features["particles"].shape[1] for features in each)
+    for features in each:
+        short = longest - features["particles"].shape[1]
+        features["particles"] = np.pad(features["particles"], ((0, 0), (0, short), (0, 0)))
+    return {name: np.concatenate([features[name] for features in each]) for name in each[0]}
+
+
+def _difference(net: Net, path: Path, features: dict[str, np.ndarray], tolerance: float) -> float:
+    """Largest difference of a logit between the net and its file.
+
+    Raises
+    ------
+    DataError
+        It is above the tolerance.
+    """
+    expected, found = logits_of(net, features), OnnxNet(path).logits(features)
+    difference = np.abs(expected - found)
+    worst = float((difference / np.maximum(1, np.abs(expected))).max())
+    if worst > tolerance:
+        path.unlink()
+        msg = (
+            f"the exported net differs by {worst:.1e} from its checkpoint, more than the tolerance of {tolerance:.1e}; nothing was written"
+        )
+        raise DataError(msg)
+    return float(difference.max())

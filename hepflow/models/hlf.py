@@ -1,0 +1,38 @@
+"""The high-level classifier: a few dense layers on the features of the event as a whole."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from hepflow.models.layers import InputNorm, Scale
+from hepflow.models.net import Inputs, Net
+
+# B events, F high-level features, K classes
+
+
+class HLFNet(Net):
+    """Dense ReLU layers: 14-50-20-10-3 on the shipped features and classes.
+
+    Parameters
+    ----------
+    hidden : sequence of int
+        Widths of the hidden layers.
+    scale : {"standard", "symlog"}
+        How features are normalised, see InputNorm.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("hlf",)
+
+    def __init__(self, inputs: Inputs, *, hidden: Sequence[int] = (50, 20, 10), scale: Scale = "standard") -> None:
+        super().__init__(inputs, hidden=list(hidden), scale=scale)
+        self.norm = InputNorm(inputs.statistics["hlf"], scale)
+        widths = [len(inputs.hlf), *hidden]
+        layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], len(inputs.classes)))
+
+    def forward(self, hlf: Tensor) -> Tensor:
+        """Logits (B, K) of ``hlf`` (B, F)."""
+        logits_BK: Tensor = self.layers(self.norm(hlf))
+        return logits_BK

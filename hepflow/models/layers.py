@@ -1,0 +1,54 @@
+"""Layers that the nets share."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hepflow.models.gru import JaggedGRU, JaggedLSTM
+
+# B events, P particles, C channels (any leading axes before it)
+
+Scale = Literal["standard", "symlog"]
+Cell = Literal["gru", "lstm"]
+HEAVY_TAIL = 10.0
+
+
+class InputNorm(nn.Module):
+    """Features -> numbers of order one. The statistics are buffers: a checkpoint or an exported model carries them.
+
+    Parameters
+    ----------
+    statistics : mapping
+        ``mean, std, min, max`` a feature, of the training split.
+    scale : {"standard", "symlog"}
+        standard: subtract the mean, divide by the standard deviation. symlog: the same, but features with a heavy tail (an
+        extreme beyond ten standard deviations, as momenta have) become ``sign(x) log(1 + |x| / rms)``.
+    """
+
+    shift: Tensor
+    width: Tensor
+    log: Tensor
+
+    def __init__(self, statistics: Mapping[str, Any], scale: Scale = "standard") -> None:
+        super().__init__()
+        mean, std, low, high = (torch.tensor(statistics[name], dtype=torch.float64) for name in ("mean", "std", "min", "max"))
+        std = torch.where(std > 0, std, 1.0)  # a constant feature becomes 0, not infinite
+        tails = torch.maximum(high - mean, mean - low) / std > HEAVY_TAIL
+        log = tails & (scale == "symlog")
+        rms = (mean**2 + std**2).sqrt()
+        self.register_buffer("shift", torch.where(log, 0.0, mean).float())
+        self.register_buffer("width", torch.where(log, rms, std).float())
+        self.register_buffer("log", log)
+        self.uses_log = bool(log.any())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape as ``x`` (..., C)."""
+        z = (x - self.shift) / self.width
+        return torch.where(self.log, torch.sign(z) * torch.log1p(z.abs()), z) if self.uses_log else z
+
+
+def jagged_rnn(cell: Cell, n_inputs: int, n_hidden: int) -> nn.Module:
+    """Recurrent layer over padded sequences with lengths: (B, P, C), (B) -> (B, H)."""
+    return {"gru": JaggedGRU, "lstm": JaggedLSTM}[cell](n_inputs, n_hidden)

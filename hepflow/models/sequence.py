@@ -1,0 +1,41 @@
+"""The particle-sequence classifier: a recurrent net over the particles, no high-level feature."""
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from hepflow.models.layers import Cell, InputNorm, Scale, jagged_rnn
+from hepflow.models.net import Inputs, Net
+
+# B events, P particles, C particle features, H hidden, K classes
+
+
+class SequenceNet(Net):
+    """GRU over the particles, dropout, one linear layer.
+
+    Parameters
+    ----------
+    hidden : int
+        Width of the recurrent state.
+    dropout : float
+        Share of the state dropped in training.
+    cell : {"gru", "lstm"}
+        Recurrent cell.
+    scale : {"standard", "symlog"}
+        How features are normalised, see InputNorm.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("particles", "lengths")
+
+    def __init__(self, inputs: Inputs, *, hidden: int = 50, dropout: float = 0.2, cell: Cell = "gru", scale: Scale = "standard") -> None:
+        super().__init__(inputs, hidden=hidden, dropout=dropout, cell=cell, scale=scale)
+        self.norm = InputNorm(inputs.statistics["particles"], scale)
+        self.rnn = jagged_rnn(cell, len(inputs.particles), hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(hidden, len(inputs.classes))
+
+    def forward(self, particles: Tensor, lengths: Tensor) -> Tensor:
+        """Logits (B, K) of ``particles`` (B, P, C), of which the first ``lengths`` (B) count."""
+        h_BH = self.dropout(self.rnn(self.norm(particles), lengths))
+        logits_BK: Tensor = self.head(h_BH)
+        return logits_BK

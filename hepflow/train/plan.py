@@ -1,0 +1,224 @@
+"""Which events an epoch sees, and in which order: a function of the store's part sizes, the seed and the epoch, and of nothing else.
+
+Events lie in blocks: contiguous slices of a part. Every epoch takes the same number of events from each class, as ``balance`` asks.
+The epoch is a sequence of *windows*; a window takes its share of every class from that class's shuffled blocks, is read into memory,
+shuffled event by event and cut into global batches, which the ranks share. So an event travels anywhere within its window,
+and its block anywhere within the epoch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from hepflow.errors import ConfigError, DataError
+from hepflow.ledger import digest
+from hepflow.store import EventStore, Part
+
+Balance = Literal["equal", "natural"] | dict[str, float]
+
+_BLOCKS, _EVENTS, _BATCHES = range(3)  # keeps the random streams of one (seed, epoch) apart
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Events ``start:stop`` of a part."""
+
+    part: Part
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        """Events."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochPlan:
+    """The order of events for every epoch."""
+
+    blocks: tuple[tuple[Slice, ...], ...]
+    """Class -> its blocks."""
+    quotas: tuple[int, ...]
+    """Class -> events an epoch."""
+    batch_size: int
+    """Events in a global batch, over all ranks."""
+    window_events: int
+    """Events in memory that are shuffled together."""
+    bucket_batches: int
+    """Batches that are sorted by length together; 1: none."""
+    shuffle: bool
+    seed: int
+
+    @property
+    def n_events(self) -> int:
+        """Events an epoch."""
+        return sum(self.quotas)
+
+    @property
+    def n_windows(self) -> int:
+        """Windows an epoch."""
+        return max(1, round(self.n_events / self.window_events))
+
+    @cached_property
+    def window_sizes(self) -> np.ndarray:
+        """(windows,) events."""
+        edges = np.arange(self.n_windows + 1)
+        return np.diff(sum(quota * edges // self.n_windows for quota in self.quotas))
+
+    @cached_property
+    def window_batches(self) -> np.ndarray:
+        """(windows,) batches; those of a window are equally large but for one event."""
+        return -(-self.window_sizes // self.batch_size)
+
+    @property
+    def n_batches(self) -> int:
+        """Global batches an epoch."""
+        return int(self.window_batches.sum())
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides the order."""
+        sizes = [[len(block) for block in blocks] for blocks in self.blocks]
+        own = [self.batch_size, self.window_events, self.bucket_batches, self.shuffle, self.seed]
+        return digest(sizes, list(self.quotas), own)
+
+    def slices(self, epoch: int, window: int) -> list[Slice]:
+        """What to read for a window, class by class."""
+        found = []
+        for label, (blocks, quota) in enumerate(zip(self.blocks, self.quotas, strict=True)):
+            first, last = (quota * edge // self.n_windows for edge in (window, window + 1))
+            if first == last:
+                continue
+            rounds = sum(len(block) for block in blocks) // quota  # epochs that one shuffle of a large class lasts
+            start = epoch % rounds * quota
+            order = np.arange(len(blocks))
+            if self.shuffle:
+                order = np.random.default_rng([self.seed, epoch // rounds, _BLOCKS, label]).permutation(len(blocks))
+            found += _cut([blocks[i] for i in order], start + first, start + last)
+        return found
+
+    def batches(self, epoch: int, window: int, lengths: np.ndarray | None) -> list[np.ndarray]:
+        """Order of a window's events, batch by batch.
+
+        Parameters
+        ----------
+        lengths : (events,) integers, or None
+            Particles an event, to put events of similar length into a batch.
+
+        Returns
+        -------
+        list of (batch,) int64
+            Positions in the window, the longest event of a batch first.
+        """
+        n_events, n_batches = int(self.window_sizes[window]), int(self.window_batches[window])
+        if not n_batches:  # more windows than events of any class
+            return []
+        rng = np.random.default_rng([self.seed, epoch, _EVENTS, window])
+        order = rng.permutation(n_events) if self.shuffle else np.arange(n_events)
+        batches = np.array_split(order, n_batches)
+        if lengths is None:
+            return batches
+        bucketed = []
+        for start in range(0, n_batches, self.bucket_batches):
+            group = batches[start : start + self.bucket_batches]
+            members = np.concatenate(group)
+            members = members[np.argsort(-lengths[members], kind="stable")]
+            bucketed += np.split(members, np.cumsum([len(batch) for batch in group])[:-1])
+        if self.shuffle:
+            mix = np.random.default_rng([self.seed, epoch, _BATCHES, window]).permutation(n_batches)
+            bucketed = [bucketed[i] for i in mix]
+        return bucketed
+
+
+def make_plan(
+    store: EventStore,
+    split: str,
+    *,
+    balance: Balance,
+    batch_size: int,
+    block_events: int,
+    window_events: int,
+    bucket_batches: int,
+    shuffle: bool,
+    seed: int,
+) -> EpochPlan:
+    """The plan for a split of a store. Without ``shuffle`` it is every event once, whatever the balance.
+
+    Raises
+    ------
+    ConfigError
+        The balance names a class that is not there, or the batch is larger than the epoch.
+    DataError
+        A class that is asked for has no event.
+    """
+    parts = [store.parts(split, name) for name in store.spec.classes]
+    counts = [sum(part.n_events for part in of_class) for of_class in parts]
+    where = f"{store.path}, split {split}"
+    if not sum(counts):
+        msg = f"{where}: no events. Give `hepflow features` more events or another share to this split."
+        raise DataError(msg)
+    quotas = _quotas(dict(zip(store.spec.classes, counts, strict=True)), balance, where) if shuffle else tuple(counts)
+    if shuffle and batch_size > sum(quotas):
+        msg = f"batch_size {batch_size} is more than the {sum(quotas)} events of an epoch ({where}, balance {balance})"
+        raise ConfigError(msg)
+    return EpochPlan(
+        blocks=tuple(tuple(_blocks(of_class, block_events)) for of_class in parts),
+        quotas=quotas,
+        batch_size=batch_size,
+        window_events=max(window_events, batch_size),
+        bucket_batches=bucket_batches,
+        shuffle=shuffle,
+        seed=seed,
+    )
+
+
+def _quotas(counts: Mapping[str, int], balance: Balance, where: str) -> tuple[int, ...]:
+    """Events an epoch and class: as many as the proportions allow without repeating one."""
+    if isinstance(balance, Mapping):
+        if unknown := set(balance) - set(counts):
+            msg = f"balance names {', '.join(sorted(unknown))}; the classes of {where} are {', '.join(counts)}"
+            raise ConfigError(msg)
+        weights = [float(balance.get(name, 0.0)) for name in counts]
+        if min(weights) < 0 or max(weights) == 0:
+            msg = f"balance must be weights of which none is negative and one is positive, got {balance}"
+            raise ConfigError(msg)
+    else:
+        weights = [1.0] * len(counts)
+    for (name, count), weight in zip(counts.items(), weights, strict=True):
+        if weight and not count:
+            msg = f"{where}: no event of class {name!r}. Simulate or ingest some, or leave it out by `balance: {{{name}: 0, ...}}`."
+            raise DataError(msg)
+    if balance == "natural":
+        return tuple(counts.values())
+    unit = min(count / weight for count, weight in zip(counts.values(), weights, strict=True) if weight)
+    return tuple(min(count, round(weight * unit)) for count, weight in zip(counts.values(), weights, strict=True))
+
+
+def _blocks(parts: Sequence[Part], block_events: int) -> list[Slice]:
+    return [
+        Slice(part, start, min(start + block_events, part.n_events)) for part in parts for start in range(0, part.n_events, block_events)
+    ]
+
+
+def _cut(blocks: Sequence[Slice], start: int, stop: int) -> list[Slice]:
+    """Events ``start:stop`` of the blocks one after the other."""
+    found, position = [], 0
+    for block in blocks:
+        first, last = max(start - position, 0), min(stop - position, len(block))
+        if first < last:
+            found.append(Slice(block.part, block.start + first, block.start + last))
+        position += len(block)
+    return found
+
+
+def shuffle_quality(plan: EpochPlan) -> str:
+    """How far events travel, in one line for a person."""
+    n_blocks = sum(len(blocks) for blocks in plan.blocks)
+    reach = int(plan.window_sizes.max())
+    return (
+        f"{plan.n_events:,} events an epoch in {plan.n_batches:,} batches; {n_blocks:,} blocks are shuffled over the whole epoch, "
+        f"then events among {reach:,} ({reach / plan.n_events:.0%} of it; 100% is a perfect shuffle)"
+    )

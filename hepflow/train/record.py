@@ -1,0 +1,170 @@
+"""run.json: what a run folder holds, whether it is up to date, and whether an interrupted training can go on in it."""
+
+import logging
+import os
+import platform
+import shutil
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from hepflow.ledger import digest, read_json, write_json
+from hepflow.models.net import parameters
+from hepflow.train.callbacks import LAST, EpochTable, batch_of, read_table
+from hepflow.train.module import net_of
+
+log = logging.getLogger(__name__)
+
+RUN_FILE, CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE = "run.json", "config.yaml", "metrics.csv", "predictions.parquet"
+CHECKPOINTS, BEST, TENSORBOARD = "checkpoints", "best.ckpt", "tensorboard"
+PACKAGES = ("hepflow", "torch", "pytorch-lightning", "torchmetrics", "numpy", "zarr")
+
+WHERE_IT_RUNS = {
+    "trainer": {"accelerator", "devices", "num_nodes", "strategy", "logger", "profiler", "enable_progress_bar", "default_root_dir"},
+    "data": {"store", "workers", "prefetch", "memory_mb", "predict_split", "eval_batch_size"},
+    "": {"config", "output", "ckpt_path", "checkpoint_every_steps", "threads"},
+}
+"""Options that change how fast a run is or where it lies, never its result."""
+
+State = Literal["fresh", "resume", "done"]
+
+
+def config_hash(resolved: Mapping[str, Any]) -> str:
+    """Hash of a resolved configuration, but for the options that do not change the result."""
+    kept = {key: value for key, value in resolved.items() if key not in WHERE_IT_RUNS[""]}
+    for group in ("trainer", "data"):
+        kept[group] = {key: value for key, value in kept[group].items() if key not in WHERE_IT_RUNS[group]}
+    return digest(kept)
+
+
+def run_state(folder: Path, own_hash: str, provenance: str) -> State:
+    """Whether a training of this configuration on this store is finished in the folder, was begun, or neither."""
+    if not (folder / RUN_FILE).is_file():
+        return "fresh"
+    record = read_json(folder / RUN_FILE)
+    if (record.get("config_hash"), record.get("provenance")) != (own_hash, provenance):
+        return "fresh"
+    checkpoints = folder / CHECKPOINTS
+    if record.get("finished") and (folder / PREDICTIONS_FILE).is_file() and (checkpoints / BEST).is_file():
+        return "done"
+    return "resume" if (checkpoints / LAST).is_file() else "fresh"
+
+
+class RunRecord(Callback):
+    """Keeps run.json and config.yaml.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the run.
+    state : {"fresh", "resume", "done"}
+        What is in it: a fresh run removes what an earlier one of another configuration left.
+    config_text : str
+        The resolved configuration, as YAML.
+    about : mapping
+        ``config_hash``, ``seed`` and ``store``.
+    """
+
+    def __init__(self, folder: Path, state: State, config_text: str, about: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.state = state
+        self.config_text = config_text
+        self.about = about
+        self._events = 0
+        self._wall_s = 0.0
+        self._since = time.perf_counter()
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make the folder. Every rank has made up its mind about the folder's state before: they have met by now."""
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        if self.state == "fresh":
+            _clear(self.folder)
+        (self.folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        part = self.folder / f".{CONFIG_FILE}.part"
+        part.write_text(self.config_text)
+        part.replace(self.folder / CONFIG_FILE)
+        self.write(trainer, pl_module, finished=False)
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Start the clock, and forget the rows of epochs that a checkpoint does not know of."""
+        for logger in trainer.loggers:
+            if isinstance(logger, EpochTable):
+                logger.drop_from(trainer.current_epoch)
+        self._since = time.perf_counter()
+
+    def on_train_batch_end(self, *hook: Any) -> None:
+        """Count events."""
+        self._events += batch_of(hook).n_global
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the record current."""
+        self.write(trainer, pl_module, finished=False)
+
+    def on_fit_end(self, *_: Any) -> None:
+        """Stop the clock."""
+        self._wall_s, self._since = self._wall_so_far(), time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Totals up to here."""
+        return {"events": self._events, "wall_s": self._wall_so_far()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with those totals."""
+        self._events, self._wall_s = state_dict["events"], state_dict["wall_s"]
+        self._since = time.perf_counter()
+
+    def write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, finished: bool, **more: Any) -> None:
+        """Write run.json whole."""
+        if not trainer.is_global_zero:
+            return
+        net = net_of(pl_module)
+        inputs = net.inputs
+        history = read_table(self.folder / METRICS_FILE)
+        wall_s = self._wall_s if finished else self._wall_so_far()
+        record = {
+            "name": self.folder.name,
+            "model": type(net).__name__,
+            "net": net.describe()["net"],
+            "arguments": net.arguments,
+            "classes": list(inputs.classes),
+            "definitions": inputs.definitions,
+            "parameters": parameters(net),
+            "provenance": inputs.provenance,
+            "epochs": len(history) if finished else trainer.current_epoch,
+            "events_trained": self._events,
+            "wall_s": wall_s,
+            "events_per_s": self._events / wall_s if wall_s > 0 else 0.0,
+            "processes": trainer.world_size,
+            "threads": torch.get_num_threads(),
+            "device": _device(trainer),
+            "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+            "history": history,
+            "finished": finished,
+            **self.about,
+            **more,
+        }
+        write_json(self.folder / RUN_FILE, record)
+
+    def _wall_so_far(self) -> float:
+        return self._wall_s + time.perf_counter() - self._since
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run left, and nothing that is not ours."""
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # TensorBoard's logs of other configurations lie beside ours
+    for name in (RUN_FILE, CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _device(trainer: pl.Trainer) -> str:
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"{device.type}, {os.cpu_count()} cores"

@@ -1,0 +1,35 @@
+"""Fixtures every test may use."""
+
+import importlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from hepflow.config import SparkConfig
+
+# a busy machine is no reason for a property to fail
+settings.register_profile("hepflow", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("hepflow")
+
+SHARED = Path(os.environ.get("HEPFLOW_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real and sample ROOT files that lies beside a developer's checkout."""
+    if not (SHARED / "sample").is_dir():
+        pytest.skip(f"no sample files in {SHARED} (set HEPFLOW_SHARED to a folder with real/ and sample/)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[Any]:
+    """One Spark session for all tests; starting it takes seconds. The stages find it by themselves."""
+    pytest.importorskip("pyspark")
+    module = importlib.import_module("hepflow.spark")
+    with module.session(SparkConfig(master="local[2]", driver_memory="1g"), "hepflow tests") as session:
+        yield session

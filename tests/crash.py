@@ -1,0 +1,33 @@
+"""A training that dies: a callback for the tests of resuming."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+CODE = 9
+
+
+class CrashOnce(pl.Callback):
+    """Ends the process at a step, without a word, unless it has done so before."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        marker = Path(trainer.default_root_dir) / f"crashed-{trainer.global_rank}"
+        if trainer.global_step == self.step and not marker.exists():
+            marker.touch()
+            os._exit(CODE)
+
+
+class Slow(pl.Callback):
+    """Makes every batch last a while, so that a test has time to interfere."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        time.sleep(self.seconds)

@@ -1,0 +1,72 @@
+"""Small Delphes-layout ROOT files with a known content, and ways to damage them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import uproot
+
+from hepflow.schema import COLLECTIONS
+
+N_PARTICLES = {"EFlowTrack": 30, "EFlowPhoton": 12, "EFlowNeutralHadron": 10, "Electron": 1, "MuonTight": 1, "Jet": 4}
+
+
+def random_events(n: int, rng: np.random.Generator) -> dict[str, ak.Array]:
+    """Collections of ``n`` events; about half of the events have a lepton above 23 GeV."""
+    return {name: _collection(name, fields, n, rng) for name, fields in COLLECTIONS.items()}
+
+
+def write_delphes(path: Path, clusters: Sequence[int], seed: int = 0, leave_out: Sequence[str] = (), **changed: Any) -> Path:
+    """Write one basket a branch for each of ``clusters`` (events in it); ``changed`` replaces columns of the first cluster."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    first = random_events(1, rng)
+    types = {name: str(column.type.content) for name, column in first.items() if name not in leave_out}
+    with uproot.recreate(path) as file:
+        tree = file.mktree("Delphes", types, counter_name=lambda name: f"{name}_size", field_name=lambda outer, inner: f"{outer}.{inner}")
+        for number, n in enumerate(clusters):
+            events = random_events(n, rng) | (changed if number == 0 else {})
+            if n:
+                tree.extend({name: events[name] for name in types})
+    return path
+
+
+def corrupt_basket(path: Path, branch: str = "EFlowTrack.PT", basket: int = 0) -> Path:
+    """Overwrite the compressed bytes of one basket."""
+    with uproot.open(path) as file:
+        where = file["Delphes"][branch]
+        seek, size = int(where.member("fBasketSeek")[basket]), int(where.member("fBasketBytes")[basket])
+    content = bytearray(path.read_bytes())
+    content[seek + size // 2 : seek + size] = b"\xff" * (size - size // 2)
+    path.write_bytes(content)
+    return path
+
+
+def _collection(name: str, fields: dict[str, str], n: int, rng: np.random.Generator) -> ak.Array:
+    counts = np.ones(n, dtype=int) if name == "MissingET" else rng.poisson(N_PARTICLES[name], n)
+    total = int(counts.sum())
+    values = {field: _values(field, kind, total, rng) for field, kind in fields.items()}
+    return ak.unflatten(ak.zip(values), counts)
+
+
+def _values(field: str, kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
+    if field == "BTag":
+        return rng.integers(0, 8, n).astype(np.uint32)
+    if kind == "int32":
+        return rng.integers(-1, 2, n).astype(np.int32)
+    return rng.exponential(20.0, n).astype(np.float32)
+
+
+def copy_as_new(path: Path, copy: Path, number: int) -> Path:
+    """The same events under another UUID, which makes them other events."""
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    content = bytearray(path.read_bytes())
+    assert int.from_bytes(content[4:8], "big") < 1_000_000, "a large file has its UUID elsewhere"
+    content[_UUID : _UUID + 16] = number.to_bytes(16, "big")
+    copy.write_bytes(content)
+    return copy
+
+
+_UUID = 47  # after magic, version, seven 4-byte and one 1-byte fields, two more, and the UUID's own 2-byte version

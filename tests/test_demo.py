@@ -1,0 +1,86 @@
+"""The whole pipeline by its own command, from Pythia8 to the report; again, which changes nothing; and the notebook on what it made."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from delphes_events import from_root
+from nbclient import NotebookClient
+from test_physics_features import assert_same_as_plain
+
+from hepflow.ledger import Ledger, read_json
+from hepflow.schema import DEFINITIONS
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("pythia8mc", reason="the simulation needs hepflow[simulate]")
+ROOT = Path(__file__).parents[1]
+NETS = ("hlf", "sequence", "inclusive")
+
+
+def demo(output: Path) -> str:
+    command = [sys.executable, "-m", "hepflow", "demo", "--output", str(output), "--events", "100"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
+    assert result.returncode == 0, result.stderr
+    return result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    output = tmp_path_factory.mktemp("demo")
+    return output, demo(output)
+
+
+@pytest.mark.timeout(1500)
+def test_every_event_is_accounted_for_from_root_to_report(made: tuple[Path, str]) -> None:
+    output, _ = made
+    written = sum(read_json(path)["written"] for path in (output / "raw").glob("*/*.json"))
+    ingested = Ledger.from_dict(read_json(output / "events" / "_hepflow.json")["ledger"]).check()
+    store = read_json(output / "features.zarr" / "zarr.json")["attributes"]["hepflow"]
+    selected = Ledger.from_dict(store["ledger"]).check()
+    metrics = read_json(output / "report" / "metrics.json")
+    assert ingested.n_in == written
+    assert selected.n_in == ingested.n_out
+    assert selected.n_out == sum(count for split in store["counts"].values() for count in split.values()) >= 300
+    assert metrics["n_events"] == sum(store["counts"]["test"].values())
+    assert set(metrics["models"]) == set(NETS)
+
+
+def test_it_ends_with_a_table_and_the_path_of_the_report(made: tuple[Path, str]) -> None:
+    output, printed = made
+    assert all(f"train {net}" in printed for net in NETS)
+    assert "events/s" in printed
+    last = printed.strip().splitlines()[-1]
+    assert "report: " in last
+    assert (output / "report" / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("definitions", DEFINITIONS)
+def test_simulated_events_agree_with_the_plain_physics(definitions: str, made: tuple[Path, str]) -> None:
+    output, _ = made
+    for path in sorted((output / "raw").glob("*/*.root")):
+        assert len(assert_same_as_plain(from_root(path, stop=15), definitions).index) > 0
+
+
+def test_a_second_run_changes_no_file(made: tuple[Path, str]) -> None:
+    output, _ = made
+    before = stamps(output)
+    printed = demo(output)
+    assert printed.count("up to date") == 7
+    assert stamps(output) == before
+
+
+def stamps(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.name)
+def test_a_notebook_runs_from_top_to_bottom(path: Path, made: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    output, _ = made
+    monkeypatch.setenv("HEPFLOW_RAW", str(output / "raw"))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    notebook = nbformat.read(path, as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "strip the outputs before committing"
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()

@@ -1,0 +1,201 @@
+"""report.html in a real browser: no errors, everything there, on a screen, a phone and paper, light and dark."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import CHROMIUM, Page, browser
+from toy_runs import toy_ids, toy_labels, toy_runs, toy_store
+
+from hepflow.config import EvaluateConfig
+from hepflow.evaluate.job import run
+from hepflow.ledger import read_json
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium (Debian: apt install chromium)")]
+SIZES = (500, 400, 600)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    store = toy_store(folder / "features.zarr", test=(toy_ids(sum(SIZES)), toy_labels(SIZES)))
+    toy_runs(folder / "runs", per_class=SIZES, store=store)
+    run(EvaluateConfig(input=folder / "runs", output=folder / "report", bootstrap=10))
+    return folder / "report" / "report.html"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with browser(tmp_path_factory.mktemp("chromium")) as opened:
+        yield opened
+
+
+def test_it_opens_without_an_error_and_asks_no_network(page: Page, report: Path) -> None:
+    page.open(report)
+    assert page.run("document.readyState") == "complete"
+    assert page.errors == []
+    assert "ttbar and wjets" in page.run("document.querySelector('h1').textContent")
+
+
+def test_every_figure_is_drawn_and_has_its_files(page: Page, report: Path) -> None:
+    page.open(report)
+    page.run("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    names = read_json(report.parent / "metrics.json")["figures"]
+    for name in names:
+        drawn = f"document.getElementById('fig-{name}')"
+        assert page.run(f"{drawn} !== null"), name
+        width = page.run(f"({drawn}.querySelector('svg:not([hidden])') || {drawn}.querySelector('table')).getBoundingClientRect().width")
+        assert width > 200, name
+    assert len(names) == page.run("document.querySelectorAll('figure').length")
+    bad = "[...document.querySelectorAll('svg path, svg circle, svg line')].filter(n => /NaN|Infinity|undefined/.test(n.outerHTML)).length"
+    assert page.run(bad) == 0
+
+
+def test_every_link_resolves(page: Page, report: Path) -> None:
+    page.open(report)
+    links = page.run("[...document.querySelectorAll('a[href]')].map(a => a.getAttribute('href'))")
+    assert len(links) > 50
+    for link in set(links):
+        if link.startswith("#"):
+            assert page.run(f"document.getElementById({link[1:]!r}) !== null"), link
+        elif not link.startswith("https://"):
+            assert (report.parent / link).is_file(), link
+
+
+def test_a_click_on_a_heading_sorts_by_value_and_another_the_other_way(page: Page, report: Path) -> None:
+    page.open(report)
+    column = "[...document.querySelectorAll('#table-wp-headline tbody tr')].map(r => Number(r.cells[5].dataset.v))"
+    head = "document.querySelectorAll('#table-wp-headline thead button')[5]"
+    before = page.run(column)
+    page.run(f"{head}.click()")
+    falling = page.run(column)
+    page.run(f"{head}.click()")
+    rising = page.run(column)
+    assert falling == sorted(before, reverse=True)
+    assert rising == sorted(before)
+    assert page.run(f"{head}.parentElement.getAttribute('aria-sort')") == "ascending"
+
+
+def test_every_table_sorts_by_every_column_without_losing_a_row(page: Page, report: Path) -> None:
+    page.open(report)
+    counts = "[...document.querySelectorAll('table.sortable')].map(t => [...t.tBodies[0].rows].map(r => r.textContent).sort().join())"
+    before = page.run(counts)
+    page.run("document.querySelectorAll('table.sortable thead button').forEach(b => b.click())")
+    assert page.run(counts) == before
+    assert page.errors == []
+
+
+def place(page: Page, figure: str) -> dict[str, float]:
+    page.run(f"document.getElementById({figure!r}).scrollIntoView({{block: 'center', behavior: 'instant'}})")
+    return page.run(
+        f"(() => {{ const r = document.querySelector('#{figure} svg:not([hidden]) .frame').getBoundingClientRect();"
+        " return {x: r.x, y: r.y, w: r.width, h: r.height} })()"
+    )
+
+
+def test_hovering_shows_the_values_of_every_model(page: Page, report: Path) -> None:
+    page.open(report)
+    box = place(page, "fig-roc_qcd_vs_rest")
+    page.mouse("mouseMoved", box["x"] + 0.6 * box["w"], box["y"] + 0.5 * box["h"])
+    tip = page.run("document.querySelector('#fig-roc_qcd_vs_rest .tip').innerText")
+    assert "signal efficiency (qcd) 0.6" in tip
+    assert all(f"{name}: " in tip for name in ("hlf", "sequence", "inclusive"))
+
+
+def test_dragging_zooms_and_a_double_click_resets(page: Page, report: Path) -> None:
+    page.open(report)
+    box = place(page, "fig-roc_ttbar_vs_rest")
+    curves = "document.querySelector('#fig-roc_ttbar_vs_rest svg:not([hidden]) .curves').getAttribute('transform')"
+    ticks = "[...document.querySelectorAll('#fig-roc_ttbar_vs_rest svg:not([hidden]) .ticks text')].map(t => t.textContent)"
+    before = page.run(ticks)
+    x, y = box["x"] + 0.5 * box["w"], box["y"] + 0.3 * box["h"]
+    page.mouse("mousePressed", x, y, button="left", clickCount=1)
+    page.mouse("mouseMoved", x + 0.4 * box["w"], y + 0.4 * box["h"], button="left")
+    page.mouse("mouseReleased", x + 0.4 * box["w"], y + 0.4 * box["h"], button="left", clickCount=1)
+    scale = float(page.run(curves).removeprefix("matrix(").split()[0])
+    assert scale == pytest.approx(2.5, rel=0.02)
+    zoomed = page.run(ticks)
+    assert zoomed != before
+    numbers = [float(text) for text in zoomed if text.replace(".", "", 1).isdigit()]
+    assert any(0.5 <= number <= 0.9 for number in numbers)
+    for count in (1, 2):
+        page.mouse("mousePressed", x, y, button="left", clickCount=count)
+        page.mouse("mouseReleased", x, y, button="left", clickCount=count)
+    assert page.run(ticks) == before
+    assert float(page.run(curves).removeprefix("matrix(").split()[0]) == 1
+
+
+def test_the_background_axis_turns_linear_and_back(page: Page, report: Path) -> None:
+    page.open(report)
+    shown = "document.querySelector('#fig-roc_headline svg.chart:not([hidden])').dataset.view"
+    button = "[...document.querySelectorAll('#fig-roc_headline .tools button')].at(-1)"
+    assert page.run(shown) == "log"
+    page.run(f"{button}.click()")
+    assert page.run(shown) == "linear"
+    page.run(f"{button}.click()")
+    assert page.run(shown) == "log"
+
+
+def test_keys_move_the_cursor(page: Page, report: Path) -> None:
+    page.open(report)
+    chart = "document.querySelector('#fig-calibration svg')"
+    page.run(f"{chart}.focus(); {chart}.dispatchEvent(new KeyboardEvent('keydown', {{key: 'ArrowRight', bubbles: true}}))")
+    assert not page.run("document.querySelector('#fig-calibration .tip').hidden")
+
+
+@pytest.mark.parametrize("width", [320, 390])
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_phone_never_scrolls_sideways(page: Page, report: Path, width: int, dark: bool) -> None:
+    page.open(report, width=width, height=844, dark=dark, touch=True)
+    page.run("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    assert page.run("document.documentElement.scrollWidth") <= width
+    assert page.errors == []
+
+
+def contrast(page: Page, selector: str) -> float:
+    """Of a text against the nearest background, after WCAG."""
+    return page.run(
+        f"""(() => {{
+        const canvas = document.createElement('canvas').getContext('2d', {{willReadFrequently: true}});
+        const light = (colour) => {{
+          canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+          const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+          const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map(v => linear(v / 255));
+          return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+        }};
+        const node = document.querySelector({selector!r});
+        let under = node;
+        while (['rgba(0, 0, 0, 0)', 'transparent'].includes(getComputedStyle(under).backgroundColor)) under = under.parentElement;
+        const [a, b] = [light(getComputedStyle(node).color), light(getComputedStyle(under).backgroundColor)];
+        return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    }})()"""
+    )
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_texts_stand_out(page: Page, report: Path, dark: bool) -> None:
+    page.open(report, dark=dark)
+    for selector in ("h1", ".lead", "section p", "figcaption", "nav a", "td.n", ".matrix td", ".matrix td.deep", ".note", "tr.best td"):
+        assert contrast(page, selector) >= 4.5, selector
+
+
+def test_the_button_turns_light_to_dark_and_back(page: Page, report: Path) -> None:
+    page.open(report)
+    paper = "getComputedStyle(document.body).backgroundColor"
+    before = page.run(paper)
+    page.run("document.getElementById('theme').click()")
+    dark = page.run(paper)
+    page.run("document.getElementById('theme').click()")
+    assert page.run(paper) == before != dark
+
+
+def test_paper_gets_everything(page: Page, report: Path, tmp_path: Path) -> None:
+    page.open(report, dark=True)
+    page.run("dispatchEvent(new Event('beforeprint'))")
+    assert page.run("document.querySelectorAll('details:not([open])').length") == 0
+    assert page.run("document.documentElement.dataset.theme") == "light"
+    page.run("dispatchEvent(new Event('afterprint'))")
+    assert page.run("document.querySelectorAll('details:not([open])').length") > 0
+    page.pdf(tmp_path / "report.pdf")
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+    assert page.errors == []

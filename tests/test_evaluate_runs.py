@@ -1,0 +1,210 @@
+"""What may be compared, and what is refused in one line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy_runs import STORE_HASH, toy_about, toy_ids, toy_labels, toy_logits, toy_runs, toy_store, write_run
+
+from hepflow.config import EvaluateConfig
+from hepflow.errors import ConfigError, DataError
+from hepflow.evaluate.job import run
+from hepflow.evaluate.kinematics import check_leak, join, open_store
+from hepflow.evaluate.runs import content_hash, read_run
+from hepflow.store import EventStore, Predictions, write_predictions
+
+LABEL, IDS = toy_labels((60, 60, 60)), toy_ids(180)
+LOGITS = toy_logits(LABEL, 3, 1.5)
+
+
+def refuse(folder: Path, match: str, **options: object) -> None:
+    with pytest.raises(DataError, match=match) as caught:
+        run(EvaluateConfig(input=folder, output=folder / "report", bootstrap=2, **options))  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    assert not (folder / "report").exists()
+
+
+def good(folder: Path, **changed: object) -> Path:
+    return write_run(folder, **{"event_id": IDS, "label": LABEL, "logits": LOGITS, **changed})  # type: ignore[arg-type]
+
+
+def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
+    refuse(tmp_path, "no runs found")
+
+
+def test_a_run_that_is_not_there_is_named_beside_those_that_are(tmp_path: Path) -> None:
+    good(tmp_path / "hlf")
+    refuse(tmp_path, "no run 'hfl'.*there are: hlf", runs=("hfl",))
+
+
+@pytest.mark.parametrize("split", ["train", "val", None])
+def test_other_splits_than_test_are_refused(tmp_path: Path, split: str | None) -> None:
+    good(tmp_path / "hlf", provenance={"split": split})
+    refuse(tmp_path, f"predictions of the split {split!r}")
+
+
+def test_a_test_split_that_was_used_for_tuning_is_refused(tmp_path: Path) -> None:
+    good(tmp_path / "hlf", about={**toy_about("hlf"), "splits_used": {"fit": "train", "tuning": ["val", "test"]}})
+    refuse(tmp_path, "test split was used for tuning")
+
+
+def test_other_classes_are_refused(tmp_path: Path) -> None:
+    good(tmp_path / "a")
+    good(tmp_path / "b", classes=("qcd", "wjets", "ttbar"))
+    refuse(tmp_path, "classes qcd, wjets, ttbar, but .* has qcd, ttbar, wjets")
+
+
+@pytest.mark.slow
+def test_another_store_is_refused_unless_asked_for(tmp_path: Path) -> None:
+    good(tmp_path / "a")
+    good(tmp_path / "b", provenance={"store": "another"})
+    refuse(tmp_path, "another feature store.*allow_different_splits")
+    run(EvaluateConfig(input=tmp_path, output=tmp_path / "report", bootstrap=2, allow_different_splits=True))
+    assert (tmp_path / "report" / "report.html").is_file()
+
+
+def test_other_events_of_the_same_store_are_refused(tmp_path: Path) -> None:
+    good(tmp_path / "a")
+    good(tmp_path / "b", event_id=IDS[:-3], label=LABEL[:-3], logits=LOGITS[:-3])
+    refuse(tmp_path, "tested on other events")
+
+
+def test_another_truth_for_the_same_event_is_refused(tmp_path: Path) -> None:
+    good(tmp_path / "a")
+    changed = LABEL.copy()
+    changed[5] = (changed[5] + 1) % 3
+    good(tmp_path / "b", label=changed)
+    refuse(tmp_path, f"event {IDS[5]} has another label")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    logits = LOGITS.copy()
+    logits[7, 1] = value
+    good(tmp_path / "a", logits=logits)
+    refuse(tmp_path, f"not finite, the first is {IDS[7]}.*diverge")
+
+
+@pytest.mark.parametrize("value", [-1, 3])
+def test_labels_outside_the_classes_are_refused(tmp_path: Path, value: int) -> None:
+    label = LABEL.copy()
+    label[0] = value
+    good(tmp_path / "a", label=label)
+    refuse(tmp_path, f"label {value} of event .* is none of the classes \\(0 qcd, 1 ttbar, 2 wjets\\)")
+
+
+def test_an_event_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    ids = IDS.copy()
+    ids[1] = ids[0]
+    good(tmp_path / "a", event_id=ids)
+    refuse(tmp_path, "more than once")
+
+
+def test_a_class_without_events_is_refused(tmp_path: Path) -> None:
+    good(tmp_path / "a", label=np.where(LABEL == 2, 0, LABEL).astype(np.int8))
+    refuse(tmp_path, "no test events of class wjets")
+
+
+def test_no_events_at_all_are_refused(tmp_path: Path) -> None:
+    good(tmp_path / "a", event_id=IDS[:0], label=LABEL[:0], logits=LOGITS[:0])
+    refuse(tmp_path, "no test events of class qcd, ttbar, wjets")
+
+
+def test_a_file_that_holds_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "predictions.parquet").write_text("nothing of the kind")
+    refuse(tmp_path, "no readable predictions")
+
+
+def test_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:
+    good(tmp_path / "a")
+    with pytest.raises(ConfigError, match="a second run of the name"):
+        run(EvaluateConfig(input=tmp_path, output=tmp_path / "report", runs=("a", "a", str(tmp_path / "a"))))
+
+
+@pytest.mark.slow
+def test_runs_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+    good(tmp_path / "x" / "hlf")
+    good(tmp_path / "y" / "hlf")
+    run(EvaluateConfig(input=tmp_path, output=tmp_path / "report", runs=("x/hlf", "y/hlf"), bootstrap=2))
+    assert (tmp_path / "report" / "figures" / "confusion_y-hlf.png").is_file()
+
+
+def test_scores_without_run_json_or_history_are_read(tmp_path: Path) -> None:
+    folder = good(tmp_path / "trees", history=False)
+    one = read_run(folder, "trees", content_hash(folder))
+    assert (dict(one.about), dict(one.history), one.definitions, one.store) == ({}, {}, "corrected", STORE_HASH)
+
+
+def test_a_sparse_history_is_read_by_epoch(tmp_path: Path) -> None:
+    folder = good(tmp_path / "hlf")
+    history = read_run(folder, "hlf", "x").history
+    assert set(history) == {"lr", "train_loss", "val_loss", "val_accuracy"}
+    epochs, losses = history["val_loss"]
+    assert epochs == [0, 1, 2, 3, 4, 5]
+    assert losses[0] == pytest.approx(1.03)
+
+
+def test_rows_in_any_order_are_sorted_by_event(tmp_path: Path) -> None:
+    folder = tmp_path / "hlf"
+    folder.mkdir()
+    shuffle = np.random.default_rng(0).permutation(len(IDS))
+    rows = Predictions(
+        IDS[shuffle], LABEL[shuffle], LOGITS[shuffle], ("qcd", "ttbar", "wjets"), "hlf", {"split": "test", "store": STORE_HASH}
+    )
+    write_predictions(folder / "predictions.parquet", rows)
+    one = read_run(folder, "hlf", "x").predictions
+    assert (one.event_id == IDS).all()
+    assert (one.label == LABEL).all()
+
+
+def config_for(store: Path) -> EvaluateConfig:
+    return EvaluateConfig(store=store)
+
+
+def test_a_planted_leak_is_refused(tmp_path: Path) -> None:
+    """A test event stands in the training split too."""
+    store = toy_store(tmp_path / "s.zarr", test=(IDS, LABEL), train=(IDS[:30], LABEL[:30]))
+    runs = toy_runs(tmp_path / "runs", per_class=(60, 60, 60), store=store)
+    refuse(runs, "test events, such as .* are in the train split too: a leak")
+
+
+def test_predictions_of_training_events_that_claim_to_be_test_events_are_refused(tmp_path: Path) -> None:
+    store = toy_store(tmp_path / "s.zarr", test=(toy_ids(180, seed=5), LABEL), train=(IDS, LABEL))
+    runs = toy_runs(tmp_path / "runs", per_class=(60, 60, 60), store=store)
+    refuse(runs, "180 of 180 events.*180 are in its train split: a leak")
+
+
+def test_an_event_under_another_identity_is_a_leak_too(tmp_path: Path) -> None:
+    """The same collision in two files has two event_ids, but one set of features."""
+    store = toy_store(tmp_path / "s.zarr", test=(IDS, LABEL))
+    opened = EventStore.open(store)
+    part = opened.parts("test", "ttbar")[0]
+    twin = opened.read(part, 3, 4)
+    other = toy_ids(1, seed=77)
+    copy = type(twin)(twin.hlf, twin.particles, twin.offsets, twin.label, other)
+    ledger = type(opened.ledger())(n_in=1, n_out=1)
+    opened.write_part("part-1", {("train", "ttbar"): copy}, ledger)
+    EventStore.open(store).finalise()
+    runs = toy_runs(tmp_path / "runs", per_class=(60, 60, 60), store=store)
+    refuse(runs, f"event {other[0]} of the train split has the same features as a test event")
+
+
+def test_a_store_of_another_hash_is_refused_by_name(tmp_path: Path) -> None:
+    store = toy_store(tmp_path / "s.zarr", test=(IDS, LABEL), provenance="ffff")
+    runs = toy_runs(tmp_path / "runs", per_class=(60, 60, 60))
+    refuse(runs, "its hash is ffff, but .* was made from 00c0ffee", store=store)
+
+
+def test_a_clean_store_passes(tmp_path: Path) -> None:
+    store = toy_store(tmp_path / "s.zarr", test=(IDS, LABEL))
+    folder = good(tmp_path / "hlf")
+    one = read_run(folder, "hlf", "x")
+    opened = open_store(config_for(store), one)
+    assert opened is not None
+    joined = join(opened, one)
+    check_leak(joined, one)
+    for index in (0, 50, 179):
+        event = joined.event(index)
+        assert event.event_id.tolist() == [IDS[index]]
+        assert (event.hlf[0] == joined.hlf[index]).all()

@@ -1,0 +1,378 @@
+"""The features stage: nothing is lost, nothing is done twice, and the bytes depend on the events alone."""
+
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from delphes_events import event, from_root, lepton, random_events, to_arrow, to_awkward, write_dataset, write_fragment, write_marker
+from distributed import LocalCluster
+
+from hepflow import locks
+from hepflow.config import ClusterConfig, FeaturesConfig
+from hepflow.errors import ConfigError, DataError
+from hepflow.features import make_part, run
+from hepflow.fragments import open_events, read_fragment
+from hepflow.identity import split_index
+from hepflow.physics.features import compute
+from hepflow.schema import COLLECTIONS, SPLITS
+from hepflow.store import EventStore
+
+LOCAL = ClusterConfig(workers=2, memory="2GiB")
+OWN_PHYSICS = """
+import numpy as np
+from hepflow.physics.features import FeatureSet
+from hepflow.schema import Feature
+
+def two_numbers(events, definitions):
+    n = len(events)
+    met = np.asarray([sum(m["MET"] for m in event) for event in events["MissingET"].to_list()], np.float32)
+    hlf = np.stack([met, np.ones(n, np.float32)], axis=1) if n else np.empty((0, 2), np.float32)
+    empty = np.empty((0, 1), np.float32)
+    names = (Feature("MET", "GeV"), Feature("One", "1"))
+    return FeatureSet(hlf, empty, np.zeros(n + 1, np.int64), np.arange(n), {}, names, (Feature("Pt", "GeV"),))
+
+def forgetful(events, definitions):
+    f = two_numbers(events, definitions)
+    return FeatureSet(f.hlf[1:], f.particles, f.offsets[1:], f.index[1:], {}, f.hlf_features, f.particle_features)
+"""
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[ClusterConfig]:
+    """A cluster of one worker that all tests share, reached by its address."""
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster:
+        yield ClusterConfig(kind="address", address=cluster.scheduler_address)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, running) -> FeaturesConfig:
+    """A dataset of six fragments and the store made from it."""
+    folder = tmp_path_factory.mktemp("features")
+    config = FeaturesConfig(input=write_dataset(folder / "events", fragments=6), output=folder / "features.zarr", cluster=running)
+    run(config)
+    return config
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> FeaturesConfig:
+    """The same, to do with as a test likes."""
+    shutil.copytree(finished.input, tmp_path / "events")
+    shutil.copytree(finished.output, tmp_path / "features.zarr")
+    return replace(finished, input=tmp_path / "events", output=tmp_path / "features.zarr")
+
+
+def no_cluster(*_args):
+    raise AssertionError("a cluster was started")
+
+
+def test_every_event_is_in_the_store_once_in_its_split_or_counted_as_rejected(finished):
+    store = EventStore.open(finished.output)
+    dataset = open_events(finished.input, 2**26)
+    expected = {}
+    for fragment in dataset.fragments:
+        events = read_fragment(fragment)
+        features = compute(events)
+        for row, position in enumerate(features.index):
+            particles = features.particles[features.offsets[row] : features.offsets[row + 1]]
+            expected[int(events["event_id"][position])] = (int(events["label"][position]), features.hlf[row], particles)
+    seen = {}
+    for split in SPLITS:
+        for label, name in enumerate(store.spec.classes):
+            for part in store.parts(split, name):
+                block = store.read(part)
+                assert set(block.label.tolist()) == {label}
+                assert {SPLITS[i] for i in split_index(block.event_id, finished.splits)} == {split}
+                for i, event_id in enumerate(block.event_id.tolist()):
+                    assert event_id not in seen
+                    seen[event_id] = (label, block.hlf[i], block.particles[block.offsets[i] : block.offsets[i + 1]])
+    assert seen.keys() == expected.keys()
+    for event_id, (label, hlf, particles) in expected.items():
+        assert seen[event_id][0] == label
+        np.testing.assert_array_equal(seen[event_id][1], hlf)
+        np.testing.assert_array_equal(seen[event_id][2], particles)
+    ledger = store.ledger()
+    assert ledger.n_in == dataset.ledger.n_out == 120
+    assert ledger.n_out == len(expected)
+    assert ledger.n_rejected == 120 - len(expected) > 0
+
+
+def test_a_second_run_starts_no_cluster_and_changes_no_byte(finished, monkeypatch, caplog):
+    before = contents(finished.output)
+    monkeypatch.setattr("hepflow.clusters.connect", no_cluster)
+    with caplog.at_level(logging.INFO):
+        run(finished)
+    assert "is up to date" in caplog.text
+    assert contents(finished.output) == before
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_does_not_show_in_the_bytes(finished, tmp_path):
+    run(replace(finished, output=tmp_path / "two.zarr", cluster=LOCAL))
+    assert contents(tmp_path / "two.zarr") == contents(finished.output)
+
+
+def test_an_interrupted_run_is_finished_by_doing_what_is_missing(copied, caplog):
+    before = contents(copied.output)
+    store = EventStore.open(copied.output)
+    gone = sorted(store.done())[2:4]
+    store.discard(gone)
+    stamps = {path: path.stat().st_mtime_ns for path in (copied.output / "_parts").iterdir()}
+    metadata = json.loads((copied.output / "zarr.json").read_text())
+    metadata["attributes"]["hepflow"]["complete"] = False
+    (copied.output / "zarr.json").write_text(json.dumps(metadata))
+    with caplog.at_level(logging.INFO):
+        run(copied)
+    assert "4 of 6 fragments are done already" in caplog.text
+    assert contents(copied.output) == before
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_new_fragments_are_appended_without_touching_the_rest(copied, tmp_path):
+    stamps = {path: path.stat().st_mtime_ns for path in (copied.output / "_parts").iterdir()}
+    provenance = EventStore.open(copied.output).spec.provenance
+    write_fragment(copied.input, "part-900", to_arrow(random_events(20, 900)), 1, "ttbar")
+    write_marker(copied.input, 140)
+    run(copied)
+    grown = EventStore.open(copied.output)
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert grown.ledger().n_in == 140
+    assert grown.spec.provenance != provenance
+    run(replace(copied, output=tmp_path / "scratch.zarr"))
+    assert contents(tmp_path / "scratch.zarr") == contents(copied.output), "the same as made in one go"
+
+
+def test_parts_of_changed_and_vanished_fragments_are_made_again_or_removed(copied, tmp_path):
+    write_fragment(copied.input, "part-000", to_arrow(random_events(20, 77)), 0, "qcd")
+    (copied.input / "ttbar" / "part-001.parquet").unlink()
+    write_marker(copied.input, 100)
+    run(copied)
+    assert "ttbar--part-001" not in EventStore.open(copied.output).done()
+    run(replace(copied, output=tmp_path / "scratch.zarr"))
+    assert contents(tmp_path / "scratch.zarr") == contents(copied.output)
+
+
+def test_other_definitions_replace_the_store(copied):
+    run(replace(copied, definitions="reference"))
+    store = EventStore.open(copied.output)
+    assert store.spec.definitions == "reference"
+    assert next(feature.unit for feature in store.spec.hlf if feature.name == "MT") == "GeV^2"
+
+
+def test_a_large_fragment_is_cut_between_its_row_groups(tmp_path):
+    write_dataset(tmp_path / "events", fragments=1, events=50, row_group_size=8)
+    whole, cut = (open_events(tmp_path / "events", size).fragments for size in (2**30, 40_000))
+    assert len(whole) == 1
+    assert len(cut) > 2
+    assert sum(fragment.n_events for fragment in cut) == 50
+    assert [group for fragment in cut for group in fragment.row_groups] == list(whole[0].row_groups)
+    assert len({fragment.name for fragment in cut}) == len(cut)
+    together = read_fragment(whole[0])["event_id"].to_list()
+    assert [i for fragment in cut for i in read_fragment(fragment)["event_id"].to_list()] == together
+
+
+def test_the_order_of_tasks_and_a_task_done_twice_do_not_show(finished, tmp_path):
+    dataset = open_events(finished.input, 2**26)
+    spec = EventStore.open(finished.output).spec
+    store = EventStore.create(tmp_path / "s.zarr", spec)
+    for fragment in (*dataset.fragments[::-1], dataset.fragments[2]):
+        make_part(store, fragment, None)
+    EventStore(store.path, spec).finalise()
+    assert contents(store.path) == contents(finished.output)
+
+
+def test_two_runs_at_once_on_one_output_refuse_each_other(copied):
+    with locks.exclusive(copied.output), pytest.raises(DataError, match=rf"another run is writing it \(process {os.getpid()} on"):
+        run(copied)
+    run(copied)
+    assert not list(copied.output.parent.glob(".*.lock"))
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path):
+    holder = multiprocessing.get_context("spawn").Process(target=hold_lock, args=(tmp_path / "s.zarr", tmp_path / "held"))
+    holder.start()
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "held").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    with pytest.raises(DataError, match=f"process {holder.pid} on"), locks.exclusive(tmp_path / "s.zarr"):
+        pass
+    holder.kill()
+    holder.join()
+    with locks.exclusive(tmp_path / "s.zarr"):
+        pass
+
+
+def hold_lock(output: Path, marker: Path) -> None:
+    with locks.exclusive(output):
+        marker.touch()
+        time.sleep(60)
+
+
+@pytest.mark.slow
+def test_a_run_survives_workers_that_are_killed(tmp_path, finished):
+    config = replace(finished, input=write_dataset(tmp_path / "events", fragments=40, events=40), output=tmp_path / "killed.zarr")
+    done, killed = threading.Event(), []
+
+    def kill_workers():
+        """Kill four workers, one at a time, once work has begun."""
+        while not done.wait(0.5) and len(killed) < 4:
+            n_parts = len(list(config.output.glob("_parts/*.json")))
+            workers = [p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline()) and not p.children()]
+            if n_parts > 5 * len(killed) and workers:
+                killed.append(workers[0].pid)
+                workers[0].send_signal(signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_workers)
+    killer.start()
+    try:
+        run(replace(config, cluster=LOCAL))
+    finally:
+        done.set()
+        killer.join()
+    assert killed
+    assert EventStore.open(config.output).ledger().n_in == 40 * 40
+    run(replace(config, output=tmp_path / "calm.zarr"))
+    assert contents(tmp_path / "calm.zarr") == contents(config.output)
+
+
+def test_a_damaged_fragment_is_named_and_the_rest_is_done(copied):
+    path = copied.input / "qcd" / "part-003.parquet"
+    data = bytearray(path.read_bytes())
+    data[200:4000] = bytes(3800)
+    path.write_bytes(bytes(data))
+    EventStore.open(copied.output).discard(["qcd--part-003", "qcd--part-000"])
+    metadata = json.loads((copied.output / "zarr.json").read_text())
+    metadata["attributes"]["hepflow"]["complete"] = False
+    (copied.output / "zarr.json").write_text(json.dumps(metadata))
+    with pytest.raises(DataError, match=r"1 of 2 fragments could not be used; the rest is done\. The first: .*part-003\.parquet"):
+        run(copied)
+    assert "qcd--part-000" in EventStore(copied.output, None).done()
+
+
+def spoil(folder: Path, how: str) -> None:
+    if how == "no marker":
+        (folder / "_hepflow.json").unlink()
+    elif how == "version":
+        write_marker(folder, 20, version=99)
+    elif how == "no files":
+        shutil.rmtree(folder / "qcd")
+    elif how == "count":
+        write_marker(folder, 21)
+    elif how == "not parquet":
+        (folder / "qcd" / "part-000.parquet").write_text("not parquet")
+    elif how in COLLECTIONS:
+        path = folder / "qcd" / "part-000.parquet"
+        pq.write_table(pq.read_table(path).drop_columns([how]), path)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("no marker", r"events: no _hepflow\.json: `hepflow ingest` did not finish here"),
+        ("version", r"events of schema version 99, this hepflow reads 1\. Run `hepflow ingest` again"),
+        ("no files", r"part-000\.parquet: missing, though _hepflow\.json names it"),
+        ("count", r"20 events in the files, 21 in the ledger"),
+        ("not parquet", r"part-000\.parquet: not a Parquet file"),
+        ("Jet", r"part-000\.parquet: no column 'Jet', only sample, label, "),
+    ],
+)
+def test_bad_input_is_one_clear_line(tmp_path, how, message, monkeypatch):
+    monkeypatch.setattr("hepflow.clusters.connect", no_cluster)
+    folder = write_dataset(tmp_path / "events", fragments=1)
+    spoil(folder, how)
+    with pytest.raises(DataError, match=message) as error:
+        run(FeaturesConfig(input=folder, output=tmp_path / "s.zarr"))
+    assert "\n" not in str(error.value)
+
+
+def test_no_input_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"no such folder\. Make it with `hepflow ingest"):
+        run(FeaturesConfig(input=tmp_path / "nowhere", output=tmp_path / "s.zarr"))
+
+
+def test_an_output_that_is_not_a_store_is_left_alone(finished, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(DataError, match="not a feature store"):
+        run(replace(finished, output=tmp_path))
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_no_event_that_passes_is_an_error(tmp_path, running):
+    n = write_fragment(tmp_path / "events", "part-000", to_arrow([event(Electron=[lepton(10.0)])] * 3), 0, "qcd")
+    write_marker(tmp_path / "events", n)
+    with pytest.raises(DataError, match=r"no event passes the trigger \(3 events in, 0 out, 3 no lepton above 23 GeV\)"):
+        run(FeaturesConfig(input=tmp_path / "events", output=tmp_path / "s.zarr", cluster=running))
+    with pytest.raises(DataError, match="unfinished"):
+        EventStore.open(tmp_path / "s.zarr")
+
+
+def test_too_little_memory_is_refused_before_the_start(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr("hepflow.clusters.connect", no_cluster)
+    with pytest.raises(ConfigError, match=r"the largest task needs about .*, a worker has 100\.00 MiB: lower --task_mb"):
+        run(replace(finished, output=tmp_path / "s.zarr", cluster=ClusterConfig(workers=1, memory="100MiB")))
+    with pytest.raises(ConfigError, match="must be a size such as 4GiB"):
+        run(replace(finished, output=tmp_path / "s.zarr", cluster=ClusterConfig(workers=1, memory="plenty")))
+
+
+@pytest.fixture
+def own_physics(tmp_path, monkeypatch) -> Path:
+    (tmp_path / "my_physics.py").write_text(OWN_PHYSICS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_function_of_the_users_own_makes_the_features(own_physics, finished):
+    run(replace(finished, output=own_physics / "own.zarr", physics="my_physics:two_numbers"))
+    store = EventStore.open(own_physics / "own.zarr")
+    assert [feature.name for feature in store.spec.hlf] == ["MET", "One"]
+    assert store.spec.physics.startswith("my_physics:two_numbers@")
+    assert store.ledger().n_out == 120
+
+
+@pytest.mark.parametrize(
+    ("physics", "message"),
+    [
+        ("no_such_module:f", "physics: no module 'no_such_module'"),
+        ("my_physics:f", "physics: my_physics has no function 'f'"),
+    ],
+)
+def test_physics_that_is_not_there_is_named(own_physics, finished, physics, message):
+    with pytest.raises(ConfigError, match=message):
+        run(replace(finished, output=own_physics / "own.zarr", physics=physics))
+
+
+def test_physics_that_loses_events_is_refused(own_physics, finished):
+    dataset = open_events(finished.input, 2**26)
+    store = EventStore(own_physics / "own.zarr", EventStore.open(finished.output).spec)
+    outcome = make_part(store, dataset.fragments[0], "my_physics:forgetful")
+    assert "20 events in, but 19 kept and 0 rejected: none may get lost" in str(outcome.error)
+
+
+def test_real_delphes_files_go_through(shared, tmp_path, running):
+    n = 0
+    for label, name in enumerate(("qcd", "ttbar", "wjets")):
+        events = from_root(shared / "real" / f"clones_{name}.root")
+        n += write_fragment(tmp_path / "events", name, to_arrow(events.to_list()), label, name)
+    write_marker(tmp_path / "events", n)
+    run(FeaturesConfig(input=tmp_path / "events", output=tmp_path / "s.zarr", cluster=running))
+    store = EventStore.open(tmp_path / "s.zarr")
+    assert store.ledger().n_in == n
+    assert store.ledger().n_out == len(
+        compute(to_awkward([e for f in ("qcd", "ttbar", "wjets") for e in from_root(shared / "real" / f"clones_{f}.root").to_list()])).index
+    )

@@ -1,0 +1,339 @@
+"""The whole stage: what comes out is what the files hold, once, whatever happened before."""
+
+import logging
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from root_files import corrupt_basket, random_events, write_delphes
+
+from hepflow.config import IngestConfig
+from hepflow.errors import DataError
+from hepflow.identity import event_ids
+from hepflow.ingest.dataset import MANIFEST
+from hepflow.ingest.delphes import DelphesFile
+from hepflow.ingest.fragment import Settings, run_task
+from hepflow.ingest.job import run
+from hepflow.ingest.listing import assign, list_files
+from hepflow.ingest.share import Access
+from hepflow.ingest.skim import drop_soft, has_lepton
+from hepflow.ingest.splits import pack, plan
+from hepflow.ledger import Ledger, read_json
+from hepflow.schema import CLASSES, COLLECTIONS, EVENT_COLUMNS
+
+pytestmark = [pytest.mark.spark, pytest.mark.usefixtures("spark")]
+DATA = Path(__file__).parent / "data"
+TWO = {"qcd": ("qcd",), "ttbar": ("ttbar",)}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two files a class."""
+    root = tmp_path_factory.mktemp("written")
+    for seed, name in enumerate(["qcd/a", "qcd/b", "ttbar/c", "ttbar/d"]):
+        write_delphes(root / f"{name}.root", [30, 40, 30], seed)
+    return root
+
+
+@pytest.fixture
+def raw(written: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "raw"))
+
+
+def config(raw: Path, **changed: Any) -> IngestConfig:
+    return IngestConfig(**{"input": raw, "output": raw.parent / "events", "samples": TWO, "retries": 0, **changed})
+
+
+def about(raw: Path) -> dict[str, Any]:
+    return read_json(raw.parent / "events" / MANIFEST)
+
+
+def fragments(raw: Path) -> list[Path]:
+    return [raw.parent / "events" / name for name in about(raw)["fragments"]]
+
+
+def ids(raw: Path) -> list[int]:
+    return sorted(event_id for path in fragments(raw) for event_id in pq.read_table(path, columns=["event_id"])["event_id"].to_pylist())
+
+
+def expected_ids(raw: Path) -> list[int]:
+    found = []
+    for path in raw.rglob("*.root"):
+        with DelphesFile(str(path)) as file:
+            for start, stop, events in file.iterate(0, file.n_entries):
+                found += event_ids(file.uuid, np.arange(start, stop))[has_lepton(events)].tolist()
+    return sorted(found)
+
+
+def contents(raw: Path, output: str = "events") -> dict[str, bytes]:
+    """Every file of the dataset but the records, which hold the time that a task took."""
+    root = raw.parent / output
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file() and path.parent.name != "_records"}
+
+
+def test_the_dataset_holds_the_skimmed_events_of_the_files(raw: Path) -> None:
+    run(config(raw))
+    tables = {path: pq.read_table(path) for path in fragments(raw)}
+    for table in tables.values():
+        assert table.schema.names == [*EVENT_COLUMNS, *COLLECTIONS]
+        assert len(set(table["sample"].to_pylist())) == 1
+        assert set(table["label"].to_pylist()) == {list(TWO).index(table["sample"][0].as_py())}
+        for file in set(table["file"].to_pylist()):
+            rows = table.take(np.flatnonzero(table["file"].to_numpy() == file))
+            entries = rows["entry"].to_numpy()
+            assert (np.diff(entries) > 0).all()
+            with DelphesFile(str(raw / file)) as source:
+                ((_, _, events),) = source.iterate(0, source.n_entries, 1 << 30)
+                assert (rows["event_id"].to_numpy() == event_ids(source.uuid, entries)).all()
+            passed = has_lepton(events)
+            assert entries.tolist() == np.flatnonzero(passed).tolist()
+            found = ak.from_arrow(rows)
+            for name, fields in COLLECTIONS.items():
+                for field in fields:
+                    assert ak.array_equal(found[name, field], drop_soft(events[passed])[name, field], dtype_exact=True)
+    assert ids(raw) == expected_ids(raw)
+
+
+def test_every_ledger_reconciles(raw: Path) -> None:
+    run(config(raw))
+    found = about(raw)
+    ledger = Ledger.from_dict(found["ledger"]).check()
+    assert ledger.n_in == 400
+    assert ledger.n_out == found["n_events"] == len(ids(raw))
+    assert set(ledger.rejected) == {"no lepton above 23 GeV"}
+    assert [file["file"] for file in found["files"]] == ["qcd/a.root", "qcd/b.root", "ttbar/c.root", "ttbar/d.root"]
+    for file in found["files"]:
+        assert file["entries"] == 100 == file["kept"] + sum(file["rejected"].values()) + file["lost"]
+
+
+def test_a_second_run_skips_and_says_so(raw: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(config(raw))
+    before = contents(raw)
+    caplog.set_level(logging.INFO)
+    run(config(raw))
+    assert "up to date" in caplog.text
+    assert contents(raw) == before
+
+
+def test_two_runs_leave_the_same_bytes(raw: Path) -> None:
+    run(config(raw))
+    run(config(raw, output=raw.parent / "again"))
+    assert contents(raw, "again") == contents(raw)
+
+
+def test_new_files_are_added_and_finished_ones_are_not_read_again(raw: Path) -> None:
+    run(config(raw))
+    before = {path: path.stat().st_mtime_ns for path in fragments(raw)}
+    write_delphes(raw / "ttbar" / "new.root", [50], seed=9)
+    run(config(raw))
+    assert before.items() <= {path: path.stat().st_mtime_ns for path in fragments(raw)}.items()
+    assert ids(raw) == expected_ids(raw)
+
+
+def test_changed_and_removed_files_are_followed(raw: Path) -> None:
+    run(config(raw))
+    write_delphes(raw / "qcd" / "a.root", [77], seed=9)
+    (raw / "ttbar" / "c.root").unlink()
+    run(config(raw))
+    assert ids(raw) == expected_ids(raw)
+    on_disk = set((raw.parent / "events").rglob("*.parquet"))
+    assert on_disk == set(fragments(raw)), "old fragments are gone"
+
+
+def test_other_labels_make_another_dataset(raw: Path) -> None:
+    run(config(raw))
+    first = about(raw)
+    run(config(raw, samples=dict(reversed(TWO.items()))))
+    assert about(raw)["provenance"] != first["provenance"]
+    assert about(raw)["classes"] == ["ttbar", "qcd"]
+    assert {pq.read_table(path)["label"][0].as_py() for path in fragments(raw) if path.parent.name == "ttbar"} == {0}
+
+
+def test_a_lost_fragment_is_made_again(raw: Path) -> None:
+    run(config(raw))
+    before = contents(raw)
+    fragments(raw)[0].unlink()
+    run(config(raw))
+    assert contents(raw) == before
+
+
+def test_what_a_dead_run_finished_is_taken_up_and_the_rest_is_done(raw: Path) -> None:
+    run(config(raw, output=raw.parent / "undisturbed", target_partition_mb=1))
+    output = raw.parent / "events"
+    settings = Settings(output, tuple(TWO), Access(retries=0))
+    tasks = pack(plan(assign(list_files(raw), TWO, raw), 1 << 20), 1 << 20)
+    (output / "_records").mkdir(parents=True)
+    run_task(tasks[0], settings)
+    (output / "qcd" / ".half.part").write_bytes(b"PAR1")
+    (output / "qcd" / "orphan.parquet").write_bytes(b"PAR1")
+    run(config(raw, target_partition_mb=1))
+    assert contents(raw) == contents(raw, "undisturbed")
+    assert ids(raw) == expected_ids(raw)
+
+
+def test_a_file_that_kills_every_worker_is_given_up_and_its_neighbours_are_not(raw: Path) -> None:
+    settings = Settings(raw.parent / "events", tuple(TWO), Access(retries=0))
+    (settings.output / "_records").mkdir(parents=True)
+    task = pack(plan(assign(list_files(raw), TWO, raw), 1 << 20), 1 << 20)[0]
+    assert len(task) == 2
+    marker = settings.record_path(settings.task_key(task)).with_name(f".{settings.task_key(task)}.now")
+    marker.write_text(task[1].key)  # what the attempt that died was reading
+    first, second = run_task(task, settings, last_attempt=True).shares
+    assert first.n_entries == 100
+    assert not first.lost
+    assert second.lost == {"the worker died whenever it read this file": None}
+    with pytest.raises(DataError, match=r"1 of 4 files lost events .*qcd/b\.root: the worker died"):
+        run(config(raw))
+    run(config(raw, retry_quarantined=True))
+    assert ids(raw) == expected_ids(raw)
+
+
+def test_a_run_that_cannot_finish_leaves_the_dataset_of_the_one_before(raw: Path) -> None:
+    run(config(raw))
+    before = contents(raw)
+    for path in raw.rglob("*.root"):
+        path.write_bytes(b"damaged")
+    with pytest.raises(DataError, match="all 4 files are bad"):
+        run(config(raw))
+    after = contents(raw)
+    assert before.items() <= after.items()
+
+
+def test_bad_files_are_quarantined_and_the_rest_is_done(raw: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (raw / "qcd" / "text.root").write_text("not ROOT")
+    (raw / "qcd" / "zero.root").write_bytes(b"")
+    (raw / "qcd" / "half.root").write_bytes((raw / "qcd" / "a.root").read_bytes()[:5000])
+    write_delphes(raw / "ttbar" / "partial.root", [20, 30], seed=8, leave_out=["Jet"])
+    corrupt_basket(write_delphes(raw / "ttbar" / "basket.root", [20, 30], seed=9), basket=1)
+    events = random_events(10, np.random.default_rng(3))
+    nan = ak.from_regular(np.full((10, 1), np.nan, np.float32))
+    write_delphes(raw / "ttbar" / "nan.root", [10, 5], seed=10, MissingET=ak.zip({"MET": nan, "Phi": events["MissingET"].Phi}))
+    with pytest.raises(DataError, match=r"6 of 10 files lost events.*--max_lost_files 6"):
+        run(config(raw))
+    found = {file["file"]: (file["lost"], file["reason"]) for file in about(raw)["files"] if file["reason"]}
+    assert {name: lost for name, (lost, _) in found.items()} == {
+        "qcd/half.root": None,
+        "qcd/text.root": None,
+        "qcd/zero.root": None,
+        "ttbar/basket.root": 30,
+        "ttbar/nan.root": 10,
+        "ttbar/partial.root": 50,
+    }
+    for name, word in {
+        "qcd/half": "truncated",
+        "ttbar/nan": "NaN",
+        "ttbar/partial": "no collection 'Jet'",
+        "ttbar/basket": "corrupt",
+    }.items():
+        assert word in found[f"{name}.root"][1]
+        assert f"quarantined {name}.root" in caplog.text
+    ledger = Ledger.from_dict(about(raw)["ledger"]).check()
+    assert (ledger.n_in, ledger.n_lost) == (400 + 50 + 15 + 50, 90)
+    run(config(raw, max_lost_files=6))
+
+
+def test_a_repaired_file_is_patched_in(raw: Path) -> None:
+    good = (raw / "qcd" / "b.root").read_bytes()
+    (raw / "qcd" / "b.root").write_bytes(good[:4000])
+    with pytest.raises(DataError, match="truncated"):
+        run(config(raw))
+    (raw / "qcd" / "b.root").write_bytes(good)
+    run(config(raw))
+    assert ids(raw) == expected_ids(raw)
+    assert all(file["reason"] is None for file in about(raw)["files"])
+
+
+def test_quarantined_files_that_look_the_same_are_read_again_when_asked(raw: Path) -> None:
+    path = raw / "qcd" / "b.root"
+    good, stat = path.read_bytes(), path.stat()
+
+    def restore() -> None:
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+    path.write_bytes(bytes(len(good)))
+    restore()
+    with pytest.raises(DataError, match="not a ROOT file"):
+        run(config(raw))
+    path.write_bytes(good)
+    restore()
+    with pytest.raises(DataError, match="not a ROOT file"):
+        run(config(raw))
+    run(config(raw, retry_quarantined=True))
+    assert ids(raw) == expected_ids(raw)
+
+
+def test_a_copy_of_a_file_is_refused(raw: Path) -> None:
+    (raw / "qcd" / "copy.root").write_bytes((raw / "qcd" / "a.root").read_bytes())
+    with pytest.raises(DataError, match=r"copy.root is a copy of qcd/a.root"):
+        run(config(raw))
+
+
+def test_an_output_without_events_is_an_error(tmp_path: Path) -> None:
+    events = random_events(10, np.random.default_rng(0))
+    soft = {name: events[name][events[name].PT < 20] for name in ("Electron", "MuonTight")}
+    write_delphes(tmp_path / "raw" / "qcd" / "a.root", [10], **soft)
+    with pytest.raises(DataError, match=r"no event passes.*10 no lepton above 23 GeV"):
+        run(config(tmp_path / "raw", samples={"qcd": ("qcd",)}))
+    assert not (tmp_path / "events" / MANIFEST).exists()
+
+
+def test_files_in_real_layout_go_through(tmp_path: Path) -> None:
+    for name in CLASSES:
+        (tmp_path / "raw" / name).mkdir(parents=True)
+        (tmp_path / "raw" / name / "clones.root").write_bytes((DATA / f"clones_{name}.root").read_bytes())
+    run(config(tmp_path / "raw", samples={name: (name,) for name in CLASSES}))
+    assert ids(tmp_path / "raw") == expected_ids(tmp_path / "raw")
+    assert Ledger.from_dict(about(tmp_path / "raw")["ledger"]).check().n_in == 24
+
+
+def test_a_real_file_goes_through(shared: Path, tmp_path: Path) -> None:
+    run(config(shared / "real", output=tmp_path / "events", samples={"real": ("delphes_full*",), "own": ("clones_*",)}))
+    found = read_json(tmp_path / "events" / MANIFEST)
+    assert [file["entries"] for file in found["files"]] == [8, 8, 8, 10]
+    Ledger.from_dict(found["ledger"]).check()
+
+
+def test_an_estimate_reads_a_little_and_writes_nothing(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(config(raw, estimate=True))
+    assert not (raw.parent / "events").exists()
+    text = capsys.readouterr().err
+    for word in ("core hours", "tasks", "output", "assuming", "qcd: like qcd/a.root"):
+        assert word in text
+
+
+def test_the_table_at_the_end_counts_what_was_done(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(config(raw))
+    rows = {cells[1].strip(): cells[2].strip() for line in capsys.readouterr().err.splitlines() if len(cells := line.split("│")) == 4}
+    assert (rows["files"], rows["entries"], rows["lost"]) == ("4", "400", "0")
+    assert int(rows["kept"]) + int(rows["no lepton above 23 GeV"]) == 400
+    assert "ttbar/d.root" in rows
+
+
+def test_watching_takes_files_as_they_arrive(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person's interrupt ends it; here the clock brings a new file, then the interrupt."""
+    looks: list[list[int]] = []
+
+    def sleep(seconds: float) -> None:
+        if seconds < 5:
+            return real_sleep(seconds)
+        looks.append(ids(raw) if (raw.parent / "events" / MANIFEST).exists() else [])
+        if len(looks) == 2:
+            write_delphes(raw / "ttbar" / "late.root", [50], seed=9)
+        if len(looks) == 4:
+            raise KeyboardInterrupt
+        return None
+
+    real_sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        run(config(raw, watch=5.0))
+    assert looks[0] == [], "nothing has looked the same twice yet"
+    assert looks[1] == looks[2]
+    assert set(looks[1]) < set(looks[3])
+    assert looks[3] == expected_ids(raw)

@@ -1,0 +1,100 @@
+"""kill -9 at any moment, of the driver or of a Python worker, then the same command again: the same events, once."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from root_files import copy_as_new, write_delphes
+
+from hepflow.ledger import Ledger, read_json
+
+pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(1800)]
+N_FILES = 40
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("killed")
+    template = write_delphes(root / "template", [200] * 4)
+    for number in range(N_FILES):
+        copy_as_new(template, root / "raw" / ("qcd", "ttbar")[number % 2] / f"{number:02d}.root", number + 1)
+    return root / "raw"
+
+
+def ingest(raw: Path, output: Path) -> subprocess.Popen[bytes]:
+    options = ("--target_partition_mb=1", "--spark.master=local[2]", "--spark.driver_memory=512m", "--samples={qcd: [qcd], ttbar: [ttbar]}")
+    command = (sys.executable, "-m", "hepflow", "ingest", f"--input={raw}", f"--output={output}", *options)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def dataset(output: Path) -> dict[str, bytes]:
+    about = read_json(output / "_hepflow.json")
+    assert {str(path.relative_to(output)) for path in output.rglob("*.parquet")} == set(about["fragments"])
+    ledger = Ledger.from_dict(about["ledger"]).check()
+    assert ledger.n_in == N_FILES * 800
+    ids = np.concatenate([pq.read_table(output / name, columns=["event_id"])["event_id"].to_numpy() for name in about["fragments"]])
+    assert len(set(ids.tolist())) == len(ids) == ledger.n_out
+    return {name: (output / name).read_bytes() for name in about["fragments"]}
+
+
+def records(output: Path) -> int:
+    return len(list((output / "_records").glob("*.json")))
+
+
+def wait_for_records(process: subprocess.Popen[bytes], output: Path, more: int) -> None:
+    wanted = records(output) + more
+    while process.poll() is None and records(output) < wanted:
+        time.sleep(0.02)
+
+
+def kill_worker(driver: int) -> bool:
+    """Kill one Python process that runs tasks: a child of the daemon that the JVM started."""
+    with contextlib.suppress(psutil.Error):  # one that ends while it is looked at
+        daemons = [child for child in psutil.Process(driver).children(recursive=True) if "pyspark.daemon" in " ".join(child.cmdline())]
+        workers = [child for child in daemons if child.ppid() in {daemon.pid for daemon in daemons}]
+        if workers:
+            os.kill(workers[0].pid, signal.SIGKILL)
+            return True
+    return False
+
+
+@pytest.fixture(scope="module")
+def undisturbed(raw: Path) -> dict[str, bytes]:
+    assert ingest(raw, raw.parent / "undisturbed").wait() == 0
+    return dataset(raw.parent / "undisturbed")
+
+
+def test_killed_drivers_lose_and_double_nothing(raw: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    rng = np.random.default_rng()
+    output, left = tmp_path / "events", []
+    for _ in range(4):
+        process = ingest(raw, output)
+        wait_for_records(process, output, int(rng.integers(0, 8)))
+        time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        process.wait()
+        left.append(records(output))
+    assert ingest(raw, output).wait() == 0
+    assert dataset(output) == undisturbed, f"records after each kill: {left}"
+    assert left == sorted(left), "a finished task was done again"
+
+
+def test_killed_workers_lose_and_double_nothing(raw: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    rng = np.random.default_rng()
+    output, killed = tmp_path / "events", 0
+    process = ingest(raw, output)
+    while process.poll() is None and killed < 3:
+        wait_for_records(process, output, int(rng.integers(1, 5)))
+        killed += process.poll() is None and kill_worker(process.pid)
+        time.sleep(rng.uniform(0, 0.3))
+    assert process.wait() == 0
+    assert killed >= 1
+    assert dataset(output) == undisturbed

@@ -1,0 +1,112 @@
+"""Planning: every entry once, whatever the clusters, the sizes and the number of shares."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hepflow.errors import DataError, MissingDependency
+from hepflow.ingest.listing import assign, list_files
+from hepflow.ingest.splits import SourceFile, Split, pack, plan
+from hepflow.schema import CLASSES
+
+sizes = st.lists(st.integers(0, 5000), min_size=0, max_size=40)
+files = st.lists(st.tuples(st.sampled_from(CLASSES), st.integers(0, 900)), min_size=1, max_size=40)
+
+
+def source(name: str = "a.root", size: int = 100, class_name: str = "qcd") -> SourceFile:
+    return SourceFile(class_name, name, f"/{name}", size, "1")
+
+
+@given(clusters=sizes, count=st.integers(1, 50))
+def test_shares_tile_a_file_of_any_layout(clusters: list[int], count: int) -> None:
+    boundaries = sorted({0, *np.cumsum(clusters).tolist()})
+    ranges = [Split(source(), index, count).entry_range(boundaries) for index in range(count)]
+    assert ranges[0][0] == 0
+    assert ranges[-1][1] == boundaries[-1]
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(ranges))
+    assert {edge for pair in ranges for edge in pair} <= set(boundaries), "a cluster is cut"
+
+
+@given(clusters=st.lists(st.integers(90, 110), min_size=50, max_size=60), count=st.integers(1, 10))
+def test_shares_of_even_clusters_are_even(clusters: list[int], count: int) -> None:
+    boundaries = [0, *np.cumsum(clusters).tolist()]
+    lengths = [stop - start for start, stop in (Split(source(), i, count).entry_range(boundaries) for i in range(count))]
+    assert max(lengths) - min(lengths) <= 2 * 110
+
+
+@given(found=files, target=st.integers(1, 300))
+def test_every_share_of_every_file_is_in_one_task(found: list[tuple[str, int]], target: int) -> None:
+    splits = plan([source(f"{i}.root", size, name) for i, (name, size) in enumerate(found)], target)
+    tasks = pack(splits, target)
+    assert sorted(split.key for task in tasks for split in task) == sorted(split.key for split in splits)
+    assert len({split.key for split in splits}) == len(splits)
+    for task in tasks:
+        assert len({split.file.class_name for split in task}) == 1
+        assert len(task) == 1 or sum(split.size for split in task) <= target
+    for i, (_, size) in enumerate(found):
+        shares = [split for split in splits if split.file.name == f"{i}.root"]
+        assert [share.index for share in shares] == list(range(len(shares)))
+        assert all(share.size <= target for share in shares)
+        assert len(shares) == max(1, -(-size // target))
+
+
+def test_small_files_are_packed_and_large_ones_cut() -> None:
+    mb = 1 << 20
+    many = [source(f"small/{i:04d}.root", mb, "qcd") for i in range(10_000)]
+    tasks = pack(plan([*many, source("large.root", 1000 * mb)], 128 * mb), 128 * mb)
+    assert len(tasks) == 8 + -(-10_000 // 128)
+
+
+def test_adding_files_leaves_the_shares_of_others_alone() -> None:
+    before = {split.key for split in plan([source("a.root", 1000)], 128)}
+    assert before < {split.key for split in plan([source("a.root", 1000), source("0.root", 5000)], 128)}
+
+
+def test_a_changed_file_has_new_keys() -> None:
+    old, new = (SourceFile("qcd", "a.root", "/a.root", 10, version) for version in ("1", "2"))
+    assert Split(old).key != Split(new).key
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"root")
+    return root
+
+
+def names_by_class(root: Path, samples: dict[str, tuple[str, ...]]) -> dict[str, str]:
+    return {file.name: file.class_name for file in assign(list_files(root), samples, root)}
+
+
+def test_samples_map_folders_and_globs_to_classes(tmp_path: Path) -> None:
+    touch(tmp_path, "QCD_1/a.root", "QCD_2/deep/b.root", "tt/c.root", "tt/notes.json", "tt/.d.root", "_old/e.root")
+    found = names_by_class(tmp_path, {"qcd": ("QCD_*",), "ttbar": ("tt/*.root",)})
+    assert found == {"QCD_1/a.root": "qcd", "QCD_2/deep/b.root": "qcd", "tt/c.root": "ttbar"}
+
+
+@pytest.mark.parametrize(
+    ("names", "samples", "message"),
+    [
+        ([], {"qcd": ("qcd",)}, r"no \*.root files here"),
+        (["qcd/a.root", "zjets/b.root"], {"qcd": ("qcd",)}, "folder 'zjets' holds ROOT files of no class"),
+        (["qcd/a.root"], {"qcd": ("qcd",), "ttbar": ("q*",)}, "matches the samples of qcd and ttbar"),
+        (["qcd/a.root"], {"qcd": ("qcd",), "ttbar": ("tt",)}, "no .*files of class 'ttbar'"),
+    ],
+)
+def test_what_does_not_fit_the_samples_is_said(tmp_path: Path, names: list[str], samples: dict[str, tuple[str, ...]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        names_by_class(touch(tmp_path, *names), samples)
+
+
+def test_a_missing_input_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no such folder.*--input"):
+        list_files(tmp_path / "nowhere")
+
+
+def test_an_unknown_protocol_is_said() -> None:
+    with pytest.raises(MissingDependency, match="nonsense://x"):
+        list_files("nonsense://x")

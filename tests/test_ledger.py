@@ -1,0 +1,66 @@
+"""Ledgers add up and reconcile; hashes are stable; JSON is written whole."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hepflow.config import IngestConfig
+from hepflow.errors import HepflowError
+from hepflow.ledger import Ledger, Lost, digest, fingerprint, read_json, total, write_json
+
+REASONS = st.dictionaries(st.sampled_from(["no lepton", "not isolated", "no jet"]), st.integers(1, 10**9))
+LOST = st.lists(st.builds(Lost, file=st.text(max_size=8), reason=st.text(max_size=8), events=st.none() | st.integers(0, 10**9)), max_size=3)
+
+
+@st.composite
+def ledgers(draw: st.DrawFn) -> Ledger:
+    n_out, rejected, lost = draw(st.integers(0, 10**12)), draw(REASONS), tuple(draw(LOST))
+    return Ledger(n_out + sum(rejected.values()) + sum(item.events or 0 for item in lost), n_out, rejected, lost)
+
+
+@given(st.lists(ledgers(), max_size=5))
+def test_a_sum_of_ledgers_that_reconcile_reconciles(items: list[Ledger]) -> None:
+    assert total(items).check().n_in == sum(item.n_in for item in items)
+
+
+@given(ledgers())
+def test_a_ledger_survives_json(ledger: Ledger) -> None:
+    assert Ledger.from_dict(json.loads(json.dumps(ledger.to_dict()))) == ledger
+
+
+@given(ledgers(), st.integers(1, 100))
+def test_an_event_too_many_is_noticed(ledger: Ledger, extra: int) -> None:
+    with pytest.raises(AssertionError, match="does not reconcile"):
+        Ledger(ledger.n_in + extra, ledger.n_out, ledger.rejected, ledger.lost).check()
+
+
+def test_equal_configurations_have_equal_digests() -> None:
+    assert digest(IngestConfig()) == digest(IngestConfig()) != digest(IngestConfig(target_partition_mb=3))
+
+
+def test_a_digest_sees_the_order_of_the_classes() -> None:
+    a, b = ({"samples": {"a": 1, "b": 2}}, {"samples": {"b": 2, "a": 1}})
+    assert digest(a) != digest(b)
+
+
+def test_a_changed_file_has_another_fingerprint(tmp_path: Path) -> None:
+    file = tmp_path / "a.root"
+    file.write_bytes(b"1")
+    before = fingerprint([file])
+    file.write_bytes(b"12")
+    assert fingerprint([file]) != before
+
+
+def test_json_is_written_whole_and_sorted(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"b": 1, "a": [1, 2]})
+    assert read_json(tmp_path / "x.json") == {"a": [1, 2], "b": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_damaged_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(HepflowError, match=r"x\.json"):
+        read_json(tmp_path / "x.json")

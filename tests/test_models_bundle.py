@@ -1,0 +1,72 @@
+"""Export: the file says the same as the checkpoint, on any number of events and particles, and says what it is."""
+
+import json
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from test_train_fit import fit
+from toy_store import toy_store
+
+from hepflow.config import ExportConfig
+from hepflow.errors import DataError
+from hepflow.models.bundle import OnnxNet, load_net, logits_of, run, write_onnx
+from hepflow.models.hlf import HLFNet
+from hepflow.models.inclusive import InclusiveNet
+from hepflow.models.net import Inputs, Net
+from hepflow.models.order import features_of
+from hepflow.models.sequence import SequenceNet
+from hepflow.models.transformer import TransformerNet
+from hepflow.store import EventStore, iter_blocks, read_predictions
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> EventStore:
+    return toy_store(tmp_path_factory.mktemp("export") / "toy.zarr", events=40, mean_particles=6)
+
+
+OPTIONS: list[dict[str, str]] = [{}, {"scale": "symlog"}, {"cell": "lstm"}]
+
+
+@pytest.mark.parametrize(
+    ("net", "options"), [*product([HLFNet], OPTIONS[:2]), *product([SequenceNet, InclusiveNet], OPTIONS), (TransformerNet, {})]
+)
+def test_the_file_says_the_same_for_any_batch_and_length(
+    store: EventStore, tmp_path: Path, net: type[Net], options: dict[str, str]
+) -> None:
+    model = net(Inputs.of(store), **options).eval()
+    blocks = [features_of(block, model.inputs.particles, "delta_r") for block in iter_blocks(store, "test")]
+    write_onnx(model, tmp_path / "model.onnx", blocks[0])
+    exported = OnnxNet(tmp_path / "model.onnx")
+    for features in blocks:
+        np.testing.assert_allclose(exported.logits(features), logits_of(model, features), rtol=1e-5, atol=1e-5)
+        alone = {name: value[:1] for name, value in features.items()}
+        np.testing.assert_allclose(exported.logits(alone), logits_of(model, features)[:1], rtol=1e-5, atol=1e-5)
+
+
+def test_an_exported_run_names_its_classes_and_gives_the_written_predictions(store: EventStore, tmp_path: Path) -> None:
+    folder = tmp_path / "inclusive"
+    fit(store, folder, net="inclusive")
+    run(ExportConfig(run=folder))
+    exported = OnnxNet(folder / "model.onnx")
+    assert exported.inputs == load_net(folder).inputs == Inputs.of(store)
+    properties = {item.key: item.value for item in onnx.load(folder / "model.onnx").metadata_props}
+    assert json.loads(properties["classes"]) == ["qcd", "ttbar", "wjets"]
+    assert json.loads(properties["hepflow"])["inputs"]["particles"][0] == "Energy"
+    written = read_predictions(folder / "predictions.parquet")
+    by_id = dict(zip(written.event_id.tolist(), written.logits, strict=True))
+    for block in iter_blocks(store, "test"):
+        logits = exported.logits(features_of(block, exported.inputs.particles, exported.inputs.order))
+        expected = np.stack([by_id[i] for i in block.event_id.tolist()])
+        np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_run_without_a_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no checkpoint here"):
+        run(ExportConfig(run=tmp_path))
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(DataError, match="not a checkpoint of hepflow"):
+        load_net(tmp_path / "other.ckpt")

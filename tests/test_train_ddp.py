@@ -1,0 +1,95 @@
+"""Several processes: the same training as one, one file of predictions, and a resume on another number of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from crash import CODE
+from test_train_fit import assert_same, process, weights
+from toy_store import toy_store
+
+from hepflow.config import shipped
+from hepflow.ledger import read_json
+from hepflow.store import EventStore, iter_blocks, read_predictions
+
+pytestmark = pytest.mark.slow
+
+CLOSE = {"rtol": 1e-3, "atol": 1e-4}  # after many steps of Adam, which divides small gradients by their own size
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> EventStore:
+    return toy_store(tmp_path_factory.mktemp("ddp") / "toy.zarr", events=35, mean_particles=5)
+
+
+def options(store: EventStore, tmp_path: Path, net: str, crash_at: int) -> list[str]:
+    """Two epochs of seven global batches, the last of each with fewer events; no dropout, whose masks are a rank's own."""
+    config = tmp_path / f"{net}.yaml"
+    text = yaml.safe_load(shipped(f"train/{net}.yaml").read_text())
+    text.setdefault("model", {})["schedule"] = "constant"
+    if net != "hlf":
+        text["model"]["net"].setdefault("init_args", {})["dropout"] = 0.0
+    text["data"] = {"batch_size": 31, "eval_batch_size": 50, "bucket_batches": 2}
+    text["trainer"] = {"callbacks": [{"class_path": "crash.CrashOnce", "init_args": {"step": crash_at}}], "max_epochs": 2}
+    config.write_text(yaml.safe_dump(text))
+    quiet = ("--trainer.enable_progress_bar", "false", "--checkpoint_every_steps", "2", "--data.workers", "0")
+    return ["fit", "--config", str(config), "--data.store", str(store.path), *quiet]
+
+
+def fit(options: list[str], output: Path, world: int) -> int:
+    one_thread = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    several = ("--trainer.strategy", "ddp", "--trainer.devices", str(world), "--trainer.accelerator", "cpu")
+    result = process(*options, "--output", str(output), *(several if world > 1 else ()), env=one_thread)
+    assert result.returncode in {0, CODE}, result.stderr
+    return result.returncode
+
+
+@pytest.mark.parametrize("net", ["hlf", "inclusive"])
+def test_two_processes_train_as_one_and_write_one_file(store: EventStore, tmp_path: Path, net: str) -> None:
+    own = options(store, tmp_path, net, crash_at=-1)
+    assert fit(own, tmp_path / "one", 1) == 0
+    assert fit(own, tmp_path / "two", 2) == 0
+    assert_same(weights(tmp_path / "one"), weights(tmp_path / "two"), **CLOSE)
+    one, two = (read_json(tmp_path / name / "run.json") for name in ("one", "two"))
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert one["events_trained"] == two["events_trained"] == 2 * 210
+    for a, b in zip(one["history"], two["history"], strict=True):
+        for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_auc_qcd"):
+            assert a[name] == pytest.approx(b[name], rel=1e-3), name
+    first, second = (read_predictions(tmp_path / name / "predictions.parquet") for name in ("one", "two"))
+    everything = sorted(i for block in iter_blocks(store, "test") for i in block.event_id.tolist())
+    assert first.event_id.tolist() == second.event_id.tolist() == everything
+    assert np.allclose(first.logits, second.logits, atol=1e-2)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_a_killed_run_goes_on_with_another_number_of_processes(store: EventStore, tmp_path: Path, before: int, after: int) -> None:
+    own = options(store, tmp_path, "hlf", crash_at=9)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    for rank in range(2):
+        (whole / f"crashed-{rank}").touch()
+    assert fit(own, whole, 1) == 0
+    assert fit(own, killed, before) == CODE
+    for rank in range(2):
+        (killed / f"crashed-{rank}").touch()
+    assert fit(own, killed, after) == 0
+    assert_same(weights(whole), weights(killed), **CLOSE)
+    one, two = (read_json(folder / "run.json") for folder in (whole, killed))
+    assert one["events_trained"] == two["events_trained"]
+    assert one["history"][-1]["train_loss"] == pytest.approx(two["history"][-1]["train_loss"], rel=1e-3)
+
+
+def test_gradients_of_two_halves_average_to_those_of_the_whole() -> None:
+    """What the loss is scaled for: the mean over ranks of ``sum * world / n_global``, for halves of unequal size."""
+    torch.manual_seed(1)
+    net = torch.nn.Linear(4, 3)
+    x, label = torch.randn(9, 4), torch.arange(9) % 3
+    whole = torch.autograd.grad(torch.nn.functional.cross_entropy(net(x), label), net.weight)[0]
+    halves = [
+        torch.autograd.grad(torch.nn.functional.cross_entropy(net(x[r::2]), label[r::2], reduction="sum") * 2 / 9, net.weight)[0]
+        for r in range(2)
+    ]
+    torch.testing.assert_close((halves[0] + halves[1]) / 2, whole)

@@ -1,0 +1,257 @@
+"""`hepflow train`: what a run folder holds, resuming, reproducibility, mistakes in one line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from crash import CODE
+from toy_store import toy_store
+
+from hepflow.config import shipped
+from hepflow.errors import ConfigError, DataError
+from hepflow.ledger import read_json
+from hepflow.models.net import rebuild
+from hepflow.schema import HLF, PARTICLE
+from hepflow.store import EventStore, iter_blocks, read_predictions
+from hepflow.train.callbacks import read_table
+from hepflow.train.cli import main
+from hepflow.train.module import lr_factor
+
+SMALL = ("--data.batch_size", "32", "--data.eval_batch_size", "64", "--trainer.max_epochs", "3", "--trainer.enable_progress_bar", "false")
+NETS = ("hlf", "sequence", "inclusive")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> EventStore:
+    return toy_store(tmp_path_factory.mktemp("fit") / "toy.zarr", events=40, mean_particles=6)
+
+
+def fit(store: EventStore, output: Path, *more: str, net: str = "hlf") -> dict[str, Any]:
+    main(["fit", "--config", str(shipped(f"train/{net}.yaml")), "--data.store", str(store.path), "--output", str(output), *SMALL, *more])
+    return read_json(output / "run.json")
+
+
+def process(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)} | (env or {})
+    command = [sys.executable, "-m", "hepflow", "train", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
+
+
+def weights(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], **tolerance: float) -> None:
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        torch.testing.assert_close(value, b[name], **(tolerance or {"rtol": 0, "atol": 0}))
+
+
+@pytest.fixture(scope="module")
+def run(store: EventStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "inclusive"
+    fit(store, folder, net="inclusive")
+    return folder
+
+
+def test_a_run_folder_holds_everything(run: Path, store: EventStore) -> None:
+    for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml", "metrics.csv", "predictions.parquet", "run.json"):
+        assert (run / name).is_file(), name
+    assert list(run.glob("tensorboard/*/events.out.tfevents.*"))
+    record = read_json(run / "run.json")
+    assert (record["name"], record["model"], record["parameters"]) == ("inclusive", "InclusiveNet", 12353)
+    assert record["classes"] == list(store.spec.classes)
+    assert record["provenance"] == store.spec.provenance
+    assert record["events_trained"] == 3 * 240
+    assert (record["epochs"], record["seed"], record["finished"]) == (3, 1, True)
+    assert record["events_per_s"] > 0
+    assert len(record["history"]) == 3
+
+
+def test_metrics_have_a_row_an_epoch(run: Path) -> None:
+    rows = read_table(run / "metrics.csv")
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    for name in ("train_loss", "val_loss", "train_accuracy", "val_accuracy", "val_auc_qcd", "lr", "events_per_s", "data_wait_s"):
+        assert all(np.isfinite(row[name]) for row in rows), name
+
+
+def test_predictions_are_of_every_test_event_once_by_the_best_checkpoint(run: Path, store: EventStore) -> None:
+    predictions = read_predictions(run / "predictions.parquet")
+    blocks = list(iter_blocks(store, "test"))
+    assert sorted(predictions.event_id.tolist()) == sorted(i for block in blocks for i in block.event_id.tolist())
+    truth = dict(zip(np.concatenate([b.event_id for b in blocks]), np.concatenate([b.label for b in blocks]), strict=True))
+    assert [truth[i] for i in predictions.event_id] == predictions.label.tolist()
+    assert (predictions.model, predictions.classes) == ("inclusive", store.spec.classes)
+    assert (predictions.provenance["store"], predictions.provenance["split"]) == (store.spec.provenance, "test")
+    accuracy = (predictions.logits.argmax(axis=1) == predictions.label).mean()
+    assert accuracy == pytest.approx(read_json(run / "run.json")["test"]["test_accuracy"], abs=1e-6)
+
+
+def test_a_checkpoint_rebuilds_its_net_without_the_configuration(run: Path, store: EventStore) -> None:
+    checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    net = rebuild(checkpoint["hepflow"])
+    net.load_state_dict({name.removeprefix("net."): value for name, value in checkpoint["state_dict"].items()})
+    assert net.inputs.hlf == tuple(feature.name for feature in store.spec.hlf)
+
+
+def test_a_finished_run_is_up_to_date_and_nothing_is_touched(run: Path, store: EventStore, caplog: pytest.LogCaptureFixture) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    with caplog.at_level("INFO", logger="hepflow"):
+        fit(store, run, "--data.workers", "0", net="inclusive")  # how it runs is no reason to run again
+    assert caplog.messages[-1].startswith("up to date")
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_another_configuration_starts_afresh(store: EventStore, tmp_path: Path) -> None:
+    first = fit(store, tmp_path / "hlf")
+    second = fit(store, tmp_path / "hlf", "--model.lr", "0.01", "--trainer.max_epochs", "2")
+    assert first["config_hash"] != second["config_hash"]
+    assert (second["epochs"], second["events_trained"], len(second["history"])) == (2, 480, 2)
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_the_same_seed_gives_the_same_weights(store: EventStore, tmp_path: Path, net: str) -> None:
+    for name, seed, workers in (("a", "7", "0"), ("b", "7", "2"), ("c", "8", "1")):
+        fit(store, tmp_path / name, "--seed", seed, "--data.workers", workers, "--trainer.max_epochs", "1", net=net)
+    assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert any(not torch.equal(x, y) for x, y in zip(weights(tmp_path / "a").values(), weights(tmp_path / "c").values(), strict=True))
+
+
+@pytest.mark.parametrize("classes", [("signal", "background"), ("a", "b", "c", "d")])
+def test_other_classes_and_features_need_no_change(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    store = toy_store(tmp_path / "toy.zarr", classes=classes, hlf=HLF[:5], particles=PARTICLE[4:9], events=30, mean_particles=5)
+    for net in NETS:
+        record = fit(store, tmp_path / net, net=net)
+        assert record["classes"] == list(classes)
+        assert read_predictions(tmp_path / net / "predictions.parquet").logits.shape == (60 * len(classes), len(classes))
+        assert set(record["test"]) >= {f"test_auc_{name}" for name in classes}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("net", "step"), [("hlf", 11), ("inclusive", 5), ("sequence", 16)])
+def test_a_killed_run_goes_on_to_the_same_weights(store: EventStore, tmp_path: Path, net: str, step: int) -> None:
+    config = tmp_path / "mine.yaml"
+    text = yaml.safe_load(shipped(f"train/{net}.yaml").read_text())
+    text["trainer"] = {"callbacks": [{"class_path": "crash.CrashOnce", "init_args": {"step": step}}], "max_epochs": 3}
+    config.write_text(yaml.safe_dump(text))
+    options = ("fit", "--config", str(config), "--data.store", str(store.path), "--checkpoint_every_steps", "3", *SMALL)
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    whole.mkdir()
+    (whole / "crashed-0").touch()
+    assert process(*options, "--output", str(whole)).returncode == 0
+    assert process(*options, "--output", str(killed)).returncode == CODE
+    assert not read_json(killed / "run.json")["finished"]
+    resumed = process(*options, "--output", str(killed))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on from" in resumed.stderr
+    assert_same(weights(killed), weights(whole))
+    assert_same(weights(killed, "best"), weights(whole, "best"))
+    a, b = (read_json(folder / "run.json") for folder in (killed, whole))
+    assert a["events_trained"] == b["events_trained"]
+    for mine, theirs in zip(a["history"], b["history"], strict=True):
+        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-6)
+        assert mine["val_loss"] == theirs["val_loss"]
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_the_written_config_reads_back(run: Path, store: EventStore, command: str, caplog: pytest.LogCaptureFixture) -> None:
+    before = read_predictions(run / "predictions.parquet")
+    with caplog.at_level("INFO", logger="hepflow"):
+        main([command, "--config", str(run / "config.yaml")])
+    assert "best.ckpt" in caplog.messages[-1]
+    assert np.allclose(read_predictions(run / "predictions.parquet").logits, before.logits, atol=1e-6)
+
+
+def test_another_split_is_predicted_beside_the_test_split(run: Path, store: EventStore) -> None:
+    main(["predict", "--config", str(run / "config.yaml"), "--data.predict_split", "val"])
+    predictions = read_predictions(run / "predictions-val.parquet")
+    assert set(predictions.event_id) == {i for block in iter_blocks(store, "val") for i in block.event_id.tolist()}
+
+
+def test_base_yaml_says_the_defaults(store: EventStore, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = []
+    for configs in (["base", "hlf"], ["hlf"]):
+        options = [word for name in configs for word in ("--config", str(shipped(f"train/{name}.yaml")))]
+        with pytest.raises(SystemExit):
+            main(["fit", *options, "--print_config"])
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("path", sorted(shipped("train").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_overlay_is_parsed(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "--config", str(path), "--print_config"])
+    assert exit_.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["data"]
+
+
+def test_the_last_overlay_names_the_run(store: EventStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    base, mine = shipped("train/base.yaml"), tmp_path / "mine.yaml"
+    mine.write_text(shipped("train/hlf.yaml").read_text())
+    main(["fit", "--config", str(base), "--config", str(mine), "--input", str(store.path), *SMALL])
+    assert read_json(tmp_path / "runs" / "mine" / "run.json")["finished"]
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (("--modl.lr", "1"), "--modl.lr"),
+        (("--data.batch_size", "many"), "batch_size"),
+        (("--data.batch_size", "9999"), "batch_size 9999 is more than the 240 events"),
+        (("--data.balance", "even"), "balance"),
+        (("--model.lr", "-1"), "model.lr must be positive"),
+        (("--model.net", "hepflow.models.hlf.HLF"), "HLF"),
+        (("--model.net.cell", "gru"), "cell"),
+    ],
+)
+def test_a_wrong_option_is_a_config_error(store: EventStore, tmp_path: Path, more: tuple[str, ...], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected) as error:
+        fit(store, tmp_path / "run", *more)
+    assert "\n" not in str(error.value)
+
+
+def test_a_misspelt_key_in_a_file_is_one_line_and_exit_2(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("data: {bath_size: 3}\n")
+    result = process("fit", "--config", str(config))
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "bath_size" in result.stderr
+
+
+def test_a_checkpoint_that_does_not_fit_is_named(run: Path, store: EventStore, tmp_path: Path) -> None:
+    best = str(run / "checkpoints" / "best.ckpt")
+    options = ["--data.store", str(store.path), "--output", str(tmp_path / "x"), "--trainer.enable_progress_bar", "false"]
+    with pytest.raises(DataError, match="no checkpoint here"):
+        main(["test", *options])
+    with pytest.raises(ConfigError, match=r"holds a net with net hepflow\.models\.inclusive\.InclusiveNet"):
+        main(["test", *options, "--ckpt_path", best])
+    inclusive = ["--config", str(shipped("train/inclusive.yaml"))]
+    with pytest.raises(ConfigError, match="holds a net with arguments"):
+        main(["test", *inclusive, *options, "--ckpt_path", best, "--model.net.hidden", "20"])
+    other = toy_store(tmp_path / "other.zarr", seed=2, events=30)
+    options[1] = str(other.path)
+    with pytest.raises(DataError, match="another normalisation"):
+        main(["fit", *inclusive, *options, "--ckpt_path", best])
+    fewer = toy_store(tmp_path / "fewer.zarr", classes=("qcd", "ttbar"), events=30)
+    options[1] = str(fewer.path)
+    with pytest.raises(DataError, match="made for classes qcd, ttbar, wjets, the store has qcd, ttbar"):
+        main(["test", *inclusive, *options, "--ckpt_path", best])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_the_learning_rate_rises_and_then_stays_or_falls(schedule: str) -> None:
+    factors = [lr_factor(step, 1000, 0.1, schedule) for step in range(1000)]
+    assert factors[0] < 0.02
+    assert np.all(np.diff(factors[:100]) > 0)
+    assert max(factors) == pytest.approx(1)
+    assert np.all(np.diff(factors[101:]) <= 0)
+    assert factors[-1] == pytest.approx(1 if schedule == "constant" else 0.01, abs=1e-3)
