@@ -134,6 +134,8 @@ def _train(arguments: list[str]) -> None:
     elif arguments[0] not in TRAIN_SUBCOMMANDS:
         msg = f"no command 'train {arguments[0]}'. There are: {', '.join(TRAIN_SUBCOMMANDS)}."
         raise ConfigError(msg)
+    elif {"-h", "--help"} & set(arguments):
+        _load("hepflow.train.help:print_help", "train")(arguments[0], TRAIN_SUBCOMMANDS[arguments[0]])
     else:
         _load("hepflow.train.cli:main", "train")(arguments)
 

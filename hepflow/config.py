@@ -220,6 +220,23 @@ class ImportConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Where a training runs and what it leaves; its data, model and trainer have options of their own."""
+
+    output: Path | None = None
+    """Run folder; default: runs/NAME, by the --config that chooses the net."""
+    ckpt_path: Path | None = None
+    """Checkpoint to use; default: the best of the run folder, or the last of an interrupted training."""
+    checkpoint_every_steps: int = 2000
+    """Steps between two last.ckpt within an epoch; 0: none."""
+    threads: int = 0
+    """Threads of a process for its arithmetic; 0: as torch chooses."""
+
+    def __post_init__(self) -> None:
+        _not_negative(self, "checkpoint_every_steps", "threads")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """Compare trained models on the test split: metrics.json and a self-contained report.html."""
 

@@ -36,7 +36,10 @@ def test_every_option_has_a_help_text(name: str) -> None:
         assert len(after) < 2 or not after[-1].strip().startswith("(type"), f"{name} --{option} has no help"
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("--version",), *((*name.split(), "--help") for name in COMMANDS), ("train", "--help")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("--help",), ("--version",), *((*name.split(), "--help") for name in COMMANDS), ("train", "--help"), ("train", "fit", "--help")],
+)
 def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
     code = (
         "import sys\nfrom hepflow.cli import main\n"

@@ -93,14 +93,14 @@ def test_remote_events_are_the_local_ones(url: str, raw: Path) -> None:
 
 
 def test_a_server_that_stumbles_is_asked_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr("hepflow.ingest.share.sleep", lambda seconds: None)
     monkeypatch.setattr(RangeHandler, "failures", 2)
     pieces = list(ShareReader(split(f"{url}/qcd/a.root"), access=Access(retries=3)).pieces())
     assert sum(len(piece.events) for piece in pieces) == 70
 
 
 def test_a_server_that_stays_down_makes_a_bad_file(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr("hepflow.ingest.share.sleep", lambda seconds: None)
     monkeypatch.setattr(RangeHandler, "failures", 1000)
     reader = ShareReader(split(f"{url}/qcd/a.root"), access=Access(retries=1))
     assert list(reader.pieces()) == []
@@ -116,7 +116,7 @@ def test_a_missing_remote_file_is_not_asked_for_again(url: str) -> None:
 def test_an_io_error_halfway_costs_no_entry_and_gives_none_twice(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second step fails once, as a flaky file system would make it."""
     waits: list[float] = []
-    monkeypatch.setattr("time.sleep", waits.append)
+    monkeypatch.setattr("hepflow.ingest.share.sleep", waits.append)
     iterate, calls = uproot.TTree.iterate, []
 
     def flaky(tree: object, *args: object, **options: object) -> object:

@@ -1,6 +1,7 @@
 """`hepflow train`: what a run folder holds, resuming, reproducibility, mistakes in one line."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from hepflow.schema import HLF, PARTICLE
 from hepflow.store import EventStore, iter_blocks, read_predictions
 from hepflow.train.callbacks import read_table
 from hepflow.train.cli import main
+from hepflow.train.help import FULL, print_help
 from hepflow.train.module import lr_factor
 
 SMALL = ("--data.batch_size", "32", "--data.eval_batch_size", "64", "--trainer.max_epochs", "3", "--trainer.enable_progress_bar", "false")
@@ -255,3 +257,13 @@ def test_the_learning_rate_rises_and_then_stays_or_falls(schedule: str) -> None:
     assert max(factors) == pytest.approx(1)
     assert np.all(np.diff(factors[101:]) <= 0)
     assert factors[-1] == pytest.approx(1 if schedule == "constant" else 0.01, abs=1e-3)
+
+
+def test_the_short_help_names_options_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    print_help("fit", "about")
+    short = set(re.findall(r"^ +--(\S+)", capsys.readouterr().out, re.MULTILINE))
+    with pytest.raises(SystemExit):
+        main(["fit", FULL])
+    full = capsys.readouterr().out
+    assert {"config", "output", "data.store", "model.net", "trainer.max_epochs"} <= short
+    assert {name for name in short if f"--{name} " not in full and f"--{name}=" not in full} == set()

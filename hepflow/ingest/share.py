@@ -1,9 +1,9 @@
 """Reading one share of a file to its end, whatever the file system does: I/O errors are tried again, lost entries accounted for."""
 
 import logging
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from time import sleep
 
 import awkward as ak
 
@@ -69,7 +69,7 @@ class ShareReader:
                 reason = f"I/O error ({error.strerror or str(error).splitlines()[0]})"
                 if pause is not None:
                     log.warning("%s: %s, trying again in %g s", self.split.file.path, reason, pause)
-                    time.sleep(pause)
+                    sleep(pause)
                     continue
                 yield from self._give_up(f"{reason}, {self.access.retries + 1} times")
             return

@@ -14,18 +14,19 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-from hepflow.config import RUNS
+from hepflow.config import RUNS, TrainConfig
 from hepflow.errors import ConfigError, DataError
 from hepflow.store import EventStore
 from hepflow.train import slurm
 from hepflow.train.callbacks import LAST, EpochTable, FitProgress, LastCheckpoint, PredictionsWriter, Throughput
 from hepflow.train.data import EventData
+from hepflow.train.help import FULL
 from hepflow.train.module import Classifier
 from hepflow.train.record import BEST, CHECKPOINTS, METRICS_FILE, TENSORBOARD, RunRecord, config_hash, run_state
 
 log = logging.getLogger(__name__)
 
-ALIASES = {"--input": "--data.store", "--seed": "--seed_everything"}
+ALIASES = {"--input": "--data.store", "--seed": "--seed_everything", FULL: "--help"}
 
 NOT_FOR_USERS = (
     ".*smaller than the logging interval.*",  # metrics.csv has a row an epoch in any case
@@ -73,14 +74,7 @@ class TrainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The run folder, the checkpoint, and the two callbacks that people tune."""
-        parser.add_argument(
-            "--output", type=Path | None, default=None, help="Run folder; default: runs/NAME, by the --config that chooses the net."
-        )
-        parser.add_argument("--ckpt_path", type=Path | None, default=None, help="Checkpoint to use; default: the best of the run folder.")
-        parser.add_argument(
-            "--checkpoint_every_steps", type=int, default=2000, help="Steps between two last.ckpt within an epoch; 0: none."
-        )
-        parser.add_argument("--threads", type=int, default=0, help="Threads of a process for its arithmetic; 0: as torch chooses.")
+        parser.add_class_arguments(TrainConfig)
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(DEFAULTS)

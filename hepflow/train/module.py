@@ -31,7 +31,8 @@ class Classifier(pl.LightningModule):
     Parameters
     ----------
     net
-        What makes the net from the store's description of its inputs: the class of a net, and its own arguments.
+        Class of the net, such as hepflow.models.inclusive.InclusiveNet, made from the store's description of its inputs; its own
+        arguments are model.net.NAME.
     inputs
         Classes, features and statistics; from the store.
     lr
