@@ -2,7 +2,7 @@
 
 import ast
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
@@ -60,7 +60,7 @@ def print_help(command: str, about: str) -> None:
     console.print(f"What a command would run with: hepflow train {command} ... --print_config", highlight=False)
 
 
-def _print_group(console: Console, title: str, options: Sequence[Option]) -> None:
+def _print_group(console: Console, title: str, options: Iterable[Option]) -> None:
     console.print(f"\n{title}:", highlight=False)
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
