@@ -267,3 +267,8 @@ def test_the_short_help_names_options_that_exist(capsys: pytest.CaptureFixture[s
     full = capsys.readouterr().out
     assert {"config", "output", "data.store", "model.net", "trainer.max_epochs"} <= short
     assert {name for name in short if f"--{name} " not in full and f"--{name}=" not in full} == set()
+
+
+def test_a_training_leaves_the_arithmetic_of_its_process_alone(run: Path) -> None:
+    smallest = np.float32(2**-149)
+    assert smallest * np.float32(1) == smallest > 0

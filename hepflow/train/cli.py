@@ -205,9 +205,12 @@ def main(args: Sequence[str]) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for told in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", told)
-    torch.set_flush_denormal(True)  # gradients fade into denormal numbers, with which a CPU is many times slower
     command, *options = args
-    COMMANDS[command](TrainCLI(command, options))
+    torch.set_flush_denormal(True)  # gradients fade into denormal numbers, with which a CPU is many times slower
+    try:
+        COMMANDS[command](TrainCLI(command, options))
+    finally:
+        torch.set_flush_denormal(False)  # whoever called from Python counts on IEEE arithmetic
 
 
 def _alias(argument: str) -> str:
