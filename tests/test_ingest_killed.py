@@ -58,12 +58,19 @@ def wait_for_records(process: subprocess.Popen[bytes], output: Path, more: int) 
 def kill_worker(driver: int) -> bool:
     """Kill one Python process that runs tasks: a child of the daemon that the JVM started."""
     with contextlib.suppress(psutil.Error):  # one that ends while it is looked at
-        daemons = [child for child in psutil.Process(driver).children(recursive=True) if "pyspark.daemon" in " ".join(child.cmdline())]
+        daemons = [child for child in psutil.Process(driver).children(recursive=True) if "pyspark.daemon" in command(child)]
         workers = [child for child in daemons if child.ppid() in {daemon.pid for daemon in daemons}]
         if workers:
             os.kill(workers[0].pid, signal.SIGKILL)
             return True
     return False
+
+
+def command(process: psutil.Process) -> str:
+    """Nothing for a zombie, such as the shell that Spark's start script leaves under its JVM."""
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
 
 
 @pytest.fixture(scope="module")
