@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.hepflow-installed
 # Where pip can find a CPU build of this version it is taken (it is a tenth of the size); else plain torch.
 TORCH_CPU ?= 2.13.0+cpu
+# Processes that run tests. Many tests wait for jobs and workers.
+TESTERS ?= 2
 
 .PHONY: help install demo test fast lint clean
 
@@ -32,7 +34,7 @@ demo: install
 	$(BIN)/hepflow demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile
 
 fast: install
 	$(BIN)/python -m pytest -m 'not slow'

@@ -1,6 +1,9 @@
-"""The whole of `hepflow evaluate` on ten million predictions: time and memory; and its AUC errors beside scikit-learn's AUC in a loop.
+"""The whole of `hepflow evaluate` on ten million predictions, and on the feature store that they are of: time and memory.
 
-Usage: python benchmarks/evaluate.py [--quick] [--models 1]
+The store holds the high-level features of as many test events, and of a tenth as many to train on: every test event is looked up there.
+Beside it, AUCs with 200 bootstrap replicas, and scikit-learn's AUC in a loop over the replicas.
+
+Usage: python benchmarks/evaluate.py [--quick] [--models 1] [--without-store]
 """
 
 import argparse
@@ -17,8 +20,11 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from hepflow.evaluate.metrics import auc, bootstrap, log_odds, spectrum
-from hepflow.schema import CLASSES
-from hepflow.store import Predictions, write_predictions
+from hepflow.identity import event_ids
+from hepflow.ledger import Ledger
+from hepflow.predictions import Predictions, write_predictions
+from hepflow.schema import CLASSES, HLF, PARTICLE
+from hepflow.store import EventBlock, EventStore, StoreSpec
 
 REPLICAS = 200
 
@@ -27,12 +33,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the events")
     parser.add_argument("--models", type=int, default=1)
+    parser.add_argument("--without-store", action="store_true")
     arguments = parser.parse_args()
     n = 1_000_000 if arguments.quick else 10_000_000
     with tempfile.TemporaryDirectory() as folder:
+        ids = event_ids(b"benchmark", np.arange(n))
         for model in range(arguments.models):
-            write(Path(folder) / "runs" / f"model{model}", n, model)
+            write(Path(folder) / "runs" / f"model{model}", ids, model)
         command = [sys.executable, "-m", "hepflow", "evaluate", "--input", f"{folder}/runs", "--output", f"{folder}/report"]
+        if not arguments.without_store:
+            write_store(Path(folder) / "features.zarr", ids)
+            command += ["--store", f"{folder}/features.zarr"]
         start = time.perf_counter()
         subprocess.run([*command, "--bootstrap", str(REPLICAS)], check=True)
         seconds = time.perf_counter() - start
@@ -44,11 +55,34 @@ def main() -> None:
     print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_s, "peak_gib": peak_gb, "events": n, "bootstrap_vs_sklearn": theirs / ours}))
 
 
-def write(folder: Path, n: int, model: int) -> None:
-    label, logits = make(n, model)
+def write(folder: Path, ids: np.ndarray, model: int) -> None:
+    label, logits = make(len(ids), model)
     folder.mkdir(parents=True)
     origin = {"store": "benchmark", "split": "test", "definitions": "corrected"}
-    write_predictions(folder / "predictions.parquet", Predictions(np.arange(n), label, logits, CLASSES, folder.name, origin))
+    write_predictions(folder / "predictions.parquet", Predictions(ids, label, logits, CLASSES, folder.name, origin))
+
+
+def write_store(path: Path, ids: np.ndarray) -> None:
+    """Parts of 100,000 events, without particles."""
+    store = EventStore.create(path, StoreSpec(CLASSES, HLF, PARTICLE, "corrected", "benchmark"))
+    label = make(len(ids), 0)[0]
+    rng = np.random.default_rng(3)
+    size = 100_000
+    for start in range(0, len(ids), size):
+        blocks = {}
+        for own, name in enumerate(CLASSES):
+            test = ids[start : start + size][label[start : start + size] == own]
+            blocks["test", name] = block(test, own, rng)
+            blocks["train", name] = block(event_ids(f"train {start}".encode(), np.arange(own, size // 10, len(CLASSES))), own, rng)
+        total = sum(len(one) for one in blocks.values())
+        store.write_part(f"part-{start:08d}", blocks, Ledger(n_in=total, n_out=total))
+    store.finalise()
+
+
+def block(ids: np.ndarray, label: int, rng: np.random.Generator) -> EventBlock:
+    hlf = rng.exponential(60, (len(ids), len(HLF))).astype(np.float32)
+    none = np.empty((0, len(PARTICLE)), dtype=np.float32)
+    return EventBlock(hlf, none, np.zeros(len(ids) + 1, dtype=np.int64), np.full(len(ids), label, dtype=np.int8), ids)
 
 
 def make(n: int, model: int) -> tuple[np.ndarray, np.ndarray]:

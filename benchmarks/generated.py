@@ -61,6 +61,7 @@ def events(n: int, seed: int = 0) -> ak.Array:
 def write(folder: Path, chunk: ak.Array, fragments: int) -> None:
     """The same events ``fragments`` times, each time under new identities, as the dataset that ingest leaves."""
     n = len(chunk)
+    files = []
     columns = {name: ak.to_arrow(chunk[name], extensionarray=False, list_to32=True) for name in chunk.fields}
     for i in range(fragments):
         sample = CLASSES[i % len(CLASSES)]
@@ -72,9 +73,12 @@ def write(folder: Path, chunk: ak.Array, fragments: int) -> None:
         }
         (folder / sample).mkdir(parents=True, exist_ok=True)
         table = pa.table({**flat, "file": [name] * n, "entry": np.arange(n), **columns})
-        pq.write_table(table, folder / sample / f"{name}.parquet", compression="zstd", row_group_size=1000)
+        files.append(f"{sample}/{name}.parquet")
+        pq.write_table(table, folder / files[-1], compression="zstd", row_group_size=1000)
     about = {"schema_version": EVENTS_SCHEMA_VERSION, "classes": list(CLASSES), "provenance": f"generated {n} x {fragments}"}
-    write_json(folder / "_hepflow.json", {**about, "ledger": Ledger(n * fragments, n * fragments).to_dict(), "files": [], "fragments": []})
+    write_json(
+        folder / "_hepflow.json", {**about, "ledger": Ledger(n * fragments, n * fragments).to_dict(), "files": [], "fragments": files}
+    )
 
 
 def _narrow(values: np.ndarray) -> np.ndarray:

@@ -1,19 +1,27 @@
 """hepflow ingest beside a plain process that reads the same branches with uproot, skims them and writes Parquet with pyarrow.
 
-python benchmarks/ingest.py [--quick]: a table, and as the last line one JSON object. The two take turns on the same files; medians.
+python benchmarks/ingest.py [--quick]: a table, and as the last line one JSON object. The ways take turns on the same files; medians.
 Wall time is what counts, on a machine that has nothing else to do; the CPU time of all processes, the JVM's too, is there for others.
-Not counted, but printed: starting Spark and its Python workers, once a run whatever its size.
+Not counted, but printed: starting Spark and its Python workers, once a run whatever its size. Where pyspark-root-datasource can be
+imported (pip install --no-deps --target DIR pyspark-root-datasource, PYTHONPATH=DIR) it reads a part of the files, too. In full:
+peak memory of a task by size of the file, and cost of an event by number of files.
 """
 
 import argparse
 import json
+import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
+from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 
 import awkward as ak
@@ -31,72 +39,76 @@ from hepflow.ingest.share import Access
 from hepflow.ingest.splits import SourceFile, Split
 from hepflow.ledger import read_json
 from hepflow.schema import COLLECTIONS
-from hepflow.spark import session
+from hepflow.spark import properties, session
 
 CORES = 2
+OURS, RIVAL, RIVALS, ALONE = "hepflow, Spark", "uproot + pyarrow", f"{CORES} x uproot + pyarrow", "hepflow, no Spark"
+OTHER = "pyspark-root-datasource"
+EVENTS = 400
+"""A basket of every branch."""
 MEAN = {"EFlowTrack": 340, "EFlowPhoton": 480, "EFlowNeutralHadron": 390, "Electron": 0.5, "MuonTight": 0.7, "Jet": 4}
 """Objects an event, as in Delphes with pile-up 20."""
 MEAN_PT = {"EFlowTrack": 0.9, "EFlowPhoton": 0.5, "EFlowNeutralHadron": 0.7, "Electron": 20, "MuonTight": 25, "Jet": 40}
+TARGET = 128 << 20
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="under two minutes")
-    quick = parser.parse_args().quick
+    parser.add_argument("--files", type=int, help=f"files of {4 * EVENTS} events to compare on")
+    parser.add_argument("--sizes", type=float, nargs="*", default=[0.2, 1, 4], help="GB of the files for peak memory")
+    parser.add_argument("--numbers", type=int, nargs="*", default=[10, 100, 1000], help="of files for the cost of many")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        files = write_files(root / "raw" / "qcd", n_files=16 if quick else 40, n_events=400)
-        found = compare(root, files, n_events=400 * len(files), repeats=3 if quick else 5)
-        if not quick:
-            found |= {"peak_mb_by_file_mb": peaks(root), "cost_of_many_files": many_files(root)}
+        n_files = given.files or (24 if given.quick else 48)
+        files = write_files(root / "raw" / "qcd", n_files, n_baskets=4)
+        found: dict[str, object] = dict(compare(root, files, n_events=4 * EVENTS * n_files, repeats=3 if given.quick else 5))
+        if not given.quick:
+            found["peak_mb_by_file_gb"] = peaks(root, given.sizes)
+            found["seconds_per_1000_events_by_files"] = many_files(root, given.numbers)
     print(json.dumps(found))
 
 
 def compare(root: Path, files: Sequence[Path], n_events: int, repeats: int) -> dict[str, float]:
     config = IngestConfig(input=root / "raw", output=root / "ours", samples={"qcd": ("qcd",)}, spark=SparkConfig(master=f"local[{CORES}]"))
+    ways: dict[str, tuple[Path, int, Callable[[], None]]] = {
+        OURS: (config.output, CORES, lambda: run(config)),
+        RIVAL: (root / "plain", 1, lambda: plain(files, root / "plain")),
+        RIVALS: (root / "plains", CORES, lambda: plains(files, root / "plains")),
+        ALONE: (root / "alone", 1, lambda: alone(files, root / "alone")),
+    }
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     started = time.perf_counter()
-    ways: dict[str, tuple[Path, Callable[[], None]]] = {
-        "hepflow, Spark": (config.output, lambda: run(config)),
-        "uproot + pyarrow": (root / "plain", lambda: plain(files, root / "plain")),
-        "hepflow, no Spark": (root / "alone", lambda: alone(files, root / "alone")),
-    }
-    wall: dict[str, list[float]] = {name: [] for name in ways}
-    cpu: dict[str, list[float]] = {name: [] for name in ways}
-    with session(config.spark, "benchmark"):
+    with session(config.spark, "benchmark") as spark:
         fresh(config.output, lambda: run(config))
-        start = time.perf_counter() - started
+        first = time.perf_counter() - started
         for _ in range(repeats):
-            for name, (output, work) in ways.items():
-                before = cpu_seconds()
-                wall[name].append(fresh(output, work) * (CORES if name == "hepflow, Spark" else 1))
-                cpu[name].append(cpu_seconds() - before)
-    output = config.output
-    about = read_json(output / "_hepflow.json")
-    written = sum((output / name).stat().st_size for name in about["fragments"]) / about["n_events"]
-    rival = "uproot + pyarrow"
-    by_wall, by_cpu = ({name: n_events / statistics.median(times) for name, times in found.items()} for found in (wall, cpu))
-    table = Table("", "events/s a core", "ratio", "events a CPU second", "ratio", title=f"{n_events:,} events in {len(files)} files")
-    for name in ways:
-        ratios = (f"{rates[name] / rates[rival]:.2f}" for rates in (by_wall, by_cpu))
-        table.add_row(name, f"{by_wall[name]:,.0f}", next(ratios), f"{by_cpu[name]:,.0f}", next(ratios))
+            for name, (output, cores, work) in ways.items():
+                seconds, cpu = fresh(output, work)
+                rates[name].append((n_events / seconds / cores, n_events / cpu))
+        if find_spec("pyspark_root_datasource"):
+            seconds, cpu = fresh(root / "other", lambda: other(spark, files[:2], root / "other"))
+            rates[OTHER] = [(8 * EVENTS / seconds / CORES, 8 * EVENTS / cpu)]
+    middle = {name: [statistics.median(column) for column in zip(*pairs, strict=True)] for name, pairs in rates.items()}
     console = Console()
+    table = Table("", "events/s a core", "ratio", "events a CPU second", "ratio", title=f"{n_events:,} events in {len(files)} files")
+    for name, (wall, cpu) in middle.items():
+        table.add_row(name, f"{wall:,.0f}", f"{wall / middle[RIVAL][0]:.2f}", f"{cpu:,.0f}", f"{cpu / middle[RIVAL][1]:.2f}")
     console.print(table)
-    floats = float32_size(output, about["fragments"]) / about["n_events"]
-    console.print(
-        f"starting Spark and a first run: {start:.1f} s; {written:,.0f} bytes an event, {written / floats:.2f} of its 4-byte numbers"
-    )
-    return {
-        "ingest_vs_plain_per_core": round(by_wall["hepflow, Spark"] / by_wall[rival], 3),
-        "ingest_vs_plain_per_cpu_second": round(by_cpu["hepflow, Spark"] / by_cpu[rival], 3),
-        "bytes_vs_float32": round(written / floats, 3),
+    written, floats = bytes_an_event(config.output)
+    console.print(f"starting Spark, and a first run: {first:.1f} s; {written:,.0f} bytes an event, {written / floats:.2f} of its numbers")
+    if OTHER not in middle:
+        console.print(f"{OTHER} is not installed: left out")
+    ours = middle[OURS]
+    found = {
+        "ingest_vs_plain_per_core": ours[0] / middle[RIVAL][0],
+        "ingest_vs_plain_per_cpu_second": ours[1] / middle[RIVAL][1],
+        "ingest_vs_plain_on_both_cores": ours[0] / middle[RIVALS][0],
+        "bytes_vs_float32": written / floats,
+        **({"ingest_vs_pyspark_root_datasource": ours[0] / middle[OTHER][0]} if OTHER in middle else {}),
     }
-
-
-def cpu_seconds() -> float:
-    """Of this process and all it started: Python workers and the JVM."""
-    own = psutil.Process()
-    times = [process.cpu_times() for process in (own, *own.children(recursive=True))]
-    return sum(each.user + each.system for each in times)
+    return {name: round(value, 3) for name, value in found.items()}
 
 
 def plain(files: Sequence[Path], output: Path) -> None:
@@ -114,6 +126,12 @@ def plain(files: Sequence[Path], output: Path) -> None:
         pq.write_table(table, output / f"{path.stem}.parquet", compression="zstd")
 
 
+def plains(files: Sequence[Path], output: Path) -> None:
+    """The same on all cores, a process each."""
+    with ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as pool:
+        list(pool.map(plain, [files[number::CORES] for number in range(CORES)], [output / str(number) for number in range(CORES)]))
+
+
 def alone(files: Sequence[Path], output: Path) -> None:
     """Our task in this process: what Spark adds is the difference."""
     (output / RECORDS).mkdir(parents=True)
@@ -122,71 +140,110 @@ def alone(files: Sequence[Path], output: Path) -> None:
         run_task([Split(SourceFile("qcd", path.name, str(path), path.stat().st_size, "1"))], settings)
 
 
-def peaks(root: Path) -> dict[str, int]:
-    """Peak memory of a process that ingests one share of a large file, by the size of the file."""
-    found = {}
-    for n_blocks in (10, 50, 200):
-        path = write_files(root / "large", 1, 400, n_blocks)[0]
-        mb = path.stat().st_size >> 20
-        code = f"from benchmarks.ingest import peak_of_a_share; peak_of_a_share({str(path)!r})"
-        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-        found[str(mb)] = int(done.stdout)
+def other(spark: object, files: Sequence[Path], output: Path) -> None:
+    """The same branches, read by a data source from PyPI and written by Spark; it cannot skim while it reads."""
+    import_module("pyspark_root_datasource").register(spark)
+    names = ",".join(f"{name}.{field}" for name, fields in COLLECTIONS.items() for field in fields)
+    reader = spark.read.format("root").option("tree", "Delphes").option("columns", names).option("path", ",".join(map(str, files)))
+    reader.load().write.option("compression", "zstd").parquet(str(output))
+
+
+def peaks(root: Path, sizes: Sequence[float]) -> dict[str, int]:
+    """Peak memory of a process that ingests one share of a large file, by the size of the file; 0: of one that only imports."""
+    found = {"0": peak_of(None)}
+    for size in sizes:
+        path = root / "large.root"
+        write(path, n_baskets=max(1, round(size * 1e9 / 7.2e6)))
+        found[f"{path.stat().st_size / 1e9:.1f}"] = peak_of(path)
         path.unlink()
-    Console().print("peak memory of a task in MB, by megabytes of file:", found)
+    Console().print("peak memory of a task in MB, by GB of file:", found)
     return found
 
 
-def peak_of_a_share(path: str) -> None:
-    size = Path(path).stat().st_size
-    count = -(-size // (128 << 20))
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / RECORDS).mkdir()
-        split = Split(SourceFile("qcd", "a.root", path, size, "1"), count // 2, count)
-        run_task([split], Settings(Path(folder), ("qcd",), Access()))
+def peak_of(path: Path | None) -> int:
+    code = f"from benchmarks.ingest import peak; peak({str(path or '')!r})"
+    place, environment = Path(__file__).parents[1], os.environ | environment_of_workers()
+    done = subprocess.run([sys.executable, "-c", code], cwd=place, env=environment, check=True, capture_output=True, text=True)
+    return int(done.stdout)
+
+
+def environment_of_workers() -> dict[str, str]:
+    """The environment that our Spark sessions give their Python workers."""
+    prefix = "spark.executorEnv."
+    return {name.removeprefix(prefix): value for name, value in properties(SparkConfig()).items() if name.startswith(prefix)}
+
+
+def peak(path: str) -> None:
+    if path:
+        size = Path(path).stat().st_size
+        count = -(-size // TARGET)
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / RECORDS).mkdir()
+            split = Split(SourceFile("qcd", "a.root", path, size, "1"), count // 2, count)
+            run_task([split], Settings(Path(folder), ("qcd",), Access()))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
 
 
-def many_files(root: Path) -> dict[str, float]:
-    """Seconds per 1,000 events, by the number of files that hold them."""
-    found = {}
-    for n_files in (10, 100, 1000):
-        raw = root / f"many{n_files}"
-        write_files(raw / "qcd", n_files, 20)
-        config = IngestConfig(input=raw, output=root / "out", samples={"qcd": ("qcd",)}, spark=SparkConfig(master=f"local[{CORES}]"))
-        with session(config.spark, "benchmark"):
-            fresh(config.output, lambda config=config: run(config))
-            found[str(n_files)] = round(fresh(config.output, lambda config=config: run(config)) / (n_files * 20) * 1000, 3)
-    Console().print("seconds per 1,000 events, by number of files of 20 events:", found)
+def many_files(root: Path, numbers: Sequence[int]) -> dict[str, float]:
+    """Seconds per 1,000 events, by the number of files of 100 events; what a run of one file takes is start-up, and taken off."""
+    seconds = {}
+    with session(SparkConfig(master=f"local[{CORES}]"), "benchmark"):
+        for number in (1, 1, *numbers):
+            raw = root / f"many{number}"
+            write_files(raw / "qcd", number, n_baskets=1, n_events=100)
+            config = IngestConfig(input=raw, output=root / "out", samples={"qcd": ("qcd",)})
+            seconds[number] = fresh(config.output, lambda config=config: run(config))[0]
+            shutil.rmtree(raw)
+    found = {str(number): round((seconds[number] - seconds[1]) / number * 10, 3) for number in numbers}
+    Console().print(f"one file: {seconds[1]:.2f} s; beyond it, seconds per 1,000 events by number of files of 100 events:", found)
     return found
 
 
-def fresh(output: Path, work: Callable[[], None]) -> float:
-    subprocess.run(["rm", "-rf", output], check=True)
-    started = time.perf_counter()
+def fresh(output: Path, work: Callable[[], None]) -> tuple[float, float]:
+    """Wall and CPU seconds of work that begins without its output; CPU of this process and all it started, the JVM too."""
+    shutil.rmtree(output, ignore_errors=True)
+    started, before = time.perf_counter(), cpu_seconds()
     work()
-    return time.perf_counter() - started
+    return time.perf_counter() - started, cpu_seconds() - before
 
 
-def float32_size(output: Path, fragments: Sequence[str]) -> int:
-    """Bytes of all kept numbers of the collections, four each."""
-    tables = (pq.read_table(output / name, columns=list(COLLECTIONS)) for name in fragments)
-    return 4 * sum(len(table[name].combine_chunks().flatten()) * len(fields) for table in tables for name, fields in COLLECTIONS.items())
+def cpu_seconds() -> float:
+    own = psutil.Process()
+    living = [each.cpu_times() for each in (own, *own.children(recursive=True))]
+    return sum(each.user + each.system + each.children_user + each.children_system for each in living)
 
 
-def write_files(folder: Path, n_files: int, n_events: int, n_blocks: int = 1) -> list[Path]:
+def bytes_an_event(output: Path) -> tuple[float, float]:
+    """Of the Parquet files; and of all kept numbers of the collections, four bytes each."""
+    about = read_json(output / "_hepflow.json")
+    paths = [output / name for name in about["fragments"]]
+    tables = (pq.read_table(path, columns=list(COLLECTIONS)) for path in paths)
+    numbers = sum(len(table[name].combine_chunks().flatten()) * len(fields) for table in tables for name, fields in COLLECTIONS.items())
+    return sum(path.stat().st_size for path in paths) / about["n_events"], 4 * numbers / about["n_events"]
+
+
+def write_files(folder: Path, n_files: int, n_baskets: int, n_events: int = EVENTS) -> list[Path]:
+    """The same events in every file, under another UUID, which makes them others."""
     folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{number:05d}.root" for number in range(n_files)]
+    content = bytearray(write(paths[0], n_baskets, n_events).read_bytes())
+    with uproot.open(paths[0]) as file:
+        place = content.index(file.file.uuid.bytes)
+    for number, path in enumerate(paths[1:], 1):
+        content[place : place + 16] = number.to_bytes(16, "big")
+        path.write_bytes(content)
+    return paths
+
+
+def write(path: Path, n_baskets: int, n_events: int = EVENTS) -> Path:
     rng = np.random.default_rng(1)
     events = {name: collection(name, fields, n_events, rng) for name, fields in COLLECTIONS.items()}
     types = {name: str(column.type.content) for name, column in events.items()}
-    paths = [folder / f"{number:05d}.root" for number in range(n_files)]
-    for path in paths:
-        with uproot.recreate(path) as file:
-            tree = file.mktree(
-                "Delphes", types, counter_name=lambda name: f"{name}_size", field_name=lambda outer, inner: f"{outer}.{inner}"
-            )
-            for _ in range(n_blocks):
-                tree.extend(events)
-    return paths
+    with uproot.recreate(path) as file:
+        tree = file.mktree("Delphes", types, counter_name=lambda name: f"{name}_size", field_name=lambda outer, inner: f"{outer}.{inner}")
+        for _ in range(n_baskets):
+            tree.extend(events)
+    return path
 
 
 def collection(name: str, fields: dict[str, str], n: int, rng: np.random.Generator) -> ak.Array:

@@ -10,6 +10,7 @@ import awkward as ak
 import numpy as np
 
 CONE = 0.3
+TURN = 2 * math.pi
 
 
 class Vector:
@@ -34,8 +35,9 @@ class Vector:
 
 
 def cone(vector: Vector, table: np.ndarray) -> float:
-    """Relative isolation from an (n, 3) table of eta, phi, pT; the difference in phi as the reference has it, unwrapped."""
+    """Relative isolation from an (n, 3) table of eta, phi, pT; the difference in phi is held against a full turn, as in 2019."""
     d_eta, d_phi = table[:, 0] - vector.eta(), table[:, 1] - vector.phi()
+    d_phi = d_phi - TURN * (d_phi > TURN) + TURN * (d_phi < -TURN)
     return float(table[d_eta * d_eta + d_phi * d_phi < CONE * CONE, 2].sum() / vector.pt())
 
 

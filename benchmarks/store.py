@@ -1,32 +1,50 @@
-"""Which compression the store should use: bytes an event, and events a second of one core written and read.
+"""Which compression the store should use, and what its own coder gains over zarr's: bytes an event, events a second written and read.
 
-Chunks are those of the store, 16,384 particles. CPU time, so that a busy machine distorts least; medians of several turns.
+The first table compresses the particles alone, chunk by chunk, into memory; the second is the store, all its arrays, in files. CPU time of
+one core, so that a busy machine distorts least; medians of several turns, the contenders of the second table taking turns.
 """
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import awkward as ak
 import generated
 import numpy as np
-from numcodecs import Blosc, blosc
+import zarr
+from numcodecs import Blosc
+from numcodecs.bitround import BitRound
 from rich.console import Console
 from rich.table import Table
+from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 
 from hepflow.fragments import open_events, read_fragment
 from hepflow.ledger import Ledger
 from hepflow.physics.features import FeatureSet, compute
 from hepflow.schema import HLF, MAX_PARTICLES, PARTICLE
-from hepflow.store import ROWS_PER_CHUNK, EventBlock, EventStore, StoreSpec
+from hepflow.shards import CHUNKS_PER_SHARD, COMPRESSOR, ROWS_PER_CHUNK
+from hepflow.store import FLOAT_BITS, EventBlock, EventStore, StoreSpec
 
 PADDED = MAX_PARTICLES * len(PARTICLE) * 4
 SHUFFLES = {"none": Blosc.NOSHUFFLE, "bytes": Blosc.SHUFFLE, "bits": Blosc.BITSHUFFLE}
+SLICE = 256
+
+
+class Choice(NamedTuple):
+    codec: str
+    level: int
+    shuffle: str
+    columns: bool = True
+    rows: int = ROWS_PER_CHUNK
+    block: int = 2**21
+    bits: int = FLOAT_BITS
 
 
 def main() -> None:
@@ -34,21 +52,23 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer codecs, in under a minute")
     parser.add_argument("--events", type=Path, help="a dataset of `hepflow ingest`; default: generated events")
     arguments = parser.parse_args()
-    blosc.use_threads = False
-    events = some_events(arguments.events) if arguments.events else generated.events(2000)
+    events = some_events(arguments.events) if arguments.events else generated.events(1000 if arguments.quick else 2000)
     features = compute(events)
-    table = Table("order", "codec", "level", "shuffle", "block", "bytes an event", "of padded", "written, events/s", "read, events/s")
-    for options in choices(quick=arguments.quick):
-        measure(features, table, *options)
-    Console().print(table)
-    print(json.dumps(whole_store(features)))
+    table = Table("order", "codec", "shuffle", "rows a chunk", "block", "bits kept", "bytes an event", "of padded", "written/s", "read/s")
+    for choice in choices(quick=arguments.quick):
+        measure(features, table, choice)
+    Console(width=140).print(table)
+    print(json.dumps(whole_store(features, 3 if arguments.quick else 7)))
 
 
-def choices(*, quick: bool) -> list[tuple[bool, str, int, str, int]]:
-    """Transposed, codec, level, shuffle, block size."""
-    codecs = [("zstd", 1), ("zstd", 3), ("lz4", 5)] if quick else [("zstd", 1), ("zstd", 3), ("zstd", 5), ("lz4", 1), ("lz4", 5)]
-    first = [(transposed, *codec, shuffle, 0) for transposed, codec, shuffle in product((False, True), codecs, SHUFFLES)]
-    return [*first, *((True, *codec, size) for codec, size in product([("zstd", 1, "bytes"), ("lz4", 5, "bits")], (2**16, 2**18, 2**20)))]
+def choices(*, quick: bool) -> list[Choice]:
+    """One thing varied at a time around what the store does, and the codecs with every shuffle and order."""
+    codecs = [("zstd", 1), ("lz4", 5)] if quick else [("zstd", 1), ("zstd", 3), ("zstd", 5), ("lz4", 1), ("lz4", 5), ("blosclz", 5)]
+    varied = [Choice(*codec, shuffle, columns) for columns, codec, shuffle in product((False, True), codecs, SHUFFLES)]
+    best = Choice("zstd", 1, "bytes")
+    varied += [best._replace(rows=rows) for rows in (4000, 8000, 2**14, 32000)]
+    varied += [best._replace(block=block) for block in (0, 2**16, 2**18, 2**20)]
+    return varied + [best._replace(bits=bits) for bits in (16, 12, 8)]
 
 
 def some_events(folder: Path) -> ak.Array:
@@ -57,48 +77,113 @@ def some_events(folder: Path) -> ak.Array:
     return ak.concatenate([read_fragment(fragment)[: 2000 // len(fragments) + 1] for fragment in fragments[:: -(-len(fragments) // 40)]])
 
 
-def measure(features: FeatureSet, table: Table, transposed: bool, name: str, level: int, shuffle: str, block: int) -> None:
-    x, n_events = features.particles, len(features.index)
-    chunks = [x[i : i + ROWS_PER_CHUNK] for i in range(0, len(x), ROWS_PER_CHUNK)]
-    codec = Blosc(name, level, SHUFFLES[shuffle], block)
+def measure(features: FeatureSet, table: Table, choice: Choice) -> None:
+    n_whole = len(features.particles) // choice.rows * choice.rows  # whole chunks, so that sizes compare
+    x, n_events = features.particles[:n_whole], len(features.index) * n_whole / len(features.particles)
+    codec = Blosc(choice.codec, choice.level, SHUFFLES[choice.shuffle], choice.block, typesize=4)
+    chunks = x.reshape(-1, choice.rows, x.shape[1])
+    out = np.empty(chunks.shape[1:], np.float32)
+    decoded = np.empty_like(out.T if choice.columns else out, order="C")
 
     def encode() -> list[bytes]:
-        return [codec.encode(np.ascontiguousarray(chunk.T if transposed else chunk)) for chunk in chunks]
+        rounded = chunks if choice.bits == FLOAT_BITS else BitRound(choice.bits).encode(chunks).view(np.float32)
+        return [codec.encode(np.ascontiguousarray(chunk.T if choice.columns else chunk)) for chunk in rounded]
+
+    def decode() -> None:
+        for part in encoded:
+            codec.decode(part, out=decoded)
+            out[...] = decoded.T if choice.columns else decoded
 
     encoded = encode()
     size = sum(map(len, encoded)) / n_events
-    written, read = n_events / cpu(encode), n_events / cpu(lambda: [codec.decode(part) for part in encoded])
-    order = "columns" if transposed else "rows"
+    (written,), (read,) = cpu({"": encode}).values(), cpu({"": decode}).values()
     table.add_row(
-        order, name, str(level), shuffle, str(block or "auto"), f"{size:,.0f}", f"{size / PADDED:.3f}", f"{written:,.0f}", f"{read:,.0f}"
+        "columns" if choice.columns else "rows",
+        f"{choice.codec} {choice.level}",
+        choice.shuffle,
+        f"{choice.rows:,}",
+        f"{choice.block:,}" if choice.block else "auto",
+        str(choice.bits),
+        f"{size:,.0f}",
+        f"{size / PADDED:.3f}",
+        f"{n_events / written:,.0f}",
+        f"{n_events / read:,.0f}",
+        style="bold" if choice == Choice(COMPRESSOR["cname"], COMPRESSOR["clevel"], "bytes") else None,
     )
 
 
-def whole_store(features: FeatureSet) -> dict[str, float]:
-    """What the store does, through zarr, all arrays together."""
+def whole_store(features: FeatureSet, repeats: int) -> dict[str, float]:
+    """The store against the same arrays written and read by zarr."""
     n = len(features.index)
     block = EventBlock(features.hlf, features.particles, features.offsets, np.zeros(n, np.int8), np.arange(n))
+    starts = range(0, n - n % SLICE, SLICE)
     with tempfile.TemporaryDirectory() as folder:
         store = EventStore.create(Path(folder) / "s.zarr", StoreSpec(("qcd",), HLF, PARTICLE, "corrected", "benchmark"))
-
-        def write() -> None:
-            store.write_part("a", {("train", "qcd"): block}, Ledger(n, n))
-
-        written = n / cpu(write)
+        contenders = {
+            "write, the store": lambda: store.write_part("a", {("train", "qcd"): block}, Ledger(n, n)),
+            "write, zarr": lambda: write_by_zarr(Path(folder) / "z.zarr", block),
+        }
+        seconds = cpu(contenders, repeats)
         store.finalise()
         (part,) = EventStore.open(store.path).parts("train", "qcd")
-        read = n / cpu(lambda: store.read(part))
+        group = store.path / part.path
+        contenders = {
+            "read whole, the store": lambda: store.read(part),
+            "read whole, zarr": lambda: read_by_zarr(group, 0, n),
+            f"read by {SLICE}, the store": lambda: [store.read(part, start, start + SLICE) for start in starts],
+            f"read by {SLICE}, zarr": lambda: [read_by_zarr(group, start, start + SLICE) for start in starts],
+        }
+        seconds |= cpu(contenders, repeats)
         size = sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()) / n
-    return {"bytes_vs_padded": size / PADDED, "written_per_second": written, "read_per_second": read}
+    rates = {name: (len(starts) * SLICE if "by" in name else n) / value for name, value in seconds.items()}
+    table = Table("files, all arrays", "events/s of one core", title=f"{n:,} events, {size:,.0f} bytes each, load {os.getloadavg()[0]:.1f}")
+    for name, rate in rates.items():
+        table.add_row(name, f"{rate:,.0f}")
+    Console().print(table)
+    return {
+        "bytes_vs_padded": size / PADDED,
+        "written_per_second": rates["write, the store"],
+        "read_per_second": rates[f"read by {SLICE}, the store"],
+        "written_vs_zarr": rates["write, the store"] / rates["write, zarr"],
+        "read_vs_zarr": rates[f"read by {SLICE}, the store"] / rates[f"read by {SLICE}, zarr"],
+    }
 
 
-def cpu(function: Callable[[], object], repeats: int = 3) -> float:
-    times = []
+def write_by_zarr(path: Path, block: EventBlock) -> None:
+    group = zarr.open_group(path, mode="w", zarr_format=3)
+    for name in EventBlock.__dataclass_fields__:
+        values = getattr(block, name)
+        rows = min(ROWS_PER_CHUNK, len(values))
+        array = group.create_array(
+            name,
+            shape=values.shape,
+            dtype=values.dtype,
+            chunks=(rows, *values.shape[1:]),
+            shards=(rows * min(CHUNKS_PER_SHARD, -(-len(values) // rows)), *values.shape[1:]),
+            filters=[TransposeCodec(order=(1, 0))] if values.ndim == 2 else None,
+            compressors=[BloscCodec(**COMPRESSOR), Crc32cCodec()],
+            config={"write_empty_chunks": True},
+        )
+        array[...] = values
+
+
+def read_by_zarr(path: Path, start: int, stop: int) -> None:
+    group = zarr.open_group(path, mode="r")
+    offsets = group["offsets"][start : stop + 1]
+    for name in ("hlf", "label", "event_id"):
+        group[name][start:stop]
+    group["particles"][offsets[0] : offsets[-1]]
+
+
+def cpu(contenders: dict[str, Callable[[], object]], repeats: int = 3) -> dict[str, float]:
+    """Median CPU seconds of each, in turn."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
-        started = time.process_time()
-        function()
-        times.append(time.process_time() - started)
-    return statistics.median(times)
+        for name, function in contenders.items():
+            started = time.process_time()
+            function()
+            times[name].append(time.process_time() - started)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The command table: which command runs which stage. The only place with lazy imports, exit codes and logging set-up."""
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -43,18 +44,26 @@ COMMANDS = {
     "ingest": Command(config.IngestConfig, "hepflow.ingest.job:run", "ingest"),
     "features": Command(config.FeaturesConfig, "hepflow.features:run", "features"),
     "evaluate": Command(config.EvaluateConfig, "hepflow.evaluate.job:run", "evaluate"),
+    "tune": Command(config.TuneConfig, "hepflow.train.tune:run", "tune"),
+    "trees": Command(config.TreesConfig, "hepflow.evaluate.trees:run", "evaluate"),
+    "forest": Command(config.ForestConfig, "hepflow.evaluate.forest:run", "evaluate,ingest"),
     "export": Command(config.ExportConfig, "hepflow.models.bundle:run", "train"),
+    "score": Command(config.ScoreConfig, "hepflow.score.job:run", "score"),
     "store check": Command(config.StoreConfig, "hepflow.store_tools:check", "features", "Verify every part of a feature store"),
     "store info": Command(config.StoreConfig, "hepflow.store_tools:info", "features", "Show what a feature store holds"),
     "import-cern": Command(config.ImportConfig, "hepflow.import_cern:run", "features"),
+    "bench": Command(config.BenchConfig, "hepflow.bench.job:run", "bench"),
     "demo": Command(config.DemoConfig, "hepflow.demo:run", "all"),
+    "doctor": Command(config.DoctorConfig, "hepflow.doctor:run", "all"),
 }
 TRAIN_SUBCOMMANDS = {
     "fit": "Train a net on the store's training split, then predict its test split",
     "validate": "Loss, accuracy and AUC of a checkpoint on the validation split",
     "test": "The same on the test split",
     "predict": "Write a checkpoint's predictions on the test split",
+    "find-lr": "Try learning rates on a copy of the net, and name a good one",
 }
+SPARK_TRAIN = "The training of `train fit` on CPU inside Spark, as one barrier job"
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -69,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         _say("interrupted; the same command goes on where it stopped")
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # whoever read along, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
 
 
@@ -82,12 +93,14 @@ def _dispatch(arguments: list[str]) -> None:
         Console().print(f"hepflow {version('hepflow')}")
     elif name == "train":
         _train(rest)
+    elif name == "spark-train":
+        _spark_train(rest)
     elif name in COMMANDS:
         command = COMMANDS[name]
         stage_config = parse(name, rest)
         _load(command.run, command.extra)(stage_config)
     else:
-        msg = f"no command {name!r}. There are: {', '.join([*COMMANDS, 'train'])}. See `hepflow --help`."
+        msg = f"no command {name!r}. There are: {', '.join([*COMMANDS, 'train', 'spark-train'])}. See `hepflow --help`."
         raise ConfigError(msg)
 
 
@@ -140,6 +153,13 @@ def _train(arguments: list[str]) -> None:
         _load("hepflow.train.cli:main", "train")(arguments)
 
 
+def _spark_train(arguments: list[str]) -> None:
+    if {"-h", "--help"} & set(arguments):
+        _load("hepflow.train.help:print_help", "train")("fit", SPARK_TRAIN, in_spark=True)
+    else:
+        _load("hepflow.train.spark_run:main", "train,ingest")(arguments)
+
+
 def _load(target: str, extra: str) -> Any:
     module, function = target.split(":")
     try:
@@ -154,6 +174,7 @@ def _load(target: str, extra: str) -> Any:
 def _print_help() -> None:
     rows = {name: command.summary for name, command in COMMANDS.items()}
     rows["train"] = "Train classifiers with PyTorch Lightning (fit, validate, test, predict)"
+    rows["spark-train"] = SPARK_TRAIN
     order = ["simulate", "ingest", "features", "train"]
     _print_commands("hepflow COMMAND [options]", {name: rows[name] for name in [*order, *rows]})
 

@@ -3,6 +3,9 @@
 import contextlib
 import logging
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import dask
@@ -17,6 +20,9 @@ from hepflow.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
+if getattr(signal.getsignal(signal.SIGINT), "__module__", None) == "dask_jobqueue.runner":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # importing dask_jobqueue makes Ctrl-C end a program as if all was well
+
 _SLURM_MEMORY = "4GiB"
 _SETTINGS = {
     # A worker that dies is no verdict on its task: a killed node takes many tasks with it, again and again.
@@ -25,6 +31,8 @@ _SETTINGS = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.target": False,
     "distributed.comm.timeouts.connect": "60s",
+    # Set at all, it makes every task fault its arrays in from the kernel again: a fifth of its CPU time.
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
 }
 
 
@@ -44,7 +52,7 @@ def connect(config: ClusterConfig, n_tasks: int) -> Iterator[Client]:
         if config.kind == "address":
             client = stack.enter_context(_client_at(str(config.address)))
         else:
-            cluster = _local(config, n_tasks) if config.kind == "local" else _slurm(config)
+            cluster = _local(config, n_tasks) if config.kind == "local" else _slurm(config, n_tasks)
             client = stack.enter_context(Client(stack.enter_context(cluster)))
         log.info("Dask dashboard: %s", client.dashboard_link or "none (is bokeh installed?)")
         if config.performance_report is not None:
@@ -58,7 +66,7 @@ def n_workers(config: ClusterConfig, n_tasks: int) -> int:
     return max(1, min(config.workers or len(os.sched_getaffinity(0)), n_tasks))
 
 
-def worker_memory(config: ClusterConfig, n_tasks: int) -> int | None:
+def worker_memory(config: ClusterConfig, n_tasks: int = sys.maxsize) -> int | None:
     """Bytes a worker may use, None where only the running cluster knows.
 
     Raises
@@ -99,7 +107,7 @@ def check_memory(config: ClusterConfig, n_tasks: int, needed: int) -> None:
     if needed > limit:
         msg = (
             f"the largest task needs about {format_bytes(needed)}, a worker has {format_bytes(limit)}: "
-            "lower --task_mb (and ingest with smaller row groups), start fewer workers, or raise --cluster.memory"
+            "start fewer workers, raise --cluster.memory, or ingest with smaller row groups"
         )
         raise ConfigError(msg)
     log.info("the largest task needs about %s of a worker's %s", format_bytes(needed), format_bytes(limit))
@@ -115,11 +123,10 @@ def _local(config: ClusterConfig, n_tasks: int) -> Cluster:
     )
 
 
-def _slurm(config: ClusterConfig) -> Cluster:
+def _slurm(config: ClusterConfig, n_tasks: int) -> Cluster:
     slurm = config.slurm
-    memory = worker_memory(config, n_tasks=0) or 0
-    hours, minutes, seconds = (int(part) for part in slurm.walltime.split(":"))
-    lifetime = (hours * 60 + minutes) * 60 + seconds
+    lifetime, stagger = _lifetime(walltime_seconds(slurm.walltime))
+    memory = worker_memory(config, n_tasks) or 0
     cluster = SLURMCluster(
         queue=slurm.partition,
         account=slurm.account,
@@ -130,12 +137,56 @@ def _slurm(config: ClusterConfig) -> Cluster:
         interface=slurm.interface,
         job_script_prologue=list(slurm.prologue),
         job_extra_directives=list(slurm.directives),
-        # Workers leave in good order before Slurm kills them, not all in the same minute.
-        worker_extra_args=["--lifetime", f"{max(60, int(lifetime * 0.9))}s", "--lifetime-stagger", f"{max(1, int(lifetime * 0.05))}s"],
+        worker_extra_args=["--lifetime", f"{lifetime}s", "--lifetime-stagger", f"{stagger}s"],
         scheduler_options={"dashboard_address": config.dashboard_address},
     )
-    cluster.adapt(minimum_jobs=slurm.min_jobs, maximum_jobs=slurm.max_jobs)
+    try:
+        _try_out(cluster.job_script())
+    except ConfigError:
+        cluster.close()
+        raise
+    most = min(slurm.max_jobs, -(-n_tasks // slurm.workers_per_job))
+    cluster.adapt(minimum_jobs=min(slurm.min_jobs, most), maximum_jobs=most)
     return cluster
+
+
+def walltime_seconds(walltime: str) -> int:
+    """Seconds of a time limit in one of Slurm's formats: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S.
+
+    Raises
+    ------
+    ConfigError
+        It is none of them, or less than a minute.
+    """
+    days, dash, clock = walltime.rpartition("-")
+    fields = clock.split(":")
+    if len(fields) > 3 or not all(field.isdecimal() for field in (*fields, *[days] * len(dash))):
+        msg = f"cluster.slurm.walltime must be minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S, got {walltime!r}"
+        raise ConfigError(msg)
+    units = (3600, 60, 1) if dash or len(fields) == 3 else (60, 1)
+    seconds = int(days or 0) * 86400 + sum(int(field) * unit for field, unit in zip(fields, units, strict=False))
+    if seconds < 60:
+        msg = f"cluster.slurm.walltime must be a minute at least, got {walltime!r}"
+        raise ConfigError(msg)
+    return seconds
+
+
+def _lifetime(walltime: int) -> tuple[int, int]:
+    """Seconds after which a worker leaves, in good order and before Slurm ends it; and their spread, so that not all leave at once."""
+    margin = min(300, max(30, walltime // 10))
+    return walltime - margin, margin // 3
+
+
+def _try_out(job_script: str) -> None:
+    """Ask Slurm whether it would take a job: one that it refuses would be waited for without end."""
+    try:
+        answer = subprocess.run(["sbatch", "--test-only"], input=job_script, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        msg = "cluster.kind slurm: there is no sbatch here. Run it on a machine that submits jobs, or choose kind local or address."
+        raise ConfigError(msg) from error
+    if answer.returncode:
+        msg = f"cluster.slurm: Slurm would not take the jobs: {' '.join(answer.stderr.split())}"
+        raise ConfigError(msg)
 
 
 def _client_at(address: str) -> Client:

@@ -6,7 +6,7 @@ The string under a field is its help text on the command line.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from hepflow.errors import ConfigError
 from hepflow.schema import CLASSES, TREE
@@ -15,8 +15,11 @@ RAW = Path("data/raw")
 EVENTS = Path("data/events")
 STORE = Path("data/features.zarr")
 RUNS = Path("runs")
+TUNE = Path("tune")
+BENCH = Path("bench")
 REPORT = Path("reports/latest")
 DEMO = Path("demo")
+SCORES = Path("scores")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +114,7 @@ class SlurmConfig:
     account: str | None = None
     """Account to charge; default: the user's own."""
     walltime: str = "02:00:00"
-    """Limit of a job. Workers stop taking tasks a few minutes before it, and new jobs take over."""
+    """Limit of a job, in any of Slurm's formats (90, 02:00:00, 1-12:00). Workers leave a few minutes before it, and new jobs take over."""
     workers_per_job: int = 8
     """Worker processes, and cores, a job."""
     min_jobs: int = 0
@@ -170,8 +173,10 @@ class FeaturesConfig:
     """A function of your own in place of hepflow's, as package.module:function (docs/own-physics.md)."""
     splits: Mapping[str, float] = field(default_factory=lambda: {"train": 0.7, "val": 0.1, "test": 0.2})
     """Share of the events in each split; by hash of the event_id, so that files added later move no event."""
+    keep_bits: int = 23
+    """Bits of the 23-bit mantissa that the particles' features keep; 23: all; 12 saves two fifths of the store at errors of 1e-4."""
     task_mb: int = 64
-    """Megabytes of uncompressed Parquet a task holds; a larger fragment is cut between its row groups."""
+    """Megabytes of uncompressed Parquet a task holds, fewer if a worker lacks the memory; larger fragments are cut between row groups."""
     compare_definitions: bool = False
     """Print what each difference between the definitions does to the events, and write nothing."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
@@ -179,6 +184,9 @@ class FeaturesConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "task_mb")
+        if not 1 <= self.keep_bits <= 23:
+            msg = f"keep_bits must be from 1 to 23, got {self.keep_bits}"
+            raise ConfigError(msg)
         if set(self.splits) != {"train", "val", "test"} or abs(sum(self.splits.values()) - 1) > 1e-9 or min(self.splits.values()) < 0:
             msg = f"splits must be train, val and test, not negative, adding up to 1; got {dict(self.splits)}"
             raise ConfigError(msg)
@@ -237,6 +245,71 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SparkTrainConfig(SparkConfig):
+    """How to reach a Spark cluster, and what a training takes of it."""
+
+    num_processes: int = 2
+    """Processes that train together, one a Spark task."""
+    cpus_per_process: int = 1
+    """Cores of each, for its threads; it takes whole executors of this size, unless spark.conf says otherwise."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "num_processes", "cpus_per_process")
+
+
+def _default_space() -> dict[str, Any]:
+    return {"model.lr": {"low": 5e-4, "high": 2e-2, "log": True}, "data.batch_size": [32, 64, 128, 256]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig:
+    """Search for good hyper-parameters of a net with Optuna, by its loss on the validation split; the test split is never looked at."""
+
+    net: str = "hlf"
+    """The overlay to start from: a file, or the name of one that comes with hepflow, such as inclusive."""
+    input: Path = STORE
+    """Feature store."""
+    output: Path = TUNE
+    """Folder for the search: study.journal, trials.csv, trials.png and best.yaml. The same command goes on with the search in it."""
+    space: Mapping[str, Any] = field(default_factory=_default_space)
+    """Option of `hepflow train fit` -> a list of its values, or {low, high} with log or step."""
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    """tpe: Bayesian; random; grid: every combination of lists."""
+    trials: int = 20
+    """Trainings at most, those of earlier runs included."""
+    pruning: bool = True
+    """End trainings early that are worse than the median of the others was at that epoch (or fold)."""
+    folds: int = 0
+    """Judge by cross-validation in so many folds of the training and validation events, by hash of the event_id; 0: by the val split."""
+    seed: int = 1
+    """Seed of the search and of every training."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    """Where the trials run, one a worker."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "trials")
+        _not_negative(self, "seed")
+        if self.folds < 0 or self.folds == 1:
+            msg = f"folds must be 0 or at least 2, got {self.folds}"
+            raise ConfigError(msg)
+        if not self.space:
+            msg = "space is empty: give at least one option, such as `space: {model.lr: [0.001, 0.003]}`"
+            raise ConfigError(msg)
+        for name, values in self.space.items():
+            _check_values(name, values, in_grid=self.sampler == "grid")
+
+
+def _check_values(name: str, values: Any, *, in_grid: bool) -> None:
+    """Of an option in the space of a search."""
+    a_list = isinstance(values, (list, tuple)) and len(values) > 0
+    a_range = isinstance(values, Mapping) and {"low", "high"} <= set(values) <= {"low", "high", "log", "step"}
+    if not a_list and (in_grid or not a_range):
+        allowed = "a list of values" if in_grid else "a list of values, or a range {low: 1, high: 10} with log or step"
+        msg = f"space.{name} must be {allowed}; got {values!r}"
+        raise ConfigError(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """Compare trained models on the test split: metrics.json and a self-contained report.html."""
 
@@ -281,6 +354,52 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TreesConfig:
+    """Fit gradient-boosted trees on the high-level features, as a run for `hepflow evaluate` to compare the nets with."""
+
+    input: Path = STORE
+    """Feature store."""
+    output: Path = RUNS / "trees"
+    """Run folder to write."""
+    rounds: int = 300
+    """Most rounds of boosting; it ends where a held-out tenth of the training split no longer gains."""
+    learning_rate: float = 0.05
+    """Share of each tree that is added."""
+    seed: int = 1
+    """Seed of what is held out."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "rounds")
+        if self.learning_rate <= 0:
+            msg = f"learning_rate must be positive, got {self.learning_rate}"
+            raise ConfigError(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForestConfig:
+    """Fit a random forest on the high-level features with Spark ML, as a run for `hepflow evaluate` to compare the nets with."""
+
+    input: Path = STORE
+    """Feature store."""
+    output: Path = RUNS / "forest"
+    """Run folder to write."""
+    trees: int = 100
+    """Trees in the forest."""
+    depth: int = 12
+    """Most levels of a tree."""
+    seed: int = 1
+    """Seed of the forest."""
+    spark: SparkConfig = field(default_factory=SparkConfig)
+    """The Spark session."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "trees", "depth")
+        if self.depth > 30:
+            msg = f"depth must be at most 30, got {self.depth}"
+            raise ConfigError(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """Write a trained net as one ONNX file: normalisation inside, batch and length free, checked against the checkpoint."""
 
@@ -302,6 +421,107 @@ class ExportConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """Score raw events with an exported net: selection, features, probabilities and decision, in Parquet (docs/scoring.md)."""
+
+    model: Path = RUNS / "inclusive" / "model.onnx"
+    """ONNX file of `hepflow train fit` or `hepflow export`."""
+    input: str | Path = RAW
+    """Folder or URL of ROOT files (of whatever class), or a dataset of `hepflow ingest`."""
+    output: Path = SCORES
+    """Folder to write the scores into; one folder a model and working point."""
+    working_point: str = ""
+    """What the trigger keeps: CLASS@EFFICIENCY by the report, such as ttbar@0.99; several with commas, a stream each. Default: none."""
+    report: Path = REPORT
+    """Report of `hepflow evaluate` with the thresholds of the working points."""
+    physics: str | None = None
+    """Your own physics that the net was trained on, as package.module:function."""
+    store: Path | None = None
+    """Feature store to hold the model against: its features and normalisation must be the store's."""
+    tree: str = TREE
+    """Name of the tree in the ROOT files; of several cycles the highest counts."""
+    target_partition_mb: int = 128
+    """Megabytes of ROOT file a task scores: larger files are cut."""
+    max_lost_files: int = 0
+    """Bad files to tolerate before the command ends with an error; they are quarantined and listed in any case."""
+    retries: int = 3
+    """Further tries, one, two, four ... seconds apart, before an I/O error is taken for a bad file."""
+    timeout_s: float = 60.0
+    """Seconds to wait for a remote file server."""
+    retry_quarantined: bool = False
+    """Read again the files that could not be read before; without it only those that changed since."""
+    stream: bool = False
+    """Score ROOT files as they arrive in the input, until interrupted."""
+    poll_s: float = 1.0
+    """Seconds between two looks for new files; a file is taken once it has looked the same twice."""
+    in_flight: int = 8
+    """Files (or shares of large ones) in the workers' hands at a time; what else arrives waits in the folder."""
+    idle_stop_s: float = 0.0
+    """End a stream when nothing has arrived for so many seconds; 0: never."""
+    drift_events: int = 2000
+    """Latest selected events whose high-level features are held against those of the training."""
+    drift_alarm: float = 0.2
+    """Population stability index, beyond what chance gives, at which a feature is said to have drifted."""
+    mix: Mapping[str, float] = field(default_factory=dict)
+    """Share of each class that the stream is expected to hold, for the drift alone; default: that of the training events."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    """The Dask cluster."""
+
+    def __post_init__(self) -> None:
+        if "://" not in str(self.input):
+            object.__setattr__(self, "input", Path(self.input))
+        _positive(self, "target_partition_mb", "in_flight", "drift_events")
+        _not_negative(self, "max_lost_files", "retries", "timeout_s", "idle_stop_s", "drift_alarm")
+        if self.poll_s <= 0:
+            msg = f"poll_s must be positive, got {self.poll_s}"
+            raise ConfigError(msg)
+        if self.physics is not None and ":" not in self.physics:
+            msg = f"physics must be package.module:function, got {self.physics!r}"
+            raise ConfigError(msg)
+        if any(share < 0 for share in self.mix.values()):
+            msg = f"mix must hold shares that are not negative, got {dict(self.mix)}"
+            raise ConfigError(msg)
+
+
+Stage = Literal["simulate", "ingest", "features", "train", "spark-train"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """Measure how fast every stage is at several sizes and numbers of workers: tables, bench.json, CSV and plots."""
+
+    output: Path = BENCH
+    """Folder for simulated inputs, bench.json, bench.csv and plots. What was measured there by the same code is not measured again."""
+    stages: tuple[Stage, ...] = get_args(Stage)
+    """Stages to measure; spark-train is the training inside Spark."""
+    nets: tuple[str, ...] = ("hlf", "inclusive")
+    """Nets to train."""
+    sizes: tuple[int, ...] = (200, 800)
+    """Selected events a class in the inputs: two sizes tell the start of a command from its work."""
+    workers: tuple[int, ...] = (1, 2)
+    """Numbers of worker processes (jobs, Spark cores, Dask workers, DDP processes or executors)."""
+    cores: tuple[int, ...] = (1,)
+    """Threads of each process of a training."""
+    repeats: int = 3
+    """Times that everything is measured, in turn."""
+    epochs: int = 3
+    """Epochs of a training."""
+    extrapolate: float = 0.0
+    """Say what so many events would take, such as 54e6; 0: do not."""
+    extrapolate_cores: tuple[int, ...] = (32, 256, 1024)
+    """Numbers of cores to say it for."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "repeats", "epochs")
+        _not_negative(self, "extrapolate")
+        for name in ("stages", "nets", "sizes", "workers", "cores", "extrapolate_cores"):
+            values = getattr(self, name)
+            if not values or any(isinstance(value, int) and value < 1 for value in values):
+                msg = f"{name} must hold at least one value, and no number below 1; got {list(values)}"
+                raise ConfigError(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoConfig:
     """Run the whole pipeline on simulated events, from Pythia8 to the report. A second run skips what is up to date."""
 
@@ -314,6 +534,16 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "events")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig:
+    """Say what this machine has for each stage, what is missing, and how to get it."""
+
+    json: bool = False
+    """Print the findings as JSON."""
+    strict: bool = False
+    """End with an error if a stage cannot run here."""
 
 
 def shipped(name: str) -> Path:

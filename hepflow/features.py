@@ -2,11 +2,11 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import awkward as ak
 import numpy as np
 from dask.utils import format_bytes
 from distributed import Client, as_completed
@@ -17,36 +17,27 @@ from rich.table import Table
 from hepflow import clusters, locks
 from hepflow.config import FeaturesConfig
 from hepflow.errors import DataError
-from hepflow.fragments import EventsDataset, Fragment, empty_events, open_events, read_fragment
-from hepflow.identity import split_index
-from hepflow.ledger import Ledger, digest
+from hepflow.fragments import EventsDataset, Fragment, empty_events, open_events
+from hepflow.ledger import digest
+from hepflow.parts import Outcome, compare_fragment, make_part
 from hepflow.physics import own
-from hepflow.physics.ablation import FEATURES, Change, compare
-from hepflow.physics.features import FeatureSet
+from hepflow.physics.ablation import FEATURES, Change
 from hepflow.schema import SPLITS
-from hepflow.store import EventBlock, EventStore, StoreSpec
+from hepflow.store import EventStore, StoreSpec
 
 log = logging.getLogger(__name__)
 
-_INTERPRETER_BYTES = 400_000_000  # a worker with its libraries, with room to spare
-_BYTES_PER_BYTE = 12  # memory of a task at its peak per byte of Parquet, a cautious guess: Arrow, features, and the parts' copies
+_INTERPRETER_BYTES = 470_000_000
+"""A worker with its libraries, and what a task of any size needs."""
+_BYTES_PER_BYTE = 10
+"""Memory at the peak of a task a byte of uncompressed Parquet: the events, their features, and those again by split and class.
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a task tells of its part."""
-
-    name: str
-    n_events: int
-    seconds: Mapping[str, float]
-    """Wall time of reading, physics and writing."""
-    error: str | None = None
-    """What was wrong with the fragment."""
+Both measured by benchmarks/scale.py, and compared with the truth at the end of every run."""
 
 
 def run(config: FeaturesConfig) -> None:
     """Make the store of a dataset of events, or bring it up to date."""
-    dataset = open_events(config.input, config.task_mb * 2**20)
+    dataset = open_events(config.input, task_bytes(config))
     if config.compare_definitions:
         _compare(config, dataset)
         return
@@ -62,66 +53,15 @@ def run(config: FeaturesConfig) -> None:
         _finish(config.output, spec, dataset)
 
 
-def make_part(store: EventStore, fragment: Fragment, physics: str | None) -> Outcome:
-    """Read a fragment, compute its features and write its part. This is a task: it runs in a worker.
-
-    Parameters
-    ----------
-    store : EventStore
-    fragment : Fragment
-    physics : str or None
-        A user's own, see `hepflow.physics.own.load`.
-    """
-    clock = [time.perf_counter()]
-    try:
-        events = read_fragment(fragment)
-        clock.append(time.perf_counter())
-        features = own.check(own.load(physics)(events, store.spec.definitions), len(events), physics or "physics")
-        clock.append(time.perf_counter())
-        blocks = split_blocks(features, events, store.spec)
-    except DataError as error:
-        return Outcome(
-            fragment.name, fragment.n_events, {}, str(error) if str(fragment.path) in str(error) else f"{fragment.path}: {error}"
-        )
-    ledger = Ledger(n_in=len(events), n_out=len(features.index), rejected=dict(features.rejected))
-    store.write_part(fragment.name, blocks, ledger, source=fragment.fingerprint)
-    clock.append(time.perf_counter())
-    return Outcome(fragment.name, len(events), dict(zip(("reading", "physics", "writing"), np.diff(clock).tolist(), strict=True)))
+def memory_of_task(fragment: Fragment) -> int:
+    """Bytes that a worker holds at most while it makes the part of a fragment, the interpreter included."""
+    return _INTERPRETER_BYTES + _BYTES_PER_BYTE * fragment.n_bytes
 
 
-def split_blocks(features: FeatureSet, events: ak.Array, spec: StoreSpec) -> dict[tuple[str, str], EventBlock]:
-    """The features of a chunk by split and class.
-
-    Raises
-    ------
-    DataError
-        A label is none of the classes'.
-    """
-    label = ak.to_numpy(events["label"])[features.index]
-    event_id = ak.to_numpy(events["event_id"])[features.index]
-    if len(label) and not 0 <= label.min() <= label.max() < len(spec.classes):
-        msg = f"labels from {label.min()} to {label.max()}, but there are {len(spec.classes)} classes. Run `hepflow ingest` again."
-        raise DataError(msg)
-    split = split_index(event_id, {name: spec.splits[name] for name in SPLITS})
-    counts = np.diff(features.offsets)
-    blocks = {}
-    for i, split_name in enumerate(SPLITS):
-        for j, class_name in enumerate(spec.classes):
-            rows = (split == i) & (label == j)
-            if rows.any():
-                blocks[split_name, class_name] = EventBlock(
-                    hlf=features.hlf[rows],
-                    particles=features.particles[np.repeat(rows, counts)],
-                    offsets=np.concatenate([[0], np.cumsum(counts[rows])]),
-                    label=label[rows].astype(np.int8),
-                    event_id=event_id[rows],
-                )
-    return blocks
-
-
-def compare_fragment(fragment: Fragment) -> dict[str, Change]:
-    """What each difference between the definitions does to a fragment. A task."""
-    return compare(read_fragment(fragment))
+def task_bytes(config: FeaturesConfig) -> int:
+    """Uncompressed Parquet that a task may hold: as much as was asked for, and as a worker has room for."""
+    wanted, memory = config.task_mb * 2**20, clusters.worker_memory(config.cluster)
+    return wanted if memory is None else max(1, min(wanted, (memory - _INTERPRETER_BYTES) // _BYTES_PER_BYTE))
 
 
 def _compare(config: FeaturesConfig, dataset: EventsDataset) -> None:
@@ -166,6 +106,7 @@ def _spec(config: FeaturesConfig, dataset: EventsDataset) -> StoreSpec:
         provenance="",
         splits={name: config.splits[name] for name in SPLITS},
         physics=own.identity(config.physics),
+        keep_bits=config.keep_bits,
         input=dataset.provenance,
     )
     return replace(spec, provenance=digest(spec.settings, dataset.provenance, sources))
@@ -193,15 +134,15 @@ def _missing(store: EventStore, dataset: EventsDataset) -> list[Fragment]:
 
 
 def _make_parts(config: FeaturesConfig, store: EventStore, missing: list[Fragment]) -> None:
-    largest = max(fragment.n_bytes for fragment in missing)
-    clusters.check_memory(config.cluster, len(missing), _INTERPRETER_BYTES + _BYTES_PER_BYTE * largest)
+    announced = max(memory_of_task(fragment) for fragment in missing)
+    clusters.check_memory(config.cluster, len(missing), announced)
     _compile(config)
     started = time.perf_counter()
     with clusters.connect(config.cluster, len(missing)) as client:
         loose = own.loose_file(config.physics)
         if loose is not None:
             client.upload_file(str(loose))
-        outcomes = list(_watch(client, store, missing, config.physics))
+        outcomes = list(watch(client, partial(make_part, store, physics=config.physics), missing))
     bad = [outcome for outcome in outcomes if outcome.error is not None]
     if bad:
         msg = f"{len(bad)} of {len(missing)} fragments could not be used; the rest is done. The first: {bad[0].error}"
@@ -211,6 +152,8 @@ def _make_parts(config: FeaturesConfig, store: EventStore, missing: list[Fragmen
     spent = {what: sum(outcome.seconds[what] for outcome in outcomes) for what in outcomes[0].seconds}
     shares = ", ".join(f"{what} {seconds / sum(spent.values()):.0%}" for what, seconds in spent.items())
     log.info("%d events in %.1f s, %.0f events/s (of the workers' time: %s)", n_events, elapsed, n_events / elapsed, shares)
+    peak = max(outcome.peak_bytes for outcome in outcomes)
+    log.info("no worker held more than %s, announced were %s", format_bytes(peak), format_bytes(announced))
 
 
 def _compile(config: FeaturesConfig) -> None:
@@ -221,11 +164,10 @@ def _compile(config: FeaturesConfig) -> None:
         log.info("compiled the physics in %.0f s; the next run finds it in numba's cache", time.perf_counter() - started)
 
 
-def _watch(client: Client, store: EventStore, fragments: list[Fragment], physics: str | None) -> Iterable[Outcome]:
+def watch(client: Client, task: Callable[[Fragment], Outcome], fragments: Sequence[Fragment]) -> Iterator[Outcome]:
     """Submit a task a fragment, longest first, and show how they end."""
     longest_first = sorted(fragments, key=lambda fragment: (-fragment.n_events, fragment.name))
-    stores, names = [store] * len(fragments), [physics] * len(fragments)
-    futures = client.map(make_part, stores, longest_first, names, pure=False, retries=2)
+    futures = client.map(task, longest_first, pure=False, retries=2)
     rate = TextColumn("fragments, {task.fields[rate]:,.0f} events/s")
     columns = (SpinnerColumn(), TextColumn("features"), BarColumn(), MofNCompleteColumn(), rate)
     with Progress(*columns, TimeRemainingColumn()) as progress:

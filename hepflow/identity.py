@@ -10,6 +10,7 @@ import numpy as np
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _SPLIT_SALT = np.uint64(0x5851F42D4C957F2D)
+_FOLD_SALT = np.uint64(0x14057B7EF767814F)
 
 
 def event_ids(file_uuid: bytes, entries: np.ndarray) -> np.ndarray:
@@ -50,6 +51,22 @@ def split_index(event_id: np.ndarray, fractions: Mapping[str, float]) -> np.ndar
     uniform = _mix(event_id.view(np.uint64) ^ _SPLIT_SALT) / 2.0**64
     edges = np.cumsum(list(fractions.values()))
     return np.searchsorted(edges[:-1], uniform, side="right")
+
+
+def fold_index(event_id: np.ndarray, n_folds: int) -> np.ndarray:
+    """Which of equal folds each event belongs to, whatever its split.
+
+    Parameters
+    ----------
+    event_id : (n,) int64
+    n_folds : int
+
+    Returns
+    -------
+    (n,) int64
+        From 0 to ``n_folds`` - 1.
+    """
+    return (_mix(event_id.view(np.uint64) ^ _FOLD_SALT) % np.uint64(n_folds)).astype(np.int64)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

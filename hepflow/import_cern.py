@@ -8,6 +8,7 @@ Three layouts are known (github.com/cerndb/SparkDLTrigger, Data/README.md): ``HL
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -150,18 +151,10 @@ def _import_batch(
     labelled = (label >= 0) & (label < len(config.classes))
     good = finite & labelled
     held_out = split_index(event_id, {"train": 1 - config.val_fraction, "val": config.val_fraction}) if split == "train" else np.zeros(n)
-    blocks = {}
-    for i, split_name in enumerate(("train", "val") if split == "train" else ("test",)):
-        for j, class_name in enumerate(config.classes):
-            rows = good & (label == j) & (held_out == i)
-            if rows.any():
-                blocks[split_name, class_name] = EventBlock(
-                    hlf=hlf[rows],
-                    particles=particles[np.repeat(rows, counts)],
-                    offsets=np.concatenate([[0], np.cumsum(np.diff(offsets)[rows])]),
-                    label=label[rows].astype(np.int8),
-                    event_id=event_id[rows],
-                )
+    block = EventBlock(hlf, particles, offsets, label.astype(np.int8), event_id)
+    places = product(enumerate(("train", "val") if split == "train" else ("test",)), enumerate(config.classes))
+    wanted = {(name, class_name): np.flatnonzero(good & (held_out == i) & (label == j)) for (i, name), (j, class_name) in places}
+    blocks = {place: block.take(events) for place, events in wanted.items() if len(events)}
     rejected = {_NO_LABEL: int((~labelled).sum()), _NOT_FINITE: int((labelled & ~finite).sum())}
     store.write_part(name, blocks, Ledger(n, int(good.sum()), {reason: count for reason, count in rejected.items() if count}))
 

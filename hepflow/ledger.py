@@ -100,6 +100,12 @@ def digest(*parts: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+def code_hash(folder: Path = Path(__file__).parent) -> str:
+    """Hash of the sources under a folder, by default of hepflow itself: the same code, the same hash, wherever it is installed."""
+    sources = sorted(path for path in folder.rglob("*.*") if path.suffix in {".py", ".j2", ".css", ".js"})
+    return digest([(path.relative_to(folder).as_posix(), path.read_text()) for path in sources])
+
+
 def fingerprint(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
     """Name, size and modification time of files: enough to tell that an input changed without reading it."""
     stats = ((path.name, path.stat()) for path in sorted(paths))

@@ -10,6 +10,7 @@ EVENTS_SCHEMA_VERSION = 1
 STORE_SCHEMA_VERSION = 1
 PREDICTIONS_SCHEMA_VERSION = 1
 METRICS_SCHEMA_VERSION = 1
+SCORES_SCHEMA_VERSION = 1
 
 SPLITS = ("train", "val", "test")
 DEFINITIONS = ("corrected", "reference")
@@ -30,6 +31,9 @@ COLLECTIONS: Mapping[str, Mapping[str, str]] = {
 
 ALIASES: Mapping[str, str] = {"MuonTight": "Muon"}
 """Collection -> the one read in its place where a file does not have it."""
+
+OPTIONAL: Mapping[str, Mapping[str, float]] = {"Jet": {"Mass": 0.0}}
+"""Collection -> field -> the value it gets where a file does not have it. No feature is made of these; any other field must be there."""
 
 EVENT_COLUMNS: Mapping[str, str] = {"sample": "string", "label": INT, "event_id": "int64", "file": "string", "entry": "int64"}
 """The flat Parquet columns beside the collections. ``sample`` is the class name, ``entry`` the row of ``file``'s tree."""

@@ -27,6 +27,9 @@ JAVA = 17
 TASK_ATTEMPTS = 4
 """How often a task may start, also on local masters, where Spark's own default is once."""
 
+_KEEP_MEMORY = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(256 << 20))
+"""Else glibc hands the workers' arrays back to the kernel and asks for them anew at every step: a tenth of ingest's time."""
+
 _LOG4J = Path(__file__).with_name("log4j2.properties")
 
 
@@ -83,21 +86,27 @@ def java_home() -> Path:
 
 
 def _start(config: SparkConfig, name: str) -> SparkSession:
-    os.environ["JAVA_HOME"] = str(java_home())
-    os.environ["PYSPARK_PYTHON"] = os.environ.get("PYSPARK_PYTHON", sys.executable)
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit started this process, and its JVM runs already
+    if config.master == "yarn" and not submitted and not {"HADOOP_CONF_DIR", "YARN_CONF_DIR"} & set(os.environ):
+        msg = "spark.master yarn: HADOOP_CONF_DIR is not set. Point it to the folder with the cluster's core-site.xml and yarn-site.xml."
+        raise HepflowError(msg)
+    if not submitted:
+        os.environ["JAVA_HOME"] = str(java_home())
+    os.environ["PYSPARK_PYTHON"] = config.conf.get("spark.pyspark.python", os.environ.get("PYSPARK_PYTHON", sys.executable))
     os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
-    if is_local(config.master):
+    if is_local(config.master) and not submitted:
         os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"  # the UI listens where this says
     builder = SparkSession.builder.appName(name)
-    for key, value in properties(config).items():
+    for key, value in properties(config, submitted).items():
         builder = builder.config(key, value)
     try:
         spark = builder.getOrCreate()
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        lines = str(error).strip().splitlines()
+        reason = next((line.strip(": ") for line in lines if "Exception: " in line), lines[0])  # Java's word, below Python's about the call
         msg = f"Spark does not start on {config.master}: {reason}. Check spark.master and spark.conf, or try spark.master=local[*]."
         raise HepflowError(msg) from error
-    log.info("Spark %s on %s, UI at %s", spark.version, config.master, spark.sparkContext.uiWebUrl)
+    log.info("Spark %s on %s, UI at %s", spark.version, spark.sparkContext.master, spark.sparkContext.uiWebUrl)
     return spark
 
 
@@ -123,16 +132,27 @@ def _version(java: Path) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def properties(config: SparkConfig) -> dict[str, str]:
-    """Spark properties of a session; those in ``config.conf`` win."""
-    quiet = f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}"
-    properties = {
-        "spark.master": _with_retries(config.master),
-        "spark.driver.memory": config.driver_memory,
-        "spark.driver.extraJavaOptions": quiet,
+def properties(config: SparkConfig, submitted: bool = False) -> dict[str, str]:
+    """Spark properties of a session; those in ``config.conf`` win.
+
+    Parameters
+    ----------
+    config : SparkConfig
+    submitted : bool
+        The process was started by spark-submit, whose word on master, deploy mode, memory and Java options holds.
+    """
+    common = {
         "spark.task.maxFailures": str(TASK_ATTEMPTS),
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
+        **{f"spark.executorEnv.{name}": value for name, value in _KEEP_MEMORY.items()},
+    }
+    if submitted:
+        return common | dict(config.conf)
+    properties = common | {
+        "spark.master": _with_retries(config.master),
+        "spark.driver.memory": config.driver_memory,
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}",
     }
     if is_local(config.master):
         properties |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}

@@ -1,33 +1,30 @@
-"""features.zarr and the predictions files: the only writer, reader and validator of both.
+"""features.zarr: the only writer and reader.
 
 A store is a Zarr v3 group ``{split}/{class}/{part}`` of jagged arrays; nothing is padded. A part is written beside its place and
 renamed into it; its record in ``_parts/`` is written last, so a part without a record does not exist. The bytes depend on the events
 alone: no times, no host names, no order of arrival.
 """
 
-import json
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 
 from hepflow.errors import DataError
 from hepflow.ledger import Ledger, digest, read_json, total, write_json
 from hepflow.moments import Moments
-from hepflow.schema import PREDICTIONS_SCHEMA_VERSION, SPLITS, STORE_SCHEMA_VERSION, Feature
+from hepflow.schema import SPLITS, STORE_SCHEMA_VERSION, Feature
+from hepflow.shards import ShardedArray, write_array
 
-ROWS_PER_CHUNK = 16384
-CHUNKS_PER_SHARD = 64
-_BLOCK_BYTES = 2**20
+_TYPES = {"particles": np.float32, "offsets": np.int64, "hlf": np.float32, "label": np.int8, "event_id": np.int64}
+FLOAT_BITS = 23
+"""Bits of a 32-bit float's mantissa."""
 
 
 @dataclass(frozen=True)
@@ -48,23 +45,25 @@ class StoreSpec:
     """``package.module:function@hash`` of a user's own physics."""
     input: str = ""
     """Provenance of the events that the store was made from."""
+    keep_bits: int = FLOAT_BITS
+    """Bits of the mantissa that the particles' features keep."""
 
     @property
     def settings(self) -> str:
         """Hash of what every part has in common: parts of the same settings belong together."""
-        return digest(self.classes, self.hlf, self.particles, self.definitions, dict(self.splits), self.physics)
+        return digest(self.classes, self.hlf, self.particles, self.definitions, dict(self.splits), self.physics, self.keep_bits)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "StoreSpec":
         """From the attributes of a store."""
         hlf, particles = (tuple(Feature(**feature) for feature in data[key]) for key in ("hlf", "particles"))
-        rest = {key: data[key] for key in ("splits", "physics", "input") if key in data}
+        rest = {key: data[key] for key in ("splits", "physics", "input", "keep_bits") if key in data}
         return cls(tuple(data["classes"]), hlf, particles, data["definitions"], data["provenance"], **rest)
 
 
 @dataclass(frozen=True)
 class EventBlock:
-    """Consecutive events of one class, jagged.
+    """Events, jagged; those of a part are of one class.
 
     ``particles[offsets[i]:offsets[i + 1]]`` are those of event ``i``.
     """
@@ -83,6 +82,17 @@ class EventBlock:
     def __len__(self) -> int:
         """Events."""
         return len(self.label)
+
+    def take(self, events: np.ndarray) -> "EventBlock":
+        """Some of the events, by their positions."""
+        spans = zip(self.offsets[events], self.offsets[events + 1], strict=True)
+        return EventBlock(
+            hlf=self.hlf[events],
+            particles=np.concatenate([self.particles[:0], *(self.particles[first:last] for first, last in spans)]),
+            offsets=np.concatenate([[0], np.cumsum(np.diff(self.offsets)[events])]),
+            label=self.label[events],
+            event_id=self.event_id[events],
+        )
 
 
 @dataclass(frozen=True)
@@ -218,7 +228,7 @@ class EventStore:
         hlf, particles = Moments.none(len(self.spec.hlf)), Moments.none(len(self.spec.particles))
         for (split, class_name), block in sorted(blocks.items()):
             part = Part(split, class_name, name, len(block), len(block.particles))
-            _write_block(zarr.open_group(scratch / part.path, mode="w", zarr_format=3), block)
+            _write_block(scratch / part.path, block)
             sizes.append(asdict(part))
             if split == "train":
                 hlf, particles = hlf + Moments.of(block.hlf), particles + Moments.of(block.particles)
@@ -263,14 +273,14 @@ class EventStore:
 
     def read(self, part: Part, start: int = 0, stop: int | None = None, *, particles: bool = True) -> EventBlock:
         """Events ``start:stop`` of a part; without ``particles`` they are left on disk and every event has zero of them."""
-        group = zarr.open_group(self.path / part.path, mode="r")
-        hlf, label, event_id = (np.asarray(group[name][start:stop]) for name in ("hlf", "label", "event_id"))
+        group = self.path / part.path
+        hlf, label, event_id = (ShardedArray.open(group / name).read(start, stop) for name in ("hlf", "label", "event_id"))
         if not particles:
             none = np.empty((0, len(self.spec.particles)), dtype=np.float32)
             return EventBlock(hlf, none, np.zeros(len(hlf) + 1, dtype=np.int64), label, event_id)
-        offsets = np.asarray(group["offsets"][start : None if stop is None else stop + 1])
+        offsets = ShardedArray.open(group / "offsets").read(start, None if stop is None else stop + 1)
         first, last = int(offsets[0]), int(offsets[-1])
-        return EventBlock(hlf, np.asarray(group["particles"][first:last]), offsets - first, label, event_id)
+        return EventBlock(hlf, ShardedArray.open(group / "particles").read(first, last), offsets - first, label, event_id)
 
     @cached_property
     def _records(self) -> list[dict[str, Any]]:
@@ -305,90 +315,10 @@ def _move(source: Path, place: Path) -> None:
         source.rename(place)
 
 
-def _write_block(group: zarr.Group, block: EventBlock) -> None:
-    arrays: dict[str, np.ndarray] = {
-        "particles": block.particles.astype(np.float32, copy=False),
-        "offsets": block.offsets.astype(np.int64, copy=False),
-        "hlf": block.hlf.astype(np.float32, copy=False),
-        "label": block.label.astype(np.int8, copy=False),
-        "event_id": block.event_id.astype(np.int64, copy=False),
-    }
-    for name, values in arrays.items():
-        chunk = max(1, min(ROWS_PER_CHUNK, len(values)))
-        shards = chunk * min(CHUNKS_PER_SHARD, -(-len(values) // chunk)) if len(values) else chunk
-        array = group.create_array(
-            name,
-            shape=values.shape,
-            dtype=values.dtype,
-            chunks=(chunk, *values.shape[1:]),
-            shards=(shards, *values.shape[1:]),
-            filters=[TransposeCodec(order=(1, 0))] if values.ndim == 2 else None,  # a column's bytes side by side compress best
-            compressors=[BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", blocksize=_BLOCK_BYTES), Crc32cCodec()],
-            config={"write_empty_chunks": True},  # looking for empty chunks takes a third of the time of compressing them
-        )
-        array[...] = values
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a model says of events, and who the model is."""
-
-    event_id: np.ndarray
-    """(events) int64"""
-    label: np.ndarray
-    """(events) int8, the truth"""
-    logits: np.ndarray
-    """(events, classes) float32"""
-    classes: tuple[str, ...]
-    model: str
-    provenance: Mapping[str, Any]
-    """Anything that tells where the model and the events come from; ``store`` is the store's hash, ``split`` the split."""
-
-    @property
-    def probabilities(self) -> np.ndarray:
-        """(events, classes) float64, softmax of the logits."""
-        shifted = np.exp(self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True, initial=-np.inf))
-        return shifted / shifted.sum(axis=1, keepdims=True)
-
-
-def write_predictions(path: Path, predictions: Predictions) -> None:
-    """One Parquet row an event, ordered by event_id; the rest in the file's metadata."""
-    order = np.argsort(predictions.event_id, kind="stable")
-    columns: dict[str, Any] = {"event_id": predictions.event_id[order], "label": predictions.label[order].astype(np.int8)}
-    for index, name in enumerate(predictions.classes):
-        columns[f"logit_{name}"] = predictions.logits[order, index].astype(np.float32)
-    about = {
-        "schema_version": PREDICTIONS_SCHEMA_VERSION,
-        "classes": list(predictions.classes),
-        "model": predictions.model,
-        "provenance": dict(predictions.provenance),
-    }
-    table = pa.table(columns).replace_schema_metadata({"hepflow": json.dumps(about, sort_keys=True)})
-    part = path.with_name(f".{path.name}.part")
-    pq.write_table(table, part, compression="zstd")
-    part.replace(path)
-
-
-def read_predictions(path: Path) -> Predictions:
-    """Inverse of `write_predictions`.
-
-    Raises
-    ------
-    DataError
-        The file is missing, not Parquet, or not of this schema.
-    """
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        msg = f"{path}: no readable predictions ({error}). Make them with `hepflow train fit` or `hepflow train predict`."
-        raise DataError(msg) from error
-    about = json.loads((table.schema.metadata or {}).get(b"hepflow", b"{}"))
-    if about.get("schema_version") != PREDICTIONS_SCHEMA_VERSION:
-        msg = f"{path}: predictions of schema version {about.get('schema_version')}, this hepflow reads {PREDICTIONS_SCHEMA_VERSION}."
-        raise DataError(msg)
-    classes: Sequence[str] = about["classes"]
-    logits = np.stack([table[f"logit_{name}"].to_numpy() for name in classes], axis=1)
-    return Predictions(table["event_id"].to_numpy(), table["label"].to_numpy(), logits, tuple(classes), about["model"], about["provenance"])
+def _write_block(path: Path, block: EventBlock) -> None:
+    zarr.create_group(path, zarr_format=3)
+    for name, kind in _TYPES.items():
+        write_array(path / name, getattr(block, name).astype(kind, copy=False))
 
 
 def iter_blocks(store: EventStore, split: str) -> Iterator[EventBlock]:

@@ -1,13 +1,34 @@
-# The one file a site edits: what a job needs before `hepflow` can run. Sourced by every script here.
+# The one file a site edits: what a job needs before `hepflow` can run. Every script here sources it.
 # shellcheck shell=bash
 #   module load python/3.11 cuda
 #   export JAVA_HOME=/usr/lib/jvm/java-17-openjdk-amd64
-HEPFLOW_VENV=${HEPFLOW_VENV:-${SLURM_SUBMIT_DIR:-$PWD}/.venv}
+HEPFLOW_VENV=${HEPFLOW_VENV:-$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")/.venv}
+
+# Nothing below this line depends on the site.
 if [ ! -x "$HEPFLOW_VENV/bin/hepflow" ]; then
-  echo "no hepflow in $HEPFLOW_VENV: run 'make install' there, or set HEPFLOW_VENV" >&2
+  echo "no hepflow in $HEPFLOW_VENV: run 'make install' in the checkout, or set HEPFLOW_VENV" >&2
   exit 2
 fi
 export PATH="$HEPFLOW_VENV/bin:$PATH"
 export PYTHONUNBUFFERED=1
 # the tasks' own threads, not one thread a core of the node for each of them
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
+
+# Where a web page of this job is, and how to see it from outside: show_page NAME PORT
+show_page() {
+  local host
+  host=$(hostname -f)
+  echo "$1: http://$host:$2"
+  echo "  from outside: ssh -N -L $2:$host:$2 $(id -un)@${SLURM_SUBMIT_HOST:-LOGIN_NODE}, then http://localhost:$2"
+}
+
+# The last line in the log of a job that failed; where Slurm ended it, Slurm says so itself.
+end_job() {
+  local status=$?
+  if declare -F spark_stop >/dev/null; then spark_stop "$status"; fi
+  case $status in
+    0 | 143) ;;
+    *) echo "$SLURM_JOB_NAME (job $SLURM_JOB_ID) failed with exit status $status; jobs that wait for it will not start" >&2 ;;
+  esac
+}
+if [ -n "${SLURM_JOB_ID:-}" ]; then trap end_job EXIT; fi

@@ -1,33 +1,41 @@
-# A Spark standalone cluster inside a Slurm allocation: one worker a node. Sourced by the scripts that need Spark; sets SPARK_MASTER.
+# A Spark standalone cluster inside a Slurm allocation: one worker a node. Sourced, after env.sh, by the scripts that need Spark;
+# sets SPARK_MASTER. Only this job can use the cluster: it has a secret of its own.
 # shellcheck shell=bash
-SPARK_HOME=$(python -c 'import pathlib, pyspark; print(pathlib.Path(pyspark.__file__).parent)')
+SPARK_HOME=$(python -c 'from importlib.util import find_spec; print(*find_spec("pyspark").submodule_search_locations)')
 JAVA_HOME=${JAVA_HOME:-$(python -c 'from hepflow.spark import java_home; print(java_home())')}
-export SPARK_HOME JAVA_HOME
 SPARK_SCRATCH=${SPARK_SCRATCH:-$PWD/spark-$SLURM_JOB_ID}
+SPARK_CONF_DIR=$SPARK_SCRATCH/conf
+export SPARK_HOME JAVA_HOME SPARK_CONF_DIR
 export SPARK_LOCAL_DIRS=$SPARK_SCRATCH/local SPARK_WORKER_DIR=$SPARK_SCRATCH/work SPARK_LOG_DIR=$SPARK_SCRATCH/log
-mkdir -p "$SPARK_LOCAL_DIRS" "$SPARK_WORKER_DIR" "$SPARK_LOG_DIR"
+mkdir -p "$SPARK_CONF_DIR" "$SPARK_LOCAL_DIRS" "$SPARK_WORKER_DIR" "$SPARK_LOG_DIR"
 
 # ports by job, so that jobs on one node do not collide
 spark_host=${SPARK_LOCAL_IP:-$(hostname -f)}
-spark_port=$((20000 + SLURM_JOB_ID % 10000))
-spark_ui_port=$((spark_port + 10000))
+spark_port=$((20000 + SLURM_JOB_ID % 2500 * 4))
 spark_cores=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}
 spark_memory=${SPARK_WORKER_MEMORY:-$((spark_cores * 2))g}
 SPARK_MASTER=spark://$spark_host:$spark_port
-export SPARK_MASTER
+(
+  umask 077
+  secret=$(python -c 'import secrets; print(secrets.token_hex(32))')
+  printf '%s\n' "spark.authenticate true" "spark.authenticate.secret $secret" "spark.ui.port $((spark_port + 2))" \
+    >"$SPARK_CONF_DIR/spark-defaults.conf"
+)
 
 spark_stop() {
   kill "$spark_workers_pid" "$spark_master_pid" 2>/dev/null || true
   wait "$spark_workers_pid" "$spark_master_pid" 2>/dev/null || true
+  rm -rf "$SPARK_CONF_DIR" "$SPARK_LOCAL_DIRS"
+  if [ "$1" = 0 ]; then rm -rf "$SPARK_SCRATCH"; else echo "logs of Spark: $SPARK_LOG_DIR, of its tasks: $SPARK_WORKER_DIR" >&2; fi
 }
 
 spark_alive() {
   python -c 'import json, sys, urllib.request as r; print(json.load(r.urlopen(sys.argv[1], timeout=5))["aliveworkers"])' \
-    "http://$spark_host:$spark_ui_port/json/" 2>/dev/null || echo 0
+    "http://$spark_host:$((spark_port + 1))/json/" 2>/dev/null || echo 0
 }
 
 "$SPARK_HOME/bin/spark-class" org.apache.spark.deploy.master.Master \
-  --host "$spark_host" --port "$spark_port" --webui-port "$spark_ui_port" >"$SPARK_LOG_DIR/master.log" 2>&1 &
+  --host "$spark_host" --port "$spark_port" --webui-port "$((spark_port + 1))" >"$SPARK_LOG_DIR/master.log" 2>&1 &
 spark_master_pid=$!
 # shellcheck disable=SC2016  # expanded by the shell on each node
 srun --overlap --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpus-per-task="$spark_cores" --kill-on-bad-exit=0 bash -c '
@@ -35,15 +43,19 @@ srun --overlap --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpus-per-task="$sp
     --cores "$1" --memory "$2" --webui-port 0 --work-dir "$SPARK_WORKER_DIR/$SLURMD_NODENAME" "$3"' \
   _ "$spark_cores" "$spark_memory" "$SPARK_MASTER" >"$SPARK_LOG_DIR/workers.log" 2>&1 &
 spark_workers_pid=$!
-trap spark_stop EXIT
 
-for ((try = 0; ; try++)); do
-  [ "$(spark_alive)" -lt "$SLURM_NNODES" ] || break
-  if ! kill -0 "$spark_master_pid" 2>/dev/null || [ "$try" -ge 240 ]; then
-    echo "the Spark workers did not come up; see $SPARK_LOG_DIR" >&2
-    exit 1
+spark_deadline=$((SECONDS + ${SPARK_WAIT_S:-120}))
+while spark_workers=$(spark_alive) && [ "$spark_workers" -lt "$SLURM_NNODES" ]; do
+  if [ "$SECONDS" -ge "$spark_deadline" ] || ! kill -0 "$spark_master_pid" 2>/dev/null; then
+    if [ "$spark_workers" = 0 ]; then
+      echo "no Spark worker came up in time: see $SPARK_LOG_DIR" >&2
+      exit 1
+    fi
+    echo "only $spark_workers of $SLURM_NNODES Spark workers came up, going on with them: see $SPARK_LOG_DIR" >&2
+    break
   fi
-  sleep 0.5
+  sleep 1
 done
-echo "Spark: $SPARK_MASTER with $SLURM_NNODES workers of $spark_cores cores; web page http://$spark_host:$spark_ui_port"
-echo "from outside: ssh -L $spark_ui_port:$spark_host:$spark_ui_port $(hostname -f)"
+echo "Spark: $SPARK_MASTER with $spark_workers workers of $spark_cores cores"
+show_page "Spark master" "$((spark_port + 1))"
+show_page "Spark application" "$((spark_port + 2))"

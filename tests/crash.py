@@ -31,3 +31,11 @@ class Slow(pl.Callback):
 
     def on_train_batch_start(self, *_: Any) -> None:
         time.sleep(self.seconds)
+
+
+class SlowUntilRequeued(Slow):
+    """The same, in the first start of a Slurm job only."""
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        if "SLURM_RESTART_COUNT" not in os.environ:
+            super().on_train_batch_start()

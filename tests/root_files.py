@@ -1,6 +1,8 @@
 """Small Delphes-layout ROOT files with a known content, and ways to damage them."""
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,9 @@ import awkward as ak
 import numpy as np
 import uproot
 
+from hepflow.identity import event_ids
+from hepflow.ingest.delphes import DelphesFile
+from hepflow.ingest.skim import has_lepton
 from hepflow.schema import COLLECTIONS
 
 N_PARTICLES = {"EFlowTrack": 30, "EFlowPhoton": 12, "EFlowNeutralHadron": 10, "Electron": 1, "MuonTight": 1, "Jet": 4}
@@ -18,18 +23,32 @@ def random_events(n: int, rng: np.random.Generator) -> dict[str, ak.Array]:
     return {name: _collection(name, fields, n, rng) for name, fields in COLLECTIONS.items()}
 
 
-def write_delphes(path: Path, clusters: Sequence[int], seed: int = 0, leave_out: Sequence[str] = (), **changed: Any) -> Path:
-    """Write one basket a branch for each of ``clusters`` (events in it); ``changed`` replaces columns of the first cluster."""
+def write_delphes(
+    path: Path,
+    clusters: Sequence[int],
+    seed: int = 0,
+    leave_out: Sequence[str] = (),
+    reshape: Callable[[dict[str, ak.Array]], dict[str, ak.Array]] = dict,
+    tree_name: str = "Delphes",
+    cycles: int = 1,
+    **changed: Any,
+) -> Path:
+    """Write one basket a branch for each of ``clusters`` (events in it), into a tree of so many cycles, each with other events.
+
+    ``changed`` replaces columns of the first cluster, ``reshape`` changes the layout of every one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    first = random_events(1, rng)
+    first = reshape(random_events(1, rng))
     types = {name: str(column.type.content) for name, column in first.items() if name not in leave_out}
+    naming: dict[str, Any] = {"counter_name": lambda name: f"{name}_size", "field_name": lambda outer, inner: f"{outer}.{inner}"}
     with uproot.recreate(path) as file:
-        tree = file.mktree("Delphes", types, counter_name=lambda name: f"{name}_size", field_name=lambda outer, inner: f"{outer}.{inner}")
-        for number, n in enumerate(clusters):
-            events = random_events(n, rng) | (changed if number == 0 else {})
-            if n:
-                tree.extend({name: events[name] for name in types})
+        for _ in range(cycles):
+            tree = file.mktree(tree_name, types, **naming)
+            for number, n in enumerate(clusters):
+                events = reshape(random_events(n, rng)) | (changed if number == 0 else {})
+                if n:
+                    tree.extend({name: events[name] for name in types})
     return path
 
 
@@ -42,6 +61,14 @@ def corrupt_basket(path: Path, branch: str = "EFlowTrack.PT", basket: int = 0) -
     content[seek + size // 2 : seek + size] = b"\xff" * (size - size // 2)
     path.write_bytes(content)
     return path
+
+
+@contextmanager
+def public_folder() -> Iterator[Path]:
+    """A folder that other users may enter, as they may not pytest's own."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 def _collection(name: str, fields: dict[str, str], n: int, rng: np.random.Generator) -> ak.Array:
@@ -57,6 +84,16 @@ def _values(field: str, kind: str, n: int, rng: np.random.Generator) -> np.ndarr
     if kind == "int32":
         return rng.integers(-1, 2, n).astype(np.int32)
     return rng.exponential(20.0, n).astype(np.float32)
+
+
+def passing_ids(raw: Path) -> list[int]:
+    """The events below a folder that ingest keeps."""
+    found = []
+    for path in raw.rglob("*.root"):
+        with DelphesFile(str(path)) as file:
+            for start, stop, events in file.iterate(0, file.n_entries):
+                found += event_ids(file.uuid, np.arange(start, stop))[has_lepton(events)].tolist()
+    return sorted(found)
 
 
 def copy_as_new(path: Path, copy: Path, number: int) -> Path:

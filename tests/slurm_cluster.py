@@ -140,8 +140,8 @@ def _write_configuration(root: Path, n_nodes: int, cpus: int) -> None:
     (root / "slurm.conf").write_text("\n".join(lines) + "\n")
     (root / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # the one plugin that loads without systemd
     (root / "plugstack.conf").touch()
-    hosts = [Path("/etc/hosts").read_text(), f"127.0.0.1 {host} {' '.join(names)}\n"]
-    (root / "hosts").write_text("\n".join(hosts))
+    hosts = [Path("/etc/hosts").read_text(), *(f"127.0.0.1 {name}" for name in (host, *names))]
+    (root / "hosts").write_text("\n".join(hosts) + "\n")
     key = root / "munge.key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o400)
@@ -183,19 +183,24 @@ def _stop(cluster: SlurmCluster) -> None:
         deadline = time.monotonic() + 20
         while cluster.command("squeue", "-h") and time.monotonic() < deadline:
             time.sleep(POLL_S)
-    for name in (*(f"slurmd.n{i}" for i in range(1, cluster.n_nodes + 1)), "slurmctld", "munged"):
-        file = cluster.root / "pids" / f"{name}.pid"
-        if file.is_file():
-            _end(int(file.read_text()))
+    names = (*(f"slurmd.n{i}" for i in range(1, cluster.n_nodes + 1)), "slurmctld", "munged")
+    files = [cluster.root / "pids" / f"{name}.pid" for name in names]
+    pids = [int(file.read_text()) for file in files if file.is_file()]
+    _signal(pids, signal.SIGTERM)
+    deadline = time.monotonic() + 5
+    while _signal(pids, 0) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    _signal(pids, signal.SIGKILL)
 
 
-def _end(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-        for _ in range(50):
-            time.sleep(0.1)
-            os.kill(pid, 0)
-        os.kill(pid, signal.SIGKILL)
+def _signal(pids: list[int], number: int) -> int:
+    """Send a signal to those that still run; how many do."""
+    found = 0
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+            found += 1
+    return found
 
 
 def _free_port_block(size: int) -> int:

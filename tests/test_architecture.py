@@ -9,10 +9,12 @@ PACKAGE = Path(__file__).parents[1] / "hepflow"
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"simulate", "ingest", "features", "train", "evaluate", "demo", "store_tools", "import_cern"},
-    {"spark", "clusters"},
+    {"score"},  # at the end of the flow: it takes raw events through ingest's reader, and thresholds from the report
+    {"simulate", "ingest", "features", "train", "evaluate", "bench", "demo", "doctor", "store_tools", "import_cern"},
+    {"spark", "clusters", "parts"},
     {"physics", "models"},
-    {"store", "fragments"},
+    {"store", "predictions", "fragments"},
+    {"shards"},
     {"ledger", "config", "identity", "locks", "moments"},
     {"schema"},
     {"errors"},

@@ -1,8 +1,9 @@
-"""The whole pipeline by its own command, from Pythia8 to the report; again, which changes nothing; and the notebook on what it made."""
+"""The whole pipeline out of a built wheel, from Pythia8 to the report; again, which changes nothing; and the notebook on what it made."""
 
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -20,17 +21,31 @@ ROOT = Path(__file__).parents[1]
 NETS = ("hlf", "sequence", "inclusive")
 
 
-def demo(output: Path) -> str:
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as pip would install it, away from the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    options = ("--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder))
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(ROOT)], check=True, cwd=folder)
+    (built,) = folder.glob("*.whl")
+    with zipfile.ZipFile(built) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+def demo(wheel: Path, output: Path) -> str:
     command = [sys.executable, "-m", "hepflow", "demo", "--output", str(output), "--events", "100"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
+    environment = os.environ | {"PYTHONPATH": str(wheel)}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200, cwd=wheel.parent, env=environment)
     assert result.returncode == 0, result.stderr
+    assert f"--config {wheel}" in result.stderr  # not the checkout's
     return result.stdout + result.stderr
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def made(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     output = tmp_path_factory.mktemp("demo")
-    return output, demo(output)
+    return output, demo(wheel, output)
 
 
 @pytest.mark.timeout(1500)
@@ -64,10 +79,10 @@ def test_simulated_events_agree_with_the_plain_physics(definitions: str, made: t
         assert len(assert_same_as_plain(from_root(path, stop=15), definitions).index) > 0
 
 
-def test_a_second_run_changes_no_file(made: tuple[Path, str]) -> None:
+def test_a_second_run_changes_no_file(wheel: Path, made: tuple[Path, str]) -> None:
     output, _ = made
     before = stamps(output)
-    printed = demo(output)
+    printed = demo(wheel, output)
     assert printed.count("up to date") == 7
     assert stamps(output) == before
 

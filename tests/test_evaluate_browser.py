@@ -5,23 +5,16 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, Page, browser
-from toy_runs import toy_ids, toy_labels, toy_runs, toy_store
+from toy_runs import toy_report
 
-from hepflow.config import EvaluateConfig
-from hepflow.evaluate.job import run
 from hepflow.ledger import read_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium (Debian: apt install chromium)")]
-SIZES = (500, 400, 600)
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("report")
-    store = toy_store(folder / "features.zarr", test=(toy_ids(sum(SIZES)), toy_labels(SIZES)))
-    toy_runs(folder / "runs", per_class=SIZES, store=store)
-    run(EvaluateConfig(input=folder / "runs", output=folder / "report", bootstrap=10))
-    return folder / "report" / "report.html"
+    return toy_report(tmp_path_factory.getbasetemp()) / "report" / "report.html"
 
 
 @pytest.fixture(scope="module")
@@ -190,9 +183,12 @@ def test_the_button_turns_light_to_dark_and_back(page: Page, report: Path) -> No
 
 
 def test_paper_gets_everything(page: Page, report: Path, tmp_path: Path) -> None:
-    page.open(report, dark=True)
+    page.open(report, dark=True, width=688)  # A4 between its margins
     page.run("dispatchEvent(new Event('beforeprint'))")
     assert page.run("document.querySelectorAll('details:not([open])').length") == 0
+    page.send("Emulation.setEmulatedMedia", media="print")
+    assert page.run("document.documentElement.scrollWidth") <= 688
+    page.send("Emulation.setEmulatedMedia", media="")
     assert page.run("document.documentElement.dataset.theme") == "light"
     page.run("dispatchEvent(new Event('afterprint'))")
     assert page.run("document.querySelectorAll('details:not([open])').length") > 0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score, roc_curve
 from toy_runs import toy_labels, toy_logits
 
-from hepflow.evaluate.calibration import reliabilities, score_histograms, softmax
+from hepflow.evaluate.calibration import count, softmax
 from hepflow.evaluate.metrics import (
     auc,
     balanced_accuracy,
@@ -20,6 +20,7 @@ from hepflow.evaluate.metrics import (
     confusion_shares,
     efficiencies,
     log_odds,
+    predicted,
     roc_points,
     spectrum,
 )
@@ -149,6 +150,18 @@ def test_a_working_point_is_the_tightest_at_which_every_signal_class_keeps_its_s
     assert min(np.mean(score[label == k] >= next_higher) for k in (1, 2)) < target
 
 
+@pytest.mark.parametrize("exact_below", [EXACT, 10])
+def test_the_histogram_of_a_discriminant_holds_every_event_where_it_belongs(exact_below: int) -> None:
+    logits, label = sample((3000, 2000, 4000))
+    score = log_odds(logits, [1, 2], [0])
+    binned, _ = spectrum(score, label, 3, exact_below=exact_below)
+    edges, counts = binned.histogram(20)
+    assert (counts.sum(axis=1) == np.bincount(label)).all()
+    inside = np.histogram(score[label == 1], bins=edges)[0]
+    assert counts[1, 1:-1] == pytest.approx(inside[1:-1], abs=2)  # a fine bin across an edge counts on one side of it
+    assert np.mean((score < edges[0]) | (score > edges[-1])) < 0.004
+
+
 def test_rates_follow_from_efficiencies_and_the_mix() -> None:
     logits, label = sample()
     selection = Selection("headline", (1, 2), (0,))
@@ -187,6 +200,11 @@ def test_no_background_event_passing_gives_a_limit_and_an_error_that_is_not_zero
     ]
     assert point["background_efficiency"]["value"] == 0
     assert 0 < point["background_efficiency"]["error"] < 0.03
+    assert point["purity"]["value"] == 1
+    assert point["purity"]["error"] == pytest.approx(
+        point["background_efficiency"]["error"], rel=0.1
+    )  # half the rate, of which half is kept
+    assert point["rate_kept"]["error"] > 0.4 * point["background_efficiency"]["error"]
     assert point["rejection"] is None
     assert point["few_events"]
 
@@ -296,7 +314,7 @@ def test_holm_corrects_as_in_his_paper() -> None:
 
 def test_confusion_and_accuracy_are_counted() -> None:
     logits, label = sample()
-    table = confusion(logits, label)
+    table = confusion(predicted(logits), label, 3)
     guess = logits.argmax(axis=1)
     for i in range(3):
         for j in range(3):
@@ -309,7 +327,8 @@ def test_confusion_and_accuracy_are_counted() -> None:
 
 
 def test_equal_logits_go_to_the_first_class() -> None:
-    assert confusion(np.zeros((4, 3), dtype=np.float32), np.array([0, 1, 2, 2])).tolist() == [[1, 0, 0], [1, 0, 0], [2, 0, 0]]
+    assert predicted(np.zeros((4, 3), dtype=np.float32)).tolist() == [0, 0, 0, 0]
+    assert predicted(np.array([[1, 2, 2], [0, 3, 4], [5, 5, 1]], dtype=np.float32)).tolist() == [1, 2, 0]
 
 
 def test_a_share_of_nothing_has_an_error_all_the_same() -> None:
@@ -334,7 +353,8 @@ def test_calibration_is_that_of_a_plain_loop() -> None:
     logits, label = sample()
     p = softmax(logits)
     weight = balanced_weights(label) / 3
-    top, own = reliabilities(logits, label)
+    counted = count(logits, label, predicted(logits))
+    top, own = counted.top, counted.own
     best = logits.argmax(axis=1)
     expected = 0.0
     for low in np.arange(15) / 15:
@@ -348,15 +368,14 @@ def test_calibration_is_that_of_a_plain_loop() -> None:
 
 def test_a_calibrated_model_has_the_ece_of_chance_and_an_overconfident_one_more() -> None:
     logits, label = sample((4000, 4000, 4000), 1.4)
-    calibrated, _ = reliabilities(logits, label)
-    bold, _ = reliabilities(3 * logits, label)
+    calibrated, bold = (count(x, label, predicted(x)).top for x in (logits, 3 * logits))
     assert calibrated.ece() < 2.5 * calibrated.chance()
     assert bold.ece() > 10 * bold.chance()
 
 
 def test_score_histograms_hold_every_event() -> None:
     logits, label = sample()
-    counts = score_histograms(logits, label)
+    counts = count(logits, label, predicted(logits)).histograms
     assert (counts.sum(axis=2) == np.bincount(label)).all()
     p = softmax(logits)[:, 1]
     assert counts[1, 2].tolist() == np.histogram(p[label == 2], bins=50, range=(0, 1))[0].tolist()

@@ -4,16 +4,16 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.request import ProxyHandler, build_opener
 
+import awkward as ak
 import numpy as np
-import psutil
 import pyarrow.parquet as pq
 import pytest
 from delphes_events import event, from_root, lepton, random_events, to_arrow, to_awkward, write_dataset, write_fragment, write_marker
@@ -22,14 +22,16 @@ from distributed import LocalCluster
 from hepflow import locks
 from hepflow.config import ClusterConfig, FeaturesConfig
 from hepflow.errors import ConfigError, DataError
-from hepflow.features import make_part, run
+from hepflow.features import memory_of_task, run, task_bytes
 from hepflow.fragments import open_events, read_fragment
 from hepflow.identity import split_index
+from hepflow.parts import make_part
+from hepflow.physics.ablation import compare
+from hepflow.physics.definitions import Definitions
 from hepflow.physics.features import compute
 from hepflow.schema import COLLECTIONS, SPLITS
 from hepflow.store import EventStore
 
-LOCAL = ClusterConfig(workers=2, memory="2GiB")
 OWN_PHYSICS = """
 import numpy as np
 from hepflow.physics.features import FeatureSet
@@ -121,13 +123,7 @@ def test_a_second_run_starts_no_cluster_and_changes_no_byte(finished, monkeypatc
     assert contents(finished.output) == before
 
 
-@pytest.mark.slow
-def test_the_number_of_workers_does_not_show_in_the_bytes(finished, tmp_path):
-    run(replace(finished, output=tmp_path / "two.zarr", cluster=LOCAL))
-    assert contents(tmp_path / "two.zarr") == contents(finished.output)
-
-
-def test_an_interrupted_run_is_finished_by_doing_what_is_missing(copied, caplog):
+def test_an_interrupted_run_is_finished_by_doing_what_is_missing_and_can_be_watched(copied, tmp_path, caplog, capsys):
     before = contents(copied.output)
     store = EventStore.open(copied.output)
     gone = sorted(store.done())[2:4]
@@ -136,11 +132,17 @@ def test_an_interrupted_run_is_finished_by_doing_what_is_missing(copied, caplog)
     metadata = json.loads((copied.output / "zarr.json").read_text())
     metadata["attributes"]["hepflow"]["complete"] = False
     (copied.output / "zarr.json").write_text(json.dumps(metadata))
+    watched = replace(copied, cluster=replace(copied.cluster, performance_report=tmp_path / "reports" / "dask.html"))
     with caplog.at_level(logging.INFO):
-        run(copied)
+        run(watched)
     assert "4 of 6 fragments are done already" in caplog.text
     assert contents(copied.output) == before
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert "2/2 fragments" in capsys.readouterr().out
+    assert "make_part" in (tmp_path / "reports" / "dask.html").read_text()
+    (link,) = re.findall(r"Dask dashboard: (http\S+)", caplog.text)
+    assert build_opener(ProxyHandler({})).open(link, timeout=30).status == 200
+    assert re.search(r"no worker held more than [\d.]+ MiB, announced were [\d.]+ MiB", caplog.text)
 
 
 def test_new_fragments_are_appended_without_touching_the_rest(copied, tmp_path):
@@ -224,33 +226,6 @@ def hold_lock(output: Path, marker: Path) -> None:
         time.sleep(60)
 
 
-@pytest.mark.slow
-def test_a_run_survives_workers_that_are_killed(tmp_path, finished):
-    config = replace(finished, input=write_dataset(tmp_path / "events", fragments=40, events=40), output=tmp_path / "killed.zarr")
-    done, killed = threading.Event(), []
-
-    def kill_workers():
-        """Kill four workers, one at a time, once work has begun."""
-        while not done.wait(0.5) and len(killed) < 4:
-            n_parts = len(list(config.output.glob("_parts/*.json")))
-            workers = [p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline()) and not p.children()]
-            if n_parts > 5 * len(killed) and workers:
-                killed.append(workers[0].pid)
-                workers[0].send_signal(signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_workers)
-    killer.start()
-    try:
-        run(replace(config, cluster=LOCAL))
-    finally:
-        done.set()
-        killer.join()
-    assert killed
-    assert EventStore.open(config.output).ledger().n_in == 40 * 40
-    run(replace(config, output=tmp_path / "calm.zarr"))
-    assert contents(tmp_path / "calm.zarr") == contents(config.output)
-
-
 def test_a_damaged_fragment_is_named_and_the_rest_is_done(copied):
     path = copied.input / "qcd" / "part-003.parquet"
     data = bytearray(path.read_bytes())
@@ -306,6 +281,19 @@ def test_no_input_is_named(tmp_path):
         run(FeaturesConfig(input=tmp_path / "nowhere", output=tmp_path / "s.zarr"))
 
 
+def test_comparing_the_definitions_prints_what_each_difference_does_and_writes_nothing(finished, tmp_path, capsys, monkeypatch, caplog):
+    monkeypatch.setenv("COLUMNS", "120")
+    with caplog.at_level(logging.INFO):
+        run(replace(finished, output=tmp_path / "s.zarr", compare_definitions=True))
+    text = capsys.readouterr().out
+    for name in (*Definitions._fields, "all together", "gained", "events moved", "farthest", "LepIsoCh", "mean ChPFIso"):
+        assert name in text
+    changed = compare(ak.concatenate([read_fragment(f) for f in open_events(finished.input, 2**26).fragments]))["mt_is_mass"]
+    assert f"{changed.changed:,} ({changed.changed / changed.n_before:.1%})" in text
+    assert f"compared the definitions on {changed.n_before} events" in caplog.text
+    assert not (tmp_path / "s.zarr").exists()
+
+
 def test_an_output_that_is_not_a_store_is_left_alone(finished, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(DataError, match="not a feature store"):
@@ -324,10 +312,37 @@ def test_no_event_that_passes_is_an_error(tmp_path, running):
 
 def test_too_little_memory_is_refused_before_the_start(finished, tmp_path, monkeypatch):
     monkeypatch.setattr("hepflow.clusters.connect", no_cluster)
-    with pytest.raises(ConfigError, match=r"the largest task needs about .*, a worker has 100\.00 MiB: lower --task_mb"):
+    with pytest.raises(ConfigError, match=r"the largest task needs about .*, a worker has 100\.00 MiB: start fewer workers"):
         run(replace(finished, output=tmp_path / "s.zarr", cluster=ClusterConfig(workers=1, memory="100MiB")))
     with pytest.raises(ConfigError, match="must be a size such as 4GiB"):
         run(replace(finished, output=tmp_path / "s.zarr", cluster=ClusterConfig(workers=1, memory="plenty")))
+
+
+def test_a_fragment_too_large_for_a_worker_is_cut_until_it_fits(tmp_path):
+    write_dataset(tmp_path / "events", fragments=1, events=50, row_group_size=8)
+    config = FeaturesConfig(input=tmp_path / "events", output=tmp_path / "s.zarr")
+    (whole,) = open_events(config.input, task_bytes(config)).fragments
+    room = (memory_of_task(replace(whole, n_bytes=0)) + memory_of_task(whole)) // 2
+    poor = replace(config, cluster=ClusterConfig(workers=1, memory=f"{room}B"))
+    cut = open_events(config.input, task_bytes(poor)).fragments
+    assert len(cut) > 1
+    assert max(memory_of_task(fragment) for fragment in cut) <= room < memory_of_task(whole)
+    assert sum(fragment.n_events for fragment in cut) == 50
+
+
+def test_rounding_saves_bytes_keeps_the_promised_precision_and_makes_another_store(copied):
+    exact = EventStore.open(copied.output)
+    before = {part.path: exact.read(part) for part in exact.parts("train", "qcd")}
+    size = sum(map(len, contents(copied.output / "train").values()))
+    run(replace(copied, keep_bits=10))
+    rounded = EventStore.open(copied.output)
+    assert rounded.spec.keep_bits == 10
+    assert sum(map(len, contents(copied.output / "train").values())) < 0.8 * size
+    for part in rounded.parts("train", "qcd"):
+        np.testing.assert_allclose(rounded.read(part).particles, before[part.path].particles, rtol=2.0**-11)
+        np.testing.assert_array_equal(rounded.read(part).hlf, before[part.path].hlf)
+    with pytest.raises(ConfigError, match="keep_bits must be from 1 to 23, got 0"):
+        replace(copied, keep_bits=0)
 
 
 @pytest.fixture

@@ -1,20 +1,27 @@
 """Reading: what is in a file comes out, and what is wrong with it is said."""
 
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import awkward as ak
 import numpy as np
 import pytest
 import uproot
-from root_files import corrupt_basket, random_events, write_delphes
+from root_files import corrupt_basket, public_folder, random_events, write_delphes
 
+from hepflow.errors import DataError
 from hepflow.ingest.arrow import arrow_schema, to_arrow
 from hepflow.ingest.delphes import DelphesFile, Unreadable
+from hepflow.ingest.listing import list_files
 from hepflow.ingest.share import Access, Piece, ShareReader
 from hepflow.ingest.skim import drop_soft, has_lepton, is_finite
 from hepflow.ingest.splits import SourceFile, Split
 from hepflow.physics import selection
-from hepflow.schema import COLLECTIONS
+from hepflow.physics.columns import columns
+from hepflow.physics.definitions import named
+from hepflow.schema import COLLECTIONS, OPTIONAL
 
 DATA = Path(__file__).parent / "data"
 CLONES = sorted(DATA.glob("clones_*.root"))
@@ -53,6 +60,75 @@ def test_a_real_file_with_two_cycles_and_muon_is_read(shared: Path) -> None:
         assert len(events) == tree.num_entries == 10
         assert ak.all(events["MuonTight", "PT"] == tree["Muon.PT"].array())
         assert ak.all(events["EFlowTrack", "Z"] == tree["EFlowTrack.Z"].array())
+
+
+def test_of_two_cycles_of_the_tree_the_highest_counts(tmp_path: Path) -> None:
+    path = write_delphes(tmp_path / "a.root", [5, 3], cycles=2)
+    with uproot.open(path) as file:
+        first, second = (file[f"Delphes;{cycle}"]["Jet.PT"].array() for cycle in (1, 2))
+    assert not ak.array_equal(first, second)
+    assert ak.array_equal(read(path)["Jet", "PT"], second)
+
+
+def test_dotted_and_nested_names_give_one_schema(tmp_path: Path) -> None:
+    tables = [to_arrow(read(path), {}, arrow_schema(columns={})) for path in (write_delphes(tmp_path / "a.root", [5]), CLONES[0])]
+    assert tables[0].schema == tables[1].schema
+
+
+def test_an_optional_field_that_is_missing_gets_its_value_and_is_named(tmp_path: Path) -> None:
+    def without_mass(events: dict[str, ak.Array]) -> dict[str, ak.Array]:
+        return events | {"Jet": events["Jet"][["PT", "Eta", "Phi", "BTag"]]}
+
+    path = write_delphes(tmp_path / "a.root", [5], reshape=without_mass)
+    with DelphesFile(str(path)) as file:
+        assert file.filled == ("Jet.Mass",)
+    jets = read(path)["Jet"]
+    assert jets.fields == list(COLLECTIONS["Jet"])
+    assert ak.all(jets.Mass == OPTIONAL["Jet"]["Mass"])
+    assert ak.num(jets.Mass).tolist() == ak.num(jets.PT).tolist()
+    with pytest.raises(Unreadable, match=r"no field Jet\.Mass"):
+        read(path, wanted={"Jet": {"Mass": "float32"}})  # nothing tells how many there are
+
+
+def test_fields_and_collections_that_nobody_asks_for_change_nothing(tmp_path: Path) -> None:
+    def more(events: dict[str, ak.Array]) -> dict[str, ak.Array]:
+        return events | {"Jet": ak.with_field(events["Jet"], events["Jet"].PT, "TauTag"), "Tower": events["EFlowPhoton"]}
+
+    plain, wide = write_delphes(tmp_path / "a.root", [5]), write_delphes(tmp_path / "b.root", [5], reshape=more)
+    assert ak.array_equal(read(wide), read(plain), dtype_exact=True)
+
+
+def test_muon_is_read_only_where_there_is_no_muon_tight(tmp_path: Path) -> None:
+    def loose(events: dict[str, ak.Array]) -> dict[str, ak.Array]:
+        return events | {"Muon": events["Electron"]}
+
+    both = write_delphes(tmp_path / "a.root", [9], reshape=loose)
+    alone = write_delphes(tmp_path / "b.root", [9], reshape=loose, leave_out=["MuonTight"])
+    assert ak.array_equal(read(alone)["MuonTight", "PT"], read(both)["Electron", "PT"])
+    assert not ak.array_equal(read(both)["MuonTight", "PT"], read(both)["Electron", "PT"])
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint32", "int32", "int64"])
+def test_integers_of_any_width_become_the_schemas(tmp_path: Path, kind: str) -> None:
+    path = write_delphes(tmp_path / "a.root", [9], reshape=with_flags(kind))
+    flags = read(path)["Jet", "BTag"]
+    assert str(flags.type) == "9 * var * int32"
+    assert ak.array_equal(flags, read(write_delphes(tmp_path / "b.root", [9]))["Jet", "BTag"])
+
+
+def test_integers_that_do_not_fit_are_lost_with_the_reason(tmp_path: Path) -> None:
+    path = write_delphes(tmp_path / "a.root", [9, 4], reshape=with_flags("int64", add=1 << 40))
+    (pieces,) = shares(path, 1)
+    assert [(piece.start, piece.stop, piece.events) for piece in pieces] == [(0, 9, None), (9, 13, None)]
+    assert all("numbers too large for int32" in piece.reason for piece in pieces)
+
+
+def with_flags(kind: str, add: int = 0) -> Callable[[dict[str, ak.Array]], dict[str, ak.Array]]:
+    def change(events: dict[str, ak.Array]) -> dict[str, ak.Array]:
+        jets = events["Jet"]
+        return events | {"Jet": ak.with_field(jets, ak.values_astype(jets.BTag, kind) + np.dtype(kind).type(add), "BTag")}
+
+    return change
 
 
 def test_the_table_has_the_types_of_the_schema_and_unsigned_flags_become_signed(tmp_path: Path) -> None:
@@ -152,6 +228,37 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, make: object, message
         read(path)
 
 
+@contextmanager
+def another_user() -> Iterator[None]:
+    """Root may read everything: be nobody for a moment."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_a_file_without_permission_is_bad_at_once_and_a_folder_without_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("hepflow.ingest.share.sleep", waits.append)
+    with public_folder() as root:
+        write_delphes(root / "open.root", [5]).chmod(0o444)
+        write_delphes(root / "closed.root", [5]).chmod(0)
+        write_delphes(root / "folder" / "a.root", [5]).parent.chmod(0)
+        readers = {name: ShareReader(split(root / f"{name}.root")) for name in ("open", "closed")}
+        with another_user():
+            entries = {name: [piece.stop for piece in reader.pieces()] for name, reader in readers.items()}
+            with pytest.raises(DataError, match=r"cannot be listed.*Permission denied"):
+                list_files(root / "folder")
+        (root / "folder").chmod(0o755)
+    assert entries == {"open": [5], "closed": []}
+    assert readers["closed"].unreadable == "permission denied"
+    assert waits == [], "nothing that another try would mend"
+
+
 def test_a_branch_of_another_type_is_said(tmp_path: Path) -> None:
     other_type(tmp_path / "a.root")
     with pytest.raises(Unreadable, match=r"MissingET.MET holds float, not a list of float32"):
@@ -187,13 +294,38 @@ def test_the_skim_keeps_events_with_a_lepton_strictly_above_23_gev() -> None:
         assert has_lepton(ak.zip(events, depth_limit=1)).tolist() == [False, False, False, True, True, False]
 
 
-def test_the_skim_drops_soft_particles_and_nothing_that_the_physics_looks_at() -> None:
+def test_the_skim_makes_the_cuts_of_the_trigger() -> None:
+    """Many values lie exactly on a threshold."""
+    events = random_events(500, np.random.default_rng(1))
+    for name, field, below, threshold in (
+        ("EFlowTrack", "PT", 5, 0.5),
+        ("EFlowPhoton", "ET", 9, 1.0),
+        ("EFlowNeutralHadron", "ET", 9, 1.0),
+        ("Electron", "PT", 30, 23.0),
+        ("MuonTight", "PT", 30, 23.0),
+    ):
+        values = events[name][field]
+        events[name] = ak.with_field(events[name], ak.values_astype(ak.where(values < below, threshold, values), np.float32), field)
+    full = ak.zip(events, depth_limit=1)
+    thin = drop_soft(full)
+    assert np.array_equal(has_lepton(full), selection.choose(columns(full), named("corrected")).status != selection.NO_LEPTON)
+    n_thin = sum(ak.to_numpy(ak.num(thin[name], axis=1)) for name in ("EFlowTrack", "EFlowPhoton", "EFlowNeutralHadron"))
+    for definitions in ("corrected", "reference"):
+        before, after = (selection.choose(columns(found), named(definitions)) for found in (full, thin))
+        assert np.array_equal(after.status, before.status)
+        accepted = before.status == selection.PASSES
+        for field, value in before._asdict().items():
+            assert np.array_equal(getattr(after, field)[accepted], value[accepted]), field
+        assert 50 < accepted.sum() < 450
+        assert np.array_equal(before.n_particles[accepted] - 1, n_thin[accepted]), "the skim keeps what the physics does not look at"
+
+
+def test_the_skim_drops_soft_particles_alone() -> None:
     events = ak.zip(random_events(50, np.random.default_rng(1)), depth_limit=1)
     thin = drop_soft(events)
     for name, field, cut in (("EFlowTrack", "PT", 0.5), ("EFlowPhoton", "ET", 1.0), ("EFlowNeutralHadron", "ET", 1.0)):
         assert ak.array_equal(thin[name], events[name][events[name][field] > cut])
     assert ak.array_equal(thin.Jet, events.Jet)
-    assert (selection.TRACK_PT, selection.NEUTRAL_ET, selection.LEPTON_PT) == (0.5, 1.0, 23.0)
 
 
 def test_events_with_nan_or_infinity_are_found() -> None:

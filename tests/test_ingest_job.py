@@ -11,11 +11,12 @@ import awkward as ak
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from root_files import corrupt_basket, random_events, write_delphes
+from root_files import corrupt_basket, passing_ids, random_events, write_delphes
 
 from hepflow.config import IngestConfig
 from hepflow.errors import DataError
 from hepflow.identity import event_ids
+from hepflow.ingest.arrow import arrow_schema
 from hepflow.ingest.dataset import MANIFEST
 from hepflow.ingest.delphes import DelphesFile
 from hepflow.ingest.fragment import Settings, run_task
@@ -62,15 +63,6 @@ def ids(raw: Path) -> list[int]:
     return sorted(event_id for path in fragments(raw) for event_id in pq.read_table(path, columns=["event_id"])["event_id"].to_pylist())
 
 
-def expected_ids(raw: Path) -> list[int]:
-    found = []
-    for path in raw.rglob("*.root"):
-        with DelphesFile(str(path)) as file:
-            for start, stop, events in file.iterate(0, file.n_entries):
-                found += event_ids(file.uuid, np.arange(start, stop))[has_lepton(events)].tolist()
-    return sorted(found)
-
-
 def contents(raw: Path, output: str = "events") -> dict[str, bytes]:
     """Every file of the dataset but the records, which hold the time that a task took."""
     root = raw.parent / output
@@ -97,7 +89,7 @@ def test_the_dataset_holds_the_skimmed_events_of_the_files(raw: Path) -> None:
             for name, fields in COLLECTIONS.items():
                 for field in fields:
                     assert ak.array_equal(found[name, field], drop_soft(events[passed])[name, field], dtype_exact=True)
-    assert ids(raw) == expected_ids(raw)
+    assert ids(raw) == passing_ids(raw)
 
 
 def test_every_ledger_reconciles(raw: Path) -> None:
@@ -133,7 +125,7 @@ def test_new_files_are_added_and_finished_ones_are_not_read_again(raw: Path) -> 
     write_delphes(raw / "ttbar" / "new.root", [50], seed=9)
     run(config(raw))
     assert before.items() <= {path: path.stat().st_mtime_ns for path in fragments(raw)}.items()
-    assert ids(raw) == expected_ids(raw)
+    assert ids(raw) == passing_ids(raw)
 
 
 def test_changed_and_removed_files_are_followed(raw: Path) -> None:
@@ -141,7 +133,7 @@ def test_changed_and_removed_files_are_followed(raw: Path) -> None:
     write_delphes(raw / "qcd" / "a.root", [77], seed=9)
     (raw / "ttbar" / "c.root").unlink()
     run(config(raw))
-    assert ids(raw) == expected_ids(raw)
+    assert ids(raw) == passing_ids(raw)
     on_disk = set((raw.parent / "events").rglob("*.parquet"))
     assert on_disk == set(fragments(raw)), "old fragments are gone"
 
@@ -174,7 +166,7 @@ def test_what_a_dead_run_finished_is_taken_up_and_the_rest_is_done(raw: Path) ->
     (output / "qcd" / "orphan.parquet").write_bytes(b"PAR1")
     run(config(raw, target_partition_mb=1))
     assert contents(raw) == contents(raw, "undisturbed")
-    assert ids(raw) == expected_ids(raw)
+    assert ids(raw) == passing_ids(raw)
 
 
 def test_a_file_that_kills_every_worker_is_given_up_and_its_neighbours_are_not(raw: Path) -> None:
@@ -188,10 +180,8 @@ def test_a_file_that_kills_every_worker_is_given_up_and_its_neighbours_are_not(r
     assert first.n_entries == 100
     assert not first.lost
     assert second.lost == {"the worker died whenever it read this file": None}
-    with pytest.raises(DataError, match=r"1 of 4 files lost events .*qcd/b\.root: the worker died"):
-        run(config(raw))
-    run(config(raw, retry_quarantined=True))
-    assert ids(raw) == expected_ids(raw)
+    run(config(raw))  # it may have been the machine: the same command tries again
+    assert ids(raw) == passing_ids(raw)
 
 
 def test_a_run_that_cannot_finish_leaves_the_dataset_of_the_one_before(raw: Path) -> None:
@@ -245,7 +235,7 @@ def test_a_repaired_file_is_patched_in(raw: Path) -> None:
         run(config(raw))
     (raw / "qcd" / "b.root").write_bytes(good)
     run(config(raw))
-    assert ids(raw) == expected_ids(raw)
+    assert ids(raw) == passing_ids(raw)
     assert all(file["reason"] is None for file in about(raw)["files"])
 
 
@@ -265,7 +255,7 @@ def test_quarantined_files_that_look_the_same_are_read_again_when_asked(raw: Pat
     with pytest.raises(DataError, match="not a ROOT file"):
         run(config(raw))
     run(config(raw, retry_quarantined=True))
-    assert ids(raw) == expected_ids(raw)
+    assert ids(raw) == passing_ids(raw)
 
 
 def test_a_copy_of_a_file_is_refused(raw: Path) -> None:
@@ -283,12 +273,42 @@ def test_an_output_without_events_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "events" / MANIFEST).exists()
 
 
+def test_files_that_differ_give_one_schema(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Dotted and nested names, one cycle and two, Muon for MuonTight, other integers, extra and missing fields."""
+
+    def old(events: dict[str, ak.Array]) -> dict[str, ak.Array]:
+        jets = events["Jet"][["PT", "Eta", "Phi", "BTag"]]
+        renamed = {"Muon" if name == "MuonTight" else name: column for name, column in events.items()}
+        return renamed | {"Jet": ak.with_field(jets, ak.values_astype(jets.BTag, np.int64), "BTag"), "Tower": events["EFlowPhoton"]}
+
+    def no_pt(events: dict[str, ak.Array]) -> dict[str, ak.Array]:
+        return events | {"Jet": events["Jet"][["Eta", "Phi", "Mass", "BTag"]]}
+
+    raw = tmp_path / "raw"
+    write_delphes(raw / "qcd" / "plain.root", [20], seed=1)
+    write_delphes(raw / "qcd" / "old.root", [20], seed=2, reshape=old, cycles=2)
+    write_delphes(raw / "qcd" / "unusable.root", [20], seed=3, reshape=no_pt)
+    shutil.copy(DATA / "clones_qcd.root", raw / "qcd")
+    with pytest.raises(DataError, match=r"1 of 4 files lost events .*unusable\.root: no field Jet\.PT"):
+        run(config(raw, samples={"qcd": ("qcd",)}))
+    assert {pq.read_schema(path) for path in fragments(raw)} == {arrow_schema()}
+    found = {file["file"].removesuffix(".root").removeprefix("qcd/"): file for file in about(raw)["files"]}
+    assert {name: (file["entries"], file["lost"]) for name, file in found.items()} == {
+        "plain": (20, 0),
+        "old": (20, 0),
+        "unusable": (20, 20),
+        "clones_qcd": (8, 0),
+    }
+    assert [name for name, file in found.items() if file["filled"]] == ["old"]
+    assert "1 files lack optional fields (qcd/old.root: Jet.Mass)" in caplog.text
+
+
 def test_files_in_real_layout_go_through(tmp_path: Path) -> None:
     for name in CLASSES:
         (tmp_path / "raw" / name).mkdir(parents=True)
         (tmp_path / "raw" / name / "clones.root").write_bytes((DATA / f"clones_{name}.root").read_bytes())
     run(config(tmp_path / "raw", samples={name: (name,) for name in CLASSES}))
-    assert ids(tmp_path / "raw") == expected_ids(tmp_path / "raw")
+    assert ids(tmp_path / "raw") == passing_ids(tmp_path / "raw")
     assert Ledger.from_dict(about(tmp_path / "raw")["ledger"]).check().n_in == 24
 
 
@@ -303,7 +323,7 @@ def test_an_estimate_reads_a_little_and_writes_nothing(raw: Path, capsys: pytest
     run(config(raw, estimate=True))
     assert not (raw.parent / "events").exists()
     text = capsys.readouterr().err
-    for word in ("core hours", "tasks", "output", "assuming", "qcd: like qcd/a.root"):
+    for word in ("core hours", "partitions", "output", "assuming", "qcd: like qcd/a.root"):
         assert word in text
 
 
@@ -336,4 +356,4 @@ def test_watching_takes_files_as_they_arrive(raw: Path, monkeypatch: pytest.Monk
     assert looks[0] == [], "nothing has looked the same twice yet"
     assert looks[1] == looks[2]
     assert set(looks[1]) < set(looks[3])
-    assert looks[3] == expected_ids(raw)
+    assert looks[3] == passing_ids(raw)

@@ -1,24 +1,32 @@
 """Files behind a URL: the same events, and a server that stumbles is no bad file."""
 
 import errno
+import os
+import shutil
+import socket
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import awkward as ak
 import pyarrow.parquet as pq
 import pytest
 import uproot
-from root_files import write_delphes
+from fsspec.implementations.arrow import HadoopFileSystem
+from pyarrow.fs import LocalFileSystem
+from root_files import public_folder, write_delphes
 
 from hepflow.cli import parse
 from hepflow.config import IngestConfig
-from hepflow.errors import MissingDependency
+from hepflow.errors import DataError, HepflowError
 from hepflow.ingest.delphes import DelphesFile
 from hepflow.ingest.job import run
 from hepflow.ingest.listing import list_files
@@ -66,12 +74,74 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(raw: Path) -> Iterator[str]:
+def web(raw: Path) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(RangeHandler, directory=str(raw)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture(scope="module")
+def bucket(raw: Path) -> Iterator[str]:
+    """In moto's S3, which listens on a port of its own as Amazon's does."""
+    moto = pytest.importorskip("moto.server")
+    s3fs = pytest.importorskip("s3fs")
+    server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    settings = {
+        "AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port()),
+        "AWS_ACCESS_KEY_ID": "any",
+        "AWS_SECRET_ACCESS_KEY": "any",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        system = s3fs.S3FileSystem()
+        system.mkdir("raw")
+        system.put(f"{raw}/", "raw/", recursive=True)
+        yield "s3://raw"
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def xrootd(raw: Path) -> Iterator[str]:
+    """A data server of XRootD's own (Debian: xrootd-server), which will not run as root."""
+    pytest.importorskip("fsspec_xrootd")
+    program = shutil.which("xrootd")
+    if program is None:
+        pytest.skip("no xrootd server (Debian: apt install xrootd-server)")
+    with public_folder() as root, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        shutil.copytree(raw, root / "data" / "raw")
+        for path in (root / "data").rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        config = root / "xrootd.cfg"
+        config.write_text(f"all.export /raw\noss.localroot {root}/data\nall.adminpath {root}/run\nall.pidpath {root}/run\n")
+        (root / "run").mkdir()
+        (root / "run").chmod(0o777)
+        command = [program, "-c", str(config), "-p", str(port), "-n", "test", "-I", "v4"]
+        user = {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}
+        with subprocess.Popen(command, cwd=root / "run", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **user) as server:
+            wait_for_port(port)
+            yield f"root://127.0.0.1:{port}//raw"
+            server.terminate()
+
+
+def wait_for_port(port: int) -> None:
+    for _ in range(200):
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"nothing listens on port {port}")
+
+
+@pytest.fixture(params=["web", "bucket", "xrootd"])
+def url(request: pytest.FixtureRequest) -> str:
+    return request.getfixturevalue(request.param)
 
 
 def read(path: str) -> ak.Array:
@@ -92,19 +162,20 @@ def test_remote_events_are_the_local_ones(url: str, raw: Path) -> None:
     assert ak.array_equal(read(f"{url}/qcd/a.root"), read(str(raw / "qcd" / "a.root")))
 
 
-def test_a_server_that_stumbles_is_asked_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_stumbles_is_asked_again(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hepflow.ingest.share.sleep", lambda seconds: None)
     monkeypatch.setattr(RangeHandler, "failures", 2)
-    pieces = list(ShareReader(split(f"{url}/qcd/a.root"), access=Access(retries=3)).pieces())
+    pieces = list(ShareReader(split(f"{web}/qcd/a.root"), access=Access(retries=3)).pieces())
     assert sum(len(piece.events) for piece in pieces) == 70
 
 
-def test_a_server_that_stays_down_makes_a_bad_file(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_stays_down_makes_a_bad_file(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hepflow.ingest.share.sleep", lambda seconds: None)
     monkeypatch.setattr(RangeHandler, "failures", 1000)
-    reader = ShareReader(split(f"{url}/qcd/a.root"), access=Access(retries=1))
+    reader = ShareReader(split(f"{web}/qcd/a.root"), access=Access(retries=1))
     assert list(reader.pieces()) == []
     assert "2 times" in reader.unreadable
+    assert reader.transient, "the next run is to try again"
 
 
 def test_a_missing_remote_file_is_not_asked_for_again(url: str) -> None:
@@ -134,11 +205,32 @@ def test_an_io_error_halfway_costs_no_entry_and_gives_none_twice(raw: Path, monk
     assert waits == [1.0]
 
 
-def test_root_urls_need_their_package() -> None:
-    if find_spec("fsspec_xrootd") is not None:
-        pytest.skip("fsspec-xrootd is installed, and there is no server to ask")
-    with pytest.raises(MissingDependency, match="root://"):
-        list_files("root://server//data")
+def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        reader = ShareReader(split(f"{url}/a.root"), access=Access(retries=0, timeout_s=0.2))
+        assert list(reader.pieces()) == []
+        assert reader.unreadable.startswith("I/O error")
+        assert reader.transient
+        with pytest.raises(DataError, match="cannot be listed"):
+            list_files(url, timeout_s=0.2)
+
+
+def test_hdfs_files_go_through_pyarrow(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No name node can be started here: under fsspec's hdfs:// pyarrow's local file system stands for its Hadoop client."""
+    monkeypatch.setattr("pyarrow.fs.HadoopFileSystem", lambda **_: LocalFileSystem())
+    monkeypatch.setattr(HadoopFileSystem, "cachable", False)
+    url = f"hdfs://namenode:8020{raw}"
+    files = list_files(url)
+    assert [file.path for file in files] == [f"{url}/qcd/a.root", f"{url}/qcd/b.root"]
+    assert ak.array_equal(read(files[0].path), read(str(raw / "qcd" / "a.root")))
+
+
+def test_what_hdfs_needs_is_said() -> None:
+    with pytest.raises(HepflowError, match=r"hdfs://127\.0\.0\.1:1/raw"):
+        list_files("hdfs://127.0.0.1:1/raw")
 
 
 def test_a_url_on_the_command_line_stays_one() -> None:
@@ -147,8 +239,9 @@ def test_a_url_on_the_command_line_stays_one() -> None:
 
 
 @pytest.mark.spark
-@pytest.mark.usefixtures("spark")
-def test_a_remote_input_gives_the_events_of_a_local_one(url: str, raw: Path, tmp_path: Path) -> None:
+def test_a_remote_input_gives_the_events_of_a_local_one(url: str, raw: Path, tmp_path: Path, spark: Any) -> None:
+    environment = spark.sparkContext.environment  # of the workers: what spark.executorEnv sets
+    environment |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     for name, source in {"remote": url, "local": raw}.items():
         run(IngestConfig(input=source, output=tmp_path / name, samples=SAMPLES))
     tables = []

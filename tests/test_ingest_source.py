@@ -49,6 +49,22 @@ def test_sql_reaches_into_the_collections(table: Any, spark: Any, raw: Path) -> 
     assert found[1] == ak.count(jets.PT)
 
 
+def test_the_tree_may_have_another_name(table: Any, raw: Path, tmp_path: Path) -> None:
+    path = write_delphes(tmp_path / "a.root", [6], tree_name="Events")
+    assert table.option("tree", "Events").load(str(path)).count() == 6
+    with pytest.raises(Exception, match=r"no tree 'Events' \(it has: Delphes\)"):
+        table.option("tree", "Events").load(str(raw)).collect()
+
+
+def test_large_files_are_cut_into_partitions_and_small_ones_packed(table: Any, tmp_path: Path) -> None:
+    path = write_delphes(tmp_path / "a.root", [500] * 6)
+    whole = -(-path.stat().st_size // (1 << 20))
+    assert whole > 2
+    found = {mb: table.option("target_partition_mb", mb).load(str(path)).select("entry") for mb in ("1", "999")}
+    assert {mb: frame.rdd.getNumPartitions() for mb, frame in found.items()} == {"1": whole, "999": 1}
+    assert sorted(row["entry"] for row in found["1"].collect()) == list(range(3000))
+
+
 def test_the_skim_keeps_what_ingest_keeps(table: Any, raw: Path) -> None:
     rows = table.option("skim", "true").schema("entry bigint, EFlowTrack array<struct<Eta: float>>").load(str(raw / "qcd")).collect()
     with DelphesFile(str(raw / "qcd" / "a.root")) as file:

@@ -13,8 +13,9 @@ from toy_store import toy_block, toy_store
 from hepflow.errors import ConfigError, DataError
 from hepflow.models.hlf import HLFNet
 from hepflow.models.inclusive import InclusiveNet
+from hepflow.models.inputs import Inputs
 from hepflow.models.layers import InputNorm
-from hepflow.models.net import Inputs, Net, parameters, rebuild
+from hepflow.models.net import Net, parameters, rebuild
 from hepflow.models.order import reading_order
 from hepflow.models.sequence import SequenceNet
 from hepflow.models.transformer import TransformerNet

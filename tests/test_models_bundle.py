@@ -13,14 +13,17 @@ from toy_store import toy_store
 
 from hepflow.config import ExportConfig
 from hepflow.errors import DataError
-from hepflow.models.bundle import OnnxNet, load_net, logits_of, run, write_onnx
+from hepflow.models.bundle import load_net, logits_of, run, write_onnx
+from hepflow.models.exported import OnnxNet
 from hepflow.models.hlf import HLFNet
 from hepflow.models.inclusive import InclusiveNet
-from hepflow.models.net import Inputs, Net
+from hepflow.models.inputs import Inputs
+from hepflow.models.net import Net
 from hepflow.models.order import features_of
 from hepflow.models.sequence import SequenceNet
 from hepflow.models.transformer import TransformerNet
-from hepflow.store import EventStore, iter_blocks, read_predictions
+from hepflow.predictions import read_predictions
+from hepflow.store import EventStore, iter_blocks
 
 
 @pytest.fixture(scope="module")

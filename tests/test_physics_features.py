@@ -99,6 +99,51 @@ def test_ugly_events_agree_with_the_plain_physics(events, definitions):
     assert_same_as_plain(to_awkward(events), definitions)
 
 
+CLUTTER = {"EFlowTrack": [track(9.0, 4.0)], "EFlowPhoton": [neutral(2.0, 4.5)], "EFlowNeutralHadron": [neutral(2.0, 4.2)]}
+
+
+def crowd(make, n):
+    """``n`` candidates of coarse momenta, so that several are tied at any cap, away from the lepton."""
+    return [make(2.0 + i % 7 / 4, 3.0 + i % 11 / 8, -3.0 + i % 60 / 10) for i in range(n)]
+
+
+LISTED = {
+    "no lepton": event(**CLUTTER),
+    "only a soft lepton": event(Electron=[lepton(23.0)], **CLUTTER),
+    "two flavours, the muon harder": event(Electron=[lepton(30.0, 1.0)], MuonTight=[lepton(40.0, -1.0)], **CLUTTER),
+    "two flavours, the electron harder": event(Electron=[lepton(40.0, -1.0)], MuonTight=[lepton(30.0, 1.0)], **CLUTTER),
+    "two flavours tied in pT and eta": event(Electron=[lepton(30.0, 0.0, 1.0)], MuonTight=[lepton(30.0, 0.0, -1.0)], **CLUTTER),
+    "two leptons of a flavour tied": event(MuonTight=[lepton(30.0, -1.0), lepton(30.0, 1.0)], **CLUTTER),
+    "candidates tied": event(Electron=[lepton(30.0)], **{k: [v[0], {**v[0], "Eta": -3.0}, v[0]] for k, v in CLUTTER.items()}),
+    "more than 450 tracks": event(Electron=[lepton(30.0)], **{**CLUTTER, "EFlowTrack": crowd(track, 460)}),
+    "more than 150 photons": event(Electron=[lepton(30.0)], **{**CLUTTER, "EFlowPhoton": crowd(neutral, 160)}),
+    "more than 200 neutral hadrons": event(Electron=[lepton(30.0)], **{**CLUTTER, "EFlowNeutralHadron": crowd(neutral, 210)}),
+    "particles on both sides of phi = pi": event(
+        Electron=[lepton(30.0, 0.0, PI)],
+        EFlowTrack=[track(3.0, 0.1, -PI), track(2.0, 0.0, PI), track(1.0, 0.0, -3.0)],
+        EFlowPhoton=[neutral(2.0, 0.1, -PI), neutral(2.0, 0.1, PI)],
+        EFlowNeutralHadron=[neutral(2.0, -0.1, 3.0), neutral(2.0, 0.0, -3.0)],
+    ),
+    "MET 0": event(Electron=[lepton(30.0)], MissingET=[{"MET": 0.0, "Phi": 0.0}], **CLUTTER),
+    "MET at -pi": event(Electron=[lepton(30.0, 0.0, PI)], MissingET=[{"MET": 30.0, "Phi": -PI}], **CLUTTER),
+    "no track": event(Electron=[lepton(30.0)], **{**CLUTTER, "EFlowTrack": []}),
+    "no photon": event(Electron=[lepton(30.0)], **{**CLUTTER, "EFlowPhoton": []}),
+    "no neutral hadron": event(Electron=[lepton(30.0)], **{**CLUTTER, "EFlowNeutralHadron": []}),
+    "nothing but a lepton": event(MuonTight=[lepton(30.0)]),
+    "nothing at all": event(),
+}
+WITHOUT_LEPTON = {"no lepton", "only a soft lepton", "nothing at all"}
+INCOMPLETE = {"no track", "no photon", "no neutral hadron", "nothing but a lepton"}
+
+
+@both
+@pytest.mark.parametrize("name", LISTED)
+def test_listed_events_agree_with_the_plain_physics(name, definitions):
+    got = assert_same_as_plain(to_awkward([LISTED[name]]), definitions)
+    rejected = WITHOUT_LEPTON | (INCOMPLETE if definitions == "reference" else set())
+    assert len(got.index) == (name not in rejected)
+
+
 @both
 def test_events_over_every_cap_agree_with_the_plain_physics(definitions):
     rng = np.random.default_rng(5)

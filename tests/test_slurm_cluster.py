@@ -1,4 +1,4 @@
-"""The Slurm cluster of the tests is a real one: jobs run, fail, wait for each other and are requeued."""
+"""The Slurm cluster of the tests is a real one: jobs run on its nodes, fail, and wait for each other."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,9 +26,3 @@ def test_a_failed_job_cancels_what_waits_for_it(cluster: SlurmCluster, tmp_path:
     second = cluster.submit(f"--dependency=afterok:{first}", "--kill-on-invalid-dep=yes", "-o", "out2", "--wrap", "true", cwd=tmp_path)
     assert cluster.wait(first)["JobState"] == "FAILED"
     assert cluster.wait(second)["JobState"] == "CANCELLED"
-
-
-def test_a_requeued_job_runs_again(cluster: SlurmCluster, tmp_path: Path) -> None:
-    script = 'test "${SLURM_RESTART_COUNT:-0}" = 1 && exit 0; scontrol requeue "$SLURM_JOB_ID"; sleep 60'
-    job = cluster.wait(cluster.submit("--requeue", "-o", "out", "--wrap", script, cwd=tmp_path))
-    assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1")

@@ -64,3 +64,9 @@ def test_a_local_session_listens_on_this_machine_alone_and_the_user_has_the_last
     assert found["spark.driver.bindAddress"] == "127.0.0.1"
     assert found["spark.task.maxFailures"] == "9"
     assert "spark.driver.bindAddress" not in spark.properties(SparkConfig(master="spark://head:7077"))
+
+
+def test_spark_submit_has_the_first_word_on_the_master_and_the_memory() -> None:
+    found = spark.properties(SparkConfig(conf={"spark.ui.enabled": "false"}), submitted=True)
+    assert found["spark.ui.enabled"] == "false"
+    assert not {"spark.master", "spark.driver.memory", "spark.driver.extraJavaOptions", "spark.submit.deployMode"} & set(found)

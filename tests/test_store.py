@@ -71,8 +71,8 @@ def test_any_range_of_events_comes_back_as_it_was_written(tmp_path_factory, n_ev
 
 
 def test_arrays_longer_than_a_shard_come_back(tmp_path, monkeypatch):
-    monkeypatch.setattr("hepflow.store.ROWS_PER_CHUNK", 16)
-    monkeypatch.setattr("hepflow.store.CHUNKS_PER_SHARD", 2)
+    monkeypatch.setattr("hepflow.shards.ROWS_PER_CHUNK", 16)
+    monkeypatch.setattr("hepflow.shards.CHUNKS_PER_SHARD", 2)
     store = EventStore.create(tmp_path / "s.zarr", SPEC)
     whole = block(150)
     store.write_part("a", {("train", "qcd"): whole}, Ledger(150, 150))
@@ -198,5 +198,5 @@ def test_a_flipped_byte_is_noticed_by_whoever_reads(tmp_path):
     data = bytearray(shard.read_bytes())
     data[len(data) // 3] ^= 0xFF
     shard.write_bytes(bytes(data))
-    with pytest.raises(ValueError, match="checksum"):
+    with pytest.raises(DataError, match="checksum"):
         store.read(part)

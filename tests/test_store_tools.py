@@ -1,6 +1,9 @@
 """`hepflow store check` finds what is wrong with a store, `hepflow store info` tells what is inside."""
 
 import json
+import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +12,8 @@ from delphes_events import write_dataset
 
 from hepflow.config import StoreConfig
 from hepflow.errors import DataError
-from hepflow.features import make_part
 from hepflow.fragments import open_events
+from hepflow.parts import make_part
 from hepflow.physics.features import hlf_features
 from hepflow.schema import PARTICLE
 from hepflow.store import EventStore, StoreSpec
@@ -19,15 +22,23 @@ from hepflow.store_tools import check, info
 SPLITS = {"train": 0.6, "val": 0.2, "test": 0.2}
 
 
-@pytest.fixture
-def store(tmp_path) -> EventStore:
-    dataset = open_events(write_dataset(tmp_path / "events", fragments=3, events=30), 2**26)
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    dataset = open_events(write_dataset(folder / "events", fragments=3, events=30), 2**26)
     spec = StoreSpec(dataset.classes, hlf_features("corrected"), PARTICLE, "corrected", "a test", splits=SPLITS)
-    store = EventStore.create(tmp_path / "s.zarr", spec)
+    store = EventStore.create(folder / "s.zarr", spec)
     for fragment in dataset.fragments:
         assert make_part(store, fragment, None).error is None
     EventStore(store.path, spec).finalise()
-    return EventStore.open(store.path)
+    check(StoreConfig(input=store.path))
+    return store.path
+
+
+@pytest.fixture
+def store(sound, tmp_path) -> EventStore:
+    """A sound store, to do with as a test likes."""
+    return EventStore.open(Path(shutil.copytree(sound, tmp_path / "s.zarr")))
 
 
 def group_of(store, split="train"):
@@ -58,11 +69,43 @@ def set_statistics(store):
     (store.path / "zarr.json").write_text(json.dumps(metadata))
 
 
-def set_counts(store):
+def change_record(store, change):
     record = next((store.path / "_parts").iterdir())
     data = json.loads(record.read_text())
-    data["parts"][0]["n_events"] += 1
+    change(data)
     record.write_text(json.dumps(data))
+
+
+def set_counts(store):
+    change_record(store, lambda data: data["parts"][0].update(n_events=data["parts"][0]["n_events"] + 1))
+
+
+def set_ledger(store):
+    change_record(store, lambda data: data["ledger"].update(n_in=data["ledger"]["n_in"] + 1, n_out=data["ledger"]["n_out"] + 1))
+
+
+def unbalance_ledger(store):
+    change_record(store, lambda data: data["ledger"].update(n_in=data["ledger"]["n_in"] + 1))
+
+
+def flip_a_bit(store):
+    (part, *_) = store.parts("train", "qcd")
+    shard = store.path / part.path / "particles" / "c" / "0" / "0"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(bytes(data))
+
+
+def remove_part(store):
+    shutil.rmtree(store.path / store.parts("val", "qcd")[0].path)
+
+
+def set_hlf_infinite(store):
+    group_of(store)["hlf"][1, 2] = np.inf
+
+
+def leak(store):
+    group_of(store, "test")["event_id"][0] = group_of(store)["event_id"][0]
 
 
 def add_orphan(store):
@@ -84,12 +127,17 @@ def swap_splits(store):
         (set_identity, "events are there more than once"),
         (set_statistics, "the statistics of hlf are not those of the training split"),
         (set_counts, "recorded are"),
+        (set_ledger, "events, but the ledger says"),
+        (unbalance_ledger, "the ledger does not reconcile"),
+        (flip_a_bit, "is damaged: its checksum is wrong"),
+        (remove_part, "no readable array"),
+        (set_hlf_infinite, "1 values of hlf are not finite"),
+        (leak, "1 events are in more than one split"),
         (add_orphan, "train/qcd/orphan: a part without a record"),
         (swap_splits, "events belong to another split by their identity"),
     ],
 )
 def test_check_finds(store, spoil, message, caplog):
-    check(StoreConfig(input=store.path))
     spoil(store)
     with pytest.raises(DataError):
         check(StoreConfig(input=store.path))
@@ -101,3 +149,17 @@ def test_info_tells_events_sizes_and_features(store, capsys):
     text = " ".join(capsys.readouterr().out.split())
     for word in ("qcd", "ttbar", "wjets", "train", "bytes an event", "LepIsoCh", "vtxZ", "corrected", "90 events in"):
         assert word in text
+
+
+def test_the_documented_lines_read_a_store_without_hepflow(store, monkeypatch):
+    text = (Path(__file__).parents[1] / "docs" / "store-format.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert "hepflow" not in code.replace('attrs["hepflow"]', "")
+    store.path.rename(store.path.with_name("features.zarr"))
+    monkeypatch.chdir(store.path.parent)
+    found: dict = {}
+    exec(code, found)
+    last = EventStore.open(Path("features.zarr")).parts("train", "ttbar")[-1]
+    block = EventStore.open(Path("features.zarr")).read(last)
+    np.testing.assert_array_equal(found["hlf"], block.hlf)
+    np.testing.assert_array_equal(np.concatenate(found["pt"].to_list()).astype(np.float32), block.particles[:, 4])

@@ -12,7 +12,8 @@ from toy_store import toy_store
 
 from hepflow.config import shipped
 from hepflow.ledger import read_json
-from hepflow.store import EventStore, iter_blocks, read_predictions
+from hepflow.predictions import read_predictions
+from hepflow.store import EventStore, iter_blocks
 
 pytestmark = pytest.mark.slow
 

@@ -18,8 +18,9 @@ from hepflow.config import shipped
 from hepflow.errors import ConfigError, DataError
 from hepflow.ledger import read_json
 from hepflow.models.net import rebuild
+from hepflow.predictions import read_predictions
 from hepflow.schema import HLF, PARTICLE
-from hepflow.store import EventStore, iter_blocks, read_predictions
+from hepflow.store import EventStore, iter_blocks
 from hepflow.train.callbacks import read_table
 from hepflow.train.cli import main
 from hepflow.train.help import FULL, print_help
@@ -257,6 +258,23 @@ def test_the_learning_rate_rises_and_then_stays_or_falls(schedule: str) -> None:
     assert max(factors) == pytest.approx(1)
     assert np.all(np.diff(factors[101:]) <= 0)
     assert factors[-1] == pytest.approx(1 if schedule == "constant" else 0.01, abs=1e-3)
+
+
+def test_the_learning_rate_finder_leaves_the_run_alone(store: EventStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = fit(store, tmp_path / "run")
+    with caplog.at_level("INFO", "hepflow"):
+        main(["find-lr", "--data.store", str(store.path), "--output", str(tmp_path / "run"), *SMALL])
+    suggested = float(re.search(r"--model.lr (\S+);", caplog.text).group(1))
+    rows = np.genfromtxt(tmp_path / "run" / "lr_find.csv", delimiter=",", names=True)
+    falling = rows[10:]  # before that the running mean of the loss has not settled
+    assert 1e-5 < suggested <= falling["lr"][falling["loss"].argmin()]
+    assert read_json(tmp_path / "run" / "run.json") == before
+
+
+def test_half_precision_trains_too(store: EventStore, tmp_path: Path) -> None:
+    losses = [fit(store, tmp_path / name, "--trainer.precision", name)["history"][-1]["val_loss"] for name in ("32-true", "bf16-mixed")]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[1] != losses[0]
 
 
 def test_the_short_help_names_options_that_exist(capsys: pytest.CaptureFixture[str]) -> None:

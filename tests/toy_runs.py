@@ -1,13 +1,17 @@
 """Runs and a feature store made of Gaussian numbers, for the tests of the report: no training, but shapes and files as it leaves them."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from hepflow.config import EvaluateConfig
+from hepflow.evaluate.job import run
 from hepflow.ledger import Ledger, write_json
+from hepflow.predictions import Predictions, write_predictions
 from hepflow.schema import CLASSES, HLF, PARTICLE
-from hepflow.store import EventBlock, EventStore, Predictions, StoreSpec, write_predictions
+from hepflow.store import EventBlock, EventStore, StoreSpec
 
 STORE_HASH = "00c0ffee00c0ffee"
 HARD = {"hlf": 1.2, "sequence": 1.6, "inclusive": 1.9}
@@ -142,3 +146,14 @@ def toy_store(
     store.write_part("part-0", blocks, Ledger(n_in=n, n_out=n))
     store.finalise()
     return path
+
+
+@cache
+def toy_report(base: Path) -> Path:
+    """A folder under ``base`` with runs, their features.zarr and their report; made once for all tests, to be left as it is."""
+    folder = base / "toy-report"
+    sizes = (250, 200, 300)
+    store = toy_store(folder / "features.zarr", test=(toy_ids(sum(sizes)), toy_labels(sizes)))
+    toy_runs(folder / "runs", per_class=sizes, store=store)
+    run(EvaluateConfig(input=folder / "runs", output=folder / "report", bootstrap=10))
+    return folder

@@ -10,6 +10,10 @@ import numpy as np
 from hepflow.evaluate.metrics import CHUNK, bootstrap
 
 BINS = 15
+"""Of a reliability curve."""
+SCORE_BINS = 50
+FINE = 150
+"""A multiple of both."""
 
 
 @dataclass(frozen=True)
@@ -63,59 +67,70 @@ class Reliability:
         return predicted_B, observed_B, share_B, error_B
 
 
-def reliabilities(logits_NK: np.ndarray, label_N: np.ndarray) -> tuple[Reliability, list[Reliability]]:
-    """Of the most probable class, and of each class's own probability.
+@dataclass(frozen=True)
+class Probabilities:
+    """All that is counted of a model's probabilities, in one pass over the events."""
+
+    top: Reliability
+    """Of the most probable class."""
+    own: tuple[Reliability, ...]
+    """Of each class's own probability."""
+    histograms: np.ndarray
+    """(K, K, `SCORE_BINS`) int64 events by [class whose probability it is, true class, probability in equal bins of 0 to 1]"""
+
+
+def count(logits_NK: np.ndarray, label_N: np.ndarray, predicted_N: np.ndarray) -> Probabilities:
+    """Count events by their probabilities.
 
     Parameters
     ----------
     logits_NK : (N, K)
-    label_N : (N)
+    label_N, predicted_N : (N)
     """
     n_classes = logits_NK.shape[1]
     top = _Counter(n_classes)
     own = [_Counter(n_classes) for _ in range(n_classes)]
     for start in range(0, len(label_N), CHUNK):
-        label = label_N[start : start + CHUNK].astype(np.int64)
-        p_NK = softmax(logits_NK[start : start + CHUNK])
-        best = logits_NK[start : start + CHUNK].argmax(axis=1)
-        top.add(p_NK[np.arange(len(label)), best], label, best == label)
+        rows = slice(start, start + CHUNK)
+        label, best = label_N[rows].astype(np.int64), predicted_N[rows]
+        p_KN = softmax(logits_NK[rows]).T
+        top.add(p_KN.max(axis=0), label, best == label)
         for k, counter in enumerate(own):
-            counter.add(p_NK[:, k], label, label == k)
-    return top.result(), [counter.result() for counter in own]
+            counter.add(p_KN[k], label, label == k)
+    return Probabilities(top.result(), tuple(counter.result() for counter in own), np.stack([counter.histogram() for counter in own]))
 
 
 def softmax(logits_NK: np.ndarray) -> np.ndarray:
-    """(N, K) float64 probabilities."""
-    shifted = np.exp(logits_NK.astype(np.float64) - logits_NK.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
-
-
-def score_histograms(logits_NK: np.ndarray, label_N: np.ndarray, bins: int = 50) -> np.ndarray:
-    """(K, K, bins) int64 events by [class whose probability it is, true class, probability in equal bins of 0 to 1]."""
-    n_classes = logits_NK.shape[1]
-    counts = np.zeros((n_classes, n_classes * bins), dtype=np.int64)
-    for start in range(0, len(label_N), CHUNK):
-        label = label_N[start : start + CHUNK].astype(np.int64)
-        p_NK = softmax(logits_NK[start : start + CHUNK])
-        for k in range(n_classes):
-            bin_N = np.minimum((p_NK[:, k] * bins).astype(np.int64), bins - 1)
-            counts[k] += np.bincount(label * bins + bin_N, minlength=n_classes * bins)
-    return counts.reshape(n_classes, n_classes, bins)
+    """(N, K) float64 probabilities, a class's together in memory."""
+    x_KN = logits_NK.T.astype(np.float64, order="C")
+    x_KN -= x_KN.max(axis=0)
+    np.exp(x_KN, out=x_KN)
+    return np.asarray((x_KN / x_KN.sum(axis=0)).T)
 
 
 class _Counter:
-    """Adds up chunks of events into a `Reliability`."""
+    """Adds up chunks of events, in bins so fine that those of both results are made of whole ones."""
 
     def __init__(self, n_classes: int) -> None:
-        self.counts = np.zeros(2 * n_classes * BINS, dtype=np.int64)
-        self.sums = np.zeros(n_classes * BINS)
+        self.counts = np.zeros(2 * n_classes * FINE, dtype=np.int64)
+        self.sums = np.zeros(n_classes * FINE)
         self.n_classes = n_classes
 
     def add(self, p_N: np.ndarray, label_N: np.ndarray, right_N: np.ndarray) -> None:
-        bin_N = np.minimum((p_N * BINS).astype(np.int64), BINS - 1)
-        row_N = label_N + self.n_classes * right_N
-        self.counts += np.bincount(row_N * BINS + bin_N, minlength=self.counts.size)
-        self.sums += np.bincount(label_N * BINS + bin_N, weights=p_N, minlength=self.sums.size)
+        bin_N = np.minimum((p_N * FINE).astype(np.int64), FINE - 1)
+        bin_N += label_N * FINE
+        self.sums += np.bincount(bin_N, weights=p_N, minlength=self.sums.size)
+        bin_N += right_N * (self.n_classes * FINE)
+        self.counts += np.bincount(bin_N, minlength=self.counts.size)
 
     def result(self) -> Reliability:
-        return Reliability(self.counts.reshape(-1, BINS), self.sums.reshape(-1, BINS))
+        return Reliability(_joined(self.counts, BINS).reshape(-1, BINS), _joined(self.sums, BINS).reshape(-1, BINS))
+
+    def histogram(self) -> np.ndarray:
+        wrong, right = _joined(self.counts, SCORE_BINS).reshape(2, self.n_classes, SCORE_BINS)
+        return np.asarray(wrong + right)
+
+
+def _joined(fine: np.ndarray, bins: int) -> np.ndarray:
+    """Sums over the fine bins of each of the ``bins``."""
+    return fine.reshape(-1, FINE // bins).sum(axis=1)

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from hepflow.evaluate.figure import AnyFigure, Axis, Bars, Chart, Matrix, Series, file_name
+from hepflow.evaluate.figure import AnyFigure, Axis, Bars, Chart, Matrix, Series, colour, file_name
 from hepflow.evaluate.measure import Measured
 from hepflow.evaluate.runs import Run
+from hepflow.evaluate.text import pm
 from hepflow.evaluate.working_points import Selection
 
 SIGNAL, BACKGROUND = "signal efficiency", "background efficiency"
@@ -33,7 +34,7 @@ def _roc(name: str, measured: Sequence[Measured], selection: Selection, classes:
         signal, background = one.rocs[name]
         lowest = min(lowest, float(background[(background > 0) & (signal > (FROM if name == "headline" else 0.3))].min(initial=1.0)))
         area = one.entry["selections"][name]["auc"]
-        series.append(Series(f"{one.name}, AUC {area['value']:.4f} ± {area['error']:.4f}", signal, background, f"m{index}", dash=index))
+        series.append(Series(f"{one.name}, AUC {pm(area)}", signal, background, colour("m", index), dash=index))
     headline = name == "headline"
     if headline:
         series += [_points(one, index) for index, one in enumerate(measured)]
@@ -58,7 +59,7 @@ def _points(one: Measured, index: int) -> Series:
     signal = one.entry["selections"]["headline"]["signal"]
     x = np.array([np.mean([point["efficiency"][name]["value"] for name in signal]) for point in points])
     y, error = (np.array([point["background_efficiency"][key] for point in points]) for key in ("value", "error"))
-    return Series(one.name, x, y, f"m{index}", error, style="points", dash=-1)
+    return Series(one.name, x, y, colour("m", index), error, style="points", dash=-1)
 
 
 def learning_curves(runs: Sequence[Run]) -> list[Chart]:
@@ -69,7 +70,7 @@ def learning_curves(runs: Sequence[Run]) -> list[Chart]:
         if not losses:
             continue
         series = tuple(
-            Series(label, np.array(points[0]), np.array(points[1]), f"m{index}", style="points", dash=dash)
+            Series(label, np.array(points[0]), np.array(points[1]), colour("m", index), style="points", dash=dash)
             for dash, (name, points) in enumerate(losses)
             for label in [{"train_loss": "training split", "val_loss": "validation split"}[name]]
         )
@@ -77,7 +78,12 @@ def learning_curves(runs: Sequence[Run]) -> list[Chart]:
     for quantity, label in (("val_accuracy", "accuracy, validation split"), ("val_acc", "accuracy, validation split")):
         series = tuple(
             Series(
-                run.name, np.array(run.history[quantity][0]), np.array(run.history[quantity][1]), f"m{index}", style="points", dash=index
+                run.name,
+                np.array(run.history[quantity][0]),
+                np.array(run.history[quantity][1]),
+                colour("m", index),
+                style="points",
+                dash=index,
             )
             for index, run in enumerate(runs)
             if quantity in run.history
@@ -118,48 +124,71 @@ def confusions(measured: Sequence[Measured], classes: Sequence[str]) -> list[Mat
     ]
 
 
-def scores(one: Measured, classes: Sequence[str]) -> list[Chart]:
-    """Distribution of each class's probability, by true class."""
-    counts_KKB = one.histograms
-    edges = np.linspace(0, 1, counts_KKB.shape[2] + 1)
-    charts = []
-    for k, name in enumerate(classes):
-        total = counts_KKB[k].sum(axis=1, keepdims=True)
-        share, error = counts_KKB[k] / total, np.sqrt(counts_KKB[k]) / total
-        lowest = float(share[share > 0].min())
-        series = tuple(Series(true, edges, share[t], f"c{t}", error[t], style="steps") for t, true in enumerate(classes))
-        charts.append(
-            Chart(
-                file_name("score", one.name, name),
-                f"Probability of {name}",
-                "By true class, each normalised to 1.",
-                Axis(f"probability of {name}", 0.0, 1.0),
-                Axis("share of the class", max(lowest / 2, 1e-6), 1.0, log=True),
-                series,
-            )
+def scores(one: Measured, headline: Selection, classes: Sequence[str]) -> list[Chart]:
+    """Distributions by true class: of the discriminant that the headline cuts on, and of each class's probability."""
+    edges, counts_KB = one.discriminant
+    keep, drop = title(classes, headline.signal), title(classes, headline.background)
+    thresholds = [point["threshold"] for point in one.entry["selections"]["headline"]["working_points"]]
+    targets = ", ".join(f"{100 * point['target']:g}" for point in one.entry["selections"]["headline"]["working_points"])
+    caption = (
+        f"By true class, each normalised to 1; what lies beyond the ends is in the outermost bins. Dotted: the cuts that keep {targets} %."
+    )
+    label = f"log-odds of {keep} against {drop}"
+    charts = [
+        _distribution(file_name("score", one.name, "headline"), "What is cut on", caption, label, edges, counts_KB, classes, thresholds)
+    ]
+    edges = np.linspace(0, 1, one.histograms.shape[2] + 1)
+    return charts + [
+        _distribution(
+            file_name("score", one.name, name),
+            f"Probability of {name}",
+            "By true class, each normalised to 1.",
+            f"probability of {name}",
+            edges,
+            one.histograms[k],
+            classes,
         )
-    return charts
+        for k, name in enumerate(classes)
+    ]
 
 
-def calibration(measured: Sequence[Measured]) -> Chart:
-    """Reliability of the most probable class, of all models."""
+def _distribution(
+    name: str,
+    heading: str,
+    caption: str,
+    label: str,
+    edges: np.ndarray,
+    counts_KB: np.ndarray,
+    classes: Sequence[str],
+    cuts: Sequence[float] = (),
+) -> Chart:
+    total = counts_KB.sum(axis=1, keepdims=True)
+    share, error = counts_KB / total, np.sqrt(counts_KB) / total
+    low = max(float(share[share > 0].min()) / 2, 1e-6)
+    series = [Series(true, edges, share[t], colour("c", t), error[t], style="steps") for t, true in enumerate(classes)]
+    series += [Series("cut", np.array([cut, cut]), np.array([low, 1.0]), style="guide") for cut in cuts]
+    return Chart(name, heading, caption, Axis(label, edges[0], edges[-1]), Axis("share of the class", low, 1.0, log=True), tuple(series))
+
+
+def calibrations(measured: Sequence[Measured], classes: Sequence[str]) -> list[Chart]:
+    """Reliability of the most probable class, and of each class's own probability; all models in each."""
+    top = "How often the most probable class is the true one, where the model claims a probability; on the diagonal the claim is right."
+    own = "The same of one class: how often an event is {}, where the model claims a probability of that."
+    charts = [_reliability("calibration", "Calibration of the most probable class", top, "top", measured)]
+    return charts + [_reliability(file_name("calibration", c), f"Calibration of {c}", own.format(c), c, measured) for c in classes]
+
+
+def _reliability(name: str, heading: str, caption: str, key: str, measured: Sequence[Measured]) -> Chart:
     series = [Series("perfect", np.array([0.0, 1.0]), np.array([0.0, 1.0]), "ink", style="guide")]
     lowest = 1.0
     for index, one in enumerate(measured):
-        top = one.entry["calibration"]["top"]
-        lowest = min([lowest, *top["predicted"]])
-        label = f"{one.name}, ECE {top['ece']['value']:.3f} ± {top['ece']['error']:.3f}"
-        x, y, error = (np.array(top[key]) for key in ("predicted", "observed", "error"))
-        series.append(Series(label, x, y, f"m{index}", error, style="points", dash=index))
-    low = np.floor(lowest * 10) / 10
-    caption = "How often the most probable class is the true one, where the model claims a probability; on the diagonal the claim is right."
+        curve = one.entry["calibration"][key]
+        lowest = min([lowest, *curve["predicted"]])
+        x, y, error = (np.array(curve[part]) for part in ("predicted", "observed", "error"))
+        series.append(Series(f"{one.name}, ECE {pm(curve['ece'])}", x, y, colour("m", index), error, style="points", dash=index))
+    low = float(np.floor(lowest * 10) / 10)
     return Chart(
-        "calibration",
-        "Calibration",
-        caption,
-        Axis("predicted probability", low, 1.0),
-        Axis("observed share", min(low, 0.3), 1.02),
-        tuple(series),
+        name, heading, caption, Axis("predicted probability", low, 1.0), Axis("observed share", min(low, 0.3), 1.02), tuple(series)
     )
 
 
@@ -167,32 +196,26 @@ def efficiencies(name: str, rows: Mapping[str, Mapping[str, Any]], classes: Sequ
     """Efficiency of the headline's working point against each kinematic feature."""
     charts = []
     for feature, row in rows.items():
-        edges = np.array(row["edges"])
-        centres = (edges[1:] + edges[:-1]) / 2 if not row["integer"] else edges[:-1]
-        series = tuple(
-            Series(
-                c,
-                centres[keep],
-                np.array(row["efficiency"][c]["value"])[keep],
-                f"c{k}",
-                np.array(row["efficiency"][c]["error"])[keep],
-                style="points",
-            )
-            for k, c in enumerate(classes)
-            for keep in [np.array(row["efficiency"][c]["events"]) > 0]
-        )
+        edges = np.array(row["edges"]) - (0.5 if row["integer"] else 0.0)
+        series = []
+        for k, c in enumerate(classes):
+            one = row["efficiency"][c]
+            filled = np.array(one["events"]) > 0
+            centres, halves = (edges[1:] + edges[:-1])[filled] / 2, (edges[1:] - edges[:-1])[filled] / 2
+            value, error = (np.array(one[key])[filled] for key in ("value", "error"))
+            series.append(Series(c, centres, value, colour("c", k), error, halves, style="points"))
         unit = "" if row["unit"] == "1" else f" [{row['unit']}]"
-        low, high = (edges[0], edges[-1]) if not row["integer"] else (edges[0] - 0.5, edges[-1] - 0.5)
-        bins = "" if row["integer"] else ", in bins of equal population, the last with all above"
+        bins = "; the last bin holds all above" if row["integer"] else ", in bins of equal population, the last with all above"
         caption = f"Share of each class that the headline's tightest working point keeps{bins}; Wilson errors."
+        x = Axis(f"{feature}{unit}", edges[0], edges[-1])
         charts.append(
             Chart(
                 file_name("efficiency", name, feature),
                 f"Efficiency against {feature}",
                 caption,
-                Axis(f"{feature}{unit}", low, high),
+                x,
                 Axis("efficiency", 0.0, 1.05),
-                series,
+                tuple(series),
             )
         )
     return charts

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from hepflow.evaluate.metrics import log_odds
-from hepflow.evaluate.pairs import RESOLVED, Difference, accuracy_difference, auc_differences, holm, pass_differences
+from hepflow.evaluate.metrics import log_odds, predicted
+from hepflow.evaluate.pairs import PASSING, RESOLVED, Difference, accuracy_difference, auc_differences, holm, pass_differences
 from hepflow.evaluate.runs import Run, common_events, same_events
+from hepflow.evaluate.text import joined as listed
 from hepflow.evaluate.working_points import Selection
 
-MIN_COMMON = 100
+MIN_COMMON = 50
 """Common events below which two models are not compared."""
 
 
@@ -48,7 +49,7 @@ def _differences(runs: Sequence[Run], wanted: Sequence[Selection], target: float
             found += pass_differences(names, scores, label_N, selection, target=target, exact_below=exact_below)
         else:
             found += auc_differences(names, scores, label_N, selection, exact_below=exact_below)
-    right = [own.argmax(axis=1) == label_N for own in logits]
+    right = [predicted(own) == label_N for own in logits]
     for first, second in combinations(range(len(runs)), 2):
         found.append(accuracy_difference((names[first], names[second]), (right[first], right[second]), label_N, n_classes))
     return found
@@ -84,15 +85,20 @@ def ablation(runs: Sequence[Run], entries: Mapping[str, Mapping[str, Any]], pair
     ]
 
 
-def cautions(pairs: Sequence[Mapping[str, Any]], entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def cautions(pairs: Sequence[Mapping[str, Any]], entries: Mapping[str, Mapping[str, Any]], best: str) -> list[str]:
     """What the statistics are too small for, in sentences."""
     found = []
+    passing = [pair for pair in pairs if pair["quantity"].startswith(PASSING) and best in {pair["first"], pair["second"]}]
+    if equals := [pair["second"] if pair["first"] == best else pair["first"] for pair in passing if not pair["resolved"]]:
+        found.append(f"By the background that passes, this sample is too small to tell {best} from {listed(equals, 'or')}.")
+    compared = {(pair["first"], pair["second"]) for pair in pairs}
+    if missing := [f"{first} and {second}" for first, second in combinations(entries, 2) if (first, second) not in compared]:
+        found.append(f"Fewer than {MIN_COMMON} common test events, or none of some class, so not compared: {'; '.join(missing)}.")
     unresolved = [pair for pair in pairs if not pair["resolved"] and pair["error"] > 0]
     if unresolved:
-        finest = max(2 * pair["error"] for pair in unresolved)
         found.append(
             f"{len(unresolved)} of {len(pairs)} differences between models are within what chance gives on this test sample "
-            f"(two standard errors of a paired difference reach {finest:.1g}): do not rank the models by them."
+            "(“cannot tell” below): do not rank the models by them."
         )
     few = sorted(
         {name for name, entry in entries.items() if any(p["few_events"] for p in entry["selections"]["headline"]["working_points"])}

@@ -1,7 +1,6 @@
 """What a figure shows, apart from how it is drawn: the page (svg.py), the PNG and PDF files (plots.py) and the CSV all follow from it."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -31,6 +30,8 @@ class Series:
     """``m0, m1, ...`` for models, ``c0, c1, ...`` for classes, ``ink`` for neither"""
     error: np.ndarray | None = None
     """(n) on y"""
+    half_width: np.ndarray | None = None
+    """(n) of the bins that points stand for; such points are not joined by a line"""
     style: Literal["line", "points", "steps", "guide"] = "line"
     dash: int = 0
 
@@ -52,14 +53,16 @@ class Chart:
 
     def rows(self) -> tuple[list[str], list[list[object]]]:
         """Header and rows of the CSV."""
-        header = ["series", self.x.label, self.y.label, "error"]
+        wide = any(series.half_width is not None for series in self.series)
+        header = ["series", self.x.label, self.y.label, "error", *(["half width of the bin"] if wide else [])]
         rows: list[list[object]] = []
         for series in self.series:
             if series.style == "guide":
                 continue
             x = series.x[:-1] if series.style == "steps" else series.x
-            errors: Sequence[object] = [""] * len(series.y) if series.error is None else series.error.tolist()
-            rows += [[series.name, a, b, e] for a, b, e in zip(x.tolist(), series.y.tolist(), errors, strict=True)]
+            none = [""] * len(series.y)
+            columns = [none if values is None else values.tolist() for values in (series.error, series.half_width)[: 2 if wide else 1]]
+            rows += [[series.name, *row] for row in zip(x.tolist(), series.y.tolist(), *columns, strict=True)]
         return header, rows
 
 
@@ -132,6 +135,11 @@ class Display:
 
 
 AnyFigure = Chart | Matrix | Bars | Display
+
+
+def colour(palette: str, index: int) -> str:
+    """Of a model (``m``) or a class (``c``): there are six of each, then they come again, in another dash."""
+    return f"{palette}{index % 6}"
 
 
 def file_name(*parts: str) -> str:

@@ -1,51 +1,64 @@
 """What each high-level feature is worth to a model: how much it loses when that feature is shuffled among the events (Breiman 2001).
 
-The model is run from its ONNX file, so that no training library is needed; a run without one goes without.
+The model is run from the ONNX file that the training leaves, so that no training library is needed; a run without one goes without.
 """
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 
 from hepflow.evaluate.kinematics import Joined
 from hepflow.evaluate.metrics import auc, log_odds, spectrum
-from hepflow.evaluate.runs import Run
-
-try:
-    import onnxruntime
-except ModuleNotFoundError:
-    onnxruntime = None  # an extra: the report says what it goes without
+from hepflow.evaluate.runs import MODEL, Run
 
 MAX_EVENTS = 20_000
 SHUFFLES = 5
+TOLERANCE = 1e-3
+"""Largest difference, absolute or relative, between a logit of the file and the predicted one."""
 
 
-def importance(run: Run, joined: Joined | None, *, rng: np.random.Generator) -> dict[str, Any]:
+class NoImportanceError(Exception):
+    """The run's model cannot be asked, and why."""
+
+
+def importance(run: Run, joined: Joined, *, rng: np.random.Generator) -> dict[str, Any]:
     """Loss of mean AUC when a feature is shuffled.
 
     Parameters
     ----------
     run : Run
-    joined : Joined or None
+    joined : Joined
         Its features.
     rng : numpy.random.Generator
 
     Returns
     -------
     mapping
-        Feature -> ``value, error`` over the shuffles; empty where the model takes other inputs or is not at hand.
+        Feature -> ``value, error`` over the shuffles.
+
+    Raises
+    ------
+    NoImportanceError
+        The model is not at hand, takes other inputs, or is another one than made the predictions.
     """
-    session = _session(run.path)
-    if session is None or joined is None:
-        return {}
+    session = _session(run.path / MODEL)
     names = [feature.name for feature in joined.store.spec.hlf]
+    n_classes = len(run.predictions.classes)
     rows = np.sort(rng.permutation(len(joined.hlf))[:MAX_EVENTS])
     x, label = joined.hlf[rows].copy(), run.predictions.label[rows]
-    n_classes = len(run.predictions.classes)
-    if session.get_inputs()[0].shape[-1] != len(names) or len(np.unique(label)) < n_classes:
-        return {}
-    reference = _mean_auc(_logits(session, x), label, n_classes)
+    if session.get_inputs()[0].shape[-1] != len(names):
+        msg = f"{MODEL} takes {session.get_inputs()[0].shape[-1]} features, the feature store has {len(names)}"
+        raise NoImportanceError(msg)
+    if len(np.unique(label)) < n_classes:
+        msg = "too few events of some class"
+        raise NoImportanceError(msg)
+    logits = _logits(session, x)
+    if not np.allclose(logits, run.predictions.logits[rows], rtol=TOLERANCE, atol=TOLERANCE):
+        msg = f"{MODEL} is not of the net that made the predictions; `hepflow export --run {run.path}` writes it anew"
+        raise NoImportanceError(msg)
+    reference = _mean_auc(logits, label, n_classes)
     found = {}
     for column, name in enumerate(names):
         kept = x[:, column].copy()
@@ -58,16 +71,19 @@ def importance(run: Run, joined: Joined | None, *, rng: np.random.Generator) -> 
     return found
 
 
-def _session(folder: Path) -> Any:
-    """The run's model, if it has one that takes one array a call."""
-    files = sorted(folder.rglob("*.onnx"))
-    if onnxruntime is None or not files:
-        return None
+def _session(file: Path) -> Any:
+    """The run's model, which takes one array of features an event."""
+    if not file.is_file():
+        msg = f"no {MODEL} beside the predictions (of a net, `hepflow export --run {file.parent}` writes it)"
+        raise NoImportanceError(msg)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(files[0]), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     inputs = session.get_inputs()
-    return session if len(inputs) == 1 and len(inputs[0].shape) == 2 else None
+    if len(inputs) != 1 or len(inputs[0].shape) != 2:
+        msg = "nets on particles are not shuffled"
+        raise NoImportanceError(msg)
+    return session
 
 
 def _logits(session: Any, x: np.ndarray) -> np.ndarray:

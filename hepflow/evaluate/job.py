@@ -14,7 +14,7 @@ from hepflow.config import EvaluateConfig
 from hepflow.errors import ConfigError
 from hepflow.evaluate import charts, compare, kinematics
 from hepflow.evaluate.figure import AnyFigure
-from hepflow.evaluate.importance import importance
+from hepflow.evaluate.importance import NoImportanceError, importance
 from hepflow.evaluate.kinematics import Joined
 from hepflow.evaluate.measure import Measured, generator, measure
 from hepflow.evaluate.metrics import FINE_BINS
@@ -23,13 +23,14 @@ from hepflow.evaluate.report import write_report
 from hepflow.evaluate.runs import Run, check_comparable, content_hash, find_runs, read_run
 from hepflow.evaluate.tables import summary_table
 from hepflow.evaluate.text import best_model
+from hepflow.evaluate.text import joined as listed
 from hepflow.evaluate.working_points import Selection, selections
-from hepflow.ledger import digest, read_json, write_json
+from hepflow.ledger import code_hash, digest, read_json, write_json
 from hepflow.schema import METRICS_SCHEMA_VERSION
 
 log = logging.getLogger(__name__)
 METRICS, REPORT, FIGURES = "metrics.json", "report.html", "figures"
-DISPLAYS = 3
+DISPLAYS = 4
 """Hardest events that are drawn."""
 
 
@@ -43,9 +44,9 @@ class Note:
 
 def run(config: EvaluateConfig) -> None:
     """Evaluate and write the report, unless it is there already."""
-    names = _names(find_runs(config))
+    names = named(find_runs(config))
     contents = {name: content_hash(path) for name, path in names.items()}
-    inputs = _inputs_hash(config, contents)
+    inputs = inputs_hash(config, contents)
     if (done := _up_to_date(config.output, inputs)) is not None:
         log.info("%s is up to date", config.output / REPORT)
         Console().print(summary_table(done))
@@ -75,14 +76,14 @@ def evaluate(runs: Sequence[Run], config: EvaluateConfig) -> tuple[dict[str, Any
     entries = {one.name: one.entry for one in measured}
     _add_joined(runs, measured, joins, config, notes)
     pairs = compare.compare(runs, chosen, target=max(config.targets), exact_below=config.exact_below)
-    first = runs[0].predictions
+    first, best = runs[0].predictions, best_model(entries)
     metrics = {
         "schema_version": METRICS_SCHEMA_VERSION,
         "hepflow": version("hepflow"),
         "classes": list(classes),
         "n_events": len(first.label),
         "events_by_class": {name: int((first.label == label).sum()) for label, name in enumerate(classes)},
-        "best": best_model(entries),
+        "best": best,
         "models": entries,
         "pairs": pairs,
         "ablation": compare.ablation(runs, entries, pairs),
@@ -98,15 +99,21 @@ def evaluate(runs: Sequence[Run], config: EvaluateConfig) -> tuple[dict[str, Any
             "exact_below": config.exact_below,
         },
         "checks": _checks(runs, joins, config),
-        "cautions": compare.cautions(pairs, entries),
+        "cautions": compare.cautions(pairs, entries, best),
         "method": _method(config, len(first.label)),
     }
     figures = _figures(runs, measured, chosen, _displays(runs, measured, joins, config, notes), notes)
     return {**metrics, "notes": [{"topic": note.topic, "text": note.text} for note in notes]}, figures
 
 
-def _names(paths: Sequence[Path]) -> dict[str, Path]:
-    """Name each run after its folder, and after the folder above too where that is not enough."""
+def named(paths: Sequence[Path]) -> dict[str, Path]:
+    """Name each run after its folder, and after the folder above too where that is not enough.
+
+    Raises
+    ------
+    ConfigError
+        That is not enough either.
+    """
     found: dict[str, Path] = {}
     for path in paths:
         own = path.stem if path.is_file() else path.resolve().name
@@ -118,9 +125,9 @@ def _names(paths: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def _inputs_hash(config: EvaluateConfig, contents: Mapping[str, str]) -> str:
+def inputs_hash(config: EvaluateConfig, contents: Mapping[str, str]) -> str:
     """Of all that the report depends on, and of nothing else: where it is written does not matter."""
-    return digest(replace(config, output=Path(), input=Path()), dict(contents), version("hepflow"), METRICS_SCHEMA_VERSION)
+    return digest(replace(config, output=Path(), input=Path()), dict(contents), code_hash(Path(__file__).parent), METRICS_SCHEMA_VERSION)
 
 
 def _up_to_date(output: Path, inputs: str) -> dict[str, Any] | None:
@@ -185,12 +192,17 @@ def _add_joined(
     runs: Sequence[Run], measured: Sequence[Measured], joins: Mapping[str, Joined], config: EvaluateConfig, notes: list[Note]
 ) -> None:
     """Complete the entries with what needs the feature store, as far as it is at hand."""
+    reasons: dict[str, list[str]] = {}
     for run, one in zip(runs, measured, strict=True):
-        _add_events(run, one, joins.get(run.name), config)
-        one.entry["importance"] = importance(run, joins.get(run.name), rng=generator(config.seed, run.name, "importance"))
-    if not any(one.entry["importance"] for one in measured):
-        text = "Permutation importance needs a run on high-level features exported to ONNX, onnxruntime, and its feature store."
-        notes.append(Note("importance", text))
+        joined = joins.get(run.name)
+        _add_events(run, one, joined, config)
+        one.entry["importance"] = {}
+        try:
+            if joined is not None:
+                one.entry["importance"] = importance(run, joined, rng=generator(config.seed, run.name, "importance"))
+        except NoImportanceError as error:
+            reasons.setdefault(str(error), []).append(run.name)
+    notes += [Note("importance", f"No permutation importance for {listed(names)}: {reason}.") for reason, names in reasons.items()]
 
 
 def _add_events(run: Run, one: Measured, joined: Joined | None, config: EvaluateConfig) -> None:
@@ -237,7 +249,7 @@ def _figures(
     figures: dict[str, list[AnyFigure]] = {
         "roc": [*charts.rocs(measured, chosen, classes)],
         "confusion": [*charts.confusions(measured, classes)],
-        "calibration": [charts.calibration(measured)],
+        "calibration": [*charts.calibrations(measured, classes)],
         "learning": [*charts.learning_curves(runs)],
         "importance": [*charts.importances(measured)],
     }
@@ -245,7 +257,7 @@ def _figures(
     if without:
         notes.append(Note("training", f"No learning curves for {', '.join(without)}: there is no metrics.csv beside the predictions."))
     for one in measured:
-        figures[f"scores:{one.name}"] = [*charts.scores(one, classes)]
+        figures[f"scores:{one.name}"] = [*charts.scores(one, chosen["headline"], classes)]
         figures[f"efficiency:{one.name}"] = [*charts.efficiencies(one.name, one.entry["efficiency"], classes)]
     return {**figures, "events": events}
 

@@ -8,27 +8,14 @@ from typing import Any
 import numpy as np
 
 from hepflow.config import EvaluateConfig
-from hepflow.evaluate.calibration import reliabilities, score_histograms
-from hepflow.evaluate.metrics import balanced_accuracy, confusion, confusion_shares, log_odds, spectrum
+from hepflow.evaluate.calibration import Probabilities, count
+from hepflow.evaluate.metrics import balanced_accuracy, confusion, confusion_shares, log_odds, predicted, spectrum
 from hepflow.evaluate.runs import Run
 from hepflow.evaluate.working_points import Selection, evaluate_selection, mix_of, roc
 
 ABOUT_KEYS = (
-    *(
-        "net",
-        "arguments",
-        "parameters",
-        "epochs",
-        "events_trained",
-        "wall_s",
-        "events_per_s",
-        "train_events_per_s",
-        "engine",
-        "device",
-        "processes",
-        "threads",
-    ),
-    *("seed", "config_hash", "code", "versions"),
+    *("net", "arguments", "parameters", "epochs", "events_trained", "wall_s", "events_per_s", "engine", "device", "processes", "threads"),
+    *("seed", "config_hash", "code", "splits_used", "versions"),
 )
 """What is taken over from run.json, where it is there."""
 
@@ -43,7 +30,9 @@ class Measured:
     rocs: Mapping[str, tuple[np.ndarray, np.ndarray]]
     """Selection -> signal efficiency, background efficiency"""
     histograms: np.ndarray
-    """See `calibration.score_histograms`."""
+    """See `calibration.Probabilities`."""
+    discriminant: tuple[np.ndarray, np.ndarray]
+    """Of the headline: (B + 1) edges, (K, B) events by true class"""
     kept: np.ndarray
     """(N) bool: what the headline's tightest working point (the last target) keeps"""
 
@@ -54,6 +43,7 @@ def measure(run: Run, config: EvaluateConfig, chosen: Mapping[str, Selection]) -
     parts: dict[str, dict[str, Any]] = {}
     rocs = {}
     kept_N = np.empty(0, dtype=bool)
+    discriminant = kept_N, kept_N
     for name, selection in chosen.items():
         score_N = log_odds(logits_NK, selection.signal, selection.background)
         used_N = slice(None) if len(selection.labels) == len(classes) else np.isin(label_N, selection.labels)
@@ -70,8 +60,12 @@ def measure(run: Run, config: EvaluateConfig, chosen: Mapping[str, Selection]) -
         if name == "headline":
             tightest = config.targets.index(max(config.targets))
             kept_N = score_N >= parts[name]["working_points"][tightest]["threshold"]
-    entry = {**_identity(run), **_numbers(run, config), **_selections(parts, chosen, classes)}
-    return Measured(run.name, entry, rocs, score_histograms(logits_NK, label_N), kept_N)
+            discriminant = binned.histogram()
+    predicted_N = predicted(logits_NK)
+    probabilities = count(logits_NK, label_N, predicted_N)
+    confusion_KK = confusion(predicted_N, label_N, len(classes))
+    entry = {**_identity(run), **_numbers(run, confusion_KK, probabilities, config), **_selections(parts, chosen, classes)}
+    return Measured(run.name, entry, rocs, probabilities.histograms, discriminant, kept_N)
 
 
 def generator(seed: int, *names: str) -> np.random.Generator:
@@ -90,12 +84,9 @@ def _identity(run: Run) -> dict[str, Any]:
     }
 
 
-def _numbers(run: Run, config: EvaluateConfig) -> dict[str, Any]:
-    logits_NK, label_N, classes = run.predictions.logits, run.predictions.label, run.predictions.classes
-    confusion_KK = confusion(logits_NK, label_N)
+def _numbers(run: Run, confusion_KK: np.ndarray, probabilities: Probabilities, config: EvaluateConfig) -> dict[str, Any]:
     share_KK, error_KK = confusion_shares(confusion_KK)
-    top, own = reliabilities(logits_NK, label_N)
-    calibration = {"top": top, **dict(zip(classes, own, strict=True))}
+    calibration = {"top": probabilities.top, **dict(zip(run.predictions.classes, probabilities.own, strict=True))}
     return {
         "accuracy": balanced_accuracy(confusion_KK).to_dict(),
         "confusion": {"counts": confusion_KK.tolist(), "share": share_KK.tolist(), "error": error_KK.tolist()},

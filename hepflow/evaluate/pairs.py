@@ -18,6 +18,9 @@ from hepflow.evaluate.working_points import Selection, threshold_bin
 RESOLVED = 0.05
 """Probability (after Holm's correction) below which a difference is called one."""
 
+PASSING = "background passing"
+"""What the quantity of such a difference begins with."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -111,7 +114,7 @@ def pass_differences(
         centred_MN = np.stack([influence_N[own] for _, influence_N in parts])
         covariance_MM += centred_MN @ centred_MN.T
     value_M = np.array([value for value, _ in parts])
-    quantity = f"background passing at {100 * target:g} %"
+    quantity = f"{PASSING} at {100 * target:g} %"
     return _of_pairs(names, quantity, value_M, covariance_MM, len(label_N))
 
 

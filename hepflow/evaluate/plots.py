@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,6 @@ def save(figure: AnyFigure, folder: Path) -> list[Path]:
     """Write ``folder/<name>.png``, ``.pdf`` and ``.csv``."""
     with mpl.rc_context(STYLE):
         drawn = Figure()  # fixed margins: measuring every label would triple the time
-        drawn.subplots_adjust(left=0.15, right=0.97, bottom=0.14, top=0.92)
         FigureCanvasAgg(drawn)
         _draw(drawn, figure)
         png, pdf = io.BytesIO(), io.BytesIO()
@@ -71,16 +71,23 @@ def _write(path: Path, content: bytes) -> Path:
 
 
 def _draw(drawn: Figure, figure: AnyFigure) -> None:
-    axes = drawn.add_subplot()
-    axes.set_title(figure.title, loc="left")
-    if isinstance(figure, Chart):
-        _draw_chart(axes, figure)
-    elif isinstance(figure, Matrix):
-        _draw_matrix(axes, figure)
-    elif isinstance(figure, Bars):
-        _draw_bars(axes, figure)
-    else:
-        _draw_display(axes, figure)
+    views: list[AnyFigure] = [figure]
+    if isinstance(figure, Chart) and figure.linear_y is not None:
+        views.append(replace(figure, y=figure.linear_y))
+    width, height = drawn.get_size_inches()
+    drawn.set_size_inches(width * len(views), height)
+    drawn.subplots_adjust(left=0.15 / len(views), right=1 - 0.03 / len(views), bottom=0.14, top=0.92)
+    for index, view in enumerate(views):
+        axes = drawn.add_subplot(1, len(views), index + 1)
+        axes.set_title(view.title, loc="left", y=1.01)
+        if isinstance(view, Chart):
+            _draw_chart(axes, view)
+        elif isinstance(view, Matrix):
+            _draw_matrix(axes, view)
+        elif isinstance(view, Bars):
+            _draw_bars(axes, view)
+        else:
+            _draw_display(axes, view)
 
 
 def _draw_chart(axes: Axes, chart: Chart) -> None:
@@ -99,9 +106,10 @@ def _draw_series(axes: Axes, series: Series) -> None:
         filled = hist.Hist(hist.axis.Variable(series.x.tolist()), data=series.y)
         mplhep.histplot(filled, ax=axes, yerr=False if series.error is None else series.error, color=colour, label=series.name)
     elif series.style == "points":
-        line = "" if series.dash < 0 else DASHES[series.dash % len(DASHES)]
+        line = "" if series.dash < 0 or series.half_width is not None else DASHES[series.dash % len(DASHES)]
+        label = None if series.dash < 0 else series.name
         axes.errorbar(
-            series.x, series.y, series.error, color=colour, marker="o", linestyle=line, linewidth=1, label=series.name if line else None
+            series.x, series.y, series.error, series.half_width, color=colour, marker="o", linestyle=line, linewidth=1, label=label
         )
     elif series.style == "guide":
         axes.plot(series.x, series.y, color="0.55", linestyle=":", linewidth=1)

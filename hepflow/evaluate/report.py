@@ -84,7 +84,7 @@ def _tables(metrics: Mapping[str, Any], figures: Mapping[str, Sequence[AnyFigure
         "ablation_pairs": tables.ablation_differences(metrics) if metrics["ablation"] else None,
         "cost": tables.cost(metrics),
         "published": tables.beside_published(metrics),
-        "hard": tables.hard_events(best, shown) if best["hardest"] else None,
+        "hard": {name: tables.hard_events(name, entry, shown) for name, entry in metrics["models"].items() if entry["hardest"]},
         "sculpting": tables.sculpting(best) if best["efficiency"] else None,
         "provenance": tables.provenance(metrics),
     }

@@ -15,10 +15,10 @@ from pyarrow import csv
 from hepflow.config import EvaluateConfig
 from hepflow.errors import DataError
 from hepflow.ledger import read_json
-from hepflow.store import Predictions, read_predictions
+from hepflow.predictions import Predictions, read_predictions
 
 log = logging.getLogger(__name__)
-PREDICTIONS, ABOUT, HISTORY = "predictions.parquet", "run.json", "metrics.csv"
+PREDICTIONS, ABOUT, HISTORY, MODEL = "predictions.parquet", "run.json", "metrics.csv", "model.onnx"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _find(folder: Path, name: str) -> Path:
 def content_hash(path: Path) -> str:
     """Hash of the files of a run that the report depends on."""
     state = blake2b(digest_size=8)
-    for file in [path] if path.is_file() else [path / PREDICTIONS, path / ABOUT, path / HISTORY, *sorted(path.rglob("*.onnx"))]:
+    for file in [path] if path.is_file() else [path / part for part in (PREDICTIONS, ABOUT, HISTORY, MODEL)]:
         if file.is_file():
             state.update(file.name.encode())
             with file.open("rb") as stream:
@@ -108,11 +108,12 @@ def read_run(path: Path, name: str, content: str) -> Run:
 
 
 def _sorted(predictions: Predictions) -> Predictions:
+    """By event_id; and each class's logits together in memory, since all that follows goes along the events."""
     ids = predictions.event_id
     if len(ids) < 2 or bool((ids[1:] >= ids[:-1]).all()):
-        return predictions
+        return replace(predictions, logits=np.asfortranarray(predictions.logits))
     order = np.argsort(ids, kind="stable")
-    return replace(predictions, event_id=ids[order], label=predictions.label[order], logits=predictions.logits[order])
+    return replace(predictions, event_id=ids[order], label=predictions.label[order], logits=np.asfortranarray(predictions.logits[order]))
 
 
 def _check_values(run: Run, file: Path) -> None:
@@ -170,7 +171,8 @@ def check_comparable(runs: Sequence[Run], *, same_events: bool) -> None:
             raise DataError(msg)
         what = _difference(first, run)
         if what and same_events:
-            msg = f"{run.path}: {what} than {first.path}. Train on one store, name fewer --runs, or pass --allow_different_splits true."
+            ask = "--ablation" if run.definitions != first.definitions else "--allow_different_splits"
+            msg = f"{run.path}: {what} than {first.path}. Train on one store, name fewer --runs, or pass {ask}."
             raise DataError(msg)
     _check_labels(runs)
 

@@ -87,13 +87,16 @@ def _series(series: Series, x: Axis, y: Axis) -> str:
     if series.error is not None and series.style != "steps":
         low, high = (place(series.y + sign * series.error, y, HEIGHT - BOTTOM, TOP) for sign in (-1, 1))
         bars = "".join(f"M{a:.1f} {b:.1f}V{c:.1f}" for a, b, c in zip(px, low, high, strict=True))
+        if series.half_width is not None:
+            left, right = (place(series.x + sign * series.half_width, x, LEFT, WIDTH - RIGHT) for sign in (-1, 1))
+            bars += "".join(f"M{a:.1f} {b:.1f}H{c:.1f}" for a, b, c in zip(left, py, right, strict=True))
         parts.append(f'<path class="error {colour}" d="{bars}"/>')
     if series.style == "points":
         parts += [f'<circle class="dot {colour}" cx="{a:.1f}" cy="{b:.1f}" r="3.2"/>' for a, b in zip(px, py, strict=True)]
     elif series.style == "steps":
         path = f"M{px[0]:.1f} {py[0]:.1f}H{px[1]:.1f}" + "".join(f"V{b:.1f}H{a:.1f}" for a, b in zip(px[2:], py[1:], strict=True))
         parts.append(f'<path class="line {colour}" d="{path}"/>')
-    if series.style in {"line", "guide"} or (series.style == "points" and series.dash >= 0):
+    if series.style in {"line", "guide"} or (series.style == "points" and series.dash >= 0 and series.half_width is None):
         points = " ".join(f"{a:.1f} {b:.1f}" for a, b in zip(px, py, strict=True))
         kind = {"guide": "guide", "points": "thin"}.get(series.style, "line")
         dash = f' stroke-dasharray="{DASHES[series.dash % len(DASHES)]}"' if series.dash > 0 else ""

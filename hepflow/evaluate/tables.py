@@ -8,6 +8,8 @@ from rich.markup import escape
 from rich.table import Table as TerminalTable
 
 from hepflow.evaluate import published
+from hepflow.evaluate.figure import file_name
+from hepflow.evaluate.pairs import PASSING
 from hepflow.evaluate.text import best_model, compact, duration, factor, p_value, percent, pm, tightest
 
 
@@ -90,7 +92,7 @@ def differences(metrics: Mapping[str, Any]) -> Table:
 
 def _difference(pair: Mapping[str, Any]) -> Row:
     z = pair["value"] / pair["error"] if pair["error"] > 0 else 0.0
-    larger_is_better = not pair["quantity"].startswith("background")
+    larger_is_better = not pair["quantity"].startswith(PASSING)
     better = pair["first"] if (pair["value"] > 0) == larger_is_better else pair["second"]
     verdict = f"{better} is better" if pair["resolved"] else "cannot tell"
     cells = (
@@ -130,22 +132,25 @@ def cost(metrics: Mapping[str, Any]) -> Table:
     rows = []
     for name, entry in metrics["models"].items():
         about = entry["about"]
-        where = ", ".join(str(about[key]) for key in ("engine", "device") if about.get(key))
         wall = about.get("wall_s")
         rows.append(
             Row(
                 (
                     Cell(name),
-                    Cell(where or "–"),
+                    Cell(_where(about) or "–"),
                     _plain(about.get("processes")),
                     _plain(about.get("epochs")),
                     _plain(about.get("events_trained")),
                     Cell("–", -1.0) if wall is None else Cell(duration(wall), wall),
-                    _plain(about.get("events_per_s", about.get("train_events_per_s")), ",.0f"),
+                    _plain(about.get("events_per_s"), ",.0f"),
                 )
             )
         )
     return Table("cost", ("model", "where", "processes", "epochs", "events trained", "wall time", "events/s"), tuple(rows))
+
+
+def _where(about: Mapping[str, Any]) -> str:
+    return ", ".join(str(about[key]) for key in ("engine", "device") if about.get(key))
 
 
 def beside_published(metrics: Mapping[str, Any]) -> Table | None:
@@ -155,12 +160,14 @@ def beside_published(metrics: Mapping[str, Any]) -> Table | None:
         return None
     rows = []
     for name, entry in metrics["models"].items():
-        aucs = tuple(_of(entry["auc"][c]) for c in classes)
+        aucs = tuple(_of(entry["auc"][c], compact) for c in classes)
         about = entry["about"]
-        own = (Cell(name), Cell("this report"), _plain(entry["n_events"]), *aucs, _of(entry["accuracy"]), Cell(_training(about)))
-        rows.append(Row((*own, _plain(about.get("events_per_s", about.get("train_events_per_s")), ",.0f")), "best"))
+        where = Cell(": ".join(part for part in ("this report", _where(about)) if part))
+        own = (Cell(name), where, _plain(entry["n_events"]), *aucs, _of(entry["accuracy"], compact), Cell(_training(about)))
+        rows.append(Row((*own, _plain(about.get("events_per_s"), ",.0f")), "best"))
     for line in published.TABLE:
-        aucs = tuple(Cell(f"{line.auc[c]:g}", line.auc[c]) if c in line.auc else Cell("–", -1.0) for c in classes)
+        digits = ".5f" if len(line.auc) == len(classes) else ".4f"  # as published
+        aucs = tuple(Cell(format(line.auc[c], digits), line.auc[c]) if c in line.auc else Cell("–", -1.0) for c in classes)
         accuracy = Cell("–", -1.0) if line.accuracy is None else Cell(f"{line.accuracy:g}", line.accuracy)
         source = Cell(f"{line.run}: {line.where}", href=line.source)
         cells = (Cell(line.model), source, _plain(published.TEST_EVENTS), *aucs, accuracy, Cell(line.training or "–"))
@@ -175,8 +182,8 @@ def _training(about: Mapping[str, Any]) -> str:
     return " in ".join(parts) or "–"
 
 
-def hard_events(entry: Mapping[str, Any], shown: Sequence[str]) -> Table:
-    """The events that a model is most sure about and wrong."""
+def hard_events(model: str, entry: Mapping[str, Any], shown: Sequence[str]) -> Table:
+    """The events that a model is most sure about and wrong; those that are drawn are links."""
     events = entry["hardest"]
     features = [name for name in ("HT", "MET", "MT", "nJets", "nBJets", "LepPt") if events and name in events[0].get("features", {})]
     rows = []
@@ -186,7 +193,7 @@ def hard_events(entry: Mapping[str, Any], shown: Sequence[str]) -> Table:
         cells += [Cell(f"{event['p_predicted']:.4f}", event["p_predicted"]), Cell(f"{event['p_true']:.1e}", event["p_true"])]
         cells += [Cell(f"{event['features'][name]:.4g}", event["features"][name]) for name in features]
         rows.append(Row(tuple(cells)))
-    return Table("hard", ("event_id", "true", "predicted", "p of predicted", "p of true", *features), tuple(rows))
+    return Table(f"hard-{file_name(model)}", ("event_id", "true", "predicted", "p of predicted", "p of true", *features), tuple(rows))
 
 
 def sculpting(entry: Mapping[str, Any]) -> Table:
@@ -201,6 +208,10 @@ def sculpting(entry: Mapping[str, Any]) -> Table:
     return Table("sculpting", ("feature", "class", "efficiency, lowest to highest bin", "χ² / ndf of a constant"), tuple(rows))
 
 
+def _words(splits: str | Sequence[str]) -> str:
+    return splits if isinstance(splits, str) else " + ".join(splits)
+
+
 def provenance(metrics: Mapping[str, Any]) -> Table:
     """Where every model comes from."""
     rows = []
@@ -209,9 +220,12 @@ def provenance(metrics: Mapping[str, Any]) -> Table:
         versions = ", ".join(f"{package} {number}" for package, number in sorted(about.get("versions", {}).items()))
         config = about.get("config_hash") or origin.get("config_hash")
         seed = about.get("seed", origin.get("seed"))
-        cells = (name, origin.get("store"), entry["definitions"], config, origin["content"], seed, origin.get("split"), versions)
+        used = ", ".join(f"{purpose}: {_words(splits)}" for purpose, splits in about.get("splits_used", {}).items() if splits)
+        hashes = (origin.get("store"), config, about.get("code"), origin["content"])
+        cells = (name, entry["definitions"], *hashes, seed, used, versions)
         rows.append(Row(tuple(Cell(str(cell) if cell not in {None, ""} else "not recorded") for cell in cells)))
-    return Table("provenance", ("model", "data", "definitions", "configuration", "run files", "seed", "split", "code"), tuple(rows))
+    columns = ("model", "definitions", "data", "configuration", "code", "run files", "seed", "splits used", "versions")
+    return Table("provenance", columns, tuple(rows))
 
 
 def summary_table(metrics: Mapping[str, Any]) -> TerminalTable:

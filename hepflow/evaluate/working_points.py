@@ -84,7 +84,8 @@ def evaluate_selection(
 
     def statistic(counts_KD: np.ndarray) -> np.ndarray:
         area = auc(counts_KD, selection.signal, selection.background)
-        return np.concatenate([[area], *(_rates(counts_KD, selection, target, mix_K) for target in targets)])
+        efficiency_KD = efficiencies(counts_KD)
+        return np.concatenate([[area], *(_rates(efficiency_KD, selection, target, mix_K) for target in targets)])
 
     coarse = spectrum.coarse()
     replicas_RS = bootstrap(coarse.counts, statistic, replicas=replicas, rng=rng)
@@ -104,9 +105,8 @@ def threshold_bin(efficiency_KD: np.ndarray, signal: Sequence[int], target: floa
     return max(int(np.count_nonzero(kept_D >= target - 1e-12)) - 1, 0)  # kept_D falls from 1
 
 
-def _rates(counts_KD: np.ndarray, selection: Selection, target: float, mix_K: np.ndarray | None) -> np.ndarray:
+def _rates(efficiency_KD: np.ndarray, selection: Selection, target: float, mix_K: np.ndarray | None) -> np.ndarray:
     """(K + 3) efficiency of each class, of the background together, share of the rate kept, purity."""
-    efficiency_KD = efficiencies(counts_KD)
     kept_K = efficiency_KD[:, threshold_bin(efficiency_KD, selection.signal, target)]
     background = kept_K[list(selection.background)].mean()
     if mix_K is None:
@@ -121,7 +121,7 @@ def _working_point(
 ) -> dict[str, Any]:
     efficiency_KD = efficiencies(spectrum.counts)
     chosen = threshold_bin(efficiency_KD, selection.signal, target)
-    value_S = _rates(spectrum.counts, selection, target, mix_K)
+    value_S = _rates(efficiency_KD, selection, target, mix_K)
     passed_K = spectrum.counts[:, chosen:].sum(axis=1)
     total_K = spectrum.counts.sum(axis=1)
     n_background = int(passed_K[list(selection.background)].sum())
@@ -132,8 +132,14 @@ def _working_point(
         for label in selection.labels
     }
     background, background_error = float(value_S[n_classes]), float(error_S[n_classes])
+    rate, rate_error = float(value_S[n_classes + 1]), float(error_S[n_classes + 1])
+    purity, purity_error = float(value_S[n_classes + 2]), float(error_S[n_classes + 2])
     if n_background == 0:
-        background_error = float(np.sqrt((floor_K[list(selection.background)] ** 2).sum()) / len(selection.background))
+        behind = list(selection.background)
+        background_error = float(np.sqrt((floor_K[behind] ** 2).sum()) / len(behind))
+        if mix_K is not None:
+            unseen = float(np.sqrt(((mix_K[behind] * floor_K[behind]) ** 2).sum()))
+            rate_error, purity_error = float(np.hypot(rate_error, unseen)), unseen / rate
     return {
         "target": target,
         "threshold": float(spectrum.floor[chosen]),
@@ -142,9 +148,9 @@ def _working_point(
         "rejection": _inverse(background, background_error),
         "background_passed": n_background,
         "few_events": n_background < FEW,
-        "rate_kept": _number(value_S[n_classes + 1], error_S[n_classes + 1]),
-        "rate_reduction": _inverse(float(value_S[n_classes + 1]), float(error_S[n_classes + 1])),
-        "purity": _number(value_S[n_classes + 2], error_S[n_classes + 2]),
+        "rate_kept": _number(rate, rate_error),
+        "rate_reduction": _inverse(rate, rate_error),
+        "purity": _number(purity, purity_error),
     }
 
 
@@ -154,7 +160,7 @@ def roc(spectrum: Spectrum, selection: Selection) -> tuple[np.ndarray, np.ndarra
 
 
 def _number(value: float, error: float) -> dict[str, float] | None:
-    return None if np.isnan(value) else {"value": float(value), "error": float(error)}
+    return None if np.isnan(value) else {"value": value, "error": error}
 
 
 def _inverse(value: float, error: float) -> dict[str, float] | None:

@@ -6,7 +6,9 @@ import awkward as ak
 import numpy as np
 import pyarrow as pa
 
+from hepflow.identity import event_ids
 from hepflow.ingest.delphes import Wanted
+from hepflow.ingest.splits import SourceFile
 from hepflow.schema import COLLECTIONS, EVENT_COLUMNS
 
 TYPES = {
@@ -25,6 +27,34 @@ def arrow_schema(wanted: Wanted = COLLECTIONS, columns: Mapping[str, str] = EVEN
         pa.field(name, pa.list_(pa.field("element", _struct(fields), nullable=False)), nullable=False) for name, fields in wanted.items()
     ]
     return pa.schema(flat + lists)
+
+
+def event_columns(file: SourceFile, label: int, uuid: bytes, entries: np.ndarray) -> dict[str, pa.Array]:
+    """The flat columns of `hepflow.schema.EVENT_COLUMNS`.
+
+    Parameters
+    ----------
+    file : SourceFile
+    label : int
+        Of its class.
+    uuid : bytes
+        Its identity, which a copy keeps.
+    entries : (n,) int64
+        Rows of its tree.
+
+    Returns
+    -------
+    dict
+        Name -> (n,) array.
+    """
+    n = len(entries)
+    return {
+        "sample": pa.repeat(file.class_name, n),
+        "label": pa.repeat(pa.scalar(label, pa.int32()), n),
+        "event_id": pa.array(event_ids(uuid, entries)),
+        "file": pa.repeat(file.name, n),
+        "entry": pa.array(entries),
+    }
 
 
 def to_arrow(events: ak.Array, columns: Mapping[str, pa.Array], schema: pa.Schema) -> pa.Table:

@@ -45,7 +45,7 @@ def finished(splits: Sequence[Split], settings: Settings, retry_quarantined: boo
         All that the dataset is to hold.
     settings : Settings
     retry_quarantined : bool
-        Forget the tasks that lost something.
+        Forget the tasks that lost something; those that lost it to the file system or a dying worker are forgotten in any case.
     """
     wanted = {split.key for split in splits}
     records = []
@@ -53,8 +53,8 @@ def finished(splits: Sequence[Split], settings: Settings, retry_quarantined: boo
         record = Record.from_dict(read_json(path))
         keys = {share.split.key for share in record.shares}
         same_settings = record.key == settings.task_key([share.split for share in record.shares])
-        lost = any(share.lost for share in record.shares)
-        if keys <= wanted and same_settings and _has_fragment(record, settings) and not (lost and retry_quarantined):
+        again = any(share.transient or (share.lost and retry_quarantined) for share in record.shares)
+        if keys <= wanted and same_settings and _has_fragment(record, settings) and not again:
             records.append(record)
             wanted -= keys
     return records
@@ -153,6 +153,8 @@ def _file(shares: Sequence[ShareResult]) -> dict[str, Any]:
         "lost": ledger.n_lost if n_entries is not None else None,
         "reason": "; ".join(reasons) or None,
         "reasons": reasons,
+        "transient": any(share.transient for share in shares),
+        "filled": sorted({name for share in shares for name in share.filled}),
     }
 
 

@@ -19,14 +19,8 @@ from awkward.contents import ListOffsetArray, NumpyArray, RecordArray
 from awkward.index import Index64
 
 from hepflow.errors import DataError
-from hepflow.schema import ALIASES, COLLECTIONS, TREE
-
-try:
-    import aiohttp
-except ImportError:  # then no file is read over HTTP
-    _IO_ERRORS: tuple[type[Exception], ...] = (OSError,)
-else:
-    _IO_ERRORS = (OSError, aiohttp.ClientError)
+from hepflow.ingest.remote import as_io_error, is_remote, set_timeout, source
+from hepflow.schema import ALIASES, COLLECTIONS, OPTIONAL, TREE
 
 STEP_BYTES = 48 << 20
 """Uncompressed bytes of the branches asked for that are in memory at a time."""
@@ -87,7 +81,7 @@ class DelphesFile:
 
     @cached_property
     def branches(self) -> dict[str, dict[str, str]]:
-        """Collection -> field -> name of its branch, aliases resolved.
+        """Collection -> field -> name of its branch, aliases resolved, without the optional fields that are missing.
 
         Raises
         ------
@@ -100,6 +94,11 @@ class DelphesFile:
             for field, branch in branches.items():
                 _check_type(self._tree[branch], self.wanted[collection][field])
         return found
+
+    @property
+    def filled(self) -> tuple[str, ...]:
+        """Optional fields that are asked for and that the file does not have."""
+        return tuple(f"{name}.{field}" for name, fields in self.wanted.items() for field in fields if field not in self.branches[name])
 
     @cached_property
     def boundaries(self) -> list[int]:
@@ -146,8 +145,8 @@ class DelphesFile:
                 yield entry, entry + len(events), events
                 entry += len(events)
         except Exception as error:
-            if _is_io_error(error, self.path):
-                raise OSError(*error.args) from error
+            if (io_error := _io_error(error, self.path)) is not None:
+                raise io_error from error
             if len(edges) > 2 and entry == edges[0]:
                 half = len(edges) // 2
                 yield from self._read(edges[: half + 1], step)
@@ -161,7 +160,7 @@ class DelphesFile:
 
     def _structs(self, arrays: ak.Array, collection: str) -> ListOffsetArray:
         """Branches of one collection as lists of structs; they share their offsets, or the file is damaged."""
-        offsets, contents = None, []
+        offsets, contents = None, {}
         for field, branch in self.branches[collection].items():
             layout = arrays[branch].layout.to_ListOffsetArray64(True)
             own = layout.offsets.data
@@ -171,8 +170,12 @@ class DelphesFile:
                 msg = f"branches of {collection} differ in length"
                 raise ValueError(msg)
             values = ak.to_numpy(layout.content[: own[-1]])
-            contents.append(NumpyArray(_cast(values, self.wanted[collection][field])))
-        return ListOffsetArray(Index64(offsets), RecordArray(contents, list(self.branches[collection])))
+            contents[field] = _cast(values, self.wanted[collection][field])
+        fields = self.wanted[collection]
+        assert offsets is not None, "a collection has at least one branch"
+        for field in fields.keys() - contents.keys():
+            contents[field] = np.full(offsets[-1], OPTIONAL[collection][field], fields[field])
+        return ListOffsetArray(Index64(offsets), RecordArray([NumpyArray(contents[field]) for field in fields], list(fields)))
 
     @cached_property
     def _names(self) -> list[str]:
@@ -187,9 +190,11 @@ _HOPELESS = {PermissionError: "permission denied", FileNotFoundError: "no such f
 
 def _open(path: str, timeout_s: float, stack: ExitStack) -> uproot.ReadOnlyFile:
     try:
-        if "://" in path:
-            file = stack.enter_context(uproot.reading.ReadOnlyFile(path, timeout=timeout_s))
-            size = file.source.num_bytes
+        if is_remote(path):
+            set_timeout(path, timeout_s)
+            found, n_bytes = source(path, stack)
+            file = stack.enter_context(uproot.reading.ReadOnlyFile(found))
+            size = file.source.num_bytes if n_bytes is None else n_bytes
         else:  # our own handle: its I/O errors have an errno, and a mapped file that shrinks would kill the process
             stream = stack.enter_context(Path(path).open("rb", buffering=0))  # noqa: SIM115 - the stack closes it
             size = os.fstat(stream.fileno()).st_size
@@ -200,11 +205,8 @@ def _open(path: str, timeout_s: float, stack: ExitStack) -> uproot.ReadOnlyFile:
     except Unreadable:
         raise
     except Exception as error:
-        hopeless = next((reason for kind, reason in _HOPELESS.items() if isinstance(error, kind)), None)
-        if hopeless is not None:
-            raise Unreadable(hopeless) from error
-        if _is_io_error(error, path):
-            raise OSError(*error.args) from error
+        if (io_error := _io_error(error, path)) is not None:
+            raise io_error from error
         msg = f"not a ROOT file, or a damaged one ({_brief(error)})"
         raise Unreadable(msg) from error
     if size < file.fEND:
@@ -213,9 +215,14 @@ def _open(path: str, timeout_s: float, stack: ExitStack) -> uproot.ReadOnlyFile:
     return file
 
 
-def _is_io_error(error: Exception, path: str) -> bool:
-    """Whether another try may help: of a local file, uproot reports its own short reads as errors without an errno."""
-    return isinstance(error, _IO_ERRORS) and ("://" in path or getattr(error, "errno", None) is not None)
+def _io_error(error: Exception, path: str) -> OSError | Unreadable | None:
+    """The error as the file system's, if it is: an OSError if another try may mend it, Unreadable if it is hopeless."""
+    found = as_io_error(error) if is_remote(path) else error
+    # of a local file, uproot reports its own short reads as errors without an errno
+    if not isinstance(found, OSError) or (found.errno is None and not is_remote(path)):
+        return None
+    hopeless = next((reason for kind, reason in _HOPELESS.items() if isinstance(found, kind)), None)
+    return OSError(*(found.args or [type(found).__name__])) if hopeless is None else Unreadable(hopeless)
 
 
 def _get_tree(file: uproot.ReadOnlyFile, name: str, path: str) -> uproot.TTree:
@@ -229,8 +236,8 @@ def _get_tree(file: uproot.ReadOnlyFile, name: str, path: str) -> uproot.TTree:
     except Unreadable:
         raise
     except Exception as error:
-        if _is_io_error(error, path):
-            raise OSError(*error.args) from error
+        if (io_error := _io_error(error, path)) is not None:
+            raise io_error from error
         msg = f"damaged directory or tree ({_brief(error)})"
         raise Unreadable(msg) from error
     if not isinstance(tree, uproot.TTree):
@@ -249,11 +256,12 @@ def _find(collection: str, fields: Mapping[str, str], present: list[str]) -> dic
         hint = " Was it written with the EFlow branches?" if collection.startswith("EFlow") else ""
         msg = f"no collection {collection!r} (it has: {_some(groups)}).{hint}"
         raise Unreadable(msg)
-    missing = [field for field in fields if field not in groups[source]]
+    there = [field for field in fields if field in groups[source]]
+    missing = [field for field in fields if field not in there and (field not in OPTIONAL.get(collection, {}) or not there)]
     if missing:
         msg = f"no field {source}.{missing[0]} (it has: {_some(groups[source])})"
         raise Unreadable(msg)
-    return {field: f"{source}.{field}" for field in fields}
+    return {field: f"{source}.{field}" for field in there}
 
 
 def _check_type(branch: uproot.TBranch, kind: str) -> None:

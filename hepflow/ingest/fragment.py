@@ -16,9 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hepflow.identity import event_ids
 from hepflow.ingest import skim
-from hepflow.ingest.arrow import arrow_schema, to_arrow
+from hepflow.ingest.arrow import arrow_schema, event_columns, to_arrow
 from hepflow.ingest.record import Record, ShareResult
 from hepflow.ingest.share import Access, Piece, ShareReader
 from hepflow.ingest.splits import Split
@@ -26,8 +25,10 @@ from hepflow.ledger import digest, write_json
 from hepflow.schema import EVENTS_SCHEMA_VERSION
 
 RECORDS = "_records"
-ROWS_PER_GROUP = 2048
+ROWS_PER_GROUP = 1000
+"""Events a Parquet row group: what the features stage can read of a fragment at a time."""
 NOT_FINITE = "NaN or infinite values"
+WORKER_DIED = "the worker died whenever it read this file"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def run_task(task: Sequence[Split], settings: Settings, last_attempt: bool = Fal
         results = []
         for split in task:
             if split.key == deadly:
-                results.append(ShareResult(split, lost={"the worker died whenever it read this file": None}))
+                results.append(ShareResult(split, lost={WORKER_DIED: None}, transient=True))
                 continue
             marker.write_text(split.key)
             results.append(_read_share(split, settings, fragment))
@@ -112,6 +113,8 @@ def _read_share(split: Split, settings: Settings, fragment: "_Fragment") -> Shar
         kept=kept,
         rejected=dict(+rejected),
         lost={reader.unreadable: None} if reader.unreadable else dict(+lost),
+        transient=reader.transient,
+        filled=reader.filled,
         bytes_read=reader.bytes_read,
         seconds=round(time.perf_counter() - started, 3),
     )
@@ -123,14 +126,7 @@ def _table(piece: Piece, passed: np.ndarray, reader: ShareReader, settings: Sett
     assert piece.events is not None
     file = reader.split.file
     entries = np.arange(piece.start, piece.stop, dtype=np.int64)[passed]
-    label = settings.classes.index(file.class_name)
-    columns = {
-        "sample": pa.repeat(file.class_name, len(entries)),
-        "label": pa.array(np.full(len(entries), label, dtype=np.int32)),
-        "event_id": pa.array(event_ids(reader.uuid, entries)),
-        "file": pa.repeat(file.name, len(entries)),
-        "entry": pa.array(entries),
-    }
+    columns = event_columns(file, settings.classes.index(file.class_name), reader.uuid, entries)
     return to_arrow(skim.drop_soft(piece.events[passed]), columns, arrow_schema())
 
 
@@ -182,7 +178,7 @@ class _Fragment:
     def _flush(self, whole_groups: bool) -> None:
         if not self._waiting:
             return
-        table = pa.concat_tables(self._waiting)
+        table = pa.concat_tables(self._waiting).combine_chunks()  # or the bytes would depend on the steps they were read in
         rows = len(table) // ROWS_PER_GROUP * ROWS_PER_GROUP if whole_groups else len(table)
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._part, table.schema, compression="zstd", use_dictionary=_DICTIONARY)

@@ -1,5 +1,6 @@
 """ROOT files -> data/events/, one Parquet fragment a Spark task. What is finished stays, what changed is done again."""
 
+import gc
 import logging
 import time
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ def run(config: IngestConfig) -> None:
     """
     if config.estimate:
         settings, target = _settings(config), _target(config)
-        splits = _splits(list_files(config.input), config)
+        splits = _splits(list_files(config.input, config.timeout_s), config)
         pending = _pending(splits, dataset.finished(splits, settings, config.retry_quarantined))
         print_estimate(pending, len(pack(pending, target)), settings)
         return
@@ -47,7 +48,7 @@ def run(config: IngestConfig) -> None:
         if config.watch:
             _watch(config)
         else:
-            _update(list_files(config.input), config)
+            _update(list_files(config.input, config.timeout_s), config)
 
 
 def _watch(config: IngestConfig) -> None:
@@ -57,7 +58,7 @@ def _watch(config: IngestConfig) -> None:
     with session(config.spark, "hepflow ingest --watch"):
         log.info("watching %s every %g s", config.input, config.watch)
         while True:
-            found = set(list_files(config.input))
+            found = set(list_files(config.input, config.timeout_s))
             settled = sorted(found & before)
             if settled != done:
                 try:
@@ -112,7 +113,7 @@ def _up_to_date(splits: Sequence[Split], settings: Settings, config: IngestConfi
     about = dataset.manifest(settings.output)
     if about is None or about["listing"] != dataset.listing_hash(splits, settings):
         return None
-    if config.retry_quarantined and any(file["reason"] for file in about["files"]):
+    if any(file["transient"] or (file["reason"] and config.retry_quarantined) for file in about["files"]):
         return None
     return about if all((settings.output / name).is_file() for name in about["fragments"]) else None
 
@@ -133,6 +134,8 @@ def _run_job(tasks: Sequence[_Task], settings: Settings, context: SparkContext) 
     last = int(context.getConf().get("spark.task.maxFailures", "4")) - 1
 
     def work(task: _Task) -> None:
+        if not gc.get_freeze_count():
+            gc.freeze()  # pyspark looks for garbage after every task; among all that is imported that takes as long as some tasks
         attempt = TaskContext.get()
         record = run_task(task, settings, last_attempt=attempt is not None and attempt.attemptNumber() >= last)
         counters.add(record)
@@ -153,6 +156,10 @@ def _run_job(tasks: Sequence[_Task], settings: Settings, context: SparkContext) 
 
 def _judge(files: Sequence[dict[str, Any]], config: IngestConfig) -> None:
     """Name the files that lost something; too many of them are an error, after all the work is done."""
+    filled = [file for file in files if file["filled"]]
+    if filled:
+        first = f"{filled[0]['file']}: {', '.join(filled[0]['filled'])}"
+        log.warning("%d files lack optional fields (%s), filled as hepflow.schema.OPTIONAL says", len(filled), first)
     bad = [file for file in files if file["reason"]]
     for file in bad[:_NAMED]:
         events = "an unknown number of" if file["lost"] is None else f"{file['lost']:,}"

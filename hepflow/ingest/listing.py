@@ -8,13 +8,14 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from hepflow.errors import DataError, MissingDependency
+from hepflow.ingest.remote import as_io_error, is_remote, set_timeout
 from hepflow.ingest.splits import SourceFile
 
 SUFFIX = ".root"
 _VERSIONS = ("mtime", "ETag", "etag", "checksum", "LastModified", "Last-Modified", "last_modified", "created")
 
 
-def list_files(root: str | Path) -> list[SourceFile]:
+def list_files(root: str | Path, timeout_s: float = 60.0) -> list[SourceFile]:
     """Every ROOT file below ``root`` (or ``root`` itself), in the order of their names, not yet of a class.
 
     Files and folders whose name starts with ``.`` or ``_`` are left out.
@@ -23,6 +24,8 @@ def list_files(root: str | Path) -> list[SourceFile]:
     ----------
     root : path or URL
         A folder or a file: local, or any fsspec URL such as root://, s3://, hdfs://, http://.
+    timeout_s : float
+        Seconds to wait for a remote server.
 
     Raises
     ------
@@ -31,21 +34,25 @@ def list_files(root: str | Path) -> list[SourceFile]:
     MissingDependency
         The URL's protocol needs a package that is not installed.
     """
-    system, top = _file_system(str(root))
+    system, top = _file_system(str(root), timeout_s)
     try:
-        if not system.exists(top):
-            msg = f"{root}: no such folder. Give the folder of ROOT files with --input, or make some with `hepflow simulate`."
-            raise DataError(msg)
+        system.invalidate_cache()  # or files that arrived since the last look stay unseen
         if top.endswith(SUFFIX) and system.isfile(top):  # a web server's folder passes for a file, too
-            found = {top: system.info(top)}
+            found, place = {top: system.info(top)}, str(root).rsplit("/", 1)[0]
             top = str(PurePosixPath(top).parent)
         else:
+            system.ls(top, detail=False)  # says what is wrong, as the next line and exists() do not
             strict = {"on_error": "raise"} if isinstance(system, LocalFileSystem) else {}  # a folder it may not enter is no empty one
-            found = system.find(top, detail=True, **strict)
-    except OSError as error:
-        msg = f"{root}: cannot be listed ({error}). Check the path and your permissions."
+            found, place = system.find(top, detail=True, **strict), str(root).rstrip("/")
+    except Exception as error:
+        if (reason := as_io_error(error)) is None:
+            raise
+        if isinstance(reason, FileNotFoundError):
+            msg = f"{root}: no such folder. Give the folder of ROOT files with --input, or make some with `hepflow simulate`."
+            raise DataError(msg) from error
+        msg = f"{root}: cannot be listed ({str(reason) or type(reason).__name__}). Check the path and your permissions."
         raise DataError(msg) from error
-    files = [_source_file(system, top, path, info) for path, info in sorted(found.items())]
+    files = [_source_file(system, place, top, path, info) for path, info in sorted(found.items())]
     return [file for file in files if file.name.endswith(SUFFIX) and not _is_hidden(file.name)]
 
 
@@ -81,21 +88,27 @@ def assign(files: Iterable[SourceFile], samples: Mapping[str, Sequence[str]], ro
     return assigned
 
 
-def _file_system(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
+def _file_system(root: str, timeout_s: float) -> tuple[fsspec.AbstractFileSystem, str]:
+    if is_remote(root):
+        set_timeout(root, timeout_s)
     try:
         system, top = fsspec.core.url_to_fs(root)
     except (ImportError, ValueError) as error:
         msg = f"{root}: {error}. Install what the protocol needs (root:// needs `pip install 'hepflow[xrootd]'`, s3:// s3fs)."
         raise MissingDependency(msg) from error
+    except OSError as error:
+        hint = "hdfs:// needs Hadoop's client: libhdfs.so by ARROW_LIBHDFS_DIR, JAVA_HOME, CLASSPATH=$(hadoop classpath --glob)"
+        msg = f"{root}: {error}. Check that the server is there, and that its client is installed ({hint})."
+        raise MissingDependency(msg) from error
     return system, str(top).rstrip("/") or "/"
 
 
-def _source_file(system: fsspec.AbstractFileSystem, top: str, path: str, info: Mapping[str, object]) -> SourceFile:
+def _source_file(system: fsspec.AbstractFileSystem, place: str, top: str, path: str, info: Mapping[str, object]) -> SourceFile:
     if info.get("size") is None:  # the index page of a web server does not say
         info = system.info(path)
     name = path.removeprefix(top).lstrip("/")
     version = next((str(info[key]) for key in _VERSIONS if info.get(key) is not None), "")
-    where = path if isinstance(system, LocalFileSystem) else str(system.unstrip_protocol(path))
+    where = path if isinstance(system, LocalFileSystem) else f"{place}/{name}"  # unstrip_protocol() forgets an hdfs:// host
     return SourceFile("", name, where, int(str(info.get("size") or 0)), version)
 
 

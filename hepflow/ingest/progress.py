@@ -1,7 +1,7 @@
-"""What a person sees while the tasks run: shares of files, events and megabytes, counted by the tasks through Spark accumulators."""
+"""What a person sees while the tasks run: files, events and megabytes, counted by the tasks through Spark accumulators."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,25 +19,26 @@ class Counters:
 
     events: Accumulator[int]
     file_bytes: Accumulator[int]
-    shares: Accumulator[int]
+    files: Accumulator[float]
+    """A share counts as its part of the file."""
 
     @classmethod
     def of(cls, context: SparkContext) -> "Counters":
         """New ones, at zero."""
-        return cls(context.accumulator(0), context.accumulator(0), context.accumulator(0))
+        return cls(context.accumulator(0), context.accumulator(0), context.accumulator(0.0))
 
     def add(self, record: Record) -> None:
         """In a task: count what it did."""
         self.events.add(sum(share.ledger.n_in for share in record.shares))
         self.file_bytes.add(sum(share.split.size for share in record.shares))
-        self.shares.add(len(record.shares))
+        self.files.add(_files(share.split for share in record.shares))
 
 
 @contextmanager
 def ingest_progress(tasks: Sequence[Sequence[Split]], counters: Counters) -> Iterator[Callable[[], None]]:
     """A progress bar on stderr; call what it gives to bring it up to date."""
     n_bytes = sum(split.size for task in tasks for split in task)
-    n_shares = sum(map(len, tasks))
+    n_files = round(_files(split for task in tasks for split in task))
     texts = [TextColumn(text) for text in ("ingest", "{task.percentage:>3.0f} %", "{task.fields[done]}", "{task.fields[rate]}")]
     started = time.monotonic()
     with Progress(SpinnerColumn(), texts[0], BarColumn(), *texts[1:], TimeRemainingColumn(), console=Console(stderr=True)) as progress:
@@ -46,6 +47,10 @@ def ingest_progress(tasks: Sequence[Sequence[Split]], counters: Counters) -> Ite
         def update() -> None:
             seconds = time.monotonic() - started
             rate = f"{counters.events.value / seconds:,.0f} events/s, {counters.file_bytes.value / seconds / 1e6:,.1f} MB/s"
-            progress.update(bar, completed=counters.file_bytes.value, done=f"{counters.shares.value:,}/{n_shares:,} files", rate=rate)
+            progress.update(bar, completed=counters.file_bytes.value, done=f"{counters.files.value:,.0f}/{n_files:,} files", rate=rate)
 
         yield update
+
+
+def _files(splits: Iterable[Split]) -> float:
+    return sum(1 / split.count for split in splits)

@@ -23,6 +23,10 @@ class ShareResult:
     rejected: Mapping[str, int] = field(default_factory=dict)
     lost: Mapping[str, int | None] = field(default_factory=dict)
     """Reason -> entries; None where the file did not tell."""
+    transient: bool = False
+    """Whether they were lost to a dying worker or file system, not to the file: another run tries again."""
+    filled: tuple[str, ...] = ()
+    """Optional fields that the file does not have."""
     bytes_read: int = 0
     seconds: float = 0.0
 

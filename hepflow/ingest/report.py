@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hepflow.ingest.fragment import RECORDS, Settings, run_task
-from hepflow.ingest.record import Record
+from hepflow.ingest.record import Record, ShareResult
 from hepflow.ingest.splits import Split
 from hepflow.ledger import total
 
@@ -35,10 +36,11 @@ def print_summary(records: Sequence[Record], seconds: float) -> None:
         "events/s a core": f"{ledger.n_in / busy:,.0f}" if busy else "-",
     }
     _print("ingest", rows)
-    slowest = sorted(shares, key=lambda share: share.seconds, reverse=True)[:_SLOWEST]
-    _print(
-        "slowest files", {_share_name(share.split): f"{share.seconds:,.2f} s, {share.stop - share.start:,} entries" for share in slowest}
-    )
+    files: dict[str, list[ShareResult]] = defaultdict(list)
+    for share in shares:
+        files[share.split.file.name].append(share)
+    slowest = sorted(files.items(), key=lambda item: sum(share.seconds for share in item[1]), reverse=True)[:_SLOWEST]
+    _print("slowest files", {name: _cost(own) for name, own in slowest})
 
 
 def print_estimate(splits: Sequence[Split], n_tasks: int, settings: Settings) -> None:
@@ -64,17 +66,22 @@ def print_estimate(splits: Sequence[Split], n_tasks: int, settings: Settings) ->
     rows = {
         "files": f"{len({split.file for split in splits}):,}",
         "bytes": _megabytes(sum(split.size for split in splits)),
-        "tasks": f"{n_tasks:,}",
-        "core hours": f"{hours:,.3f}",
+        "partitions": f"{n_tasks:,}",
+        "core hours": f"{hours:,.4f}",
         "events kept": f"{events:,.0f}",
         "output": _megabytes(output),
     }
     _print("estimate of what is left to do", rows)
-    _print("assuming", dict.fromkeys(assumptions, ""))
+    for line in assumptions:
+        Console(stderr=True).print(f"assuming {line}", highlight=False)
+
+
+def _cost(shares: Sequence[ShareResult]) -> str:
+    return f"{sum(share.seconds for share in shares):,.2f} s, {sum(share.stop - share.start for share in shares):,} entries"
 
 
 def _print(title: str, rows: Mapping[str, str]) -> None:
-    table = Table(title=title, show_header=False, title_justify="left")
+    table = Table(title=title, show_header=False, title_justify="left", min_width=len(title))
     table.add_column()
     table.add_column(justify="right")
     for row in rows.items():

@@ -53,6 +53,10 @@ class ShareReader:
     bytes_read = 0
     unreadable: str = ""
     """Why nothing is known of the share; empty when its entries are accounted for."""
+    transient = False
+    """Whether entries were lost to the file system, which may do better in another run."""
+    filled: tuple[str, ...] = ()
+    """Optional fields that the file does not have."""
 
     def __init__(self, split: Split, wanted: Wanted = COLLECTIONS, access: Access | None = None) -> None:
         self.split, self.wanted, self.access = split, wanted, access or Access()
@@ -71,6 +75,7 @@ class ShareReader:
                     log.warning("%s: %s, trying again in %g s", self.split.file.path, reason, pause)
                     sleep(pause)
                     continue
+                self.transient = True
                 yield from self._give_up(f"{reason}, {self.access.retries + 1} times")
             return
 
@@ -79,6 +84,7 @@ class ShareReader:
             self.uuid, self.n_entries = file.uuid, file.n_entries
             self.start, self.stop = self.split.entry_range([0, file.n_entries])  # holds if the next line finds a collection missing
             self.start, self.stop = self.split.entry_range(file.boundaries)
+            self.filled = file.filled
             self.bytes_read = file.compressed_bytes(self.start, self.stop)
             self._next = self.start if self._next is None else self._next
             for start, stop, found in file.iterate(self._next, self.stop):

@@ -27,9 +27,8 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import ArrayType, StructField, StructType
 
 from hepflow.errors import ConfigError, DataError
-from hepflow.identity import event_ids
 from hepflow.ingest import skim
-from hepflow.ingest.arrow import to_arrow
+from hepflow.ingest.arrow import event_columns, to_arrow
 from hepflow.ingest.delphes import Wanted
 from hepflow.ingest.listing import list_files
 from hepflow.ingest.share import Access, Piece, ShareReader
@@ -119,7 +118,7 @@ class _Reader(DataSourceReader):
         self.wanted = {field.name: _fields(field) for field in schema if field.name not in EVENT_COLUMNS}
 
     def partitions(self) -> Sequence[InputPartition]:
-        files = list_files(self.options.path)
+        files = list_files(self.options.path, self.options.access.timeout_s)
         if not files:
             msg = f"{self.options.path}: no ROOT files here"
             raise DataError(msg)
@@ -154,13 +153,7 @@ class _Reader(DataSourceReader):
             events, entries = skim.drop_soft(events[passed]), entries[passed]
         file = reader.split.file
         label = self.options.classes.index(file.class_name) if file.class_name in self.options.classes else -1
-        columns = {
-            "sample": pa.repeat(file.class_name, len(entries)),
-            "label": pa.array(np.full(len(entries), label, dtype=np.int32)),
-            "event_id": pa.array(event_ids(reader.uuid, entries)),
-            "file": pa.repeat(file.name, len(entries)),
-            "entry": pa.array(entries),
-        }
+        columns = event_columns(file, label, reader.uuid, entries)
         return to_arrow(events, columns, schema)
 
 

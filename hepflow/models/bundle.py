@@ -12,20 +12,21 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 
 from hepflow.config import ExportConfig
 from hepflow.errors import DataError
 from hepflow.ledger import read_json
-from hepflow.models.net import Inputs, Net, rebuild
+from hepflow.models.drift import spread_of
+from hepflow.models.exported import METADATA, OnnxNet
+from hepflow.models.inputs import Inputs
+from hepflow.models.net import Net, rebuild
 from hepflow.models.order import features_of
 from hepflow.store import EventStore, iter_blocks
 
 log = logging.getLogger(__name__)
 
 OPSET = 17
-METADATA = "hepflow"
 FREE_AXES = {"hlf": {0: "events"}, "particles": {0: "events", 1: "particles"}, "lengths": {0: "events"}, "logits": {0: "events"}}
 
 
@@ -34,8 +35,9 @@ def run(config: ExportConfig) -> None:
     net = load_net(config.run, config.checkpoint)
     output = config.output or config.run / "model.onnx"
     part = output.with_name(f".{output.name}.part")
-    features = _some_events(config, net)
-    write_onnx(net, part, features)
+    store = EventStore.open(config.input or Path(read_json(config.run / "run.json")["store"]))
+    features = _some_events(store, config, net)
+    write_onnx(net, part, features, physics=store.spec.physics, spread=spread_of(store).to_dict())
     difference = _difference(net, part, features, config.tolerance)
     part.replace(output)
     log.info("wrote %s to %s; logits differ by at most %.1e on %d events", type(net).__name__, output, difference, len(features["hlf"]))
@@ -76,8 +78,8 @@ def logits_of(net: Net, features: dict[str, np.ndarray]) -> np.ndarray:
     return logits_BK.numpy()
 
 
-def write_onnx(net: Net, path: Path, features: dict[str, np.ndarray]) -> None:
-    """Write the net as ONNX, traced on some events."""
+def write_onnx(net: Net, path: Path, features: dict[str, np.ndarray], **about: Any) -> None:
+    """Write the net as ONNX, traced on some events; ``about`` joins what it says of itself."""
     example = tuple(torch.from_numpy(features[name][:2]) for name in net.reads)
     axes = {name: FREE_AXES[name] for name in (*net.reads, "logits")}
     with warnings.catch_warnings():
@@ -94,36 +96,14 @@ def write_onnx(net: Net, path: Path, features: dict[str, np.ndarray]) -> None:
             dynamo=False,
         )
     model = onnx.load(path)
-    about = {**net.describe(), "reads": list(net.reads), "order": net.inputs.order, "hepflow": version("hepflow")}
+    about |= {**net.describe(), "reads": list(net.reads), "order": net.inputs.order, "hepflow": version("hepflow")}
     onnx.helper.set_model_props(model, {METADATA: json.dumps(about, sort_keys=True), "classes": json.dumps(net.inputs.classes)})
     onnx.checker.check_model(model)
     onnx.save(model, path)
 
 
-class OnnxNet:
-    """An exported net: the same logits without torch.
-
-    Parameters
-    ----------
-    path : Path
-        What `write_onnx` wrote.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        about: dict[str, Any] = json.loads(self.session.get_modelmeta().custom_metadata_map[METADATA])
-        self.inputs = Inputs.from_dict(about["inputs"])
-        self.reads: tuple[str, ...] = tuple(about["reads"])
-
-    def logits(self, features: dict[str, np.ndarray]) -> np.ndarray:
-        """Logits (events, classes) float32, of features by name."""
-        (logits_BK,) = self.session.run(["logits"], {name: features[name] for name in self.reads})
-        return np.asarray(logits_BK)
-
-
-def _some_events(config: ExportConfig, net: Net) -> dict[str, np.ndarray]:
+def _some_events(store: EventStore, config: ExportConfig, net: Net) -> dict[str, np.ndarray]:
     """Test events of every class, in one batch."""
-    store = EventStore.open(config.input or Path(read_json(config.run / "run.json")["store"]))
     net.inputs.require_same_features(Inputs.of(store, net.inputs.order), str(config.run))
     per_class = -(-config.check_events // len(net.inputs.classes))
     parts = [next(iter(store.parts("test", name)), None) for name in net.inputs.classes]

@@ -6,8 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from hepflow.models.inputs import Inputs
 from hepflow.models.layers import InputNorm, Scale
-from hepflow.models.net import Inputs, Net
+from hepflow.models.net import Net
 
 # B events, F high-level features, K classes
 

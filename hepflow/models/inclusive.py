@@ -5,8 +5,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from hepflow.models.inputs import Inputs
 from hepflow.models.layers import Cell, InputNorm, Scale, jagged_rnn
-from hepflow.models.net import Inputs, Net
+from hepflow.models.net import Net
 
 # B events, P particles, C particle features, F high-level features, H hidden, K classes
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hepflow.errors import DataError
+from hepflow.models.inputs import Inputs
 from hepflow.models.layers import InputNorm, Scale
-from hepflow.models.net import Inputs, Net
+from hepflow.models.net import Net
 
 # B events, P particles, Q kept particles, T tokens (Q + 1), C particle features, F high-level features, W width, A heads, K classes
 

@@ -42,6 +42,8 @@ class FeatureSet:
     """Reason -> number of events; together with the kept ones they are the chunk."""
     hlf_features: tuple[Feature, ...] = HLF
     particle_features: tuple[Feature, ...] = PARTICLE
+    status: np.ndarray | None = None
+    """(events of the chunk) int8, `hepflow.physics.selection.PASSES` or the key of a reason; None where a user's own does not tell"""
 
 
 def compute(events: ak.Array, definitions: str | Definitions = "corrected") -> FeatureSet:
@@ -60,8 +62,12 @@ def compute(events: ak.Array, definitions: str | Definitions = "corrected") -> F
     FeatureSet
         With the features of `hepflow.schema.HLF` and `hepflow.schema.PARTICLE` (under ``reference`` MT is in GeV^2).
     """
+    return compute_columns(columns(events), definitions)
+
+
+def compute_columns(c: Columns, definitions: str | Definitions = "corrected") -> FeatureSet:
+    """`compute` for events that are flat arrays already: for a few events at a time, most of its time goes into making these."""
     d = named(definitions)
-    c = columns(events)
     chosen = choose(c, d)
     index = np.flatnonzero(chosen.status == PASSES)
     counts = chosen.n_particles[index]
@@ -79,7 +85,7 @@ def compute(events: ak.Array, definitions: str | Definitions = "corrected") -> F
         offsets = np.concatenate([[0], np.cumsum(counts)])
     statuses, numbers = np.unique(chosen.status[chosen.status != PASSES], return_counts=True)
     rejected = {REASONS[int(status)]: int(number) for status, number in zip(statuses, numbers, strict=True)}
-    return FeatureSet(hlf, particles, offsets, index, rejected, hlf_features(d))
+    return FeatureSet(hlf, particles, offsets, index, rejected, hlf_features(d), status=chosen.status)
 
 
 def hlf_features(definitions: str | Definitions) -> tuple[Feature, ...]:

@@ -1,6 +1,7 @@
 """What a training shows and leaves behind: progress, speed, metrics.csv, last.ckpt and the predictions."""
 
 import csv
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +17,12 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from hepflow.store import Predictions, write_predictions
+from hepflow.predictions import Predictions, write_predictions
 from hepflow.train.batches import Batch
 from hepflow.train.loader import EventLoader
 from hepflow.train.module import net_of
+
+log = logging.getLogger(__name__)
 
 REFRESH_S = 0.2
 LAST = "last.ckpt"
@@ -75,6 +78,40 @@ class FitProgress(ProgressBar):
         if self._bar:
             self._bar.stop()
             self._bar = None
+
+
+class EpochLines(ProgressBar):
+    """A line an epoch, and one a minute within long ones: for a terminal that several processes write to."""
+
+    EVERY_S = 60.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said = time.perf_counter()
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Lightning's way to keep all ranks but the first silent."""
+        self._enabled = False
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Say how far it is."""
+        if time.perf_counter() - self._said > self.EVERY_S:
+            loss = trainer.callback_metrics.get("val_loss")
+            known = "" if loss is None else f", val_loss {loss:.4f} before"
+            batch = trainer.fit_loop.epoch_loop.batch_idx + 1
+            self._say(f"epoch {trainer.current_epoch + 1}, batch {batch:,} of {trainer.num_training_batches:,}{known}")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Say what came of it."""
+        shown = {name: trainer.callback_metrics.get(name) for name in ("val_loss", "val_accuracy", "events_per_s")}
+        text = "  ".join(f"{name} {value:,.4g}" for name, value in shown.items() if value is not None)
+        self._say(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}  {text}")
+
+    def _say(self, text: str) -> None:
+        if self._enabled:
+            log.info("%s", text)
+            self._said = time.perf_counter()
 
 
 class Throughput(Callback):

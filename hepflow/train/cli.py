@@ -2,7 +2,8 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from jsonargparse import ArgumentError, Namespace
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.tuner.tuning import Tuner
 
-from hepflow.config import RUNS, TrainConfig
+from hepflow.config import RUNS, ExportConfig, TrainConfig
 from hepflow.errors import ConfigError, DataError
+from hepflow.models.bundle import run as export
 from hepflow.store import EventStore
 from hepflow.train import slurm
 from hepflow.train.callbacks import LAST, EpochTable, FitProgress, LastCheckpoint, PredictionsWriter, Throughput
@@ -28,9 +31,13 @@ log = logging.getLogger(__name__)
 
 ALIASES = {"--input": "--data.store", "--seed": "--seed_everything", FULL: "--help"}
 
+LR_FILE, LR_STEPS = "lr_find.csv", 100
+
 NOT_FOR_USERS = (
     ".*smaller than the logging interval.*",  # metrics.csv has a row an epoch in any case
     ".*`srun` command is available.*",  # trying things out on a login node is fine
+    ".*sync_dist=True.*",  # what is logged is the same on every rank, or the first's alone
+    ".*exists and is not empty.*",  # where a training goes on
     ".*LeafSpec.*",  # between Lightning and torch
 )
 
@@ -58,8 +65,16 @@ class TrainCLI(LightningCLI):
         Its options.
     """
 
+    prog = "hepflow train {command}"
+    engine = "Lightning"
+    progress: type[Callback] = FitProgress
+    """How a person sees the training go on."""
+    requeues = True
+    """Under Slurm the process is a task of a job of its own, which can be put back into the queue."""
+
     def __init__(self, command: str, args: Sequence[str]) -> None:
         self.command = command
+        self.prog = self.prog.format(command=command)
         super().__init__(
             Classifier,
             EventData,
@@ -67,7 +82,7 @@ class TrainCLI(LightningCLI):
             seed_everything_default=1,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            parser_kwargs={"exit_on_error": False, "prog": f"hepflow train {command}", "description": COMMANDS[command].__doc__},
+            parser_kwargs={"exit_on_error": False, "prog": self.prog, "description": COMMANDS[command].__doc__},
             args=[_alias(argument) for argument in args],
             run=False,
         )
@@ -93,7 +108,7 @@ class TrainCLI(LightningCLI):
         try:
             self.config: Namespace = parser.parse_args(args)
         except ArgumentError as error:
-            msg = f"{_one_line(error)}. See `hepflow train {self.command} --help`."
+            msg = f"{_one_line(error)}. See `{self.prog} --help`."
             raise ConfigError(msg) from error
 
     def before_instantiate_classes(self) -> None:
@@ -112,25 +127,33 @@ class TrainCLI(LightningCLI):
         if self.command != "fit" or self.state != "done":
             if self.config.threads:
                 torch.set_num_threads(self.config.threads)
-            super().instantiate_classes()
+            try:
+                super().instantiate_classes()
+            except ValueError as error:
+                if not str(error).startswith("Does not validate"):  # jsonargparse's, when a class of the user's choice cannot be made
+                    raise
+                raise ConfigError(_one_line(error)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer with our callbacks and loggers; the user's own come on top."""
-        about = {"config_hash": self.config_hash, "seed": self.config.seed_everything, "store": str(self.config.data.store)}
-        self.record = RunRecord(self.folder, self.state, self.config_text, about)
         source = {"config_hash": self.config_hash, "seed": self.config.seed_everything}
+        about = {**source, "store": str(self.config.data.store), "engine": self.engine}
+        self.record = RunRecord(self.folder, self.state, self.config_text, about)
         self.writer = PredictionsWriter(self.folder, source, self.config.data.predict_split)
         config = self.config_init.trainer
         last = LastCheckpoint(self.folder / CHECKPOINTS, self.config.checkpoint_every_steps)
         callbacks = [Throughput(), self.record, self.writer, last, *(config.callbacks or [])]
         if config.enable_progress_bar is not False:
-            callbacks.append(FitProgress())
-        if self.command == "fit" and slurm.in_a_job():
+            callbacks.append(self.progress())
+        if self.command == "fit" and self.requeues and slurm.in_a_job():
             callbacks.append(slurm.SlurmRequeue(self.folder / CHECKPOINTS))
         ours: dict[str, Any] = {"callbacks": callbacks, "logger": self._loggers(config.logger), "default_root_dir": str(self.folder)}
         plugins = config.plugins or []
         ours["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), *slurm.environment()] or None
-        return super().instantiate_trainer(**ours, **kwargs)
+        trainer = super().instantiate_trainer(**ours, **kwargs)
+        # last.ckpt knows what the best checkpoint is by now: else a resumed run may replace it with a worse one
+        trainer.callbacks.sort(key=lambda callback: isinstance(callback, LastCheckpoint))  # type: ignore[attr-defined]  # Lightning sets it
+        return trainer
 
     def _loggers(self, configured: Any) -> list[Logger] | bool:
         if configured is False or self.command != "fit":
@@ -157,7 +180,7 @@ class TrainCLI(LightningCLI):
 
 
 def fit(cli: TrainCLI) -> None:
-    """Train a net on the store's training split, then predict its test split."""
+    """Train a net on the store's training split, then predict its test split and export it to ONNX."""
     if cli.state == "done":
         log.info("up to date: %s (same configuration, same store)", cli.folder)
         return
@@ -168,8 +191,18 @@ def fit(cli: TrainCLI) -> None:
     if cli.trainer.interrupted:
         raise KeyboardInterrupt
     (metrics,) = cli.trainer.test(cli.model, cli.datamodule, ckpt_path=cli.best, verbose=False, weights_only=True)
+    if cli.trainer.is_global_zero:
+        _export(cli)
     cli.record.write(cli.trainer, cli.model, finished=True, test=metrics)
     log.info("trained %s: test %s; run folder %s", cli.folder.name, _words(metrics), cli.folder)
+
+
+def _export(cli: TrainCLI) -> None:
+    """Write model.onnx; a net of somebody's own that ONNX has no words for goes without."""
+    try:
+        export(ExportConfig(run=cli.folder, input=Path(cli.config.data.store)))
+    except (DataError, RuntimeError) as error:
+        log.warning("%s: no model.onnx: %s", cli.folder, _one_line(error))
 
 
 def validate(cli: TrainCLI) -> None:
@@ -190,7 +223,31 @@ def predict(cli: TrainCLI) -> None:
     log.info("wrote predictions of %s to %s", cli.best, cli.writer.path)
 
 
-COMMANDS: dict[str, Callable[[TrainCLI], None]] = {"fit": fit, "validate": validate, "test": test, "predict": predict}
+def find_lr(cli: TrainCLI) -> None:
+    """Try learning rates from tiny to huge on a copy of the net, and name the one where the loss falls fastest."""
+    ours: dict[str, Any] = {name: cli.config.trainer[name] for name in ("accelerator", "precision", "gradient_clip_val")}
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    tuner = Tuner(pl.Trainer(devices=1, enable_progress_bar=cli.config.trainer.enable_progress_bar, **ours, **quiet))
+    found = tuner.lr_find(cli.model, cli.datamodule, min_lr=1e-5, max_lr=1.0, num_training=LR_STEPS, update_attr=False)
+    assert found is not None  # only a fast_dev_run finds none
+    path = cli.folder / LR_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = zip(found.results["lr"], found.results["loss"], strict=True)
+    path.write_text("".join(["lr,loss\n", *(f"{lr:.6g},{loss:.6g}\n" for lr, loss in rows)]))
+    suggestion = found.suggestion()
+    if suggestion is None:
+        msg = f"the loss never fell, see {path}: look at the data, or at --data.batch_size"
+        raise DataError(msg)
+    log.info("the loss falls fastest near --model.lr %.2g; losses by learning rate in %s", suggestion, path)
+
+
+COMMANDS: dict[str, Callable[[TrainCLI], None]] = {
+    "fit": fit,
+    "validate": validate,
+    "test": test,
+    "predict": predict,
+    "find-lr": find_lr,
+}
 
 
 def main(args: Sequence[str]) -> None:
@@ -201,14 +258,21 @@ def main(args: Sequence[str]) -> None:
     HepflowError
         A mistake of the user's.
     """
+    command, *options = args
+    with prepared():
+        COMMANDS[command](TrainCLI(command, options))
+
+
+@contextmanager
+def prepared() -> Iterator[None]:
+    """A process and a thread ready to train: only what a person can act on is said, and arithmetic is fast."""
     for noisy in ("pytorch_lightning", "lightning.fabric", "lightning_fabric"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for told in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", told)
-    command, *options = args
     torch.set_flush_denormal(True)  # gradients fade into denormal numbers, with which a CPU is many times slower
     try:
-        COMMANDS[command](TrainCLI(command, options))
+        yield
     finally:
         torch.set_flush_denormal(False)  # whoever called from Python counts on IEEE arithmetic
 

@@ -10,7 +10,7 @@ import torch
 
 from hepflow.config import STORE
 from hepflow.errors import ConfigError
-from hepflow.models.net import Inputs, Order
+from hepflow.models.inputs import Inputs, Order
 from hepflow.store import EventStore
 from hepflow.train.loader import EventLoader
 from hepflow.train.plan import Balance, EpochPlan, make_plan, shuffle_quality

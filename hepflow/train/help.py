@@ -3,7 +3,7 @@
 import ast
 import inspect
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +39,7 @@ class Option(NamedTuple):
     text: str
 
 
-def print_help(command: str, about: str) -> None:
+def print_help(command: str, about: str, *, in_spark: bool = False) -> None:
     """Print usage and options of a command.
 
     Parameters
@@ -48,16 +48,23 @@ def print_help(command: str, about: str) -> None:
         ``fit``, ``validate``, ``test`` or ``predict``.
     about : str
         What it does.
+    in_spark : bool
+        It is the command that trains inside Spark.
     """
     console = Console()
-    console.print(f"usage: hepflow train {command} [--config FILE ...] [options]\n\n{about}.", markup=False, highlight=False)
+    name = "hepflow spark-train" if in_spark else f"hepflow train {command}"
+    console.print(f"usage: {name} [--config FILE ...] [options]\n\n{about}.", markup=False, highlight=False)
     configs = "Later files and options win; configs/train/ has one a net."
-    _print_group(console, "the run", [Option("config", "", f"YAML file of these options, any number of times. {configs}"), *_of_the_run()])
+    _print_group(
+        console, "the run", [Option("config", "", f"YAML file of these options, any number of times. {configs}"), *_of(config.TrainConfig)]
+    )
+    if in_spark:
+        _print_group(console, "spark", _of(config.SparkTrainConfig, "spark."))
     for group, (file, name) in CLASSES.items():
         _print_group(console, group, _of_a_class(group, HERE / file, name))
     _print_group(console, "trainer", [Option(name, "", text) for name, text in OF_LIGHTNING.items()])
-    console.print(f"\nAll options, with every one of Lightning's Trainer: hepflow train {command} {FULL}", highlight=False)
-    console.print(f"What a command would run with: hepflow train {command} ... --print_config", highlight=False)
+    console.print(f"\nAll options, with every one of Lightning's Trainer: {name} {FULL}", highlight=False)
+    console.print(f"What a command would run with: {name} ... --print_config", highlight=False)
 
 
 def _print_group(console: Console, title: str, options: Iterable[Option]) -> None:
@@ -69,10 +76,12 @@ def _print_group(console: Console, title: str, options: Iterable[Option]) -> Non
     console.print(table, markup=False, highlight=False)
 
 
-def _of_the_run() -> Iterator[Option]:
-    texts = {param.arg_name: param.description for param in parse_from_object(config.TrainConfig).params}
-    for field in fields(config.TrainConfig):
-        yield Option(field.name, "" if field.default is None else str(field.default), texts[field.name] or "")
+def _of(own: type, prefix: str = "") -> Iterator[Option]:
+    """Fields of a configuration."""
+    texts = {param.arg_name: param.description for cls in own.__mro__[:-1] for param in parse_from_object(cls).params}
+    for field in fields(own):
+        default = "" if field.default in {None, MISSING} else str(field.default)
+        yield Option(prefix + field.name, default, texts[field.name] or "")
 
 
 def _of_a_class(group: str, path: Path, name: str) -> Iterator[Option]:

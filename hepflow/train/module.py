@@ -16,7 +16,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
 from hepflow.errors import ConfigError, DataError
 from hepflow.models.hlf import HLFNet
-from hepflow.models.net import Inputs, Net
+from hepflow.models.inputs import Inputs
+from hepflow.models.net import Net
 from hepflow.train.batches import Batch
 from hepflow.train.data import EventData
 
@@ -128,7 +129,8 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Adam, with a learning rate that follows the schedule step by step."""
-        optimizer: Optimizer = AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        fused = "mixed" not in str(self.trainer.precision)  # Lightning's mixed precision clips no gradients of a fused optimizer
+        optimizer: Optimizer = AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=fused)
         n_steps = self._n_steps()
         schedule = LambdaLR(optimizer, lambda step: lr_factor(step, n_steps, self.warmup, self.schedule))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -3,7 +3,7 @@
 import numpy as np
 
 from hepflow.errors import DataError
-from hepflow.models.net import Order
+from hepflow.models.inputs import Order
 from hepflow.models.order import reading_order
 from hepflow.store import EventBlock, EventStore
 from hepflow.train.plan import Slice
@@ -54,7 +54,7 @@ class BlockReader:
         rows = reading_order(block, [feature.name for feature in spec.particles], self.order) if self.particles else None
         if rows is None:
             return block
-        return EventBlock(block.hlf, block.particles[rows], block.offsets, block.label, block.event_id)
+        return EventBlock(block.hlf, block.particles.take(rows, axis=0), block.offsets, block.label, block.event_id)
 
 
 def _take(block: EventBlock, start: int, stop: int) -> EventBlock:

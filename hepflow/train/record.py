@@ -14,14 +14,18 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from hepflow.ledger import digest, read_json, write_json
+from hepflow.ledger import code_hash, digest, read_json, write_json
 from hepflow.models.net import parameters
+from hepflow.schema import SPLITS
 from hepflow.train.callbacks import LAST, EpochTable, batch_of, read_table
+from hepflow.train.data import EventData
+from hepflow.train.loader import EventLoader
 from hepflow.train.module import net_of
 
 log = logging.getLogger(__name__)
 
 RUN_FILE, CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE = "run.json", "config.yaml", "metrics.csv", "predictions.parquet"
+ONNX_FILE = "model.onnx"
 CHECKPOINTS, BEST, TENSORBOARD = "checkpoints", "best.ckpt", "tensorboard"
 PACKAGES = ("hepflow", "torch", "pytorch-lightning", "torchmetrics", "numpy", "zarr")
 
@@ -68,7 +72,7 @@ class RunRecord(Callback):
     config_text : str
         The resolved configuration, as YAML.
     about : mapping
-        ``config_hash``, ``seed`` and ``store``.
+        ``config_hash``, ``seed``, ``store`` and ``engine``.
     """
 
     def __init__(self, folder: Path, state: State, config_text: str, about: Mapping[str, Any]) -> None:
@@ -79,6 +83,8 @@ class RunRecord(Callback):
         self._events = 0
         self._wall_s = 0.0
         self._since = time.perf_counter()
+        self._splits: dict[str, list[str]] = {}
+        self._code = code_hash()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Make the folder. Every rank has made up its mind about the folder's state before: they have met by now."""
@@ -97,11 +103,16 @@ class RunRecord(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, EpochTable):
                 logger.drop_from(trainer.current_epoch)
+        self._splits = {**self._splits, "fit": _splits_of(trainer.train_dataloader), "statistics": _splits_of_statistics(trainer)}
         self._since = time.perf_counter()
 
     def on_train_batch_end(self, *hook: Any) -> None:
         """Count events."""
         self._events += batch_of(hook).n_global
+
+    def on_validation_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Note on what the best epoch is chosen."""
+        self._splits["tuning"] = _splits_of(trainer.val_dataloaders)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the record current."""
@@ -113,11 +124,11 @@ class RunRecord(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Totals up to here."""
-        return {"events": self._events, "wall_s": self._wall_so_far()}
+        return {"events": self._events, "wall_s": self._wall_so_far(), "splits": self._splits}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with those totals."""
-        self._events, self._wall_s = state_dict["events"], state_dict["wall_s"]
+        self._events, self._wall_s, self._splits = state_dict["events"], state_dict["wall_s"], state_dict["splits"]
         self._since = time.perf_counter()
 
     def write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, finished: bool, **more: Any) -> None:
@@ -137,6 +148,8 @@ class RunRecord(Callback):
             "definitions": inputs.definitions,
             "parameters": parameters(net),
             "provenance": inputs.provenance,
+            "splits_used": self._splits,
+            "code": self._code,
             "epochs": len(history) if finished else trainer.current_epoch,
             "events_trained": self._events,
             "wall_s": wall_s,
@@ -159,8 +172,21 @@ class RunRecord(Callback):
 def _clear(folder: Path) -> None:
     """Remove what an earlier run left, and nothing that is not ours."""
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # TensorBoard's logs of other configurations lie beside ours
-    for name in (RUN_FILE, CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE):
+    for name in (RUN_FILE, CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, ONNX_FILE):
         (folder / name).unlink(missing_ok=True)
+
+
+def _splits_of(loader: Any) -> list[str]:
+    """Where a loader's events come from."""
+    assert isinstance(loader, EventLoader)
+    return sorted({block.part.split for blocks in loader.plan.blocks for block in blocks})
+
+
+def _splits_of_statistics(trainer: pl.Trainer) -> list[str]:
+    """What the normalisation has seen: the training split, unless its count of events says otherwise."""
+    data: EventData = trainer.datamodule  # type: ignore[attr-defined]  # Lightning attaches it, undeclared
+    n_train = sum(data.store.attributes["counts"]["train"].values())
+    return ["train"] if data.inputs.statistics["hlf"]["count"] == n_train else list(SPLITS)
 
 
 def _device(trainer: pl.Trainer) -> str:

@@ -17,6 +17,7 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.callbacks import Callback
 
 from hepflow.train.callbacks import LAST
@@ -33,8 +34,8 @@ def in_a_job() -> bool:
 
 
 def environment() -> list[SLURMEnvironment]:
-    """Lightning's plugin with its own signal handler switched off, where Slurm started this process."""
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    """Lightning's plugin with its own signal handler switched off, where Slurm and nobody in between started this process."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect() else []
 
 
 class SlurmRequeue(Callback):
@@ -65,6 +66,7 @@ class SlurmRequeue(Callback):
         if trainer.global_step % self.every == 0 and self._anyone_asked(trainer):
             trainer.save_checkpoint(self.folder / LAST)
             trainer.strategy.barrier("requeue")
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning's handler would wait for another batch
             if trainer.is_global_zero:
                 self._requeue()
             time.sleep(UNTIL_KILLED_S)  # Slurm ends this step
@@ -83,8 +85,7 @@ class SlurmRequeue(Callback):
         job = os.environ["SLURM_JOB_ID"]
         if task := os.environ.get("SLURM_ARRAY_TASK_ID"):
             job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{task}"
+        log.warning("the time is up: saved %s, job %s goes back into the queue", self.folder / LAST, job)
         result = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
         if result.returncode:
             log.error("the job could not be requeued (%s); submit it again: it goes on from %s", result.stderr.strip(), self.folder / LAST)
-        else:
-            log.warning("the time is up: saved %s and requeued job %s", self.folder / LAST, job)

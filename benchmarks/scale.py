@@ -1,0 +1,156 @@
+"""Features at scale: a graph of 10,000 fragments, the memory of a task by its size, and that of the workers over 100,000 events.
+
+The graph is that of the stage, with tasks that do no work, so that what is left is what Dask costs; its scheduler runs in this process.
+Memory is what the operating system says a process holds (its resident set).
+"""
+
+import argparse
+import json
+import logging
+import os
+import resource
+import tempfile
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import awkward as ak
+import generated
+import numpy as np
+from distributed import Client, LocalCluster
+from rich.console import Console
+from rich.table import Table
+
+from hepflow.config import ClusterConfig, FeaturesConfig
+from hepflow.features import memory_of_task, run, watch
+from hepflow.fragments import Fragment, empty_events, open_events, read_fragment
+from hepflow.parts import Outcome, make_part
+from hepflow.physics.features import compute
+from hepflow.schema import CLASSES, HLF, PARTICLE
+from hepflow.store import EventStore, StoreSpec
+
+MB = 1e6
+SPEC = StoreSpec(CLASSES, HLF, PARTICLE, "corrected", "benchmark", {"train": 0.7, "val": 0.1, "test": 0.2})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="10,000 events, in under two minutes")
+    parser.add_argument("--events", type=Path, help="a dataset of `hepflow ingest` whose events are repeated; default: generated events")
+    parser.add_argument("--parts", default="graph,memory,run", help="what to measure")
+    arguments = parser.parse_args()
+    logging.getLogger("hepflow").setLevel(logging.ERROR)
+    result: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        if "graph" in arguments.parts:
+            result |= graph(10_000)
+        if "memory" in arguments.parts:
+            result |= memory(scratch, (300, 1000) if arguments.quick else (300, 1000, 3000, 6000))
+        if "run" in arguments.parts:
+            result |= long_run(scratch, arguments.events, 10_000 if arguments.quick else 100_000)
+    print(json.dumps(result))
+
+
+def no_work(store: EventStore, fragment: Fragment, physics: str | None) -> Outcome:
+    return Outcome(fragment.name, 0, {})
+
+
+def graph(n: int) -> dict[str, float]:
+    """Seconds and memory that the graph of the stage costs the client and the scheduler."""
+    store = EventStore(Path("data/features.zarr"), SPEC)
+    parquet = Path("data/events/qcd")
+    fragments = [Fragment(f"qcd--part-{i:05d}", parquet / f"part-{i:05d}.parquet", (0, 1, 2), 3000, 10**8, f"{i:016x}") for i in range(n)]
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as client:
+        client.wait_for_workers(2)
+        before, started = held(), time.perf_counter()
+        outcomes = watch(client, partial(no_work, store, physics=None), fragments)
+        next(outcomes)
+        first = time.perf_counter() - started
+        done = 1 + sum(1 for _ in outcomes)
+        last = time.perf_counter() - started
+        grown = peak() - before
+    table = Table("graph of tasks without work", "", title=f"{done:,} fragments, load {os.getloadavg()[0]:.1f}")
+    table.add_row("until the first result is back", f"{first:.2f} s")
+    table.add_row("until the last is", f"{last:.1f} s")
+    table.add_row("memory of client and scheduler", f"{grown / MB:,.0f} MB, {grown / n / 1e3:.1f} kB a fragment")
+    Console().print(table)
+    return {"graph_submit_s": round(first, 2), "graph_done_s": round(last, 1), "graph_mb": round(grown / MB)}
+
+
+def memory(scratch: Path, sizes: tuple[int, ...]) -> dict[str, float]:
+    """What a task of each size holds at its peak, in a process of its own, against what is announced for it."""
+    table = Table("events", "Parquet, MB", "announced, MB", "held, MB", "of it before the task", "bytes a byte", title="memory of a task")
+    ratios = []
+    for n in sizes:
+        folder = scratch / f"events-{n}"
+        generated.write(folder, generated.events(n), 1)
+        (fragment,) = open_events(folder, 2**40).fragments
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            before, after = pool.submit(memory_of, fragment, scratch / f"{n}.zarr").result()
+        announced = memory_of_task(fragment)
+        ratios.append(announced / after)
+        numbers = (fragment.n_bytes / MB, announced / MB, after / MB, before / MB)
+        table.add_row(f"{n:,}", *(f"{x:,.0f}" for x in numbers), f"{(after - before) / fragment.n_bytes:.1f}")
+    Console().print(table)
+    return {"announced_vs_held_least": round(min(ratios), 2), "announced_vs_held_most": round(max(ratios), 2)}
+
+
+def memory_of(fragment: Fragment, output: Path) -> tuple[int, int]:
+    compute(empty_events())
+    before = held()
+    assert make_part(EventStore.create(output, SPEC), fragment, None).error is None
+    return before, peak()
+
+
+def long_run(scratch: Path, events: Path | None, n_events: int) -> dict[str, float]:
+    """Memory of two workers while they make a store of ``n_events``, in tenths of the run."""
+    chunk = generated.events(1500) if events is None else some_of(events, 1500)
+    generated.write(scratch / "many", chunk, -(-n_events // len(chunk)))
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
+        samples: list[float] = []
+        done = threading.Event()
+        sampler = threading.Thread(target=sample, args=(cluster, samples, done))
+        config = FeaturesConfig(
+            input=scratch / "many", output=scratch / "many.zarr", cluster=ClusterConfig(kind="address", address=cluster.scheduler_address)
+        )
+        sampler.start()
+        started = time.perf_counter()
+        run(config)
+        seconds = time.perf_counter() - started
+        done.set()
+        sampler.join()
+    ledger = EventStore.open(config.output).ledger()
+    tenths = [max(part) for part in np.array_split(np.array(samples), 10)]
+    table = Table("tenth of the run", "most memory of a worker, MB", title=f"{ledger.n_in:,} events, {ledger.n_in / seconds:,.0f} events/s")
+    for i, value in enumerate(tenths):
+        table.add_row(str(i + 1), f"{value / MB:,.0f}")
+    Console().print(table)
+    return {"run_events": ledger.n_in, "run_events_per_s": round(ledger.n_in / seconds), "run_last_vs_third_tenth": tenths[-1] / tenths[2]}
+
+
+def sample(cluster: LocalCluster, samples: list[float], done: threading.Event) -> None:
+    """The larger of the workers' memories, as they report it, twice a second."""
+    while not done.wait(0.5):
+        samples.append(max(worker.metrics.get("memory", 0) for worker in list(cluster.scheduler.workers.values())))
+
+
+def some_of(folder: Path, n: int) -> ak.Array:
+    """Events of a dataset, of all its fragments."""
+    fragments = open_events(folder, 2**26).fragments
+    return ak.concatenate([read_fragment(fragment)[: n // len(fragments) + 1] for fragment in fragments])
+
+
+def held() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main()

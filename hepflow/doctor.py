@@ -1,0 +1,181 @@
+"""``hepflow doctor``: what this machine has for each stage, what is missing, and how to get it. Nothing is changed or submitted."""
+
+import json
+import os
+import platform
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Literal
+
+from packaging.requirements import Requirement
+from rich.console import Console
+from rich.table import Table
+
+from hepflow.config import DoctorConfig
+from hepflow.errors import HepflowError
+
+GB = 1e9
+STAGES = ("ingest", "features", "train", "evaluate", "simulate")
+FEW_FILES = 1024
+"""Open files below which many workers, each with its connections, run out."""
+LITTLE_MEMORY, LITTLE_DISK = 4 * GB, 10 * GB
+SIGNS = {"ok": "[green]✓[/]", "note": "[yellow]![/]", "missing": "[red]✗[/]"}
+
+State = Literal["ok", "note", "missing"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is known of one thing that a stage needs."""
+
+    name: str
+    state: State
+    found: str
+    advice: str = ""
+    """How to get what is missing; empty where nothing is to be done."""
+
+
+def run(config: DoctorConfig) -> None:
+    """Look at everything and print it.
+
+    Raises
+    ------
+    HepflowError
+        A stage cannot run here, and ``strict`` asks for all of them.
+    """
+    findings = list(examine())
+    if config.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        _print(findings)
+    missing = [finding.name for finding in findings if finding.state == "missing"]
+    if missing and config.strict:
+        msg = f"missing: {', '.join(missing)}"
+        raise HepflowError(msg)
+
+
+def examine() -> Iterator[Finding]:
+    """Findings, one a thing."""
+    yield Finding("Python", "ok", f"{platform.python_version()} in {sys.prefix}")
+    for stage in STAGES:
+        yield _packages(stage)
+    for name, look in _LOOKS.items():
+        try:
+            yield look(name)
+        except (ImportError, HepflowError) as error:
+            yield Finding(name, "missing", "not usable", " ".join(str(error).split()))
+
+
+def _packages(stage: str) -> Finding:
+    """The packages of an extra, against the bounds that hepflow declares."""
+    wanted = [Requirement(line) for line in requires("hepflow") or ()]
+    wanted = [need for need in wanted if need.marker and need.marker.evaluate({"extra": stage}) and not need.marker.evaluate({"extra": ""})]
+    wrong = [f"{need.name} ({problem})" for need in wanted if (problem := _problem(need))]
+    advice = f"pip install 'hepflow[{stage}]'" if wrong else ""
+    return Finding(stage, "missing" if wrong else "ok", ", ".join(wrong) or f"{len(wanted)} packages", advice)
+
+
+def _problem(need: Requirement) -> str:
+    try:
+        found = version(need.name)
+    except PackageNotFoundError:
+        return "not installed"
+    return "" if need.specifier.contains(found, prereleases=True) else f"{found}, needs {need.specifier}"
+
+
+def _java(name: str) -> Finding:
+    home = import_module("hepflow.spark").java_home()
+    told = subprocess.run([home / "bin" / "java", "-version"], capture_output=True, text=True, check=False).stderr
+    return Finding(name, "ok", f"{told.splitlines()[0]} in {home}")
+
+
+def _torch(name: str) -> Finding:
+    torch = import_module("torch")
+    if not torch.cuda.is_available():
+        return Finding(name, "note", f"torch {torch.__version__}, no GPU seen", "training runs on the CPU, some hundred events/s a core")
+    devices = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    return Finding(name, "ok", f"torch {torch.__version__}, CUDA {torch.version.cuda}: {devices}")
+
+
+def _gru(name: str) -> Finding:
+    gru = import_module("hepflow.models.gru")
+    if gru.gru_kernels is None:
+        return Finding(name, "note", "stock torch only", "several times slower in training; pip install numba")
+    return Finding(name, "ok", "compiled with numba")
+
+
+def _slurm(name: str) -> Finding:
+    if shutil.which("sbatch") is None:
+        return Finding(name, "note", "no sbatch on the PATH", "only for batch clusters; on one, run this on a login node")
+    told = subprocess.run(["sinfo", "--noheader", "--format=%P"], capture_output=True, text=True, check=False, timeout=60)
+    if told.returncode:
+        return Finding(name, "note", "sbatch is here, and no controller answers", told.stderr.strip().splitlines()[0])
+    return Finding(name, "ok", f"partitions {' '.join(told.stdout.split())}")
+
+
+def _host_name(name: str) -> Finding:
+    """Spark's driver and Dask's scheduler are found by it."""
+    host = socket.gethostname()
+    try:
+        return Finding(name, "ok", f"{host} is {socket.gethostbyname(host)}")
+    except OSError:
+        advice = "Spark and Dask workers on other machines will not find this one; on this machine set SPARK_LOCAL_IP=127.0.0.1"
+        return Finding(name, "note", f"{host} has no address", advice)
+
+
+def _cores(name: str) -> Finding:
+    return Finding(name, "ok", f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} for this process")
+
+
+def _memory(name: str) -> Finding:
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and limit.read_text().strip().isdigit():
+        size = min(size, int(limit.read_text()))
+    return _at_least(name, size, LITTLE_MEMORY, "give features fewer workers (--cluster.workers) and Spark less (--spark.driver_memory)")
+
+
+def _disk(name: str) -> Finding:
+    return _at_least(name, shutil.disk_usage(Path.cwd()).free, LITTLE_DISK, "`hepflow ingest --estimate` says what your files will take")
+
+
+def _at_least(name: str, size: float, least: float, advice: str) -> Finding:
+    return Finding(name, "ok" if size >= least else "note", f"{size / GB:.1f} GB", "" if size >= least else advice)
+
+
+def _open_files(name: str) -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    advice = "" if soft >= FEW_FILES else f"ulimit -n {hard}"
+    return Finding(name, "note" if advice else "ok", f"{soft} at once", advice)
+
+
+_LOOKS: dict[str, Callable[[str], Finding]] = {
+    "Java": _java,
+    "GPU": _torch,
+    "fast GRU on the CPU": _gru,
+    "Slurm": _slurm,
+    "host name": _host_name,
+    "cores": _cores,
+    "memory": _memory,
+    "free disk here": _disk,
+    "open files": _open_files,
+}
+
+
+def _print(findings: list[Finding]) -> None:
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    for finding in findings:
+        table.add_row(SIGNS[finding.state], finding.name, finding.found)
+        if finding.advice:
+            table.add_row("", "", f"[dim]{finding.advice}[/]")
+    Console().print(table)
+    missing = [finding.name for finding in findings if finding.state == "missing"]
+    Console().print(f"missing: {', '.join(missing)}" if missing else "every stage can run here", highlight=False)

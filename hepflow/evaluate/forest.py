@@ -1,0 +1,45 @@
+"""A random forest of Spark ML on the high-level features: the other tree baseline, a run folder like the boosted trees'."""
+
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyspark.ml.classification import RandomForestClassifier
+from pyspark.ml.feature import VectorAssembler
+from pyspark.ml.functions import vector_to_array
+from pyspark.sql import DataFrame, SparkSession
+
+from hepflow.config import ForestConfig, SparkConfig
+from hepflow.evaluate.trees import Fitted, keep
+from hepflow.spark import session
+
+
+def run(config: ForestConfig) -> None:
+    """Fit on the training split, each class with the same weight, and predict the test split."""
+    keep(config, replace(config, input=Path(), output=Path(), spark=SparkConfig()), partial(_fit, config))
+
+
+def _fit(config: ForestConfig, x: np.ndarray, label: np.ndarray, x_test: np.ndarray) -> Fitted:
+    weights = len(label) / np.bincount(label) / len(np.unique(label))
+    with session(config.spark, "hepflow forest") as spark:
+        forest = RandomForestClassifier(weightCol="weight", numTrees=config.trees, maxDepth=config.depth, seed=config.seed)
+        train = _frame(spark, x, label=label.astype(np.float64), weight=weights[label]).cache()
+        train.count()
+        start = time.perf_counter()
+        fitted = forest.fit(train)
+        wall_s = time.perf_counter() - start
+        rows = fitted.transform(_frame(spark, x_test, row=np.arange(len(x_test))))
+        found = rows.select("row", vector_to_array("probability").alias("probability")).orderBy("row").toArrow()
+    probability = np.array(found["probability"].to_pylist())
+    return Fitted(probability, type(forest).__name__, config.trees, wall_s, "Spark ML", "pyspark")
+
+
+def _frame(spark: SparkSession, x: np.ndarray, **columns: np.ndarray) -> DataFrame:
+    """``features`` (a vector an event) and other columns."""
+    names = [f"x{i}" for i in range(x.shape[1])]
+    table = pa.table({**columns, **dict(zip(names, x.T, strict=True))})
+    frame = spark.createDataFrame(table).repartition(spark.sparkContext.defaultParallelism)
+    return VectorAssembler(inputCols=names, outputCol="features").transform(frame)

@@ -1,0 +1,134 @@
+"""Gradient-boosted trees on the high-level features: the baseline a net has to beat, as a run folder that evaluate reads like any other."""
+
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from hepflow.config import ForestConfig, TreesConfig
+from hepflow.errors import DataError
+from hepflow.evaluate.runs import ABOUT, PREDICTIONS
+from hepflow.ledger import code_hash, digest, read_json, write_json
+from hepflow.predictions import Predictions, write_predictions
+from hepflow.store import EventStore
+
+log = logging.getLogger(__name__)
+PACKAGES = ("hepflow", "numpy")
+LEAST = 1e-12
+"""Smallest probability: its logarithm is finite."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Trees, and what they say."""
+
+    probability: np.ndarray
+    """(test events, classes)"""
+    model: str
+    n_trees: int
+    """Or rounds: how often the training events were gone through."""
+    wall_s: float
+    engine: str
+    package: str
+    """Its name on PyPI."""
+
+
+Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], Fitted]
+"""(N, features) and (N) labels of the training split, (M, features) of the test split -> trees."""
+
+
+def run(config: TreesConfig) -> None:
+    """Fit on the training split, stop by a tenth of it that is held out, and predict the test split."""
+    keep(config, replace(config, input=Path(), output=Path()), partial(_fit, config))
+
+
+def keep(config: TreesConfig | ForestConfig, settings: object, fit: Fit) -> None:
+    """Fit trees, unless those of the same settings and store are there, and keep them as a run.
+
+    Parameters
+    ----------
+    config : TreesConfig or ForestConfig
+    settings : dataclass
+        What of it decides the result.
+    fit : callable
+    """
+    store = EventStore.open(config.input)
+    config_hash = digest(settings)
+    if _is_done(config.output, config_hash, store.spec.provenance):
+        log.info("up to date: %s (same configuration, same store)", config.output)
+        return
+    x, label, _ = _table(store, "train")
+    x_test, test_label, event_id = _table(store, "test")
+    fitted = fit(x, label, x_test)
+    logits = np.log(np.maximum(fitted.probability, LEAST)).astype(np.float32)
+    source = {"config_hash": config_hash, "seed": config.seed, "definitions": store.spec.definitions, "store": store.spec.provenance}
+    config.output.mkdir(parents=True, exist_ok=True)
+    predictions = Predictions(event_id, test_label, logits, store.spec.classes, config.output.name, {**source, "split": "test"})
+    write_predictions(config.output / PREDICTIONS, predictions)
+    about = {**source, "store": str(config.input), "provenance": store.spec.provenance}
+    write_json(config.output / ABOUT, {**about, **_about(fitted, len(label)), "name": config.output.name, "finished": True})
+    log.info("%d trees in %.1f s; run folder %s", fitted.n_trees, fitted.wall_s, config.output)
+
+
+def _fit(config: TreesConfig, x: np.ndarray, label: np.ndarray, x_test: np.ndarray) -> Fitted:
+    trees = HistGradientBoostingClassifier(
+        max_iter=config.rounds, learning_rate=config.learning_rate, early_stopping=True, class_weight="balanced", random_state=config.seed
+    )
+    start = time.perf_counter()
+    trees.fit(x, label)
+    wall_s = time.perf_counter() - start
+    return Fitted(trees.predict_proba(x_test), type(trees).__name__, int(trees.n_iter_), wall_s, "scikit-learn", "scikit-learn")
+
+
+def _is_done(folder: Path, config_hash: str, provenance: str) -> bool:
+    if not (folder / ABOUT).is_file() or not (folder / PREDICTIONS).is_file():
+        return False
+    record = read_json(folder / ABOUT)
+    return (record.get("config_hash"), record.get("provenance"), record.get("finished")) == (config_hash, provenance, True)
+
+
+def _about(fitted: Fitted, n_train: int) -> dict[str, Any]:
+    n_seen = n_train * fitted.n_trees
+    return {
+        "model": fitted.model,
+        "epochs": fitted.n_trees,
+        "events_trained": n_seen,
+        "wall_s": fitted.wall_s,
+        "events_per_s": n_seen / fitted.wall_s,
+        "engine": fitted.engine,
+        "device": f"cpu, {os.cpu_count()} cores",
+        "processes": 1,
+        "splits_used": {"fit": ["train"], "tuning": ["train"], "statistics": []},
+        "code": code_hash(),
+        "versions": {name: version(name) for name in (*PACKAGES, fitted.package)} | {"python": platform.python_version()},
+    }
+
+
+def _table(store: EventStore, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(N, features), (N) labels and (N) event_ids of a split.
+
+    Raises
+    ------
+    DataError
+        A class has no event in it.
+    """
+    blocks = [store.read(part, particles=False) for name in store.spec.classes for part in store.parts(split, name)]
+    _require_every_class(store, split, blocks)
+    hlf, label, event_id = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("hlf", "label", "event_id"))
+    return hlf, label, event_id
+
+
+def _require_every_class(store: EventStore, split: str, blocks: Sequence[Any]) -> None:
+    there = {int(label) for block in blocks for label in np.unique(block.label)}
+    if missing := [name for label, name in enumerate(store.spec.classes) if label not in there]:
+        msg = f"{store.path}, split {split}: no event of class {', '.join(missing)}. Simulate or ingest more."
+        raise DataError(msg)

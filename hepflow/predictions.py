@@ -1,0 +1,76 @@
+"""The predictions file: what a model says of events. The only writer and reader; training, scoring and evaluation meet here."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hepflow.errors import DataError
+from hepflow.schema import PREDICTIONS_SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of events, and who the model is."""
+
+    event_id: np.ndarray
+    """(events) int64"""
+    label: np.ndarray
+    """(events) int8, the truth"""
+    logits: np.ndarray
+    """(events, classes) float32"""
+    classes: tuple[str, ...]
+    model: str
+    provenance: Mapping[str, Any]
+    """Anything that tells where the model and the events come from; ``store`` is the store's hash, ``split`` the split."""
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """(events, classes) float64, softmax of the logits."""
+        shifted = np.exp(self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True, initial=-np.inf))
+        return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """One Parquet row an event, ordered by event_id; the rest in the file's metadata."""
+    order = np.argsort(predictions.event_id, kind="stable")
+    columns: dict[str, Any] = {"event_id": predictions.event_id[order], "label": predictions.label[order].astype(np.int8)}
+    for index, name in enumerate(predictions.classes):
+        columns[f"logit_{name}"] = predictions.logits[order, index].astype(np.float32)
+    about = {
+        "schema_version": PREDICTIONS_SCHEMA_VERSION,
+        "classes": list(predictions.classes),
+        "model": predictions.model,
+        "provenance": dict(predictions.provenance),
+    }
+    table = pa.table(columns).replace_schema_metadata({"hepflow": json.dumps(about, sort_keys=True)})
+    part = path.with_name(f".{path.name}.part")
+    pq.write_table(table, part, compression="zstd")
+    part.replace(path)
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Inverse of `write_predictions`.
+
+    Raises
+    ------
+    DataError
+        The file is missing, not Parquet, or not of this schema.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        msg = f"{path}: no readable predictions ({error}). Make them with `hepflow train fit` or `hepflow train predict`."
+        raise DataError(msg) from error
+    about = json.loads((table.schema.metadata or {}).get(b"hepflow", b"{}"))
+    if about.get("schema_version") != PREDICTIONS_SCHEMA_VERSION:
+        msg = f"{path}: predictions of schema version {about.get('schema_version')}, this hepflow reads {PREDICTIONS_SCHEMA_VERSION}."
+        raise DataError(msg)
+    classes: Sequence[str] = about["classes"]
+    logits = np.stack([table[f"logit_{name}"].to_numpy() for name in classes], axis=1)
+    return Predictions(table["event_id"].to_numpy(), table["label"].to_numpy(), logits, tuple(classes), about["model"], about["provenance"])

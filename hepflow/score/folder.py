@@ -1,0 +1,155 @@
+"""scores/: Parquet files of scores, the records of the shares that they are of, and ``_hepflow.json``, which says whose scores they are.
+
+What is done is what has a record; nothing else needs to survive a crash. A program that reads every ``*.parquet`` here reads each event
+once, also while a run writes.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+
+from hepflow.errors import DataError
+from hepflow.ingest.splits import Split
+from hepflow.ledger import Ledger, read_json, write_json
+from hepflow.schema import SCORES_SCHEMA_VERSION
+from hepflow.score.reading import replaced
+from hepflow.score.task import CLAIMS, RECORDS, Record
+
+MANIFEST = "_hepflow.json"
+
+
+class ScoreFolder:
+    """The state of a run: made from the records, and kept up to date as they come.
+
+    Parameters
+    ----------
+    path : Path
+    about : dict
+        Whose scores they are; ``key`` tells those that may lie together.
+    retry_lost : bool
+        Forget the shares that lost events; those that lost them to the file system or to dying workers are forgotten in any case.
+
+    Raises
+    ------
+    DataError
+        The folder holds scores of another model, physics or working point, or something else.
+    """
+
+    def __init__(self, path: Path, about: dict[str, Any], retry_lost: bool = False) -> None:
+        self.path, self.about = path, about
+        self._require_own()
+        for name in (RECORDS, CLAIMS):
+            (path / name).mkdir(parents=True, exist_ok=True)
+        self.done: dict[str, Record] = {}
+        self.ledger = Ledger()
+        self.accepted: Counter[str] = Counter()
+        self._sweep(retry_lost)
+        self.write(complete=False)
+
+    def add(self, record: Record) -> None:
+        """A share is done."""
+        self.done[record.split.key] = record
+        self.ledger += record.ledger
+        self.accepted.update(record.accepted)
+
+    def pending(self, splits: Sequence[Split]) -> list[Split]:
+        """What is not done. Scores of files that have another content now are removed: their new ones take their place."""
+        gone = replaced(splits, [record.split for record in self.done.values()])
+        for split in gone:
+            self._forget(self.done.pop(split.key))
+        if gone:
+            self._count()
+        return [split for split in splits if split.key not in self.done]
+
+    @property
+    def lost(self) -> list[Record]:
+        """Shares that lost events."""
+        return [record for record in self.done.values() if record.lost]
+
+    @property
+    def n_files(self) -> int:
+        """Files that are done, in part at least."""
+        return len({record.split.file.name for record in self.done.values()})
+
+    def write(self, *, complete: bool) -> None:
+        """Write ``_hepflow.json``."""
+        about = {
+            **self.about,
+            "schema_version": SCORES_SCHEMA_VERSION,
+            "complete": complete,
+            "ledger": self.ledger.check().to_dict(),
+            "accepted": dict(self.accepted),
+            "files": self.n_files,
+        }
+        write_json(self.path / MANIFEST, about)
+
+    def _require_own(self) -> None:
+        path = self.path / MANIFEST
+        if not path.is_file():
+            if self.path.exists() and any(self.path.iterdir()):
+                msg = f"{self.path}: there is something here that are no scores. Choose another output."
+                raise DataError(msg)
+            return
+        there = read_json(path)
+        if there.get("key") != self.about["key"]:
+            differ = [name for name in ("model", "physics", "working_points") if there.get(name) != self.about.get(name)]
+            msg = f"{self.path}: scores made in another way ({', '.join(differ) or 'by another version'} differ). Choose another output."
+            raise DataError(msg)
+
+    def _sweep(self, retry_lost: bool) -> None:
+        """Read the records, and remove what killed workers left without one."""
+        for part in self.path.glob("**/.*.part"):
+            part.unlink(missing_ok=True)
+        for path in sorted((self.path / RECORDS).glob("*.json")):
+            record = Record.from_dict(read_json(path))
+            there = record.fragment is None or (self.path / record.fragment).is_file()
+            if not there or record.transient or (record.lost and retry_lost):
+                self._forget(record)
+            else:
+                self.add(record)
+        live = {record.fragment for record in self.done.values()}
+        for path in self.path.glob("*.parquet"):
+            if path.name not in live:
+                path.unlink(missing_ok=True)
+        claimed = {record.uuid for record in self.done.values()}
+        for path in (self.path / CLAIMS).iterdir():
+            if path.name not in claimed:
+                path.unlink(missing_ok=True)
+
+    def _forget(self, record: Record) -> None:
+        (self.path / RECORDS / f"{record.split.key}.json").unlink(missing_ok=True)
+        if record.fragment is not None:
+            (self.path / record.fragment).unlink(missing_ok=True)
+        claim = self.path / CLAIMS / str(record.uuid)
+        if record.uuid is not None and claim.is_file() and claim.read_text() == record.split.file.name:
+            claim.unlink()
+
+    def _count(self) -> None:
+        records, self.done, self.ledger, self.accepted = list(self.done.values()), {}, Ledger(), Counter()
+        for record in records:
+            self.add(record)
+
+
+def read_scores(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
+    """All scores in a folder.
+
+    Parameters
+    ----------
+    path : Path
+        What `hepflow score` wrote, or writes at the moment.
+    columns : names, or None for all
+
+    Raises
+    ------
+    DataError
+        There are none.
+    """
+    files = sorted(str(file) for file in path.glob("*.parquet"))
+    if not files:
+        msg = f"{path}: no scores here. Make some with `hepflow score --output {path}`."
+        raise DataError(msg)
+    return pads.dataset(files, format="parquet").to_table(columns=None if columns is None else list(columns))

@@ -1,0 +1,129 @@
+"""`hepflow score`: raw events -> scores, one Parquet file a share of the input. A rerun does what is missing.
+
+The shares are Dask tasks, as the fragments of the features stage are, on the same clusters. Not Spark: nothing here shuffles, and a net
+that is scored as events arrive should not wait for a job to be planned. `hepflow.score.live` runs the same tasks on what arrives.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from distributed import Client, as_completed
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from hepflow import clusters
+from hepflow.config import ScoreConfig
+from hepflow.errors import DataError
+from hepflow.ingest.share import Access
+from hepflow.ingest.splits import Split
+from hepflow.ledger import digest
+from hepflow.locks import exclusive
+from hepflow.schema import SCORES_SCHEMA_VERSION
+from hepflow.score import live
+from hepflow.score.folder import ScoreFolder
+from hepflow.score.pool import outcome, submit, told, upload
+from hepflow.score.reading import splits_of
+from hepflow.score.scorer import Scorer
+from hepflow.score.task import Task
+from hepflow.score.working_points import resolve
+
+log = logging.getLogger(__name__)
+
+_NAMED = 20
+"""Bad files named on the screen; their records have them all."""
+
+
+def run(config: ScoreConfig) -> None:
+    """Score what is in the input, or (``stream``) what arrives in it until interrupted.
+
+    Raises
+    ------
+    DataError
+        The model or the input cannot be used, or more files are lost than allowed.
+    """
+    scorer, task, about = prepare(config)
+    with exclusive(config.output):
+        folder = ScoreFolder(task.output, about, config.retry_quarantined)
+        if config.stream:
+            with clusters.connect(config.cluster, config.in_flight) as client:
+                upload(client, task)
+                live.run(config, folder, task, scorer.net.spread, client)
+        else:
+            _score_all(config, folder, task)
+        judge(folder, config)
+
+
+def prepare(config: ScoreConfig) -> tuple[Scorer, Task, dict[str, Any]]:
+    """Load the model once, so that whatever is wrong with it is said before any work, and describe the work."""
+    scorer = Scorer(config.model, config.physics, config.store)
+    points = resolve(config.working_point, config.report, config.model, scorer.inputs)
+    key = digest(SCORES_SCHEMA_VERSION, scorer.net.identity, scorer.physics_identity, points, config.tree)
+    access = Access(config.tree, config.retries, config.timeout_s)
+    task = Task(config.output.absolute(), config.model.absolute(), scorer.net.identity, config.physics, points, access, key)
+    about: dict[str, Any] = {
+        "key": key,
+        "model": {"file": str(config.model), "hash": scorer.net.identity, "net": scorer.net.net, "store": scorer.inputs.provenance},
+        "classes": list(scorer.inputs.classes),
+        "hlf": list(scorer.inputs.hlf),
+        "definitions": scorer.inputs.definitions,
+        "physics": scorer.physics_identity,
+        "working_points": [asdict(point) for point in points],
+    }
+    return scorer, task, about
+
+
+def _score_all(config: ScoreConfig, folder: ScoreFolder, task: Task) -> None:
+    splits = splits_of(config.input, task.access, config.target_partition_mb << 20)
+    pending = folder.pending(splits)
+    if len(pending) < len(splits):
+        log.info("%d of %d shares of files are finished, going on with the rest", len(splits) - len(pending), len(splits))
+    seconds, before = 0.0, folder.ledger.n_in
+    if pending:
+        with clusters.connect(config.cluster, len(pending)) as client:
+            upload(client, task)
+            started = time.perf_counter()
+            _run_tasks(client, pending, task, folder)
+            seconds = time.perf_counter() - started
+    folder.write(complete=True)
+    streams = "".join(f", {count:,} kept by {name}" for name, count in folder.accepted.items())
+    log.info(
+        "scored %s: %s%s, %.0f events/s",
+        config.output,
+        folder.ledger.summary(),
+        streams,
+        (folder.ledger.n_in - before) / max(seconds, 1e-9),
+    )
+
+
+def _run_tasks(client: Client, pending: Sequence[Split], task: Task, folder: ScoreFolder) -> None:
+    rate = TextColumn("files, {task.fields[rate]:,.0f} events/s")
+    columns = (SpinnerColumn(), TextColumn("score"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    futures = {submit(client, split, task): split for split in sorted(pending, key=lambda split: -split.size)}
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("score", total=len(futures), rate=0.0)
+        n_events, started = 0, time.perf_counter()
+        for future in as_completed(futures):
+            record = outcome(future, futures[future], task)
+            folder.add(record)
+            n_events += record.n_in
+            progress.update(bar, advance=1, rate=n_events / (time.perf_counter() - started))
+            future.release()
+
+
+def judge(folder: ScoreFolder, config: ScoreConfig) -> None:
+    """Name the files that lost events; too many of them are an error, after all the work is done."""
+    lost = folder.lost
+    for record in lost[:_NAMED]:
+        log.warning("quarantined %s", told(record))
+    if len(lost) > _NAMED:
+        log.warning("... and %d more, see the records in %s", len(lost) - _NAMED, config.output)
+    files = {record.split.file.name for record in lost}
+    if len(files) > config.max_lost_files:
+        msg = (
+            f"{config.output}: {len(files)} of {folder.n_files} files lost events (the first, {told(lost[0])}), {config.max_lost_files} "
+            f"allowed; the rest is done. Repair them and run again, or allow it with --max_lost_files {len(files)}."
+        )
+        raise DataError(msg)

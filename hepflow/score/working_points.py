@@ -1,0 +1,132 @@
+"""Working points: ``ttbar@0.99`` -> the threshold that the report measured for it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hepflow.errors import ConfigError, DataError, HepflowError
+from hepflow.evaluate.metrics import log_odds
+from hepflow.ledger import read_json
+from hepflow.models.inputs import Inputs
+from hepflow.schema import METRICS_SCHEMA_VERSION
+
+METRICS = "metrics.json"
+ROUNDING = 1e-4
+"""A threshold is the score of a test event, which must not be lost because its logits are rounded in another way here; also relative."""
+
+
+@dataclass(frozen=True)
+class WorkingPoint:
+    """A stream of the trigger: events whose log-odds of signal against background reach the threshold."""
+
+    name: str
+    """As asked for, such as ``ttbar@0.99``."""
+    selection: str
+    """Its name in the report, such as ``ttbar_vs_rest``."""
+    target: float
+    """Least share that every signal class is to keep."""
+    signal: tuple[int, ...]
+    background: tuple[int, ...]
+    """Labels."""
+    threshold: float
+    report: str
+    """Hash of the report's inputs."""
+
+    @property
+    def stream(self) -> str:
+        """Name of its column in the scores is ``accept_`` and this."""
+        return self.name.partition("@")[0]
+
+    def accepts(self, logits: np.ndarray) -> np.ndarray:
+        """Which events the stream keeps, of logits (events, classes); a score that is not a number never is."""
+        slack = ROUNDING * max(1.0, abs(self.threshold))
+        return log_odds(logits, self.signal, self.background) >= self.threshold - slack
+
+
+def resolve(asked: str, report: Path, model: Path, inputs: Inputs) -> tuple[WorkingPoint, ...]:
+    """The working points of a model.
+
+    Parameters
+    ----------
+    asked : str
+        ``SELECTION@EFFICIENCY``, several of them with commas. The selection is a class (against the rest) or any in the report.
+    report : Path
+        Folder that `hepflow evaluate` wrote, or its metrics.json.
+    model : Path
+        The ONNX file: its folder is the run whose numbers count.
+    inputs : Inputs
+        Of the model.
+
+    Raises
+    ------
+    ConfigError
+        A working point is not of this form, or the report has none such.
+    DataError
+        There is no report, or it is of another model.
+    """
+    names = [name.strip() for name in asked.split(",") if name.strip()]
+    if not names:
+        return ()
+    metrics = _metrics(report)
+    measured = _of_model(metrics, report, model, inputs)
+    points = tuple(_resolve(name, metrics, measured, inputs) for name in names)
+    if len({point.stream for point in points}) < len(points):
+        msg = f"working_point {asked!r}: a selection may be there once, each makes a column of its name"
+        raise ConfigError(msg)
+    return points
+
+
+def _metrics(report: Path) -> Mapping[str, Any]:
+    path = report / METRICS if report.is_dir() or report.suffix != ".json" else report
+    try:
+        metrics: Mapping[str, Any] = read_json(path)
+    except (OSError, HepflowError) as error:
+        msg = (
+            f"{path}: no readable report to take the working point from ({error}). Make one with `hepflow evaluate --output {path.parent}`."
+        )
+        raise DataError(msg) from error
+    if metrics.get("schema_version") != METRICS_SCHEMA_VERSION:
+        msg = f"{path}: report of schema version {metrics.get('schema_version')}, this hepflow reads {METRICS_SCHEMA_VERSION}."
+        raise DataError(msg)
+    return metrics
+
+
+def _of_model(metrics: Mapping[str, Any], report: Path, model: Path, inputs: Inputs) -> Mapping[str, Any]:
+    """What the report says of the model's run."""
+    run = model.absolute().parent.name
+    measured: Mapping[str, Any] | None = metrics["models"].get(run)
+    if measured is None:
+        msg = f"{report}: no model {run!r} in it, only {', '.join(metrics['models'])}. A threshold is one model's: evaluate this run."
+        raise DataError(msg)
+    if tuple(metrics["classes"]) != inputs.classes or measured["provenance"].get("store") != inputs.provenance:
+        msg = (
+            f"{report}: its {run!r} was made for other classes or another feature store than {model} "
+            f"({measured['provenance'].get('store')}, not {inputs.provenance}). Evaluate this run again."
+        )
+        raise DataError(msg)
+    return measured
+
+
+def _resolve(name: str, metrics: Mapping[str, Any], measured: Mapping[str, Any], inputs: Inputs) -> WorkingPoint:
+    choice, _, number = name.partition("@")
+    try:
+        target = float(number)
+    except ValueError as error:
+        msg = f"working_point must be SELECTION@EFFICIENCY, such as {inputs.classes[-1]}@0.99, got {name!r}"
+        raise ConfigError(msg) from error
+    selection = next((key for key in (choice, f"{choice}_vs_rest") if key in metrics["selections"]), None)
+    if selection is None:
+        msg = f"working_point {name!r}: the report has no selection {choice!r}, only {', '.join([*inputs.classes, *metrics['selections']])}"
+        raise ConfigError(msg)
+    points = measured["selections"][selection]["working_points"]
+    point = next((point for point in points if abs(point["target"] - target) < 1e-9), None)
+    if point is None:
+        targets = ", ".join(str(point["target"]) for point in points)
+        msg = f"working_point {name!r}: the report has the efficiencies {targets}; for others run `hepflow evaluate --targets=[{number}]`"
+        raise ConfigError(msg)
+    of = metrics["selections"][selection]
+    signal, background = (tuple(inputs.classes.index(member) for member in of[side]) for side in ("signal", "background"))
+    return WorkingPoint(name, selection, target, signal, background, float(point["threshold"]), str(metrics["inputs"]))

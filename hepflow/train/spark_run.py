@@ -1,0 +1,154 @@
+"""The training of `hepflow train fit` inside Spark: TorchDistributor runs it as one barrier job, a DDP process a task (gloo, CPU).
+
+The driver reads the options, makes sure that there is something to do, and shows what the first process says. Every process reads the
+same options again and trains by the same code as anywhere else; Spark only gives it its place among the others. A barrier job ends
+as a whole when one of its tasks does; the same command then goes on from the last checkpoint.
+"""
+
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
+from pyspark.ml.torch.distributor import TorchDistributor
+from pytorch_lightning.cli import LightningArgumentParser
+
+from hepflow.config import SparkConfig, SparkTrainConfig
+from hepflow.errors import HepflowError
+from hepflow.ledger import read_json
+from hepflow.spark import is_local, session
+from hepflow.train.callbacks import LAST, EpochLines
+from hepflow.train.cli import TrainCLI, fit, prepared
+from hepflow.train.record import CHECKPOINTS, RUN_FILE
+from hepflow.train.spark_task import train
+
+log = logging.getLogger(__name__)
+
+WAIT_S = 120
+"""How long to wait for as many free cores as the job needs all at once."""
+
+
+class SparkCLI(TrainCLI):
+    """The options of `hepflow train fit`, with those of Spark; the process's place comes from the task that started it."""
+
+    prog = "hepflow spark-train"
+    engine = "Spark"
+    progress = EpochLines
+    requeues = False
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The same, and Spark."""
+        super().add_arguments_to_parser(parser)
+        parser.add_class_arguments(SparkTrainConfig, "spark")
+
+    def before_instantiate_classes(self) -> None:
+        """Keep what concerns Spark out of the run's configuration, so that it is the one of any other training of this net."""
+        self.spark = SparkTrainConfig(**vars(self.config.pop("spark")))
+        super().before_instantiate_classes()
+        trainer = self.config.trainer
+        trainer.accelerator, trainer.strategy, trainer.devices, trainer.num_nodes = "cpu", "ddp", 1, self.spark.num_processes
+        self.config.threads = self.config.threads or self.spark.cpus_per_process
+
+
+class _Driver(SparkCLI):
+    """Reads the options and makes nothing."""
+
+    def instantiate_classes(self) -> None:
+        """The processes do."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Train a net inside Spark.
+
+    Parameters
+    ----------
+    args : sequence of str
+        Options of `hepflow train fit`, and those of Spark.
+
+    Raises
+    ------
+    HepflowError
+        A mistake of the user's, or the job did not come to its end.
+    """
+    with prepared():
+        driver = _Driver("fit", args)
+    if driver.state == "done":
+        log.info("up to date: %s (same configuration, same store)", driver.folder)
+        return
+    start = time.perf_counter()
+    with session(_for_the_job(driver.spark), f"hepflow spark-train {driver.folder.name}"):
+        mistake = _run(driver, args)
+    if mistake:
+        raise HepflowError(mistake)
+    total, training = time.perf_counter() - start, read_json(driver.folder / RUN_FILE)["wall_s"]
+    log.info("%.1f s in all: %.1f s of training, %.1f s to start, to test and to end", total, training, total - training)
+
+
+def _run(driver: SparkCLI, args: Sequence[str]) -> str | None:
+    distributor = TorchDistributor(driver.spark.num_processes, local_mode=False, use_gpu=False)
+    logging.getLogger(TorchDistributor.__name__).setLevel(logging.WARNING)
+    try:
+        return distributor.run(train, list(args), str(Path.cwd()))
+    except (PySparkException, Py4JError) as error:
+        last = driver.folder / CHECKPOINTS / LAST
+        onward = f"the same command goes on from {last}" if last.is_file() else "there is no checkpoint yet"
+        reason = _reason(error, driver.spark.num_processes)
+        msg = f"the Spark job of {driver.folder.name} ended before its training did ({reason}); {onward}."
+        raise HepflowError(msg) from error
+
+
+def process(args: list[str], folder: str) -> str | None:
+    """Train as one process of the job, see `spark_task.train`."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("hepflow").setLevel(logging.INFO if os.environ["RANK"] == "0" else logging.WARNING)
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        return f"a Spark task cannot enter {folder} ({error.strerror}): store, configurations and runs must lie where every node sees them"
+    try:
+        with prepared():
+            fit(SparkCLI("fit", args))
+    except HepflowError as error:
+        return str(error)
+    except RuntimeError as error:
+        if "gloo" not in str(error):
+            raise
+        log.error("process %d lost the others", int(os.environ["RANK"]) + 1)
+        sys.exit()  # without a result, by which Spark knows that it failed
+    return None
+
+
+def _for_the_job(config: SparkTrainConfig) -> SparkConfig:
+    """A session in which exactly these processes run at once; properties of the user's win."""
+    processes, cpus = config.num_processes, config.cpus_per_process
+    properties = {
+        "spark.task.cpus": str(cpus),
+        "spark.executor.cores": str(cpus),
+        "spark.executor.instances": str(processes),
+        "spark.cores.max": str(processes * cpus),
+        "spark.scheduler.barrier.maxConcurrentTasksCheck.interval": "2s",
+        "spark.scheduler.barrier.maxConcurrentTasksCheck.maxFailures": str(WAIT_S // 2),
+    }
+    master = f"local[{processes * cpus}]" if is_local(config.master) else config.master
+    if is_local(config.master) and processes * cpus > (cores := len(os.sched_getaffinity(0))):
+        log.warning("%d processes of %d cores share the %d cores of this machine", processes, cpus, cores)
+    fixed = {"spark.dynamicAllocation.enabled": "false"}  # a barrier job does not start with it
+    return replace(SparkConfig(driver_memory=config.driver_memory), master=master, conf=properties | dict(config.conf) | fixed)
+
+
+def _reason(error: Exception, processes: int) -> str:
+    """What Spark says of it, without its stack traces."""
+    text = str(error)
+    if rank := re.search(r"barrier task ResultTask\(\d+, (\d+)\)", text):
+        lost = re.search(r"ExecutorLostFailure.*", text)
+        return f"process {int(rank[1]) + 1} of {processes} ended{f': {lost[0]}' if lost else ', see above'}"
+    if "SPARK-24819" in text:
+        return f"the cluster never had the cores for {processes} processes free at the same time"
+    told = re.search(r"(?:SparkException|^: [\w.$]+): (.*)", text, re.MULTILINE)
+    return told[1] if told else text.strip().split("\n", maxsplit=1)[0]

@@ -1,0 +1,22 @@
+"""What Spark sends to the tasks of a training. Light to import: the Spark worker that only starts the process that trains does so too."""
+
+from importlib import import_module
+
+
+def train(args: list[str], folder: str) -> str | None:
+    """One process of the job.
+
+    Parameters
+    ----------
+    args : list of str
+        What the driver was given.
+    folder : str
+        Where the driver runs: relative paths start there.
+
+    Returns
+    -------
+    str or None
+        A mistake of the user's.
+    """
+    mistake: str | None = import_module("hepflow.train.spark_run").process(args, folder)
+    return mistake

@@ -1,0 +1,226 @@
+"""Hyper-parameter search with Optuna: every trial is a training as `hepflow train fit` does it, judged on the validation split.
+
+Trials run on Dask workers and meet in a journal file, so that a search goes on where it was stopped. No trial opens the test split.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytorch_lightning as pl
+import yaml
+from distributed import as_completed
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+
+from hepflow import clusters, locks
+from hepflow.config import TuneConfig, shipped
+from hepflow.errors import ConfigError, DataError, HepflowError
+from hepflow.ledger import digest
+from hepflow.store import EventStore
+from hepflow.train.callbacks import LAST
+from hepflow.train.cli import TrainCLI, prepared
+from hepflow.train.folds import make_folds
+from hepflow.train.record import CHECKPOINTS
+from hepflow.train.tune_report import report
+
+log = logging.getLogger(__name__)
+
+JOURNAL, BEST_FILE = "study.journal", "best.yaml"
+STUDY = "hepflow"
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def run(config: TuneConfig) -> None:
+    """Run the trials that are missing, then say which were best and write best.yaml.
+
+    Raises
+    ------
+    ConfigError
+        The space is no space, or the folder holds another search.
+    DataError
+        No trial came to its end.
+    """
+    overlay = _overlay(config.net)
+    store = EventStore.open(config.input)
+    settings = digest(config.space, overlay, store.spec.provenance, config.folds, config.seed)
+    with locks.exclusive(config.output):
+        config.output.mkdir(parents=True, exist_ok=True)
+        study = _study(config, settings)
+        n_left = _put_in_order(study, config)
+        if n_left:
+            if config.folds:
+                make_folds(config.input, config.output, config.folds)
+            _run_trials(config, overlay, n_left)
+        study = _load(config)
+        if not study.get_trials(states=(TrialState.COMPLETE,)):
+            msg = f"{config.output}: no trial came to its end with a loss that is a number. Look at the space, or turn pruning off."
+            raise DataError(msg)
+        best = {name: json.loads(value) if isinstance(value, str) else value for name, value in study.best_params.items()}
+        _write_best(config.output / BEST_FILE, merged(overlay, best), study)
+        report(study, config.output)
+        log.info("next: hepflow train fit --config %s --data.store %s", config.output / BEST_FILE, config.input)
+
+
+def merged(overlay: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """An overlay with dotted options put into it."""
+    result = json.loads(json.dumps(overlay))
+    for name, value in options.items():
+        *groups, last = name.split(".")
+        place = result
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+    return result
+
+
+def suggestions(trial: optuna.Trial, space: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted options of a trial: one of a list's values, or a number from a range."""
+    chosen: dict[str, Any] = {}
+    for name, values in space.items():
+        if isinstance(values, Mapping):
+            integer = all(isinstance(values[end], int) for end in ("low", "high"))
+            chosen[name] = (trial.suggest_int if integer else trial.suggest_float)(name, **values)
+        else:
+            chosen[name] = json.loads(trial.suggest_categorical(name, [json.dumps(value) for value in values]))
+    return chosen
+
+
+def _overlay(net: str) -> dict[str, Any]:
+    path = next((path for path in (Path(net), shipped(f"train/{net}.yaml")) if path.is_file()), None)
+    if path is None:
+        known = ", ".join(sorted(found.stem for found in shipped("train").glob("*.yaml")))
+        msg = f"net {net!r} is neither a file nor one of {known}"
+        raise ConfigError(msg)
+    return yaml.safe_load(path.read_text()) or {}
+
+
+def _study(config: TuneConfig, settings: str) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(storage=_storage(config), study_name=STUDY, load_if_exists=True)
+    if study.user_attrs.get("settings", settings) != settings:
+        msg = f"{config.output}: the search here has another net, space, store, seed or number of folds. Choose another --output."
+        raise ConfigError(msg)
+    study.set_user_attr("settings", settings)
+    return study
+
+
+def _storage(config: TuneConfig) -> optuna.storages.JournalStorage:
+    return optuna.storages.JournalStorage(JournalFileBackend(str(config.output / JOURNAL)))
+
+
+def _load(config: TuneConfig, seed: int = 0) -> optuna.Study:
+    sampler = optuna.samplers.TPESampler(seed=seed) if config.sampler == "tpe" else optuna.samplers.RandomSampler(seed=seed)
+    pruner = optuna.pruners.MedianPruner(n_warmup_steps=1) if config.pruning else optuna.pruners.NopPruner()
+    return optuna.load_study(study_name=STUDY, storage=_storage(config), sampler=sampler, pruner=pruner)
+
+
+def _put_in_order(study: optuna.Study, config: TuneConfig) -> int:
+    """Put trials that nobody works on any more back into the queue, and the points of a grid; say how many are to be run."""
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params)
+    wanted = config.trials
+    if config.sampler == "grid":
+        points = [dict(zip(config.space, point, strict=True)) for point in product(*config.space.values())]
+        wanted = min(wanted, len(points))
+        for point in points[:wanted]:
+            study.enqueue_trial({name: json.dumps(value) for name, value in point.items()}, skip_if_exists=True)
+    return max(0, wanted - len(study.get_trials(states=FINISHED)))
+
+
+def _run_trials(config: TuneConfig, overlay: dict[str, Any], n_left: int) -> None:
+    plain = replace(config, output=config.output.absolute(), input=config.input.absolute())
+    done = len(_load(config).get_trials(states=FINISHED))
+    with clusters.connect(config.cluster, n_left) as client:
+        futures = [client.submit(_one, plain, overlay, done + index, pure=False) for index in range(n_left)]
+        for count, future in enumerate(as_completed(futures), start=done + 1):
+            said, mistake = future.result()
+            if mistake:
+                raise HepflowError(mistake)
+            log.info("[%d/%d] %s", count, done + n_left, said)
+
+
+def _one(config: TuneConfig, overlay: dict[str, Any], index: int) -> tuple[str, str | None]:
+    """Run one trial, in a worker; what came of it, in words, and a mistake of the user's."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = _load(config, seed=config.seed * 1_000_003 + index)
+    numbers: list[int] = []
+
+    def objective(trial: optuna.Trial) -> float:
+        numbers.append(trial.number)
+        return _loss(trial, config, overlay)
+
+    try:
+        study.optimize(objective, n_trials=1)
+    except HepflowError as error:
+        return "", str(error)
+    trial = study.trials[numbers[0]]
+    state = trial.state.name.lower()
+    return f"trial {trial.number}: {state if trial.value is None else f'val_loss {trial.value:.4f}'}", None
+
+
+def _loss(trial: optuna.Trial, config: TuneConfig, overlay: dict[str, Any]) -> float:
+    """Lowest val_loss of a trial's training; with folds, the mean over them."""
+    chosen = suggestions(trial, config.space)
+    folder = config.output / "trials" / digest(chosen)  # the same point again goes on where it was
+    folder.mkdir(parents=True, exist_ok=True)
+    own = folder / "overlay.yaml"
+    own.write_text(yaml.safe_dump(merged(overlay, chosen)))
+    if not config.folds:
+        return _fit(own, config.input, folder, config.seed, _Report(trial))
+    losses: list[float] = []
+    for fold, store in enumerate(make_folds(config.input, config.output, config.folds)):
+        losses.append(_fit(own, store, folder / f"fold-{fold}", config.seed))
+        trial.report(sum(losses) / len(losses), fold)
+        if fold + 1 < config.folds and trial.should_prune():
+            raise optuna.TrialPruned
+    return sum(losses) / len(losses)
+
+
+def _fit(overlay: Path, store: Path, folder: Path, seed: int, *callbacks: Callback) -> float:
+    """Train in this process, without a look at the test split."""
+    quiet = ("--trainer.enable_progress_bar", "false", "--trainer.logger", "false", "--trainer.devices", "1")
+    options = ("--config", str(overlay), "--data.store", str(store), "--output", str(folder), "--seed", str(seed), "--threads", "1", *quiet)
+    with prepared():
+        cli = _TrialCLI("fit", options)
+        cli.trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]  # Lightning sets it, undeclared
+        last = folder / CHECKPOINTS / LAST if cli.state == "resume" else None
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last, weights_only=True)
+    for callback in callbacks:
+        if isinstance(callback, _Report) and callback.pruned:
+            raise optuna.TrialPruned
+    (kept,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, ModelCheckpoint))  # type: ignore[attr-defined]
+    assert kept.best_model_score is not None
+    return float(kept.best_model_score)
+
+
+class _TrialCLI(TrainCLI):
+    prog = "hepflow tune"
+    requeues = False
+
+
+class _Report(Callback):
+    """Tells the study of every epoch, and ends a trial that is worse than others were."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self.trial = trial
+        self.pruned = False
+
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Report, and ask."""
+        self.trial.report(float(trainer.callback_metrics["val_loss"]), trainer.current_epoch)
+        if self.trial.should_prune():
+            self.pruned = trainer.should_stop = True
+
+
+def _write_best(path: Path, overlay: dict[str, Any], study: optuna.Study) -> None:
+    best: FrozenTrial = study.best_trial
+    n = len(study.get_trials(states=FINISHED))
+    path.write_text(f"# hepflow tune: trial {best.number}, the best of {n}, val_loss {best.value:.5f}\n{yaml.safe_dump(overlay)}")

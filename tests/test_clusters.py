@@ -1,0 +1,50 @@
+"""The cluster's settings: time limits as Slurm writes them, jobs that Slurm would refuse."""
+
+import subprocess
+import sys
+
+import pytest
+
+from hepflow.clusters import connect, walltime_seconds, worker_memory
+from hepflow.config import ClusterConfig, SlurmConfig
+from hepflow.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("walltime", "seconds"),
+    [
+        ("90", 90 * 60),
+        ("90:30", 90 * 60 + 30),
+        ("02:00:00", 7200),
+        ("1-12", 36 * 3600),
+        ("1-12:30", 36 * 3600 + 30 * 60),
+        ("2-00:00:01", 2 * 86400 + 1),
+    ],
+)
+def test_every_format_of_slurms_time_limit_is_understood(walltime, seconds):
+    assert walltime_seconds(walltime) == seconds
+
+
+@pytest.mark.parametrize("walltime", ["", "two hours", "1:2:3:4", "-5", "1-", "1-2:3:4:5", "x-1", "0:59"])
+def test_other_time_limits_are_refused(walltime):
+    with pytest.raises(ConfigError, match=r"cluster\.slurm\.walltime must be"):
+        walltime_seconds(walltime)
+
+
+def test_without_slurm_the_message_says_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    config = ClusterConfig(kind="slurm", memory="1GiB", slurm=SlurmConfig(interface="lo"))
+    with pytest.raises(ConfigError, match="there is no sbatch here"), connect(config, 1):
+        pass
+
+
+def test_a_slurm_worker_has_the_memory_of_its_configuration():
+    assert worker_memory(ClusterConfig(kind="slurm")) == 4 * 2**30
+    assert worker_memory(ClusterConfig(kind="slurm", memory="2GiB")) == 2 * 2**30
+    assert worker_memory(ClusterConfig(kind="address", address="tcp://somewhere:1")) is None
+
+
+def test_ctrl_c_stays_an_interrupt():
+    """In a process of its own: whatever else the tests import may have handlers too."""
+    code = "import signal, hepflow.features; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

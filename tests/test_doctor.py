@@ -1,0 +1,39 @@
+"""`hepflow doctor` sees what is there and what is not."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from hepflow import doctor
+
+
+def examine(tmp_path: Path, **environment: str) -> dict[str, dict[str, str]]:
+    command = [sys.executable, "-m", "hepflow", "doctor", "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, cwd=tmp_path, env=os.environ | environment)
+    return {finding["name"]: finding for finding in json.loads(result.stdout)}
+
+
+def test_what_is_missing_is_named_with_a_way_to_get_it(tmp_path: Path) -> None:
+    broken = tmp_path / "jdk" / "bin" / "java"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    found = examine(tmp_path, PATH=str(tmp_path), JAVA_HOME=str(tmp_path / "jdk"))
+    assert (found["Slurm"]["state"], found["Slurm"]["found"]) == ("note", "no sbatch on the PATH")
+    assert str(broken.parents[1]) not in found["Java"]["found"]
+    assert {"ingest", "features", "train", "evaluate", "simulate"} <= found.keys()
+    assert all(finding["advice"] for finding in found.values() if finding["state"] == "missing")
+
+
+@pytest.mark.parametrize(
+    ("need", "problem"),
+    [("numpy>=1.26", ""), ("numpy>=1.26,<1.27", "needs <1.27,>=1.26"), ("no-such-package>=1", "not installed")],
+)
+def test_versions_are_held_against_the_bounds(need: str, problem: str) -> None:
+    assert problem in doctor._problem(Requirement(need))
+    assert bool(problem) == bool(doctor._problem(Requirement(need)))

@@ -1,0 +1,207 @@
+"""The report on what the stages really leave: events -> features of both definitions -> trained nets -> evaluate, leaks and all."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from delphes_events import random_events, to_arrow, write_fragment, write_marker
+from test_train_fit import fit
+from toy_store import toy_store
+
+from hepflow.config import EvaluateConfig, FeaturesConfig, TreesConfig
+from hepflow.errors import DataError
+from hepflow.evaluate import trees
+from hepflow.evaluate.job import evaluate, run
+from hepflow.evaluate.runs import find_runs, read_run
+from hepflow.fragments import open_events
+from hepflow.ledger import Ledger, code_hash, read_json, write_json
+from hepflow.parts import make_part
+from hepflow.schema import CLASSES, DEFINITIONS, HLF, PARTICLE
+from hepflow.store import EventStore, StoreSpec, iter_blocks
+
+HALVES = {"train": 0.5, "val": 0.2, "test": 0.3}
+
+
+def make_store(events: Path, path: Path, definitions: str, splits: Mapping[str, float]) -> EventStore:
+    """What `hepflow features` does, without a cluster."""
+    spec = StoreSpec(CLASSES, HLF, PARTICLE, definitions, f"{path.name}-hash", splits)
+    store = EventStore.create(path, spec)
+    for fragment in open_events(events, 2**26).fragments:
+        make_part(store, fragment, None)
+    store.finalise()
+    return EventStore.open(path)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stores of both definitions, and one of other splits; an HLF net on each, and trees on the first."""
+    folder = tmp_path_factory.mktemp("made")
+    total = 0
+    for label, name in enumerate(CLASSES):
+        events = to_arrow(random_events(170, seed=label, n_tracks=20 + 8 * label, scale=1 + 0.4 * label))
+        total += write_fragment(folder / "events", f"part-{label}", events, label, name)
+    write_marker(folder / "events", total)
+    (folder / "code").write_text(code_hash())  # of the moment: somebody may be writing hepflow while it is tested
+    for definitions in DEFINITIONS:
+        store = make_store(folder / "events", folder / f"{definitions}.zarr", definitions, HALVES)
+        fit(store, folder / "runs" / f"hlf-{definitions}")
+    others = make_store(folder / "events", folder / "others.zarr", "corrected", FeaturesConfig().splits)
+    fit(others, folder / "others" / "hlf")
+    trees.run(TreesConfig(input=folder / "corrected.zarr", output=folder / "runs" / "trees", rounds=20))
+    return folder
+
+
+def measured(folder: Path, *names: str, **options: Any) -> tuple[dict[str, Any], list[str]]:
+    config = EvaluateConfig(**{"input": folder / "runs", "runs": names, "bootstrap": 5, **options})
+    metrics, figures = evaluate([read_run(path, path.name, "content") for path in find_runs(config)], config)
+    return metrics, [figure.name for section in figures.values() for figure in section]
+
+
+def refuse(folder: Path, match: str, *names: str, **options: Any) -> None:
+    with pytest.raises(DataError, match=match) as caught:
+        run(EvaluateConfig(**{"input": folder / "runs", "runs": names, "output": folder / "report", "bootstrap": 2, **options}))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def copied(made: Path, tmp_path: Path) -> Path:
+    """The corrected store and the run on it, to spoil; the run names the copy."""
+    shutil.copytree(made / "corrected.zarr", tmp_path / "corrected.zarr")
+    shutil.copytree(made / "runs" / "hlf-corrected", tmp_path / "runs" / "hlf")
+    record = tmp_path / "runs" / "hlf" / "run.json"
+    write_json(record, {**read_json(record), "store": str(tmp_path / "corrected.zarr")})
+    return tmp_path
+
+
+def test_a_training_records_its_splits_and_its_code(made: Path) -> None:
+    record = read_json(made / "runs" / "hlf-corrected" / "run.json")
+    assert record["splits_used"] == {"fit": ["train"], "tuning": ["val"], "statistics": ["train"]}
+    assert record["code"] == (made / "code").read_text()
+    assert record["engine"] == "Lightning"
+
+
+def test_the_code_hash_depends_on_the_content_alone(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep" / "x.py").write_text("one = 1\n")
+    first = code_hash(tmp_path / "a")
+    assert code_hash(tmp_path / "b") == first
+    (tmp_path / "b" / "deep" / "x.py").write_text("one = 2\n")
+    assert code_hash(tmp_path / "b") != first
+
+
+def test_a_trained_run_passes_every_check(made: Path, copied: Path) -> None:
+    metrics, figures = measured(copied, "hlf")
+    assert metrics["checks"]["leak"] is True
+    entry = metrics["models"]["hlf"]
+    assert entry["about"]["code"] == (made / "code").read_text()
+    assert entry["provenance"]["store"] == "corrected.zarr-hash"
+    assert {"loss_hlf", "importance_hlf", "efficiency_hlf_HT", "validation_accuracy"} <= set(figures)
+
+
+def test_a_test_event_that_the_fit_saw_is_refused(copied: Path) -> None:
+    """A leak planted in the store's files."""
+    store = EventStore.open(copied / "corrected.zarr")
+    block = store.read(store.parts("test", "ttbar")[0], 2, 3)
+    store.write_part("again", {("train", "ttbar"): block}, Ledger(n_in=1, n_out=1))
+    EventStore.open(copied / "corrected.zarr").finalise()
+    refuse(copied, f"1 test events, such as {block.event_id[0]}, are in the train split too: a leak", "hlf")
+
+
+def test_statistics_that_saw_the_test_split_are_refused(copied: Path) -> None:
+    store = EventStore.open(copied / "corrected.zarr")
+    everything = np.concatenate([block.hlf for split in ("train", "test") for block in iter_blocks(store, split)])
+    root = zarr.open_group(store.path, mode="a")
+    for name, count, match in (("mean", False, "not those of its training split"), ("count", True, "events, the training split has")):
+        attributes = store.attributes
+        attributes["statistics"]["hlf"][name] = len(everything) if count else everything.mean(axis=0).tolist()
+        root.attrs["hepflow"] = attributes
+        refuse(copied, match, "hlf")
+
+
+def test_a_fit_that_used_the_test_split_is_refused(copied: Path) -> None:
+    record = copied / "runs" / "hlf" / "run.json"
+    about = read_json(record)
+    write_json(record, {**about, "splits_used": {**about["splits_used"], "tuning": ["test"]}})
+    refuse(copied, "the test split was used for tuning", "hlf")
+
+
+def test_statistics_of_another_count_are_recorded_as_seen_on_every_split(copied: Path) -> None:
+    store = EventStore.open(copied / "corrected.zarr")
+    attributes = store.attributes
+    attributes["statistics"]["hlf"]["count"] += 1
+    zarr.open_group(store.path, mode="a").attrs["hepflow"] = attributes
+    assert fit(store, copied / "runs" / "spoilt")["splits_used"]["statistics"] == ["train", "val", "test"]
+    refuse(copied, "the test split was used for statistics", "spoilt")
+
+
+def test_models_trained_on_other_splits_are_refused_unless_asked_for(made: Path) -> None:
+    names = ("hlf-corrected", str(made / "others" / "hlf"))
+    refuse(made, "another feature store.*allow_different_splits", *names)
+    metrics, _ = measured(made, *names, allow_different_splits=True)
+    sizes = {pair["n_events"] for pair in metrics["pairs"]}
+    ours, theirs = (metrics["models"][name]["n_events"] for name in ("hlf-corrected", "hlf"))
+    assert not metrics["pairs"] or sizes.pop() < ours != theirs
+
+
+def test_importance_comes_from_the_file_that_the_training_leaves(made: Path, copied: Path) -> None:
+    metrics, _ = measured(copied, "hlf")
+    assert set(metrics["models"]["hlf"]["importance"]) == {feature.name for feature in HLF}
+    model = copied / "runs" / "hlf" / "model.onnx"
+    shutil.copyfile(made / "runs" / "hlf-reference" / "model.onnx", model)
+    metrics, _ = measured(copied, "hlf")
+    assert metrics["models"]["hlf"]["importance"] == {}
+    assert any("hepflow export" in note["text"] for note in metrics["notes"])
+    model.unlink()
+    metrics, _ = measured(copied, "hlf")
+    assert any("no model.onnx" in note["text"] for note in metrics["notes"])
+
+
+def test_the_ablation_compares_both_definitions_on_common_events(made: Path) -> None:
+    refuse(made, "another feature store .* pass --ablation", "hlf-corrected", "hlf-reference")
+    metrics, _ = measured(made, "hlf-corrected", "hlf-reference", ablation=True)
+    (row,) = metrics["ablation"]
+    assert row["definitions"] == {"corrected": ["hlf-corrected"], "reference": ["hlf-reference"]}
+    stores = [EventStore.open(made / f"{name}.zarr") for name in DEFINITIONS]
+    ids = [{i for block in iter_blocks(store, "test") for i in block.event_id.tolist()} for store in stores]
+    assert ids[0] != ids[1]
+    assert {pair["n_events"] for pair in row["differences"]} == {len(ids[0] & ids[1])}
+    assert {pair["quantity"] for pair in row["differences"]} >= {"accuracy", "AUC qcd"}
+    assert all(pair["error"] > 0 for pair in row["differences"] if pair["quantity"].startswith("AUC"))
+    assert metrics["checks"]["leak"] is True
+
+
+def test_trees_are_a_run_like_any_other(made: Path, caplog: pytest.LogCaptureFixture) -> None:
+    metrics, _ = measured(made, "hlf-corrected", "trees")
+    entry = metrics["models"]["trees"]
+    assert entry["about"]["engine"] == "scikit-learn"
+    assert {pair["second"] for pair in metrics["pairs"]} == {"trees"}
+    config = TreesConfig(input=made / "corrected.zarr", output=made / "runs" / "trees", rounds=20)
+    before = (made / "runs" / "trees" / "run.json").stat().st_mtime_ns
+    with caplog.at_level("INFO", logger="hepflow"):
+        trees.run(config)
+    assert "up to date" in caplog.text
+    assert (made / "runs" / "trees" / "run.json").stat().st_mtime_ns == before
+
+
+def test_trees_learn_on_the_training_split_alone(tmp_path: Path) -> None:
+    store = toy_store(tmp_path / "toy.zarr", events=40, mean_particles=1)
+    trees.run(TreesConfig(input=store.path, output=tmp_path / "runs" / "trees", rounds=10))
+    metrics, _ = measured(tmp_path, "trees", store=store.path)
+    assert metrics["models"]["trees"]["auc_mean"] > 0.85
+    assert metrics["models"]["trees"]["about"]["splits_used"] == {"fit": ["train"], "tuning": ["train"], "statistics": []}
+
+
+def test_trees_need_every_class(made: Path, tmp_path: Path) -> None:
+    spec = StoreSpec(("qcd", "ttbar", "zjets"), HLF, PARTICLE, "corrected", "few")
+    store = EventStore.create(tmp_path / "few.zarr", spec)
+    whole = EventStore.open(made / "corrected.zarr")
+    block = whole.read(whole.parts("train", "qcd")[0])
+    store.write_part("one", {("train", "qcd"): block}, Ledger(n_in=len(block), n_out=len(block)))
+    store.finalise()
+    with pytest.raises(DataError, match="split train: no event of class ttbar, zjets"):
+        trees.run(TreesConfig(input=tmp_path / "few.zarr", output=tmp_path / "trees"))

@@ -1,0 +1,138 @@
+"""Training inside Spark: the weights of plain DDP, and what becomes of a job that loses a process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from test_train_fit import assert_same, weights
+from toy_store import toy_store
+
+from hepflow.config import SparkTrainConfig, shipped
+from hepflow.errors import ConfigError
+from hepflow.ledger import read_json
+from hepflow.predictions import read_predictions
+from hepflow.train.help import print_help
+
+pytest.importorskip("pyspark", reason="needs hepflow[ingest]")
+
+from hepflow.train.spark_run import _for_the_job, _reason, main
+
+pytestmark = [pytest.mark.slow, pytest.mark.spark]
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+
+
+def hepflow(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    command = [sys.executable, "-m", "hepflow", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A folder, and options whose paths start there: two epochs of the inclusive net, of which one dies at step 9 unless told not to."""
+    folder = tmp_path_factory.mktemp("spark")
+    toy_store(folder / "toy.zarr", events=35, mean_particles=5)
+    text = yaml.safe_load(shipped("train/inclusive.yaml").read_text())
+    text["data"] = {"store": "toy.zarr", "batch_size": 31, "eval_batch_size": 50, "workers": 0}
+    text["trainer"] = {"callbacks": [{"class_path": "crash.CrashOnce", "init_args": {"step": 9}}], "max_epochs": 2}
+    text["checkpoint_every_steps"] = 4
+    (folder / "mine.yaml").write_text(yaml.safe_dump(text))
+    return folder, ["--config", "mine.yaml", "--threads", "1"]
+
+
+def test_a_job_that_lost_a_process_goes_on_to_the_weights_of_plain_ddp(options: tuple[Path, list[str]]) -> None:
+    folder, own = options
+    (folder / "plain").mkdir()
+    for rank in range(2):
+        (folder / "plain" / f"crashed-{rank}").touch()
+    ddp = ("--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false")
+    plain = hepflow("train", "fit", *own, *ddp, "--output", "plain", cwd=folder)
+    assert plain.returncode == 0, plain.stderr
+
+    in_spark = ("spark-train", *own, "--output", "spark", "--spark.num_processes", "2", "--spark.driver_memory", "1g")
+    (folder / "spark").mkdir()
+    (folder / "spark" / "crashed-0").touch()  # the second process dies, the first is left waiting
+    lost = hepflow(*in_spark, cwd=folder)
+    assert lost.returncode == 2, lost.stderr
+    (said,) = (line for line in lost.stderr.splitlines() if line.startswith("hepflow: "))
+    assert "the Spark job of spark ended before its training did (process 2 of 2 ended" in said
+    assert "the same command goes on from spark/checkpoints/last.ckpt" in said
+    assert "process 1 lost the others" in lost.stderr
+    assert not read_json(folder / "spark" / "run.json")["finished"]
+
+    resumed = hepflow(*in_spark, cwd=folder)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on from spark/checkpoints/last.ckpt" in resumed.stderr
+    assert "epoch 2 of 2  val_loss" in resumed.stderr
+    assert_same(weights(folder / "plain"), weights(folder / "spark"), **CLOSE)
+    one, two = (read_json(folder / name / "run.json") for name in ("plain", "spark"))
+    assert (one["engine"], two["engine"]) == ("Lightning", "Spark")
+    for key in ("config_hash", "provenance", "processes", "events_trained", "epochs", "threads", "splits_used"):
+        assert one[key] == two[key], key
+    first, second = (read_predictions(folder / name / "predictions.parquet") for name in ("plain", "spark"))
+    assert first.event_id.tolist() == second.event_id.tolist()
+    assert np.allclose(first.logits, second.logits, atol=1e-5)
+
+
+def test_a_finished_training_starts_no_spark(options: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    folder, own = options
+    monkeypatch.chdir(folder)
+    with caplog.at_level("INFO", logger="hepflow"):
+        main([*own, "--output", "spark", "--spark.num_processes", "3"])
+    assert "up to date: spark" in caplog.messages[-1]
+    assert not any("Spark" in message for message in caplog.messages)
+
+
+def test_a_wrong_option_is_named_before_spark_starts(options: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, own = options
+    monkeypatch.chdir(folder)
+    with pytest.raises(ConfigError, match=r"num_procs.*See `hepflow spark-train --help`"):
+        main([*own, "--spark.num_procs", "2"])
+    with pytest.raises(ConfigError, match="num_processes must be at least 1"):
+        main([*own, "--spark.num_processes", "0"])
+
+
+def test_processes_get_as_many_cores_as_they_ask_for() -> None:
+    local = _for_the_job(SparkTrainConfig(num_processes=3, cpus_per_process=2))
+    assert local.master == "local[6]"
+    assert local.conf["spark.task.cpus"] == "2"
+    far = _for_the_job(SparkTrainConfig(master="yarn", num_processes=3, conf={"spark.executor.cores": "8"}))
+    assert far.master == "yarn"
+    assert (far.conf["spark.executor.instances"], far.conf["spark.executor.cores"]) == ("3", "8")
+    assert far.conf["spark.dynamicAllocation.enabled"] == "false"
+
+
+JAVA = "An error occurred while calling o73.collectToPython.\n: org.apache.spark"
+FAILED = (
+    f"{JAVA}.SparkException: Job aborted due to stage failure: Could not recover from a failed barrier ResultStage. Most recent failure "
+    "reason: Stage failed because barrier task ResultTask(0, 1) finished unsuccessfully.\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("spark_says", "expected"),
+    [
+        (f"{FAILED}ExecutorLostFailure (executor 1 exited)\n\tat x", "process 2 of 3 ended: ExecutorLostFailure (executor 1 exited)"),
+        (f"{FAILED}org.apache.spark.api.python.PythonException: Traceback\n\tat x", "process 2 of 3 ended, see above"),
+        (f"{JAVA}.scheduler.BarrierJobSlotsNumberCheckFailed: [SPARK-24819]: Barrier execution", "never had the cores for 3 processes"),
+        (f"{JAVA}.SparkException: Job 0 cancelled because SparkContext was shut down\n\tat x", "Job 0 cancelled because"),
+    ],
+)
+def test_what_spark_says_is_told_in_one_line(spark_says: str, expected: str) -> None:
+    told = _reason(RuntimeError(spark_says), 3)
+    assert expected in told
+    assert "\n" not in told
+
+
+def test_the_help_names_the_options_of_both(capsys: pytest.CaptureFixture[str]) -> None:
+    print_help("fit", "about", in_spark=True)
+    shown = capsys.readouterr().out
+    assert "usage: hepflow spark-train" in shown
+    for option in ("--spark.num_processes", "--spark.master", "--data.store", "--trainer.max_epochs"):
+        assert option in shown

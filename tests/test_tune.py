@@ -1,0 +1,185 @@
+"""The search for hyper-parameters: resumable, blind to the test split, and its best is an overlay of `hepflow train fit`."""
+
+import csv
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from distributed import LocalCluster
+from toy_store import toy_store
+
+optuna = pytest.importorskip("optuna", reason="needs hepflow[tune]")
+
+from hepflow.config import ClusterConfig, TuneConfig  # noqa: E402
+from hepflow.errors import ConfigError, DataError, HepflowError  # noqa: E402
+from hepflow.ledger import read_json  # noqa: E402
+from hepflow.store import EventStore, iter_blocks  # noqa: E402
+from hepflow.train.cli import main as train  # noqa: E402
+from hepflow.train.folds import make_folds  # noqa: E402
+from hepflow.train.tune import _fit, _load, merged, run  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+HIDDEN = "model.net.init_args.hidden"
+SPACE = {"model.lr": {"low": 1e-5, "high": 0.05, "log": True}, HIDDEN: [[8], [16, 8]]}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[ClusterConfig]:
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as running:
+        yield ClusterConfig(kind="address", address=running.scheduler_address)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> EventStore:
+    return toy_store(tmp_path_factory.mktemp("tune") / "toy.zarr", events=40, mean_particles=2)
+
+
+@pytest.fixture(scope="module")
+def net(store: EventStore) -> str:
+    path = store.path.parent / "small.yaml"
+    overlay = {
+        "model": {"net": {"class_path": "hepflow.models.hlf.HLFNet"}},
+        "data": {"batch_size": 32, "workers": 0},
+        "trainer": {"max_epochs": 3},
+    }
+    path.write_text(yaml.safe_dump(overlay))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def search(store: EventStore, net: str, cluster: ClusterConfig, tmp_path_factory: pytest.TempPathFactory) -> TuneConfig:
+    """A search that was stopped with a trial in the making, and went on; its store has lost the test split."""
+    blind = tmp_path_factory.mktemp("search") / "blind.zarr"
+    shutil.copytree(store.path, blind)
+    shutil.rmtree(blind / "test")
+    own = {"net": net, "input": blind, "output": blind.parent / "tune", "space": SPACE, "cluster": cluster}
+    run(TuneConfig(**own, trials=4))
+    distributions = {"model.lr": optuna.distributions.FloatDistribution(1e-5, 0.05, log=True)}
+    distributions[HIDDEN] = optuna.distributions.CategoricalDistribution(["[8]", "[16, 8]"])
+    config = TuneConfig(**own, trials=12)
+    left = _load(config)
+    left.enqueue_trial({"model.lr": 0.04, HIDDEN: "[16, 8]"})
+    left.ask(distributions)
+    run(config)
+    return config
+
+
+def test_a_stopped_search_goes_on_with_the_trial_that_was_in_the_making(search: TuneConfig) -> None:
+    states = [trial.state.name for trial in _load(search).trials]
+    assert states.count("FAIL") == 1
+    assert states.count("COMPLETE") + states.count("PRUNED") == search.trials
+    assert set(states) <= {"COMPLETE", "PRUNED", "FAIL"}
+    with_those = [trial.state.name for trial in _load(search).trials if trial.params["model.lr"] == 0.04]
+    assert with_those[0] == "FAIL"
+    assert len(with_those) == 2
+    before = (search.output / "study.journal").read_bytes()
+    run(search)
+    assert len(_load(search).trials) == search.trials + 1
+    assert (search.output / "study.journal").read_bytes().startswith(before)
+
+
+def test_hopeless_trials_end_early(search: TuneConfig) -> None:
+    pruned = [trial for trial in _load(search).trials if trial.state.name == "PRUNED"]
+    assert pruned
+    best = _load(search).best_value
+    assert all(len(trial.intermediate_values) < 3 or trial.last_step == 2 for trial in pruned)
+    assert all(min(trial.intermediate_values.values()) > best for trial in pruned)
+
+
+def test_the_best_is_an_overlay_that_trains_to_the_loss_it_promises(search: TuneConfig, store: EventStore, tmp_path: Path) -> None:
+    options = ("--data.store", str(store.path), "--output", str(tmp_path / "run"), "--seed", str(search.seed), "--threads", "1")
+    train(["fit", "--config", str(search.output / "best.yaml"), *options, "--trainer.enable_progress_bar", "false"])
+    history = read_json(tmp_path / "run" / "run.json")["history"]
+    assert min(row["val_loss"] for row in history) == pytest.approx(_load(search).best_value, rel=1e-6)
+
+
+def test_a_trial_that_is_taken_up_at_its_end_keeps_its_loss(net: str, store: EventStore, tmp_path: Path) -> None:
+    losses = [_fit(Path(net), store.path, tmp_path / "trial", 1) for _ in range(2)]
+    assert losses[0] == losses[1]
+
+
+def test_all_trials_are_listed_and_plotted(search: TuneConfig) -> None:
+    with (search.output / "trials.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["trial"]) for row in rows] == list(range(len(_load(search).trials)))
+    assert min(float(row["val_loss"]) for row in rows if row["state"] == "complete") == _load(search).best_value
+    assert (search.output / "trials.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_another_search_does_not_go_into_the_same_folder(search: TuneConfig) -> None:
+    own = {name: getattr(search, name) for name in ("net", "input", "output", "cluster")}
+    with pytest.raises(ConfigError, match="the search here has another net"):
+        run(TuneConfig(**own, space={"model.lr": [0.1]}))
+
+
+def test_a_grid_is_every_combination_once(store: EventStore, net: str, cluster: ClusterConfig, tmp_path: Path) -> None:
+    space = {"model.lr": [0.001, 0.01], "trainer.max_epochs": [1, 2]}
+    config = TuneConfig(net=net, input=store.path, output=tmp_path / "grid", space=space, sampler="grid", pruning=False, cluster=cluster)
+    run(config)
+    points = [tuple(trial.params.values()) for trial in _load(config).trials]
+    assert sorted(points) == [("0.001", "1"), ("0.001", "2"), ("0.01", "1"), ("0.01", "2")]
+
+
+def test_a_fold_holds_out_what_no_other_does_and_its_statistics_are_its_own(store: EventStore, tmp_path: Path) -> None:
+    def events(of: EventStore, split: str) -> set[int]:
+        return {i for block in iter_blocks(of, split) for i in block.event_id.tolist()}
+
+    folds = [EventStore.open(path) for path in make_folds(store.path, tmp_path, 3)]
+    known = events(store, "train") | events(store, "val")
+    held_out = [events(fold, "val") for fold in folds]
+    assert set().union(*held_out) == known
+    assert sum(map(len, held_out)) == len(known)
+    for fold, val in zip(folds, held_out, strict=True):
+        assert events(fold, "train") == known - val
+        assert events(fold, "test") == set()
+        seen = np.concatenate([block.hlf for block in iter_blocks(fold, "train")])
+        assert fold.statistics["hlf"]["mean"] == pytest.approx(seen.mean(axis=0, dtype=np.float64).tolist(), abs=1e-6)
+    with pytest.raises(DataError, match="Ask for fewer folds"):
+        make_folds(toy_store(tmp_path / "tiny.zarr", events=2, parts=1).path, tmp_path / "tiny", 9)
+
+
+def test_cross_validation_gives_the_mean_over_the_folds(store: EventStore, net: str, cluster: ClusterConfig, tmp_path: Path) -> None:
+    config = TuneConfig(net=net, input=store.path, output=tmp_path / "cv", space={"model.lr": [0.01]}, trials=1, folds=2, cluster=cluster)
+    run(config)
+    (trial,) = _load(config).trials
+    losses = []
+    for fold in range(2):
+        output, of_fold = tmp_path / f"own-{fold}", tmp_path / "cv" / f"fold-{fold}-of-2.zarr"
+        options = ("--config", net, "--model.lr", "0.01", "--data.store", str(of_fold), "--output", str(output), "--threads", "1")
+        with pytest.raises(DataError, match="split test: no events"):
+            train(["fit", *options, "--trainer.enable_progress_bar", "false"])
+        losses.append(min(row["val_loss"] for row in read_json(output / "run.json")["history"]))
+    assert trial.value == pytest.approx(np.mean(losses), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"space": {}}, "space is empty"),
+        ({"space": {"model.lr": 3}}, r"space.model.lr must be a list of values, or a range"),
+        ({"space": {"model.lr": {"low": 1, "hihg": 2}}}, "must be a list of values, or a range"),
+        ({"space": SPACE, "sampler": "grid"}, r"space.model.lr must be a list of values; got"),
+        ({"folds": 1}, "folds must be 0 or at least 2"),
+    ],
+)
+def test_what_is_no_space_is_named(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TuneConfig(**options)  # type: ignore[arg-type]
+
+
+def test_an_unknown_option_in_the_space_is_one_line(store: EventStore, net: str, cluster: ClusterConfig, tmp_path: Path) -> None:
+    with pytest.raises(HepflowError, match=r"learning_rate.*See `hepflow tune --help`") as error:
+        run(TuneConfig(net=net, input=store.path, output=tmp_path / "tune", space={"model.learning_rate": [0.1]}, cluster=cluster))
+    assert "\n" not in str(error.value)
+
+
+def test_options_are_put_into_an_overlay() -> None:
+    overlay = {"model": {"lr": 1, "net": {"class_path": "X"}}}
+    assert merged(overlay, {"model.lr": 2, "model.net.init_args.hidden": [3]}) == {
+        "model": {"lr": 2, "net": {"class_path": "X", "init_args": {"hidden": [3]}}}
+    }
+    assert overlay["model"]["lr"] == 1

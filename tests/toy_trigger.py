@@ -1,0 +1,81 @@
+"""A small trigger from end to end: ROOT files, the events, the feature store and a trained net, for the tests of scoring."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import awkward as ak
+import numpy as np
+from root_files import write_delphes
+from test_train_fit import fit
+
+from hepflow import features
+from hepflow.config import ClusterConfig, EvaluateConfig, FeaturesConfig
+from hepflow.evaluate.job import run as evaluate
+from hepflow.ingest import dataset
+from hepflow.ingest.fragment import Settings, run_task
+from hepflow.ingest.listing import assign, list_files
+from hepflow.ingest.share import Access
+from hepflow.ingest.splits import plan
+from hepflow.schema import CLASSES
+from hepflow.store import EventStore
+
+
+@dataclass(frozen=True)
+class Trigger:
+    root: Path
+    cluster: ClusterConfig
+
+    @property
+    def raw(self) -> Path:
+        return self.root / "raw"
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events"
+
+    @property
+    def store(self) -> EventStore:
+        return EventStore.open(self.root / "features.zarr")
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    def run(self, net: str) -> Path:
+        return self.root / "runs" / net
+
+
+def spread_out(collections: dict[str, ak.Array]) -> dict[str, ak.Array]:
+    """Angles and momenta as a detector sees them, and leptons that are isolated as often as not."""
+    narrow = {"Eta": 0.1, "Phi": 0.1, "PT": 1.0, "ET": 0.3}
+    made = {}
+    for name, column in collections.items():
+        factors = narrow | ({"PT": 0.1} if name == "EFlowTrack" else {})
+        fields = {field: ak.values_astype(column[field] * factors[field], np.float32) for field in factors if field in column.fields}
+        made[name] = ak.zip({**{field: column[field] for field in column.fields}, **fields})
+    return made
+
+
+def write_raw(path: Path, clusters: Sequence[int], seed: int) -> Path:
+    return write_delphes(path, clusters, seed=seed, reshape=spread_out)
+
+
+def ingest(raw: Path, output: Path) -> None:
+    """What `hepflow ingest` does, without Spark."""
+    splits = plan(assign(list_files(raw), {name: (name,) for name in CLASSES}, raw), 128 << 20)
+    settings = Settings(output, CLASSES, Access())
+    dataset.prepare(output)
+    dataset.commit([run_task((split,), settings) for split in splits], splits, settings)
+
+
+def make(root: Path, cluster: ClusterConfig, nets: Sequence[str]) -> Trigger:
+    trigger = Trigger(root, cluster)
+    for number, name in enumerate(CLASSES * 2):
+        write_raw(trigger.raw / name / f"{number}.root", [60, 50], seed=number)
+    ingest(trigger.raw, trigger.events)
+    features.run(FeaturesConfig(input=trigger.events, output=root / "features.zarr", cluster=cluster))
+    for net in nets:
+        fit(trigger.store, trigger.run(net), net=net)
+    evaluate(EvaluateConfig(input=root / "runs", output=trigger.report, targets=(0.5, 0.9), bootstrap=2))
+    return trigger

@@ -1,0 +1,142 @@
+"""A YARN for the tests on one machine: Hadoop's own where HADOOP_HOME says, else a stand-in built on the RPC classes that Spark brings.
+
+The stand-in (yarn/MiniYarn.java) speaks YARN's three protocols, localises files and runs containers as processes; it has no scheduler,
+no queues, no users, no isolation. What it proves is that Spark's submission is complete, and that master and executors run from it.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hepflow.errors import MissingDependency
+from hepflow.spark import java_home
+
+KIND = "hadoop_resourcemanager" if os.environ.get("HADOOP_HOME") else "stand_in"
+SOURCE = Path(__file__).parent / "yarn" / "MiniYarn.java"
+QUEUES = ("default", "research")
+START_TIMEOUT_S, POLL_S = 120.0, 0.2
+
+
+def why_not() -> str | None:
+    """The reason why no YARN can be started here, or None."""
+    try:
+        java_home()
+    except MissingDependency as error:
+        return str(error)
+    if KIND == "stand_in" and shutil.which("javac") is None:
+        return "no javac for the stand-in, and no HADOOP_HOME: apt-get install openjdk-17-jdk-headless"
+    return None
+
+
+@dataclass(frozen=True)
+class YarnCluster:
+    """Handle of a running cluster."""
+
+    root: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment in which Spark finds this cluster."""
+        return {**os.environ, "HADOOP_CONF_DIR": str(self.root / "conf"), "JAVA_HOME": str(java_home())}
+
+    @property
+    def log(self) -> str:
+        """What the cluster printed; of the stand-in, a line for each container."""
+        return "".join(path.read_text() for path in sorted(self.root.glob("*.log")))
+
+
+@contextmanager
+def yarn_cluster(root: Path, spark_home: Path) -> Iterator[YarnCluster]:
+    """A cluster of one node for the length of a ``with`` block.
+
+    Parameters
+    ----------
+    root : Path
+        Folder for configuration, logs and containers.
+    spark_home : Path
+        Of the pyspark package, whose jars the stand-in is built on.
+    """
+    cluster = YarnCluster(root)
+    _write_configuration(root)
+    commands = _stand_in(root, spark_home) if KIND == "stand_in" else _hadoop(root)
+    running = []
+    try:
+        for name, command in commands.items():
+            with (root / f"{name}.log").open("w") as log:
+                running.append(subprocess.Popen(command, env=cluster.environment, stdout=log, stderr=subprocess.STDOUT))
+        _wait_until_ready(cluster, running)
+        yield cluster
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait(timeout=60)
+
+
+def _write_configuration(root: Path) -> None:
+    ports = _free_ports(8)
+    addresses = ("address", "scheduler.address", "resource-tracker.address", "admin.address", "webapp.address")
+    queues = {f"yarn.scheduler.capacity.root.{name}.capacity": 100 // len(QUEUES) for name in QUEUES}
+    files: dict[str, Mapping[str, object]] = {
+        "core-site": {"fs.defaultFS": "file:///"},
+        "yarn-site": {
+            **{f"yarn.resourcemanager.{name}": f"127.0.0.1:{ports.pop()}" for name in addresses},
+            **{f"yarn.nodemanager.{name}": f"127.0.0.1:{ports.pop()}" for name in ("address", "localizer.address", "webapp.address")},
+            "yarn.application.classpath": "",
+            "yarn.nodemanager.local-dirs": root / "local",
+            "yarn.nodemanager.log-dirs": root / "logs",
+            "yarn.nodemanager.resource.memory-mb": 16384,
+            "yarn.nodemanager.resource.cpu-vcores": 16,
+            "yarn.nodemanager.vmem-check-enabled": "false",
+            "yarn.nodemanager.disk-health-checker.max-disk-utilization-per-disk-percentage": 100,
+            "yarn.scheduler.minimum-allocation-mb": 128,
+        },
+        "capacity-scheduler": {
+            "yarn.scheduler.capacity.root.queues": ",".join(QUEUES),
+            "yarn.scheduler.capacity.maximum-am-resource-percent": 1,
+            **queues,
+        },
+    }
+    (root / "conf").mkdir(parents=True)
+    for name, properties in files.items():
+        lines = [f"<property><name>{key}</name><value>{value}</value></property>" for key, value in properties.items()]
+        (root / "conf" / f"{name}.xml").write_text("\n".join(["<configuration>", *lines, "</configuration>"]))
+
+
+def _stand_in(root: Path, spark_home: Path) -> dict[str, list[str]]:
+    jars = [str(jar) for pattern in ("hadoop-client-*.jar", "*.jar") for jar in sorted((spark_home / "jars").glob(pattern))]
+    subprocess.run(["javac", "-proc:none", "-cp", ":".join(jars[:2]), "-d", str(root / "classes"), str(SOURCE)], check=True, timeout=120)
+    path = ":".join([str(root / "conf"), str(root / "classes"), *jars])
+    quick = ("-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+    return {"yarn": [str(java_home() / "bin" / "java"), *quick, "-cp", path, "MiniYarn", str(root)]}
+
+
+def _hadoop(root: Path) -> dict[str, list[str]]:
+    yarn = [str(Path(os.environ["HADOOP_HOME"]) / "bin" / "yarn"), "--config", str(root / "conf")]
+    return {name: [*yarn, name] for name in ("resourcemanager", "nodemanager")}
+
+
+def _wait_until_ready(cluster: YarnCluster, running: list[subprocess.Popen[bytes]]) -> None:
+    words = ("READY", "registered with capability")  # of the stand-in, of the resource manager
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not any(word in cluster.log for word in words):
+        if time.monotonic() > deadline or any(process.poll() is not None for process in running):
+            msg = f"YARN did not start\n{cluster.log[-4000:]}"
+            raise RuntimeError(msg)
+        time.sleep(POLL_S)
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
