@@ -262,20 +262,20 @@ def rewritten(model: Path, path: Path, **changes: object) -> Path:
 
 
 def test_a_users_own_physics_is_used_and_named(trigger: Trigger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_physics.py").write_text(OWN)
+    (tmp_path / "scored_physics.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     shipped = trigger.run("hlf") / "model.onnx"
-    own = rewritten(shipped, tmp_path / "own.onnx", physics="my_physics:half@0123")
+    own = rewritten(shipped, tmp_path / "own.onnx", physics="scored_physics:half@0123")
     events = some_events(trigger)
-    scores = Scorer(own, "my_physics:half").score(events)
+    scores = Scorer(own, "scored_physics:half").score(events)
     plain = Scorer(shipped).score(events)
     np.testing.assert_allclose(scores.hlf, plain.hlf * 0.5)
     assert (scores.selected == plain.selected).all()
-    assert Scorer(own, "my_physics:half").physics_identity.startswith("my_physics:half@")
-    with pytest.raises(DataError, match=r"trained on the features of my_physics:half, not of hepflow.*--physics"):
+    assert Scorer(own, "scored_physics:half").physics_identity.startswith("scored_physics:half@")
+    with pytest.raises(DataError, match=r"trained on the features of scored_physics:half, not of hepflow.*--physics"):
         Scorer(own)
     with pytest.raises(DataError, match=r"made for hlf HT, MET.*this physics makes MET"):
-        Scorer(rewritten(shipped, tmp_path / "other.onnx", physics=""), "my_physics:fewer")
+        Scorer(rewritten(shipped, tmp_path / "other.onnx", physics=""), "scored_physics:fewer")
 
 
 def changed_constant(model: Path, path: Path) -> Path:
