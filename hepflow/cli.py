@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from hepflow import config
+from hepflow import config, config_tools
 from hepflow.errors import ConfigError, HepflowError, MissingDependency
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -44,17 +44,17 @@ COMMANDS = {
     "ingest": Command(config.IngestConfig, "hepflow.ingest.job:run", "ingest"),
     "features": Command(config.FeaturesConfig, "hepflow.features:run", "features"),
     "evaluate": Command(config.EvaluateConfig, "hepflow.evaluate.job:run", "evaluate"),
-    "tune": Command(config.TuneConfig, "hepflow.train.tune:run", "tune"),
-    "trees": Command(config.TreesConfig, "hepflow.evaluate.trees:run", "evaluate"),
-    "forest": Command(config.ForestConfig, "hepflow.evaluate.forest:run", "evaluate,ingest"),
-    "export": Command(config.ExportConfig, "hepflow.models.bundle:run", "train"),
+    "tune": Command(config_tools.TuneConfig, "hepflow.train.tune:run", "tune"),
+    "trees": Command(config_tools.TreesConfig, "hepflow.evaluate.trees:run", "evaluate"),
+    "forest": Command(config_tools.ForestConfig, "hepflow.evaluate.forest:run", "evaluate,ingest"),
+    "export": Command(config_tools.ExportConfig, "hepflow.models.bundle:run", "train"),
     "score": Command(config.ScoreConfig, "hepflow.score.job:run", "score"),
-    "store check": Command(config.StoreConfig, "hepflow.store_tools:check", "features", "Verify every part of a feature store"),
-    "store info": Command(config.StoreConfig, "hepflow.store_tools:info", "features", "Show what a feature store holds"),
-    "import-cern": Command(config.ImportConfig, "hepflow.import_cern:run", "features"),
-    "bench": Command(config.BenchConfig, "hepflow.bench.job:run", "bench"),
-    "demo": Command(config.DemoConfig, "hepflow.demo:run", "all"),
-    "doctor": Command(config.DoctorConfig, "hepflow.doctor:run", "all"),
+    "store check": Command(config_tools.StoreConfig, "hepflow.store_tools:check", "features", "Verify every part of a feature store"),
+    "store info": Command(config_tools.StoreConfig, "hepflow.store_tools:info", "features", "Show what a feature store holds"),
+    "import-cern": Command(config_tools.ImportConfig, "hepflow.import_cern:run", "features"),
+    "bench": Command(config_tools.BenchConfig, "hepflow.bench.job:run", "bench"),
+    "demo": Command(config_tools.DemoConfig, "hepflow.demo:run", "all"),
+    "doctor": Command(config_tools.DoctorConfig, "hepflow.doctor:run", "all"),
 }
 TRAIN_SUBCOMMANDS = {
     "fit": "Train a net on the store's training split, then predict its test split",

@@ -6,7 +6,7 @@ The string under a field is its help text on the command line.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal
 
 from hepflow.errors import ConfigError
 from hepflow.schema import CLASSES, TREE
@@ -50,8 +50,8 @@ class SimulateConfig:
     """Processes at once; 0: as many as the machine has cores."""
 
     def __post_init__(self) -> None:
-        _positive(self, "events", "events_per_file", "pool")
-        _not_negative(self, "pileup", "jobs")
+        positive(self, "events", "events_per_file", "pool")
+        not_negative(self, "pileup", "jobs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +98,8 @@ class IngestConfig:
     def __post_init__(self) -> None:
         if "://" not in str(self.input):
             object.__setattr__(self, "input", Path(self.input))
-        _positive(self, "target_partition_mb")
-        _not_negative(self, "max_lost_files", "retries", "timeout_s", "watch")
+        positive(self, "target_partition_mb")
+        not_negative(self, "max_lost_files", "retries", "timeout_s", "watch")
         if not self.samples:
             msg = "samples names no class: give at least one, such as `samples: {qcd: [qcd]}`"
             raise ConfigError(msg)
@@ -129,8 +129,8 @@ class SlurmConfig:
     """Further sbatch options, such as --constraint=haswell."""
 
     def __post_init__(self) -> None:
-        _positive(self, "workers_per_job", "max_jobs")
-        _not_negative(self, "min_jobs")
+        positive(self, "workers_per_job", "max_jobs")
+        not_negative(self, "min_jobs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,7 @@ class ClusterConfig:
     """The batch jobs, for kind slurm."""
 
     def __post_init__(self) -> None:
-        _not_negative(self, "workers")
+        not_negative(self, "workers")
         if (self.kind == "address") != (self.address is not None):
             msg = f"cluster.kind {self.kind} with cluster.address {self.address}: kind address needs an address, and no other kind has one"
             raise ConfigError(msg)
@@ -183,7 +183,7 @@ class FeaturesConfig:
     """The Dask cluster."""
 
     def __post_init__(self) -> None:
-        _positive(self, "task_mb")
+        positive(self, "task_mb")
         if not 1 <= self.keep_bits <= 23:
             msg = f"keep_bits must be from 1 to 23, got {self.keep_bits}"
             raise ConfigError(msg)
@@ -192,38 +192,6 @@ class FeaturesConfig:
             raise ConfigError(msg)
         if self.physics is not None and ":" not in self.physics:
             msg = f"physics must be package.module:function, got {self.physics!r}"
-            raise ConfigError(msg)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreConfig:
-    """Look into a feature store, or verify it."""
-
-    input: Path = STORE
-    """Zarr store to look into."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportConfig:
-    """Import the published SparkDLTrigger Parquet datasets into a feature store, as they are: reference definitions."""
-
-    train: Path
-    """Parquet file or folder of the training events, such as trainUndersampled_HLF_features.parquet."""
-    test: Path
-    """The same of the test events, such as testUndersampled_HLF_features.parquet."""
-    output: Path = STORE
-    """Zarr store to write."""
-    classes: tuple[str, ...] = CLASSES
-    """Names of the classes, in the order of the labels."""
-    val_fraction: float = 0.1
-    """Share of the training events to hold out for validation."""
-    rows_per_part: int = 20000
-    """Rows that are held in memory at once, and events a part."""
-
-    def __post_init__(self) -> None:
-        _positive(self, "rows_per_part")
-        if not 0 <= self.val_fraction < 1:
-            msg = f"val_fraction must be at least 0 and less than 1, got {self.val_fraction}"
             raise ConfigError(msg)
 
 
@@ -241,7 +209,7 @@ class TrainConfig:
     """Threads of a process for its arithmetic; 0: as torch chooses."""
 
     def __post_init__(self) -> None:
-        _not_negative(self, "checkpoint_every_steps", "threads")
+        not_negative(self, "checkpoint_every_steps", "threads")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,59 +222,7 @@ class SparkTrainConfig(SparkConfig):
     """Cores of each, for its threads; it takes whole executors of this size, unless spark.conf says otherwise."""
 
     def __post_init__(self) -> None:
-        _positive(self, "num_processes", "cpus_per_process")
-
-
-def _default_space() -> dict[str, Any]:
-    return {"model.lr": {"low": 5e-4, "high": 2e-2, "log": True}, "data.batch_size": [32, 64, 128, 256]}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TuneConfig:
-    """Search for good hyper-parameters of a net with Optuna, by its loss on the validation split; the test split is never looked at."""
-
-    net: str = "hlf"
-    """The overlay to start from: a file, or the name of one that comes with hepflow, such as inclusive."""
-    input: Path = STORE
-    """Feature store."""
-    output: Path = TUNE
-    """Folder for the search: study.journal, trials.csv, trials.png and best.yaml. The same command goes on with the search in it."""
-    space: Mapping[str, Any] = field(default_factory=_default_space)
-    """Option of `hepflow train fit` -> a list of its values, or {low, high} with log or step."""
-    sampler: Literal["tpe", "random", "grid"] = "tpe"
-    """tpe: Bayesian; random; grid: every combination of lists."""
-    trials: int = 20
-    """Trainings at most, those of earlier runs included."""
-    pruning: bool = True
-    """End trainings early that are worse than the median of the others was at that epoch (or fold)."""
-    folds: int = 0
-    """Judge by cross-validation in so many folds of the training and validation events, by hash of the event_id; 0: by the val split."""
-    seed: int = 1
-    """Seed of the search and of every training."""
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    """Where the trials run, one a worker."""
-
-    def __post_init__(self) -> None:
-        _positive(self, "trials")
-        _not_negative(self, "seed")
-        if self.folds < 0 or self.folds == 1:
-            msg = f"folds must be 0 or at least 2, got {self.folds}"
-            raise ConfigError(msg)
-        if not self.space:
-            msg = "space is empty: give at least one option, such as `space: {model.lr: [0.001, 0.003]}`"
-            raise ConfigError(msg)
-        for name, values in self.space.items():
-            _check_values(name, values, in_grid=self.sampler == "grid")
-
-
-def _check_values(name: str, values: Any, *, in_grid: bool) -> None:
-    """Of an option in the space of a search."""
-    a_list = isinstance(values, (list, tuple)) and len(values) > 0
-    a_range = isinstance(values, Mapping) and {"low", "high"} <= set(values) <= {"low", "high", "log", "step"}
-    if not a_list and (in_grid or not a_range):
-        allowed = "a list of values" if in_grid else "a list of values, or a range {low: 1, high: 10} with log or step"
-        msg = f"space.{name} must be {allowed}; got {values!r}"
-        raise ConfigError(msg)
+        positive(self, "num_processes", "cpus_per_process")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,81 +259,14 @@ class EvaluateConfig:
     """Seed of the bootstrap."""
 
     def __post_init__(self) -> None:
-        _positive(self, "bootstrap")
-        _not_negative(self, "exact_below")
+        positive(self, "bootstrap")
+        not_negative(self, "exact_below")
         if not self.targets or not all(0 < target < 1 for target in self.targets):
             msg = f"targets must be signal efficiencies between 0 and 1, such as 0.99; got {list(self.targets)}"
             raise ConfigError(msg)
         if any(share < 0 for share in self.mix.values()):
             msg = f"mix must hold shares that are not negative, got {dict(self.mix)}"
             raise ConfigError(msg)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TreesConfig:
-    """Fit gradient-boosted trees on the high-level features, as a run for `hepflow evaluate` to compare the nets with."""
-
-    input: Path = STORE
-    """Feature store."""
-    output: Path = RUNS / "trees"
-    """Run folder to write."""
-    rounds: int = 300
-    """Most rounds of boosting; it ends where a held-out tenth of the training split no longer gains."""
-    learning_rate: float = 0.05
-    """Share of each tree that is added."""
-    seed: int = 1
-    """Seed of what is held out."""
-
-    def __post_init__(self) -> None:
-        _positive(self, "rounds")
-        if self.learning_rate <= 0:
-            msg = f"learning_rate must be positive, got {self.learning_rate}"
-            raise ConfigError(msg)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ForestConfig:
-    """Fit a random forest on the high-level features with Spark ML, as a run for `hepflow evaluate` to compare the nets with."""
-
-    input: Path = STORE
-    """Feature store."""
-    output: Path = RUNS / "forest"
-    """Run folder to write."""
-    trees: int = 100
-    """Trees in the forest."""
-    depth: int = 12
-    """Most levels of a tree."""
-    seed: int = 1
-    """Seed of the forest."""
-    spark: SparkConfig = field(default_factory=SparkConfig)
-    """The Spark session."""
-
-    def __post_init__(self) -> None:
-        _positive(self, "trees", "depth")
-        if self.depth > 30:
-            msg = f"depth must be at most 30, got {self.depth}"
-            raise ConfigError(msg)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportConfig:
-    """Write a trained net as one ONNX file: normalisation inside, batch and length free, checked against the checkpoint."""
-
-    run: Path = RUNS / "inclusive"
-    """Run folder of the net."""
-    input: Path | None = None
-    """Feature store with the events for the check; default: the one that the run was trained on."""
-    output: Path | None = None
-    """ONNX file to write; default: model.onnx in the run folder."""
-    checkpoint: str = "best"
-    """Which of the run's checkpoints: best or last."""
-    check_events: int = 256
-    """Test events on which the ONNX file and the checkpoint must agree."""
-    tolerance: float = 1e-5
-    """Largest difference of a logit, absolute or relative."""
-
-    def __post_init__(self) -> None:
-        _positive(self, "check_events")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -470,8 +319,8 @@ class ScoreConfig:
     def __post_init__(self) -> None:
         if "://" not in str(self.input):
             object.__setattr__(self, "input", Path(self.input))
-        _positive(self, "target_partition_mb", "in_flight", "drift_events")
-        _not_negative(self, "max_lost_files", "retries", "timeout_s", "idle_stop_s", "drift_alarm")
+        positive(self, "target_partition_mb", "in_flight", "drift_events")
+        not_negative(self, "max_lost_files", "retries", "timeout_s", "idle_stop_s", "drift_alarm")
         if self.poll_s <= 0:
             msg = f"poll_s must be positive, got {self.poll_s}"
             raise ConfigError(msg)
@@ -483,69 +332,6 @@ class ScoreConfig:
             raise ConfigError(msg)
 
 
-Stage = Literal["simulate", "ingest", "features", "train", "spark-train"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchConfig:
-    """Measure how fast every stage is at several sizes and numbers of workers: tables, bench.json, CSV and plots."""
-
-    output: Path = BENCH
-    """Folder for simulated inputs, bench.json, bench.csv and plots. What was measured there by the same code is not measured again."""
-    stages: tuple[Stage, ...] = get_args(Stage)
-    """Stages to measure; spark-train is the training inside Spark."""
-    nets: tuple[str, ...] = ("hlf", "inclusive")
-    """Nets to train."""
-    sizes: tuple[int, ...] = (200, 800)
-    """Selected events a class in the inputs: two sizes tell the start of a command from its work."""
-    workers: tuple[int, ...] = (1, 2)
-    """Numbers of worker processes (jobs, Spark cores, Dask workers, DDP processes or executors)."""
-    cores: tuple[int, ...] = (1,)
-    """Threads of each process of a training."""
-    repeats: int = 3
-    """Times that everything is measured, in turn."""
-    epochs: int = 3
-    """Epochs of a training."""
-    extrapolate: float = 0.0
-    """Say what so many events would take, such as 54e6; 0: do not."""
-    extrapolate_cores: tuple[int, ...] = (32, 256, 1024)
-    """Numbers of cores to say it for."""
-
-    def __post_init__(self) -> None:
-        _positive(self, "repeats", "epochs")
-        _not_negative(self, "extrapolate")
-        for name in ("stages", "nets", "sizes", "workers", "cores", "extrapolate_cores"):
-            values = getattr(self, name)
-            if not values or any(isinstance(value, int) and value < 1 for value in values):
-                msg = f"{name} must hold at least one value, and no number below 1; got {list(values)}"
-                raise ConfigError(msg)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoConfig:
-    """Run the whole pipeline on simulated events, from Pythia8 to the report. A second run skips what is up to date."""
-
-    output: Path = DEMO
-    """Folder for everything the demo makes."""
-    events: int = 2000
-    """Selected events a class."""
-    seed: int = 1
-    """Seed of the simulation and of the trainings."""
-
-    def __post_init__(self) -> None:
-        _positive(self, "events")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DoctorConfig:
-    """Say what this machine has for each stage, what is missing, and how to get it."""
-
-    json: bool = False
-    """Print the findings as JSON."""
-    strict: bool = False
-    """End with an error if a stage cannot run here."""
-
-
 def shipped(name: str) -> Path:
     """A configuration file that comes with hepflow, such as ``train/hlf.yaml``: from the package, or from a checkout."""
     package = Path(__file__).parent
@@ -553,11 +339,13 @@ def shipped(name: str) -> Path:
     return folder / name
 
 
-def _positive(config: object, *names: str) -> None:
+def positive(config: object, *names: str) -> None:
+    """Refuse a field below 1."""
     _at_least(config, names, 1)
 
 
-def _not_negative(config: object, *names: str) -> None:
+def not_negative(config: object, *names: str) -> None:
+    """Refuse a field below 0."""
     _at_least(config, names, 0)
 
 

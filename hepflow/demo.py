@@ -15,7 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hepflow.config import DemoConfig, shipped
+from hepflow.config import shipped
+from hepflow.config_tools import DemoConfig
 from hepflow.errors import HepflowError
 from hepflow.ledger import read_json, write_json
 

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 
-from hepflow.config import DoctorConfig
+from hepflow.config_tools import DoctorConfig
 from hepflow.errors import HepflowError
 
 GB = 1e9

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from rich.progress import Progress
 
 from hepflow import locks
-from hepflow.config import ImportConfig
+from hepflow.config_tools import ImportConfig
 from hepflow.errors import DataError
 from hepflow.fragments import fingerprint
 from hepflow.identity import event_ids, split_index

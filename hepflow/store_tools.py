@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from hepflow.config import StoreConfig
+from hepflow.config_tools import StoreConfig
 from hepflow.errors import DataError
 from hepflow.identity import split_index
 from hepflow.moments import Moments

@@ -15,6 +15,7 @@ LAYERS = (
     {"physics", "models"},
     {"store", "predictions", "fragments"},
     {"shards"},
+    {"config_tools"},
     {"ledger", "config", "identity", "locks", "moments"},
     {"schema"},
     {"errors"},

@@ -9,7 +9,7 @@ from toy_store import toy_store
 
 from hepflow.bench import job, report, scaling
 from hepflow.bench.cases import Case, Measured, cases
-from hepflow.config import BenchConfig
+from hepflow.config_tools import BenchConfig
 from hepflow.errors import ConfigError
 from hepflow.ledger import read_json, write_json
 

@@ -8,7 +8,7 @@ from toy_store import toy_store
 
 pytest.importorskip("pyspark", reason="needs hepflow[ingest]")
 
-from hepflow.config import ForestConfig
+from hepflow.config_tools import ForestConfig
 from hepflow.errors import ConfigError
 from hepflow.evaluate import forest
 from hepflow.ledger import read_json

@@ -12,7 +12,8 @@ from delphes_events import random_events, to_arrow, write_fragment, write_marker
 from test_train_fit import fit
 from toy_store import toy_store
 
-from hepflow.config import EvaluateConfig, FeaturesConfig, TreesConfig
+from hepflow.config import EvaluateConfig, FeaturesConfig
+from hepflow.config_tools import TreesConfig
 from hepflow.errors import DataError
 from hepflow.evaluate import trees
 from hepflow.evaluate.job import evaluate, run

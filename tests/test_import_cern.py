@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from delphes_events import random_events, to_awkward
 
-from hepflow.config import ImportConfig, StoreConfig
+from hepflow.config_tools import ImportConfig, StoreConfig
 from hepflow.errors import DataError
 from hepflow.import_cern import run
 from hepflow.physics.features import compute

@@ -11,7 +11,7 @@ import torch
 from test_train_fit import fit
 from toy_store import toy_store
 
-from hepflow.config import ExportConfig
+from hepflow.config_tools import ExportConfig
 from hepflow.errors import DataError
 from hepflow.models.bundle import load_net, logits_of, run, write_onnx
 from hepflow.models.exported import OnnxNet

@@ -10,7 +10,7 @@ import pytest
 import zarr
 from delphes_events import write_dataset
 
-from hepflow.config import StoreConfig
+from hepflow.config_tools import StoreConfig
 from hepflow.errors import DataError
 from hepflow.fragments import open_events
 from hepflow.parts import make_part

@@ -13,7 +13,8 @@ from toy_store import toy_store
 
 optuna = pytest.importorskip("optuna", reason="needs hepflow[tune]")
 
-from hepflow.config import ClusterConfig, TuneConfig  # noqa: E402
+from hepflow.config import ClusterConfig  # noqa: E402
+from hepflow.config_tools import TuneConfig  # noqa: E402
 from hepflow.errors import ConfigError, DataError, HepflowError  # noqa: E402
 from hepflow.ledger import read_json  # noqa: E402
 from hepflow.store import EventStore, iter_blocks  # noqa: E402

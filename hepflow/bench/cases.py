@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hepflow.config import BenchConfig, shipped
+from hepflow.config import shipped
+from hepflow.config_tools import BenchConfig
 from hepflow.errors import HepflowError
 from hepflow.ledger import read_json
 

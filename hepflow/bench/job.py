@@ -16,7 +16,7 @@ from typing import Any
 from hepflow import locks
 from hepflow.bench import plots, report, scaling
 from hepflow.bench.cases import Measured, cases, measure, prepare
-from hepflow.config import BenchConfig
+from hepflow.config_tools import BenchConfig
 from hepflow.ledger import code_hash, digest, read_json, write_json
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from pyspark.ml.feature import VectorAssembler
 from pyspark.ml.functions import vector_to_array
 from pyspark.sql import DataFrame, SparkSession
 
-from hepflow.config import ForestConfig, SparkConfig
+from hepflow.config import SparkConfig
+from hepflow.config_tools import ForestConfig
 from hepflow.evaluate.trees import Fitted, keep
 from hepflow.spark import session
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from hepflow.config import ForestConfig, TreesConfig
+from hepflow.config_tools import ForestConfig, TreesConfig
 from hepflow.errors import DataError
 from hepflow.evaluate.runs import ABOUT, PREDICTIONS
 from hepflow.ledger import code_hash, digest, read_json, write_json

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import torch
 
-from hepflow.config import ExportConfig
+from hepflow.config_tools import ExportConfig
 from hepflow.errors import DataError
 from hepflow.ledger import read_json
 from hepflow.models.drift import spread_of

@@ -16,7 +16,8 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.tuner.tuning import Tuner
 
-from hepflow.config import RUNS, ExportConfig, TrainConfig
+from hepflow.config import RUNS, TrainConfig
+from hepflow.config_tools import ExportConfig
 from hepflow.errors import ConfigError, DataError
 from hepflow.models.bundle import run as export
 from hepflow.store import EventStore

@@ -20,7 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from hepflow import clusters, locks
-from hepflow.config import TuneConfig, shipped
+from hepflow.config import shipped
+from hepflow.config_tools import TuneConfig
 from hepflow.errors import ConfigError, DataError, HepflowError
 from hepflow.ledger import digest
 from hepflow.store import EventStore
