@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import awkward as ak
+import dask
 import generated
 import numpy as np
 import pyarrow.parquet as pq
@@ -26,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from rival_features import isolations, per_event
 
+from hepflow.clusters import SETTINGS
 from hepflow.config import ClusterConfig, FeaturesConfig
 from hepflow.features import run
 from hepflow.fragments import Fragment, open_events, read_fragment
@@ -49,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.events or Path(scratch) / "events"
         if arguments.events is None:
-            generated.write(folder, generated.events(1500), 4 if arguments.quick else 16)
+            generated.write(folder, generated.events(1500), 4 if arguments.quick else 48)
         result = against_rivals(folder, repeats) | end_to_end(folder, Path(scratch), repeats)
     print(json.dumps(result))
 
@@ -100,7 +102,8 @@ def end_to_end(folder: Path, scratch: Path, repeats: int) -> dict[str, float]:
     logging.getLogger("hepflow").setLevel(logging.ERROR)
     dataset = open_events(folder, 2**26)
     n_events = sum(fragment.n_events for fragment in dataset.fragments)
-    clusters = {n: LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=":0") for n in (1, 2)}
+    with dask.config.set(SETTINGS):
+        clusters = {n: LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=":0") for n in (1, 2)}
     configs = {
         n: FeaturesConfig(
             input=folder, output=scratch / f"{n}.zarr", cluster=ClusterConfig(kind="address", address=cluster.scheduler_address)

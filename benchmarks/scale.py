@@ -8,6 +8,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import resource
 import tempfile
 import threading
@@ -18,12 +19,14 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import awkward as ak
+import dask
 import generated
 import numpy as np
 from distributed import Client, LocalCluster
 from rich.console import Console
 from rich.table import Table
 
+from hepflow.clusters import SETTINGS
 from hepflow.config import ClusterConfig, FeaturesConfig
 from hepflow.features import memory_of_task, run, watch
 from hepflow.fragments import Fragment, empty_events, open_events, read_fragment
@@ -64,7 +67,7 @@ def graph(n: int) -> dict[str, float]:
     store = EventStore(Path("data/features.zarr"), SPEC)
     parquet = Path("data/events/qcd")
     fragments = [Fragment(f"qcd--part-{i:05d}", parquet / f"part-{i:05d}.parquet", (0, 1, 2), 3000, 10**8, f"{i:016x}") for i in range(n)]
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as client:
+    with two_workers() as cluster, Client(cluster) as client:
         client.wait_for_workers(2)
         before, started = held(), time.perf_counter()
         outcomes = watch(client, partial(no_work, store, physics=None), fragments)
@@ -79,6 +82,11 @@ def graph(n: int) -> dict[str, float]:
     table.add_row("memory of client and scheduler", f"{grown / MB:,.0f} MB, {grown / n / 1e3:.1f} kB a fragment")
     Console().print(table)
     return {"graph_submit_s": round(first, 2), "graph_done_s": round(last, 1), "graph_mb": round(grown / MB)}
+
+
+def two_workers() -> LocalCluster:
+    with dask.config.set(SETTINGS):
+        return LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
 
 
 def memory(scratch: Path, sizes: tuple[int, ...]) -> dict[str, float]:
@@ -110,7 +118,7 @@ def long_run(scratch: Path, events: Path | None, n_events: int) -> dict[str, flo
     """Memory of two workers while they make a store of ``n_events``, in tenths of the run."""
     chunk = generated.events(1500) if events is None else some_of(events, 1500)
     generated.write(scratch / "many", chunk, -(-n_events // len(chunk)))
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
+    with two_workers() as cluster:
         samples: list[float] = []
         done = threading.Event()
         sampler = threading.Thread(target=sample, args=(cluster, samples, done))
@@ -149,7 +157,7 @@ def held() -> int:
 
 
 def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return 1024 * int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0])
 
 
 if __name__ == "__main__":

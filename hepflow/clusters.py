@@ -24,15 +24,17 @@ if getattr(signal.getsignal(signal.SIGINT), "__module__", None) == "dask_jobqueu
     signal.signal(signal.SIGINT, signal.default_int_handler)  # importing dask_jobqueue makes Ctrl-C end a program as if all was well
 
 _SLURM_MEMORY = "4GiB"
-_SETTINGS = {
+# glibc gives large arrays back to the kernel, which clears their pages for the next task again: a quarter of its CPU time, and of the
+# memory's bandwidth, which the workers of a machine share. Tasks are all alike, so a worker keeps what its largest one needed.
+_MALLOC = {"MALLOC_ARENA_MAX": 1, "MALLOC_MMAP_MAX_": 0, "MALLOC_TRIM_THRESHOLD_": 2**40}
+SETTINGS = {
     # A worker that dies is no verdict on its task: a killed node takes many tasks with it, again and again.
     "distributed.scheduler.allowed-failures": 30,
     # Parts go to disk, so what stays in memory is one task; spilling would only hide a wrong estimate.
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.target": False,
     "distributed.comm.timeouts.connect": "60s",
-    # Set at all, it makes every task fault its arrays in from the kernel again: a fifth of its CPU time.
-    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
+    **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in _MALLOC.items()},
 }
 
 
@@ -48,7 +50,7 @@ def connect(config: ClusterConfig, n_tasks: int) -> Iterator[Client]:
     """
     for name in ("distributed", "tornado", "asyncio"):  # what they tell of every connection is for their developers
         logging.getLogger(name).setLevel(logging.WARNING)
-    with dask.config.set(_SETTINGS), contextlib.ExitStack() as stack:
+    with dask.config.set(SETTINGS), contextlib.ExitStack() as stack:
         if config.kind == "address":
             client = stack.enter_context(_client_at(str(config.address)))
         else:
@@ -135,7 +137,7 @@ def _slurm(config: ClusterConfig, n_tasks: int) -> Cluster:
         memory=format_bytes(memory * slurm.workers_per_job),
         walltime=slurm.walltime,
         interface=slurm.interface,
-        job_script_prologue=list(slurm.prologue),
+        job_script_prologue=[f"export DASK_INTERNAL_INHERIT_CONFIG={dask.config.serialize(SETTINGS)}", *slurm.prologue],
         job_extra_directives=list(slurm.directives),
         worker_extra_args=["--lifetime", f"{lifetime}s", "--lifetime-stagger", f"{stagger}s"],
         scheduler_options={"dashboard_address": config.dashboard_address},

@@ -53,24 +53,20 @@ def batches_of(blocks: Sequence[EventBlock], plan: Sequence[np.ndarray], rank: i
     """
     if not plan:
         return
-    # every world-th event of a batch that is sorted by length: the ranks get equal work
-    shares = [batch[rank::world] if rank < len(batch) else batch[:1] for batch in plan]
-    order = np.concatenate(shares)
-    hlf, label, event_id = (
-        torch.from_numpy(np.concatenate([getattr(block, name) for block in blocks])[order]) for name in ("hlf", "label", "event_id")
-    )
-    label = label.long()
-    sizes = [len(block) for block in blocks]
-    block_of, first = np.repeat(np.arange(len(sizes)), sizes), np.cumsum([0, *sizes])
-    stop = 0
-    for share, batch in zip(shares, plan, strict=True):
-        start, stop = stop, stop + len(share)
+    columns = [torch.from_numpy(np.concatenate([getattr(block, name) for block in blocks])) for name in ("hlf", "label", "event_id")]
+    first = np.cumsum([0, *(len(block) for block in blocks)])
+    for batch in plan:
+        # every world-th event of a batch that is sorted by length: the ranks get equal work
+        share = batch[rank::world] if rank < len(batch) else batch[:1]
+        rows = torch.from_numpy(share)
         padded = lengths = None
         if particles:
-            own = [_particles(blocks[b], i - first[b]) for i, b in zip(share, block_of[share], strict=True)]
-            padded, lengths = (torch.from_numpy(array) for array in pad(own))
+            block_of = np.searchsorted(first, share, side="right") - 1
+            events = [_particles(blocks[b], i - first[b]) for i, b in zip(share, block_of, strict=True)]
+            padded, lengths = (torch.from_numpy(array) for array in pad(events))
         weight = torch.full((len(share),), float(rank < len(batch)))
-        yield Batch(hlf[start:stop], padded, lengths, label[start:stop], event_id[start:stop], weight, len(batch))
+        hlf, label, event_id = (column.index_select(0, rows) for column in columns)
+        yield Batch(hlf, padded, lengths, label.long(), event_id, weight, len(batch))
 
 
 def _particles(block: EventBlock, event: int) -> np.ndarray:

@@ -121,8 +121,12 @@ class Throughput(Callback):
         self._start = self._busy = self._waited = 0.0
         self._events = 0
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Start the clock: waiting for the first batch counts."""
+        self.on_train_batch_start(trainer)
+
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Start the clock where it does not run."""
+        """Start the clock where it does not run: after a validation, or within an epoch that was taken up."""
         if not self._start:
             self._start = time.perf_counter()
             self._waited = _loader(trainer).waited_s
