@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import awkward as ak
+import fsspec
 import pyarrow.parquet as pq
 import pytest
 import uproot
@@ -226,6 +227,16 @@ def test_hdfs_files_go_through_pyarrow(raw: Path, monkeypatch: pytest.MonkeyPatc
     files = list_files(url)
     assert [file.path for file in files] == [f"{url}/qcd/a.root", f"{url}/qcd/b.root"]
     assert ak.array_equal(read(files[0].path), read(str(raw / "qcd" / "a.root")))
+
+
+@pytest.mark.skipif("HEPFLOW_TEST_HDFS" not in os.environ, reason="no HDFS: set HEPFLOW_TEST_HDFS=hdfs://NAMENODE:8020/EMPTY/FOLDER")
+def test_files_of_a_real_name_node_are_read(raw: Path) -> None:
+    url = os.environ["HEPFLOW_TEST_HDFS"]
+    system, folder = fsspec.core.url_to_fs(url)
+    system.makedirs(f"{folder}/qcd", exist_ok=True)
+    system.put_file(str(raw / "qcd" / "a.root"), f"{folder}/qcd/a.root")
+    (file,) = list_files(url)
+    assert ak.array_equal(read(file.path), read(str(raw / "qcd" / "a.root")))
 
 
 def test_what_hdfs_needs_is_said() -> None:

@@ -14,6 +14,7 @@ from jsonargparse import ArgumentError, Namespace
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.tuner.tuning import Tuner
 
 from hepflow.config import RUNS, TrainConfig
@@ -149,6 +150,8 @@ class TrainCLI(LightningCLI):
         if self.command == "fit" and self.requeues and slurm.in_a_job():
             callbacks.append(slurm.SlurmRequeue(self.folder / CHECKPOINTS))
         ours: dict[str, Any] = {"callbacks": callbacks, "logger": self._loggers(config.logger), "default_root_dir": str(self.folder)}
+        if config.strategy == "ddp":  # the buffers are statistics that never change: not sent before every step
+            ours["strategy"] = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
         plugins = config.plugins or []
         ours["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), *slurm.environment()] or None
         trainer = super().instantiate_trainer(**ours, **kwargs)
