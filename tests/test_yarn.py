@@ -97,12 +97,13 @@ def hepflow_here(folder: Path, *arguments: str, cluster: YarnCluster | None = No
     return run([sys.executable, "-m", "hepflow", *arguments], folder, cluster)
 
 
-def submit(cluster: YarnCluster, folder: Path, sent: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def submit(cluster: YarnCluster, folder: Path, sent: str, *arguments: str, executors: int) -> subprocess.CompletedProcess[str]:
     """By spark-submit, with the driver in the cluster, and a file sent along."""
     options = [word for name, value in for_the_test(folder).items() for word in ("--conf", f"{name}={value}")]
     packed = ("--archives", "environment.tar.gz#environment", "--conf", "spark.pyspark.python=./environment/bin/python")
     command = [str(SPARK_HOME / "bin" / "spark-submit"), "--master", "yarn", "--deploy-mode", "cluster", "--driver-memory", "512m"]
-    return run([*command, *packed, "--files", sent, *options, MAIN, *arguments], folder, cluster)
+    size = ("--num-executors", str(executors))
+    return run([*command, *packed, "--files", sent, *size, *options, MAIN, *arguments], folder, cluster)
 
 
 def run(command: list[str], folder: Path, cluster: YarnCluster | None) -> subprocess.CompletedProcess[str]:
@@ -110,7 +111,7 @@ def run(command: list[str], folder: Path, cluster: YarnCluster | None) -> subpro
     environment |= {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
     environment.pop("PYSPARK_PYTHON", None)
     notes(folder)  # of earlier commands
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=400)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=900)
 
 
 def containers(left: list[Note]) -> set[str]:
@@ -133,6 +134,26 @@ def test_without_the_cluster_s_configuration_it_says_what_is_missing(monkeypatch
         spark._start(SparkConfig(master="yarn"), "test")
 
 
+def test_the_kerberos_options_that_the_shipped_configuration_offers_reach_hadoop_s_login(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "core-site.xml").write_text(
+        "<configuration><property><name>hadoop.security.authentication</name><value>kerberos</value></property></configuration>"
+    )
+    text = shipped("spark/yarn.yaml").read_text().replace("# spark.kerberos.", "spark.kerberos.")
+    (tmp_path / "mine.yaml").write_text(text.replace("/home/me/me.keytab", "me.keytab"))
+    realm = "-Djava.security.krb5.realm=EXAMPLE.ORG -Djava.security.krb5.kdc=localhost"
+    command = [sys.executable, "-m", "hepflow", "ingest", "--config=mine.yaml", f"--input={folder}/raw", SAMPLES, "--output=out"]
+    environment = {**os.environ, "HADOOP_CONF_DIR": str(tmp_path), "JAVA_TOOL_OPTIONS": realm}
+
+    def said() -> str:
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 2, done.stderr
+        return done.stderr
+
+    assert "spark.kerberos.keytab: there is no file me.keytab" in said()
+    (tmp_path / "me.keytab").write_text("no keys")
+    assert "failure to login: for principal: me@EXAMPLE.ORG from keytab me.keytab" in said()
+
+
 def test_ingest_in_client_mode(cluster: YarnCluster, folder: Path) -> None:
     done = hepflow_here(folder, "ingest", "--config=yarn.yaml", "--input=raw", "--output=client", SAMPLES, cluster=cluster)
     assert done.returncode == 0, done.stderr + cluster.log
@@ -147,7 +168,7 @@ def test_ingest_in_client_mode(cluster: YarnCluster, folder: Path) -> None:
 
 def test_ingest_in_cluster_mode(cluster: YarnCluster, folder: Path) -> None:
     (folder / "ingest.yaml").write_text(yaml.safe_dump({"input": f"{folder}/raw", "samples": {"qcd": ["qcd"], "ttbar": ["ttbar"]}}))
-    done = submit(cluster, folder, "ingest.yaml", "ingest", "--config=ingest.yaml", f"--output={folder}/cluster")
+    done = submit(cluster, folder, "ingest.yaml", "ingest", "--config=ingest.yaml", f"--output={folder}/cluster", executors=1)
     assert done.returncode == 0, done.stderr + cluster.log
     assert "queue: research" in done.stderr
     assert "final status: SUCCEEDED" in done.stderr
@@ -170,7 +191,8 @@ def test_spark_train_in_client_mode_gives_the_weights_of_plain_ddp(cluster: Yarn
 def test_spark_train_in_cluster_mode_goes_on_by_itself_after_a_process_died(cluster: YarnCluster, folder: Path, plain: Path) -> None:
     output = folder / "trained-there"
     spare(output, 0)
-    done = submit(cluster, folder, "mine.yaml", "spark-train", "--config=mine.yaml", f"--output={output}", "--spark.num_processes=2")
+    command = ("spark-train", "--config=mine.yaml", f"--output={output}", "--spark.num_processes=2")
+    done = submit(cluster, folder, "mine.yaml", *command, executors=1)  # those of the job are hepflow's to ask for
     assert done.returncode == 0, done.stderr + cluster.log
     assert "final status: SUCCEEDED" in done.stderr
     assert (output / "crashed-1").is_file()
