@@ -96,10 +96,10 @@ def test_a_job_that_lost_a_process_goes_on_to_the_weights_of_plain_ddp(options: 
 def test_executors_of_a_standalone_cluster_train_to_the_weights_of_plain_ddp(options: tuple[Path, list[str]], plain: Path) -> None:
     folder, own = options
     undisturbed(folder / "standalone")
-    small = {"spark.executor.memory": "512m"}
+    small = {"spark.executor.memory": "512m", "spark.executorEnv.PYTHONPATH": str(Path(__file__).parent)}
     (folder / "small.yaml").write_text(yaml.safe_dump({"spark": {"driver_memory": "512m", "num_processes": 2, "conf": small}}))
     (folder / "cluster").mkdir()
-    with standalone_cluster(folder / "cluster", workers=2, cores=1, memory="512m") as cluster:
+    with standalone_cluster(folder / "cluster", workers=1, cores=2, memory="1g") as cluster:
         there = ("--config", "small.yaml", "--spark.master", cluster.url, "--output", "standalone")
         done = hepflow("spark-train", *own, *there, cwd=folder)
         assert done.returncode == 0, done.stderr

@@ -116,9 +116,9 @@ def run(command: list[str], folder: Path, cluster: YarnCluster | None) -> subpro
 
 def containers(left: list[Note]) -> set[str]:
     """Those in which a Python ran that was the shipped one, and had no hepflow but the shipped one."""
-    assert {note.prefix for note in left} == {note.began / "environment" for note in left}
+    assert {note.prefix.name for note in left} == {"environment"}
     assert all("environment/lib" in note.hepflow for note in left if note.hepflow != "None")
-    return {note.began.name for note in left}
+    return {note.prefix.parent.name for note in left}
 
 
 def check(output: Path) -> None:
