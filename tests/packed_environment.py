@@ -33,7 +33,7 @@ class Note(NamedTuple):
 
 
 def pack(folder: Path) -> Path:
-    """``environment.tar.gz``, with a hepflow of its own (not the checkout), and ``crash.py``.
+    """``environment.tar.gz``, with a hepflow of its own, not the checkout.
 
     The big packages stay where this test has them, and the packed Python looks for them there: a whole environment takes a minute to pack.
 
@@ -47,7 +47,6 @@ def pack(folder: Path) -> Path:
     (packages,) = environment.glob("lib/python*/site-packages")
     install = ("pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(packages), str(ROOT))
     subprocess.run([sys.executable, "-m", *install], check=True, timeout=120)
-    (packages / "crash.py").write_text((Path(__file__).parent / "crash.py").read_text())
     (packages / "leaves_a_note.py").write_text(NOTES.format(file=str(folder / "notes")))
     (packages / "leaves_a_note.pth").write_text(f"import leaves_a_note, sys; sys.path.append({sysconfig.get_path('purelib')!r})\n")
     packed = [sys.executable, "-m", "venv_pack", "--quiet", "--prefix", str(environment), "--output", str(archive)]

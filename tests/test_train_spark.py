@@ -32,7 +32,7 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 def hepflow(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     command = [sys.executable, "-m", "hepflow", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=900, env=environment, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=550, env=environment, cwd=cwd)
 
 
 @pytest.fixture(scope="module")

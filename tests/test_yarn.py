@@ -54,27 +54,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(folder: Path) -> Path:
-    """The run that two processes make without Spark of mine.yaml, in which a process dies at step 9 unless a marker says that it has."""
+    """The run that two processes make without Spark of mine.yaml; its net needs no numba, which every container would compile anew."""
     store = toy_store(folder / "toy.zarr", events=35, mean_particles=5)
-    text = yaml.safe_load(shipped("train/inclusive.yaml").read_text()) | {
+    text = yaml.safe_load(shipped("train/hlf.yaml").read_text()) | {
         "data": {"store": str(store.path), "batch_size": 31, "eval_batch_size": 50, "workers": 0},
-        "trainer": {"callbacks": [{"class_path": "crash.CrashOnce", "init_args": {"step": 9}}], "max_epochs": 2},
-        "checkpoint_every_steps": 4,
+        "trainer": {"max_epochs": 2},
         "threads": 1,
     }
     (folder / "mine.yaml").write_text(yaml.safe_dump(text))
-    spare(folder / "plain", 0, 1)
     ddp = ("--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false")
     done = hepflow_here(folder, "train", "fit", "--config=mine.yaml", *ddp, "--output=plain")
     assert done.returncode == 0, done.stderr
     return folder / "plain"
-
-
-def spare(output: Path, *ranks: int) -> None:
-    """These processes of the run that will be here do not die."""
-    output.mkdir()
-    for rank in ranks:
-        (output / f"crashed-{rank}").touch()
 
 
 def for_the_test(folder: Path) -> dict[str, str]:
@@ -111,7 +102,7 @@ def run(command: list[str], folder: Path, cluster: YarnCluster | None) -> subpro
     environment |= {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
     environment.pop("PYSPARK_PYTHON", None)
     notes(folder)  # of earlier commands
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=900)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=550)
 
 
 def containers(left: list[Note]) -> set[str]:
@@ -177,7 +168,6 @@ def test_ingest_in_cluster_mode(cluster: YarnCluster, folder: Path) -> None:
 
 
 def test_spark_train_in_client_mode_gives_the_weights_of_plain_ddp(cluster: YarnCluster, folder: Path, plain: Path) -> None:
-    spare(folder / "trained", 0, 1)
     options = ("--config=mine.yaml", "--config=yarn.yaml", "--output=trained", "--spark.num_processes=2")
     done = hepflow_here(folder, "spark-train", *options, cluster=cluster)
     assert done.returncode == 0, done.stderr + cluster.log
@@ -188,18 +178,16 @@ def test_spark_train_in_client_mode_gives_the_weights_of_plain_ddp(cluster: Yarn
     assert folder in {note.ended for note in left}, "paths are those of the driver's folder"
 
 
-def test_spark_train_in_cluster_mode_goes_on_by_itself_after_a_process_died(cluster: YarnCluster, folder: Path, plain: Path) -> None:
+def test_spark_train_in_cluster_mode_gives_the_weights_of_plain_ddp(cluster: YarnCluster, folder: Path, plain: Path) -> None:
     output = folder / "trained-there"
-    spare(output, 0)
     command = ("spark-train", "--config=mine.yaml", f"--output={output}", "--spark.num_processes=2")
     done = submit(cluster, folder, "mine.yaml", *command, executors=1)  # those of the job are hepflow's to ask for
     assert done.returncode == 0, done.stderr + cluster.log
     assert "final status: SUCCEEDED" in done.stderr
-    assert (output / "crashed-1").is_file()
     assert_same(weights(plain), weights(output), **CLOSE)
     left = notes(folder)
     assert all(note.ended == note.began for note in left), "no process looks for files in the driver's container"
-    assert len(containers(left)) >= 4, "those of the two drivers, and of the executors of the second"
+    assert len(containers(left)) == 3, "those of the driver and of an executor a process"
 
 
 def test_an_application_that_fails_in_client_mode_is_a_failure_to_yarn_too(cluster: YarnCluster, folder: Path) -> None:
