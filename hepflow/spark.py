@@ -6,15 +6,17 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 from hepflow.config import SparkConfig
-from hepflow.errors import HepflowError, MissingDependency
+from hepflow.errors import ConfigError, HepflowError, MissingDependency
 
 try:
+    from py4j.protocol import Py4JError
+    from pyspark import SparkConf, SparkContext
     from pyspark.sql import SparkSession
 except ImportError as error:
     msg = "Spark is not installed. Get it with `pip install 'hepflow[ingest]'`."
@@ -35,7 +37,7 @@ _LOG4J = Path(__file__).with_name("log4j2.properties")
 
 @contextmanager
 def session(config: SparkConfig, name: str) -> Iterator[SparkSession]:
-    """The process's Spark session; one that is made here is stopped at the end.
+    """The process's Spark session; one that is made here is stopped at the end, and an error on the way fails the application.
 
     Parameters
     ----------
@@ -57,8 +59,51 @@ def session(config: SparkConfig, name: str) -> Iterator[SparkSession]:
     spark = _start(config, name)
     try:
         yield spark
+    except Exception:
+        with suppress(Py4JError, OSError):  # where Java is gone it has failed as it is
+            spark.sparkContext._jsc.sc().stop(1)  # noqa: SLF001 - only Java takes the status, without which YARN sees a success
+        raise
     finally:
         spark.stop()
+
+
+def nothing_to_do(config: SparkConfig, name: str) -> None:
+    """Start Spark and stop it where only that is success: YARN takes a driver that ends without having done so for one that failed."""
+    if in_cluster_mode():
+        with session(config, name):
+            pass
+
+
+def started_by_submit() -> bool:
+    """Whether spark-submit started this process, so that its JVM runs already, and spark-submit's word on the master holds."""
+    return "PYSPARK_GATEWAY_PORT" in os.environ
+
+
+def in_cluster_mode() -> bool:
+    """Whether this process is a driver that spark-submit has put into a container of the cluster."""
+    if not started_by_submit():
+        return False
+    SparkContext._ensure_initialized()  # noqa: SLF001 - connects to the JVM, whose properties spark-submit has set
+    return SparkConf().get("spark.submit.deployMode") == "cluster"
+
+
+def check_paths(paths: Mapping[str, Path | str]) -> None:
+    """In cluster mode a relative path starts in the driver's container, which no other node sees and which goes with the driver.
+
+    Parameters
+    ----------
+    paths : mapping
+        Option -> its value.
+
+    Raises
+    ------
+    ConfigError
+        A path is relative, in cluster mode.
+    """
+    relative = [f"--{option} {path}" for option, path in paths.items() if "://" not in str(path) and not Path(path).is_absolute()]
+    if relative and in_cluster_mode():
+        msg = f"{', '.join(relative)}: in cluster mode paths must be absolute, and on a file system that all nodes see."
+        raise ConfigError(msg)
 
 
 def is_local(master: str) -> bool:
@@ -86,9 +131,13 @@ def java_home() -> Path:
 
 
 def _start(config: SparkConfig, name: str) -> SparkSession:
-    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit started this process, and its JVM runs already
+    submitted = started_by_submit()
     if config.master == "yarn" and not submitted and not {"HADOOP_CONF_DIR", "YARN_CONF_DIR"} & set(os.environ):
         msg = "spark.master yarn: HADOOP_CONF_DIR is not set. Point it to the folder with the cluster's core-site.xml and yarn-site.xml."
+        raise HepflowError(msg)
+    keytab = config.conf.get("spark.kerberos.keytab", "")
+    if keytab and ":" not in keytab and not Path(keytab).is_file():
+        msg = f"spark.kerberos.keytab: there is no file {keytab}. Ask your site for a keytab, or leave it out and run kinit."
         raise HepflowError(msg)
     if not submitted:
         os.environ["JAVA_HOME"] = str(java_home())
@@ -100,14 +149,28 @@ def _start(config: SparkConfig, name: str) -> SparkSession:
     for key, value in properties(config, submitted).items():
         builder = builder.config(key, value)
     try:
-        spark = builder.getOrCreate()
+        spark = _create(builder)
     except Exception as error:
         lines = str(error).strip().splitlines()
-        reason = next((line.strip(": ") for line in lines if "Exception: " in line), lines[0])  # Java's word, below Python's about the call
-        msg = f"Spark does not start on {config.master}: {reason}. Check spark.master and spark.conf, or try spark.master=local[*]."
+        java = (line.strip(": ") for line in lines if line.startswith(": ") or "Exception: " in line)
+        reason = next(java, lines[0])  # Python's own line is about the call
+        if "JAVA_GATEWAY_EXITED" in reason:
+            reason = "its Java ended at once and says why above"
+        advice = "Check spark.master and spark.conf, or try spark.master=local[*]."
+        msg = f"Spark does not start on {config.master}: {reason.rstrip('.')}. {advice}"
         raise HepflowError(msg) from error
     log.info("Spark %s on %s, UI at %s", spark.version, spark.sparkContext.master, spark.sparkContext.uiWebUrl)
     return spark
+
+
+def _create(builder: SparkSession.Builder) -> SparkSession:
+    """A session; on YARN at a second try where Spark 4.3 was putting up its web page just as the cluster's filter for it arrived."""
+    try:
+        return builder.getOrCreate()
+    except Exception as error:
+        if "ConcurrentModificationException" not in str(error):
+            raise
+        return builder.getOrCreate()
 
 
 def _candidates() -> list[Path]:

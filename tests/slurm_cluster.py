@@ -18,6 +18,8 @@ from pathlib import Path
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "unshare")
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
 START_TIMEOUT_S, POLL_S = 60.0, 0.3
+GPUS = 2
+"""That each node claims to have."""
 
 
 def why_not() -> str | None:
@@ -130,16 +132,21 @@ def _write_configuration(root: Path, n_nodes: int, cpus: int) -> None:
         "SlurmctldLogFile": root / "log/slurmctld.log",
         "SlurmdLogFile": root / "log/slurmd.%n.log",
         "PlugStackConfig": root / "plugstack.conf",
+        "GresTypes": "gpu",
     }
     lines = [f"{key}={value}" for key, value in settings.items()]
     for index, name in enumerate(names, start=1):
         (root / "spool" / name).mkdir()
-        shape = f"CPUs={cpus} Boards=1 SocketsPerBoard=1 CoresPerSocket={cpus} ThreadsPerCore=1 RealMemory=16000"
+        shape = f"CPUs={cpus} Boards=1 SocketsPerBoard=1 CoresPerSocket={cpus} ThreadsPerCore=1 RealMemory=16000 Gres=gpu:{GPUS}"
         lines.append(f"NodeName={name} NodeHostname={name} NodeAddr=127.0.0.1 Port={base + index} {shape}")
     lines.append(f"PartitionName=debug Nodes={','.join(names)} Default=YES MaxTime=INFINITE State=UP")
     (root / "slurm.conf").write_text("\n".join(lines) + "\n")
     (root / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # the one plugin that loads without systemd
     (root / "plugstack.conf").touch()
+    devices = [root / f"gpu{i}" for i in range(GPUS)]  # Slurm only counts devices, and tells jobs the numbers in their names
+    for device in devices:
+        device.symlink_to("/dev/null")
+    (root / "gres.conf").write_text("".join(f"Name=gpu File={device}\n" for device in devices))
     hosts = [Path("/etc/hosts").read_text(), *(f"127.0.0.1 {name}" for name in (host, *names))]
     (root / "hosts").write_text("\n".join(hosts) + "\n")
     key = root / "munge.key"

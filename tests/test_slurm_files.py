@@ -13,6 +13,7 @@ from pytorch_lightning import Trainer
 
 from hepflow.cli import COMMANDS
 from hepflow.config import FeaturesConfig, SparkTrainConfig
+from hepflow.train.data import EventData
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "slurm").iterdir())
@@ -51,6 +52,7 @@ def test_the_page_names_options_that_exist() -> None:
         "cluster": {name.removeprefix("cluster.") for name in _options(FeaturesConfig) if name.startswith("cluster.")},
         "spark": _options(SparkTrainConfig),
         "trainer": set(signature(Trainer).parameters),
+        "data": set(signature(EventData).parameters),
     }
     named = set(re.findall(r"--([a-z]+)\.([a-z_.]+[a-z])", PAGE))
     assert len(named) > 8

@@ -93,6 +93,28 @@ def test_what_slurm_refuses_leaves_no_half_chain(cluster: SlurmCluster, tmp_path
     assert cluster.wait(cluster.job_ids()[-1])["JobState"] == "CANCELLED"
 
 
+@pytest.mark.parametrize(
+    ("asked", "tasks"),
+    [("--gres=gpu:2", 2), ("--gpus-per-node=2", 2), ("--gpus-per-task=1", 2), ("--gres=gpu:2", 1)],
+    ids=["gres", "per-node", "per-task", "too-few-tasks"],
+)
+def test_every_task_of_a_training_chooses_among_the_gpus_of_its_node(cluster: SlurmCluster, tmp_path: Path, asked: str, tasks: int) -> None:
+    """Seen by a program in hepflow's place: the GPUs are not real."""
+    program = tmp_path / "bin" / "hepflow"
+    program.parent.mkdir()
+    told = "task $SLURM_LOCALID of $SLURMD_NODENAME, GPUs $CUDA_VISIBLE_DEVICES, $OMP_NUM_THREADS threads: $*"
+    program.write_text(f'#!/bin/sh\necho "{told}"\n')
+    program.chmod(0o755)
+    extra = {**ENVIRONMENT, "HEPFLOW_VENV": str(tmp_path)}
+    size = ("-N2", f"--ntasks-per-node={tasks}", "--cpus-per-task=1", asked)
+    job_id = cluster.submit(*size, str(SCRIPTS / "train.sbatch"), "--threads", "1", cwd=tmp_path, extra=extra)
+    assert cluster.wait(job_id)["JobState"] == "COMPLETED", logs(tmp_path)
+    lines = sorted(line for line in logs(tmp_path).splitlines() if line.startswith("task"))
+    command = f"train fit --threads 1 --trainer.num_nodes 2 --trainer.devices {tasks}"
+    assert lines == [f"task {task} of {node}, GPUs 0,1, 1 threads: {command}" for task in range(tasks) for node in ("n1", "n2")]
+    assert ("only 1 of the 2 GPUs of a node will be used" in logs(tmp_path)) == (tasks == 1)
+
+
 def test_two_nodes_requeued_before_their_time_limit_train_as_one_process(cluster: SlurmCluster, tmp_path: Path) -> None:
     """The same weights, although every batch is shared between two nodes, and the training is cut in two by the script's own --signal."""
     store = toy_store(tmp_path / "toy.zarr", events=40, mean_particles=5)

@@ -20,6 +20,8 @@ from hepflow.train.help import print_help
 
 pytest.importorskip("pyspark", reason="needs hepflow[ingest]")
 
+from standalone_cluster import ask, standalone_cluster
+
 from hepflow.train.spark_run import _for_the_job, _reason, main
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark]
@@ -30,7 +32,7 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 def hepflow(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     command = [sys.executable, "-m", "hepflow", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=550, env=environment, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +48,26 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return folder, ["--config", "mine.yaml", "--threads", "1"]
 
 
-def test_a_job_that_lost_a_process_goes_on_to_the_weights_of_plain_ddp(options: tuple[Path, list[str]]) -> None:
+@pytest.fixture(scope="module")
+def plain(options: tuple[Path, list[str]]) -> Path:
+    """The run of two processes without Spark."""
     folder, own = options
-    (folder / "plain").mkdir()
-    for rank in range(2):
-        (folder / "plain" / f"crashed-{rank}").touch()
+    undisturbed(folder / "plain")
     ddp = ("--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false")
-    plain = hepflow("train", "fit", *own, *ddp, "--output", "plain", cwd=folder)
-    assert plain.returncode == 0, plain.stderr
+    done = hepflow("train", "fit", *own, *ddp, "--output", "plain", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "plain"
 
+
+def undisturbed(output: Path) -> None:
+    """No process of the run that will be here dies."""
+    output.mkdir()
+    for rank in range(2):
+        (output / f"crashed-{rank}").touch()
+
+
+def test_a_job_that_lost_a_process_goes_on_to_the_weights_of_plain_ddp(options: tuple[Path, list[str]], plain: Path) -> None:
+    folder, own = options
     in_spark = ("spark-train", *own, "--output", "spark", "--spark.num_processes", "2", "--spark.driver_memory", "1g")
     (folder / "spark").mkdir()
     (folder / "spark" / "crashed-0").touch()  # the second process dies, the first is left waiting
@@ -70,7 +83,7 @@ def test_a_job_that_lost_a_process_goes_on_to_the_weights_of_plain_ddp(options: 
     assert resumed.returncode == 0, resumed.stderr
     assert "going on from spark/checkpoints/last.ckpt" in resumed.stderr
     assert "epoch 2 of 2  val_loss" in resumed.stderr
-    assert_same(weights(folder / "plain"), weights(folder / "spark"), **CLOSE)
+    assert_same(weights(plain), weights(folder / "spark"), **CLOSE)
     one, two = (read_json(folder / name / "run.json") for name in ("plain", "spark"))
     assert (one["engine"], two["engine"]) == ("Lightning", "Spark")
     for key in ("config_hash", "provenance", "processes", "events_trained", "epochs", "threads", "splits_used"):
@@ -78,6 +91,22 @@ def test_a_job_that_lost_a_process_goes_on_to_the_weights_of_plain_ddp(options: 
     first, second = (read_predictions(folder / name / "predictions.parquet") for name in ("plain", "spark"))
     assert first.event_id.tolist() == second.event_id.tolist()
     assert np.allclose(first.logits, second.logits, atol=1e-5)
+
+
+def test_executors_of_a_standalone_cluster_train_to_the_weights_of_plain_ddp(options: tuple[Path, list[str]], plain: Path) -> None:
+    folder, own = options
+    undisturbed(folder / "standalone")
+    small = {"spark.executor.memory": "512m", "spark.executorEnv.PYTHONPATH": str(Path(__file__).parent)}
+    (folder / "small.yaml").write_text(yaml.safe_dump({"spark": {"driver_memory": "512m", "num_processes": 2, "conf": small}}))
+    (folder / "cluster").mkdir()
+    with standalone_cluster(folder / "cluster", workers=1, cores=2, memory="1g") as cluster:
+        there = ("--config", "small.yaml", "--spark.master", cluster.url, "--output", "standalone")
+        done = hepflow("spark-train", *own, *there, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        (app,) = ask(cluster.status)["completedapps"]
+    assert (app["name"], app["cores"]) == ("hepflow spark-train standalone", 2)
+    assert "epoch 2 of 2  val_loss" in done.stderr, "on the driver's terminal"
+    assert_same(weights(plain), weights(folder / "standalone"), **CLOSE)
 
 
 def test_a_finished_training_starts_no_spark(options: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:

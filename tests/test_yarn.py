@@ -1,15 +1,18 @@
-"""`hepflow ingest` on YARN, driver here or in the cluster, with the environment shipped. The test's name says on which YARN."""
+"""`hepflow ingest` and `spark-train` on YARN, driver here or in the cluster, with a packed environment. The names say on which YARN."""
 
 import importlib.util
+import os
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from packed_environment import Note, notes, pack
 from root_files import write_delphes
+from test_train_fit import assert_same, weights
+from toy_store import toy_store
 
 pytest.importorskip("pyspark", reason="pip install 'hepflow[ingest]'")
 
@@ -27,6 +30,7 @@ SPARK_HOME = Path(str(importlib.util.find_spec("pyspark").origin)).parent
 MAIN = str(Path(hepflow.__path__[0]) / "__main__.py")
 QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 SAMPLES = "--samples={qcd: [qcd], ttbar: [ttbar]}"
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 
 @pytest.fixture(scope="module", params=[KIND])
@@ -37,20 +41,35 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the commands run: raw files, and an environment whose Python leaves a note wherever it is started."""
+    """Where the commands run: raw files, a packed environment, and the shipped configuration with small resources."""
     folder = tmp_path_factory.mktemp("client")
     for seed, name in enumerate(("qcd", "ttbar")):
         write_delphes(folder / "raw" / name / "one.root", [100], seed=seed)
-    python = folder / "python"
-    python.write_text(f'#!/bin/sh\necho "$PWD $0" >> {folder}/used\nexec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    with tarfile.open(folder / "environment.tar.gz", "w:gz") as archive:
-        archive.add(python, "bin/python")
+    pack(folder)
+    text = yaml.safe_load(shipped("spark/yarn.yaml").read_text())
+    text["spark"] |= {"driver_memory": "512m", "conf": {**text["spark"]["conf"], **for_the_test(folder)}}
+    (folder / "yarn.yaml").write_text(yaml.safe_dump(text))
     return folder
 
 
+@pytest.fixture(scope="module")
+def plain(folder: Path) -> Path:
+    """The run that two processes make without Spark of mine.yaml; its net needs no numba, which every container would compile anew."""
+    store = toy_store(folder / "toy.zarr", events=35, mean_particles=5)
+    text = yaml.safe_load(shipped("train/hlf.yaml").read_text()) | {
+        "data": {"store": str(store.path), "batch_size": 31, "eval_batch_size": 50, "workers": 0},
+        "trainer": {"max_epochs": 2},
+        "threads": 1,
+    }
+    (folder / "mine.yaml").write_text(yaml.safe_dump(text))
+    ddp = ("--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false")
+    done = hepflow_here(folder, "train", "fit", "--config=mine.yaml", *ddp, "--output=plain")
+    assert done.returncode == 0, done.stderr
+    return folder / "plain"
+
+
 def for_the_test(folder: Path) -> dict[str, str]:
-    """Small and quick: the nodes have Spark's jars, and a container gets a gigabyte."""
+    """Small and quick: the nodes have Spark's jars, and a container gets a gigabyte and a half."""
     return {
         "spark.yarn.jars": f"local:{SPARK_HOME}/jars/*",
         "spark.yarn.stagingDir": (folder / "staging").as_uri(),
@@ -59,27 +78,38 @@ def for_the_test(folder: Path) -> dict[str, str]:
         "spark.yarn.am.extraJavaOptions": QUICK,
         "spark.executor.extraJavaOptions": QUICK,
         "spark.executor.memory": "512m",
-        "spark.executor.memoryOverhead": "512m",
+        "spark.executor.memoryOverhead": "1g",
         "spark.executor.cores": "1",
-        "spark.executor.instances": "1",
         "spark.dynamicAllocation.maxExecutors": "1",
     }
 
 
-def run(cluster: YarnCluster, folder: Path, *command: str) -> str:
-    environment = {**cluster.environment, "SPARK_LOCAL_IP": "127.0.0.1"}
+def hepflow_here(folder: Path, *arguments: str, cluster: YarnCluster | None = None) -> subprocess.CompletedProcess[str]:
+    return run([sys.executable, "-m", "hepflow", *arguments], folder, cluster)
+
+
+def submit(cluster: YarnCluster, folder: Path, sent: str, *arguments: str, executors: int) -> subprocess.CompletedProcess[str]:
+    """By spark-submit, with the driver in the cluster, and a file sent along."""
+    options = [word for name, value in for_the_test(folder).items() for word in ("--conf", f"{name}={value}")]
+    packed = ("--archives", "environment.tar.gz#environment", "--conf", "spark.pyspark.python=./environment/bin/python")
+    command = [str(SPARK_HOME / "bin" / "spark-submit"), "--master", "yarn", "--deploy-mode", "cluster", "--driver-memory", "512m"]
+    size = ("--num-executors", str(executors))
+    return run([*command, *packed, "--files", sent, *size, *options, MAIN, *arguments], folder, cluster)
+
+
+def run(command: list[str], folder: Path, cluster: YarnCluster | None) -> subprocess.CompletedProcess[str]:
+    environment = {**(cluster.environment if cluster else os.environ), "SPARK_LOCAL_IP": "127.0.0.1", "MASTER_ADDR": "127.0.0.1"}
+    environment |= {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
     environment.pop("PYSPARK_PYTHON", None)
-    (folder / "used").unlink(missing_ok=True)
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=400)
-    assert done.returncode == 0, f"{done.stderr[-6000:]}\n{cluster.log[-2000:]}"
-    return done.stdout + done.stderr
+    notes(folder)  # of earlier commands
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=550)
 
 
-def places(folder: Path) -> set[str]:
-    """Containers in which the shipped Python ran."""
-    lines = [line.split() for line in (folder / "used").read_text().splitlines()]
-    assert {python for _, python in lines} == {"./environment/bin/python"}
-    return {Path(place).name for place, _ in lines}
+def containers(left: list[Note]) -> set[str]:
+    """Those in which a Python ran that was the shipped one, and had no hepflow but the shipped one."""
+    assert {note.prefix.name for note in left} == {"environment"}
+    assert all("environment/lib" in note.hepflow for note in left if note.hepflow != "None")
+    return {note.prefix.parent.name for note in left}
 
 
 def check(output: Path) -> None:
@@ -95,29 +125,75 @@ def test_without_the_cluster_s_configuration_it_says_what_is_missing(monkeypatch
         spark._start(SparkConfig(master="yarn"), "test")
 
 
-def test_client_mode_by_the_shipped_configuration(cluster: YarnCluster, folder: Path) -> None:
-    text = yaml.safe_load(shipped("spark/yarn.yaml").read_text())
-    text["spark"] |= {"driver_memory": "512m", "conf": {**text["spark"]["conf"], **for_the_test(folder)}}
-    (folder / "mine.yaml").write_text(yaml.safe_dump(text))
-    options = ("--config=mine.yaml", "--input=raw", "--output=client", SAMPLES)
-    printed = run(cluster, folder, sys.executable, "-m", "hepflow", "ingest", *options)
-    assert "on yarn, UI at" in printed
+def test_the_kerberos_options_that_the_shipped_configuration_offers_reach_hadoop_s_login(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "core-site.xml").write_text(
+        "<configuration><property><name>hadoop.security.authentication</name><value>kerberos</value></property></configuration>"
+    )
+    text = shipped("spark/yarn.yaml").read_text().replace("# spark.kerberos.", "spark.kerberos.")
+    (tmp_path / "mine.yaml").write_text(text.replace("/home/me/me.keytab", "me.keytab"))
+    realm = "-Djava.security.krb5.realm=EXAMPLE.ORG -Djava.security.krb5.kdc=localhost"
+    command = [sys.executable, "-m", "hepflow", "ingest", "--config=mine.yaml", f"--input={folder}/raw", SAMPLES, "--output=out"]
+    environment = {**os.environ, "HADOOP_CONF_DIR": str(tmp_path), "JAVA_TOOL_OPTIONS": realm}
+
+    def said() -> str:
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 2, done.stderr
+        return done.stderr
+
+    assert "spark.kerberos.keytab: there is no file me.keytab" in said()
+    (tmp_path / "me.keytab").write_text("no keys")
+    assert "failure to login: for principal: me@EXAMPLE.ORG from keytab me.keytab" in said()
+
+
+def test_ingest_in_client_mode(cluster: YarnCluster, folder: Path) -> None:
+    done = hepflow_here(folder, "ingest", "--config=yarn.yaml", "--input=raw", "--output=client", SAMPLES, cluster=cluster)
+    assert done.returncode == 0, done.stderr + cluster.log
+    assert "on yarn, UI at" in done.stderr
     check(folder / "client")
-    (executor,) = places(folder)
+    (executor,) = containers(notes(folder))
     if KIND == "stand_in":
         assert (cluster.root / "containers" / executor / "pyspark.zip").is_file(), "Spark's own Python part comes along"
         assert "queue=research name=hepflow ingest" in cluster.log
-        assert "memory=1024 cores=1" in cluster.log
+        assert "memory=1536 cores=1" in cluster.log
 
 
-def test_cluster_mode_by_spark_submit(cluster: YarnCluster, folder: Path) -> None:
-    options = [word for name, value in for_the_test(folder).items() for word in ("--conf", f"{name}={value}")]
-    shipped_python = ("--archives", "environment.tar.gz#environment", "--conf", "spark.pyspark.python=./environment/bin/python")
-    submit = (str(SPARK_HOME / "bin" / "spark-submit"), "--master", "yarn", "--deploy-mode", "cluster", "--driver-memory", "512m")
+def test_ingest_in_cluster_mode(cluster: YarnCluster, folder: Path) -> None:
     (folder / "ingest.yaml").write_text(yaml.safe_dump({"input": f"{folder}/raw", "samples": {"qcd": ["qcd"], "ttbar": ["ttbar"]}}))
-    ingest = ("ingest", "--config=ingest.yaml", f"--output={folder}/cluster")
-    printed = run(cluster, folder, *submit, *shipped_python, "--files", "ingest.yaml", *options, MAIN, *ingest)
-    assert "queue: research" in printed
-    assert "final status: SUCCEEDED" in printed
+    done = submit(cluster, folder, "ingest.yaml", "ingest", "--config=ingest.yaml", f"--output={folder}/cluster", executors=1)
+    assert done.returncode == 0, done.stderr + cluster.log
+    assert "queue: research" in done.stderr
+    assert "final status: SUCCEEDED" in done.stderr
     check(folder / "cluster")
-    assert len(places(folder)) >= 2, "those of the driver and of an executor"
+    assert len(containers(notes(folder))) == 2, "those of the driver and of an executor"
+
+
+def test_spark_train_in_client_mode_gives_the_weights_of_plain_ddp(cluster: YarnCluster, folder: Path, plain: Path) -> None:
+    options = ("--config=mine.yaml", "--config=yarn.yaml", "--output=trained", "--spark.num_processes=2")
+    done = hepflow_here(folder, "spark-train", *options, cluster=cluster)
+    assert done.returncode == 0, done.stderr + cluster.log
+    assert "epoch 2 of 2  val_loss" in done.stderr, "on the driver's terminal"
+    assert_same(weights(plain), weights(folder / "trained"), **CLOSE)
+    left = notes(folder)
+    assert len(containers(left)) == 2, "one executor a process"
+    assert folder in {note.ended for note in left}, "paths are those of the driver's folder"
+
+
+def test_spark_train_in_cluster_mode_gives_the_weights_of_plain_ddp(cluster: YarnCluster, folder: Path, plain: Path) -> None:
+    output = folder / "trained-there"
+    command = ("spark-train", "--config=mine.yaml", f"--output={output}", "--spark.num_processes=2")
+    done = submit(cluster, folder, "mine.yaml", *command, executors=1)  # those of the job are hepflow's to ask for
+    assert done.returncode == 0, done.stderr + cluster.log
+    assert "final status: SUCCEEDED" in done.stderr
+    assert_same(weights(plain), weights(output), **CLOSE)
+    left = notes(folder)
+    assert all(note.ended == note.began for note in left), "no process looks for files in the driver's container"
+    assert len(containers(left)) == 3, "those of the driver and of an executor a process"
+
+
+def test_an_application_that_fails_in_client_mode_is_a_failure_to_yarn_too(cluster: YarnCluster, folder: Path) -> None:
+    start = "from hepflow.cli import parse; from hepflow.spark import session; config = parse('ingest', ['--config=yarn.yaml'])"
+    fail = "with session(config.spark, 'fails'): raise SystemError('so')"
+    done = run([sys.executable, "-c", f"{start}\n{fail}"], folder, cluster)
+    assert "SystemError: so" in done.stderr
+    if KIND == "stand_in":
+        assert cluster.log.count(" FAILED\n") == 1

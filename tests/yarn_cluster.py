@@ -21,6 +21,12 @@ KIND = "hadoop_resourcemanager" if os.environ.get("HADOOP_HOME") else "stand_in"
 SOURCE = Path(__file__).parent / "yarn" / "MiniYarn.java"
 QUEUES = ("default", "research")
 START_TIMEOUT_S, POLL_S = 120.0, 0.2
+TO_THE_SCREEN = """
+log4j.rootLogger=INFO,screen
+log4j.appender.screen=org.apache.log4j.ConsoleAppender
+log4j.appender.screen.layout=org.apache.log4j.PatternLayout
+log4j.appender.screen.layout.ConversionPattern=%d %p %c{1} %m%n
+"""
 
 
 def why_not() -> str | None:
@@ -104,6 +110,7 @@ def _write_configuration(root: Path) -> None:
         },
     }
     (root / "conf").mkdir(parents=True)
+    (root / "conf" / "log4j.properties").write_text(TO_THE_SCREEN)  # of Hadoop's own daemons, whose words are waited for
     for name, properties in files.items():
         lines = [f"<property><name>{key}</name><value>{value}</value></property>" for key, value in properties.items()]
         (root / "conf" / f"{name}.xml").write_text("\n".join(["<configuration>", *lines, "</configuration>"]))

@@ -21,9 +21,12 @@ from hepflow.ingest.share import Access
 from hepflow.ingest.splits import SourceFile, Split, pack, plan
 from hepflow.ledger import Ledger, read_json
 from hepflow.locks import exclusive
-from hepflow.spark import session
+from hepflow.spark import check_paths, nothing_to_do, session
 
 log = logging.getLogger(__name__)
+
+NAME = "hepflow ingest"
+"""Of the Spark application."""
 
 _Task = tuple[Split, ...]
 _NAMED = 20
@@ -38,6 +41,7 @@ def run(config: IngestConfig) -> None:
     DataError
         The input is missing, holds no ROOT files or files of no class, nothing is left, or more files are lost than allowed.
     """
+    check_paths({"input": config.input, "output": config.output})
     if config.estimate:
         settings, target = _settings(config), _target(config)
         splits = _splits(list_files(config.input, config.timeout_s), config)
@@ -55,7 +59,7 @@ def _watch(config: IngestConfig) -> None:
     """Update whenever there are files that have looked the same twice; only an interrupt ends it."""
     before: set[SourceFile] = set()
     done: list[SourceFile] = []
-    with session(config.spark, "hepflow ingest --watch"):
+    with session(config.spark, f"{NAME} --watch"):
         log.info("watching %s every %g s", config.input, config.watch)
         while True:
             found = set(list_files(config.input, config.timeout_s))
@@ -86,6 +90,7 @@ def _update(files: Sequence[SourceFile], config: IngestConfig) -> None:
         ledger = Ledger.from_dict(about["ledger"])
         log.info("wrote %d fragments to %s: %s", len(about["fragments"]), config.output, ledger.summary())
     else:
+        nothing_to_do(config.spark, NAME)
         dataset.sweep(about, settings.output)
         log.info("up to date: %s holds %d events of %d files", config.output, about["n_events"], len(about["files"]))
     _judge(about["files"], config)
@@ -120,7 +125,7 @@ def _up_to_date(splits: Sequence[Split], settings: Settings, config: IngestConfi
 
 def _run_tasks(tasks: Sequence[_Task], settings: Settings, config: IngestConfig) -> list[Record]:
     """Run the tasks on Spark, with a progress bar, and collect their records."""
-    with session(config.spark, "hepflow ingest") as spark:
+    with session(config.spark, NAME) as spark:
         started = time.monotonic()
         _run_job(tasks, settings, spark.sparkContext)
         seconds = time.monotonic() - started

@@ -19,10 +19,10 @@ from pyspark.errors import PySparkException
 from pyspark.ml.torch.distributor import TorchDistributor
 from pytorch_lightning.cli import LightningArgumentParser
 
-from hepflow.config import SparkConfig, SparkTrainConfig
+from hepflow.config import RUNS, SparkConfig, SparkTrainConfig
 from hepflow.errors import HepflowError
 from hepflow.ledger import read_json
-from hepflow.spark import is_local, session
+from hepflow.spark import check_paths, in_cluster_mode, is_local, nothing_to_do, session, started_by_submit
 from hepflow.train.callbacks import LAST, EpochLines
 from hepflow.train.cli import TrainCLI, fit, prepared
 from hepflow.train.record import CHECKPOINTS, RUN_FILE
@@ -59,6 +59,11 @@ class SparkCLI(TrainCLI):
 class _Driver(SparkCLI):
     """Reads the options and makes nothing."""
 
+    def before_instantiate_classes(self) -> None:
+        """Look at the paths before anything is opened."""
+        check_paths({"output": self.config.output or RUNS, "data.store": self.config.data.store})
+        super().before_instantiate_classes()
+
     def instantiate_classes(self) -> None:
         """The processes do."""
 
@@ -78,14 +83,16 @@ def main(args: Sequence[str]) -> None:
     """
     with prepared():
         driver = _Driver("fit", args)
+    name = f"hepflow spark-train {driver.folder.name}"
     if driver.state == "done":
+        nothing_to_do(driver.spark, name)
         log.info("up to date: %s (same configuration, same store)", driver.folder)
         return
     start = time.perf_counter()
-    with session(_for_the_job(driver.spark), f"hepflow spark-train {driver.folder.name}"):
+    with session(_for_the_job(driver.spark), name):
         mistake = _run(driver, args)
-    if mistake:
-        raise HepflowError(mistake)
+        if mistake:
+            raise HepflowError(mistake)
     total, training = time.perf_counter() - start, read_json(driver.folder / RUN_FILE)["wall_s"]
     log.info("%.1f s in all: %.1f s of training, %.1f s to start, to test and to end", total, training, total - training)
 
@@ -94,7 +101,7 @@ def _run(driver: SparkCLI, args: Sequence[str]) -> str | None:
     distributor = TorchDistributor(driver.spark.num_processes, local_mode=False, use_gpu=False)
     logging.getLogger(TorchDistributor.__name__).setLevel(logging.WARNING)
     try:
-        return distributor.run(train, list(args), str(Path.cwd()))
+        return distributor.run(train, list(args), None if in_cluster_mode() else str(Path.cwd()))
     except (PySparkException, Py4JError) as error:
         last = driver.folder / CHECKPOINTS / LAST
         onward = f"the same command goes on from {last}" if last.is_file() else "there is no checkpoint yet"
@@ -103,12 +110,12 @@ def _run(driver: SparkCLI, args: Sequence[str]) -> str | None:
         raise HepflowError(msg) from error
 
 
-def process(args: list[str], folder: str) -> str | None:
+def process(args: list[str], folder: str | None) -> str | None:
     """Train as one process of the job, see `spark_task.train`."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("hepflow").setLevel(logging.INFO if os.environ["RANK"] == "0" else logging.WARNING)
     try:
-        os.chdir(folder)
+        os.chdir(folder or ".")
     except OSError as error:
         return f"a Spark task cannot enter {folder} ({error.strerror}): store, configurations and runs must lie where every node sees them"
     try:
@@ -135,8 +142,9 @@ def _for_the_job(config: SparkTrainConfig) -> SparkConfig:
         "spark.scheduler.barrier.maxConcurrentTasksCheck.interval": "2s",
         "spark.scheduler.barrier.maxConcurrentTasksCheck.maxFailures": str(WAIT_S // 2),
     }
-    master = f"local[{processes * cpus}]" if is_local(config.master) else config.master
-    if is_local(config.master) and processes * cpus > (cores := len(os.sched_getaffinity(0))):
+    local = is_local(config.master) and not started_by_submit()
+    master = f"local[{processes * cpus}]" if local else config.master
+    if local and processes * cpus > (cores := len(os.sched_getaffinity(0))):
         log.warning("%d processes of %d cores share the %d cores of this machine", processes, cpus, cores)
     fixed = {"spark.dynamicAllocation.enabled": "false"}  # a barrier job does not start with it
     return replace(SparkConfig(driver_memory=config.driver_memory), master=master, conf=properties | dict(config.conf) | fixed)

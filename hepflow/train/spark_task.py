@@ -3,15 +3,15 @@
 from importlib import import_module
 
 
-def train(args: list[str], folder: str) -> str | None:
+def train(args: list[str], folder: str | None) -> str | None:
     """One process of the job.
 
     Parameters
     ----------
     args : list of str
         What the driver was given.
-    folder : str
-        Where the driver runs: relative paths start there.
+    folder : str or None
+        Where the driver runs: relative paths start there. None: stay in the container, beside the files that spark-submit sent along.
 
     Returns
     -------
