@@ -1,6 +1,7 @@
 """What is measured: a stage on an input of some size by so many workers, run as the command that a person would type; or its rival."""
 
 import datetime as dt
+import logging
 import os
 import shutil
 import subprocess
@@ -14,7 +15,9 @@ from typing import Any
 from hepflow.config import shipped
 from hepflow.config_tools import BenchConfig
 from hepflow.errors import HepflowError
-from hepflow.ledger import read_json
+from hepflow.ledger import read_json, write_json
+
+log = logging.getLogger(__name__)
 
 OURS = "hepflow"
 RIVALS = {"ingest": "uproot + pyarrow", "train": "stock PyTorch"}
@@ -112,7 +115,7 @@ def _of_stage(config: BenchConfig, stage: str) -> Iterator[Case]:
                     yield Case(name, size, 1, cores, RIVALS[stage])
 
 
-def prepare(folder: Path, size: int, scored: Sequence[str]) -> Path:
+def prepare(folder: Path, size: int, scored: Sequence[str], code: str) -> Path:
     """The input of every stage at a size, made once by all cores; its folder.
 
     Parameters
@@ -122,8 +125,14 @@ def prepare(folder: Path, size: int, scored: Sequence[str]) -> Path:
         Selected events a class.
     scored : sequence of str
         Nets to train for the score stage: a short training, since it costs the same to score with a bad net.
+    code : str
+        What is there counts if the same code made it.
     """
     inputs = folder / f"{size}"
+    ready, content = inputs / "ready.json", {"code": code, "nets": sorted(scored)}
+    if ready.is_file() and read_json(ready) == content:
+        return inputs
+    log.info("making the input: %s selected events a class", f"{size:,}")
     raw, events, store = (inputs / name for name in ("raw", "events", "features.zarr"))
     hepflow("simulate", "--output", raw, "--events", size, "--events_per_file", _per_file(size))
     hepflow("ingest", "--input", raw, "--output", events)
@@ -131,6 +140,7 @@ def prepare(folder: Path, size: int, scored: Sequence[str]) -> Path:
     for net in scored:
         own = ("--config", shipped(f"train/{net}.yaml"), "--data.store", store, "--output", inputs / "runs" / net)
         hepflow("train", "fit", *own, "--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
+    write_json(ready, content)
     return inputs
 
 

@@ -49,10 +49,9 @@ def run(config: BenchConfig) -> None:
         raise ConfigError(msg)
     with locks.exclusive(config.output):
         config.output.mkdir(parents=True, exist_ok=True)
-        inputs = {}
-        for size in config.sizes:
-            log.info("making the input: %s selected events a class", f"{size:,}")
-            inputs[size] = prepare(config.output / "input", size, config.nets if "score" in config.stages else ())
+        code = code_hash(leave_out=NOT_MEASURED)
+        scored = config.nets if "score" in config.stages else ()
+        inputs = {size: prepare(config.output / "input", size, scored, code) for size in config.sizes}
         started = time.perf_counter()
         rows, n_kept = _measured(config, inputs)
         minutes = (time.perf_counter() - started) / 60
