@@ -56,19 +56,25 @@ def test_the_start_of_a_training_is_what_the_training_is_not() -> None:
 
 
 def test_an_extrapolation_is_the_fit_at_more_events() -> None:
-    (found,) = scaling.extrapolate([TRUTH], {"ingest": 0.5}, 2e6, [1, 100])
+    (found,) = scaling.extrapolate(rows_of(TRUTH), {"ingest": 0.5}, 2e6, [1, 100])
     assert found.events == 1e6
-    assert found.wall_s == {1: pytest.approx(4 + 20 + 3000), 100: pytest.approx(4 + 20 + 30)}
+    assert found.wall_s == {1: pytest.approx([4 + 20 + 3000] * 3), 100: pytest.approx([4 + 20 + 30] * 3)}
     assert found.core_hours == pytest.approx(3020 / 3600)
     assert found.bytes_out == 7e8
+    (noisy,) = scaling.extrapolate(rows_of(TRUTH, noise=0.05), {"ingest": 0.5}, 2e6, [1])
+    middle, low, high = noisy.wall_s[1]
+    assert (low / middle, high / middle) == pytest.approx((0.95, 1.05), rel=0.01)
 
 
 def test_a_summary_shows_the_spread() -> None:
-    summaries = report.summarise(rows_of(TRUTH, noise=0.1))
+    rows = rows_of(TRUTH, noise=0.1)
+    summaries = report.summarise(rows, {"ingest": replace(TRUTH, start_s=0.0)})
     assert len(summaries) == 8
     for summary in summaries:
         assert summary.low < summary.events_per_s < summary.high
         assert summary.high / summary.low == pytest.approx(1.1 / 0.9)
+    (first, *_) = report.summarise(rows_of(TRUTH), {"ingest": TRUTH})
+    assert (first.start_s, first.seconds, first.events_per_s) == pytest.approx((4, 4 + 3.02, 1000 / 3.02))
     largest = report.largest(summaries)["ingest"]
     assert [summary.cores for summary in largest] == [1, 2, 4, 8]
     assert {summary.case.size for summary in largest} == {1000}
@@ -115,9 +121,9 @@ def test_a_case_is_a_command_that_hepflow_takes(stage: str, tmp_path: Path) -> N
 
 def test_a_rival_is_compared_without_the_starts_and_by_the_core() -> None:
     ours = rows_of(TRUTH)
-    slower = [
-        replace(row, way="plain", busy_s=2 * row.events * 3e-3 * (1 + 0.1 * row.repeat)) for row in ours if row.workers * row.cores == 1
-    ]
+    one_core = [row for row in ours if row.workers * row.cores == 1]
+    work = [2 * row.events * 3e-3 * (1 + 0.1 * row.repeat) for row in one_core]
+    slower = [replace(row, way="plain", busy_s=busy_s, seconds=busy_s + 9) for row, busy_s in zip(one_core, work, strict=True)]
     (found,) = scaling.against_rivals([*ours, *slower], {"ingest": scaling.fit(ours)})
     assert (found.case.workers, found.rival) == (1, "plain")
     assert (found.low, found.middle, found.high) == pytest.approx([2 * 3 / 3.02 * f for f in (1, 1.1, 1.2)], rel=1e-6)

@@ -99,10 +99,10 @@ def _report(config: BenchConfig, rows: Sequence[Measured], inputs: Path) -> None
     machine = _words(record["machine"])
     load = f"load before a run: median {median(row.load for row in rows):.1f}, highest {max(row.load for row in rows):.1f}"
     caption = f"{machine}; {dates}; {load}"
-    summaries = report.summarise(rows)
     shares = _shares(inputs)
     ours = [row for row in rows if row.way == OURS]
     costs = {stage: scaling.fit([row for row in ours if row.stage == stage]) for stage in dict.fromkeys(row.stage for row in ours)}
+    summaries = report.summarise(rows, costs)
     ratios = scaling.against_rivals(rows, costs)
     beside = report.beside_published(report.per_core(summaries, shares["features"]), dates)
     largest = report.largest(summaries)
@@ -119,7 +119,7 @@ def _report(config: BenchConfig, rows: Sequence[Measured], inputs: Path) -> None
         record[name] = [asdict(value) for value in values]
     record["dates"] = dates
     if config.extrapolate:
-        extrapolated = scaling.extrapolate(costs.values(), shares, config.extrapolate, config.extrapolate_cores)
+        extrapolated = scaling.extrapolate(ours, shares, config.extrapolate, config.extrapolate_cores)
         report.print_extrapolation(extrapolated, config.extrapolate, config.extrapolate_cores, scaling.measured_range(ours), caption)
         record["extrapolation"] = [asdict(row) for row in extrapolated]  # JSON makes its numbers of cores to strings
     if GPU in config.stages and not record["machine"]["gpus"]:

@@ -1,5 +1,6 @@
 """Plots of the measurements: throughput, speed-up, efficiency, where the time goes, and events a second and core."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
@@ -45,9 +46,11 @@ def scaling(path: Path, largest: Mapping[str, Sequence[Summary]], caption: str) 
     for stage, summaries in largest.items():
         first = summaries[0]
         cores = [summary.cores for summary in summaries]
-        gain = [summary.events_per_s / first.events_per_s for summary in summaries]
-        left.plot(cores, gain, "o-", label=stage)
-        right.plot(cores, [g * first.cores / n for g, n in zip(gain, cores, strict=True)], "o-", label=stage)
+        ideal = [first.events_per_s * n / first.cores for n in cores]
+        for place, unit in ((left, [first.events_per_s] * len(cores)), (right, ideal)):
+            gain = [summary.events_per_s / u for summary, u in zip(summaries, unit, strict=True)]
+            spread = [[side / u for side, u in zip(sides, unit, strict=True)] for sides in _spread(summaries)]
+            place.errorbar(cores, gain, yerr=spread, marker="o", capsize=3, label=stage)
         most = max(most, *cores)
     left.plot([1, most], [1, most], "k:", label="ideal")
     right.axhline(1, color="k", linestyle=":")
@@ -76,9 +79,9 @@ def share(path: Path, costs: Sequence[Cost], shares: Mapping[str, float], captio
 
 def per_core(path: Path, lines: Sequence[Beside], caption: str) -> None:
     """Events a second and core, ours and published ones."""
-    figure, (place,) = _figure(1, caption, width=9, height=1.4 + 0.3 * len(lines))
+    figure, (place,) = _figure(1, caption, width=10, height=1.4 + 0.3 * len(lines))
     values = [line.rate[0] for line in lines]
-    spread = [[line.rate[0] - line.rate[1] for line in lines], [line.rate[2] - line.rate[0] for line in lines]]
+    spread = [[abs(line.rate[0] - line.rate[side]) if line.ours else math.nan for line in lines] for side in (1, 2)]
     colours = ["C0" if line.ours else "0.75" if line.on_gpu else "C7" for line in lines]
     bars = place.barh(range(len(lines)), values, color=colours, xerr=spread, capsize=3)
     place.bar_label(bars, [f"{value:,.3g}" if value < 1000 else f"{value:,.0f}" for value in values], padding=4, fontsize="small")
@@ -86,12 +89,16 @@ def per_core(path: Path, lines: Sequence[Beside], caption: str) -> None:
     place.set_yticks(range(len(lines)), [name + " (a GPU, not a core)" * line.on_gpu for name, line in zip(names, lines, strict=True)])
     place.invert_yaxis()
     place.set_xscale("log")
-    place.margins(x=0.12)
-    _label(place, "published figures (grey) are of other machines, samples and dates", "events/s a core", "")
+    place.margins(x=0.12, y=0.02)
+    figure.suptitle(
+        "events/s a core, without the starts; published figures (grey) are of other machines, samples and dates", fontsize="medium"
+    )
+    _label(place, "", "events/s a core", "")
     figure.savefig(path, dpi=150)
 
 
 def _spread(summaries: Sequence[Summary]) -> list[list[float]]:
+    """Below and above the medians, as matplotlib takes it."""
     return [[s.events_per_s - s.low for s in summaries], [s.high - s.events_per_s for s in summaries]]
 
 

@@ -3,7 +3,6 @@
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from pathlib import Path
 from statistics import median
 
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from hepflow.bench.cases import GPU, OURS, Case, Measured
 from hepflow.bench.published import RATES
-from hepflow.bench.scaling import ASSUMPTIONS, Cost, Extrapolated, Ratio
+from hepflow.bench.scaling import ASSUMPTIONS, Cost, Extrapolated, Ratio, rate, start_of
 
 BOTH = "ingest+features"
 LEFT = ("stage", "what", "machine", "date", "rival")
@@ -24,13 +23,13 @@ class Summary:
 
     case: Case
     events_per_s: float
-    """Median."""
+    """Median, without the start."""
     low: float
     high: float
     seconds: float
     """Median of the whole command."""
     start_s: float
-    """Median of what of it a training is not busy; 0 where it is not known."""
+    """Median of what of it is no work."""
 
     @property
     def cores(self) -> int:
@@ -54,34 +53,40 @@ class Beside:
     """Events a second and on how many cores, as published."""
 
 
-def summarise(rows: Iterable[Measured]) -> list[Summary]:
-    """Median, lowest and highest of each case, in the order of its first run."""
+def summarise(rows: Iterable[Measured], costs: Mapping[str, Cost]) -> list[Summary]:
+    """Median, lowest and highest of each case, in the order of its first run.
+
+    Parameters
+    ----------
+    rows : iterable of Measured
+    costs : mapping
+        Stage -> the fit of ours.
+    """
     groups: dict[Case, list[Measured]] = {}
     for row in rows:
         groups.setdefault(row.case, []).append(row)
     result = []
     for case, own in groups.items():
-        rates = [row.events_per_s for row in own]
-        start = median(row.seconds - row.busy_s for row in own)
+        rates = [rate(row, costs[case.stage]) * row.workers * row.cores for row in own]
+        start = median(start_of(row, costs[case.stage]) for row in own)
         result.append(Summary(case, median(rates), min(rates), max(rates), median(row.seconds for row in own), start))
     return result
 
 
 def largest(summaries: Iterable[Summary], way: str = OURS) -> dict[str, list[Summary]]:
-    """Stage -> its cases of the largest size, by cores."""
-    chosen = (summary for summary in summaries if (summary.case.way == OURS) == (way == OURS))
-    ordered = sorted(chosen, key=lambda summary: (summary.case.stage, summary.cores, summary.case.workers))
-    result = {}
-    for stage, own in groupby(ordered, key=lambda summary: summary.case.stage):
-        cases = list(own)
-        size = max(summary.case.size for summary in cases)
-        result[stage] = [summary for summary in cases if summary.case.size == size]
-    return result
+    """Stage -> its cases of the largest size, by cores; of ours, or of all rivals."""
+    stages: dict[str, list[Summary]] = {}
+    for summary in summaries:
+        if (summary.case.way == OURS) == (way == OURS):
+            stages.setdefault(summary.case.stage, []).append(summary)
+    size = {stage: max(summary.case.size for summary in own) for stage, own in stages.items()}
+    chosen = {stage: [summary for summary in own if summary.case.size == size[stage]] for stage, own in stages.items()}
+    return {stage: sorted(own, key=lambda summary: (summary.cores, summary.case.workers)) for stage, own in chosen.items()}
 
 
 def per_core(summaries: Iterable[Summary], kept: float) -> dict[str, tuple[float, float, float]]:
     """Stage -> events a second and core on the most cores: median, low and high; ingest and features also as one."""
-    rates = {}
+    rates: dict[str, tuple[float, float, float]] = {}
     for stage, own in largest(summaries).items():
         most = own[-1]
         rates[stage] = (most.events_per_s / most.cores, most.low / most.cores, most.high / most.cores)
@@ -99,10 +104,10 @@ def beside_published(rates: Mapping[str, tuple[float, float, float]], dates: str
         families.setdefault(family, []).append(Beside(stage, OURS, "this one", dates, own, stage.startswith(GPU), ours=True))
     for known in RATES:
         if known.stage in families:
-            rate = known.events_per_s / (known.cores or 1)
+            each = known.events_per_s / (known.cores or 1)
             total = f"{known.events_per_s:,.0f} on {known.cores} cores" if known.cores else f"{known.events_per_s:,.0f}"
             families[known.stage].append(
-                Beside(known.stage, known.what, known.machine, known.date, (rate, rate, rate), known.cores is None, ours=False, total=total)
+                Beside(known.stage, known.what, known.machine, known.date, (each, each, each), known.cores is None, ours=False, total=total)
             )
     return [line for lines in families.values() for line in lines]
 
@@ -119,13 +124,12 @@ def write_csv(path: Path, rows: Iterable[Measured], machine: str) -> None:
 def print_summary(summaries: Sequence[Summary], caption: str) -> None:
     """Throughput of every case."""
     columns = ("stage", "what", "events a class", "workers x cores", "events/s", "spread", "command, s", "start, s")
-    table = _table("throughput, median (lowest to highest)", caption, columns)
+    table = _table("throughput without the starts, median (lowest to highest)", caption, columns)
     for summary in summaries:
         case = summary.case
         spread = f"{summary.low:,.0f} to {summary.high:,.0f}"
-        start = f"{summary.start_s:.1f}" if summary.start_s else ""
         shape = f"{case.workers} x {case.cores}"
-        numbers = (f"{case.size:,}", shape, f"{summary.events_per_s:,.0f}", spread, f"{summary.seconds:.1f}", start)
+        numbers = (f"{case.size:,}", shape, f"{summary.events_per_s:,.0f}", spread, f"{summary.seconds:.1f}", f"{summary.start_s:.1f}")
         table.add_row(case.stage, case.way, *numbers)
     Console().print(table)
 
@@ -133,7 +137,7 @@ def print_summary(summaries: Sequence[Summary], caption: str) -> None:
 def print_rivals(ratios: Iterable[Ratio], caption: str) -> None:
     """Ours over theirs."""
     table = _table(
-        "hepflow over its rivals, events/s a core, starts taken off", caption, ("stage", "rival", "workers x cores", "ratio", "spread")
+        "hepflow over its rivals, events/s a core without the starts", caption, ("stage", "rival", "workers x cores", "ratio", "spread")
     )
     for ratio in ratios:
         shape = f"{ratio.case.workers} x {ratio.case.cores}"
@@ -178,7 +182,7 @@ def print_extrapolation(rows: Sequence[Extrapolated], n_events: float, cores: Se
     table = _table(f"extrapolated to {n_events:,.0f} events", caption, columns)
     for row in rows:
         hours = f"{row.core_hours:,.1f}" + ("" if row.wall_s else " of a GPU")
-        walls = (_duration(row.wall_s[n]) if row.wall_s else "" for n in cores)
+        walls = (_durations(*row.wall_s[n]) if row.wall_s else "" for n in cores)
         table.add_row(row.stage, f"{row.events:,.0f}", hours, *walls, _bytes(row.bytes_out))
     console = Console()
     console.print(table)
@@ -192,6 +196,10 @@ def _table(title: str, caption: str, columns: Sequence[str]) -> Table:
     for column in columns:
         table.add_column(column, justify="left" if column in LEFT else "right")
     return table
+
+
+def _durations(middle: float, low: float, high: float) -> str:
+    return f"{_duration(middle)} ({_duration(low)} to {_duration(high)})"
 
 
 def _duration(seconds: float) -> str:

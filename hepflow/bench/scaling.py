@@ -1,6 +1,6 @@
 """From measurements to costs: seconds = start + events x (serial + parallel / cores), after Amdahl, and what follows for more events."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -11,7 +11,8 @@ from hepflow.bench.cases import GPU, OURS, TRAINING, Case, Measured
 
 ASSUMPTIONS = (
     "every event costs what the measured ones cost on average, at any number of events",
-    "start, serial and parallel part are those of the fit: no term for network, shared disks or memory bandwidth beyond what was measured",
+    "start, serial and parallel part are those of the fit; in brackets, the range of fits to single repeats",
+    "no term for network, shared disks or memory bandwidth beyond what was measured",
     "a core is one of the measured machine; serial work and the start stay what they are on any number of cores",
     "files are many enough to keep all cores busy, and none is lost",
     "the share of events that reach a stage is that of the measured sample",
@@ -55,8 +56,8 @@ class Extrapolated:
     """That reach it."""
     core_hours: float
     """Of work that can be shared, and of one core for what cannot; of a stage on GPUs, hours of a GPU."""
-    wall_s: Mapping[int, float]
-    """Cores -> seconds; none for a stage on GPUs."""
+    wall_s: Mapping[int, tuple[float, float, float]]
+    """Cores -> seconds: by the fit to all repeats, and the least and most by the fits to single ones; none for a stage on GPUs."""
     bytes_out: float
 
 
@@ -115,7 +116,7 @@ def against_rivals(rows: Sequence[Measured], costs: Mapping[str, Cost]) -> list[
     result = []
     for ours, rival, name in _pairs({case for case, _ in found}):
         pairs = [(found[ours, n], found[rival, n]) for n in repeats if (ours, n) in found and (rival, n) in found]
-        ratios = [_rate(own, costs[ours.stage]) / _rate(other, None) for own, other in pairs]
+        ratios = [rate(own, costs[own.stage]) / rate(other, costs[other.stage]) for own, other in pairs]
         result.append(Ratio(ours, name, median(ratios), min(ratios), max(ratios)))
     return result
 
@@ -130,18 +131,24 @@ def _pairs(there: set[Case]) -> Iterator[tuple[Case, Case, str]]:
             yield case, plain, "train, outside Spark"
 
 
-def _rate(row: Measured, cost: Cost | None) -> float:
-    """Events a second and core, without the start of a command."""
-    start = 0.0 if cost is None or row.case.kind in TRAINING else cost.start_s
-    return row.events / max(row.busy_s - start, LEAST_BUSY * row.busy_s) / (row.workers * row.cores)
+def start_of(row: Measured, cost: Cost) -> float:
+    """Seconds of a command that are no work: measured where a training or a rival tells, else those of the fit."""
+    told = row.way != OURS or row.case.kind in TRAINING
+    return row.seconds - row.busy_s if told else min(cost.start_s, (1 - LEAST_BUSY) * row.seconds)
 
 
-def extrapolate(costs: Iterable[Cost], shares: Mapping[str, float], n_events: float, cores: Sequence[int]) -> list[Extrapolated]:
+def rate(row: Measured, cost: Cost) -> float:
+    """Events a second and core (or GPU), without the start of a command."""
+    return row.events / (row.seconds - start_of(row, cost)) / (row.workers * row.cores)
+
+
+def extrapolate(rows: Sequence[Measured], shares: Mapping[str, float], n_events: float, cores: Sequence[int]) -> list[Extrapolated]:
     """What the stages would take for so many events.
 
     Parameters
     ----------
-    costs : iterable of Cost
+    rows : sequence of Measured
+        All of ours.
     shares : mapping
         Kind of stage -> share of the events that reaches it.
     n_events : float
@@ -149,11 +156,17 @@ def extrapolate(costs: Iterable[Cost], shares: Mapping[str, float], n_events: fl
     cores : sequence of int
     """
     result = []
-    for cost in costs:
-        own = n_events * shares[cost.stage.split()[0]]
-        wall = {} if cost.on_gpu else {n: cost.seconds(own, n) for n in cores}
-        hours = own * (cost.serial_s + cost.parallel_s) / 3600
-        result.append(Extrapolated(cost.stage, own, hours, wall, own * cost.bytes_out))
+    for stage in dict.fromkeys(row.stage for row in rows):
+        own = [row for row in rows if row.stage == stage]
+        cost = fit(own)
+        singles = [fit([row for row in own if row.repeat == number]) for number in sorted({row.repeat for row in own})]
+        events = n_events * shares[own[0].case.kind]
+        wall = {}
+        for n in () if cost.on_gpu else cores:
+            seconds = [one.seconds(events, n) for one in singles]
+            wall[n] = (cost.seconds(events, n), min(seconds), max(seconds))
+        hours = events * (cost.serial_s + cost.parallel_s) / 3600
+        result.append(Extrapolated(stage, events, hours, wall, events * cost.bytes_out))
     return result
 
 
