@@ -175,7 +175,7 @@ class BenchConfig:
     events to scores."""
     nets: tuple[str, ...] = ("hlf", "inclusive")
     """Nets to train, and to score with."""
-    sizes: tuple[int, ...] = (200, 800)
+    sizes: tuple[int, ...] = (100, 400)
     """Selected events a class in the inputs: two sizes tell the start of a command from its work."""
     workers: tuple[int, ...] = (1, 2)
     """Numbers of worker processes (jobs, Spark cores, Dask workers, DDP processes or executors), or of GPUs."""
