@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from hepflow.config import SparkConfig
 from hepflow.config_tools import ForestConfig
-from hepflow.evaluate.trees import Fitted, Table, balanced, keep
+from hepflow.evaluate.baseline import Fitted, Table, balanced, keep
 from hepflow.spark import session
 
 
