@@ -96,18 +96,18 @@ def _check_values(name: str, values: Any, *, in_grid: bool) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class TreesConfig:
-    """Fit gradient-boosted trees on the high-level features, as a run for `hepflow evaluate` to compare the nets with."""
+    """Fit gradient-boosted trees (LightGBM) on the high-level features, as a run for `hepflow evaluate` to compare the nets with."""
 
     input: Path = STORE
     """Feature store."""
     output: Path = RUNS / "trees"
     """Run folder to write."""
     rounds: int = 300
-    """Most rounds of boosting; it ends where a held-out tenth of the training split no longer gains."""
+    """Most rounds of boosting, a tree a class in each; it ends where the loss on the validation split no longer falls."""
     learning_rate: float = 0.05
     """Share of each tree that is added."""
     seed: int = 1
-    """Seed of what is held out."""
+    """Seed of the boosting."""
 
     def __post_init__(self) -> None:
         positive(self, "rounds")
@@ -161,7 +161,7 @@ class ExportConfig:
         positive(self, "check_events")
 
 
-Stage = Literal["simulate", "ingest", "features", "train", "spark-train"]
+Stage = Literal["simulate", "ingest", "features", "train", "spark-train", "train-gpu", "score"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,13 +171,14 @@ class BenchConfig:
     output: Path = BENCH
     """Folder for simulated inputs, bench.json, bench.csv and plots. What was measured there by the same code is not measured again."""
     stages: tuple[Stage, ...] = get_args(Stage)
-    """Stages to measure; spark-train is the training inside Spark."""
+    """Stages to measure. spark-train is the training inside Spark; train-gpu is left out, and named, where no GPU is; score takes raw
+    events to scores."""
     nets: tuple[str, ...] = ("hlf", "inclusive")
-    """Nets to train."""
-    sizes: tuple[int, ...] = (200, 800)
+    """Nets to train, and to score with."""
+    sizes: tuple[int, ...] = (100, 400)
     """Selected events a class in the inputs: two sizes tell the start of a command from its work."""
     workers: tuple[int, ...] = (1, 2)
-    """Numbers of worker processes (jobs, Spark cores, Dask workers, DDP processes or executors)."""
+    """Numbers of worker processes (jobs, Spark cores, Dask workers, DDP processes or executors), or of GPUs."""
     cores: tuple[int, ...] = (1,)
     """Threads of each process of a training."""
     repeats: int = 3

@@ -100,10 +100,18 @@ def digest(*parts: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def code_hash(folder: Path = Path(__file__).parent) -> str:
-    """Hash of the sources under a folder, by default of hepflow itself: the same code, the same hash, wherever it is installed."""
+def code_hash(folder: Path = Path(__file__).parent, leave_out: tuple[str, ...] = ()) -> str:
+    """Hash of the sources under a folder, by default of hepflow itself: the same code, the same hash, wherever it is installed.
+
+    Parameters
+    ----------
+    folder : Path
+    leave_out : tuple of str
+        How the paths of sources begin that do not count.
+    """
     sources = sorted(path for path in folder.rglob("*.*") if path.suffix in {".py", ".j2", ".css", ".js"})
-    return digest([(path.relative_to(folder).as_posix(), path.read_text()) for path in sources])
+    named = [(path.relative_to(folder).as_posix(), path) for path in sources]
+    return digest([(name, path.read_text()) for name, path in named if not name.startswith(leave_out)])
 
 
 def fingerprint(paths: Iterable[Path]) -> list[tuple[str, int, int]]:

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytorch_lightning as pl
 
 CODE = 9
@@ -20,7 +21,19 @@ class CrashOnce(pl.Callback):
         marker = Path(trainer.default_root_dir) / f"crashed-{trainer.global_rank}"
         if trainer.global_step == self.step and not marker.exists():
             marker.touch()
-            os._exit(CODE)
+            self.die()
+
+    def die(self) -> None:
+        os._exit(CODE)
+
+
+class KillOnce(CrashOnce):
+    """The same with kill -9: of the Spark executor that the process belongs to, or else of the process itself."""
+
+    def die(self) -> None:
+        process = psutil.Process()
+        executors = (parent for parent in process.parents() if "CoarseGrainedExecutorBackend" in " ".join(parent.cmdline()))
+        next(executors, process).kill()
 
 
 class Slow(pl.Callback):

@@ -4,11 +4,16 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
+from root_files import passing_ids, write_delphes
 from toy_store import toy_store
 
-from hepflow.bench import job, report, scaling
-from hepflow.bench.cases import Case, Measured, cases
+from hepflow.bench import job, report, rivals, scaling
+from hepflow.bench.cases import OURS, RIVALS, Case, Measured, _command, cases
+from hepflow.cli import parse
 from hepflow.config_tools import BenchConfig
 from hepflow.errors import ConfigError
 from hepflow.ledger import read_json, write_json
@@ -51,19 +56,25 @@ def test_the_start_of_a_training_is_what_the_training_is_not() -> None:
 
 
 def test_an_extrapolation_is_the_fit_at_more_events() -> None:
-    (found,) = scaling.extrapolate([TRUTH], {"ingest": 0.5}, 2e6, [1, 100])
+    (found,) = scaling.extrapolate(rows_of(TRUTH), {"ingest": 0.5}, 2e6, [1, 100])
     assert found.events == 1e6
-    assert found.wall_s == {1: pytest.approx(4 + 20 + 3000), 100: pytest.approx(4 + 20 + 30)}
+    assert found.wall_s == {1: pytest.approx([4 + 20 + 3000] * 3), 100: pytest.approx([4 + 20 + 30] * 3)}
     assert found.core_hours == pytest.approx(3020 / 3600)
     assert found.bytes_out == 7e8
+    (noisy,) = scaling.extrapolate(rows_of(TRUTH, noise=0.05), {"ingest": 0.5}, 2e6, [1])
+    middle, low, high = noisy.wall_s[1]
+    assert (low / middle, high / middle) == pytest.approx((0.95, 1.05), rel=0.01)
 
 
 def test_a_summary_shows_the_spread() -> None:
-    summaries = report.summarise(rows_of(TRUTH, noise=0.1))
+    rows = rows_of(TRUTH, noise=0.1)
+    summaries = report.summarise(rows, {"ingest": replace(TRUTH, start_s=0.0)})
     assert len(summaries) == 8
     for summary in summaries:
         assert summary.low < summary.events_per_s < summary.high
         assert summary.high / summary.low == pytest.approx(1.1 / 0.9)
+    (first, *_) = report.summarise(rows_of(TRUTH), {"ingest": TRUTH})
+    assert (first.start_s, first.seconds, first.events_per_s) == pytest.approx((4, 4 + 3.02, 1000 / 3.02))
     largest = report.largest(summaries)["ingest"]
     assert [summary.cores for summary in largest] == [1, 2, 4, 8]
     assert {summary.case.size for summary in largest} == {1000}
@@ -71,11 +82,80 @@ def test_a_summary_shows_the_spread() -> None:
 
 
 def test_every_stage_is_measured_at_every_size_and_number_of_workers() -> None:
-    config = BenchConfig(stages=("ingest", "spark-train"), nets=("hlf",), sizes=(10, 20), workers=(1, 2), cores=(1, 4))
-    found = list(cases(config))
-    assert len(found) == len(set(found)) == 2 * 2 + 2 * 2 * 2
-    assert Case("spark-train hlf", 20, 2, 4) in found
-    assert Case("ingest", 20, 2, 1) in found
+    config = BenchConfig(stages=("ingest", "spark-train", "score"), nets=("hlf",), sizes=(10, 20), workers=(1, 2), cores=(1, 4))
+    found = list(cases(config, n_gpus=0))
+    ours = [case for case in found if case.way == OURS]
+    assert len(found) == len(set(found))
+    assert len(ours) == 2 * 2 + 2 * 2 * 2 + 2 * 2
+    assert Case("spark-train hlf", 20, 2, 4) in ours
+    assert Case("ingest", 20, 2, 1) in ours
+    assert set(found) - set(ours) == {Case("ingest", size, 1, 1, RIVALS["ingest"]) for size in (10, 20)}
+
+
+def test_what_is_compared_is_measured_side_by_side() -> None:
+    config = BenchConfig(stages=("train", "spark-train"), nets=("hlf", "transformer"), sizes=(10,), workers=(1, 2))
+    found = [(case.stage, case.workers, case.way) for case in cases(config, n_gpus=0)]
+    assert found[:3] == [("train hlf", 1, OURS), ("train hlf", 1, RIVALS["train"]), ("spark-train hlf", 1, OURS)]
+    assert found[3:5] == [("train hlf", 2, OURS), ("spark-train hlf", 2, OURS)]
+    assert {way for stage, _, way in found if "transformer" in stage} == {OURS}, "stock PyTorch has no such net"
+
+
+def test_a_gpu_is_measured_where_there_is_one() -> None:
+    config = BenchConfig(stages=("train-gpu",), nets=("hlf",), sizes=(10,), workers=(1, 2, 4), cores=(1, 4))
+    assert list(cases(config, n_gpus=0)) == []
+    found = list(cases(config, n_gpus=2))
+    assert found == [Case("train-gpu hlf", 10, 1), Case("train-gpu hlf", 10, 2)]
+    words = _command(found[1], Path("in"), Path("out"), 3)
+    assert words[words.index("--trainer.accelerator") + 1] == "gpu"
+    assert words[words.index("--trainer.devices") + 1] == 2
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="train-gpu: nothing that can be measured here, with 0 GPUs"):
+            job.run(config)
+
+
+@pytest.mark.parametrize("stage", ["simulate", "ingest", "features", "score hlf"])
+def test_a_case_is_a_command_that_hepflow_takes(stage: str, tmp_path: Path) -> None:
+    name, *options = map(str, _command(Case(stage, 80, 2), tmp_path / "in", tmp_path / "out", 3))
+    assert parse(name, options).output == tmp_path / "out"
+
+
+def test_a_rival_is_compared_without_the_starts_and_by_the_core() -> None:
+    ours = rows_of(TRUTH)
+    one_core = [row for row in ours if row.workers * row.cores == 1]
+    work = [2 * row.events * 3e-3 * (1 + 0.1 * row.repeat) for row in one_core]
+    slower = [replace(row, way="plain", busy_s=busy_s, seconds=busy_s + 9) for row, busy_s in zip(one_core, work, strict=True)]
+    (found,) = scaling.against_rivals([*ours, *slower], {"ingest": scaling.fit(ours)})
+    assert (found.case.workers, found.rival) == (1, "plain")
+    assert (found.low, found.middle, found.high) == pytest.approx([2 * 3 / 3.02 * f for f in (1, 1.1, 1.2)], rel=1e-6)
+    plain = [replace(row, stage="train hlf") for row in ours]
+    inside = [replace(row, stage="spark-train hlf", busy_s=row.busy_s * 1.25) for row in ours]
+    costs = dict.fromkeys(("train hlf", "spark-train hlf"), TRUTH)
+    found_all = scaling.against_rivals([*plain, *inside], costs)
+    assert [(ratio.case.workers, ratio.case.cores) for ratio in found_all] == [(1, 1), (2, 1), (2, 4), (4, 1)]
+    assert {round(ratio.middle, 6) for ratio in found_all} == {0.8}
+
+
+def test_the_rival_of_ingest_keeps_the_events_that_ingest_keeps(tmp_path: Path) -> None:
+    write_delphes(tmp_path / "raw" / "qcd" / "a.root", [40, 30])
+    (tmp_path / "out").mkdir()
+    assert rivals.ingest(tmp_path / "raw", tmp_path / "out") == 70
+    kept = pq.read_table(tmp_path / "out" / "qcd" / "a.parquet")
+    assert 0 < len(kept) == len(passing_ids(tmp_path / "raw")) < 70
+    assert min(pt for event in kept["EFlowTrack"].to_pylist() for pt in (track["PT"] for track in event)) > 0.5
+
+
+def test_the_rival_of_training_sees_every_event_padded_to_801(tmp_path: Path) -> None:
+    store = toy_store(tmp_path / "toy.zarr", events=8, parts=1, mean_particles=5)
+    _, particles, label = rivals._padded(store, particles=True)
+    assert particles.shape == (24, 801, 19)
+    blocks = [store.read(part) for name in store.spec.classes for part in store.parts("train", name)]
+    assert np.count_nonzero(particles.numpy().any(axis=2)) == sum(len(block.particles) for block in blocks)
+    last = blocks[-1].particles[blocks[-1].offsets[-2] :]
+    assert np.array_equal(particles[-1, : len(last)].numpy(), last)
+    assert label.tolist() == [0] * 8 + [1] * 8 + [2] * 8
+    n_events, seconds = rivals.train("inclusive", store.path, epochs=2)
+    assert n_events == 48
+    assert seconds > 0
 
 
 @pytest.mark.parametrize("name", ["stages", "sizes", "workers"])
@@ -92,25 +172,29 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, capsys: pytest.
     toy_store(inputs / "features.zarr", events=40, mean_particles=0)
     output = tmp_path / "bench"
     output.mkdir()
-    study = {"output": output, "stages": ("train",), "nets": ("hlf",), "sizes": (80,), "workers": (1,), "epochs": 2, "extrapolate": 54e6}
-    config = BenchConfig(**study, repeats=1)
-    rows = job._measured(config, {80: inputs})
-    (row,) = rows
+    study = {"nets": ("hlf",), "sizes": (80,), "workers": (1,), "epochs": 2, "extrapolate": 54e6}
+    config = BenchConfig(**study, output=output, stages=("train",), repeats=1)
+    rows, n_kept = job._measured(config, {80: inputs})
+    row, rival = rows
+    assert n_kept == 0
     assert (row.stage, row.size, row.events) == ("train hlf", 80, 2 * 240)
     assert 0 < row.busy_s < row.seconds
+    assert (rival.stage, rival.way, rival.events) == ("train hlf", "stock PyTorch", 2 * 240)
     before = (output / "bench.json").stat().st_mtime_ns
-    assert job._measured(config, {80: inputs}) == rows
+    assert job._measured(config, {80: inputs}) == (rows, 2)
     assert (output / "bench.json").stat().st_mtime_ns == before
 
     job._report(config, rows, inputs)
     printed = capsys.readouterr().out
-    for expected in ("BigDL", "54,000,000 events", "This assumes:", "train hlf"):
+    for expected in ("BigDL", "54,000,000 events", "This assumes:", "train hlf", "stock PyTorch", row.began[:10]):
         assert expected in printed
     record = read_json(output / "bench.json")
     (extrapolated,) = record["extrapolation"]
     assert extrapolated["events"] == pytest.approx(54e6 * 0.24)
     assert record["machine"]["versions"]["torch"]
     with (output / "bench.csv").open(newline="") as file:
-        assert [line["stage"] for line in csv.DictReader(file)] == ["train hlf"]
+        lines = list(csv.DictReader(file))
+    assert [(line["stage"], line["way"]) for line in lines] == [("train hlf", OURS), ("train hlf", "stock PyTorch")]
+    assert all("torch" in line["machine"] and line["began"] for line in lines)
     for name in ("throughput", "scaling", "share", "per_core"):
         assert (output / f"{name}.png").read_bytes().startswith(b"\x89PNG")

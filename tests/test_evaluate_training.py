@@ -179,7 +179,7 @@ def test_the_ablation_compares_both_definitions_on_common_events(made: Path) -> 
 def test_trees_are_a_run_like_any_other(made: Path, caplog: pytest.LogCaptureFixture) -> None:
     metrics, _ = measured(made, "hlf-corrected", "trees")
     entry = metrics["models"]["trees"]
-    assert entry["about"]["engine"] == "scikit-learn"
+    assert entry["about"]["engine"] == "LightGBM"
     assert {pair["second"] for pair in metrics["pairs"]} == {"trees"}
     config = TreesConfig(input=made / "corrected.zarr", output=made / "runs" / "trees", rounds=20)
     before = (made / "runs" / "trees" / "run.json").stat().st_mtime_ns
@@ -194,7 +194,7 @@ def test_trees_learn_on_the_training_split_alone(tmp_path: Path) -> None:
     trees.run(TreesConfig(input=store.path, output=tmp_path / "runs" / "trees", rounds=10))
     metrics, _ = measured(tmp_path, "trees", store=store.path)
     assert metrics["models"]["trees"]["auc_mean"] > 0.85
-    assert metrics["models"]["trees"]["about"]["splits_used"] == {"fit": ["train"], "tuning": ["train"], "statistics": []}
+    assert metrics["models"]["trees"]["about"]["splits_used"] == {"fit": ["train"], "tuning": ["val"], "statistics": []}
 
 
 def test_trees_need_every_class(made: Path, tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 from test_train_fit import assert_same, weights
@@ -30,19 +32,25 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 
 def hepflow(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    here = {"MASTER_ADDR": "127.0.0.1", "SPARK_LOCAL_IP": "127.0.0.1"}
+    environment = os.environ | here | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "hepflow", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=550, env=environment, cwd=cwd)
 
 
+def training_in(folder: Path) -> list[int]:
+    """Processes that work in a folder."""
+    return [process.pid for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(folder)]
+
+
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A folder, and options whose paths start there: two epochs of the inclusive net, of which one dies at step 9 unless told not to."""
+    """A folder, and options whose paths start there: two epochs of the inclusive net, in which executors are killed at step 9."""
     folder = tmp_path_factory.mktemp("spark")
     toy_store(folder / "toy.zarr", events=35, mean_particles=5)
     text = yaml.safe_load(shipped("train/inclusive.yaml").read_text())
     text["data"] = {"store": "toy.zarr", "batch_size": 31, "eval_batch_size": 50, "workers": 0}
-    text["trainer"] = {"callbacks": [{"class_path": "crash.CrashOnce", "init_args": {"step": 9}}], "max_epochs": 2}
+    text["trainer"] = {"callbacks": [{"class_path": "crash.KillOnce", "init_args": {"step": 9}}], "max_epochs": 2}
     text["checkpoint_every_steps"] = 4
     (folder / "mine.yaml").write_text(yaml.safe_dump(text))
     return folder, ["--config", "mine.yaml", "--threads", "1"]
@@ -66,18 +74,22 @@ def undisturbed(output: Path) -> None:
         (output / f"crashed-{rank}").touch()
 
 
-def test_a_job_that_lost_a_process_goes_on_to_the_weights_of_plain_ddp(options: tuple[Path, list[str]], plain: Path) -> None:
+def test_a_job_that_lost_an_executor_goes_on_to_the_weights_of_plain_ddp(options: tuple[Path, list[str]], plain: Path) -> None:
     folder, own = options
-    in_spark = ("spark-train", *own, "--output", "spark", "--spark.num_processes", "2", "--spark.driver_memory", "1g")
+    cluster = ("--spark.master", "local-cluster[2,1,1024]", "--spark.num_processes", "2", "--spark.driver_memory", "1g")
+    in_spark = ("spark-train", *own, "--output", "spark", *cluster)
     (folder / "spark").mkdir()
-    (folder / "spark" / "crashed-0").touch()  # the second process dies, the first is left waiting
+    (folder / "spark" / "crashed-0").touch()  # the executor of the second process is killed, the first is left waiting
     lost = hepflow(*in_spark, cwd=folder)
     assert lost.returncode == 2, lost.stderr
     (said,) = (line for line in lost.stderr.splitlines() if line.startswith("hepflow: "))
-    assert "the Spark job of spark ended before its training did (process 2 of 2 ended" in said
+    assert "the Spark job of spark ended before its training did (process 2 of 2 ended: ExecutorLostFailure" in said
     assert "the same command goes on from spark/checkpoints/last.ckpt" in said
-    assert "process 1 lost the others" in lost.stderr
     assert not read_json(folder / "spark" / "run.json")["finished"]
+    deadline = time.monotonic() + 60
+    while training_in(folder) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert training_in(folder) == [], "what the executor had started trains on without it"
 
     resumed = hepflow(*in_spark, cwd=folder)
     assert resumed.returncode == 0, resumed.stderr

@@ -1,21 +1,35 @@
-"""What is measured: a stage on an input of some size by so many workers, run as the command that a person would type."""
+"""What is measured: a stage on an input of some size by so many workers, run as the command that a person would type; or its rival."""
 
+import datetime as dt
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from hepflow.config import shipped
 from hepflow.config_tools import BenchConfig
 from hepflow.errors import HepflowError
-from hepflow.ledger import read_json
+from hepflow.ledger import read_json, write_json
 
-TRAINING = ("train", "spark-train")
+log = logging.getLogger(__name__)
+
+OURS = "hepflow"
+RIVALS = {"ingest": "uproot + pyarrow", "train": "stock PyTorch"}
+"""Stage -> what `hepflow.bench.rivals` runs beside it, in one process."""
+WITH_RIVAL = ("hlf", "sequence", "inclusive")
+"""Nets that it knows."""
+GPU = "train-gpu"
+TRAINING = ("train", "spark-train", GPU)
+"""Of these the time within the training is known, beside that of the whole command."""
+BY_NET = (*TRAINING, "score")
+THREADED = ("train", "spark-train")
+"""Stages whose processes use threads."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +37,20 @@ class Case:
     """One thing to measure."""
 
     stage: str
-    """``simulate``, ``ingest``, ``features``, ``train NET`` or ``spark-train NET``."""
+    """``simulate``, ``ingest``, ``features``, or one of `BY_NET` and a net, such as ``train hlf``."""
     size: int
     """Selected events a class of the input."""
     workers: int
+    """Processes, or GPUs."""
     cores: int = 1
     """Threads of each worker."""
+    way: str = OURS
+    """Or the name of a rival."""
+
+    @property
+    def kind(self) -> str:
+        """The stage without the net."""
+        return self.stage.partition(" ")[0]
 
 
 @dataclass(frozen=True)
@@ -47,11 +69,16 @@ class Measured:
     busy_s: float
     """Of a training without its start and end, else the same."""
     bytes_out: int
+    way: str = OURS
+    began: str = ""
+    """UTC."""
+    load: float = 0.0
+    """Load average of the machine before it began: what else was running."""
 
     @property
     def case(self) -> Case:
         """What was measured."""
-        return Case(self.stage, self.size, self.workers, self.cores)
+        return Case(self.stage, self.size, self.workers, self.cores, self.way)
 
     @property
     def events_per_s(self) -> float:
@@ -59,25 +86,66 @@ class Measured:
         return self.events / self.busy_s
 
 
-def cases(config: BenchConfig) -> Iterator[Case]:
-    """Every case of a configuration, the sizes and workers of a stage side by side."""
-    for stage in config.stages:
-        names = [f"{stage} {net}" for net in config.nets] if stage in TRAINING else [stage]
-        for name in names:
-            for size in config.sizes:
-                for workers in config.workers:
-                    for cores in config.cores if stage in TRAINING else (1,):
-                        yield Case(name, size, workers, cores)
+def cases(config: BenchConfig, n_gpus: int) -> Iterator[Case]:
+    """Every case of a configuration; what is compared stands side by side.
+
+    Parameters
+    ----------
+    config : BenchConfig
+    n_gpus : int
+        Of this machine: trainings that need more are left out.
+    """
+    found = [case for stage in config.stages for case in _of_stage(config, stage) if case.kind != GPU or case.workers <= n_gpus]
+    trainings = [stage for stage in config.stages if stage in TRAINING]
+
+    def place(case: Case) -> tuple[object, ...]:
+        first = trainings[0] if case.kind in TRAINING else case.kind
+        return config.stages.index(first), case.stage.partition(" ")[2], case.size, case.workers, case.cores
+
+    yield from sorted(found, key=place)
 
 
-def prepare(folder: Path, size: int) -> Path:
-    """The input of every stage at a size, made once by all cores; its folder."""
+def _of_stage(config: BenchConfig, stage: str) -> Iterator[Case]:
+    for net in config.nets if stage in BY_NET else ("",):
+        name = f"{stage} {net}".strip()
+        for size in config.sizes:
+            for cores in config.cores if stage in THREADED else (1,):
+                yield from (Case(name, size, workers, cores) for workers in config.workers)
+                if stage in RIVALS and (not net or net in WITH_RIVAL):
+                    yield Case(name, size, 1, cores, RIVALS[stage])
+
+
+def prepare(folder: Path, size: int, scored: Sequence[str], code: str) -> Path:
+    """The input of every stage at a size, made once by all cores; its folder.
+
+    Parameters
+    ----------
+    folder : Path
+    size : int
+        Selected events a class.
+    scored : sequence of str
+        Nets to train for the score stage: a short training, since it costs the same to score with a bad net.
+    code : str
+        What is there counts if the same code made it.
+    """
     inputs = folder / f"{size}"
+    ready, content = inputs / "ready.json", {"code": code, "nets": sorted(scored)}
+    if ready.is_file() and read_json(ready) == content:
+        return inputs
+    log.info("making the input: %s selected events a class", f"{size:,}")
     raw, events, store = (inputs / name for name in ("raw", "events", "features.zarr"))
-    hepflow("simulate", "--output", raw, "--events", size, "--events_per_file", max(1, size // 8))
+    hepflow("simulate", "--output", raw, "--events", size, "--events_per_file", _per_file(size))
     hepflow("ingest", "--input", raw, "--output", events)
     hepflow("features", "--input", events, "--output", store)
+    for net in scored:
+        own = ("--config", shipped(f"train/{net}.yaml"), "--data.store", store, "--output", inputs / "runs" / net)
+        hepflow("train", "fit", *own, "--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
+    write_json(ready, content)
     return inputs
+
+
+def _per_file(size: int) -> int:
+    return max(1, size // 8)
 
 
 def measure(case: Case, repeat: int, inputs: Path, scratch: Path, epochs: int) -> Measured:
@@ -102,47 +170,53 @@ def measure(case: Case, repeat: int, inputs: Path, scratch: Path, epochs: int) -
     """
     shutil.rmtree(scratch, ignore_errors=True)
     output = scratch / "output"
-    command = _command(case, inputs, output, epochs)
+    began, load = dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), round(os.getloadavg()[0], 2)
     start = time.perf_counter()
-    hepflow(*command, threads=case.cores)
+    if case.way == OURS:
+        hepflow(*_command(case, inputs, output, epochs), threads=0 if case.kind == GPU else case.cores)
+    else:
+        _run([sys.executable, "-m", "hepflow.bench.rivals", *case.stage.split(), inputs, output, epochs], threads=case.cores)
     seconds = time.perf_counter() - start
     events, busy_s = _done(case, inputs, output)
     n_bytes = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     shutil.rmtree(scratch)
-    own: Mapping[str, Any] = vars(case)
-    return Measured(**own, repeat=repeat, events=events, seconds=seconds, busy_s=busy_s or seconds, bytes_out=n_bytes)
+    own: dict[str, Any] = asdict(case)
+    busy_s = busy_s or seconds
+    return Measured(**own, repeat=repeat, events=events, seconds=seconds, busy_s=busy_s, bytes_out=n_bytes, began=began, load=load)
 
 
 def _command(case: Case, inputs: Path, output: Path, epochs: int) -> list[object]:
     raw, events, store = (inputs / name for name in ("raw", "events", "features.zarr"))
-    stage, _, net = case.stage.partition(" ")
+    kind, _, net = case.stage.partition(" ")
     n = case.workers
-    if stage == "simulate":
-        per_file = max(1, case.size // 8)
-        return ["simulate", "--output", output, "--events", case.size, "--events_per_file", per_file, "--jobs", n]
-    if stage == "ingest":
+    if kind == "simulate":
+        return ["simulate", "--output", output, "--events", case.size, "--events_per_file", _per_file(case.size), "--jobs", n]
+    if kind == "ingest":
         return ["ingest", "--input", raw, "--output", output, "--spark.master", f"local[{n}]", "--target_partition_mb", 1]
-    if stage == "features":
+    if kind == "features":
         return ["features", "--input", events, "--output", output, "--cluster.workers", n]
-    own = ["--config", shipped(f"train/{net}.yaml"), "--data.store", store, "--output", output, "--threads", case.cores]
+    if kind == "score":
+        return ["score", "--model", inputs / "runs" / net / "model.onnx", "--input", raw, "--output", output, "--cluster.workers", n]
+    own = ["--config", shipped(f"train/{net}.yaml"), "--data.store", store, "--output", output]
     length = ["--trainer.max_epochs", epochs, "--early_stopping.patience", epochs]
-    if stage == "spark-train":
-        return ["spark-train", *own, *length, "--spark.num_processes", n, "--spark.cpus_per_process", case.cores]
+    if kind == "spark-train":
+        return ["spark-train", *own, *length, "--threads", case.cores, "--spark.num_processes", n, "--spark.cpus_per_process", case.cores]
     several = ["--trainer.strategy", "ddp"] if n > 1 else []
-    where = ["--trainer.accelerator", "cpu", "--trainer.devices", n, "--trainer.enable_progress_bar", "false"]
-    return ["train", "fit", *own, *length, *where, *several]
+    where = ["--trainer.devices", n, "--trainer.enable_progress_bar", "false", *several]
+    where += ["--trainer.accelerator", "gpu"] if kind == GPU else ["--trainer.accelerator", "cpu", "--threads", case.cores]
+    return ["train", "fit", *own, *length, *where]
 
 
 def _done(case: Case, inputs: Path, output: Path) -> tuple[int, float | None]:
     """Events that went through it, and for how long if that is known."""
-    if case.stage == "simulate":
+    if case.way != OURS or case.kind in TRAINING:
+        record = read_json(output / "run.json")
+        return int(record["events_trained"]), record["wall_s"]
+    if case.kind == "simulate":
         return sum(int(read_json(path)["written"]) for path in output.glob("*/*.json")), None
-    if case.stage == "ingest":
-        return int(read_json(output / "_hepflow.json")["ledger"]["n_in"]), None
-    if case.stage == "features":
+    if case.kind == "features":
         return int(read_json(inputs / "events" / "_hepflow.json")["ledger"]["n_out"]), None
-    record = read_json(output / "run.json")
-    return int(record["events_trained"]), float(record["wall_s"])
+    return int(read_json(output / "_hepflow.json")["ledger"]["n_in"]), None
 
 
 def hepflow(*arguments: object, threads: int = 0) -> None:
@@ -153,12 +227,16 @@ def hepflow(*arguments: object, threads: int = 0) -> None:
     HepflowError
         It failed; with the last lines that it printed.
     """
+    _run([sys.executable, "-m", "hepflow", *arguments], threads)
+
+
+def _run(command: Sequence[object], threads: int) -> None:
     environment = dict(os.environ)
     if threads:
         environment |= {"OMP_NUM_THREADS": str(threads), "MASTER_ADDR": "127.0.0.1"}
-    command = [sys.executable, "-m", "hepflow", *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    words = [str(word) for word in command]
+    result = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     if result.returncode:
         last = " / ".join(result.stderr.strip().splitlines()[-3:])
-        msg = f"`hepflow {' '.join(map(str, arguments))}` ended with {result.returncode}: {last}"
+        msg = f"`{' '.join(words[2:])}` ended with {result.returncode}: {last}"
         raise HepflowError(msg)

@@ -1,20 +1,20 @@
-"""Tables of measurements: medians with their spread, costs, published figures, and the extrapolation."""
+"""Tables of measurements: medians with their spread, rivals, published figures, costs, and the extrapolation."""
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from pathlib import Path
 from statistics import median
 
 from rich.console import Console
 from rich.table import Table
 
-from hepflow.bench.cases import Case, Measured
+from hepflow.bench.cases import GPU, OURS, Case, Measured
 from hepflow.bench.published import RATES
-from hepflow.bench.scaling import ASSUMPTIONS, Cost, Extrapolated
+from hepflow.bench.scaling import ASSUMPTIONS, Cost, Extrapolated, Ratio, rate, start_of
 
 BOTH = "ingest+features"
+LEFT = ("stage", "what", "machine", "date", "rival")
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Summary:
 
     case: Case
     events_per_s: float
-    """Median."""
+    """Median, without the start."""
     low: float
     high: float
     seconds: float
     """Median of the whole command."""
     start_s: float
-    """Median of what of it a training is not busy; 0 where it is not known."""
+    """Median of what of it is no work."""
 
     @property
     def cores(self) -> int:
@@ -37,33 +37,56 @@ class Summary:
         return self.case.workers * self.case.cores
 
 
-def summarise(rows: Iterable[Measured]) -> list[Summary]:
-    """Median, lowest and highest of each case, in the order of its first run."""
+@dataclass(frozen=True)
+class Beside:
+    """A line of the comparison with published figures."""
+
+    stage: str
+    what: str
+    machine: str
+    date: str
+    rate: tuple[float, float, float]
+    """Events a second and core, or of a GPU: median, lowest, highest."""
+    on_gpu: bool
+    ours: bool
+    total: str = ""
+    """Events a second and on how many cores, as published."""
+
+
+def summarise(rows: Iterable[Measured], costs: Mapping[str, Cost]) -> list[Summary]:
+    """Median, lowest and highest of each case, in the order of its first run.
+
+    Parameters
+    ----------
+    rows : iterable of Measured
+    costs : mapping
+        Stage -> the fit of ours.
+    """
     groups: dict[Case, list[Measured]] = {}
     for row in rows:
         groups.setdefault(row.case, []).append(row)
     result = []
     for case, own in groups.items():
-        rates = [row.events_per_s for row in own]
-        start = median(row.seconds - row.busy_s for row in own)
+        rates = [rate(row, costs[case.stage]) * row.workers * row.cores for row in own]
+        start = median(start_of(row, costs[case.stage]) for row in own)
         result.append(Summary(case, median(rates), min(rates), max(rates), median(row.seconds for row in own), start))
     return result
 
 
-def largest(summaries: Iterable[Summary]) -> dict[str, list[Summary]]:
-    """Stage -> its cases of the largest size, by cores."""
-    ordered = sorted(summaries, key=lambda summary: (summary.case.stage, summary.cores, summary.case.workers))
-    result = {}
-    for stage, own in groupby(ordered, key=lambda summary: summary.case.stage):
-        cases = list(own)
-        size = max(summary.case.size for summary in cases)
-        result[stage] = [summary for summary in cases if summary.case.size == size]
-    return result
+def largest(summaries: Iterable[Summary], way: str = OURS) -> dict[str, list[Summary]]:
+    """Stage -> its cases of the largest size, by cores; of ours, or of all rivals."""
+    stages: dict[str, list[Summary]] = {}
+    for summary in summaries:
+        if (summary.case.way == OURS) == (way == OURS):
+            stages.setdefault(summary.case.stage, []).append(summary)
+    size = {stage: max(summary.case.size for summary in own) for stage, own in stages.items()}
+    chosen = {stage: [summary for summary in own if summary.case.size == size[stage]] for stage, own in stages.items()}
+    return {stage: sorted(own, key=lambda summary: (summary.cores, summary.case.workers)) for stage, own in chosen.items()}
 
 
 def per_core(summaries: Iterable[Summary], kept: float) -> dict[str, tuple[float, float, float]]:
     """Stage -> events a second and core on the most cores: median, low and high; ingest and features also as one."""
-    rates = {}
+    rates: dict[str, tuple[float, float, float]] = {}
     for stage, own in largest(summaries).items():
         most = own[-1]
         rates[stage] = (most.events_per_s / most.cores, most.low / most.cores, most.high / most.cores)
@@ -73,9 +96,25 @@ def per_core(summaries: Iterable[Summary], kept: float) -> dict[str, tuple[float
     return rates
 
 
-def write_csv(path: Path, rows: Iterable[Measured]) -> None:
-    """One line a run."""
-    lines = [asdict(row) | {"events_per_s": round(row.events_per_s, 3)} for row in rows]
+def beside_published(rates: Mapping[str, tuple[float, float, float]], dates: str) -> list[Beside]:
+    """Ours, and after each stage what was published of it; a training inside Spark or on a GPU is a training, too."""
+    families: dict[str, list[Beside]] = {}
+    for stage, own in rates.items():
+        family = stage.replace("spark-train", "train").replace(GPU, "train")
+        families.setdefault(family, []).append(Beside(stage, OURS, "this one", dates, own, stage.startswith(GPU), ours=True))
+    for known in RATES:
+        if known.stage in families:
+            each = known.events_per_s / (known.cores or 1)
+            total = f"{known.events_per_s:,.0f} on {known.cores} cores" if known.cores else f"{known.events_per_s:,.0f}"
+            families[known.stage].append(
+                Beside(known.stage, known.what, known.machine, known.date, (each, each, each), known.cores is None, ours=False, total=total)
+            )
+    return [line for lines in families.values() for line in lines]
+
+
+def write_csv(path: Path, rows: Iterable[Measured], machine: str) -> None:
+    """One line a run; the machine and the versions stand on each."""
+    lines = [asdict(row) | {"events_per_s": round(row.events_per_s, 3), "machine": machine} for row in rows]
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(lines[0]))
         writer.writeheader()
@@ -84,59 +123,93 @@ def write_csv(path: Path, rows: Iterable[Measured]) -> None:
 
 def print_summary(summaries: Sequence[Summary], caption: str) -> None:
     """Throughput of every case."""
-    table = Table(title="throughput, median (lowest to highest)", caption=caption)
-    for column in ("stage", "events a class", "workers x cores", "events/s", "spread", "command, s", "start, s"):
-        table.add_column(column, justify="left" if column == "stage" else "right")
+    columns = ("stage", "what", "events a class", "workers x cores", "events/s", "spread", "command, s", "start, s")
+    table = _table("throughput without the starts, median (lowest to highest)", caption, columns)
     for summary in summaries:
         case = summary.case
         spread = f"{summary.low:,.0f} to {summary.high:,.0f}"
-        start = f"{summary.start_s:.1f}" if summary.start_s else ""
         shape = f"{case.workers} x {case.cores}"
-        table.add_row(case.stage, f"{case.size:,}", shape, f"{summary.events_per_s:,.0f}", spread, f"{summary.seconds:.1f}", start)
+        numbers = (f"{case.size:,}", shape, f"{summary.events_per_s:,.0f}", spread, f"{summary.seconds:.1f}", f"{summary.start_s:.1f}")
+        table.add_row(case.stage, case.way, *numbers)
     Console().print(table)
 
 
-def print_per_core(rates: Mapping[str, tuple[float, float, float]], caption: str) -> None:
+def print_rivals(ratios: Iterable[Ratio], caption: str) -> None:
+    """Ours over theirs."""
+    table = _table(
+        "hepflow over its rivals, events/s a core without the starts", caption, ("stage", "rival", "workers x cores", "ratio", "spread")
+    )
+    for ratio in ratios:
+        shape = f"{ratio.case.workers} x {ratio.case.cores}"
+        table.add_row(ratio.case.stage, ratio.rival, shape, f"{ratio.middle:.2f}", f"{ratio.low:.2f} to {ratio.high:.2f}")
+    if table.row_count:
+        Console().print(table)
+
+
+def print_per_core(lines: Iterable[Beside], caption: str) -> None:
     """Events a second and core, beside what was published."""
-    table = Table(title="events a second and core; published ones are of other machines, samples and dates", caption=caption)
-    for column in ("stage", "what", "machine", "date", "events/s", "cores", "events/s a core"):
-        table.add_column(column, justify="right" if column.startswith(("events", "cores")) else "left")
-    for stage, (middle, low, high) in rates.items():
-        table.add_row(stage, "hepflow", "this one", "now", "", "", f"{middle:,.1f} ({low:,.1f} to {high:,.1f})")
-        for rate in RATES:
-            if rate.stage == stage.replace("spark-train", "train"):
-                own = f"{rate.events_per_s / rate.cores:,.1f}" if rate.cores else "a GPU"
-                table.add_row("", rate.what, rate.machine, rate.date, f"{rate.events_per_s:,.0f}", str(rate.cores or ""), own)
+    columns = ("stage", "what", "machine", "date", "events/s", "events/s a core", "hepflow over it")
+    table = _table("events a second and core; published ones are of other machines, samples and dates", caption, columns)
+    own: dict[tuple[str, bool], float] = {}
+    for line in lines:
+        middle, low, high = line.rate
+        family = (line.stage.replace(GPU, "train"), line.on_gpu)
+        unit = " (a GPU)" if line.on_gpu else ""
+        if line.ours:
+            own[family] = middle
+            table.add_row(line.stage, line.what, line.machine, line.date, "", f"{middle:,.1f} ({low:,.1f} to {high:,.1f}){unit}", "")
+        else:
+            ratio = f"{own[family] / middle:,.1f}" if family in own else ""
+            table.add_row("", line.what, line.machine, line.date, line.total, f"{middle:,.1f}{unit}", ratio)
     Console().print(table)
 
 
 def print_costs(costs: Iterable[Cost], caption: str) -> None:
     """The fits."""
-    table = Table(title="cost: seconds = start + events x (serial + parallel / cores)", caption=caption)
-    for column in ("stage", "start, s", "serial, µs", "parallel, µs", "serial share", "fit off by", "bytes an event"):
-        table.add_column(column, justify="left" if column == "stage" else "right")
+    columns = ("stage", "start, s", "serial, µs", "parallel, µs", "serial share", "fit off by", "bytes an event")
+    table = _table("cost: seconds = start + events x (serial + parallel / cores)", caption, columns)
     for cost in costs:
         work = cost.serial_s + cost.parallel_s
-        share = f"{cost.serial_s / work:.1%}" if cost.separable else "not varied"
+        share = f"{cost.serial_s / work:.1%}" if cost.separable and work else "not varied"
         parts = (f"{cost.start_s:.1f}", f"{cost.serial_s * 1e6:,.1f}", f"{cost.parallel_s * 1e6:,.1f}")
         table.add_row(cost.stage, *parts, share, f"{cost.error:.0%}", f"{cost.bytes_out:,.0f}")
     Console().print(table)
 
 
-def print_extrapolation(rows: Sequence[Extrapolated], n_events: float, caption: str) -> None:
+def print_extrapolation(rows: Sequence[Extrapolated], n_events: float, cores: Sequence[int], tested: str, caption: str) -> None:
     """What more events would take, and what that supposes."""
-    table = Table(title=f"extrapolated to {n_events:,.0f} events", caption=caption)
-    for column in ("stage", "events", "core hours", *(f"on {n:,} cores" for n in rows[0].wall_s), "written"):
-        table.add_column(column, justify="left" if column == "stage" else "right")
+    columns = ("stage", "events", "core hours", *(f"on {n:,} cores" for n in cores), "written")
+    table = _table(f"extrapolated to {n_events:,.0f} events", caption, columns)
     for row in rows:
-        size = f"{row.bytes_out / 1e9:,.0f} GB" if row.bytes_out else ""
-        table.add_row(row.stage, f"{row.events:,.0f}", f"{row.core_hours:,.0f}", *(_duration(s) for s in row.wall_s.values()), size)
+        hours = f"{row.core_hours:,.1f}" + ("" if row.wall_s else " of a GPU")
+        walls = (_durations(*row.wall_s[n]) if row.wall_s else "" for n in cores)
+        table.add_row(row.stage, f"{row.events:,.0f}", hours, *walls, _bytes(row.bytes_out))
     console = Console()
     console.print(table)
     console.print("This assumes:", highlight=False)
-    for assumption in ASSUMPTIONS:
+    for assumption in (*ASSUMPTIONS, tested):
         console.print(f"- {assumption}", highlight=False)
 
 
+def _table(title: str, caption: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, caption=caption)
+    for column in columns:
+        table.add_column(column, justify="left" if column in LEFT else "right")
+    return table
+
+
+def _durations(middle: float, low: float, high: float) -> str:
+    return f"{_duration(middle)} ({_duration(low)} to {_duration(high)})"
+
+
 def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:,.0f} s"
     return f"{seconds / 3600:,.1f} h" if seconds > 7200 else f"{seconds / 60:,.0f} min"
+
+
+def _bytes(number: float) -> str:
+    if not number:
+        return ""
+    unit, name = next(((unit, name) for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")) if number >= unit), (1e3, "kB"))
+    return f"{number / unit:,.1f} {name}"

@@ -1,6 +1,7 @@
 """A random forest of Spark ML on the high-level features: the other tree baseline, a run folder like the boosted trees'."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from hepflow.config import SparkConfig
 from hepflow.config_tools import ForestConfig
-from hepflow.evaluate.trees import Fitted, keep
+from hepflow.evaluate.baseline import Fitted, Table, balanced, keep
 from hepflow.spark import session
 
 
@@ -23,11 +24,12 @@ def run(config: ForestConfig) -> None:
     keep(config, replace(config, input=Path(), output=Path(), spark=SparkConfig()), partial(_fit, config))
 
 
-def _fit(config: ForestConfig, x: np.ndarray, label: np.ndarray, x_test: np.ndarray) -> Fitted:
-    weights = len(label) / np.bincount(label) / len(np.unique(label))
+def _fit(config: ForestConfig, tables: Mapping[str, Table]) -> Fitted:
+    x, label, _ = tables["train"]
+    x_test = tables["test"].x
     with session(config.spark, "hepflow forest") as spark:
         forest = RandomForestClassifier(weightCol="weight", numTrees=config.trees, maxDepth=config.depth, seed=config.seed)
-        train = _frame(spark, x, label=label.astype(np.float64), weight=weights[label]).cache()
+        train = _frame(spark, x, label=label.astype(np.float64), weight=balanced(label)).cache()
         train.count()
         start = time.perf_counter()
         fitted = forest.fit(train)

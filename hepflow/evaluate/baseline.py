@@ -1,0 +1,134 @@
+"""Trees of whatever kind as a baseline for the nets: fitted to the store's high-level features, kept as a run like any other."""
+
+import logging
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hepflow.config_tools import ForestConfig, TreesConfig
+from hepflow.errors import DataError
+from hepflow.evaluate.runs import ABOUT, PREDICTIONS
+from hepflow.ledger import code_hash, digest, read_json, write_json
+from hepflow.predictions import Predictions, write_predictions
+from hepflow.schema import SPLITS
+from hepflow.store import EventStore
+
+log = logging.getLogger(__name__)
+PACKAGES = ("hepflow", "numpy")
+LEAST = 1e-12
+"""Smallest probability: its logarithm is finite."""
+
+
+class Table(NamedTuple):
+    """A split."""
+
+    x: np.ndarray
+    """(events, features)"""
+    label: np.ndarray
+    """(events)"""
+    event_id: np.ndarray
+    """(events)"""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Trees, and what they say."""
+
+    probability: np.ndarray
+    """(test events, classes)"""
+    model: str
+    n_trees: int
+    """Or rounds: how often the training events were gone through."""
+    wall_s: float
+    engine: str
+    package: str
+    """Its name on PyPI."""
+    tuning: tuple[str, ...] = ()
+    """Splits that decided when to stop."""
+
+
+Fit = Callable[[Mapping[str, Table]], Fitted]
+"""Split -> its events; trees fitted to those of train."""
+
+
+def keep(config: TreesConfig | ForestConfig, settings: object, fit: Fit) -> None:
+    """Fit trees, unless those of the same settings and store are there, and keep them as a run.
+
+    Parameters
+    ----------
+    config : TreesConfig or ForestConfig
+    settings : dataclass
+        What of it decides the result.
+    fit : callable
+    """
+    store = EventStore.open(config.input)
+    config_hash = digest(settings)
+    if _is_done(config.output, config_hash, store.spec.provenance):
+        log.info("up to date: %s (same configuration, same store)", config.output)
+        return
+    tables = {split: _table(store, split) for split in SPLITS}
+    fitted = fit(tables)
+    logits = np.log(np.maximum(fitted.probability, LEAST)).astype(np.float32)
+    source = {"config_hash": config_hash, "seed": config.seed, "definitions": store.spec.definitions, "store": store.spec.provenance}
+    config.output.mkdir(parents=True, exist_ok=True)
+    _, label, event_id = tables["test"]
+    predictions = Predictions(event_id, label, logits, store.spec.classes, config.output.name, {**source, "split": "test"})
+    write_predictions(config.output / PREDICTIONS, predictions)
+    about = {**source, "store": str(config.input), "provenance": store.spec.provenance}
+    write_json(config.output / ABOUT, {**about, **_about(fitted, len(tables["train"].label)), "name": config.output.name, "finished": True})
+    log.info("%d trees in %.1f s; run folder %s", fitted.n_trees, fitted.wall_s, config.output)
+
+
+def balanced(label: np.ndarray) -> np.ndarray:
+    """Weights of events, (N) labels -> (N), by which each class counts the same."""
+    return (len(label) / np.bincount(label) / len(np.unique(label)))[label]
+
+
+def _is_done(folder: Path, config_hash: str, provenance: str) -> bool:
+    if not (folder / ABOUT).is_file() or not (folder / PREDICTIONS).is_file():
+        return False
+    record = read_json(folder / ABOUT)
+    return (record.get("config_hash"), record.get("provenance"), record.get("finished")) == (config_hash, provenance, True)
+
+
+def _about(fitted: Fitted, n_train: int) -> dict[str, Any]:
+    n_seen = n_train * fitted.n_trees
+    return {
+        "model": fitted.model,
+        "epochs": fitted.n_trees,
+        "events_trained": n_seen,
+        "wall_s": fitted.wall_s,
+        "events_per_s": n_seen / fitted.wall_s,
+        "engine": fitted.engine,
+        "device": f"cpu, {os.cpu_count()} cores",
+        "processes": 1,
+        "splits_used": {"fit": ["train"], "tuning": list(fitted.tuning), "statistics": []},
+        "code": code_hash(),
+        "versions": {name: version(name) for name in (*PACKAGES, fitted.package)} | {"python": platform.python_version()},
+    }
+
+
+def _table(store: EventStore, split: str) -> Table:
+    """The events of a split.
+
+    Raises
+    ------
+    DataError
+        A class has no event in it.
+    """
+    blocks = [store.read(part, particles=False) for name in store.spec.classes for part in store.parts(split, name)]
+    _require_every_class(store, split, blocks)
+    return Table(*(np.concatenate([getattr(block, name) for block in blocks]) for name in ("hlf", "label", "event_id")))
+
+
+def _require_every_class(store: EventStore, split: str, blocks: Sequence[Any]) -> None:
+    there = {int(label) for block in blocks for label in np.unique(block.label)}
+    if missing := [name for label, name in enumerate(store.spec.classes) if label not in there]:
+        msg = f"{store.path}, split {split}: no event of class {', '.join(missing)}. Simulate or ingest more."
+        raise DataError(msg)
