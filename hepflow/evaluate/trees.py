@@ -4,7 +4,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -19,7 +19,7 @@ from hepflow.errors import DataError
 from hepflow.evaluate.runs import ABOUT, PREDICTIONS
 from hepflow.ledger import code_hash, digest, read_json, write_json
 from hepflow.predictions import Predictions, write_predictions
-from hepflow.store import EventStore
+from hepflow.store import EventStore, high_level
 
 log = logging.getLogger(__name__)
 PACKAGES = ("hepflow", "numpy")
@@ -121,14 +121,7 @@ def _table(store: EventStore, split: str) -> tuple[np.ndarray, np.ndarray, np.nd
     DataError
         A class has no event in it.
     """
-    blocks = [store.read(part, particles=False) for name in store.spec.classes for part in store.parts(split, name)]
-    _require_every_class(store, split, blocks)
-    hlf, label, event_id = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("hlf", "label", "event_id"))
-    return hlf, label, event_id
-
-
-def _require_every_class(store: EventStore, split: str, blocks: Sequence[Any]) -> None:
-    there = {int(label) for block in blocks for label in np.unique(block.label)}
-    if missing := [name for label, name in enumerate(store.spec.classes) if label not in there]:
+    if missing := [name for name in store.spec.classes if not sum(part.n_events for part in store.parts(split, name))]:
         msg = f"{store.path}, split {split}: no event of class {', '.join(missing)}. Simulate or ingest more."
         raise DataError(msg)
+    return high_level(store, split)
