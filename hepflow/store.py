@@ -321,8 +321,15 @@ def _write_block(path: Path, block: EventBlock) -> None:
         write_array(path / name, getattr(block, name).astype(kind, copy=False))
 
 
-def iter_blocks(store: EventStore, split: str) -> Iterator[EventBlock]:
-    """Every part of a split, class by class."""
+def iter_blocks(store: EventStore, split: str, *, particles: bool = True) -> Iterator[EventBlock]:
+    """Every part of a split, class by class; see `EventStore.read` for ``particles``."""
     for class_name in store.spec.classes:
         for part in store.parts(split, class_name):
-            yield store.read(part)
+            yield store.read(part, particles=particles)
+
+
+def high_level(store: EventStore, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(N, n_hlf) features, (N) labels and (N) event_ids of all events of a split, which must have one at least."""
+    blocks = list(iter_blocks(store, split, particles=False))
+    hlf, label, event_id = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("hlf", "label", "event_id"))
+    return hlf, label, event_id

@@ -23,7 +23,7 @@ from hepflow.evaluate.job import evaluate, inputs_hash, run
 from hepflow.evaluate.kinematics import bin_edges
 from hepflow.evaluate.report import write_report
 from hepflow.evaluate.runs import content_hash, find_runs, read_run
-from hepflow.evaluate.tables import ablation, ablation_differences, beside_published, summary_table
+from hepflow.evaluate.tables import ablation, ablation_differences, beside_published, for_terminal, summary_table, working_points
 from hepflow.evaluate.text import compact, duration, factor, pm
 from hepflow.ledger import read_json
 from hepflow.predictions import read_predictions
@@ -344,6 +344,14 @@ def test_shuffling_the_only_feature_that_counts_costs_the_most(tmp_path: Path) -
     assert worth["HT"]["value"] > 0.03
     assert all(abs(number["value"]) < 1e-9 for name, number in worth.items() if name != "HT")
     assert "importance_hlf" in figures
+
+
+def test_a_table_of_the_report_says_the_same_in_a_terminal(whole: Path) -> None:
+    table = working_points(read_json(whole / "report" / "metrics.json"), "headline")
+    shown = for_terminal(table)
+    assert [column.header for column in shown.columns] == list(table.columns)
+    for index, column in enumerate(shown.columns):
+        assert list(column.cells) == [row.cells[index].text for row in table.rows]
 
 
 def test_the_terminal_table_shows_every_model(whole: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hepflow.errors import ConfigError, DataError
 from hepflow.physics.definitions import CORRECTED, REFERENCE
 from hepflow.physics.features import compute
-from hepflow.physics.selection import passes
+from hepflow.physics.selection import isolations, passes
 from hepflow.schema import DEFINITIONS, HLF, MAX_NEUTRALS, MAX_PARTICLES, MAX_PHOTONS, MAX_TRACKS, PARTICLE
 
 COLUMN = {feature.name: i for i, feature in enumerate(PARTICLE)}
@@ -285,6 +285,19 @@ def test_an_event_does_not_depend_on_its_company(definitions):
 def test_the_trigger_is_the_one_the_features_use(definitions):
     events = to_awkward(random_events(40, seed=3))
     assert np.flatnonzero(passes(events, definitions)).tolist() == compute(events, definitions).index.tolist()
+
+
+@both
+def test_the_isolation_of_every_lepton_is_that_of_the_plain_physics(definitions):
+    rng = np.random.default_rng(11)
+    events = to_awkward([*(random_event(rng, electrons=2, muons=1) for _ in range(10)), event(Electron=[lepton(5.0)]), event()])
+    found = isolations(events, definitions)
+    for plain, got in zip(events.to_list(), found.to_list(), strict=True):
+        candidates = plain_physics.select_candidates(plain, definitions == "corrected")
+        for name in ("Electron", "MuonTight"):
+            leptons = [plain_physics.thing("lepton", one["PT"], one) for one in plain[name]]
+            expected = [plain_physics.lepton_isolation(one, candidates, definitions == "corrected") for one in leptons]
+            assert [tuple(one.values()) for one in got[name]] == [pytest.approx(iso, rel=1e-5, abs=1e-6) for iso in expected]
 
 
 def turned(events, angle):

@@ -3,7 +3,7 @@
 import logging
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,7 @@ from hepflow.evaluate.runs import ABOUT, PREDICTIONS
 from hepflow.ledger import code_hash, digest, read_json, write_json
 from hepflow.predictions import Predictions, write_predictions
 from hepflow.schema import SPLITS
-from hepflow.store import EventStore
+from hepflow.store import EventStore, high_level
 
 log = logging.getLogger(__name__)
 PACKAGES = ("hepflow", "numpy")
@@ -122,13 +122,7 @@ def _table(store: EventStore, split: str) -> Table:
     DataError
         A class has no event in it.
     """
-    blocks = [store.read(part, particles=False) for name in store.spec.classes for part in store.parts(split, name)]
-    _require_every_class(store, split, blocks)
-    return Table(*(np.concatenate([getattr(block, name) for block in blocks]) for name in ("hlf", "label", "event_id")))
-
-
-def _require_every_class(store: EventStore, split: str, blocks: Sequence[Any]) -> None:
-    there = {int(label) for block in blocks for label in np.unique(block.label)}
-    if missing := [name for label, name in enumerate(store.spec.classes) if label not in there]:
+    if missing := [name for name in store.spec.classes if not sum(part.n_events for part in store.parts(split, name))]:
         msg = f"{store.path}, split {split}: no event of class {', '.join(missing)}. Simulate or ingest more."
         raise DataError(msg)
+    return Table(*high_level(store, split))

@@ -14,7 +14,7 @@ from hepflow.evaluate.figure import Display
 from hepflow.evaluate.metrics import binomial_error
 from hepflow.evaluate.runs import Run
 from hepflow.moments import Moments
-from hepflow.store import EventBlock, EventStore
+from hepflow.store import EventBlock, EventStore, iter_blocks
 
 BINS = 10
 MAX_INTEGER = 12
@@ -99,7 +99,8 @@ def join(store: EventStore, run: Run) -> Joined:
 
 
 def _whose(store: EventStore, ids: np.ndarray) -> str:
-    found = {split: sum(len(_find(ids, block.event_id)[0]) for block in _blocks(store, split)) for split in ("train", "val")}
+    blocks = {split: iter_blocks(store, split, particles=False) for split in ("train", "val")}
+    found = {split: sum(len(_find(ids, block.event_id)[0]) for block in own) for split, own in blocks.items()}
     seen = ", ".join(f"{count:,} are in its {split} split" for split, count in found.items() if count)
     return f"{seen}: a leak. Predict on the test split alone." if seen else "They are in no other split either: predict again."
 
@@ -116,7 +117,7 @@ def check_leak(joined: Joined, run: Run) -> None:
     own = np.sort(row_hash(joined.hlf))
     trained = Moments.none(joined.hlf.shape[1])
     for split in ("train", "val"):
-        for block in _blocks(store, split):
+        for block in iter_blocks(store, split, particles=False):
             if split == "train":
                 trained += Moments.of(block.hlf)
             shared, _ = _find(ids, block.event_id)
@@ -165,10 +166,6 @@ def _find(sorted_ids: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.nd
     at = np.minimum(np.searchsorted(sorted_ids, wanted[order]), len(sorted_ids) - 1)
     found = sorted_ids[at] == wanted[order]
     return at[found], order[found]
-
-
-def _blocks(store: EventStore, split: str) -> Any:
-    return (store.read(part, particles=False) for name in store.spec.classes for part in store.parts(split, name))
 
 
 def efficiencies(

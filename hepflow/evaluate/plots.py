@@ -47,9 +47,7 @@ STYLE: Any = {
 def save(figure: AnyFigure, folder: Path) -> list[Path]:
     """Write ``folder/<name>.png``, ``.pdf`` and ``.csv``."""
     with mpl.rc_context(STYLE):
-        drawn = Figure()  # fixed margins: measuring every label would triple the time
-        FigureCanvasAgg(drawn)
-        _draw(drawn, figure)
+        drawn = draw(figure)
         png, pdf = io.BytesIO(), io.BytesIO()
         drawn.savefig(png, format="png", metadata={"Software": None}, pil_kwargs={"compress_level": 4})
         drawn.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
@@ -61,6 +59,15 @@ def save(figure: AnyFigure, folder: Path) -> list[Path]:
     writer.writerows(rows)
     written.append(_write(folder / f"{figure.name}.csv", text.getvalue().encode()))
     return written
+
+
+def draw(figure: AnyFigure) -> Figure:
+    """As matplotlib has it, for a notebook to show or to add to; no window, no pyplot."""
+    with mpl.rc_context(STYLE):
+        drawn = Figure()  # fixed margins: measuring every label would triple the time
+        FigureCanvasAgg(drawn)
+        _draw(drawn, figure)
+    return drawn
 
 
 def _write(path: Path, content: bytes) -> Path:
@@ -161,7 +168,7 @@ def _draw_display(axes: Axes, display: Display) -> None:
                 label=name,
             )
     axes.set(xlabel="η", ylabel="φ [rad]", ylim=(-np.pi, np.pi))
-    legend = axes.legend(loc="upper right", markerscale=1)
+    legend = axes.legend(loc="upper left", bbox_to_anchor=(0, -0.06), ncols=len(display.kinds), columnspacing=1, handletextpad=0.1)
     for handle in legend.legend_handles:
         if handle is not None and hasattr(handle, "set_sizes"):
             handle.set_sizes([30])

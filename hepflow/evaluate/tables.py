@@ -228,6 +228,17 @@ def provenance(metrics: Mapping[str, Any]) -> Table:
     return Table("provenance", columns, tuple(rows))
 
 
+def for_terminal(table: Table) -> TerminalTable:
+    """A table of the report for a terminal or a notebook."""
+    shown = TerminalTable(title=table.caption or None)
+    for index, column in enumerate(table.columns):
+        numbers = all(row.cells[index].key is not None for row in table.rows)
+        shown.add_column(escape(column), justify="right" if numbers else "left")
+    for row in table.rows:
+        shown.add_row(*(escape(cell.text) for cell in row.cells), style={"best": "bold", "quiet": "dim"}.get(row.tone, ""))
+    return shown
+
+
 def summary_table(metrics: Mapping[str, Any]) -> TerminalTable:
     """What a terminal shows at the end: accuracy, AUC a class, and the background rejection of the headline."""
     classes = metrics["classes"]

@@ -62,6 +62,29 @@ def passes(events: ak.Array, definitions: str | Definitions = "corrected") -> np
     return choose(columns(events), named(definitions)).status == PASSES
 
 
+def isolations(events: ak.Array, definitions: str | Definitions = "corrected") -> ak.Array:
+    """Isolation of every lepton, before any cut on it: what the trigger decides by.
+
+    Parameters
+    ----------
+    events : (n,) records with the collections of `hepflow.schema.COLLECTIONS`
+    definitions : ``corrected`` or ``reference``
+
+    Returns
+    -------
+    (n,) records ``Electron`` and ``MuonTight``
+        Each (leptons) records ``charged``, ``gamma`` and ``neutral``: sum of pT in the lepton's cone over its own pT.
+    """
+    c, d = columns(events), named(definitions)
+    found = {}
+    for name, leptons in (("Electron", c.electrons), ("MuonTight", c.muons)):
+        relative = np.empty((len(leptons.pt), 3))
+        _isolate(c, leptons, d, relative)
+        lists = ak.zip(dict(zip(("charged", "gamma", "neutral"), relative.T, strict=True)))
+        found[name] = ak.unflatten(lists, np.diff(leptons.offsets))
+    return ak.zip(found, depth_limit=1)
+
+
 def choose(c: Columns, definitions: Definitions) -> Chosen:
     """The lepton of every event, or the reason why it has none."""
     n_events = len(c.tracks.offsets) - 1
@@ -152,6 +175,24 @@ def _choose(c: Columns, d: Definitions, chosen: Chosen) -> None:
 
 
 @njit(cache=True)
+def _isolate(c: Columns, leptons: Leptons, d: Definitions, relative: np.ndarray) -> None:
+    """Fill (leptons, 3) with the relative isolations of a flavour."""
+    s = isolation.scratch(largest(c))
+    for event in range(len(leptons.offsets) - 1):
+        n = sum(gather(event, c, s))
+        for i in range(leptons.offsets[event], leptons.offsets[event + 1]):
+            relative[i, TRACK], relative[i, PHOTON], relative[i, HADRON] = _isolation(leptons, i, n, s, d)
+
+
+@njit(cache=True)
+def _isolation(leptons: Leptons, i: int, n: int, s: Scratch, d: Definitions) -> tuple[float, float, float]:
+    """Charged, gamma and neutral sums around a lepton, over its pT."""
+    pt = np.float64(leptons.pt[i])
+    charged, gamma, neutral = isolation.around(np.float64(leptons.eta[i]), np.float64(leptons.phi[i]), n, s, d)
+    return charged / pt - (0.0 if d.leave_self_out else 1.0), gamma / pt, neutral / pt
+
+
+@njit(cache=True)
 def _best(event: int, leptons: Leptons, n: int, s: Scratch, d: Definitions) -> tuple[int, tuple[float, float, float], bool]:
     """Position of the flavour's lepton (-1: none isolated), its isolations, and whether any is above the threshold."""
     best, best_iso, any_above = -1, (0.0, 0.0, 0.0), False
@@ -162,8 +203,7 @@ def _best(event: int, leptons: Leptons, n: int, s: Scratch, d: Definitions) -> t
         any_above = True
         if best >= 0 and (not d.leading_in_flavour or pt <= leptons.pt[best]):
             continue
-        charged, gamma, neutral = isolation.around(np.float64(leptons.eta[i]), np.float64(leptons.phi[i]), n, s, d)
-        iso = (charged / pt - (0.0 if d.leave_self_out else 1.0), gamma / pt, neutral / pt)
+        iso = _isolation(leptons, i, n, s, d)
         if iso[0] + iso[1] + iso[2] < LEPTON_ISOLATION:
             best, best_iso = i, iso
     return best, best_iso, any_above

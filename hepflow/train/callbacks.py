@@ -241,6 +241,7 @@ class EpochTable(Logger):
         """Write the table whole."""
         if not self.rows:
             return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         names = ["epoch", "step", *sorted({name for row in self.rows.values() for name in row} - {"epoch", "step"})]
         part = self.path.with_name(f".{self.path.name}.part")
         with part.open("w", newline="") as file:
