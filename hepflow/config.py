@@ -20,6 +20,7 @@ BENCH = Path("bench")
 REPORT = Path("reports/latest")
 DEMO = Path("demo")
 SCORES = Path("scores")
+KAFKA = "kafka://"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,28 @@ class SparkConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class IngestConfig:
+class ReadingConfig:
+    """Where raw events come from, and what to do about files that do not read."""
+
+    input: str | Path = RAW
+    """Folder or URL (root://, s3://, hdfs://, http://) of ROOT files."""
+    tree: str = TREE
+    """Name of the tree in the ROOT files; of several cycles the highest counts."""
+    max_lost_files: int = 0
+    """Bad files to tolerate before the command ends with an error; they are quarantined and listed in any case."""
+    retries: int = 3
+    """Further tries, one, two, four ... seconds apart, before an I/O error is taken for a bad file."""
+    timeout_s: float = 60.0
+    """Seconds to wait for a remote server."""
+
+    def __post_init__(self) -> None:
+        if "://" not in str(self.input):
+            object.__setattr__(self, "input", Path(self.input))
+        not_negative(self, "max_lost_files", "retries", "timeout_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig(ReadingConfig):
     """Read Delphes ROOT files with Spark, skim them, and write Parquet with one list of structs a collection."""
 
     input: str | Path = RAW
@@ -76,16 +98,8 @@ class IngestConfig:
     """Parquet dataset to write."""
     samples: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {name: (name,) for name in CLASSES})
     """Class -> folders or globs under the input; the order gives the labels."""
-    tree: str = TREE
-    """Name of the tree in the ROOT files; of several cycles the highest counts."""
     target_partition_mb: int = 128
     """Megabytes of ROOT file a task reads: larger files are cut, smaller ones packed."""
-    max_lost_files: int = 0
-    """Bad files to tolerate before the command ends with an error; they are quarantined and listed in any case."""
-    retries: int = 3
-    """Further tries, one, two, four ... seconds apart, before an I/O error is taken for a bad file."""
-    timeout_s: float = 60.0
-    """Seconds to wait for a remote file server."""
     retry_quarantined: bool = False
     """Read again the files that could not be read before; without it only those that changed since."""
     estimate: bool = False
@@ -96,10 +110,9 @@ class IngestConfig:
     """The Spark session."""
 
     def __post_init__(self) -> None:
-        if "://" not in str(self.input):
-            object.__setattr__(self, "input", Path(self.input))
+        super().__post_init__()
         positive(self, "target_partition_mb")
-        not_negative(self, "max_lost_files", "retries", "timeout_s", "watch")
+        not_negative(self, "watch")
         if not self.samples:
             msg = "samples names no class: give at least one, such as `samples: {qcd: [qcd]}`"
             raise ConfigError(msg)
@@ -270,13 +283,35 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig:
+class KafkaConfig:
+    """How to read a topic."""
+
+    properties: Mapping[str, str] = field(default_factory=dict)
+    """Further properties of the client, by librdkafka's names, such as security.protocol."""
+    starting: Literal["earliest", "latest"] = "earliest"
+    """Where a first run begins in the topic; a later one goes on where it stopped."""
+    max_messages: int = 256
+    """Messages of a micro-batch at most; what else has arrived waits in the topic."""
+    max_message_mb: float = 16.0
+    """Larger messages are quarantined unread."""
+    connector: Literal["auto", "spark", "python"] = "auto"
+    """spark: spark-sql-kafka, which spark.conf spark.jars.packages can name; python: confluent-kafka; auto: the first that is there."""
+
+    def __post_init__(self) -> None:
+        positive(self, "max_messages")
+        if self.max_message_mb <= 0:
+            msg = f"max_message_mb must be positive, got {self.max_message_mb}"
+            raise ConfigError(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig(ReadingConfig):
     """Score raw events with an exported net: selection, features, probabilities and decision, in Parquet (docs/scoring.md)."""
 
     model: Path = RUNS / "inclusive" / "model.onnx"
     """ONNX file of `hepflow train fit` or `hepflow export`."""
     input: str | Path = RAW
-    """Folder or URL of ROOT files (of whatever class), or a dataset of `hepflow ingest`."""
+    """Folder or URL of ROOT files (of whatever class), a dataset of `hepflow ingest`, or (stream) kafka://HOST:PORT/TOPIC."""
     output: Path = SCORES
     """Folder to write the scores into; one folder a model and working point."""
     working_point: str = ""
@@ -287,22 +322,14 @@ class ScoreConfig:
     """Your own physics that the net was trained on, as package.module:function."""
     store: Path | None = None
     """Feature store to hold the model against: its features and normalisation must be the store's."""
-    tree: str = TREE
-    """Name of the tree in the ROOT files; of several cycles the highest counts."""
     target_partition_mb: int = 128
     """Megabytes of ROOT file a task scores: larger files are cut."""
-    max_lost_files: int = 0
-    """Bad files to tolerate before the command ends with an error; they are quarantined and listed in any case."""
-    retries: int = 3
-    """Further tries, one, two, four ... seconds apart, before an I/O error is taken for a bad file."""
-    timeout_s: float = 60.0
-    """Seconds to wait for a remote file server."""
     retry_quarantined: bool = False
     """Read again the files that could not be read before; without it only those that changed since."""
     stream: bool = False
-    """Score ROOT files as they arrive in the input, until interrupted."""
+    """Score ROOT files as they arrive in the input, or messages of a topic, until interrupted."""
     poll_s: float = 1.0
-    """Seconds between two looks for new files; a file is taken once it has looked the same twice."""
+    """Seconds between two looks for what is new; a file is taken once it has looked the same twice."""
     in_flight: int = 8
     """Files (or shares of large ones) in the workers' hands at a time; what else arrives waits in the folder."""
     idle_stop_s: float = 0.0
@@ -314,13 +341,19 @@ class ScoreConfig:
     mix: Mapping[str, float] = field(default_factory=dict)
     """Share of each class that the stream is expected to hold, for the drift alone; default: that of the training events."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    """The Dask cluster."""
+    """The Dask cluster, for files."""
+    kafka: KafkaConfig = field(default_factory=KafkaConfig)
+    """How to read a topic."""
+    spark: SparkConfig = field(default_factory=SparkConfig)
+    """The Spark session, for a topic."""
 
     def __post_init__(self) -> None:
-        if "://" not in str(self.input):
-            object.__setattr__(self, "input", Path(self.input))
+        super().__post_init__()
         positive(self, "target_partition_mb", "in_flight", "drift_events")
-        not_negative(self, "max_lost_files", "retries", "timeout_s", "idle_stop_s", "drift_alarm")
+        not_negative(self, "idle_stop_s", "drift_alarm")
+        if self.reads_topic and not self.stream:
+            msg = f"{self.input}: a topic has no end; add --stream (and --idle_stop_s to stop when nothing more arrives)"
+            raise ConfigError(msg)
         if self.poll_s <= 0:
             msg = f"poll_s must be positive, got {self.poll_s}"
             raise ConfigError(msg)
@@ -330,6 +363,11 @@ class ScoreConfig:
         if any(share < 0 for share in self.mix.values()):
             msg = f"mix must hold shares that are not negative, got {dict(self.mix)}"
             raise ConfigError(msg)
+
+    @property
+    def reads_topic(self) -> bool:
+        """Whether the input is a topic of Kafka, not files."""
+        return str(self.input).startswith(KAFKA)
 
 
 def shipped(name: str) -> Path:
