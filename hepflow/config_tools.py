@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from hepflow.config import BENCH, DEMO, KAFKA, RAW, RUNS, STORE, TUNE, ClusterConfig, ReadingConfig, SparkConfig, not_negative, positive
+from hepflow.config import BENCH, DEMO, RUNS, STORE, TUNE, ClusterConfig, SparkConfig, not_negative, positive
 from hepflow.errors import ConfigError
 from hepflow.schema import CLASSES
 
@@ -197,31 +197,6 @@ class BenchConfig:
             if not values or any(isinstance(value, int) and value < 1 for value in values):
                 msg = f"{name} must hold at least one value, and no number below 1; got {list(values)}"
                 raise ConfigError(msg)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReplayConfig(ReadingConfig):
-    """Publish events to a topic of Kafka at a chosen rate, for `hepflow score --stream` to read."""
-
-    input: str | Path = RAW
-    """Folder or URL of ROOT files, or a dataset of `hepflow ingest`."""
-    output: str = KAFKA + "localhost:9092/events"
-    """Topic to publish to, kafka://HOST:PORT/TOPIC; made if it is not there."""
-    rate: float = 1000.0
-    """Events a second; 0: as fast as the broker takes them."""
-    events_per_message: int = 50
-    """Events of a message; fewer where they are larger than the broker takes (message.max.bytes)."""
-    limit: int = 0
-    """Stop after so many events; 0: when all are published."""
-    partitions: int = 2
-    """Partitions of the topic, if it is made."""
-    properties: Mapping[str, str] = field(default_factory=dict)
-    """Further properties of the client, by librdkafka's names, such as security.protocol or message.max.bytes."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "events_per_message", "partitions")
-        not_negative(self, "rate", "limit")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ connector is not in any package: its test runs where HEPFLOW_SPARK_KAFKA says wh
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,11 +22,11 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from kafka_broker import broker
 from root_files import copy_as_new
+from test_score import rewritten
 from test_score_stream import all_ids, scored_ids
 from toy_trigger import untrained, write_raw
 
-from hepflow.config import KafkaConfig, ScoreConfig
-from hepflow.config_tools import ReplayConfig
+from hepflow.config_score import KafkaConfig, ReplayConfig, ScoreConfig
 from hepflow.errors import ConfigError, DataError
 from hepflow.ingest.delphes import DelphesFile
 from hepflow.ledger import Ledger, read_json
@@ -124,40 +125,60 @@ def connectors() -> list[Any]:
     return [pytest.param("python", id="python"), pytest.param("spark", id="spark", marks=missing)]
 
 
+PHYSICS = """
+import awkward as ak
+from hepflow.physics.features import compute
+def checked(events, definitions):
+    if len(events) and ak.any(events["MissingET", "MET"] == 666):
+        raise ValueError("a number that nobody expected")
+    return compute(events, definitions)
+"""
+
+
+def changed(table: pa.Table, collection: str, field: str, value: float, first: int) -> pa.Table:
+    """The same events under other ids, with a value in every element of a collection."""
+    ids = pa.array(range(first, first + len(table)))
+    column = table[collection].combine_chunks()
+    members = {member.name: column.flatten().field(member.name) for member in column.type.value_type}
+    members[field] = pa.array(np.full(len(members[field]), value, np.float32))
+    offsets = pa.array(column.offsets.to_numpy() - column.offsets[0].as_py())
+    content = pa.StructArray.from_arrays(list(members.values()), fields=list(column.type.value_type))
+    lists = pa.ListArray.from_arrays(offsets, content, type=column.type)
+    table = table.set_column(table.schema.get_field_index(collection), table.schema.field(collection), lists)
+    return table.set_column(0, table.schema.field("event_id"), ids)
+
+
 @pytest.mark.spark
 @pytest.mark.slow
 @pytest.mark.parametrize("connector", connectors())
 def test_messages_are_scored_as_files_are_and_bad_ones_named(
-    server: str, tmp_path: Path, template: Path, model: Path, spark: Any, connector: str
+    server: str, tmp_path: Path, template: Path, model: Path, spark: Any, connector: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same logits as of the events in files, in bounded micro-batches; what is wrong with a message costs that message."""
+    """The same logits as of the events in files, in bounded micro-batches; what is wrong with a message costs that message.
+
+    Also where a user's own physics fails on it, in a way that would end the run.
+    """
+    (tmp_path / "odd_physics.py").write_text(PHYSICS)
+    monkeypatch.chdir(tmp_path)
+    model = rewritten(model, tmp_path / "model.onnx", physics="odd_physics:checked@0")
     raw, topic = tmp_path / "raw", f"kafka://{server}/mixed-{connector}"
     for number in range(2):
         copy_as_new(template, raw / f"{number}.root", number + 1)
     publish(raw, topic)
     good = messages(topic, 2)
     table = pa.ipc.open_stream(good[0]).read_all()
-    nan = table.slice(0, 3).set_column(0, table.schema.field("event_id"), pa.array([1, 2, 3]))
-    tracks = nan["EFlowTrack"].combine_chunks()
-    fields = {field.name: tracks.flatten().field(field.name) for field in tracks.type.value_type}
-    fields["PT"] = pa.array(np.full(len(fields["PT"]), np.nan, np.float32))
-    offsets = pa.array(tracks.offsets.to_numpy() - tracks.offsets[0].as_py(), pa.int32())
-    broken = pa.StructArray.from_arrays(list(fields.values()), fields=list(tracks.type.value_type))
-    nan = nan.set_column(
-        nan.schema.get_field_index("EFlowTrack"),
-        table.schema.field("EFlowTrack"),
-        pa.ListArray.from_arrays(offsets, broken, type=tracks.type),
-    )
+    nan, poison = changed(table.slice(0, 3), "EFlowTrack", "PT", np.nan, 1), changed(table.slice(0, 3), "MissingET", "MET", 666, 11)
     at = len(messages(topic, 1))
-    send(topic, b"garbage", None, b"x" * 300_000, encode(table.drop_columns(["Jet"])), encode(nan), good[0], good[0][:-400])
+    send(topic, b"garbage", None, b"x" * 300_000, encode(table.drop_columns(["Jet"])), encode(nan), good[0], good[0][:-400], encode(poison))
     options = ScoreConfig(
         model=model,
+        physics="odd_physics:checked",
         input=topic,
         output=tmp_path / "scores",
         stream=True,
         poll_s=0.1,
         idle_stop_s=1.0,
-        max_lost_files=7,
+        max_lost_files=8,
         kafka=KafkaConfig(max_messages=4, max_message_mb=0.2, connector=connector),
     )
     structured.run(options)
@@ -166,10 +187,10 @@ def test_messages_are_scored_as_files_are_and_bad_ones_named(
     assert about["complete"]
     assert ledger.n_in == 2 * N + 3 + 20
     lost = {item.file.partition("@")[2]: (item.reason, item.events) for item in ledger.lost}
-    reasons = [lost[str(at + i)] for i in range(7)]
-    assert len(lost) == 7
+    reasons = [lost[str(at + i)] for i in range(8)]
+    assert len(lost) == 8
     assert all(item.file.startswith(f"mixed-{connector}[0]@") for item in ledger.lost)
-    assert [events for _, events in reasons] == [None, None, None, None, 3, 20, None]
+    assert [events for _, events in reasons] == [None, None, None, None, 3, 20, None, None]
     texts = (
         "not an Arrow IPC stream",
         "empty",
@@ -178,12 +199,13 @@ def test_messages_are_scored_as_files_are_and_bad_ones_named(
         "NaN or infinite values",
         "a copy of mixed-",
         "or a damaged one",
+        "scoring it fails (ValueError: a number that nobody expected)",
     )
     assert all(text in reason for text, (reason, _) in zip(texts, reasons, strict=True))
     scores = read_scores(tmp_path / "scores")
     assert sorted(set(scores["event_id"].to_pylist()) - {1, 2, 3}) == all_ids(raw)
     assert len(scores) == 2 * N + 3
-    scorer, rows = Scorer(model), {row["event_id"]: row for row in scores.to_pylist()}
+    scorer, rows = Scorer(model, "odd_physics:checked"), {row["event_id"]: row for row in scores.to_pylist()}
     for number in range(2):
         with DelphesFile(str(raw / f"{number}.root")) as file:
             events = next(iter(file.iterate(0, N)))[2]
@@ -195,17 +217,18 @@ def test_messages_are_scored_as_files_are_and_bad_ones_named(
         np.testing.assert_allclose(logits, wanted.logits, rtol=1e-5, atol=1e-6)
     assert rows[1]["reason"] == "NaN or infinite values"
     sizes = [len(read_json(path)["messages"]) for path in (tmp_path / "scores" / "_records").iterdir()]
-    assert len(sizes) >= (6 + 7) / 4
+    assert len(sizes) >= (6 + 8) / 4
     assert max(sizes) <= 4
-    with pytest.raises(DataError, match="7 messages lost events"):
-        structured.run(ScoreConfig(**{**options.__dict__, "max_lost_files": 6}))
+    with pytest.raises(DataError, match="8 messages lost events"):
+        structured.run(ScoreConfig(**{**options.__dict__, "max_lost_files": 7}))
     assert len(read_scores(tmp_path / "scores")) == 2 * N + 3, "nothing is read again"
 
 
 def stream_process(topic: str, output: Path, model: Path, idle_stop_s: float) -> subprocess.Popen[bytes]:
     options = (f"--input={topic}", f"--output={output}", f"--model={model}", "--poll_s=0.1", "--kafka.max_messages=3")
     command = (sys.executable, "-m", "hepflow", "score", "--stream", *options, f"--idle_stop_s={idle_stop_s}", "--spark.master=local[1]")
-    return subprocess.Popen((*command, "--spark.driver_memory=512m"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with output.with_suffix(".log").open("a") as log:
+        return subprocess.Popen((*command, "--spark.driver_memory=512m"), stdout=log, stderr=log)
 
 
 @pytest.mark.spark
@@ -218,7 +241,7 @@ def test_a_killed_query_loses_and_doubles_nothing(server: str, tmp_path: Path, t
     publish(raw, topic, events_per_message=10)
     for wanted in (2, 6):
         process = stream_process(topic, output, model, 0)
-        end = time.monotonic() + 120
+        end = time.monotonic() + 240
         while len(list((output / "_records").glob("*.json"))) < wanted and time.monotonic() < end:
             time.sleep(0.005)
         assert process.poll() is None
@@ -228,7 +251,7 @@ def test_a_killed_query_loses_and_doubles_nothing(server: str, tmp_path: Path, t
         process.wait()
     assert len(list((output / "_records").glob("*.json"))) < 16
     process = stream_process(topic, output, model, 2)
-    assert process.wait(timeout=300) == 0
+    assert process.wait(timeout=300) == 0, output.with_suffix(".log").read_text()
     ids = scored_ids(output)
     assert len(set(ids)) == len(ids) == 8 * N
     assert ids == all_ids(raw)
@@ -236,6 +259,14 @@ def test_a_killed_query_loses_and_doubles_nothing(server: str, tmp_path: Path, t
     assert about["complete"]
     assert Ledger.from_dict(about["ledger"]).check().n_in == 8 * N
     assert not list(output.glob(".*.part"))
+
+
+def test_the_example_of_the_documents_is_an_event_that_is_scored(server: str, model: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "scoring.md").read_text()
+    (example,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "Producer" in block]
+    exec(example.replace("localhost:9092", server).replace('"events"', '"example"'), {})
+    (message,) = messages(f"kafka://{server}/example", 1)
+    assert Scorer(model).score(decode(message, LOSS).events).reason.tolist() == [""]
 
 
 def test_no_partition_starves() -> None:

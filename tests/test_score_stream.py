@@ -19,7 +19,8 @@ from distributed import Client, LocalCluster
 from root_files import copy_as_new
 from toy_trigger import untrained, write_raw
 
-from hepflow.config import ClusterConfig, ScoreConfig
+from hepflow.config import ClusterConfig
+from hepflow.config_score import ScoreConfig
 from hepflow.errors import ConfigError, DataError
 from hepflow.identity import event_ids
 from hepflow.ingest.delphes import DelphesFile

@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from pyspark.sql.datasource import DataSource, DataSourceStreamReader, InputPartition
 from pyspark.sql.types import StructType
 
-from hepflow.config import KafkaConfig
+from hepflow.config_score import KafkaConfig
 from hepflow.errors import MissingDependency
 from hepflow.score.topic import Topic
 

@@ -19,7 +19,7 @@ from types import FrameType
 
 from distributed import Client, Future, wait
 
-from hepflow.config import ScoreConfig
+from hepflow.config_score import ScoreConfig
 from hepflow.errors import DataError
 from hepflow.ingest.listing import list_files
 from hepflow.ingest.splits import Split, plan

@@ -42,13 +42,7 @@ class Content:
 
 
 def encode(table: pa.Table) -> bytes:
-    """A message of events.
-
-    Parameters
-    ----------
-    table : pa.Table
-        With the columns of `SCHEMA` at least.
-    """
+    """An Arrow IPC stream; a message, if the table has the columns of `SCHEMA`."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)

@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
-from hepflow.config_tools import ReplayConfig
+from hepflow.config_score import ReplayConfig
 from hepflow.errors import DataError
 from hepflow.ingest.arrow import to_arrow
 from hepflow.ingest.share import Access

@@ -10,8 +10,7 @@ import json
 import logging
 import queue
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,7 +20,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from hepflow.config import ScoreConfig
+from hepflow.config_score import ScoreConfig
 from hepflow.errors import DataError, HepflowError
 from hepflow.ingest.fragment import NOT_FINITE
 from hepflow.ledger import Lost
@@ -31,9 +30,9 @@ from hepflow.score.folder import ScoreFolder
 from hepflow.score.job import judge, prepare
 from hepflow.score.kafka_source import FORMAT, KafkaSource, options
 from hepflow.score.live import terminated
-from hepflow.score.messages import Malformed, decode
+from hepflow.score.message_task import SCHEMA, Report, score_messages
 from hepflow.score.pool import told
-from hepflow.score.task import Record, Tally, Task, scorer_of, write_scores
+from hepflow.score.task import Record, Task, write_scores
 from hepflow.score.topic import Topic
 from hepflow.score.view import View, shown
 from hepflow.spark import session
@@ -42,7 +41,6 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = "_checkpoint"
 _CONNECTOR = "org.apache.spark.sql.kafka010.KafkaSourceProvider"
-_MESSAGE = "topic string, partition int, offset bigint, time_ms bigint, report string, scores binary"
 _WRITE_EVERY_S = 10.0
 _Latencies = list[tuple[float, int]]
 
@@ -159,49 +157,8 @@ def _backlog(query: StreamingQuery) -> int:
     if not progress or not progress["sources"]:
         return 0
     ends = [progress["sources"][0][side] for side in ("endOffset", "latestOffset")]
-    taken, there = (json.loads(end) if isinstance(end, str) else end or {} for end in ends)
+    taken, there = ((json.loads(end) if isinstance(end, str) else end) or {} for end in ends)
     return sum(max(offset - taken.get(name, {}).get(p, 0), 0) for name, ps in there.items() for p, offset in ps.items())
-
-
-@dataclass(frozen=True)
-class Report:
-    """What became of a message."""
-
-    reason: str = ""
-    """Why it has no scores."""
-    digest: str = ""
-    """Of its event_ids."""
-    n_in: int = 0
-    n_not_finite: int = 0
-    n_out: int = 0
-    rejected: dict[str, int] = field(default_factory=dict)
-    accepted: dict[str, int] = field(default_factory=dict)
-    histograms: Sequence[Sequence[int]] = ()
-
-
-def score_messages(batches: Iterable[pa.RecordBatch], task: Task, most_bytes: int) -> Iterator[pa.RecordBatch]:
-    """What an executor does: a row for each message, with its report and its scores as an Arrow IPC stream."""
-    for batch in batches:
-        reports, scores = [], []
-        for value, gone in zip(batch["value"], batch["gone"].to_pylist(), strict=True):
-            report, table = _score(value.as_py(), gone, task, most_bytes)
-            reports.append(json.dumps(report.__dict__))
-            scores.append(None if table is None else _stream_of(table))
-        where = [batch[name] for name in ("topic", "partition", "offset", "time_ms")]
-        names = [column.partition(" ")[0] for column in _MESSAGE.split(", ")]
-        yield pa.RecordBatch.from_arrays([*where, pa.array(reports, pa.string()), pa.array(scores, pa.binary())], names=names)
-
-
-def _score(value: bytes | None, gone: str | None, task: Task, most_bytes: int) -> tuple[Report, pa.Table | None]:
-    if gone is not None:
-        return Report(gone), None
-    try:
-        content = decode(value, most_bytes)
-        tally = Tally(scorer_of(task))
-        tally.add(content.events, content.identity)
-    except (Malformed, DataError) as error:
-        return Report(str(error)), None
-    return Report("", content.digest, len(content.events), tally.n_not_finite, **tally.counts), tally.tables[0]
 
 
 class Batches:
@@ -246,7 +203,7 @@ class Batches:
 
     def _rows(self, frame: DataFrame) -> list[dict[str, Any]]:
         try:
-            return frame.mapInArrow(self._score, _MESSAGE).toArrow().to_pylist()
+            return frame.mapInArrow(self._score, SCHEMA).toArrow().to_pylist()
         except (PySparkException, Py4JError):
             if self.stopping:
                 raise
@@ -258,10 +215,11 @@ class Batches:
         for where in frame.select("topic", "partition", "offset", "time_ms").collect():
             alone = frame.where((frame["partition"] == where["partition"]) & (frame["offset"] == where["offset"]))
             try:
-                rows += alone.mapInArrow(self._score, _MESSAGE).toArrow().to_pylist()
+                rows += alone.mapInArrow(self._score, SCHEMA).toArrow().to_pylist()
             except (PySparkException, Py4JError) as error:
                 if self.stopping:
                     raise
+                alone.select("offset").collect()  # raises where it is the broker that fails, and not the scoring
                 report = Report(f"scoring it fails ({_brief(error)})")
                 rows.append({**where.asDict(), "report": json.dumps(report.__dict__), "scores": None})
         return rows
@@ -327,13 +285,6 @@ def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 def _sum_histograms(found: Sequence[Sequence[Sequence[int]]]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(sum(counts) for counts in zip(*rows, strict=True)) for rows in zip(*found, strict=True))
-
-
-def _stream_of(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()
 
 
 def _brief(error: Exception) -> str:

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hepflow.config import ScoreConfig
+from hepflow.config_score import ScoreConfig
 from hepflow.errors import ConfigError
 from hepflow.models.drift import Spread
 from hepflow.score.folder import ScoreFolder
