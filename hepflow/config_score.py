@@ -15,6 +15,8 @@ class KafkaConfig:
 
     properties: Mapping[str, str] = field(default_factory=dict)
     """Further properties of the client, by librdkafka's names, such as security.protocol."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Further options of Spark's own connector, such as kafka.security.protocol, if it reads."""
     starting: Literal["earliest", "latest"] = "earliest"
     """Where a first run begins in the topic; a later one goes on where it stopped."""
     max_messages: int = 256

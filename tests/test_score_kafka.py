@@ -7,7 +7,6 @@ connector is not in any package: its test runs where HEPFLOW_SPARK_KAFKA says wh
 import logging
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -222,35 +221,52 @@ def test_messages_are_scored_as_files_are_and_bad_ones_named(
     assert len(read_scores(tmp_path / "scores")) == 2 * N + 3, "nothing is read again"
 
 
-def stream_process(topic: str, output: Path, model: Path, idle_stop_s: float) -> subprocess.Popen[bytes]:
+@pytest.fixture
+def streams() -> Iterator[list[psutil.Process]]:
+    """Processes to end with the test, however it ends."""
+    started: list[psutil.Process] = []
+    yield started
+    for process in started:
+        kill(process)
+
+
+def kill(process: psutil.Process) -> None:
+    """Without a word, and Spark with it."""
+    with suppress(psutil.NoSuchProcess):
+        for victim in (*process.children(recursive=True), process):
+            with suppress(psutil.NoSuchProcess):
+                victim.kill()
+
+
+def stream_process(topic: str, output: Path, model: Path, idle_stop_s: float) -> psutil.Popen:
     options = (f"--input={topic}", f"--output={output}", f"--model={model}", "--poll_s=0.1", "--kafka.max_messages=3")
     command = (sys.executable, "-m", "hepflow", "score", "--stream", *options, f"--idle_stop_s={idle_stop_s}", "--spark.master=local[1]")
     with output.with_suffix(".log").open("a") as log:
-        return subprocess.Popen((*command, "--spark.driver_memory=512m"), stdout=log, stderr=log)
+        return psutil.Popen((*command, "--spark.driver_memory=512m"), stdout=log, stderr=log)
 
 
 @pytest.mark.spark
 @pytest.mark.slow
-def test_a_killed_query_loses_and_doubles_nothing(server: str, tmp_path: Path, template: Path, model: Path) -> None:
+@pytest.mark.timeout(900)
+def test_a_killed_query_loses_and_doubles_nothing(
+    server: str, tmp_path: Path, template: Path, model: Path, streams: list[psutil.Process]
+) -> None:
     """kill -9 of the driver (and with it of Spark) amid the work, twice."""
     raw, output, topic = tmp_path / "raw", tmp_path / "scores", f"kafka://{server}/killed"
     for number in range(8):
         copy_as_new(template, raw / f"{number}.root", number + 1)
     publish(raw, topic, events_per_message=10)
     for wanted in (2, 6):
-        process = stream_process(topic, output, model, 0)
+        streams.append(stream_process(topic, output, model, 0))
         end = time.monotonic() + 240
         while len(list((output / "_records").glob("*.json"))) < wanted and time.monotonic() < end:
             time.sleep(0.005)
-        assert process.poll() is None
-        children = psutil.Process(process.pid).children(recursive=True)
-        for victim in (psutil.Process(process.pid), *children):
-            with suppress(psutil.NoSuchProcess):
-                victim.kill()
-        process.wait()
+        assert streams[-1].poll() is None, output.with_suffix(".log").read_text()
+        kill(streams[-1])
+        streams[-1].wait()
     assert len(list((output / "_records").glob("*.json"))) < 16
-    process = stream_process(topic, output, model, 2)
-    assert process.wait(timeout=300) == 0, output.with_suffix(".log").read_text()
+    streams.append(stream_process(topic, output, model, 2))
+    assert streams[-1].wait(timeout=300) == 0, output.with_suffix(".log").read_text()
     ids = scored_ids(output)
     assert len(set(ids)) == len(ids) == 8 * N
     assert ids == all_ids(raw)

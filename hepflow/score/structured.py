@@ -113,7 +113,7 @@ def _messages(config: ScoreConfig, topic: Topic, spark: SparkSession) -> DataFra
         spark.dataSource.register(KafkaSource)
         tasks = spark.sparkContext.defaultParallelism
         return spark.readStream.format(FORMAT).options(**options(topic, config.kafka, config.timeout_s, tasks)).load()
-    reader = spark.readStream.format("kafka").options(**{f"kafka.{name}": value for name, value in topic.properties.items()})
+    reader = spark.readStream.format("kafka").options(**config.kafka.options)
     reader = reader.option("kafka.bootstrap.servers", topic.servers).option("subscribe", topic.name)
     reader = reader.option("startingOffsets", config.kafka.starting).option("maxOffsetsPerTrigger", config.kafka.max_messages)
     columns = ("topic", "partition", "offset", "unix_millis(timestamp) AS time_ms", "value", "CAST(NULL AS string) AS gone")
