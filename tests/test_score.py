@@ -17,7 +17,8 @@ from distributed import LocalCluster
 from root_files import copy_as_new, corrupt_basket
 from toy_trigger import Trigger
 
-from hepflow.config import ClusterConfig, ScoreConfig
+from hepflow.config import ClusterConfig
+from hepflow.config_score import ScoreConfig
 from hepflow.errors import ConfigError, DataError
 from hepflow.fragments import open_events, read_fragment
 from hepflow.ingest.delphes import DelphesFile

@@ -17,33 +17,21 @@ import psutil
 import pytest
 from distributed import Client, LocalCluster
 from root_files import copy_as_new
-from toy_store import toy_store
-from toy_trigger import write_raw
+from toy_trigger import untrained, write_raw
 
-from hepflow.config import ClusterConfig, ScoreConfig
+from hepflow.config import ClusterConfig
+from hepflow.config_score import ScoreConfig
 from hepflow.errors import ConfigError, DataError
 from hepflow.identity import event_ids
 from hepflow.ingest.delphes import DelphesFile
 from hepflow.ledger import Ledger, read_json
-from hepflow.models.bundle import write_onnx
-from hepflow.models.drift import Spread
-from hepflow.models.hlf import HLFNet
-from hepflow.models.inputs import Inputs
-from hepflow.models.order import features_of
-from hepflow.physics.features import compute
 from hepflow.score import live
 from hepflow.score.folder import ScoreFolder, read_scores
 from hepflow.score.job import prepare, run
 from hepflow.score.view import View
-from hepflow.store import iter_blocks
 
 N = 60
 N_FILES = 24
-
-
-def events_of(path: Path) -> Any:
-    with DelphesFile(str(path)) as file:
-        return next(iter(file.iterate(0, file.n_entries)))[2]
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +41,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Path:
-    """Weights at random, for which nothing needs to be trained; the spread is that of the template's events."""
-    folder = tmp_path_factory.mktemp("model")
-    store = toy_store(folder / "toy.zarr", events=4)
-    net = HLFNet(Inputs.of(store)).eval()
-    hlf = compute(events_of(template)).hlf
-    block = next(iter_blocks(store, "test"))
-    write_onnx(net, folder / "model.onnx", features_of(block, net.inputs.particles, "delta_r"), spread=Spread.of([hlf] * 3).to_dict())
-    return folder / "model.onnx"
+    return untrained(tmp_path_factory.mktemp("model"), template)
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +163,7 @@ def test_the_view_tells_rates_latency_and_drift(
         record = next(iter(folder.done.values()))
         moved = tuple((sum(row), *[0] * (len(row) - 1)) if i == 0 else row for i, row in enumerate(record.histograms))
         for _ in range(40):
-            view.add(type(record)(**{**record.__dict__, "histograms": moved}), 1.0)
+            view.add(type(record)(**{**record.__dict__, "histograms": moved}), [(1.0, record.n_in)])
         assert view.alarms == {"HT"}
         assert "drift of HT" in view.line()
     assert [message for message in caplog.messages if "ALARM" in message] == [

@@ -8,17 +8,25 @@ import awkward as ak
 import numpy as np
 from root_files import write_delphes
 from test_train_fit import fit
+from toy_store import toy_store
 
 from hepflow import features
 from hepflow.config import ClusterConfig, EvaluateConfig, FeaturesConfig
 from hepflow.evaluate.job import run as evaluate
 from hepflow.ingest import dataset
+from hepflow.ingest.delphes import DelphesFile
 from hepflow.ingest.fragment import Settings, run_task
 from hepflow.ingest.listing import assign, list_files
 from hepflow.ingest.share import Access
 from hepflow.ingest.splits import plan
+from hepflow.models.bundle import write_onnx
+from hepflow.models.drift import Spread
+from hepflow.models.hlf import HLFNet
+from hepflow.models.inputs import Inputs
+from hepflow.models.order import features_of
+from hepflow.physics.features import compute
 from hepflow.schema import CLASSES
-from hepflow.store import EventStore
+from hepflow.store import EventStore, iter_blocks
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,21 @@ def spread_out(collections: dict[str, ak.Array]) -> dict[str, ak.Array]:
 
 def write_raw(path: Path, clusters: Sequence[int], seed: int) -> Path:
     return write_delphes(path, clusters, seed=seed, reshape=spread_out)
+
+
+def events_of(path: Path) -> ak.Array:
+    with DelphesFile(str(path)) as file:
+        return next(iter(file.iterate(0, file.n_entries)))[2]
+
+
+def untrained(folder: Path, template: Path) -> Path:
+    """A model with weights at random, for which nothing needs to be trained; the spread is that of the template's events."""
+    store = toy_store(folder / "toy.zarr", events=4)
+    net = HLFNet(Inputs.of(store)).eval()
+    hlf = compute(events_of(template)).hlf
+    block = next(iter_blocks(store, "test"))
+    write_onnx(net, folder / "model.onnx", features_of(block, net.inputs.particles, "delta_r"), spread=Spread.of([hlf] * 3).to_dict())
+    return folder / "model.onnx"
 
 
 def ingest(raw: Path, output: Path) -> None:

@@ -14,7 +14,7 @@ import pyarrow.dataset as pads
 
 from hepflow.errors import DataError
 from hepflow.ingest.splits import Split
-from hepflow.ledger import Ledger, read_json, write_json
+from hepflow.ledger import Ledger, Lost, read_json, write_json
 from hepflow.schema import SCORES_SCHEMA_VERSION
 from hepflow.score.reading import replaced
 from hepflow.score.task import CLAIMS, RECORDS, Record
@@ -51,14 +51,18 @@ class ScoreFolder:
         self.write(complete=False)
 
     def add(self, record: Record) -> None:
-        """A share is done."""
-        self.done[record.split.key] = record
+        """A share is done; one that was already is replaced."""
+        again = record.key in self.done
+        self.done[record.key] = record
+        if again:
+            self._count()
+            return
         self.ledger += record.ledger
         self.accepted.update(record.accepted)
 
     def pending(self, splits: Sequence[Split]) -> list[Split]:
         """What is not done. Scores of files that have another content now are removed: their new ones take their place."""
-        gone = replaced(splits, [record.split for record in self.done.values()])
+        gone = replaced(splits, [record.split for record in self.done.values() if record.split])
         for split in gone:
             self._forget(self.done.pop(split.key))
         if gone:
@@ -66,14 +70,17 @@ class ScoreFolder:
         return [split for split in splits if split.key not in self.done]
 
     @property
-    def lost(self) -> list[Record]:
-        """Shares that lost events."""
-        return [record for record in self.done.values() if record.lost]
+    def lost(self) -> dict[str, list[Lost]]:
+        """Files or messages that lost events, and why."""
+        found: dict[str, list[Lost]] = {}
+        for item in self.ledger.lost:
+            found.setdefault(item.file, []).append(item)
+        return found
 
     @property
     def n_files(self) -> int:
         """Files that are done, in part at least."""
-        return len({record.split.file.name for record in self.done.values()})
+        return len({record.name for record in self.done.values()})
 
     def write(self, *, complete: bool) -> None:
         """Write ``_hepflow.json``."""
@@ -96,7 +103,7 @@ class ScoreFolder:
             return
         there = read_json(path)
         if there.get("key") != self.about["key"]:
-            differ = [name for name in ("model", "physics", "working_points") if there.get(name) != self.about.get(name)]
+            differ = [name for name in ("model", "physics", "working_points", "topic") if there.get(name) != self.about.get(name)]
             msg = f"{self.path}: scores made in another way ({', '.join(differ) or 'by another version'} differ). Choose another output."
             raise DataError(msg)
 
@@ -121,11 +128,11 @@ class ScoreFolder:
                 path.unlink(missing_ok=True)
 
     def _forget(self, record: Record) -> None:
-        (self.path / RECORDS / f"{record.split.key}.json").unlink(missing_ok=True)
+        (self.path / RECORDS / f"{record.key}.json").unlink(missing_ok=True)
         if record.fragment is not None:
             (self.path / record.fragment).unlink(missing_ok=True)
         claim = self.path / CLAIMS / str(record.uuid)
-        if record.uuid is not None and claim.is_file() and claim.read_text() == record.split.file.name:
+        if record.uuid is not None and claim.is_file() and claim.read_text() == record.name:
             claim.unlink()
 
     def _count(self) -> None:

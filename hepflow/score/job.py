@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from hepflow import clusters
-from hepflow.config import ScoreConfig
+from hepflow.config_score import ScoreConfig
 from hepflow.errors import DataError
 from hepflow.ingest.share import Access
 from hepflow.ingest.splits import Split
@@ -56,16 +56,17 @@ def run(config: ScoreConfig) -> None:
         judge(folder, config)
 
 
-def prepare(config: ScoreConfig) -> tuple[Scorer, Task, dict[str, Any]]:
+def prepare(config: ScoreConfig, topic: str = "") -> tuple[Scorer, Task, dict[str, Any]]:
     """Load the model once, so that whatever is wrong with it is said before any work, and describe the work."""
     scorer = Scorer(config.model, config.physics, config.store)
     points = resolve(config.working_point, config.report, config.model, scorer.inputs)
-    key = digest(SCORES_SCHEMA_VERSION, scorer.net.identity, scorer.physics_identity, points, config.tree)
+    key = digest(SCORES_SCHEMA_VERSION, scorer.net.identity, scorer.physics_identity, points, config.tree, topic)
     access = Access(config.tree, config.retries, config.timeout_s)
     task = Task(config.output.absolute(), config.model.absolute(), scorer.net.identity, config.physics, points, access, key)
     about: dict[str, Any] = {
         "key": key,
         "model": {"file": str(config.model), "hash": scorer.net.identity, "net": scorer.net.net, "store": scorer.inputs.provenance},
+        "topic": topic,
         "classes": list(scorer.inputs.classes),
         "hlf": list(scorer.inputs.hlf),
         "definitions": scorer.inputs.definitions,
@@ -114,16 +115,17 @@ def _run_tasks(client: Client, pending: Sequence[Split], task: Task, folder: Sco
 
 
 def judge(folder: ScoreFolder, config: ScoreConfig) -> None:
-    """Name the files that lost events; too many of them are an error, after all the work is done."""
-    lost = folder.lost
-    for record in lost[:_NAMED]:
-        log.warning("quarantined %s", told(record))
+    """Name the files (messages) that lost events; too many of them are an error, after all the work is done."""
+    lost = list(folder.lost.values())
+    for items in lost[:_NAMED]:
+        log.warning("quarantined %s", told(items))
     if len(lost) > _NAMED:
         log.warning("... and %d more, see the records in %s", len(lost) - _NAMED, config.output)
-    files = {record.split.file.name for record in lost}
-    if len(files) > config.max_lost_files:
+    if len(lost) > config.max_lost_files:
+        files = f"of {folder.n_files} files", "Repair them and run again, or allow"
+        what, repair = ("messages", "Allow") if config.reads_topic else files
         msg = (
-            f"{config.output}: {len(files)} of {folder.n_files} files lost events (the first, {told(lost[0])}), {config.max_lost_files} "
-            f"allowed; the rest is done. Repair them and run again, or allow it with --max_lost_files {len(files)}."
+            f"{config.output}: {len(lost)} {what} lost events (the first, {told(lost[0])}), {config.max_lost_files} allowed; "
+            f"the rest is done. {repair} it with --max_lost_files {len(lost)}."
         )
         raise DataError(msg)

@@ -19,7 +19,7 @@ from types import FrameType
 
 from distributed import Client, Future, wait
 
-from hepflow.config import ScoreConfig
+from hepflow.config_score import ScoreConfig
 from hepflow.errors import DataError
 from hepflow.ingest.listing import list_files
 from hepflow.ingest.splits import Split, plan
@@ -64,9 +64,9 @@ class Stream:
         for future in [future for future in self.in_flight if future.done()]:
             record = outcome(future, self.in_flight.pop(future), self.task)
             self.folder.add(record)
-            self.view.add(record, time.monotonic() - self._seen.pop(record.split.key, time.monotonic()))
+            self.view.add(record, [(time.monotonic() - self._seen.pop(record.key, time.monotonic()), max(record.n_in, 1))])
             if record.lost:
-                log.warning("quarantined %s", told(record))
+                log.warning("quarantined %s", told(record.lost))
         self.view.waiting = len(self.waiting) + len(self.in_flight)
 
     @property

@@ -1,10 +1,12 @@
 """The shares of a run as Dask tasks, for batch and live alike."""
 
+from collections.abc import Sequence
 from concurrent.futures import CancelledError
 
 from distributed import Client, Future, KilledWorker
 
 from hepflow.ingest.splits import Split
+from hepflow.ledger import Lost
 from hepflow.physics import own
 from hepflow.score.task import WORKER_DIED, Record, Task, score_share
 
@@ -26,12 +28,12 @@ def outcome(future: Future, split: Split, task: Task) -> Record:
     try:
         record: Record = future.result()
     except (KilledWorker, CancelledError):
-        record = Record(split, lost={WORKER_DIED: None}, transient=True).write(task.output)
+        record = Record(split.key, split.file.name, split, lost=(Lost(split.file.name, WORKER_DIED),), transient=True).write(task.output)
     return record
 
 
-def told(record: Record) -> str:
-    """A record that lost events, in words."""
-    n_lost = sum(n or 0 for n in record.lost.values())
-    events = "an unknown number of" if None in record.lost.values() else f"{n_lost:,}"
-    return f"{record.split.file.name}, {events} events lost: {'; '.join(record.lost)}"
+def told(lost: Sequence[Lost]) -> str:
+    """What was lost of one file or message, in words."""
+    n_lost = sum(item.events or 0 for item in lost)
+    events = "an unknown number of" if any(item.events is None for item in lost) else f"{n_lost:,}"
+    return f"{lost[0].file}, {events} events lost: {'; '.join(item.reason for item in lost)}"

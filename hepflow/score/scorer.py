@@ -156,7 +156,8 @@ class Scorer:
         oversized = _n_candidates(flat) > MAX_CANDIDATES
         ready = finite & ~oversized
         skipped = np.where(finite, _SKIPPED[1], _SKIPPED[0])
-        return self._finish(compute_columns(flat if ready.all() else _rows(flat, ready), self.inputs.definitions), ready, skipped)
+        chosen = flat if ready.all() else _rows(flat, ready)
+        return self._finish(compute_columns(chosen, self.inputs.definitions, particles=self._reads_particles), ready, skipped)
 
     def _finish(self, features: FeatureSet, ready: np.ndarray, skipped: np.ndarray) -> Scores:
         """Scores of all events, from the features of those that were ``ready`` for them."""

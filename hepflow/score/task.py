@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
+import awkward as ak
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -50,18 +51,25 @@ class Task:
 
 @dataclass(frozen=True)
 class Record:
-    """What became of a share."""
+    """What became of a share of a file, or of a micro-batch of messages."""
 
-    split: Split
+    key: str
+    """Names it among the records."""
+    name: str
+    """File below the input, or the micro-batch."""
+    split: Split | None = None
+    """The share; None of a micro-batch."""
     uuid: str | None = None
     """Identity of the file; None where it could not be opened."""
+    messages: Mapping[str, str] = field(default_factory=dict)
+    """Of a micro-batch: identity of the events of a message -> where it lies."""
     fragment: str | None = None
     """Parquet file of the scores; None where there is no readable event."""
     n_in: int = 0
     n_out: int = 0
     """Events with a score."""
     rejected: Mapping[str, int] = field(default_factory=dict)
-    lost: Mapping[str, int | None] = field(default_factory=dict)
+    lost: tuple[Lost, ...] = ()
     transient: bool = False
     """Whether events were lost to the file system or to dying workers: another run tries again."""
     accepted: Mapping[str, int] = field(default_factory=dict)
@@ -73,19 +81,60 @@ class Record:
     @property
     def ledger(self) -> Ledger:
         """The same as a ledger."""
-        lost = tuple(Lost(self.split.file.name, reason, events) for reason, events in self.lost.items())
-        return Ledger(self.n_in, self.n_out, self.rejected, lost).check()
+        return Ledger(self.n_in, self.n_out, self.rejected, self.lost).check()
 
     def write(self, output: Path) -> Self:
         """Put it into the folder of the records: from then on the share is done."""
-        write_json(output / RECORDS / f"{self.split.key}.json", asdict(self))
+        write_json(output / RECORDS / f"{self.key}.json", asdict(self))
         return self
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """From plain types."""
-        split = Split(SourceFile(**data["split"]["file"]), data["split"]["index"], data["split"]["count"])
-        return cls(**{**data, "split": split, "histograms": tuple(tuple(row) for row in data["histograms"])})
+        split = data["split"] and Split(SourceFile(**data["split"]["file"]), data["split"]["index"], data["split"]["count"])
+        lost, histograms = tuple(Lost(**item) for item in data["lost"]), tuple(tuple(row) for row in data["histograms"])
+        return cls(**{**data, "split": split, "lost": lost, "histograms": histograms})
+
+
+class Tally:
+    """Scores of one chunk of events after another, and what they add up to."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self.tables: list[pa.Table] = []
+        self.n_out = 0
+        self.rejected: Counter[str] = Counter()
+        self.n_not_finite = 0
+        self.histograms: list[np.ndarray] = []
+        self._accepted = np.zeros(len(scorer.working_points), dtype=np.int64)
+
+    def add(self, events: ak.Array, identity: Mapping[str, pa.Array]) -> None:
+        """Score a chunk.
+
+        Raises
+        ------
+        DataError
+            It cannot be; nothing of it has been added.
+        """
+        scores = self.scorer.score(events)
+        self.tables.append(_table(scores, identity, self.scorer))
+        self.n_out += int(scores.selected.sum())
+        self.rejected.update(scores.reason[~scores.selected].tolist())
+        self.n_not_finite += self.rejected.pop(NOT_FINITE, 0)  # lost, as in ingest
+        self._accepted += scores.accepted.sum(axis=0)
+        if self.scorer.net.spread is not None:
+            found = self.scorer.net.spread.count(scores.hlf)
+            self.histograms = [a + b for a, b in zip(self.histograms, found, strict=True)] if self.histograms else found
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """What a record says of them."""
+        return {
+            "n_out": self.n_out,
+            "rejected": dict(sorted(self.rejected.items())),
+            "accepted": {point.stream: int(n) for point, n in zip(self.scorer.working_points, self._accepted, strict=True)},
+            "histograms": tuple(tuple(counts.tolist()) for counts in self.histograms),
+        }
 
 
 def score_share(split: Split, task: Task) -> Record:
@@ -97,44 +146,32 @@ def score_share(split: Split, task: Task) -> Record:
         The model file has changed since the run began.
     """
     started = time.perf_counter()
-    scorer = _scorer(task.model, task.identity, task.physics, task.working_points)
-    reader = reader_of(split, task.access)
-    tables: list[pa.Table] = []
-    rejected: Counter[str] = Counter()
+    tally, reader = Tally(scorer_of(task)), reader_of(split, task.access)
+    name, owner = split.file.name, None
     lost: Counter[str] = Counter()
-    accepted = np.zeros(len(task.working_points), dtype=np.int64)
-    histograms: list[np.ndarray] = []
-    owner = None
     for piece in reader.pieces():
         n = piece.stop - piece.start
-        owner = owner or (claim(task.output, reader.uuid, split.file.name) if reader.uuid else split.file.name)
-        if piece.events is None or owner != split.file.name:
-            lost[piece.reason if owner == split.file.name else f"a copy of {owner} (same identity)"] += n
+        owner = owner or (claim(task.output, reader.uuid, name) if reader.uuid else name)
+        if piece.events is None or owner != name:
+            lost[piece.reason if owner == name else f"a copy of {owner} (same identity)"] += n
             continue
         try:
-            scores = scorer.score(piece.events)
+            tally.add(piece.events, reader.identity(piece))
         except DataError as error:
             lost[str(error)] += n
-            continue
-        tables.append(_table(scores, reader.identity(piece), scorer))
-        rejected.update(scores.reason[~scores.selected].tolist())
-        accepted += scores.accepted.sum(axis=0)
-        if scorer.net.spread is not None:
-            found = scorer.net.spread.count(scores.hlf)
-            histograms = [a + b for a, b in zip(histograms, found, strict=True)] if histograms else found
-    lost[NOT_FINITE] += rejected.pop(NOT_FINITE, 0)  # as in ingest
+    lost[NOT_FINITE] += tally.n_not_finite
+    reasons: dict[str, int | None] = {reader.unreadable: None} if reader.unreadable else dict(+lost)
     return Record(
+        key=split.key,
+        name=name,
         split=split,
         uuid=reader.uuid.hex() if reader.uuid else None,
-        fragment=_write(tables, split, task),
+        fragment=write_scores(tally.tables, f"{PurePosixPath(name).stem}-{split.index:04d}-{split.key}", task),
         n_in=reader.stop - reader.start,
-        n_out=sum(int(table["selected"].to_numpy().sum()) for table in tables),
-        rejected=dict(sorted(rejected.items())),
-        lost={reader.unreadable: None} if reader.unreadable else dict(+lost),
+        lost=tuple(Lost(name, reason, n) for reason, n in reasons.items()),
         transient=reader.transient,
-        accepted={point.stream: int(n) for point, n in zip(task.working_points, accepted, strict=True)},
-        histograms=tuple(tuple(counts.tolist()) for counts in histograms),
         seconds=round(time.perf_counter() - started, 4),
+        **tally.counts,
     ).write(task.output)
 
 
@@ -173,25 +210,34 @@ def _table(scores: Scores, identity: Mapping[str, pa.Array], scorer: Scorer) -> 
     return pa.table(columns, schema=schema(classes, points))
 
 
-def _write(tables: list[pa.Table], split: Split, task: Task) -> str | None:
+def write_scores(tables: list[pa.Table], stem: str, task: Task) -> str | None:
+    """Put the scores into a file, whole or not at all; its name, or None where there are none."""
     if not tables:
         return None
-    stem = PurePosixPath(split.file.name).stem
-    name = f"{stem}-{split.index:04d}-{split.key}.parquet"
     part = task.output / f".{uuid.uuid4().hex}.part"
     try:
         table = pa.concat_tables(tables)
         about = json.dumps({"key": task.key, "model": task.identity})
         pq.write_table(table.replace_schema_metadata({"hepflow": about}), part, compression="zstd")
-        part.replace(task.output / name)
+        part.replace(task.output / f"{stem}.parquet")
     finally:
         part.unlink(missing_ok=True)
-    return name
+    return f"{stem}.parquet"
+
+
+def scorer_of(task: Task) -> Scorer:
+    """One a process: a worker scores many shares.
+
+    Raises
+    ------
+    DataError
+        The model file has changed since the run began.
+    """
+    return _scorer(task.model, task.identity, task.physics, task.working_points)
 
 
 @lru_cache(maxsize=1)
 def _scorer(model: Path, identity: str, physics: str | None, working_points: tuple[WorkingPoint, ...]) -> Scorer:
-    """One a process: a worker scores many shares."""
     scorer = Scorer(model, physics, working_points=working_points)
     if scorer.net.identity != identity:
         msg = f"{model}: it has changed since this run began. Run the same command again."

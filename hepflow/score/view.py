@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hepflow.config import ScoreConfig
+from hepflow.config_score import ScoreConfig
 from hepflow.errors import ConfigError
 from hepflow.models.drift import Spread
 from hepflow.score.folder import ScoreFolder
@@ -31,7 +31,6 @@ _LOG_EVERY_S = 10.0
 class _Arrival:
     at: float
     record: Record
-    latency: float
 
 
 class View:
@@ -50,6 +49,7 @@ class View:
         self.config, self.spread, self.folder = config, spread, folder
         self.streams = [point.stream for point in working_points]
         self.waiting = 0
+        self.units = ("micro-batches", "messages") if config.reads_topic else ("files", "files")
         self.alarms: set[str] = set()
         self._names: tuple[str, ...] = tuple(folder.about.get("hlf", ()))
         self._mix = _mix(config, folder.about.get("classes", ()))
@@ -58,11 +58,10 @@ class View:
         self._window: deque[Record] = deque()
         self._started = self._logged = time.monotonic()
 
-    def add(self, record: Record, latency: float) -> None:
-        """A share is done, so many seconds after its file was first seen."""
-        now = time.monotonic()
-        self._recent.append(_Arrival(now, record, latency))
-        self._latency.append((latency, max(record.n_in, 1)))
+    def add(self, record: Record, latencies: Sequence[tuple[float, int]]) -> None:
+        """A share is done: so many seconds after its file (each of its messages) was there, with so many events."""
+        self._recent.append(_Arrival(time.monotonic(), record))
+        self._latency.extend(latencies)
         if record.histograms:
             self._window.append(record)
             while sum(held.n_out for held in self._window) - self._window[0].n_out >= self.config.drift_events:
@@ -79,7 +78,7 @@ class View:
         return sum(item.record.n_in for item in self._recent) / seconds, kept
 
     def latency(self) -> tuple[float, float]:
-        """Seconds from the moment that a file is seen until its scores are there: of half of the events, and of 99 % of them."""
+        """Seconds from the moment that a file or a message is there until its scores are: of half of the events, and of 99 % of them."""
         if not self._latency:
             return float("nan"), float("nan")
         values, weights = np.array(self._latency).T
@@ -101,7 +100,8 @@ class View:
         p50, p99 = self.latency()
         streams = "".join(f", {name} keeps {value:,.1f}/s" for name, value in kept.items())
         drift = f"drift of {', '.join(sorted(self.alarms))}" if self.alarms else "no drift" if self.spread else "drift unknown"
-        done = f"{self.folder.n_files:,} files done, {self.waiting} waiting, {len(self.folder.lost)} quarantined"
+        batches, unit = self.units
+        done = f"{self.folder.n_files:,} {batches} done, {self.waiting:,} {unit} waiting, {len(self.folder.lost)} quarantined"
         return f"{rate:,.1f} events/s in{streams}; latency p50 {p50:.2f} s, p99 {p99:.2f} s; {done}; {drift}"
 
     def tick(self) -> None:
