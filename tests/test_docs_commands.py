@@ -105,16 +105,17 @@ def take(arguments: list[str]) -> None:
     name, rest = " ".join(arguments[:words]), arguments[words:]
     if name == "train":
         assert rest[0] in TRAIN_SUBCOMMANDS
-        trained(rest[0], rest[1:])
+        trained(*rest)
     elif name == "spark-train":
-        trained("fit", rest)
+        trained("fit", *rest)
     elif name == "completion":
         assert rest in (["bash"], ["zsh"])
     elif name not in {"help", "--help", "--version"}:
         parse(name, rest)
 
 
-def trained(command: str, options: list[str]) -> Any:
+@functools.cache
+def trained(command: str, *options: str) -> Any:
     """The configuration of a training; options of Spark are taken too."""
     spark_run = pytest.importorskip("hepflow.train.spark_run", reason="the options of a training are Lightning's")
 
@@ -158,7 +159,7 @@ def test_an_option_in_a_sentence_exists(page: str) -> None:
 @functools.cache
 def known_options() -> set[str]:
     general = {"--help", "--print_config", "--config", "--seed", "--help_all"}
-    training = {"--" + name for name in trained("fit", []).parser.get_defaults().keys()}  # noqa: SIM118  a Namespace
+    training = {"--" + name for name in trained("fit").parser.get_defaults().keys()}  # noqa: SIM118  a Namespace
     return general | training | {f"--{name}" for command in COMMANDS.values() for name in option_names(command.config)}
 
 

@@ -15,7 +15,10 @@ from hepflow import doctor
 def examine(tmp_path: Path, **environment: str) -> dict[str, dict[str, str]]:
     command = [sys.executable, "-m", "hepflow", "doctor", "--json"]
     result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, cwd=tmp_path, env=os.environ | environment)
-    return {finding["name"]: finding for finding in json.loads(result.stdout)}
+    told = json.loads(result.stdout)
+    found = {finding["name"]: finding for finding in told["findings"]}
+    assert told["missing"] == [name for name, finding in found.items() if finding["state"] == "missing"]
+    return found
 
 
 def test_what_is_missing_is_named_with_a_way_to_get_it(tmp_path: Path) -> None:

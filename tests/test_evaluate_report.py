@@ -1,6 +1,7 @@
 """The report as a whole: what is written, that it is the same twice, and what happens where something is missing."""
 
 import csv
+import json
 import re
 import shutil
 import subprocess
@@ -143,6 +144,11 @@ def test_a_second_run_is_up_to_date_and_touches_nothing(whole: Path, caplog: pyt
     report(whole)
     assert "is up to date" in caplog.text
     assert {path: path.stat().st_mtime_ns for path in (whole / "report").rglob("*")} == before
+
+
+def test_the_metrics_go_to_a_script_as_they_stand_in_the_file(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = report(whole, json=True)
+    assert json.loads(capsys.readouterr().out) == metrics
 
 
 @pytest.mark.slow
