@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 
 import dask
 from dask.utils import format_bytes, parse_bytes
@@ -114,13 +115,25 @@ def check_memory(config: ClusterConfig, n_tasks: int, needed: int) -> None:
 
 
 def _local(config: ClusterConfig, n_tasks: int) -> Cluster:
-    return LocalCluster(
-        n_workers=n_workers(config, n_tasks),
-        threads_per_worker=1,
-        processes=True,
-        memory_limit=worker_memory(config, n_tasks),
-        dashboard_address=config.dashboard_address,
-    )
+    with _deaf_to_interrupts():
+        return LocalCluster(
+            n_workers=n_workers(config, n_tasks),
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=worker_memory(config, n_tasks),
+            dashboard_address=config.dashboard_address,
+        )
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Threads and processes that begin in here leave Ctrl-C, which a terminal sends to all of them, to this thread, which ends them."""
+    resource_tracker.ensure_running()  # it starts with the first process, and lets the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _slurm(config: ClusterConfig, n_tasks: int) -> Cluster:
