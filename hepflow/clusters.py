@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 if getattr(signal.getsignal(signal.SIGINT), "__module__", None) == "dask_jobqueue.runner":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # importing dask_jobqueue makes Ctrl-C end a program as if all was well
 
+_CHATTY = ("distributed", "tornado", "asyncio")
 _SLURM_MEMORY = "4GiB"
 _SETTINGS = {
     # A worker that dies is no verdict on its task: a killed node takes many tasks with it, again and again.
@@ -47,7 +48,7 @@ def connect(config: ClusterConfig, n_tasks: int) -> Iterator[Client]:
     n_tasks : int
         A cluster is not made larger than the work.
     """
-    for name in ("distributed", "tornado", "asyncio"):  # what they tell of every connection is for their developers
+    for name in _CHATTY:  # what they tell of every connection is for their developers
         logging.getLogger(name).setLevel(logging.WARNING)
     with dask.config.set(_SETTINGS), contextlib.ExitStack() as stack:
         if config.kind == "address":
@@ -59,7 +60,12 @@ def connect(config: ClusterConfig, n_tasks: int) -> Iterator[Client]:
         if config.performance_report is not None:
             config.performance_report.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(performance_report(filename=str(config.performance_report)))
-        yield client
+        try:
+            yield client
+        except KeyboardInterrupt:
+            for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in _CHATTY]:
+                logging.getLogger(name).setLevel(logging.CRITICAL)  # every connection that ends now would be a traceback
+            raise
 
 
 def n_workers(config: ClusterConfig, n_tasks: int) -> int:

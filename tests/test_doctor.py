@@ -35,7 +35,7 @@ def test_what_is_missing_is_named_with_a_way_to_get_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("need", "problem"),
-    [("numpy>=1.26", ""), ("numpy>=1.26,<1.27", "needs <1.27,>=1.26"), ("no-such-package>=1", "not installed")],
+    [("numpy>=1.26", ""), ("numpy>=99", "needs >=99"), ("no-such-package>=1", "not installed")],
 )
 def test_versions_are_held_against_the_bounds(need: str, problem: str) -> None:
     assert problem in doctor._problem(Requirement(need))
