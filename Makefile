@@ -3,31 +3,39 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.hepflow-installed
-# Where pip can find a CPU build of this version it is taken (it is a tenth of the size); else plain torch.
-TORCH_CPU ?= 2.13.0+cpu
 # Processes that run tests. Many tests wait for jobs and workers.
 TESTERS ?= 2
+# The versions that the tests are run with; `make test CONSTRAINTS=` takes the newest ones.
+CONSTRAINTS ?= constraints.txt
+# A torch that is in .venv already stays. Else a CPU build where pip can find one (it is a tenth of the size), else PyPI's.
+TORCH  ?= $(shell sed -n 's/^torch==//p' constraints.txt)
+LOWEST := .venv-lowest
 
-.PHONY: help install demo test fast lint clean
+.PHONY: help install demo test fast coverage lint docs lowest constraints clean
 
 help:
 	@echo "make demo   simulate, ingest, features, train, evaluate; ends with a table and a report"
 	@echo "make test   all tests"
-	@echo "make fast   the tests that take under a minute together"
-	@echo "make lint   ruff and mypy"
-	@echo "make clean  remove the virtual environment and the demo's output"
+	@echo "make fast   the tests that are not marked slow"
+	@echo "make lint   ruff, mypy and repo-review"
+	@echo "make docs   the pages under docs/ and the Python API, as build/docs/index.html"
+	@echo "make coverage     all tests, and which lines of hepflow/ they leave out"
+	@echo "make lowest       the fast tests with the lowest versions that pyproject.toml allows"
+	@echo "make constraints  constraints.txt anew, from what is installed"
+	@echo "make clean  remove the virtual environments, the pages and the demo's output"
 
 install: $(READY)
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "hepflow needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version). Try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed. On Debian: apt install python3-venv" >&2; exit 2; }
 	$(BIN)/pip install --quiet --upgrade 'pip>=24'
 	@$(BIN)/python -c 'import torch' 2>/dev/null \
-		|| $(BIN)/pip install --quiet 'torch==$(TORCH_CPU)' 2>/dev/null \
-		|| $(BIN)/pip install 'torch>=2.6'
-	@$(BIN)/python -c 'import torch; print("torch==" + torch.__version__)' > $(VENV)/torch.txt
-	$(BIN)/pip install --quiet --constraint $(VENV)/torch.txt --editable '.[all,test]'
+		|| $(BIN)/pip install --quiet 'torch==$(TORCH)+cpu' 2>/dev/null \
+		|| $(BIN)/pip install 'torch==$(TORCH)'
+	@sed '/^torch==/d' $(or $(CONSTRAINTS),/dev/null) > $(VENV)/constraints.txt
+	@$(BIN)/python -c 'import torch; print("torch==" + torch.__version__)' >> $(VENV)/constraints.txt
+	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[all,docs,test]'
 	@touch $@
 
 demo: install
@@ -39,10 +47,31 @@ test: install
 fast: install
 	$(BIN)/python -m pytest -m 'not slow'
 
+coverage: install
+	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --cov --cov-report term
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/sp-repo-review . --show err
+
+docs: install
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "wrote build/docs/index.html"
+
+# Apart from .venv, and made anew each time. Torch is the CUDA build of PyPI: some gigabytes.
+lowest:
+	rm -rf $(LOWEST)
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[all,test]'
+	$(LOWEST)/bin/python -m pytest -m 'not slow'
+
+# The versions in .venv, without this package, what builds packages, and torch's mark of its build.
+constraints: install
+	@{ echo '# The versions that the tests were last run with. Made by: make install CONSTRAINTS= && make constraints'; \
+		$(BIN)/pip freeze --exclude-editable --exclude pip --exclude setuptools --exclude wheel | sed 's/+cpu$$//'; } > constraints.txt
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) $(LOWEST) build demo

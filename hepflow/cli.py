@@ -67,6 +67,7 @@ TRAIN_SUBCOMMANDS = {
     "find-lr": "Try learning rates on a copy of the net, and name a good one",
 }
 SPARK_TRAIN = "The training of `train fit` on CPU inside Spark, as one barrier job"
+COMPLETION = "Print a script by which bash or zsh completes commands, options and values"
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -98,6 +99,8 @@ def _dispatch(arguments: list[str]) -> None:
         _train(rest)
     elif name == "spark-train":
         _spark_train(rest)
+    elif name == "completion":
+        _completion(rest)
     elif name in COMMANDS:
         command = COMMANDS[name]
         stage_config = parse(name, rest)
@@ -106,7 +109,7 @@ def _dispatch(arguments: list[str]) -> None:
         else:
             _load(command.run, command.extra)(stage_config)
     else:
-        msg = f"no command {name!r}. There are: {', '.join([*COMMANDS, 'train', 'spark-train'])}. See `hepflow --help`."
+        msg = f"no command {name!r}. There are: {', '.join([*COMMANDS, 'train', 'spark-train', 'completion'])}. See `hepflow --help`."
         raise ConfigError(msg)
 
 
@@ -166,6 +169,19 @@ def _spark_train(arguments: list[str]) -> None:
         _load("hepflow.train.spark_run:main", "train,ingest")(arguments)
 
 
+def _completion(arguments: list[str]) -> None:
+    completion = import_module("hepflow.completion")
+    if len(arguments) == 1 and arguments[0] in completion.SHELLS:
+        trainings = {f"train {name}": about for name, about in TRAIN_SUBCOMMANDS.items()} | {"spark-train": SPARK_TRAIN}
+        print(completion.script(arguments[0], {name: (command.config, command.summary) for name, command in COMMANDS.items()}, trainings))
+    elif not arguments or {"-h", "--help"} & set(arguments):
+        lines = {shell: f"put into ~/.{shell}rc: {line}" for shell, line in completion.SHELLS.items()}
+        _print_commands("hepflow completion SHELL", lines)
+    else:
+        msg = f"no shell {' '.join(arguments)!r}. There are: {', '.join(completion.SHELLS)}. See `hepflow completion --help`."
+        raise ConfigError(msg)
+
+
 def _load(target: str, extra: str) -> Any:
     module, function = target.split(":")
     try:
@@ -180,7 +196,7 @@ def _load(target: str, extra: str) -> Any:
 def _print_help() -> None:
     rows = {name: command.summary for name, command in COMMANDS.items()}
     rows["train"] = "Train classifiers with PyTorch Lightning (fit, validate, test, predict)"
-    rows["spark-train"] = SPARK_TRAIN
+    rows |= {"spark-train": SPARK_TRAIN, "completion": COMPLETION}
     order = ["simulate", "ingest", "features", "train"]
     _print_commands("hepflow COMMAND [options]", {name: rows[name] for name in [*order, *rows]})
 

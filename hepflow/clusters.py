@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 
 import dask
 from dask.utils import format_bytes, parse_bytes
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 if getattr(signal.getsignal(signal.SIGINT), "__module__", None) == "dask_jobqueue.runner":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # importing dask_jobqueue makes Ctrl-C end a program as if all was well
 
+_CHATTY = ("distributed", "tornado", "asyncio")
 _SLURM_MEMORY = "4GiB"
 # glibc gives large arrays back to the kernel, which clears their pages for the next task again: a quarter of its CPU time, and of the
 # memory's bandwidth, which the workers of a machine share. Tasks are all alike, so a worker keeps what its largest one needed.
@@ -48,7 +50,7 @@ def connect(config: ClusterConfig, n_tasks: int) -> Iterator[Client]:
     n_tasks : int
         A cluster is not made larger than the work.
     """
-    for name in ("distributed", "tornado", "asyncio"):  # what they tell of every connection is for their developers
+    for name in _CHATTY:  # what they tell of every connection is for their developers
         logging.getLogger(name).setLevel(logging.WARNING)
     with dask.config.set(SETTINGS), contextlib.ExitStack() as stack:
         if config.kind == "address":
@@ -60,7 +62,12 @@ def connect(config: ClusterConfig, n_tasks: int) -> Iterator[Client]:
         if config.performance_report is not None:
             config.performance_report.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(performance_report(filename=str(config.performance_report)))
-        yield client
+        try:
+            yield client
+        except KeyboardInterrupt:
+            for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in _CHATTY]:
+                logging.getLogger(name).setLevel(logging.CRITICAL)  # every connection that ends now would be a traceback
+            raise
 
 
 def n_workers(config: ClusterConfig, n_tasks: int) -> int:
@@ -116,13 +123,25 @@ def check_memory(config: ClusterConfig, n_tasks: int, needed: int) -> None:
 
 
 def _local(config: ClusterConfig, n_tasks: int) -> Cluster:
-    return LocalCluster(
-        n_workers=n_workers(config, n_tasks),
-        threads_per_worker=1,
-        processes=True,
-        memory_limit=worker_memory(config, n_tasks),
-        dashboard_address=config.dashboard_address,
-    )
+    with _deaf_to_interrupts():
+        return LocalCluster(
+            n_workers=n_workers(config, n_tasks),
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=worker_memory(config, n_tasks),
+            dashboard_address=config.dashboard_address,
+        )
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Threads and processes that begin in here leave Ctrl-C, which a terminal sends to all of them, to this thread, which ends them."""
+    resource_tracker.ensure_running()  # it starts with the first process, and lets the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _slurm(config: ClusterConfig, n_tasks: int) -> Cluster:

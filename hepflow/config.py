@@ -104,6 +104,8 @@ class IngestConfig(ReadingConfig):
     """Read again the files that could not be read before; without it only those that changed since."""
     estimate: bool = False
     """Read a small sample, say what the run would take and give, and stop."""
+    json: bool = False
+    """Print the estimate as one JSON object."""
     watch: float = 0.0
     """Look for new files every so many seconds until interrupted; a file is taken once it has looked the same twice. 0: run once."""
     spark: SparkConfig = field(default_factory=SparkConfig)
@@ -113,6 +115,9 @@ class IngestConfig(ReadingConfig):
         super().__post_init__()
         positive(self, "target_partition_mb")
         not_negative(self, "watch")
+        if self.json and not self.estimate:
+            msg = "json is for the estimate: give --estimate too. What a dataset holds stands in its _hepflow.json."
+            raise ConfigError(msg)
         if not self.samples:
             msg = "samples names no class: give at least one, such as `samples: {qcd: [qcd]}`"
             raise ConfigError(msg)
@@ -270,6 +275,8 @@ class EvaluateConfig:
     """Up to this many events every distinct score counts; beyond, scores are put into 65,536 bins."""
     seed: int = 1
     """Seed of the bootstrap."""
+    json: bool = False
+    """Print metrics.json in place of the table."""
 
     def __post_init__(self) -> None:
         positive(self, "bootstrap")

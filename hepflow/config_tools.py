@@ -16,6 +16,8 @@ class StoreConfig:
 
     input: Path = STORE
     """Zarr store to look into."""
+    json: bool = False
+    """Print what was found as one JSON object."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,13 +208,16 @@ class DemoConfig:
 
     output: Path = DEMO
     """Folder for everything the demo makes."""
-    events: int = 2000
-    """Selected events a class."""
+    size: Literal["small", "medium", "large"] = "small"
+    """small: 2,000 selected events a class, 4 minutes on two cores, 0.2 GB of disk; medium: 20,000, half an hour, 2 GB; large: 200,000,
+    four hours, 20 GB. Medium and large train for fewer epochs; their times and sizes are scaled up from small."""
+    events: int = 0
+    """Selected events a class; 0: as the size says."""
     seed: int = 1
     """Seed of the simulation and of the trainings."""
 
     def __post_init__(self) -> None:
-        positive(self, "events")
+        not_negative(self, "events")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +225,6 @@ class DoctorConfig:
     """Say what this machine has for each stage, what is missing, and how to get it."""
 
     json: bool = False
-    """Print the findings as JSON."""
+    """Print the findings as one JSON object."""
     strict: bool = False
     """End with an error if a stage cannot run here."""

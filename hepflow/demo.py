@@ -22,6 +22,10 @@ from hepflow.ledger import read_json, write_json
 
 log = logging.getLogger(__name__)
 NETS = ("hlf", "sequence", "inclusive")
+EVENTS = {"small": 2000, "medium": 20_000, "large": 200_000}
+"""Selected events a class."""
+EPOCHS = {"medium": {"hlf": 20, "sequence": 10, "inclusive": 10}, "large": {"hlf": 10, "sequence": 5, "inclusive": 5}}
+"""Epochs at most; small trains for as many as the net's own configuration says. Ten times the events want fewer passes over them."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ def run(config: DemoConfig) -> None:
 def _steps(config: DemoConfig) -> list[Step]:
     raw, events, store, runs, report = (config.output / name for name in ("raw", "events", "features.zarr", "runs", "report"))
     seed = str(config.seed)
+    n_events = str(config.events or EVENTS[config.size])
 
     def generated() -> int:
         return sum(int(read_json(path)["written"]) for path in raw.glob("*/*.json"))
@@ -72,21 +77,23 @@ def _steps(config: DemoConfig) -> list[Step]:
     def predicted() -> int:
         return int(read_json(report / "metrics.json")["n_events"])
 
-    simulate = ("simulate", "--output", str(raw), "--events", str(config.events), "--seed", seed)
+    simulate = ("simulate", "--output", str(raw), "--events", n_events, "--seed", seed)
     ingest = ("ingest", "--input", str(raw), "--output", str(events))
     features = ("features", "--input", str(events), "--output", str(store))
     return [
         Step("simulate", simulate, (raw, "*/*.json"), generated),
         Step("ingest", ingest, (events, "_hepflow.json"), entered),
         Step("features", features, (store, "zarr.json"), selected),
-        *(Step(f"train {net}", _train(net, store, runs / net, seed), (runs / net, "run.json"), trained(net)) for net in NETS),
+        *(Step(f"train {net}", _train(config, net, store, runs / net), (runs / net, "run.json"), trained(net)) for net in NETS),
         Step("evaluate", ("evaluate", "--input", str(runs), "--output", str(report)), (report, "metrics.json"), predicted),
     ]
 
 
-def _train(net: str, store: Path, output: Path, seed: str) -> tuple[str, ...]:
-    overlay = shipped(f"train/{net}.yaml")
-    return ("train", "fit", "--config", str(overlay), "--data.store", str(store), "--output", str(output), "--seed", seed)
+def _train(config: DemoConfig, net: str, store: Path, output: Path) -> tuple[str, ...]:
+    epochs = EPOCHS.get(config.size, {}).get(net)
+    length = ("--trainer.max_epochs", str(epochs)) if epochs else ()
+    where = ("--data.store", str(store), "--output", str(output))
+    return ("train", "fit", "--config", str(shipped(f"train/{net}.yaml")), *length, *where, "--seed", str(config.seed))
 
 
 def _run_command(step: Step) -> None:

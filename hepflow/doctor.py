@@ -52,11 +52,11 @@ def run(config: DoctorConfig) -> None:
         A stage cannot run here, and ``strict`` asks for all of them.
     """
     findings = list(examine())
-    if config.json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=1))
-    else:
-        _print(findings)
     missing = [finding.name for finding in findings if finding.state == "missing"]
+    if config.json:
+        print(json.dumps({"missing": missing, "findings": [asdict(finding) for finding in findings]}, indent=1))
+    else:
+        _print(findings, missing)
     if missing and config.strict:
         msg = f"missing: {', '.join(missing)}"
         raise HepflowError(msg)
@@ -170,12 +170,11 @@ _LOOKS: dict[str, Callable[[str], Finding]] = {
 }
 
 
-def _print(findings: list[Finding]) -> None:
+def _print(findings: list[Finding], missing: list[str]) -> None:
     table = Table(box=None, show_header=False, padding=(0, 1))
     for finding in findings:
         table.add_row(SIGNS[finding.state], finding.name, finding.found)
         if finding.advice:
             table.add_row("", "", f"[dim]{finding.advice}[/]")
     Console().print(table)
-    missing = [finding.name for finding in findings if finding.state == "missing"]
     Console().print(f"missing: {', '.join(missing)}" if missing else "every stage can run here", highlight=False)

@@ -1,8 +1,11 @@
 """`hepflow store check` and `hepflow store info`: is a store what it says it is, and what is inside."""
 
+import json
 import logging
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from dask.utils import format_bytes
@@ -33,6 +36,8 @@ def check(config: StoreConfig) -> None:
     """
     store = EventStore.open(config.input)
     problems = list(find_problems(store))
+    if config.json:
+        print(json.dumps({"store": str(store.path), "sound": not problems, "problems": problems}, indent=1))
     for problem in problems:
         log.error("%s: %s", store.path, problem)
     if problems:
@@ -53,7 +58,7 @@ def find_problems(store: EventStore) -> Iterator[str]:
     yield from _unrecorded(store, parts)
     identities: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
     hlf, particles = Moments.none(len(store.spec.hlf)), Moments.none(len(store.spec.particles))
-    for part in track(parts, description="checking", transient=True):
+    for part in track(parts, description="checking", transient=True, console=Console(stderr=True)):
         try:
             block = store.read(part)
         except DataError as error:
@@ -74,6 +79,9 @@ def find_problems(store: EventStore) -> Iterator[str]:
 def info(config: StoreConfig) -> None:
     """Print what is inside: events by split and class, size, features with their statistics."""
     store = EventStore.open(config.input)
+    if config.json:
+        print(json.dumps(_contents(store), indent=1))
+        return
     console = Console()
     console.print(_events_table(store))
     for name, features in (("hlf", store.spec.hlf), ("particles", store.spec.particles)):
@@ -86,6 +94,29 @@ def info(config: StoreConfig) -> None:
         f"definitions {store.spec.definitions} · physics {store.spec.physics} · provenance {store.spec.provenance}", highlight=False
     )
     console.print(f"ledger: {store.ledger().summary()}", highlight=False)
+
+
+def _contents(store: EventStore) -> dict[str, Any]:
+    """What `info` prints, for programs."""
+    parts = {split: {name: store.parts(split, name) for name in store.spec.classes} for split in SPLITS}
+    return {
+        "store": str(store.path),
+        "bytes": _size(store.path),
+        "classes": list(store.spec.classes),
+        "events": {split: {name: sum(part.n_events for part in own) for name, own in found.items()} for split, found in parts.items()},
+        "particles": {
+            split: {name: sum(part.n_particles for part in own) for name, own in found.items()} for split, found in parts.items()
+        },
+        "features": {
+            kind: [asdict(feature) for feature in features]
+            for kind, features in (("hlf", store.spec.hlf), ("particles", store.spec.particles))
+        },
+        "statistics": store.statistics,
+        "definitions": store.spec.definitions,
+        "physics": store.spec.physics,
+        "provenance": store.spec.provenance,
+        "ledger": store.ledger().to_dict(),
+    }
 
 
 def _events_table(store: EventStore) -> Table:

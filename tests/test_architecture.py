@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "hepflow"
 LAYERS = (
     {"__main__"},
     {"cli"},
+    {"completion"},
     {"score"},  # at the end of the flow: it takes raw events through ingest's reader, and thresholds from the report
     {"simulate", "ingest", "features", "train", "evaluate", "bench", "demo", "doctor", "store_tools", "import_cern"},
     {"spark", "clusters", "parts"},

@@ -22,7 +22,7 @@ def hepflow(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_command() -> None:
     result = hepflow("--help")
     assert result.returncode == 0
-    assert all(name in result.stdout for name in [*COMMANDS, "train"])
+    assert all(name in result.stdout for name in [*COMMANDS, "train", "spark-train", "completion"])
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -38,7 +38,14 @@ def test_every_option_has_a_help_text(name: str) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--help",), ("--version",), *((*name.split(), "--help") for name in COMMANDS), ("train", "--help"), ("train", "fit", "--help")],
+    [
+        ("--help",),
+        ("--version",),
+        *((*name.split(), "--help") for name in COMMANDS),
+        ("train", "--help"),
+        ("train", "fit", "--help"),
+        ("completion", "bash"),
+    ],
 )
 def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
     code = (
@@ -60,6 +67,7 @@ def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
         (("features", "--definitions", "wrong"), "corrected"),
         (("ingest", "--config", "nowhere.yaml"), "nowhere.yaml"),
         (("train", "fitt"), "no command 'train fitt'"),
+        (("completion", "tcsh"), "There are: bash, zsh"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2(arguments: tuple[str, ...], expected: str) -> None:
@@ -99,6 +107,35 @@ def test_a_spark_overlay_leaves_the_rest_of_ingest_alone(path: Path) -> None:
     config = parse("ingest", ["--config", str(CONFIGS / "ingest.yaml"), "--config", str(path)])
     assert config.spark != parse("ingest", []).spark
     assert replace(config, spark=parse("ingest", []).spark) == parse("ingest", [])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("",), {"ingest", "train", "store", "completion"}),
+        (("st",), {"store"}),
+        (("store", ""), {"check", "info"}),
+        (("train", "fit", "--data.st"), {"--data.store"}),
+        (("features", "--cluster.slurm.wa"), {"--cluster.slurm.walltime"}),
+        (("features", "--definitions", ""), {"corrected", "reference"}),
+    ],
+)
+def test_bash_completes_commands_options_and_values(completion: Path, words: tuple[str, ...], expected: set[str]) -> None:
+    line = " ".join(f"'{word}'" for word in ("hepflow", *words))
+    ask = f"COMP_WORDS=({line}); COMP_CWORD={len(words)}; _shtab_hepflow; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    told = subprocess.run(["bash", "-c", f"source {completion}; {ask}"], capture_output=True, text=True, check=True, timeout=60)
+    assert expected <= {word.strip() for word in told.stdout.splitlines()}
+
+
+@pytest.fixture(scope="module")
+def completion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    script = tmp_path_factory.mktemp("completion") / "hepflow.bash"
+    script.write_text(hepflow("completion", "bash").stdout)
+    return script
+
+
+def test_zsh_has_a_script_too() -> None:
+    assert hepflow("completion", "zsh").stdout.startswith("#compdef hepflow")
 
 
 def test_options_after_a_file_win(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from delphes_events import from_root
 from nbclient import NotebookClient
 from test_physics_features import assert_same_as_plain
 
+from hepflow.cli import COMMANDS
 from hepflow.ledger import Ledger, read_json
 from hepflow.schema import DEFINITIONS
 
@@ -70,6 +71,33 @@ def test_it_ends_with_a_table_and_the_path_of_the_report(made: tuple[Path, str])
     last = printed.strip().splitlines()[-1]
     assert "report: " in last
     assert (output / "report" / "report.html").stat().st_size > 10_000
+
+
+def test_every_command_of_the_wheel_says_what_it_would_run_with(wheel: Path) -> None:
+    """In one process, as importing takes longest; the configurations that come along are read too."""
+    code = """
+from pathlib import Path
+from hepflow import cli, config
+assert not Path("configs").exists()
+needed = {"import-cern": ["--train", "a.parquet", "--test", "b.parquet"]}
+own = {path.stem: ["--config", str(path)] for path in config.shipped(".").glob("*.yaml")}
+nets = [["--config", str(path)] for path in config.shipped("train").glob("*.yaml")]
+assert len(own) > 5 and len(nets) > 4
+lines = [[*name.split(), *needed.get(name, []), *own.get(name, [])] for name in cli.COMMANDS]
+lines += [["train", "fit", *net] for net in nets] + [["train", name] for name in cli.TRAIN_SUBCOMMANDS if name != "fit"]
+for line in [*lines, ["spark-train"]]:
+    for last in ("--help", "--print_config"):
+        print("hepflow", *line, last, flush=True)
+        try:
+            cli.main([*line, last])
+        except SystemExit as end:
+            assert not end.code, end
+"""
+    environment = os.environ | {"PYTHONPATH": str(wheel)}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, cwd=wheel.parent, env=environment)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr
+    assert all(f"hepflow {name}" in result.stdout for name in COMMANDS)
 
 
 @pytest.mark.parametrize("definitions", DEFINITIONS)

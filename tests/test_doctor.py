@@ -15,7 +15,10 @@ from hepflow import doctor
 def examine(tmp_path: Path, **environment: str) -> dict[str, dict[str, str]]:
     command = [sys.executable, "-m", "hepflow", "doctor", "--json"]
     result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, cwd=tmp_path, env=os.environ | environment)
-    return {finding["name"]: finding for finding in json.loads(result.stdout)}
+    told = json.loads(result.stdout)
+    found = {finding["name"]: finding for finding in told["findings"]}
+    assert told["missing"] == [name for name, finding in found.items() if finding["state"] == "missing"]
+    return found
 
 
 def test_what_is_missing_is_named_with_a_way_to_get_it(tmp_path: Path) -> None:
@@ -32,7 +35,7 @@ def test_what_is_missing_is_named_with_a_way_to_get_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("need", "problem"),
-    [("numpy>=1.26", ""), ("numpy>=1.26,<1.27", "needs <1.27,>=1.26"), ("no-such-package>=1", "not installed")],
+    [("numpy>=1.26", ""), ("numpy>=99", "needs >=99"), ("no-such-package>=1", "not installed")],
 )
 def test_versions_are_held_against_the_bounds(need: str, problem: str) -> None:
     assert problem in doctor._problem(Requirement(need))

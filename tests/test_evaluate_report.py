@@ -1,6 +1,7 @@
 """The report as a whole: what is written, that it is the same twice, and what happens where something is missing."""
 
 import csv
+import json
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from sklearn.metrics import auc as area
 from sklearn.metrics import roc_auc_score
 from toy_runs import toy_about, toy_ids, toy_labels, toy_logits, toy_report, toy_runs, toy_store, write_run
 
@@ -102,9 +104,7 @@ def test_the_csv_of_a_roc_curve_holds_its_points(whole: Path) -> None:
     with (whole / "report" / "figures" / "roc_qcd_vs_rest.csv").open() as stream:
         rows = [row for row in csv.DictReader(stream) if row["series"].startswith("hlf")]
     x, y = (np.array([float(row[key]) for row in rows]) for key in list(rows[0])[1:3])
-    assert np.trapezoid(1 - y, x) == pytest.approx(
-        read_json(whole / "report" / "metrics.json")["models"]["hlf"]["auc"]["qcd"]["value"], abs=0.01
-    )
+    assert area(x, 1 - y) == pytest.approx(read_json(whole / "report" / "metrics.json")["models"]["hlf"]["auc"]["qcd"]["value"], abs=0.01)
 
 
 def test_the_page_needs_no_other_file_and_no_network(whole: Path) -> None:
@@ -143,6 +143,11 @@ def test_a_second_run_is_up_to_date_and_touches_nothing(whole: Path, caplog: pyt
     report(whole)
     assert "is up to date" in caplog.text
     assert {path: path.stat().st_mtime_ns for path in (whole / "report").rglob("*")} == before
+
+
+def test_the_metrics_go_to_a_script_as_they_stand_in_the_file(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = report(whole, json=True)
+    assert json.loads(capsys.readouterr().out) == metrics
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The whole stage: what comes out is what the files hold, once, whatever happened before."""
 
+import json
 import logging
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from root_files import corrupt_basket, passing_ids, random_events, write_delphes
 
 from hepflow.config import IngestConfig
-from hepflow.errors import DataError
+from hepflow.errors import ConfigError, DataError
 from hepflow.identity import event_ids
 from hepflow.ingest.arrow import arrow_schema
 from hepflow.ingest.dataset import MANIFEST
@@ -325,6 +326,16 @@ def test_an_estimate_reads_a_little_and_writes_nothing(raw: Path, capsys: pytest
     text = capsys.readouterr().err
     for word in ("core hours", "partitions", "output", "assuming", "qcd: like qcd/a.root"):
         assert word in text
+
+
+def test_an_estimate_is_one_json_object_for_a_script(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(config(raw, estimate=True, json=True))
+    told = json.loads(capsys.readouterr().out)
+    assert (told["files"], told["bytes"]) == (4, sum(path.stat().st_size for path in raw.rglob("*.root")))
+    assert told["core_hours"] > 0 < told["bytes_out"]
+    assert 0 < told["events_kept"] < 400
+    with pytest.raises(ConfigError, match="json is for the estimate"):
+        config(raw, json=True)
 
 
 def test_the_table_at_the_end_counts_what_was_done(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:

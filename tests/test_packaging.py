@@ -1,10 +1,12 @@
 """The declared requirements agree with one another."""
 
+import re
 import tomllib
 from pathlib import Path
 
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -33,6 +35,30 @@ def test_conda_and_pip_ask_for_the_same_versions() -> None:
     assert {name: conda.get(CONDA.get(name, name)) for name in wanted.keys() - NOT_ON_CONDA} == {
         name: need.specifier for name, need in wanted.items() if name not in NOT_ON_CONDA
     }
+
+
+def test_the_environment_for_gpus_differs_in_torch_alone() -> None:
+    cpu, cuda = (yaml.safe_load((ROOT / name).read_text()) for name in ("environment.yml", "environment-cuda.yml"))
+    as_cuda = ["pytorch-gpu" + line.removeprefix("pytorch-cpu") if "pytorch-cpu" in line else line for line in cpu["dependencies"]]
+    assert cuda == cpu | {"name": "hepflow-cuda", "dependencies": as_cuda}
+
+
+def test_the_constraints_pin_every_declared_package_within_its_bounds() -> None:
+    """`make constraints` writes them anew."""
+    pins = {canonicalize_name(need.name): need for need in map(Requirement, pinned())}
+    wanted = declared(tuple(EXTRAS)).values()
+    here = [need for need in wanted if need.marker is None or need.marker.evaluate()]
+    assert [need.name for need in here if canonicalize_name(need.name) not in pins] == []
+    versions = {need.name: next(iter(pins[canonicalize_name(need.name)].specifier)).version for need in here}
+    assert [(need.name, versions[need.name]) for need in here if not need.specifier.contains(versions[need.name])] == []
+
+
+def test_a_constraint_is_one_version_of_one_index() -> None:
+    assert [line for line in pinned() if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
+
+
+def pinned() -> list[str]:
+    return [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
 
 
 def test_an_extra_that_repeats_a_package_repeats_its_bound() -> None:

@@ -151,6 +151,22 @@ def test_info_tells_events_sizes_and_features(store, capsys):
         assert word in text
 
 
+def test_both_tell_a_script_one_json_object(store, capsys):
+    info(StoreConfig(input=store.path, json=True))
+    told = json.loads(capsys.readouterr().out)
+    assert told["events"] == store.attributes["counts"]
+    assert told["statistics"] == store.statistics
+    assert [feature["name"] for feature in told["features"]["particles"]] == [feature.name for feature in store.spec.particles]
+    check(StoreConfig(input=store.path, json=True))
+    assert json.loads(capsys.readouterr().out) == {"store": str(store.path), "sound": True, "problems": []}
+    set_nan(store)
+    with pytest.raises(DataError):
+        check(StoreConfig(input=store.path, json=True))
+    told = json.loads(capsys.readouterr().out)
+    assert not told["sound"]
+    assert "1 values of particles are not finite" in told["problems"][0]
+
+
 def test_the_documented_lines_read_a_store_without_hepflow(store, monkeypatch):
     text = (Path(__file__).parents[1] / "docs" / "store-format.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

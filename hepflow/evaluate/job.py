@@ -49,14 +49,21 @@ def run(config: EvaluateConfig) -> None:
     inputs = inputs_hash(config, contents)
     if (done := _up_to_date(config.output, inputs)) is not None:
         log.info("%s is up to date", config.output / REPORT)
-        Console().print(summary_table(done))
+        _show(done, config)
         return
     runs = [read_run(path, name, contents[name]) for name, path in names.items()]
     metrics, figures = evaluate(runs, config)
     _write(config.output, {**metrics, "inputs": inputs}, figures)
-    Console().print(summary_table(metrics))
+    _show(metrics, config)
     compared = ", ".join(run.name for run in runs)
     log.info("compared %s on %s test events: %s", compared, f"{metrics['n_events']:,}", config.output / REPORT)
+
+
+def _show(metrics: Mapping[str, Any], config: EvaluateConfig) -> None:
+    if config.json:
+        print((config.output / METRICS).read_text(), end="")
+    else:
+        Console().print(summary_table(metrics))
 
 
 def evaluate(runs: Sequence[Run], config: EvaluateConfig) -> tuple[dict[str, Any], dict[str, list[AnyFigure]]]:
@@ -72,7 +79,7 @@ def evaluate(runs: Sequence[Run], config: EvaluateConfig) -> tuple[dict[str, Any
     notes: list[Note] = []
     chosen = selections(classes, _signal(config, classes, notes))
     joins = _join(runs, config, notes)  # first of all: a leak ends it
-    measured = [measure(run, config, chosen) for run in track(runs, "measuring", transient=True)]
+    measured = [measure(run, config, chosen) for run in track(runs, "measuring", transient=True, console=Console(stderr=True))]
     entries = {one.name: one.entry for one in measured}
     _add_joined(runs, measured, joins, config, notes)
     pairs = compare.compare(runs, chosen, target=max(config.targets), exact_below=config.exact_below)
@@ -127,7 +134,9 @@ def named(paths: Sequence[Path]) -> dict[str, Path]:
 
 def inputs_hash(config: EvaluateConfig, contents: Mapping[str, str]) -> str:
     """Of all that the report depends on, and of nothing else: where it is written does not matter."""
-    return digest(replace(config, output=Path(), input=Path()), dict(contents), code_hash(Path(__file__).parent), METRICS_SCHEMA_VERSION)
+    return digest(
+        replace(config, output=Path(), input=Path(), json=False), dict(contents), code_hash(Path(__file__).parent), METRICS_SCHEMA_VERSION
+    )
 
 
 def _up_to_date(output: Path, inputs: str) -> dict[str, Any] | None:
@@ -288,7 +297,7 @@ def _write(output: Path, metrics: dict[str, Any], figures: Mapping[str, Sequence
     folder = output / FIGURES
     folder.mkdir(parents=True, exist_ok=True)
     every = charts.every(figures)
-    for figure in track(every, "drawing", transient=True):
+    for figure in track(every, "drawing", transient=True, console=Console(stderr=True)):
         save(figure, folder)
     names = [figure.name for figure in every]
     for left_over in folder.iterdir():

@@ -142,7 +142,7 @@ def spectrum(score_N: np.ndarray, label_N: np.ndarray, n_classes: int, *, exact_
 def auc(counts_KD: np.ndarray, signal: Sequence[int], background: Sequence[int]) -> float:
     """Probability that a signal event scores above a background event, ties counting half (Mann-Whitney), classes balanced."""
     signal_D, background_D = density(counts_KD, signal), density(counts_KD, background)
-    return float(signal_D @ (background_D.cumsum() - background_D / 2))
+    return min(float(signal_D @ (background_D.cumsum() - background_D / 2)), 1.0)  # rounding may end just above
 
 
 def efficiencies(counts_KD: np.ndarray) -> np.ndarray:

@@ -46,7 +46,7 @@ def run(config: IngestConfig) -> None:
         settings, target = _settings(config), _target(config)
         splits = _splits(list_files(config.input, config.timeout_s), config)
         pending = _pending(splits, dataset.finished(splits, settings, config.retry_quarantined))
-        print_estimate(pending, len(pack(pending, target)), settings)
+        print_estimate(pending, len(pack(pending, target)), settings, as_json=config.json)
         return
     with exclusive(config.output):
         if config.watch:

@@ -1,5 +1,6 @@
 """The table at the end of a run, and the one before it (``--estimate``)."""
 
+import json
 import tempfile
 import time
 from collections import defaultdict
@@ -43,8 +44,19 @@ def print_summary(records: Sequence[Record], seconds: float) -> None:
     _print("slowest files", {name: _cost(own) for name, own in slowest})
 
 
-def print_estimate(splits: Sequence[Split], n_tasks: int, settings: Settings) -> None:
-    """Read a few shares of each class here and now, and scale what they took and gave by the bytes of all."""
+def print_estimate(splits: Sequence[Split], n_tasks: int, settings: Settings, *, as_json: bool) -> None:
+    """Read a few shares of each class here and now, and scale what they took and gave by the bytes of all.
+
+    Parameters
+    ----------
+    splits : sequence of Split
+        What is left to do.
+    n_tasks : int
+        Tasks that they make.
+    settings : Settings
+    as_json : bool
+        Print one JSON object, and no table.
+    """
     hours = output = events = 0.0
     assumptions = []
     for name in settings.classes:
@@ -63,9 +75,14 @@ def print_estimate(splits: Sequence[Split], n_tasks: int, settings: Settings) ->
         output += record.bytes_written * scale
         events += record.n_events * scale
         assumptions.append(f"{name}: like {', '.join(map(_share_name, chosen))}, {record.n_events:,} of {n_in:,} kept in {seconds:.1f} s")
+    n_files, n_bytes = len({split.file for split in splits}), sum(split.size for split in splits)
+    if as_json:
+        counts = {"files": n_files, "bytes": n_bytes, "partitions": n_tasks, "core_hours": hours}
+        print(json.dumps({**counts, "events_kept": round(events), "bytes_out": round(output), "assumptions": assumptions}, indent=1))
+        return
     rows = {
-        "files": f"{len({split.file for split in splits}):,}",
-        "bytes": _megabytes(sum(split.size for split in splits)),
+        "files": f"{n_files:,}",
+        "bytes": _megabytes(n_bytes),
         "partitions": f"{n_tasks:,}",
         "core hours": f"{hours:,.4f}",
         "events kept": f"{events:,.0f}",

@@ -54,17 +54,21 @@ def print_help(command: str, about: str, *, in_spark: bool = False) -> None:
     console = Console()
     name = "hepflow spark-train" if in_spark else f"hepflow train {command}"
     console.print(f"usage: {name} [--config FILE ...] [options]\n\n{about}.", markup=False, highlight=False)
-    configs = "Later files and options win; configs/train/ has one a net."
-    _print_group(
-        console, "the run", [Option("config", "", f"YAML file of these options, any number of times. {configs}"), *_of(config.TrainConfig)]
-    )
-    if in_spark:
-        _print_group(console, "spark", _of(config.SparkTrainConfig, "spark."))
-    for group, (file, name) in CLASSES.items():
-        _print_group(console, group, _of_a_class(group, HERE / file, name))
-    _print_group(console, "trainer", [Option(name, "", text) for name, text in OF_LIGHTNING.items()])
+    for group, options in groups(in_spark=in_spark).items():
+        _print_group(console, group, options)
     console.print(f"\nAll options, with every one of Lightning's Trainer: {name} {FULL}", highlight=False)
     console.print(f"What a command would run with: {name} ... --print_config", highlight=False)
+
+
+def groups(*, in_spark: bool = False) -> dict[str, list[Option]]:
+    """What is configured -> its options."""
+    configs = "Later files and options win; configs/train/ has one a net."
+    return {
+        "the run": [Option("config", "", f"YAML file of these options, any number of times. {configs}"), *_of(config.TrainConfig)],
+        **({"spark": [*_of(config.SparkTrainConfig, "spark.")]} if in_spark else {}),
+        **{group: [*_of_a_class(group, HERE / file, name)] for group, (file, name) in CLASSES.items()},
+        "trainer": [Option(name, "", text) for name, text in OF_LIGHTNING.items()],
+    }
 
 
 def _print_group(console: Console, title: str, options: Iterable[Option]) -> None:

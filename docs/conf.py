@@ -1,0 +1,20 @@
+"""Sphinx: the pages of this folder, and the reference of the modules that other programs may use. `make docs` builds them."""
+
+from importlib.metadata import version as version_of
+
+project = "hepflow"
+version = release = version_of("hepflow")
+html_title = f"hepflow {version}"
+html_theme = "furo"
+html_copy_source = False
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "sphinx.ext.viewcode"]
+exclude_patterns = ["_build"]
+myst_heading_anchors = 3
+default_role = "code"  # `name` in a docstring is code, as in Markdown
+
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True  # data/raw as the name of the constant, not as PosixPath('data/raw')
+numpydoc_show_class_members = False

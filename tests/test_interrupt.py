@@ -1,0 +1,112 @@
+"""Ctrl-C in the middle of a stage: status 130, one line, no process left behind, and the same command finishes the work."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from root_files import copy_as_new, write_delphes
+
+from hepflow.ledger import read_json
+
+pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.timeout(1200)]
+CLASSES = ("qcd", "ttbar")
+N_FILES = 12
+GRACE_S = 20
+"""For processes that end a moment after the one that started them, such as Spark's JVM."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with raw files; every test leaves there what the next one reads."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    template = write_delphes(folder / "template", [200] * 4)
+    for number in range(N_FILES):
+        copy_as_new(template, folder / "data" / "raw" / CLASSES[number % 2] / f"{number:02d}.root", number + 1)
+    return folder
+
+
+def interrupt(place: Path, sign: str, *arguments: str) -> None:
+    """Run a command, press Ctrl-C once files of a pattern are there, look at what is left, then let the same command finish."""
+    before = set(place.glob(sign))
+    with command(place, *arguments) as process:
+        session = os.getsid(process.pid)
+        while process.poll() is None and not set(place.glob(sign)) - before:
+            time.sleep(0.01)
+        assert process.poll() is None, f"it ended by itself: {process.communicate()[0]}"
+        os.killpg(process.pid, signal.SIGINT)
+        printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, printed
+    assert printed.strip().splitlines()[-1] == "hepflow: interrupted; the same command goes on where it stopped", printed
+    assert "Traceback" not in printed, printed
+    assert left_in(session) == [], printed
+    with command(place, *arguments) as process:
+        printed, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, printed
+
+
+@contextlib.contextmanager
+def command(place: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A command in a session of its own, as a terminal's would be."""
+    started = [sys.executable, "-m", "hepflow", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(started, cwd=place, start_new_session=True, **pipes)  # type: ignore[call-overload]
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def left_in(session: int) -> list[str]:
+    """Command lines of what still runs in a session after a while."""
+    deadline = time.monotonic() + GRACE_S
+    while (left := list(members(session))) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+def members(session: int) -> Iterator[str]:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                yield " ".join(process.cmdline())
+
+
+def test_simulate(place: Path) -> None:
+    pytest.importorskip("pythia8mc", reason="the simulation needs hepflow[simulate]")
+    options = ("--classes", "[wjets]", "--events", "12", "--events_per_file", "3", "--pool", "10", "--pileup", "1", "--jobs", "2")
+    interrupt(place, "simulated/wjets/*.json", "simulate", "--output", "simulated", *options)
+    assert sum(read_json(path)["written"] for path in place.glob("simulated/wjets/*.json")) >= 12
+
+
+def test_ingest(place: Path) -> None:
+    options = ("--target_partition_mb", "1", "--spark.master", "local[2]", "--spark.driver_memory", "512m")
+    interrupt(place, "data/events/_records/*.json", "ingest", *options, "--samples", "{qcd: [qcd], ttbar: [ttbar]}")
+    assert read_json(place / "data/events/_hepflow.json")["ledger"]["n_in"] == N_FILES * 800
+
+
+def test_features(place: Path) -> None:
+    interrupt(place, "data/features.zarr/_parts/*.json", "features", "--cluster.workers", "2", "--task_mb", "1")
+    counts = read_json(place / "data/features.zarr/zarr.json")["attributes"]["hepflow"]["counts"]
+    assert sum(sum(split.values()) for split in counts.values()) > 0
+
+
+def test_train(place: Path) -> None:
+    options = ("--trainer.max_epochs", "8", "--early_stopping.patience", "8", "--trainer.accelerator", "cpu")
+    net = ("--config", str(Path(__file__).parents[1] / "configs/train/inclusive.yaml"))
+    interrupt(place, "runs/inclusive/checkpoints/last.ckpt", "train", "fit", *net, *options)
+    record = read_json(place / "runs/inclusive/run.json")
+    assert record["finished"]
+    assert (place / "runs/inclusive/metrics.csv").read_text().count("\n") == 1 + 8
+
+
+def test_score(place: Path) -> None:
+    interrupt(place, "scores/_records/*.json", "score", "--target_partition_mb", "1", "--cluster.workers", "2")
+    assert read_json(place / "scores/_hepflow.json")["complete"]
