@@ -372,9 +372,12 @@ public final class MiniYarn {
     }
     for (Map.Entry<String, LocalResource> entry : launch.getLocalResources().entrySet()) {
       Path into = new Path(cache.toString(), entry.getKey());
+      File link = new File(folder, entry.getKey());  // --py-files have a folder in their names
+      Files.createDirectories(new File(into.getParent().toString()).toPath());
+      Files.createDirectories(link.getParentFile().toPath());
       Path found = new FSDownload(
           FileContext.getLocalFSFileContext(), UserGroupInformation.getCurrentUser(), conf, into, entry.getValue()).call();
-      Files.createSymbolicLink(new File(folder, entry.getKey()).toPath(), java.nio.file.Path.of(found.toUri().getPath()));
+      Files.createSymbolicLink(link.toPath(), java.nio.file.Path.of(found.toUri().getPath()));
     }
     File tokens = new File(folder, "container_tokens");
     credentials.writeTokenStorageFile(new Path(tokens.toURI()), conf);
