@@ -24,7 +24,9 @@ STAGE_OF_SCRIPT = {"train": ["train", "fit"]}
 """Where a batch script is not called as its command is."""
 OTHERS = {
     "--": "between sbatch's options and hepflow's",
-    **dict.fromkeys(("--signal", "--time", "--requeue", "--ntasks-per-node"), "sbatch"),
+    **dict.fromkeys(
+        ("--signal", "--time", "--requeue", "--ntasks-per-node", "--gres", "--gpus-per-node", "--gpus-per-task", "--mem-per-cpu"), "sbatch"
+    ),
     **dict.fromkeys(("--conf", "--files", "--principal", "--keytab"), "spark-submit"),
     "--wait": "slurm/pipeline.sh",
 }
@@ -63,6 +65,9 @@ def calls(line: str) -> Iterator[list[str]]:
             assert (ROOT / "slurm" / f"{stage}.sbatch").is_file(), line
             yield [*STAGE_OF_SCRIPT.get(stage, [stage]), *(segment[segment.index("--") + 1 :] if "--" in segment else [])]
     elif program == "spark-submit":
+        for sent in words[words.index("--files") + 1].split(","):  # they lie beside the driver, without their folder
+            if "/" in sent:
+                Path(Path(sent).name).write_bytes(Path(sent).read_bytes())
         yield words[next(i for i, word in enumerate(words) if word.endswith("__main__.py")) + 1 :]
     elif program == "make":
         named = {word for word in words[1:] if "=" not in word}
