@@ -65,15 +65,20 @@ def calls(line: str) -> Iterator[list[str]]:
             assert (ROOT / "slurm" / f"{stage}.sbatch").is_file(), line
             yield [*STAGE_OF_SCRIPT.get(stage, [stage]), *(segment[segment.index("--") + 1 :] if "--" in segment else [])]
     elif program == "spark-submit":
-        for sent in words[words.index("--files") + 1].split(","):  # they lie beside the driver, without their folder
-            if "/" in sent:
-                Path(Path(sent).name).write_bytes(Path(sent).read_bytes())
+        send_along(words[words.index("--files") + 1].split(","))
         yield words[next(i for i, word in enumerate(words) if word.endswith("__main__.py")) + 1 :]
     elif program == "make":
         named = {word for word in words[1:] if "=" not in word}
         assert named <= TARGETS, f"{line}: no such target"
     elif program.startswith("python") and words[1].endswith(".py"):
         assert (ROOT / words[1]).is_file(), line
+
+
+def send_along(files: list[str]) -> None:
+    """As spark-submit does it: they lie beside the driver, without their folder."""
+    for file in files:
+        if "/" in file:
+            Path(Path(file).name).write_bytes(Path(file).read_bytes())
 
 
 def in_blocks() -> list[tuple[str, str]]:
