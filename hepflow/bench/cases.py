@@ -129,8 +129,9 @@ def prepare(folder: Path, size: int, scored: Sequence[str], code: str) -> Path:
         What is there counts if the same code made it.
     """
     inputs = folder / f"{size}"
-    ready, content = inputs / "ready.json", {"code": code, "nets": sorted(scored)}
-    if ready.is_file() and read_json(ready) == content:
+    ready = inputs / "ready.json"
+    there = read_json(ready) if ready.is_file() else {}
+    if there.get("code") == code and set(scored) <= set(there["nets"]):
         return inputs
     log.info("making the input: %s selected events a class", f"{size:,}")
     raw, events, store = (inputs / name for name in ("raw", "events", "features.zarr"))
@@ -140,7 +141,7 @@ def prepare(folder: Path, size: int, scored: Sequence[str], code: str) -> Path:
     for net in scored:
         own = ("--config", shipped(f"train/{net}.yaml"), "--data.store", store, "--output", inputs / "runs" / net)
         hepflow("train", "fit", *own, "--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
-    write_json(ready, content)
+    write_json(ready, {"code": code, "nets": list(scored)})
     return inputs
 
 
