@@ -247,16 +247,16 @@ def stream_process(topic: str, output: Path, model: Path, idle_stop_s: float) ->
 
 @pytest.mark.spark
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_a_killed_query_loses_and_doubles_nothing(
     server: str, tmp_path: Path, template: Path, model: Path, streams: list[psutil.Process]
 ) -> None:
     """kill -9 of the driver (and with it of Spark) amid the work, twice."""
     raw, output, topic = tmp_path / "raw", tmp_path / "scores", f"kafka://{server}/killed"
-    for number in range(8):
+    for number in range(4):
         copy_as_new(template, raw / f"{number}.root", number + 1)
     publish(raw, topic, events_per_message=10)
-    for wanted in (2, 6):
+    for wanted in (1, 3):
         streams.append(stream_process(topic, output, model, 0))
         end = time.monotonic() + 240
         while len(list((output / "_records").glob("*.json"))) < wanted and time.monotonic() < end:
@@ -264,15 +264,15 @@ def test_a_killed_query_loses_and_doubles_nothing(
         assert streams[-1].poll() is None, output.with_suffix(".log").read_text()
         kill(streams[-1])
         streams[-1].wait()
-    assert len(list((output / "_records").glob("*.json"))) < 16
+    assert 0 < len(list((output / "_records").glob("*.json"))) < 8
     streams.append(stream_process(topic, output, model, 2))
-    assert streams[-1].wait(timeout=300) == 0, output.with_suffix(".log").read_text()
+    assert streams[-1].wait(timeout=600) == 0, output.with_suffix(".log").read_text()
     ids = scored_ids(output)
-    assert len(set(ids)) == len(ids) == 8 * N
+    assert len(set(ids)) == len(ids) == 4 * N
     assert ids == all_ids(raw)
     about = read_json(output / "_hepflow.json")
     assert about["complete"]
-    assert Ledger.from_dict(about["ledger"]).check().n_in == 8 * N
+    assert Ledger.from_dict(about["ledger"]).check().n_in == 4 * N
     assert not list(output.glob(".*.part"))
 
 

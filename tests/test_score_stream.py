@@ -100,7 +100,7 @@ def arrive(raw: Path, template: Path, output: Path) -> None:
             time.sleep(0.05)
 
 
-def wait_for(output: Path, records: int, seconds: float = 60.0) -> None:
+def wait_for(output: Path, records: int, seconds: float = 240.0) -> None:
     end = time.monotonic() + seconds
     while len(list((output / "_records").glob("*.json"))) < records and time.monotonic() < end:
         time.sleep(0.005)
