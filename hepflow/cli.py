@@ -71,7 +71,7 @@ COMPLETION = "Print a script by which bash or zsh completes commands, options an
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0 done, 2 a mistake of the user's in one line, 1 a bug with its traceback."""
+    """Run one command and exit: 0 done, 2 a mistake of the user's in one line, 130 interrupted, 1 a bug with its traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     _set_up_logging()
     try:
@@ -80,11 +80,19 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         _say(f"error: {error}")
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
-        _say("interrupted; the same command goes on where it stopped")
-        sys.exit(INTERRUPTED)
+        _interrupted()
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning makes a failure of it
+            _interrupted()
+        raise
     except BrokenPipeError:  # whoever read along, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
+
+
+def _interrupted() -> NoReturn:
+    _say("interrupted; the same command goes on where it stopped")
+    sys.exit(INTERRUPTED)
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -195,7 +203,7 @@ def _load(target: str, extra: str) -> Any:
 
 def _print_help() -> None:
     rows = {name: command.summary for name, command in COMMANDS.items()}
-    rows["train"] = "Train classifiers with PyTorch Lightning (fit, validate, test, predict)"
+    rows["train"] = f"Train classifiers with PyTorch Lightning ({', '.join(TRAIN_SUBCOMMANDS)})"
     rows |= {"spark-train": SPARK_TRAIN, "completion": COMPLETION}
     order = ["simulate", "ingest", "features", "train"]
     _print_commands("hepflow COMMAND [options]", {name: rows[name] for name in [*order, *rows]})

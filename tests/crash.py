@@ -36,6 +36,19 @@ class KillOnce(CrashOnce):
         next(executors, process).kill()
 
 
+class PauseOnce(pl.Callback):
+    """Waits at a step to be interrupted, unless it has done so before."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        marker = Path(trainer.default_root_dir) / f"paused-{trainer.global_rank}"
+        if trainer.global_step == self.step and not marker.exists():
+            marker.touch()
+            time.sleep(60)
+
+
 class Slow(pl.Callback):
     """Makes every batch last a while, so that a test has time to interfere."""
 
