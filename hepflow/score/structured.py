@@ -38,6 +38,7 @@ from hepflow.score.view import View, shown
 from hepflow.spark import session
 
 log = logging.getLogger(__name__)
+logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it takes an interrupt for an error, with a traceback
 
 CHECKPOINT = "_checkpoint"
 _CONNECTOR = "org.apache.spark.sql.kafka010.KafkaSourceProvider"
@@ -137,7 +138,8 @@ def _watch(query: StreamingQuery, batches: "Batches", view: View, idle_stop_s: f
         The query has ended by an error.
     """
     busy = written = time.monotonic()
-    while not query.awaitTermination(0.2):
+    while query.isActive:
+        time.sleep(0.2)
         tick()
         view.waiting = _backlog(query)
         now = time.monotonic()
@@ -148,6 +150,7 @@ def _watch(query: StreamingQuery, batches: "Batches", view: View, idle_stop_s: f
             written = now
         if idle_stop_s and now - busy > idle_stop_s:
             return True
+    query.awaitTermination()  # raises what has ended it
     return False
 
 
