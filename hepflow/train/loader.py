@@ -101,6 +101,8 @@ class EventLoader:
                 if batch is None:
                     return
                 self.position += 1
+                if self.position == len(self):
+                    batches.close()  # not when Python drops a generator that nobody asks again: an interrupt would be lost there
                 yield batch
 
     def _batches(self, epoch: int, position: int) -> Generator[Batch, None, None]:
