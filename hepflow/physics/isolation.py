@@ -25,7 +25,6 @@ _N_ETA = 36
 _ETA_EDGE = 0.5 * _N_ETA * _CELL_ETA
 _N_PHI = 20  # cells of 0.314
 _N_CELLS = _N_ETA * _N_PHI
-_MAX_RANGES = 7
 
 
 class Scratch(NamedTuple):
@@ -48,6 +47,8 @@ class Scratch(NamedTuple):
     sorted_phi: np.ndarray
     sorted_pt: np.ndarray
     """(3, room) pT in the row of the candidate's kind, 0 in the other two."""
+    from_before: np.ndarray
+    """(3, room) what the candidates before each give it, in the row of their kind."""
 
 
 @njit(cache=True)
@@ -63,10 +64,11 @@ def scratch(room: int) -> Scratch:
         np.empty(room, np.uint32),
         np.empty(room, np.int64),
         np.empty(room, np.int64),
-        np.empty(_N_CELLS + 1, np.int64),
+        np.empty(_N_CELLS + _N_PHI + 1, np.int64),
         np.empty(room),
         np.empty(room),
         np.empty(room),
+        np.empty((N_KINDS, room)),
         np.empty((N_KINDS, room)),
     )
 
@@ -94,18 +96,31 @@ def around(eta: float, phi: float, n: int, s: Scratch, d: Definitions) -> tuple[
 
 @njit(cache=True)
 def around_all(n: int, s: Scratch, wrap: bool) -> None:
-    """Fill ``s.sums``: the pT by kind in the cone around each of the ``n`` candidates, itself left out, GeV."""
+    """Fill ``s.sums``: the pT by kind in the cone around each of the ``n`` candidates, itself left out, GeV.
+
+    Each pair is met once: a candidate looks at the later ones of its cell and of the cell beside it, and at the three cells of the next
+    row. Those are one loop over two ranges, since the end of a short loop costs as much as several pairs; what lies across phi = +-pi is
+    a second one.
+    """
     _sort_into_cells(n, s, wrap)
-    # arrays by name, and no call in the loop over pairs: taking them out of the tuple or passing it costs more than a pair does
-    all_eta, all_phi, starts, cells, order, sums = s.sorted_eta, s.sorted_phi, s.starts, s.cell, s.order, s.sums
-    tracks, photons, hadrons = s.sorted_pt[TRACK], s.sorted_pt[PHOTON], s.sorted_pt[HADRON]
-    ranges, shifts = np.empty((_MAX_RANGES, 2), np.int64), np.empty(_MAX_RANGES)
+    # arrays by name, and no call in the loops: taking them out of the tuple or passing it costs more than a pair does
+    all_eta, all_phi, all_pt, all_kind = s.sorted_eta, s.sorted_phi, s.pt, s.kind
+    starts, cells, order, sums = s.starts, s.cell, s.order, s.sums
+    tracks, photons, hadrons, before = s.sorted_pt[TRACK], s.sorted_pt[PHOTON], s.sorted_pt[HADRON], s.from_before
+    before[:, :n] = 0.0
     for i in range(n):
-        eta = all_eta[i]
-        charged, gamma, neutral = 0.0, 0.0, 0.0
-        for r in range(_neighbours(i, cells[order[i]], starts, wrap, ranges, shifts)):
-            phi = all_phi[i] + shifts[r]
-            for j in range(np.uint64(ranges[r, 0]), np.uint64(ranges[r, 1])):
+        own = order[i]
+        eta, phi, pt, kind = all_eta[i], all_phi[i], all_pt[own], all_kind[own]
+        charged, gamma, neutral = before[TRACK, i], before[PHOTON, i], before[HADRON, i]
+        row = cells[own] // _N_PHI * _N_PHI
+        column = cells[own] - row
+        left, right = max(column - 1, 0), min(column + 1, _N_PHI - 1)
+        here, n_here = i + 1, starts[row + right + 1] - i - 1
+        below, stop = starts[row + _N_PHI + left], starts[row + _N_PHI + right + 1]
+        for _ in range(2 if wrap and (column == 0 or column == _N_PHI - 1) else 1):
+            to_below = np.uint64(below - n_here)
+            for k in range(np.uint64(n_here + stop - below)):
+                j = k + (np.uint64(here) if k < np.uint64(n_here) else to_below)
                 d_eta = eta - all_eta[j]
                 d_phi = phi - all_phi[j]
                 # a factor of 0 costs less than a branch that goes either way, and a sum in a register less than one in memory
@@ -113,33 +128,13 @@ def around_all(n: int, s: Scratch, wrap: bool) -> None:
                 charged += near * tracks[j]
                 gamma += near * photons[j]
                 neutral += near * hadrons[j]
-        j = order[i]
-        sums[j, TRACK], sums[j, PHOTON], sums[j, HADRON] = charged, gamma, neutral
-
-
-@njit(cache=True)
-def _neighbours(i: int, cell: int, starts: np.ndarray, wrap: bool, ranges: np.ndarray, shifts: np.ndarray) -> int:
-    """Ranges of sorted candidates in the nine cells around that of candidate ``i``, but for itself; how many ranges.
-
-    ``shifts`` is what to add to the candidate's azimuth to compare it with those of a range: a turn for cells across phi = +-pi.
-    """
-    column = cell % _N_PHI
-    first, last = max(column - 1, 0), min(column + 1, _N_PHI - 1)
-    n = 0
-    for row in range(max(cell - column - _N_PHI, 0), min(cell - column + 2 * _N_PHI, _N_CELLS), _N_PHI):
-        ranges[n, 0], ranges[n, 1], shifts[n] = starts[row + first], starts[row + last + 1], 0.0
-        if row == cell - column:
-            ranges[n + 1, 0], ranges[n + 1, 1], shifts[n + 1] = i + 1, ranges[n, 1], 0.0
-            ranges[n, 1] = i
-            n += 1
-        n += 1
-        if wrap and column == 0:
-            ranges[n, 0], ranges[n, 1], shifts[n] = starts[row + _N_PHI - 1], starts[row + _N_PHI], TWO_PI
-            n += 1
-        if wrap and column == _N_PHI - 1:
-            ranges[n, 0], ranges[n, 1], shifts[n] = starts[row], starts[row + 1], -TWO_PI
-            n += 1
-    return n
+                before[kind, j] += near * pt
+            # a turn further on: the first cell of the row meets the last one, and both those of the next row
+            phi += TWO_PI if column == 0 else -TWO_PI
+            across = row if column else row + _N_PHI - 1
+            here, n_here = starts[across], (0 if column else starts[across + 1] - starts[across])
+            below, stop = starts[across + _N_PHI], starts[across + _N_PHI + 1]
+        sums[own, TRACK], sums[own, PHOTON], sums[own, HADRON] = charged, gamma, neutral
 
 
 @njit(cache=True)
@@ -158,7 +153,7 @@ def _sort_into_cells(n: int, s: Scratch, wrap: bool) -> None:
         order[starts[cell[j] + 1]] = j
     for c in range(_N_CELLS):
         starts[c] = starts[c + 1]
-    starts[_N_CELLS] = n
+    starts[_N_CELLS:] = n  # as if there were one more row, of empty cells
     sorted_eta, sorted_phi, sorted_pt = s.sorted_eta, s.sorted_phi, s.sorted_pt
     for i in range(n):
         j = order[i]
