@@ -170,7 +170,7 @@ def watch(client: Client, task: Callable[[Fragment], Outcome], fragments: Sequen
     futures = client.map(task, longest_first, pure=False, retries=2)
     rate = TextColumn("fragments, {task.fields[rate]:,.0f} events/s")
     columns = (SpinnerColumn(), TextColumn("features"), BarColumn(), MofNCompleteColumn(), rate)
-    with Progress(*columns, TimeRemainingColumn()) as progress:
+    with Progress(*columns, TimeRemainingColumn(), refresh_per_second=2) as progress:  # the workers want every core
         bar = progress.add_task("features", total=len(futures), rate=0.0)
         n_events, started = 0, time.perf_counter()
         for future, outcome in as_completed(futures, with_results=True):
