@@ -225,11 +225,23 @@ def _flat(tensor: Tensor) -> NDArray[np.float32]:
 
 
 def _in_threads(kernel: Any, run: Callable[[_Tile, Tensor], _T], tiles: list[_Tile], checkpoints: list[Tensor]) -> list[_T]:
-    """Run every tile on as many threads as torch has; they live for this call only, so that forking is safe at any time."""
+    """Run every tile on as many threads as torch has; more than this one live for this call only, so that forking is always safe."""
     if tiles and not kernel.signatures:
         run(
             _Tile(tiles[0].rows[:0], tiles[0].starts[:0], tiles[0].ends[:0]), torch.empty(0)
         )  # compile where denormals are as numba expects
     # Gradients fade over hundreds of steps into denormal numbers, on which the CPU is a hundred times slower.
+    if torch.get_num_threads() == 1:  # a thread for each call would often begin on a core that has none of this in its cache
+        before = _flushes_denormals()
+        torch.set_flush_denormal(True)
+        try:
+            return list(map(run, tiles, checkpoints))
+        finally:
+            torch.set_flush_denormal(before)
     with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_flush_denormal, initargs=(True,)) as pool:
         return list(pool.map(run, tiles, checkpoints))
+
+
+def _flushes_denormals() -> bool:
+    """Whether this thread does, which torch can be told but not asked."""
+    return bool(np.float32(1e-38) * np.float32(0.1) == 0)
