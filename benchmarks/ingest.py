@@ -194,7 +194,8 @@ def many_files(root: Path, numbers: Sequence[int]) -> dict[str, float]:
         for number in (1, 1, *numbers):  # the first run twice: Python workers start
             raw = root / f"many{number}"
             write_files(raw / "qcd", number, n_baskets=MANY_BASKETS)
-            config = IngestConfig(input=raw, output=root / "out", samples={"qcd": ("qcd",)})
+            # a task a file, so that ten files keep all cores busy as a thousand do
+            config = IngestConfig(input=raw, output=root / "out", samples={"qcd": ("qcd",)}, target_partition_mb=16)
             seconds[number] = fresh(config.output, lambda config=config: run(config))[0]
             shutil.rmtree(raw)
     n_events = MANY_BASKETS * EVENTS
