@@ -191,7 +191,7 @@ def many_files(root: Path, numbers: Sequence[int]) -> dict[str, float]:
     """Seconds per 1,000 events, by the number of equal files; what a run of one such file takes is mostly the job's, and taken off."""
     seconds = {}
     with session(SparkConfig(master=f"local[{CORES}]"), "benchmark"):
-        for number in (1, 1, *numbers):  # the first run twice: Python workers start
+        for number in (numbers[0], 1, *numbers):  # the first run is there to start Python workers on all cores
             raw = root / f"many{number}"
             write_files(raw / "qcd", number, n_baskets=MANY_BASKETS)
             # a task a file, so that ten files keep all cores busy as a thousand do
