@@ -1,5 +1,6 @@
 """The command table: which command runs which stage. The only place with lazy imports, exit codes and logging set-up."""
 
+import errno
 import logging
 import os
 import sys
@@ -19,6 +20,7 @@ from hepflow import config, config_score, config_tools
 from hepflow.errors import ConfigError, HepflowError, MissingDependency
 
 USER_ERROR, INTERRUPTED = 2, 130
+OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
 
 
 @dataclass(frozen=True)
@@ -79,19 +81,25 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except HepflowError as error:
         _say(f"error: {error}")
         sys.exit(USER_ERROR)
+    except BrokenPipeError:  # whoever read along, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        where = error.filename or "the output"
+        _say(f"error: {where}: {error.strerror}. Give another --output, or mend the permissions or the space there, and run it again.")
+        sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         _interrupted()
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):  # Lightning makes a failure of it
             _interrupted()
         raise
-    except BrokenPipeError:  # whoever read along, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
 
 
 def _interrupted() -> NoReturn:
-    _say("interrupted; the same command goes on where it stopped")
+    _say("interrupted; run the same command again: what is finished is not done twice")
     sys.exit(INTERRUPTED)
 
 

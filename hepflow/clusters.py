@@ -14,10 +14,11 @@ from dask.utils import format_bytes, parse_bytes
 from dask_jobqueue import SLURMCluster
 from distributed import Client, LocalCluster, performance_report
 from distributed.deploy.cluster import Cluster
+from distributed.scheduler import KilledWorker
 from distributed.system import MEMORY_LIMIT
 
 from hepflow.config import ClusterConfig
-from hepflow.errors import ConfigError, DataError
+from hepflow.errors import ConfigError, DataError, HepflowError
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,9 @@ def connect(config: ClusterConfig, n_tasks: int) -> Iterator[Client]:
             for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in _CHATTY]:
                 logging.getLogger(name).setLevel(logging.CRITICAL)  # every connection that ends now would be a traceback
             raise
+        except KilledWorker as error:
+            msg = "workers died again and again, most likely for memory: fewer --cluster.workers, more --cluster.memory, or smaller tasks"
+            raise HepflowError(msg) from error
 
 
 def n_workers(config: ClusterConfig, n_tasks: int) -> int:

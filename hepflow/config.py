@@ -279,8 +279,10 @@ class EvaluateConfig:
     """Print metrics.json in place of the table."""
 
     def __post_init__(self) -> None:
-        positive(self, "bootstrap")
         not_negative(self, "exact_below")
+        if self.bootstrap < 2:
+            msg = f"bootstrap must be at least 2, between which errors can be told; got {self.bootstrap}"
+            raise ConfigError(msg)
         if not self.targets or not all(0 < target < 1 for target in self.targets):
             msg = f"targets must be signal efficiencies between 0 and 1, such as 0.99; got {list(self.targets)}"
             raise ConfigError(msg)

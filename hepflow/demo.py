@@ -4,7 +4,6 @@ What each stage took is kept beside its output, so that a second run, which skip
 """
 
 import logging
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from hepflow import command
 from hepflow.config import shipped
 from hepflow.config_tools import DemoConfig
 from hepflow.errors import HepflowError
@@ -97,7 +97,7 @@ def _train(config: DemoConfig, net: str, store: Path, output: Path) -> tuple[str
 
 
 def _run_command(step: Step) -> None:
-    code = subprocess.run([sys.executable, "-m", "hepflow", *step.arguments], check=False).returncode
+    code = command.run([sys.executable, "-m", "hepflow", *step.arguments]).returncode
     if code:
         msg = f"demo: `hepflow {step.arguments[0]}` ended with {code}, see above. The same command goes on from here."
         raise HepflowError(msg)

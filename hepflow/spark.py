@@ -6,10 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 from hepflow.config import SparkConfig
 from hepflow.errors import ConfigError, HepflowError, MissingDependency
@@ -22,10 +25,14 @@ except ImportError as error:
     msg = "Spark is not installed. Get it with `pip install 'hepflow[ingest]'`."
     raise MissingDependency(msg) from error
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
+logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it takes an interrupt for an error, with a traceback
 
 JAVA = 17
 """The oldest Java that Spark 4 runs on."""
+POLL_S = 0.2
 TASK_ATTEMPTS = 4
 """How often a task may start, also on local masters, where Spark's own default is once."""
 
@@ -65,6 +72,29 @@ def session(config: SparkConfig, name: str) -> Iterator[SparkSession]:
         raise
     finally:
         spark.stop()
+
+
+def interruptible(context: SparkContext, job: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
+    """Run a job in a thread, and cancel it when this one is interrupted: py4j answers Ctrl-C while it waits for Java with tracebacks.
+
+    Parameters
+    ----------
+    context : SparkContext
+    job : callable
+        What to run; its result is returned.
+    meanwhile : callable
+        What to do again and again until then.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(job)
+        try:
+            while not running.done():
+                time.sleep(POLL_S)
+                meanwhile()
+        except BaseException:
+            context.cancelAllJobs()
+            raise
+        return running.result()
 
 
 def nothing_to_do(config: SparkConfig, name: str) -> None:

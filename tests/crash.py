@@ -60,8 +60,12 @@ class Slow(pl.Callback):
 
 
 class SlowUntilRequeued(Slow):
-    """The same, in the first start of a Slurm job only."""
+    """The same, until a Slurm job was requeued so many times."""
+
+    def __init__(self, seconds: float, times: int) -> None:
+        super().__init__(seconds)
+        self.times = times
 
     def on_train_batch_start(self, *_: Any) -> None:
-        if "SLURM_RESTART_COUNT" not in os.environ:
+        if int(os.environ.get("SLURM_RESTART_COUNT", "0")) < self.times:
             super().on_train_batch_start()

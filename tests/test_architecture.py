@@ -18,7 +18,7 @@ LAYERS = (
     {"shards"},
     {"config_score", "config_tools"},
     {"ledger", "config", "identity", "locks", "moments"},
-    {"schema"},
+    {"schema", "command"},
     {"errors"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

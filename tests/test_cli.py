@@ -68,6 +68,7 @@ def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
         (("ingest", "--config", "nowhere.yaml"), "nowhere.yaml"),
         (("train", "fitt"), "no command 'train fitt'"),
         (("completion", "tcsh"), "There are: bash, zsh"),
+        (("demo", "--output", "/dev/null/x"), "/dev/null/x: Not a directory"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2(arguments: tuple[str, ...], expected: str) -> None:

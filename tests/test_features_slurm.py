@@ -38,17 +38,23 @@ def command(folder: Path, **slurm: str) -> list[str]:
     return [sys.executable, "-m", "hepflow", *words]
 
 
-def test_jobs_that_are_cancelled_or_reach_their_time_limit_are_replaced(cluster: SlurmCluster, tmp_path: Path) -> None:
+def test_jobs_that_are_cancelled_reach_their_time_limit_or_lose_their_node_are_replaced(cluster: SlurmCluster, tmp_path: Path) -> None:
     write_dataset(tmp_path / "events", fragments=FRAGMENTS, events=5)
     (tmp_path / "slow.py").write_text(SLOW_PHYSICS)
     client = subprocess.Popen(command(tmp_path), cwd=tmp_path, env=cluster.environment, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 240
-    while len(list((tmp_path / "s.zarr" / "_parts").glob("*.json"))) < 5:
-        assert client.poll() is None, client.stderr and client.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    first = cluster.job_ids()[0]
-    cluster.command("scancel", "--signal=KILL", str(first))
+
+    def wait_for_parts(n: int) -> None:
+        deadline = time.monotonic() + 240
+        while len(list((tmp_path / "s.zarr" / "_parts").glob("*.json"))) < n:
+            assert client.poll() is None, client.stderr and client.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+    wait_for_parts(5)
+    cluster.command("scancel", "--signal=KILL", str(cluster.job_ids()[0]))
+    wait_for_parts(20)
+    node = next(job["NodeList"] for job in map(cluster.job, cluster.job_ids()) if job["JobState"] == "RUNNING")
+    cluster.command("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
     _, errors = client.communicate(timeout=300)
     assert client.returncode == 0, errors
     states = [cluster.job(job_id)["JobState"] for job_id in cluster.job_ids()]

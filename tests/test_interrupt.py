@@ -44,7 +44,9 @@ def interrupt(place: Path, sign: str, *arguments: str) -> None:
         os.killpg(process.pid, signal.SIGINT)
         printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130, printed
-    assert printed.strip().splitlines()[-1] == "hepflow: interrupted; the same command goes on where it stopped", printed
+    assert printed.strip().splitlines()[-1] == "hepflow: interrupted; run the same command again: what is finished is not done twice", (
+        printed
+    )
     assert "Traceback" not in printed, printed
     assert left_in(session) == [], printed
     with command(place, *arguments) as process:
@@ -108,6 +110,25 @@ def test_train(place: Path) -> None:
     interrupt(place, "runs/hlf/paused-0", "train", "fit", "--config", str(overlay), "--config", "pause.yaml")
     assert read_json(place / "runs/hlf/run.json")["finished"]
     assert (place / "runs/hlf/metrics.csv").read_text().count("\n") == 1 + 4
+
+
+def test_spark_train(place: Path) -> None:
+    overlay = Path(__file__).parents[1] / "configs" / "train" / "hlf.yaml"
+    options = ("--config", str(overlay), "--config", "pause.yaml", "--output", "runs/spark", "--spark.driver_memory", "512m")
+    interrupt(place, "runs/spark/paused-0", "spark-train", *options, "--spark.num_processes", "2")
+    assert read_json(place / "runs/spark/run.json")["finished"]
+
+
+def test_tune(place: Path) -> None:
+    interrupt(place, "tune/study.journal", "tune", "--trials", "2", "--space", "{trainer.max_epochs: [2], model.lr: [0.001, 0.01]}")
+    assert (place / "tune/best.yaml").is_file()
+
+
+def test_a_command_that_runs_others_waits_for_them(place: Path) -> None:
+    pytest.importorskip("pythia8mc", reason="the simulation needs hepflow[simulate]")
+    options = ("--stages", "[simulate]", "--sizes", "[6]", "--workers", "[1]", "--repeats", "1", "--output", "bench")
+    interrupt(place, "bench/input/6/raw/*/*.json", "bench", *options)
+    assert (place / "bench/bench.csv").is_file()
 
 
 def test_score(place: Path) -> None:

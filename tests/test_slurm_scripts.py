@@ -17,6 +17,7 @@ from toy_store import toy_store
 from hepflow.config import shipped
 from hepflow.ledger import read_json
 from hepflow.schema import CLASSES
+from hepflow.train.callbacks import read_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
 
@@ -115,11 +116,11 @@ def test_every_task_of_a_training_chooses_among_the_gpus_of_its_node(cluster: Sl
     assert ("only 1 of the 2 GPUs of a node will be used" in logs(tmp_path)) == (tasks == 1)
 
 
-def test_two_nodes_requeued_before_their_time_limit_train_as_one_process(cluster: SlurmCluster, tmp_path: Path) -> None:
-    """The same weights, although every batch is shared between two nodes, and the training is cut in two by the script's own --signal."""
+def test_two_nodes_requeued_at_their_time_limit_and_at_a_node_s_death_train_as_one_process(cluster: SlurmCluster, tmp_path: Path) -> None:
+    """The same weights, although every batch is shared between two nodes, and the training is cut by the script's --signal and by Slurm."""
     store = toy_store(tmp_path / "toy.zarr", events=40, mean_particles=5)
     config = tmp_path / "mine.yaml"
-    slow = {"class_path": "crash.SlowUntilRequeued", "init_args": {"seconds": 0.5}}
+    slow = {"class_path": "crash.SlowUntilRequeued", "init_args": {"seconds": 0.5, "times": 2}}
     text = yaml.safe_load(shipped("train/hlf.yaml").read_text()) | {
         "data": {"batch_size": 32, "workers": 0},
         "trainer": {"max_epochs": 10, "enable_progress_bar": False, "callbacks": [slow]},
@@ -132,12 +133,16 @@ def test_two_nodes_requeued_before_their_time_limit_train_as_one_process(cluster
     job_id = cluster.submit(*nodes, str(SCRIPTS / "train.sbatch"), *options, "--output", str(moved), cwd=tmp_path, extra=ENVIRONMENT)
     wait_for((moved / "run.json").is_file, tmp_path)
     cluster.command("scontrol", "update", f"JobId={job_id}", "TimeLimit=2")
-    assert process("fit", *options, "--output", str(whole), env={"SLURM_RESTART_COUNT": "1"}).returncode == 0
+    assert process("fit", *options, "--output", str(whole), env={"SLURM_RESTART_COUNT": "2"}).returncode == 0
     wait_for(lambda: "goes back into the queue" in logs(tmp_path), tmp_path)
     cluster.command("scontrol", "update", f"JobId={job_id}", "TimeLimit=10")
+    wait_for(lambda: logs(tmp_path).count("going on from") == 1, tmp_path)
+    done = len(read_table(moved / "metrics.csv"))
+    wait_for(lambda: len(read_table(moved / "metrics.csv")) > done, tmp_path)
+    cluster.command("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
     job = cluster.wait(job_id)
-    assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1"), logs(tmp_path)
-    assert "going on from" in logs(tmp_path)
+    assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "2"), logs(tmp_path)
+    assert logs(tmp_path).count("going on from") == 2
     record = read_json(moved / "run.json")
     assert (record["processes"], record["events_trained"]) == (2, 10 * 240)
     assert_same(weights(whole), weights(moved), rtol=1e-3, atol=1e-4)

@@ -238,6 +238,11 @@ def test_a_checkpoint_that_does_not_fit_is_named(run: Path, store: EventStore, t
     with pytest.raises(ConfigError, match=r"holds a net with net hepflow\.models\.inclusive\.InclusiveNet"):
         main(["test", *options, "--ckpt_path", best])
     inclusive = ["--config", str(shipped("train/inclusive.yaml"))]
+    with pytest.raises(DataError, match=r"none\.ckpt: no checkpoint here"):
+        main(["fit", *inclusive, *options, "--ckpt_path", str(tmp_path / "none.ckpt")])
+    with pytest.raises(ConfigError, match="would replace: give another --output"):
+        main(["fit", *inclusive, "--data.store", str(store.path), "--output", str(run), "--ckpt_path", best, "--model.lr", "0.1"])
+    assert Path(best).is_file()
     with pytest.raises(ConfigError, match="holds a net with arguments"):
         main(["test", *inclusive, *options, "--ckpt_path", best, "--model.net.hidden", "20"])
     other = toy_store(tmp_path / "other.zarr", seed=2, events=30)

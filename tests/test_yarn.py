@@ -17,7 +17,7 @@ from toy_store import toy_store
 
 pytest.importorskip("pyspark", reason="pip install 'hepflow[ingest]'")
 
-from yarn_cluster import KIND, YarnCluster, why_not, yarn_cluster
+from yarn_cluster import HADOOP_VERSION, KIND, YarnCluster, why_not, yarn_cluster
 
 import hepflow
 from hepflow import spark
@@ -118,6 +118,10 @@ def check(output: Path) -> None:
     ledger = Ledger.from_dict(read_json(output / "_hepflow.json")["ledger"]).check()
     assert ledger.n_in == 200
     assert not ledger.lost
+
+
+def test_the_servers_that_maven_would_fetch_are_of_the_version_of_spark_s_clients() -> None:
+    assert (SPARK_HOME / "jars" / f"hadoop-client-api-{HADOOP_VERSION}.jar").is_file()
 
 
 def test_without_the_cluster_s_configuration_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,6 @@
-"""A YARN for the tests on one machine: Hadoop's own where HADOOP_HOME says, else a stand-in built on the RPC classes that Spark brings.
+"""A YARN for the tests on one machine: Hadoop's own where there is one, else a stand-in built on the RPC classes that Spark brings.
+
+Hadoop's own ResourceManager and NodeManager come from HADOOP_HOME, or from jars that Maven has fetched (see yarn/pom.xml).
 
 The stand-in (yarn/MiniYarn.java) speaks YARN's three protocols, localises files and runs containers as processes; it has no scheduler,
 no queues, no users, no isolation. What it proves is that Spark's submission is complete, and that master and executors run from it.
@@ -17,8 +19,8 @@ from pathlib import Path
 from hepflow.errors import MissingDependency
 from hepflow.spark import java_home
 
-KIND = "hadoop_resourcemanager" if os.environ.get("HADOOP_HOME") else "stand_in"
-SOURCE = Path(__file__).parent / "yarn" / "MiniYarn.java"
+SOURCE, POM = (Path(__file__).parent / "yarn" / name for name in ("MiniYarn.java", "pom.xml"))
+HADOOP_VERSION = POM.read_text().split("<hadoop>")[1].split("<")[0]
 QUEUES = ("default", "research")
 START_TIMEOUT_S, POLL_S = 120.0, 0.2
 TO_THE_SCREEN = """
@@ -29,6 +31,16 @@ log4j.appender.screen.layout.ConversionPattern=%d %p %c{1} %m%n
 """
 
 
+def _kind() -> str:
+    if os.environ.get("HADOOP_HOME"):
+        return "resourcemanager_of_hadoop_home"
+    jars = Path.home() / ".m2" / "repository" / "org" / "apache" / "hadoop" / "hadoop-client-minicluster" / HADOOP_VERSION
+    return "resourcemanager_from_maven" if shutil.which("mvn") and any(jars.glob("*.jar")) else "stand_in"
+
+
+KIND = _kind()
+
+
 def why_not() -> str | None:
     """The reason why no YARN can be started here, or None."""
     try:
@@ -36,7 +48,7 @@ def why_not() -> str | None:
     except MissingDependency as error:
         return str(error)
     if KIND == "stand_in" and shutil.which("javac") is None:
-        return "no javac for the stand-in, and no HADOOP_HOME: apt-get install openjdk-17-jdk-headless"
+        return "no javac for the stand-in, no HADOOP_HOME, no jars from Maven: apt-get install openjdk-17-jdk-headless"
     return None
 
 
@@ -125,8 +137,14 @@ def _stand_in(root: Path, spark_home: Path) -> dict[str, list[str]]:
 
 
 def _hadoop(root: Path) -> dict[str, list[str]]:
-    yarn = [str(Path(os.environ["HADOOP_HOME"]) / "bin" / "yarn"), "--config", str(root / "conf")]
-    return {name: [*yarn, name] for name in ("resourcemanager", "nodemanager")}
+    servers = {"resourcemanager": "ResourceManager", "nodemanager": "NodeManager"}
+    if home := os.environ.get("HADOOP_HOME"):
+        return {name: [str(Path(home) / "bin" / "yarn"), "--config", str(root / "conf"), name] for name in servers}
+    jars = root / "jars.txt"
+    fetch = ["mvn", "--batch-mode", "--quiet", "--offline", f"--file={POM}", "dependency:build-classpath", f"-Dmdep.outputFile={jars}"]
+    subprocess.run(fetch, check=True, timeout=120)
+    java = [str(java_home() / "bin" / "java"), "-Xmx512m", "-cp", f"{root / 'conf'}:{jars.read_text().strip()}"]
+    return {name: [*java, f"org.apache.hadoop.yarn.server.{name}.{main}"] for name, main in servers.items()}
 
 
 def _wait_until_ready(cluster: YarnCluster, running: list[subprocess.Popen[bytes]]) -> None:

@@ -4,7 +4,6 @@ import datetime as dt
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hepflow import command
 from hepflow.config import shipped
 from hepflow.config_tools import BenchConfig
 from hepflow.errors import HepflowError
@@ -231,12 +231,12 @@ def hepflow(*arguments: object, threads: int = 0) -> None:
     _run([sys.executable, "-m", "hepflow", *arguments], threads)
 
 
-def _run(command: Sequence[object], threads: int) -> None:
+def _run(arguments: Sequence[object], threads: int) -> None:
     environment = dict(os.environ)
     if threads:
         environment |= {"OMP_NUM_THREADS": str(threads), "MASTER_ADDR": "127.0.0.1"}
-    words = [str(word) for word in command]
-    result = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    words = [str(word) for word in arguments]
+    result = command.run(words, quiet=True, environment=environment)
     if result.returncode:
         last = " / ".join(result.stderr.strip().splitlines()[-3:])
         msg = f"`{' '.join(words[2:])}` ended with {result.returncode}: {last}"

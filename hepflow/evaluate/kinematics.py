@@ -59,7 +59,12 @@ def open_store(config: EvaluateConfig, run: Run) -> EventStore | None:
     for path in candidates:
         if config.store is None and not (path / "zarr.json").is_file():
             continue
-        store = EventStore.open(path)
+        try:
+            store = EventStore.open(path)
+        except DataError:
+            if config.store is not None:
+                raise
+            continue  # one that features has not finished is nobody's
         if store.spec.provenance == run.store:
             return store
         if config.store is not None and not (config.ablation or config.allow_different_splits):

@@ -4,7 +4,6 @@ import gc
 import logging
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pyspark import SparkContext, TaskContext
@@ -21,7 +20,7 @@ from hepflow.ingest.share import Access
 from hepflow.ingest.splits import SourceFile, Split, pack, plan
 from hepflow.ledger import Ledger, read_json
 from hepflow.locks import exclusive
-from hepflow.spark import check_paths, nothing_to_do, session
+from hepflow.spark import check_paths, interruptible, nothing_to_do, session
 
 log = logging.getLogger(__name__)
 
@@ -146,16 +145,8 @@ def _run_job(tasks: Sequence[_Task], settings: Settings, context: SparkContext) 
         counters.add(record)
 
     jobs = context.parallelize(tasks, len(tasks))
-    with ThreadPoolExecutor(1) as pool, ingest_progress(tasks, counters) as update:
-        running = pool.submit(jobs.foreach, work)
-        try:
-            while not running.done():
-                time.sleep(0.2)
-                update()
-        except BaseException:
-            context.cancelAllJobs()
-            raise
-        running.result()
+    with ingest_progress(tasks, counters) as update:
+        interruptible(context, lambda: jobs.foreach(work), update)
         update()
 
 

@@ -38,7 +38,6 @@ from hepflow.score.view import View, shown
 from hepflow.spark import session
 
 log = logging.getLogger(__name__)
-logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it takes an interrupt for an error, with a traceback
 
 CHECKPOINT = "_checkpoint"
 _CONNECTOR = "org.apache.spark.sql.kafka010.KafkaSourceProvider"

@@ -16,6 +16,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.tuner.tuning import Tuner
+from pytorch_lightning.utilities import rank_zero_only
 
 from hepflow.config import RUNS, TrainConfig
 from hepflow.config_tools import ExportConfig
@@ -41,6 +42,7 @@ NOT_FOR_USERS = (
     ".*sync_dist=True.*",  # what is logged is the same on every rank, or the first's alone
     ".*exists and is not empty.*",  # where a training goes on
     ".*LeafSpec.*",  # between Lightning and torch
+    ".*`broadcast_buffers` is deprecated.*",  # what torch would have instead is not in the oldest one that we allow
 )
 
 DEFAULTS = {
@@ -123,6 +125,16 @@ class TrainCLI(LightningCLI):
         self.config_hash = config_hash(yaml.safe_load(self.config_text))
         self.state = run_state(self.folder, self.config_hash, self.provenance)
         config.checkpoint.dirpath = str(self.folder / CHECKPOINTS)
+        if config.ckpt_path is not None:
+            self._check_checkpoint(Path(config.ckpt_path))
+
+    def _check_checkpoint(self, path: Path) -> None:
+        if not path.is_file():
+            msg = f"{path}: no checkpoint here. Name one by --ckpt_path, such as runs/hlf/checkpoints/{BEST}."
+            raise DataError(msg)
+        if self.command == "fit" and self.state == "fresh" and path.resolve().is_relative_to(self.folder.resolve()):
+            msg = f"--ckpt_path {path} lies in {self.folder}, which a training of this configuration would replace: give another --output"
+            raise ConfigError(msg)
 
     def instantiate_classes(self) -> None:
         """Nothing is made where there is nothing to do."""
@@ -176,7 +188,7 @@ class TrainCLI(LightningCLI):
         DataError
             There is none.
         """
-        path = self.config.ckpt_path or self.folder / CHECKPOINTS / BEST
+        path: Path = self.config.ckpt_path or self.folder / CHECKPOINTS / BEST
         if not path.is_file():
             msg = f"{path}: no checkpoint here. Train one with `hepflow train fit --output {self.folder}`, or name one by --ckpt_path."
             raise DataError(msg)
@@ -274,6 +286,8 @@ def prepared() -> Iterator[None]:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for told in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", told)
+    if rank_zero_only.rank:  # type: ignore[attr-defined]  # Lightning sets it; the first process speaks for all
+        logging.getLogger("hepflow").setLevel(logging.WARNING)
     torch.set_flush_denormal(True)  # gradients fade into denormal numbers, with which a CPU is many times slower
     try:
         yield

@@ -22,7 +22,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from hepflow.config import RUNS, SparkConfig, SparkTrainConfig
 from hepflow.errors import HepflowError
 from hepflow.ledger import read_json
-from hepflow.spark import check_paths, in_cluster_mode, is_local, nothing_to_do, session, started_by_submit
+from hepflow.spark import check_paths, in_cluster_mode, interruptible, is_local, nothing_to_do, session, started_by_submit
 from hepflow.train.callbacks import LAST, EpochLines
 from hepflow.train.cli import TrainCLI, fit, prepared
 from hepflow.train.record import CHECKPOINTS, RUN_FILE
@@ -89,8 +89,8 @@ def main(args: Sequence[str]) -> None:
         log.info("up to date: %s (same configuration, same store)", driver.folder)
         return
     start = time.perf_counter()
-    with session(_for_the_job(driver.spark), name):
-        mistake = _run(driver, args)
+    with session(_for_the_job(driver.spark), name) as spark:
+        mistake = interruptible(spark.sparkContext, lambda: _run(driver, args))
         if mistake:
             raise HepflowError(mistake)
     total, training = time.perf_counter() - start, read_json(driver.folder / RUN_FILE)["wall_s"]
