@@ -399,7 +399,7 @@ def test_the_published_table_is_what_was_published() -> None:
         ({"targets": (0.9, 1.0)}, "targets must be signal efficiencies between 0 and 1"),
         ({"targets": ()}, "targets must be"),
         ({"mix": {"qcd": -0.1}}, "mix must hold shares"),
-        ({"bootstrap": 0}, "bootstrap must be at least 1"),
+        ({"bootstrap": 0}, "bootstrap must be at least 2"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options: dict[str, Any], match: str) -> None:
