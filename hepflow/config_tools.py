@@ -178,7 +178,9 @@ class BenchConfig:
     nets: tuple[str, ...] = ("hlf", "inclusive")
     """Nets to train, and to score with."""
     sizes: tuple[int, ...] = (100, 400)
-    """Selected events a class in the inputs: two sizes tell the start of a command from its work."""
+    """Selected events a class that are simulated: two sizes tell the start of a command from its work."""
+    copies: int = 25
+    """Times that the simulated files are repeated, as files of their own, for the stages after simulate, which are many times faster."""
     workers: tuple[int, ...] = (1, 2)
     """Numbers of worker processes (jobs, Spark cores, Dask workers, DDP processes or executors), or of GPUs."""
     cores: tuple[int, ...] = (1,)
@@ -193,7 +195,7 @@ class BenchConfig:
     """Numbers of cores to say it for."""
 
     def __post_init__(self) -> None:
-        positive(self, "repeats", "epochs")
+        positive(self, "copies", "repeats", "epochs")
         not_negative(self, "extrapolate")
         for name in ("stages", "nets", "sizes", "workers", "cores", "extrapolate_cores"):
             values = getattr(self, name)

@@ -94,16 +94,3 @@ def passing_ids(raw: Path) -> list[int]:
             for start, stop, events in file.iterate(0, file.n_entries):
                 found += event_ids(file.uuid, np.arange(start, stop))[has_lepton(events)].tolist()
     return sorted(found)
-
-
-def copy_as_new(path: Path, copy: Path, number: int) -> Path:
-    """The same events under another UUID, which makes them other events."""
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    content = bytearray(path.read_bytes())
-    assert int.from_bytes(content[4:8], "big") < 1_000_000, "a large file has its UUID elsewhere"
-    content[_UUID : _UUID + 16] = number.to_bytes(16, "big")
-    copy.write_bytes(content)
-    return copy
-
-
-_UUID = 47  # after magic, version, seven 4-byte and one 1-byte fields, two more, and the UUID's own 2-byte version

@@ -13,6 +13,7 @@ from toy_store import toy_store
 
 from hepflow.bench import job, report, rivals, scaling
 from hepflow.bench.cases import OURS, RIVALS, Case, Measured, _command, cases
+from hepflow.bench.copies import multiply
 from hepflow.cli import parse
 from hepflow.config_tools import BenchConfig
 from hepflow.errors import ConfigError
@@ -133,6 +134,19 @@ def test_a_rival_is_compared_without_the_starts_and_by_the_core() -> None:
     found_all = scaling.against_rivals([*plain, *inside], costs)
     assert [(ratio.case.workers, ratio.case.cores) for ratio in found_all] == [(1, 1), (2, 1), (2, 4), (4, 1)]
     assert {round(ratio.middle, 6) for ratio in found_all} == {0.8}
+
+
+def test_copies_are_other_events_and_made_once(tmp_path: Path) -> None:
+    for seed, name in enumerate(("a", "b")):
+        write_delphes(tmp_path / "raw" / "qcd" / f"{name}.root", [40], seed=seed)
+    once = passing_ids(tmp_path / "raw")
+    multiply(tmp_path / "raw", 3)
+    ids = passing_ids(tmp_path / "raw")
+    assert len(ids) == len(set(ids)) == 3 * len(once)
+    assert set(once) < set(ids)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "raw").rglob("*")}
+    multiply(tmp_path / "raw", 3)
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "raw").rglob("*")}
 
 
 def test_the_rival_of_ingest_keeps_the_events_that_ingest_keeps(tmp_path: Path) -> None:

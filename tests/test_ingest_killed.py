@@ -12,8 +12,9 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from root_files import copy_as_new, write_delphes
+from root_files import write_delphes
 
+from hepflow.bench.copies import copy_as_new
 from hepflow.ledger import Ledger, read_json
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from root_files import copy_as_new, passing_ids, write_delphes
+from root_files import passing_ids, write_delphes
 
 import hepflow
+from hepflow.bench.copies import copy_as_new
 from hepflow.ledger import read_json
 
 pytest.importorskip("pyspark", reason="needs hepflow[ingest]")

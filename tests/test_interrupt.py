@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from root_files import copy_as_new, write_delphes
+from root_files import write_delphes
 
+from hepflow.bench.copies import copy_as_new
 from hepflow.ledger import read_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.timeout(1200)]

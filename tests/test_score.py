@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 import toy_trigger
 from distributed import LocalCluster
-from root_files import copy_as_new, corrupt_basket
+from root_files import corrupt_basket
 from toy_trigger import Trigger
 
+from hepflow.bench.copies import copy_as_new
 from hepflow.config import ClusterConfig
 from hepflow.config_score import ScoreConfig
 from hepflow.errors import ConfigError, DataError

@@ -20,11 +20,11 @@ import pyarrow as pa
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from kafka_broker import broker
-from root_files import copy_as_new
 from test_score import rewritten
 from test_score_stream import all_ids, scored_ids
 from toy_trigger import events_of, untrained, write_raw
 
+from hepflow.bench.copies import copy_as_new
 from hepflow.config_score import KafkaConfig, ReplayConfig, ScoreConfig
 from hepflow.errors import ConfigError, DataError
 from hepflow.ledger import Ledger, read_json

@@ -16,9 +16,9 @@ import numpy as np
 import psutil
 import pytest
 from distributed import Client, LocalCluster
-from root_files import copy_as_new
 from toy_trigger import untrained, write_raw
 
+from hepflow.bench.copies import copy_as_new
 from hepflow.config import ClusterConfig
 from hepflow.config_score import ScoreConfig
 from hepflow.errors import ConfigError, DataError

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hepflow import command
+from hepflow.bench.copies import multiply
 from hepflow.config import shipped
 from hepflow.config_tools import BenchConfig
 from hepflow.errors import HepflowError
@@ -115,7 +116,7 @@ def _of_stage(config: BenchConfig, stage: str) -> Iterator[Case]:
                     yield Case(name, size, 1, cores, RIVALS[stage])
 
 
-def prepare(folder: Path, size: int, scored: Sequence[str], code: str) -> Path:
+def prepare(folder: Path, size: int, copies: int, scored: Sequence[str], code: str) -> Path:
     """The input of every stage at a size, made once by all cores; its folder.
 
     Parameters
@@ -123,6 +124,8 @@ def prepare(folder: Path, size: int, scored: Sequence[str], code: str) -> Path:
     folder : Path
     size : int
         Selected events a class.
+    copies : int
+        Times that every file goes into the stages after simulate.
     scored : sequence of str
         Nets to train for the score stage: a short training, since it costs the same to score with a bad net.
     code : str
@@ -133,9 +136,10 @@ def prepare(folder: Path, size: int, scored: Sequence[str], code: str) -> Path:
     there = read_json(ready) if ready.is_file() else {}
     if there.get("code") == code and set(scored) <= set(there["nets"]):
         return inputs
-    log.info("making the input: %s selected events a class", f"{size:,}")
+    log.info("making the input: %s selected events a class, %d times", f"{size:,}", copies)
     raw, events, store = (inputs / name for name in ("raw", "events", "features.zarr"))
     hepflow("simulate", "--output", raw, "--events", size, "--events_per_file", _per_file(size))
+    multiply(raw, copies)
     hepflow("ingest", "--input", raw, "--output", events)
     hepflow("features", "--input", events, "--output", store)
     for net in scored:

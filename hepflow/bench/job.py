@@ -49,9 +49,9 @@ def run(config: BenchConfig) -> None:
         raise ConfigError(msg)
     with locks.exclusive(config.output):
         config.output.mkdir(parents=True, exist_ok=True)
-        code = code_hash(leave_out=NOT_MEASURED)
+        code = digest(code_hash(leave_out=NOT_MEASURED), config.copies)
         scored = config.nets if "score" in config.stages else ()
-        inputs = {size: prepare(config.output / "input", size, scored, code) for size in config.sizes}
+        inputs = {size: prepare(config.output / "input", size, config.copies, scored, code) for size in config.sizes}
         started = time.perf_counter()
         rows, n_kept = _measured(config, inputs)
         minutes = (time.perf_counter() - started) / 60
@@ -64,7 +64,7 @@ def _measured(config: BenchConfig, inputs: dict[int, Path]) -> tuple[list[Measur
     """Every case as often as asked for; those of an earlier run of the same code on this machine count, and their number is told."""
     path = config.output / JSON_FILE
     machine = _machine()
-    settings = digest(code_hash(leave_out=NOT_MEASURED), machine, config.epochs)
+    settings = digest(code_hash(leave_out=NOT_MEASURED), machine, config.epochs, config.copies)
     old = read_json(path) if path.is_file() else {}
     kept = [Measured(**row) for row in old.get("measurements", [])] if old.get("settings") == settings else []
     found = list(cases(config, len(machine["gpus"])))

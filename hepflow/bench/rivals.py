@@ -7,6 +7,7 @@ before the clock starts; it neither validates nor saves anything. Both leave a r
 
 import sys
 import time
+from itertools import zip_longest
 from pathlib import Path
 
 import awkward as ak
@@ -23,6 +24,9 @@ from hepflow.schema import COLLECTIONS, HLF, MAX_PARTICLES, PARTICLE
 from hepflow.store import EventStore
 
 BATCH = 128
+LONG_ENOUGH_S = 20.0
+MOST_PADDED = 10_000
+"""Events in memory, of 61 kB each."""
 LEPTON_PT = 23.0
 SOFTEST = (("EFlowTrack", "PT", 0.5), ("EFlowPhoton", "ET", 1.0), ("EFlowNeutralHadron", "ET", 1.0))
 
@@ -70,13 +74,15 @@ class Stock(nn.Module):
 
 
 def train(net: str, store: Path, epochs: int) -> tuple[int, float]:
-    """Events that were trained on, over all epochs, and seconds."""
+    """Events that were trained on, over all epochs or until it is known how fast it is, and seconds."""
     loader = DataLoader(TensorDataset(*_padded(EventStore.open(store), particles=net != "hlf")), batch_size=BATCH, shuffle=True)
     model = Stock(net)
     optimizer = torch.optim.Adam(model.parameters())
     n_events, start = 0, time.perf_counter()
     for _ in range(epochs):
         for hlf, particles, label in loader:
+            if time.perf_counter() - start > LONG_ENOUGH_S:
+                break
             optimizer.zero_grad()
             loss: Tensor = functional.cross_entropy(model(hlf, particles), label)
             loss.backward()  # type: ignore[no-untyped-call]  # torch does not say what it takes
@@ -87,7 +93,14 @@ def train(net: str, store: Path, epochs: int) -> tuple[int, float]:
 
 def _padded(store: EventStore, *, particles: bool) -> tuple[Tensor, Tensor, Tensor]:
     """(N, 14) standardised, (N, 801, 19) with zeros at the end, or (N, 0) where no net reads it, and (N) labels."""
-    blocks = [store.read(part, particles=particles) for name in store.spec.classes for part in store.parts("train", name)]
+    in_turn = zip_longest(*(store.parts("train", name) for name in store.spec.classes))
+    parts = [part for parts in in_turn for part in parts if part is not None]
+    blocks, n_events = [], 0
+    for part in parts:
+        if particles and n_events > MOST_PADDED:
+            break
+        blocks.append(store.read(part, particles=particles))
+        n_events += part.n_events
     hlf = np.concatenate([block.hlf for block in blocks])
     label = np.concatenate([block.label for block in blocks]).astype(np.int64)
     whole = np.zeros((len(label), MAX_PARTICLES, len(PARTICLE)) if particles else (len(label), 0), dtype=np.float32)
