@@ -3,12 +3,14 @@
 import errno
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 from importlib.metadata import version
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
@@ -18,8 +20,11 @@ from rich.table import Table
 
 from hepflow import config, config_score, config_tools
 from hepflow.errors import ConfigError, HepflowError, MissingDependency
+from hepflow.terminal import MESSAGES
 
 USER_ERROR, INTERRUPTED = 2, 130
+URL = re.compile(r"[A-Za-z][\w+.-]+:/")
+"""As a path has it: with one of its slashes."""
 OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
 
 
@@ -150,6 +155,10 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         raise ConfigError(msg) from error
     values = dict(vars(namespace))
     values.pop("config", None)
+    for option, value in values.items():
+        if isinstance(value, Path) and URL.match(str(value)):
+            msg = f"--{option} {value} is no path of a mounted file system: URLs are for the input of ingest, score and replay alone"
+            raise ConfigError(msg)
     return command.config(**values)
 
 
@@ -229,10 +238,9 @@ def _print_commands(usage: str, rows: dict[str, str]) -> None:
 
 def _set_up_logging() -> None:
     """Messages of hepflow at INFO, of everything else at WARNING; plain lines where nobody watches."""
-    console = Console(stderr=True)
     handler: logging.Handler = logging.StreamHandler()
-    if console.is_terminal:
-        handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False)
+    if MESSAGES.is_terminal:
+        handler = RichHandler(console=MESSAGES, show_time=False, show_level=False, show_path=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("hepflow").setLevel(logging.INFO)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from distributed.deploy.cluster import Cluster
 from distributed.scheduler import KilledWorker
 from distributed.system import MEMORY_LIMIT
 
+from hepflow import machine
 from hepflow.config import ClusterConfig
 from hepflow.errors import ConfigError, DataError, HepflowError
 
@@ -76,7 +76,7 @@ def connect(config: ClusterConfig, n_tasks: int) -> Iterator[Client]:
 
 def n_workers(config: ClusterConfig, n_tasks: int) -> int:
     """Worker processes of a local cluster."""
-    return max(1, min(config.workers or len(os.sched_getaffinity(0)), n_tasks))
+    return max(1, min(config.workers or machine.cores(), n_tasks))
 
 
 def worker_memory(config: ClusterConfig, n_tasks: int = sys.maxsize) -> int | None:

@@ -1,10 +1,11 @@
 """A command of hepflow that another one runs, as a process of its own."""
 
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 
-GRACE_S = 60.0
-"""For what an interrupted command has to put away."""
+TOLD_S, GRACE_S = 5.0, 60.0
+"""After which an interrupted command has evidently not been told; and for what it has to put away."""
 
 
 def run(words: Sequence[str], *, quiet: bool = False, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -23,9 +24,17 @@ def run(words: Sequence[str], *, quiet: bool = False, environment: Mapping[str, 
         try:
             printed, errors = process.communicate()
         except KeyboardInterrupt:
-            try:
-                process.communicate(timeout=GRACE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            if not _ended(process, TOLD_S):
+                process.send_signal(signal.SIGINT)
+                if not _ended(process, GRACE_S):
+                    process.kill()
             raise
     return subprocess.CompletedProcess(words, process.returncode, printed, errors)
+
+
+def _ended(process: subprocess.Popen[str], seconds: float) -> bool:
+    try:
+        process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True

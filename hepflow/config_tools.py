@@ -94,6 +94,17 @@ def _check_values(name: str, values: Any, *, in_grid: bool) -> None:
         allowed = "a list of values" if in_grid else "a list of values, or a range {low: 1, high: 10} with log or step"
         msg = f"space.{name} must be {allowed}; got {values!r}"
         raise ConfigError(msg)
+    if a_range:
+        _check_range(name, **values)
+
+
+def _check_range(name: str, low: Any, high: Any, step: Any = None, log: Any = False) -> None:
+    numbers = [value for value in (low, high, step) if value is not None]
+    fits = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in numbers) and low < high
+    if not fits or (step is not None and (step <= 0 or log)) or (log and low <= 0):
+        allowed = "low below high, numbers both, with step above 0 or else with log, which wants low above 0"
+        msg = f"space.{name}: a range has {allowed}; got low {low!r}, high {high!r}, step {step!r}, log {log!r}"
+        raise ConfigError(msg)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +163,7 @@ class ExportConfig:
     """Feature store with the events for the check; default: the one that the run was trained on."""
     output: Path | None = None
     """ONNX file to write; default: model.onnx in the run folder."""
-    checkpoint: str = "best"
+    checkpoint: Literal["best", "last"] = "best"
     """Which of the run's checkpoints: best or last."""
     check_events: int = 256
     """Test events on which the ONNX file and the checkpoint must agree."""

@@ -13,12 +13,14 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import Literal
 
 from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 
+from hepflow import machine
 from hepflow.config_tools import DoctorConfig
 from hepflow.errors import HepflowError
 
@@ -70,7 +72,7 @@ def examine() -> Iterator[Finding]:
     for name, look in _LOOKS.items():
         try:
             yield look(name)
-        except (ImportError, HepflowError) as error:
+        except (ImportError, HepflowError, OSError, SubprocessError, IndexError) as error:
             yield Finding(name, "missing", "not usable", " ".join(str(error).split()))
 
 
@@ -132,7 +134,7 @@ def _host_name(name: str) -> Finding:
 
 
 def _cores(name: str) -> Finding:
-    return Finding(name, "ok", f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} for this process")
+    return Finding(name, "ok", f"{machine.cores()} of {os.cpu_count()} for this process")
 
 
 def _memory(name: str) -> Finding:

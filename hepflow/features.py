@@ -24,6 +24,7 @@ from hepflow.physics import own
 from hepflow.physics.ablation import FEATURES, Change
 from hepflow.schema import SPLITS
 from hepflow.store import EventStore, StoreSpec
+from hepflow.terminal import MESSAGES
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def _compare(config: FeaturesConfig, dataset: EventsDataset) -> None:
     changes: dict[str, Change] = {}
     with clusters.connect(config.cluster, len(dataset.fragments)) as client:
         futures = client.map(compare_fragment, dataset.fragments, pure=False)
-        for _, found in track(as_completed(futures, with_results=True), "comparing", total=len(futures)):
+        for _, found in track(as_completed(futures, with_results=True), "comparing", total=len(futures), console=MESSAGES):
             changes = {name: changes[name] + change if changes else change for name, change in found.items()}
     for table in comparison_tables(changes):
         Console().print(table)
@@ -170,7 +171,7 @@ def watch(client: Client, task: Callable[[Fragment], Outcome], fragments: Sequen
     futures = client.map(task, longest_first, pure=False, retries=2)
     rate = TextColumn("fragments, {task.fields[rate]:,.0f} events/s")
     columns = (SpinnerColumn(), TextColumn("features"), BarColumn(), MofNCompleteColumn(), rate)
-    with Progress(*columns, TimeRemainingColumn(), refresh_per_second=2) as progress:  # the workers want every core
+    with Progress(*columns, TimeRemainingColumn(), refresh_per_second=2, console=MESSAGES) as progress:  # the workers want every core
         bar = progress.add_task("features", total=len(futures), rate=0.0)
         n_events, started = 0, time.perf_counter()
         for future, outcome in as_completed(futures, with_results=True):

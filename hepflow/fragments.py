@@ -13,7 +13,7 @@ import awkward as ak
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hepflow.errors import DataError, HepflowError
+from hepflow.errors import DataError
 from hepflow.ledger import Ledger, read_json
 from hepflow.schema import COLLECTIONS, EVENTS_SCHEMA_VERSION
 
@@ -119,10 +119,7 @@ def _marker(path: Path) -> dict[str, Any]:
     if not marker.is_file():
         msg = f"{path}: no {MARKER}: `hepflow ingest` did not finish here. Run it again, it goes on where it stopped."
         raise DataError(msg)
-    try:
-        about: dict[str, Any] = read_json(marker)
-    except HepflowError as error:
-        raise DataError(str(error)) from error
+    about: dict[str, Any] = read_json(marker)
     if about.get("schema_version") != EVENTS_SCHEMA_VERSION:
         msg = (
             f"{path}: events of schema version {about.get('schema_version')}, this hepflow reads {EVENTS_SCHEMA_VERSION}. "

@@ -24,6 +24,7 @@ from hepflow.identity import event_ids, split_index
 from hepflow.ledger import Ledger, digest
 from hepflow.schema import HLF, MAX_PARTICLES, PARTICLE, Feature
 from hepflow.store import EventBlock, EventStore, StoreSpec
+from hepflow.terminal import MESSAGES
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def run(config: ImportConfig) -> None:
     with locks.exclusive(config.output):
         store = EventStore.create(config.output, spec)
         there = store.done()
-        with Progress() as progress:
+        with Progress(console=MESSAGES) as progress:
             bar = progress.add_task("importing", total=sum(pq.read_metadata(path).num_rows for _, path in sources))
             for split, path in sources:
                 for name, first, batch in _batches(split, path, config.rows_per_part):

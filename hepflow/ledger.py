@@ -12,7 +12,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from hepflow.errors import HepflowError
+from hepflow.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -132,14 +132,14 @@ def read_json(path: Path) -> Any:
 
     Raises
     ------
-    HepflowError
+    DataError
         The file is not JSON.
     """
     try:
         return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         msg = f"{path}: not readable as JSON ({error}). Delete it and run the stage again."
-        raise HepflowError(msg) from error
+        raise DataError(msg) from error
 
 
 def _plain(value: Any) -> Any:

@@ -64,13 +64,18 @@ def read_predictions(path: Path) -> Predictions:
     """
     try:
         table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         msg = f"{path}: no readable predictions ({error}). Make them with `hepflow train fit` or `hepflow train predict`."
         raise DataError(msg) from error
     about = json.loads((table.schema.metadata or {}).get(b"hepflow", b"{}"))
     if about.get("schema_version") != PREDICTIONS_SCHEMA_VERSION:
-        msg = f"{path}: predictions of schema version {about.get('schema_version')}, this hepflow reads {PREDICTIONS_SCHEMA_VERSION}."
+        found = f"predictions of schema version {about.get('schema_version')}, this hepflow reads {PREDICTIONS_SCHEMA_VERSION}"
+        msg = f"{path}: {found}. Run `hepflow train predict` again."
         raise DataError(msg)
     classes: Sequence[str] = about["classes"]
+    wanted = ["event_id", "label", *(f"logit_{name}" for name in classes)]
+    if missing := [name for name in wanted if name not in table.column_names]:
+        msg = f"{path}: no column {', '.join(missing)} among {', '.join(table.column_names)}. docs/evaluate.md has what a file must hold."
+        raise DataError(msg)
     logits = np.stack([table[f"logit_{name}"].to_numpy() for name in classes], axis=1)
     return Predictions(table["event_id"].to_numpy(), table["label"].to_numpy(), logits, tuple(classes), about["model"], about["provenance"])

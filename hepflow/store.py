@@ -36,7 +36,7 @@ class StoreSpec:
     hlf: tuple[Feature, ...]
     particles: tuple[Feature, ...]
     definitions: str
-    """``corrected``, ``reference``, or the name of a user's own physics."""
+    """``corrected`` or ``reference``: what the physics was asked for."""
     provenance: str
     """Hash of the configuration and the input."""
     splits: Mapping[str, float] = field(default_factory=dict)
@@ -203,6 +203,7 @@ class EventStore:
 
     def discard(self, names: Iterable[str]) -> None:
         """Remove parts, their records first."""
+        self.__dict__.pop("_records", None)  # what was read of them before
         for name in names:
             (self.path / "_parts" / f"{name}.json").unlink(missing_ok=True)
             for split in SPLITS:
@@ -240,6 +241,7 @@ class EventStore:
         moments = [hlf.to_dict(), particles.to_dict()] if hlf.count else None
         record = {"parts": sizes, "ledger": ledger.check().to_dict(), "moments": moments, "source": source}
         write_json(self.path / "_parts" / f"{name}.json", record)
+        self.__dict__.pop("_records", None)
 
     def ledger(self) -> Ledger:
         """What came in and out over all parts."""

@@ -19,6 +19,7 @@ from hepflow.identity import split_index
 from hepflow.moments import Moments
 from hepflow.schema import SPLITS
 from hepflow.store import EventBlock, EventStore, Part
+from hepflow.terminal import MESSAGES
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def find_problems(store: EventStore) -> Iterator[str]:
     yield from _unrecorded(store, parts)
     identities: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
     hlf, particles = Moments.none(len(store.spec.hlf)), Moments.none(len(store.spec.particles))
-    for part in track(parts, description="checking", transient=True, console=Console(stderr=True)):
+    for part in track(parts, description="checking", transient=True, console=MESSAGES):
         try:
             block = store.read(part)
         except DataError as error:

@@ -15,10 +15,10 @@ LAYERS = (
     {"spark", "clusters", "parts"},
     {"physics", "models"},
     {"store", "predictions", "fragments"},
-    {"shards"},
+    {"shards", "compiled"},
     {"config_score", "config_tools"},
     {"ledger", "config", "identity", "locks", "moments"},
-    {"schema", "command"},
+    {"schema", "command", "machine", "terminal"},
     {"errors"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

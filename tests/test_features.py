@@ -138,7 +138,7 @@ def test_an_interrupted_run_is_finished_by_doing_what_is_missing_and_can_be_watc
     assert "4 of 6 fragments are done already" in caplog.text
     assert contents(copied.output) == before
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
-    assert "2/2 fragments" in capsys.readouterr().out
+    assert "2/2 fragments" in capsys.readouterr().err
     assert "make_part" in (tmp_path / "reports" / "dask.html").read_text()
     (link,) = re.findall(r"Dask dashboard: (http\S+)", caplog.text)
     assert build_opener(ProxyHandler({})).open(link, timeout=30).status == 200

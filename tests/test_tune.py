@@ -163,6 +163,8 @@ def test_cross_validation_gives_the_mean_over_the_folds(store: EventStore, net: 
         ({"space": {}}, "space is empty"),
         ({"space": {"model.lr": 3}}, r"space.model.lr must be a list of values, or a range"),
         ({"space": {"model.lr": {"low": 1, "hihg": 2}}}, "must be a list of values, or a range"),
+        ({"space": {"model.lr": {"low": 1, "high": 0}}}, r"space.model.lr: a range has low below high"),
+        ({"space": {"model.lr": {"low": 0, "high": 1, "log": True}}}, "which wants low above 0"),
         ({"space": SPACE, "sampler": "grid"}, r"space.model.lr must be a list of values; got"),
         ({"folds": 1}, "folds must be 0 or at least 2"),
     ],

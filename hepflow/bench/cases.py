@@ -29,6 +29,8 @@ GPU = "train-gpu"
 TRAINING = ("train", "spark-train", GPU)
 """Of these the time within the training is known, beside that of the whole command."""
 BY_NET = (*TRAINING, "score")
+BATCH = 128
+"""Events in a batch of each process of a training, as in the published ones."""
 THREADED = ("train", "spark-train")
 """Stages whose processes use threads."""
 
@@ -138,7 +140,7 @@ def prepare(folder: Path, size: int, copies: int, scored: Sequence[str], code: s
         return inputs
     log.info("making the input: %s selected events a class, %d times", f"{size:,}", copies)
     raw, events, store = (inputs / name for name in ("raw", "events", "features.zarr"))
-    hepflow("simulate", "--output", raw, "--events", size, "--events_per_file", _per_file(size))
+    hepflow("simulate", "--output", raw, "--events", size, "--events_per_file", size)  # at every size as many files
     multiply(raw, copies)
     hepflow("ingest", "--input", raw, "--output", events)
     hepflow("features", "--input", events, "--output", store)
@@ -147,10 +149,6 @@ def prepare(folder: Path, size: int, copies: int, scored: Sequence[str], code: s
         hepflow("train", "fit", *own, "--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
     write_json(ready, {"code": code, "nets": list(scored)})
     return inputs
-
-
-def _per_file(size: int) -> int:
-    return max(1, size // 8)
 
 
 def measure(case: Case, repeat: int, inputs: Path, scratch: Path, epochs: int) -> Measured:
@@ -195,14 +193,14 @@ def _command(case: Case, inputs: Path, output: Path, epochs: int) -> list[object
     kind, _, net = case.stage.partition(" ")
     n = case.workers
     if kind == "simulate":
-        return ["simulate", "--output", output, "--events", case.size, "--events_per_file", _per_file(case.size), "--jobs", n]
+        return ["simulate", "--output", output, "--events", case.size, "--events_per_file", max(1, case.size // 8), "--jobs", n]
     if kind == "ingest":
         return ["ingest", "--input", raw, "--output", output, "--spark.master", f"local[{n}]", "--target_partition_mb", 1]
     if kind == "features":
         return ["features", "--input", events, "--output", output, "--cluster.workers", n]
     if kind == "score":
         return ["score", "--model", inputs / "runs" / net / "model.onnx", "--input", raw, "--output", output, "--cluster.workers", n]
-    own = ["--config", shipped(f"train/{net}.yaml"), "--data.store", store, "--output", output]
+    own = ["--config", shipped(f"train/{net}.yaml"), "--data.store", store, "--output", output, "--data.batch_size", BATCH * n]
     length = ["--trainer.max_epochs", epochs, "--early_stopping.patience", epochs]
     if kind == "spark-train":
         return ["spark-train", *own, *length, "--threads", case.cores, "--spark.num_processes", n, "--spark.cpus_per_process", case.cores]

@@ -4,12 +4,10 @@ Repeats are interleaved: every case is run once before any is run twice, back an
 """
 
 import logging
-import os
 import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,6 +22,8 @@ from hepflow.bench.cases import GPU, OURS, Measured, cases, measure, prepare
 from hepflow.config_tools import BenchConfig
 from hepflow.errors import ConfigError
 from hepflow.ledger import code_hash, digest, read_json, write_json
+from hepflow.machine import cores, versions
+from hepflow.terminal import MESSAGES
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def _measured(config: BenchConfig, inputs: dict[int, Path]) -> tuple[list[Measur
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=MESSAGES) as progress:
         bar = progress.add_task("bench", total=len(wanted), completed=len(wanted) - len(missing))
         for number, (repeat, case) in enumerate(missing, start=len(wanted) - len(missing) + 1):
             progress.update(bar, description=case.stage)
@@ -141,22 +141,15 @@ def _machine() -> dict[str, Any]:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     return {
         "cpu": next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "gpus": _gpus(),
         "system": f"{platform.system()} {platform.machine()}",
-        "versions": {"python": platform.python_version()} | {name: known for name in PACKAGES if (known := _version(name))},
+        "versions": versions(PACKAGES),
     }
 
 
 def _gpus() -> list[str]:
     return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _dates(rows: Sequence[Measured]) -> str:

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from hepflow.bench.cases import BATCH
 from hepflow.ledger import write_json
 from hepflow.schema import COLLECTIONS, HLF, MAX_PARTICLES, PARTICLE
 from hepflow.store import EventStore
 
-BATCH = 128
 LONG_ENOUGH_S = 20.0
 MOST_PADDED = 10_000
 """Events in memory, of 61 kB each."""

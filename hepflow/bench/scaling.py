@@ -16,7 +16,7 @@ ASSUMPTIONS = (
     "a core is one of the measured machine; serial work and the start stay what they are on any number of cores",
     "files are many enough to keep all cores busy, and none is lost",
     "the share of events that reach a stage is that of the measured sample",
-    "a training is one epoch over all training events; its batch grows with the cores as far as it must",
+    "a training is one epoch over all training events; its batch grows with the cores, as in the measurements",
     "scoring takes every event, as if none had been ingested",
 )
 LEAST_BUSY = 0.1

@@ -1,16 +1,14 @@
 """Trees of whatever kind as a baseline for the nets: fitted to the store's high-level features, kept as a run like any other."""
 
 import logging
-import os
-import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from hepflow import locks, machine
 from hepflow.config_tools import ForestConfig, TreesConfig
 from hepflow.errors import DataError
 from hepflow.evaluate.runs import ABOUT, PREDICTIONS
@@ -72,6 +70,11 @@ def keep(config: TreesConfig | ForestConfig, settings: object, fit: Fit) -> None
     if _is_done(config.output, config_hash, store.spec.provenance):
         log.info("up to date: %s (same configuration, same store)", config.output)
         return
+    with locks.exclusive(config.output):
+        _keep(config, config_hash, store, fit)
+
+
+def _keep(config: TreesConfig | ForestConfig, config_hash: str, store: EventStore, fit: Fit) -> None:
     tables = {split: _table(store, split) for split in SPLITS}
     fitted = fit(tables)
     logits = np.log(np.maximum(fitted.probability, LEAST)).astype(np.float32)
@@ -106,11 +109,11 @@ def _about(fitted: Fitted, n_train: int) -> dict[str, Any]:
         "wall_s": fitted.wall_s,
         "events_per_s": n_seen / fitted.wall_s,
         "engine": fitted.engine,
-        "device": f"cpu, {os.cpu_count()} cores",
+        "device": f"cpu, {machine.cores()} cores",
         "processes": 1,
         "splits_used": {"fit": ["train"], "tuning": list(fitted.tuning), "statistics": []},
         "code": code_hash(),
-        "versions": {name: version(name) for name in (*PACKAGES, fitted.package)} | {"python": platform.python_version()},
+        "versions": machine.versions((*PACKAGES, fitted.package)),
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
+from hepflow import locks
 from hepflow.config import EvaluateConfig
 from hepflow.errors import ConfigError
 from hepflow.evaluate import charts, compare, kinematics
@@ -26,7 +27,8 @@ from hepflow.evaluate.text import best_model
 from hepflow.evaluate.text import joined as listed
 from hepflow.evaluate.working_points import Selection, selections
 from hepflow.ledger import code_hash, digest, read_json, write_json
-from hepflow.schema import METRICS_SCHEMA_VERSION
+from hepflow.schema import CLASSES, METRICS_SCHEMA_VERSION
+from hepflow.terminal import MESSAGES
 
 log = logging.getLogger(__name__)
 METRICS, REPORT, FIGURES = "metrics.json", "report.html", "figures"
@@ -52,8 +54,9 @@ def run(config: EvaluateConfig) -> None:
         _show(done, config)
         return
     runs = [read_run(path, name, contents[name]) for name, path in names.items()]
-    metrics, figures = evaluate(runs, config)
-    _write(config.output, {**metrics, "inputs": inputs}, figures)
+    with locks.exclusive(config.output):
+        metrics, figures = evaluate(runs, config)
+        _write(config.output, {**metrics, "inputs": inputs}, figures)
     _show(metrics, config)
     compared = ", ".join(run.name for run in runs)
     log.info("compared %s on %s test events: %s", compared, f"{metrics['n_events']:,}", config.output / REPORT)
@@ -79,7 +82,7 @@ def evaluate(runs: Sequence[Run], config: EvaluateConfig) -> tuple[dict[str, Any
     notes: list[Note] = []
     chosen = selections(classes, _signal(config, classes, notes))
     joins = _join(runs, config, notes)  # first of all: a leak ends it
-    measured = [measure(run, config, chosen) for run in track(runs, "measuring", transient=True, console=Console(stderr=True))]
+    measured = [measure(run, config, chosen) for run in track(runs, "measuring", transient=True, console=MESSAGES)]
     entries = {one.name: one.entry for one in measured}
     _add_joined(runs, measured, joins, config, notes)
     pairs = compare.compare(runs, chosen, target=max(config.targets), exact_below=config.exact_below)
@@ -161,6 +164,9 @@ def _signal(config: EvaluateConfig, classes: Sequence[str], notes: list[Note]) -
                 f"The signal named in the configuration ({wanted}) does not split these classes: taken is {', '.join(signal)}.",
             )
         )
+    for option, names in (("--signal", config.signal), ("--mix", config.mix)):
+        if unknown := [name for name in names if name not in {*classes, *CLASSES}]:
+            notes.append(Note("working points", f"{option} names {', '.join(unknown)}; the classes are {', '.join(classes)}."))
     missing = [name for name in classes if name not in config.mix]
     if missing:
         notes.append(
@@ -297,7 +303,7 @@ def _write(output: Path, metrics: dict[str, Any], figures: Mapping[str, Sequence
     folder = output / FIGURES
     folder.mkdir(parents=True, exist_ok=True)
     every = charts.every(figures)
-    for figure in track(every, "drawing", transient=True, console=Console(stderr=True)):
+    for figure in track(every, "drawing", transient=True, console=MESSAGES):
         save(figure, folder)
     names = [figure.name for figure in every]
     for left_over in folder.iterdir():

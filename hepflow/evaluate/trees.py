@@ -3,7 +3,6 @@
 LightGBM rather than XGBoost: a few megabytes to install instead of a hundred.
 """
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,12 +10,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from hepflow import machine
 from hepflow.config_tools import TreesConfig
 from hepflow.errors import MissingDependency
 from hepflow.evaluate.baseline import Fitted, Table, balanced, keep
+from hepflow.terminal import MESSAGES
 
 try:
     import lightgbm
@@ -35,7 +35,7 @@ def run(config: TreesConfig) -> None:
 
 
 def _fit(config: TreesConfig, tables: Mapping[str, Table]) -> Fitted:
-    cores = len(os.sched_getaffinity(0))
+    cores = machine.cores()
     settings = {
         "objective": "multiclass",
         "num_class": len(np.unique(tables["train"].label)),
@@ -49,7 +49,7 @@ def _fit(config: TreesConfig, tables: Mapping[str, Table]) -> Fitted:
     train, val = (lightgbm.Dataset(x, label, weight=balanced(label)) for x, label, _ in (tables["train"], tables["val"]))
     start = time.perf_counter()
     columns = (TextColumn("trees"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=MESSAGES) as progress:
         bar = progress.add_task("trees", total=config.rounds, loss="")
 
         def show(round_: lightgbm.callback.CallbackEnv) -> None:

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pyspark import Accumulator, SparkContext
-from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from hepflow.ingest.record import Record
 from hepflow.ingest.splits import Split
+from hepflow.terminal import MESSAGES
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def ingest_progress(tasks: Sequence[Sequence[Split]], counters: Counters) -> Ite
     n_files = round(_files(split for task in tasks for split in task))
     texts = [TextColumn(text) for text in ("ingest", "{task.percentage:>3.0f} %", "{task.fields[done]}", "{task.fields[rate]}")]
     started = time.monotonic()
-    with Progress(SpinnerColumn(), texts[0], BarColumn(), *texts[1:], TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+    with Progress(SpinnerColumn(), texts[0], BarColumn(), *texts[1:], TimeRemainingColumn(), console=MESSAGES) as progress:
         bar = progress.add_task("", total=n_bytes, done="", rate="")
 
         def update() -> None:

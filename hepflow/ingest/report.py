@@ -7,13 +7,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from hepflow.ingest.fragment import RECORDS, Settings, run_task
 from hepflow.ingest.record import Record, ShareResult
 from hepflow.ingest.splits import Split
 from hepflow.ledger import total
+from hepflow.terminal import MESSAGES
 
 SAMPLED = 2
 """Shares of a class that an estimate reads."""
@@ -90,7 +90,7 @@ def print_estimate(splits: Sequence[Split], n_tasks: int, settings: Settings, *,
     }
     _print("estimate of what is left to do", rows)
     for line in assumptions:
-        Console(stderr=True).print(f"assuming {line}", highlight=False)
+        MESSAGES.print(f"assuming {line}", highlight=False)
 
 
 def _cost(shares: Sequence[ShareResult]) -> str:
@@ -103,7 +103,7 @@ def _print(title: str, rows: Mapping[str, str]) -> None:
     table.add_column(justify="right")
     for row in rows.items():
         table.add_row(*row)
-    Console(stderr=True).print(table)
+    MESSAGES.print(table)
 
 
 def _share_name(split: Split) -> str:

@@ -8,6 +8,7 @@ import logging
 import warnings
 from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -34,13 +35,23 @@ def run(config: ExportConfig) -> None:
     """Export a run's net and check the file on real events."""
     net = load_net(config.run, config.checkpoint)
     output = config.output or config.run / "model.onnx"
+    output.parent.mkdir(parents=True, exist_ok=True)
     part = output.with_name(f".{output.name}.part")
-    store = EventStore.open(config.input or Path(read_json(config.run / "run.json")["store"]))
+    store = EventStore.open(config.input or _store_of(config.run))
     features = _some_events(store, config, net)
     write_onnx(net, part, features, physics=store.spec.physics, spread=spread_of(store).to_dict())
     difference = _difference(net, part, features, config.tolerance)
     part.replace(output)
     log.info("wrote %s to %s; logits differ by at most %.1e on %d events", type(net).__name__, output, difference, len(features["hlf"]))
+
+
+def _store_of(run_folder: Path) -> Path:
+    record = run_folder / "run.json"
+    about = read_json(record) if record.is_file() else {}
+    if "store" not in about:
+        msg = f"{record}: does not say which store the run was trained on. Name the store by --input."
+        raise DataError(msg)
+    return Path(about["store"])
 
 
 def load_net(run_folder: Path, checkpoint: str = "best") -> Net:
@@ -62,7 +73,11 @@ def load_net(run_folder: Path, checkpoint: str = "best") -> Net:
     if not path.is_file():
         msg = f"{path}: no checkpoint here. Train one with `hepflow train fit --output {run_folder}`."
         raise DataError(msg)
-    content = torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, UnpicklingError, EOFError) as error:
+        msg = f"{path}: not readable as a checkpoint ({str(error).splitlines()[0]}); give one of a run folder's checkpoints/"
+        raise DataError(msg) from error
     if "hepflow" not in content:
         msg = f"{path}: not a checkpoint of hepflow; give one of a run folder's checkpoints/"
         raise DataError(msg)

@@ -17,6 +17,7 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 
+from hepflow.compiled import cached_njit
 from hepflow.models.simd import LANES, ROWS, copy, exp, load, outer_sum, product, product_add, splat, store, transpose
 
 Floats = NDArray[np.float32]
@@ -101,7 +102,7 @@ class Workspace(NamedTuple):
         return cls(*(array.view(-1).numpy() for array in (xh, *(torch.zeros(n * LANES) for n in rows))))
 
 
-@njit(nogil=True, cache=True)
+@cached_njit(nogil=True)
 def forward_tile(
     layout: Layout,
     weights: Weights,
@@ -142,7 +143,7 @@ def forward_tile(
             end += 1
 
 
-@njit(nogil=True, cache=True)
+@cached_njit(nogil=True)
 def backward_tile(
     layout: Layout,
     weights: Weights,

@@ -40,7 +40,11 @@ class Net(nn.Module):
 def rebuild(description: Mapping[str, Any]) -> Net:
     """The net of a description, with fresh weights."""
     module, name = str(description["net"]).rsplit(".", 1)
-    own = getattr(import_module(module), name)
+    try:
+        own = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        msg = f"the net {module}.{name} of the checkpoint is not to be found ({error}): put its module where Python looks, see PYTHONPATH"
+        raise ConfigError(msg) from error
     net: Net = own(Inputs.from_dict(description["inputs"]), **description["arguments"])
     return net
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 
+from hepflow.compiled import cached_njit
 from hepflow.errors import DataError
 from hepflow.models.inputs import Order
 from hepflow.store import EventBlock
@@ -35,7 +35,7 @@ def reading_order(block: EventBlock, names: Sequence[str], order: Order) -> np.n
     return rows
 
 
-@njit(cache=True, nogil=True)  # so that threads that read leave the one that trains alone
+@cached_njit(nogil=True)  # so that threads that read leave the one that trains alone
 def _by_falling_distance(eta: np.ndarray, phi: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> None:
     for event in range(len(offsets) - 1):
         start, stop = offsets[event], offsets[event + 1]

@@ -3,7 +3,6 @@
 
 LLVM splits a vector into the registers there are, so what is written here runs everywhere. It exists because the loop vectoriser keeps
 no tile of sums in registers and stops at 256 bits. Offsets count floats into one-dimensional float32 arrays; nothing is bounds-checked.
-After a change here, touch the files that use it: numba's cache looks at their dates alone.
 """
 
 import operator

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import awkward as ak
 import numpy as np
-from numba import njit
 
+from hepflow.compiled import cached_njit
 from hepflow.physics import isolation
 from hepflow.physics.columns import Columns, columns
 from hepflow.physics.definitions import Definitions, named
@@ -112,7 +112,7 @@ def hlf_features(definitions: str | Definitions) -> tuple[Feature, ...]:
     return tuple(Feature(feature.name, unit) if feature.name == "MT" else feature for feature in HLF)
 
 
-@njit(cache=True)
+@cached_njit()
 def _lepton(event: int, c: Columns, chosen: Chosen) -> tuple[float, float, float, float]:
     """pT, eta, phi and charge of the event's lepton."""
     leptons = c.electrons if chosen.is_electron[event] else c.muons
@@ -120,7 +120,7 @@ def _lepton(event: int, c: Columns, chosen: Chosen) -> tuple[float, float, float
     return np.float64(leptons.pt[i]), np.float64(leptons.eta[i]), np.float64(leptons.phi[i]), np.float64(leptons.charge[i])
 
 
-@njit(cache=True)
+@cached_njit()
 def _rank(n: int, n_tracks: int, s: Scratch, mine: np.ndarray, cap_by_pt: bool, listed: np.ndarray) -> int:
     """Fill ``listed`` with the candidates to list, by decreasing pT, ties in the order of the scratch; how many they are."""
     room = np.array([MAX_TRACKS, MAX_PHOTONS, MAX_NEUTRALS])
@@ -148,7 +148,7 @@ def _rank(n: int, n_tracks: int, s: Scratch, mine: np.ndarray, cap_by_pt: bool, 
     return n_listed
 
 
-@njit(cache=True)
+@cached_njit()
 def _sort_by_falling_pt(listed: np.ndarray, n: int, s: Scratch) -> None:
     """Stable sort of the candidates in ``listed[:n]``: a radix sort by the bits of the 32-bit pT, which order as positive floats do.
 
@@ -172,7 +172,7 @@ def _sort_by_falling_pt(listed: np.ndarray, n: int, s: Scratch) -> None:
             listed[k] = other[k]
 
 
-@njit(cache=True)
+@cached_njit()
 def _fill_particles(
     index: np.ndarray,
     c: Columns,
@@ -205,7 +205,7 @@ def _fill_particles(
         )
 
 
-@njit(cache=True)
+@cached_njit()
 def _write_candidates(particles: np.ndarray, first: int, listed: np.ndarray, s: Scratch, leave_self_out: bool) -> bool:
     """The rows of the listed candidates, but for what tracks alone have; whether all are finite."""
     all_eta, all_phi, all_pt, all_kind, all_sums = s.eta, s.phi, s.pt, s.kind, s.sums
@@ -225,7 +225,7 @@ def _write_candidates(particles: np.ndarray, first: int, listed: np.ndarray, s: 
     return good
 
 
-@njit(cache=True)
+@cached_njit()
 def _write_track_fields(
     particles: np.ndarray,
     first: int,
@@ -249,7 +249,7 @@ def _write_track_fields(
     return good
 
 
-@njit(cache=True)
+@cached_njit()
 def _write_row(
     particles: np.ndarray,
     row: int,
@@ -274,7 +274,7 @@ def _write_row(
     return math.isfinite(particles[row, 0]) and math.isfinite(charged + gamma + neutral)
 
 
-@njit(cache=True)
+@cached_njit()
 def _fill_hlf(index: np.ndarray, c: Columns, chosen: Chosen, d: Definitions, hlf: np.ndarray) -> None:
     for k in range(len(index)):
         event = index[k]

@@ -8,8 +8,8 @@ over hundreds of candidates, and the reference subtracts 1 from them.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from hepflow.compiled import cached_njit
 from hepflow.physics.definitions import Definitions
 from hepflow.physics.kinematics import TWO_PI, delta_phi, delta_r
 
@@ -51,7 +51,7 @@ class Scratch(NamedTuple):
     """(3, room) what the candidates before each give it, in the row of their kind."""
 
 
-@njit(cache=True)
+@cached_njit()
 def scratch(room: int) -> Scratch:
     """Room for events of up to ``room`` candidates."""
     return Scratch(
@@ -73,7 +73,7 @@ def scratch(room: int) -> Scratch:
     )
 
 
-@njit(cache=True)
+@cached_njit()
 def around(eta: float, phi: float, n: int, s: Scratch, d: Definitions) -> tuple[float, float, float]:
     """Sums of pT of the tracks, photons and neutral hadrons in the cone around a lepton, GeV.
 
@@ -94,7 +94,7 @@ def around(eta: float, phi: float, n: int, s: Scratch, d: Definitions) -> tuple[
     return sums[TRACK], sums[PHOTON], sums[HADRON]
 
 
-@njit(cache=True)
+@cached_njit()
 def around_all(n: int, s: Scratch, wrap: bool) -> None:
     """Fill ``s.sums``: the pT by kind in the cone around each of the ``n`` candidates, itself left out, GeV.
 
@@ -137,7 +137,7 @@ def around_all(n: int, s: Scratch, wrap: bool) -> None:
         sums[own, TRACK], sums[own, PHOTON], sums[own, HADRON] = charged, gamma, neutral
 
 
-@njit(cache=True)
+@cached_njit()
 def _sort_into_cells(n: int, s: Scratch, wrap: bool) -> None:
     """Counting sort of the candidates by cell; their azimuths in [-pi, pi] if they are to wrap."""
     cell, starts, order, phi = s.cell, s.starts, s.order, s.wrapped_phi
@@ -162,7 +162,7 @@ def _sort_into_cells(n: int, s: Scratch, wrap: bool) -> None:
             sorted_pt[kind, i] = s.pt[j] if s.kind[j] == kind else 0.0
 
 
-@njit(cache=True)
+@cached_njit()
 def _cell(x: float, n: int) -> int:
     """Cell of ``x``, the outer ones taking in all beyond (neighbours stay neighbours), and the first what is not a number."""
     return int(x) if 0.0 < x < n else (n - 1 if x >= n else 0)

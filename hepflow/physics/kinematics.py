@@ -2,12 +2,12 @@
 
 import math
 
-from numba import njit
+from hepflow.compiled import cached_njit
 
 TWO_PI = 2.0 * math.pi
 
 
-@njit(cache=True)
+@cached_njit()
 def momentum(pt: float, eta: float, phi: float) -> tuple[float, float, float, float]:
     """Energy, px, py and pz of a massless particle.
 
@@ -25,7 +25,7 @@ def momentum(pt: float, eta: float, phi: float) -> tuple[float, float, float, fl
     return math.sqrt(px * px + py * py + pz * pz), px, py, pz
 
 
-@njit(cache=True)
+@cached_njit()
 def sinh(x: float) -> float:
     """Hyperbolic sine to 64-bit precision, twice as fast as the C library's: from one exponential, or its series near 0."""
     if abs(x) > 0.5:
@@ -35,21 +35,21 @@ def sinh(x: float) -> float:
     return x * (1.0 + q / 6.0 * (1.0 + q / 20.0 * (1.0 + q / 42.0 * (1.0 + q / 72.0 * (1.0 + q / 110.0 * (1.0 + q / 156.0))))))
 
 
-@njit(cache=True)
+@cached_njit()
 def delta_phi(a: float, b: float) -> float:
     """Signed azimuthal difference ``a - b``, radians, in [-pi, pi], of angles of any convention."""
     difference = a - b
     return difference - TWO_PI * math.floor(difference / TWO_PI + 0.5)
 
 
-@njit(cache=True)
+@cached_njit()
 def delta_r(eta_a: float, phi_a: float, eta_b: float, phi_b: float) -> float:
     """Distance in pseudorapidity and azimuth, across phi = +-pi too."""
     d_eta, d_phi = eta_a - eta_b, delta_phi(phi_a, phi_b)
     return math.sqrt(d_phi * d_phi + d_eta * d_eta)
 
 
-@njit(cache=True)
+@cached_njit()
 def transverse_mass_squared(lepton_pt: float, lepton_phi: float, met: float, met_phi: float) -> float:
     """Square of the transverse mass of lepton and missing momentum, ``2 pT MET (1 - cos dphi)``, GeV^2."""
     return 2.0 * lepton_pt * met * (1.0 - math.cos(lepton_phi - met_phi))

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import awkward as ak
 import numpy as np
-from numba import njit
 
+from hepflow.compiled import cached_njit
 from hepflow.physics import isolation
 from hepflow.physics.columns import Columns, Leptons, Neutrals, columns
 from hepflow.physics.definitions import Definitions, named
@@ -99,7 +99,7 @@ def choose(c: Columns, definitions: Definitions) -> Chosen:
     return chosen
 
 
-@njit(cache=True)
+@cached_njit()
 def largest(c: Columns) -> int:
     """Candidates in the event that has most, before the cuts."""
     most = 0
@@ -109,7 +109,7 @@ def largest(c: Columns) -> int:
     return most
 
 
-@njit(cache=True)
+@cached_njit()
 def gather(event: int, c: Columns, s: Scratch) -> tuple[int, int, int]:
     """Put an event's selected tracks, photons and neutral hadrons into ``s``, in file order; how many there are of each."""
     n_tracks = 0
@@ -123,7 +123,7 @@ def gather(event: int, c: Columns, s: Scratch) -> tuple[int, int, int]:
     return n_tracks, n_photons, n_hadrons
 
 
-@njit(cache=True)
+@cached_njit()
 def _gather_neutral(event: int, column: Neutrals, kind: int, start: int, s: Scratch) -> int:
     n = start
     for i in range(column.offsets[event], column.offsets[event + 1]):
@@ -134,7 +134,7 @@ def _gather_neutral(event: int, column: Neutrals, kind: int, start: int, s: Scra
     return n - start
 
 
-@njit(cache=True)
+@cached_njit()
 def mark_own_tracks(n_tracks: int, eta: float, phi: float, s: Scratch, mine: np.ndarray) -> int:
     """Mark the tracks that are the lepton's; how many they are."""
     n_mine = 0
@@ -144,7 +144,7 @@ def mark_own_tracks(n_tracks: int, eta: float, phi: float, s: Scratch, mine: np.
     return n_mine
 
 
-@njit(cache=True)
+@cached_njit()
 def _choose(c: Columns, d: Definitions, chosen: Chosen) -> None:
     room = largest(c)
     s = isolation.scratch(room)
@@ -174,7 +174,7 @@ def _choose(c: Columns, d: Definitions, chosen: Chosen) -> None:
         chosen.n_particles[event] = 1 + min(n_others, MAX_TRACKS) + min(n_photons, MAX_PHOTONS) + min(n_hadrons, MAX_NEUTRALS)
 
 
-@njit(cache=True)
+@cached_njit()
 def _isolate(c: Columns, leptons: Leptons, d: Definitions, relative: np.ndarray) -> None:
     """Fill (leptons, 3) with the relative isolations of a flavour."""
     s = isolation.scratch(largest(c))
@@ -184,7 +184,7 @@ def _isolate(c: Columns, leptons: Leptons, d: Definitions, relative: np.ndarray)
             relative[i, TRACK], relative[i, PHOTON], relative[i, HADRON] = _isolation(leptons, i, n, s, d)
 
 
-@njit(cache=True)
+@cached_njit()
 def _isolation(leptons: Leptons, i: int, n: int, s: Scratch, d: Definitions) -> tuple[float, float, float]:
     """Charged, gamma and neutral sums around a lepton, over its pT."""
     pt = np.float64(leptons.pt[i])
@@ -192,7 +192,7 @@ def _isolation(leptons: Leptons, i: int, n: int, s: Scratch, d: Definitions) -> 
     return charged / pt - (0.0 if d.leave_self_out else 1.0), gamma / pt, neutral / pt
 
 
-@njit(cache=True)
+@cached_njit()
 def _best(event: int, leptons: Leptons, n: int, s: Scratch, d: Definitions) -> tuple[int, tuple[float, float, float], bool]:
     """Position of the flavour's lepton (-1: none isolated), its isolations, and whether any is above the threshold."""
     best, best_iso, any_above = -1, (0.0, 0.0, 0.0), False

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from typing import Any
 
 from distributed import Client, as_completed
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from hepflow import clusters
@@ -29,6 +28,7 @@ from hepflow.score.reading import splits_of
 from hepflow.score.scorer import Scorer
 from hepflow.score.task import Task
 from hepflow.score.working_points import resolve
+from hepflow.terminal import MESSAGES
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def _run_tasks(client: Client, pending: Sequence[Split], task: Task, folder: Sco
     rate = TextColumn("files, {task.fields[rate]:,.0f} events/s")
     columns = (SpinnerColumn(), TextColumn("score"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
     futures = {submit(client, split, task): split for split in sorted(pending, key=lambda split: -split.size)}
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=MESSAGES) as progress:
         bar = progress.add_task("score", total=len(futures), rate=0.0)
         n_events, started = 0, time.perf_counter()
         for future in as_completed(futures):

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 from hepflow.config_score import ReplayConfig
@@ -16,6 +15,7 @@ from hepflow.ingest.share import Access
 from hepflow.score.messages import SCHEMA, encode
 from hepflow.score.reading import reader_of, splits_of
 from hepflow.score.topic import Topic, reason
+from hepflow.terminal import MESSAGES
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def run(config: ReplayConfig) -> None:
     publisher = Publisher(topic, config)
     lost: dict[str, str] = {}
     columns = (SpinnerColumn(), TextColumn("replay"), BarColumn(), MofNCompleteColumn(), TextColumn("files, {task.fields[told]}"))
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=MESSAGES) as progress:
         bar = progress.add_task("replay", total=len(splits), told="")
         for split in splits:
             reader = reader_of(split, access)

@@ -1,4 +1,4 @@
-"""Raw events -> scores, in process: the skim of ingest, the features of the training, and the exported net. No torch, no pickle.
+"""Raw events -> scores, in process: the selection and the features of the training, and the exported net. No torch, no pickle.
 
 >>> from hepflow.score.scorer import Scorer
 >>> scorer = Scorer(Path("runs/inclusive/model.onnx"))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +19,7 @@ from hepflow.models.drift import Spread
 from hepflow.score.folder import ScoreFolder
 from hepflow.score.task import Record
 from hepflow.score.working_points import WorkingPoint
+from hepflow.terminal import MESSAGES
 
 log = logging.getLogger(__name__)
 
@@ -131,11 +132,10 @@ class View:
 @contextmanager
 def shown(view: View) -> Iterator[Callable[[], None]]:
     """A live table on a terminal; elsewhere what it gives is to be called to have a line in the log now and then."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not MESSAGES.is_terminal:
         yield view.tick
         return
-    with Live(view, console=console, refresh_per_second=2):
+    with Live(view, console=MESSAGES, refresh_per_second=2):
         yield lambda: None
 
 

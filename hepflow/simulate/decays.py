@@ -10,9 +10,9 @@ events so likely to succeed that several tries would: about a tenth of those acc
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from hepflow.compiled import cached_njit
 from hepflow.simulate.particles import offsets_of
 
 # weakly decaying hadrons; antiparticles are drawn by conjugation
@@ -55,7 +55,7 @@ def find_species(library: Library, pdg: np.ndarray, leptonic: bool) -> np.ndarra
     return np.where(matches.any(axis=1), matches.argmax(axis=1), -1)
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _transform(vector: np.ndarray, rotation: np.ndarray, hadron: np.ndarray) -> tuple[float, float, float, float]:
     """Turn a four-vector (space, time) by a unit quaternion and boost it from the hadron's rest frame."""
     w, x, y, z = rotation
@@ -70,13 +70,13 @@ def _transform(vector: np.ndarray, rotation: np.ndarray, hadron: np.ndarray) -> 
     return a + factor * px, b + factor * py, c + factor * pz, energy / mass * t + along
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _in_cone(eta: float, phi: float, other_eta: float, other_phi: float, cone: float) -> bool:
     d_phi = (phi - other_phi + np.pi) % (2 * np.pi) - np.pi
     return (eta - other_eta) ** 2 + d_phi * d_phi < cone * cone
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _cone_sum(
     library: Library, hadrons: np.ndarray, decay: np.ndarray, rotation: np.ndarray, visible: np.ndarray, eta: float, phi: float, cone: float
 ) -> float:
@@ -94,7 +94,7 @@ def _cone_sum(
     return total
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _passes(
     candidate: Candidate, library: Library, hadrons: np.ndarray, decay: np.ndarray, rotation: np.ndarray, visible: np.ndarray, only: int
 ) -> bool:
@@ -117,7 +117,7 @@ def _passes(
     return False
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _count_passing(
     candidate: Candidate,
     library: Library,
@@ -190,7 +190,7 @@ def try_decays(
     return passed, share * passed / tries, decay[first], rotation[first]
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def products(
     library: Library, decay: np.ndarray, rotation: np.ndarray, pdg: np.ndarray, hadrons: np.ndarray, born: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

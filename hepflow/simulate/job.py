@@ -6,7 +6,6 @@ order. A file made with the same settings is left alone, so a rerun goes on wher
 
 import logging
 import multiprocessing
-import os
 import queue
 import signal
 import time
@@ -18,11 +17,13 @@ from functools import partial
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hepflow import locks, machine
 from hepflow.config import SimulateConfig
 from hepflow.errors import ConfigError, HepflowError
 from hepflow.schema import CLASSES
 from hepflow.simulate.pool import ensure_pool, identity_of, load
 from hepflow.simulate.sample import Sample, make_sample
+from hepflow.terminal import MESSAGES
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +41,12 @@ def run(config: SimulateConfig) -> None:
         log.info("up to date: %d of %d files in %s", len(samples) - len(missing), len(samples), config.output)
     if not missing:
         return
-    if config.input is None:
-        config.output.mkdir(parents=True, exist_ok=True)
-        ensure_pool(missing[0].pool, config.pool, config.seed)
-    with _progress_bar(samples, missing) as advance:
-        _make(missing, min(config.jobs or _cores(), len(missing)), advance)
+    with locks.exclusive(config.output):
+        if config.input is None:
+            config.output.mkdir(parents=True, exist_ok=True)
+            ensure_pool(missing[0].pool, config.pool, config.seed)
+        with _progress_bar(samples, missing) as advance:
+            _make(missing, min(config.jobs or machine.cores(), len(missing)), advance)
     total = sum(sample.target for sample in missing)
     log.info("wrote %d files with %d selected events to %s in %.0f s", len(missing), total, config.output, time.perf_counter() - start)
 
@@ -82,11 +84,6 @@ def plan(config: SimulateConfig) -> list[Sample]:
         for name in sorted(config.classes, key=_SLOWEST_FIRST.index)
         for index, first in enumerate(range(0, config.events, config.events_per_file))
     ]
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 Advance = Callable[[str, int], None]
@@ -155,7 +152,7 @@ def _progress_bar(samples: Sequence[Sample], missing: Sequence[Sample]) -> Itera
         TextColumn("selected,"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns) as progress:
+    with Progress(*columns, console=MESSAGES) as progress:
         tasks = {}
         for name in dict.fromkeys(sample.name for sample in missing):
             wanted = sum(sample.target for sample in samples if sample.name == name)

@@ -6,13 +6,13 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import awkward as ak
 import numpy as np
 
+from hepflow import machine
 from hepflow.ledger import read_json, write_json
 from hepflow.physics.selection import passes
 from hepflow.simulate.detector import simulate
@@ -104,7 +104,7 @@ def make_sample(sample: Sample, progress: Callable[[int], None]) -> None:
         "filter_efficiency": process.counts.weight / process.counts.hard,
         "cross_section_pb": {"generated": cross_section, "selected": cross_section * sample.target / written},
         "job_seed": seed,
-        "versions": {name: version(name) for name in ("hepflow", "pythia8mc", "fastjet", "uproot")},
+        "versions": machine.versions(("hepflow", "pythia8mc", "fastjet", "uproot")),
         "elapsed_s": round(time.perf_counter() - start, 2),
     }
     write_json(sample.sidecar, about)

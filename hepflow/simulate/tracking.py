@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from hepflow.compiled import cached_njit
 from hepflow.simulate import card
 from hepflow.simulate.card import Resolution, Table
 from hepflow.simulate.particles import pt_eta_phi
@@ -53,7 +53,7 @@ def log_normal(rng: np.random.Generator, mean: np.ndarray, sigma: np.ndarray) ->
     return mean * np.exp(np.sqrt(width2) * rng.standard_normal(len(mean)) - 0.5 * width2)
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _path_length(x: float, y: float, px: float, py: float, curvature: float, radius: float) -> float:
     """Transverse path (mm) to the cylinder of this radius along a line or a circle; infinite for a loop that never gets there."""
     pt = np.hypot(px, py)
@@ -74,7 +74,7 @@ def _path_length(x: float, y: float, px: float, py: float, curvature: float, rad
     return angle * turn
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def propagate(charge: np.ndarray, momentum: np.ndarray, vertex: np.ndarray, field: float, radius: float, half_length: float) -> np.ndarray:
     """Where particles leave the tracker: helices in a field along z, from the vertex to the cylinder's wall or end.
 

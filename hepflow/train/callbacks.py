@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from hepflow.predictions import Predictions, write_predictions
+from hepflow.terminal import MESSAGES
 from hepflow.train.batches import Batch
 from hepflow.train.loader import EventLoader
 from hepflow.train.module import net_of
@@ -47,7 +48,7 @@ class FitProgress(ProgressBar):
         if not self._enabled:
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, TextColumn("{task.fields[note]}"))
+        self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=MESSAGES)
         self._bar.add_task(type(net_of(pl_module)).__name__, total=None, note="")
         self._bar.start()
 

@@ -162,11 +162,13 @@ class TrainCLI(LightningCLI):
         if self.command == "fit" and self.requeues and slurm.in_a_job():
             callbacks.append(slurm.SlurmRequeue(self.folder / CHECKPOINTS))
         ours: dict[str, Any] = {"callbacks": callbacks, "logger": self._loggers(config.logger), "default_root_dir": str(self.folder)}
-        if config.strategy == "ddp":  # the buffers are statistics that never change: not sent before every step
-            ours["strategy"] = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
         plugins = config.plugins or []
         ours["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), *slurm.environment()] or None
         trainer = super().instantiate_trainer(**ours, **kwargs)
+        if isinstance(trainer.strategy, DDPStrategy):  # also where `auto` took it
+            own = trainer.strategy._ddp_kwargs  # noqa: SLF001 - of a strategy that Lightning made it is the only way
+            own.setdefault("broadcast_buffers", False)  # they are statistics that never change: not sent before every step
+            own.setdefault("gradient_as_bucket_view", True)
         # last.ckpt knows what the best checkpoint is by now: else a resumed run may replace it with a worse one
         trainer.callbacks.sort(key=lambda callback: isinstance(callback, LastCheckpoint))  # type: ignore[attr-defined]  # Lightning sets it
         return trainer

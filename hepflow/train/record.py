@@ -1,12 +1,9 @@
 """run.json: what a run folder holds, whether it is up to date, and whether an interrupted training can go on in it."""
 
 import logging
-import os
-import platform
 import shutil
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from hepflow import machine
 from hepflow.ledger import code_hash, digest, read_json, write_json
 from hepflow.models.net import parameters
 from hepflow.schema import SPLITS
@@ -157,7 +155,7 @@ class RunRecord(Callback):
             "processes": trainer.world_size,
             "threads": torch.get_num_threads(),
             "device": _device(trainer),
-            "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+            "versions": machine.versions(PACKAGES),
             "history": history,
             "finished": finished,
             **self.about,
@@ -193,4 +191,4 @@ def _device(trainer: pl.Trainer) -> str:
     device = trainer.strategy.root_device
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    return f"{device.type}, {os.cpu_count()} cores"
+    return f"{device.type}, {machine.cores()} cores"

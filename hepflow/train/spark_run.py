@@ -19,6 +19,7 @@ from pyspark.errors import PySparkException
 from pyspark.ml.torch.distributor import TorchDistributor
 from pytorch_lightning.cli import LightningArgumentParser
 
+from hepflow import machine
 from hepflow.config import RUNS, SparkConfig, SparkTrainConfig
 from hepflow.errors import HepflowError
 from hepflow.ledger import read_json
@@ -144,7 +145,7 @@ def _for_the_job(config: SparkTrainConfig) -> SparkConfig:
     }
     local = is_local(config.master) and not started_by_submit()
     master = f"local[{processes * cpus}]" if local else config.master
-    if local and processes * cpus > (cores := len(os.sched_getaffinity(0))):
+    if local and processes * cpus > (cores := machine.cores()):
         log.warning("%d processes of %d cores share the %d cores of this machine", processes, cpus, cores)
     fixed = {"spark.dynamicAllocation.enabled": "false"}  # a barrier job does not start with it
     return replace(SparkConfig(driver_memory=config.driver_memory), master=master, conf=properties | dict(config.conf) | fixed)
