@@ -14,7 +14,8 @@ from hepflow.store import EventStore
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
 
-FRAGMENTS = 70
+FRAGMENTS = 110
+"""At a second each and two at a time, more than the 40 s after which a worker of a one-minute job leaves at the latest."""
 SLOW_PHYSICS = """
 import time
 from hepflow.physics.features import compute
