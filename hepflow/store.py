@@ -284,6 +284,10 @@ class EventStore:
         first, last = int(offsets[0]), int(offsets[-1])
         return EventBlock(hlf, ShardedArray.open(group / "particles").read(first, last), offsets - first, label, event_id)
 
+    def lengths(self, part: Part, start: int, stop: int) -> np.ndarray:
+        """(stop - start,) particles of each event ``start:stop`` of a part."""
+        return np.diff(ShardedArray.open(self.path / part.path / "offsets").read(start, stop + 1))
+
     @cached_property
     def _records(self) -> list[dict[str, Any]]:
         return [read_json(path) for path in sorted((self.path / "_parts").glob("*.json"))]

@@ -37,17 +37,17 @@ class Batch(NamedTuple):
         return self._replace(**tensors)
 
 
-def batches_of(blocks: Sequence[EventBlock], plan: Sequence[np.ndarray], rank: int, world: int, *, particles: bool) -> Iterator[Batch]:
+def batches_of(blocks: Sequence[EventBlock], plan: Sequence[np.ndarray], row_of: np.ndarray, *, particles: bool) -> Iterator[Batch]:
     """Share of a rank of each global batch.
 
     Parameters
     ----------
     blocks : sequence of EventBlock
-        The events of a window.
+        The rank's events of a window; one of another rank's, where it has none.
     plan : sequence of (batch,) int64
-        Positions among those events, batch by batch.
-    rank, world : int
-        Whose share, of how many.
+        Positions in the window, batch by batch.
+    row_of : (window,) int64
+        Position in the window -> position in the blocks, -1 for another rank's event.
     particles : bool
         Whether the particles are wanted.
     """
@@ -56,15 +56,16 @@ def batches_of(blocks: Sequence[EventBlock], plan: Sequence[np.ndarray], rank: i
     columns = [torch.from_numpy(np.concatenate([getattr(block, name) for block in blocks])) for name in ("hlf", "label", "event_id")]
     first = np.cumsum([0, *(len(block) for block in blocks)])
     for batch in plan:
-        # every world-th event of a batch that is sorted by length: the ranks get equal work
-        share = batch[rank::world] if rank < len(batch) else batch[:1]
-        rows = torch.from_numpy(share)
+        own = row_of[batch]
+        own = own[own >= 0]
+        weight = torch.full((max(1, len(own)),), float(len(own) > 0))
+        own = own if len(own) else np.zeros(1, np.int64)
+        rows = torch.from_numpy(own)
         padded = lengths = None
         if particles:
-            block_of = np.searchsorted(first, share, side="right") - 1
-            events = [_particles(blocks[b], i - first[b]) for i, b in zip(share, block_of, strict=True)]
+            block_of = np.searchsorted(first, own, side="right") - 1
+            events = [_particles(blocks[b], i - first[b]) for i, b in zip(own, block_of, strict=True)]
             padded, lengths = (torch.from_numpy(array) for array in pad(events))
-        weight = torch.full((len(share),), float(rank < len(batch)))
         hlf, label, event_id = (column.index_select(0, rows) for column in columns)
         yield Batch(hlf, padded, lengths, label.long(), event_id, weight, len(batch))
 

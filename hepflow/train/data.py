@@ -43,7 +43,7 @@ class EventData(pl.LightningDataModule):
     block_events
         Events that lie together on disk and are read together.
     buffer_mb
-        Memory for the events that are shuffled one by one.
+        Memory, of all processes together, for the events that are shuffled one by one.
     bucket_batches
         Batches whose events are sorted by length together, so that little is padded; 1 leaves the mixture untouched.
     workers
@@ -51,7 +51,7 @@ class EventData(pl.LightningDataModule):
     prefetch
         Batches to make ahead.
     memory_mb
-        A split that fits is kept in memory after the first epoch.
+        A split that fits is kept in each process's memory once it was read.
     predict_split
         Split that predict writes predictions of.
     """

@@ -1,6 +1,7 @@
 """Batches of a split for one rank, read ahead of the training thread; where it stands is a state that any number of ranks can take up.
 
-The sequence of global batches is the plan's; every rank takes its share of each, so all ranks make the same number of steps.
+The sequence of global batches is the plan's. Every rank reads its share of a window, and with it its share of every batch, so all ranks
+make the same number of steps.
 Reading is done by threads: zarr's event loop does not survive a fork, and zarr and numpy let go of the interpreter where it counts.
 """
 
@@ -114,22 +115,34 @@ class EventLoader:
             first += 1
         skip = position - done
         for window, blocks in enumerate(self._windows(epoch, first), start=first):
-            lengths = _lengths(blocks) if particles and blocks else None
+            lengths = self._lengths(epoch, window, blocks) if particles else None
             order = self.plan.batches(epoch, window, lengths)[skip:]
             skip = 0
-            for batch in batches_of(blocks, order, self.rank, self.world, particles=particles):
+            share = self.plan.share(window, self.rank, self.world)
+            row_of = np.full(sum(self.plan.counts(window)), -1)
+            row_of[share] = np.arange(len(share))
+            for batch in batches_of(blocks, order, row_of, particles=particles):
                 yield batch.pinned() if self.pin else batch
+
+    def _lengths(self, epoch: int, window: int, blocks: list[EventBlock]) -> np.ndarray:
+        """Particles of every event of a window, also of those that other ranks read."""
+        parts = [np.diff(block.offsets) for block in blocks] if self.world == 1 else map(self.reader.lengths, self.plan.slices(epoch, window))
+        return np.concatenate([np.zeros(0, np.int64), *parts])
+
+    def _slices(self, epoch: int, window: int) -> list[Slice]:
+        share = self.plan.share(window, self.rank, self.world)
+        return self.plan.slices(epoch, window, share if len(share) else np.zeros(1, np.int64))
 
     def _windows(self, epoch: int, first: int) -> Generator[list[EventBlock], None, None]:
         """Events of each window; those of the next are read meanwhile."""
         if not self.workers:
             for window in range(first, self.plan.n_windows):
-                yield [self.reader.read(part) for part in self.plan.slices(epoch, window)]
+                yield [self.reader.read(part) for part in self._slices(epoch, window)]
             return
         with ThreadPoolExecutor(self.workers, thread_name_prefix="hepflow-read") as pool:
 
             def submit(window: int) -> list[Future[EventBlock]]:
-                wanted: list[Slice] = self.plan.slices(epoch, window) if window < self.plan.n_windows else []
+                wanted: list[Slice] = self._slices(epoch, window) if window < self.plan.n_windows else []
                 return [pool.submit(self.reader.read, part) for part in wanted]
 
             coming = submit(first)
@@ -141,10 +154,6 @@ class EventLoader:
             finally:
                 for future in coming:
                     future.cancel()
-
-
-def _lengths(blocks: list[EventBlock]) -> np.ndarray:
-    return np.concatenate([np.diff(block.offsets) for block in blocks])
 
 
 def _ahead(batches: Generator[Batch, None, None], n_ahead: int) -> Generator[Batch, None, None]:

@@ -2,13 +2,16 @@
 
 Events lie in blocks: contiguous slices of a part. Every epoch takes the same number of events from each class, as ``balance`` asks.
 The epoch is a sequence of *windows*; a window takes its share of every class from that class's shuffled blocks, is read into memory,
-shuffled event by event and cut into global batches, which the ranks share. So an event travels anywhere within its window,
-and its block anywhere within the epoch.
+and its events are dealt at random to its global batches. So an event travels anywhere within its window, and its block anywhere within
+the epoch.
+
+Events are dealt as cards are: a window is laid out with its classes interleaved, and every stretch of it (a *deal*) gives each batch
+equally many. So any contiguous share of a window holds, but for a few events, its share of every batch. That is what a rank reads.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -20,6 +23,11 @@ from hepflow.store import EventStore, Part
 Balance = Literal["equal", "natural"] | dict[str, float]
 
 _BLOCKS, _EVENTS, _BATCHES = range(3)  # keeps the random streams of one (seed, epoch) apart
+_DEALS, _MOST_DEALT = 16, 16
+"""A batch comes from so many deals at least, and gets so many events of each at most: many deals make the ranks' shares equal, large
+ones the lengths within a batch."""
+_DEALT = "dealt"
+"""How events come into batches: a checkpoint within an epoch of another way cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +90,27 @@ class EpochPlan:
     def fingerprint(self) -> str:
         """Hash of everything that decides the order."""
         sizes = [[len(block) for block in blocks] for blocks in self.blocks]
-        own = [self.batch_size, self.window_events, self.bucket_batches, self.shuffle, self.seed]
+        own = [_DEALT, self.batch_size, self.window_events, self.bucket_batches, self.shuffle, self.seed]
         return digest(sizes, list(self.quotas), own)
 
-    def slices(self, epoch: int, window: int) -> list[Slice]:
-        """What to read for a window, class by class."""
+    def counts(self, window: int) -> tuple[int, ...]:
+        """Class -> events of a window."""
+        return tuple(quota * (window + 1) // self.n_windows - quota * window // self.n_windows for quota in self.quotas)
+
+    def share(self, window: int, rank: int, world: int) -> np.ndarray:
+        """Positions in a window, ascending, of the events that a rank has of it: none, if there are fewer events than ranks."""
+        order = _interleaved(self.counts(window))
+        return np.sort(order[len(order) * rank // world : len(order) * (rank + 1) // world])
+
+    def slices(self, epoch: int, window: int, share: np.ndarray | None = None) -> list[Slice]:
+        """What to read for a window, class by class, or for a share of it."""
         found = []
+        edges = np.cumsum([0, *self.counts(window)])
         for label, (blocks, quota) in enumerate(zip(self.blocks, self.quotas, strict=True)):
-            first, last = (quota * edge // self.n_windows for edge in (window, window + 1))
-            if first == last:
+            own = np.arange(edges[label], edges[label + 1]) if share is None else share[_between(share, *edges[label : label + 2])]
+            if not len(own):
                 continue
+            first, last = (quota * window // self.n_windows + int(end - edges[label]) for end in (own[0], own[-1] + 1))
             rounds = sum(len(block) for block in blocks) // quota  # epochs that one shuffle of a large class lasts
             start = epoch % rounds * quota
             order = np.arange(len(blocks))
@@ -113,24 +132,47 @@ class EpochPlan:
         list of (batch,) int64
             Positions in the window, the longest event of a batch first.
         """
-        n_events, n_batches = int(self.window_sizes[window]), int(self.window_batches[window])
+        counts, n_batches = self.counts(window), int(self.window_batches[window])
         if not n_batches:  # more windows than events of any class
             return []
-        rng = np.random.default_rng([self.seed, epoch, _EVENTS, window])
-        order = rng.permutation(n_events) if self.shuffle else np.arange(n_events)
-        batches = np.array_split(order, n_batches)
-        if lengths is None:
-            return batches
-        bucketed = []
-        for start in range(0, n_batches, self.bucket_batches):
-            group = batches[start : start + self.bucket_batches]
-            members = np.concatenate(group)
-            members = members[np.argsort(-lengths[members], kind="stable")]
-            bucketed += np.split(members, np.cumsum([len(batch) for batch in group])[:-1])
+        order = _interleaved(counts)
+        n_dealt = max(1, min(_MOST_DEALT, self.batch_size // _DEALS))
+        deals, rest = np.split(order, [len(order) // (n_batches * n_dealt) * n_batches * n_dealt])
+        deals = deals.reshape(-1, n_batches * n_dealt)
+        if self.shuffle:
+            rng = np.random.default_rng([self.seed, epoch, _EVENTS, window])
+            deals, rest = rng.permuted(deals, axis=1), rng.permutation(rest)
+        sizes = np.full(n_batches, len(rest) // n_batches) + (np.arange(n_batches) < len(rest) % n_batches)
+        ends = np.cumsum(sizes)
+        step = n_batches if lengths is None else min(self.bucket_batches, n_batches)
+        batches: list[np.ndarray] = []
+        for first in range(0, n_batches, step):
+            last = min(first + step, n_batches)
+            group = deals[:, first * n_dealt : last * n_dealt]
+            tail = rest[ends[first] - sizes[first] : ends[last - 1]]
+            if lengths is not None:
+                group = np.take_along_axis(group, np.argsort(-lengths[group], axis=1, kind="stable"), axis=1)
+                tail = tail[np.argsort(-lengths[tail], kind="stable")]
+            dealt = group.reshape(-1, last - first, n_dealt).transpose(1, 0, 2).reshape(last - first, -1)
+            batches += map(np.concatenate, zip(dealt, np.split(tail, np.cumsum(sizes[first : last - 1])), strict=True))
+        if lengths is not None:
+            batches = [batch[np.argsort(-lengths[batch], kind="stable")] for batch in batches]
         if self.shuffle:
             mix = np.random.default_rng([self.seed, epoch, _BATCHES, window]).permutation(n_batches)
-            bucketed = [bucketed[i] for i in mix]
-        return bucketed
+            batches = [batches[i] for i in mix]
+        return batches
+
+
+@lru_cache(maxsize=2)
+def _interleaved(counts: tuple[int, ...]) -> np.ndarray:
+    """Positions of events that lie class by class, in an order in which every stretch has the mixture of the whole."""
+    order = np.argsort(np.concatenate([(np.arange(n) + 0.5) / max(n, 1) for n in counts]), kind="stable")
+    order.flags.writeable = False
+    return order
+
+
+def _between(ascending: np.ndarray, low: int, high: int) -> slice:
+    return slice(*np.searchsorted(ascending, [low, high]))
 
 
 def make_plan(

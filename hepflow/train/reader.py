@@ -40,6 +40,10 @@ class BlockReader:
             self._kept[key] = self._load(Slice(wanted.part, base, min(base + self.block_events, wanted.part.n_events)))
         return _take(self._kept[key], wanted.start - base, wanted.stop - base)
 
+    def lengths(self, wanted: Slice) -> np.ndarray:
+        """(events,) particles of each event of a slice."""
+        return self.store.lengths(wanted.part, wanted.start, wanted.stop)
+
     def _load(self, wanted: Slice) -> EventBlock:
         block = self.store.read(wanted.part, wanted.start, wanted.stop, particles=self.particles)
         spec = self.store.spec
