@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hepflow.identity import event_ids
-from hepflow.ledger import Ledger, write_json
+from hepflow.files import write_json
+from hepflow.ledger import Ledger
 from hepflow.schema import EVENTS_SCHEMA_VERSION
 
 CLASSES = ("qcd", "ttbar", "wjets")

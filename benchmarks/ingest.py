@@ -37,7 +37,7 @@ from hepflow.ingest.fragment import RECORDS, Settings, run_task
 from hepflow.ingest.job import run
 from hepflow.ingest.share import Access
 from hepflow.ingest.splits import SourceFile, Split
-from hepflow.ledger import read_json
+from hepflow.files import read_json
 from hepflow.schema import COLLECTIONS
 from hepflow.spark import properties, session
 

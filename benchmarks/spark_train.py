@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from train import CONFIGS, generate
 
-from hepflow.ledger import read_json
+from hepflow.files import read_json
 
 
 class Run(NamedTuple):

@@ -27,7 +27,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from hepflow.ledger import Ledger, read_json
+from hepflow.files import read_json
+from hepflow.ledger import Ledger
 from hepflow.models.inclusive import InclusiveNet
 from hepflow.models.net import Net
 from hepflow.models.sequence import SequenceNet

@@ -258,7 +258,8 @@ class EvaluateConfig:
     signal: tuple[str, ...] = ("ttbar", "wjets")
     """Classes that the trigger is to keep; the others are what it rejects."""
     mix: Mapping[str, float] = field(default_factory=lambda: {"wjets": 0.634, "qcd": 0.362, "ttbar": 0.004})
-    """Share of each class in the lepton trigger's rate, behind rate reductions and purities."""
+    """Share of each class in the lepton trigger's rate, behind rate reductions and purities. Default: the poster of the original
+    project (SparkDLTrigger, Docs/Poster.pdf)."""
     targets: tuple[float, ...] = (0.90, 0.95, 0.99)
     """Signal efficiencies of the working points; the highest makes the headline."""
     features: tuple[str, ...] = ("HT", "MET", "nJets", "LepPt")

@@ -18,7 +18,7 @@ from hepflow import command
 from hepflow.config import shipped
 from hepflow.config_tools import DemoConfig
 from hepflow.errors import HepflowError
-from hepflow.ledger import read_json, write_json
+from hepflow.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 NETS = ("hlf", "sequence", "inclusive")

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hepflow.errors import DataError
-from hepflow.ledger import Ledger, read_json
+from hepflow.files import read_json
+from hepflow.ledger import Ledger
 from hepflow.schema import COLLECTIONS, EVENTS_SCHEMA_VERSION
 
 MARKER = "_hepflow.json"

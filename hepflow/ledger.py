@@ -12,9 +12,6 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from hepflow.errors import DataError
-
-
 @dataclass(frozen=True)
 class Lost:
     """A file, or a part of one, that could not be read."""
@@ -112,34 +109,6 @@ def code_hash(folder: Path = Path(__file__).parent, leave_out: tuple[str, ...] =
     sources = sorted(path for path in folder.rglob("*.*") if path.suffix in {".py", ".j2", ".css", ".js"})
     named = [(path.relative_to(folder).as_posix(), path) for path in sources]
     return digest([(name, path.read_text()) for name, path in named if not name.startswith(leave_out)])
-
-
-def fingerprint(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
-    """Name, size and modification time of files: enough to tell that an input changed without reading it."""
-    stats = ((path.name, path.stat()) for path in sorted(paths))
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
-    part.replace(path)
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON that `write_json` wrote.
-
-    Raises
-    ------
-    DataError
-        The file is not JSON.
-    """
-    try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        msg = f"{path}: not readable as JSON ({error}). Delete it and run the stage again."
-        raise DataError(msg) from error
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hepflow.files import whole
 from hepflow.errors import DataError
 from hepflow.schema import PREDICTIONS_SCHEMA_VERSION
 
@@ -49,9 +50,8 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
         "provenance": dict(predictions.provenance),
     }
     table = pa.table(columns).replace_schema_metadata({"hepflow": json.dumps(about, sort_keys=True)})
-    part = path.with_name(f".{path.name}.part")
-    pq.write_table(table, part, compression="zstd")
-    part.replace(path)
+    with whole(path) as part:
+        pq.write_table(table, part, compression="zstd")
 
 
 def read_predictions(path: Path) -> Predictions:

@@ -17,7 +17,7 @@ from numcodecs import Blosc, blosc
 from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 
 from hepflow.errors import DataError, HepflowError
-from hepflow.ledger import read_json
+from hepflow.files import read_json
 
 ROWS_PER_CHUNK = 16_000
 """No power of two: a chunk's columns would all fall on the same lines of the cache, and turning them into rows take three times as long."""

@@ -17,7 +17,8 @@ import numpy as np
 import zarr
 
 from hepflow.errors import DataError
-from hepflow.ledger import Ledger, digest, read_json, total, write_json
+from hepflow.files import read_json, write_json
+from hepflow.ledger import Ledger, digest, total
 from hepflow.moments import Moments
 from hepflow.schema import SPLITS, STORE_SCHEMA_VERSION, Feature
 from hepflow.shards import ShardedArray, write_array

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import uproot
 
 from hepflow.identity import event_ids
-from hepflow.ledger import Ledger, write_json
+from hepflow.files import write_json
+from hepflow.ledger import Ledger
 from hepflow.schema import COLLECTIONS, EVENTS_SCHEMA_VERSION
 
 TYPES = {"float32": pa.float32(), "int32": pa.int32()}

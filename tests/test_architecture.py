@@ -18,7 +18,7 @@ LAYERS = (
     {"shards", "compiled"},
     {"config_score", "config_tools"},
     {"ledger", "config", "identity", "locks", "moments"},
-    {"schema", "command", "machine", "terminal"},
+    {"schema", "command", "files", "machine", "terminal"},
     {"errors"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -17,7 +17,7 @@ from hepflow.bench.copies import multiply
 from hepflow.cli import parse
 from hepflow.config_tools import BenchConfig
 from hepflow.errors import ConfigError
-from hepflow.ledger import read_json, write_json
+from hepflow.files import read_json, write_json
 
 TRUTH = scaling.Cost("ingest", start_s=4.0, serial_s=2e-5, parallel_s=3e-3, bytes_out=700, error=0, separable=True)
 

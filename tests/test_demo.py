@@ -13,7 +13,8 @@ from nbclient import NotebookClient
 from test_physics_features import assert_same_as_plain
 
 from hepflow.cli import COMMANDS
-from hepflow.ledger import Ledger, read_json
+from hepflow.files import read_json
+from hepflow.ledger import Ledger
 from hepflow.schema import DEFINITIONS
 
 pytestmark = pytest.mark.slow

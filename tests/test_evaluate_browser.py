@@ -7,7 +7,7 @@ import pytest
 from browser import CHROMIUM, Page, browser
 from toy_runs import toy_report
 
-from hepflow.ledger import read_json
+from hepflow.files import read_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium (Debian: apt install chromium)")]
 

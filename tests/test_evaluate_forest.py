@@ -11,7 +11,7 @@ pytest.importorskip("pyspark", reason="needs hepflow[ingest]")
 from hepflow.config_tools import ForestConfig
 from hepflow.errors import ConfigError
 from hepflow.evaluate import forest
-from hepflow.ledger import read_json
+from hepflow.files import read_json
 from hepflow.predictions import read_predictions
 from hepflow.store import iter_blocks
 

@@ -26,7 +26,8 @@ from hepflow.ingest.listing import assign, list_files
 from hepflow.ingest.share import Access
 from hepflow.ingest.skim import drop_soft, has_lepton
 from hepflow.ingest.splits import pack, plan
-from hepflow.ledger import Ledger, read_json
+from hepflow.files import read_json
+from hepflow.ledger import Ledger
 from hepflow.schema import CLASSES, COLLECTIONS, EVENT_COLUMNS
 
 pytestmark = [pytest.mark.spark, pytest.mark.usefixtures("spark")]

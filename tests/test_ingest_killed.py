@@ -15,7 +15,8 @@ import pytest
 from root_files import write_delphes
 
 from hepflow.bench.copies import copy_as_new
-from hepflow.ledger import Ledger, read_json
+from hepflow.files import read_json
+from hepflow.ledger import Ledger
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(1800)]
 N_FILES = 40

@@ -33,7 +33,7 @@ from hepflow.ingest.job import run
 from hepflow.ingest.listing import list_files
 from hepflow.ingest.share import Access, ShareReader
 from hepflow.ingest.splits import SourceFile, Split
-from hepflow.ledger import read_json
+from hepflow.files import read_json
 
 pytest.importorskip("aiohttp")
 SAMPLES = {"qcd": ("qcd",)}

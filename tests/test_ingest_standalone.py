@@ -12,7 +12,7 @@ from root_files import passing_ids, write_delphes
 
 import hepflow
 from hepflow.bench.copies import copy_as_new
-from hepflow.ledger import read_json
+from hepflow.files import read_json
 
 pytest.importorskip("pyspark", reason="needs hepflow[ingest]")
 

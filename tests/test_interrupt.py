@@ -15,7 +15,7 @@ import yaml
 from root_files import write_delphes
 
 from hepflow.bench.copies import copy_as_new
-from hepflow.ledger import read_json
+from hepflow.files import read_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.timeout(1200)]
 CLASSES = ("qcd", "ttbar")

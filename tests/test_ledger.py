@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from hepflow.config import IngestConfig
 from hepflow.errors import HepflowError
-from hepflow.ledger import Ledger, Lost, digest, fingerprint, read_json, total, write_json
+from hepflow.files import read_json, write_json
+from hepflow.ledger import Ledger, Lost, digest, total
 
 REASONS = st.dictionaries(st.sampled_from(["no lepton", "not isolated", "no jet"]), st.integers(1, 10**9))
 LOST = st.lists(st.builds(Lost, file=st.text(max_size=8), reason=st.text(max_size=8), events=st.none() | st.integers(0, 10**9)), max_size=3)
@@ -44,14 +45,6 @@ def test_equal_configurations_have_equal_digests() -> None:
 def test_a_digest_sees_the_order_of_the_classes() -> None:
     a, b = ({"samples": {"a": 1, "b": 2}}, {"samples": {"b": 2, "a": 1}})
     assert digest(a) != digest(b)
-
-
-def test_a_changed_file_has_another_fingerprint(tmp_path: Path) -> None:
-    file = tmp_path / "a.root"
-    file.write_bytes(b"1")
-    before = fingerprint([file])
-    file.write_bytes(b"12")
-    assert fingerprint([file]) != before
 
 
 def test_json_is_written_whole_and_sorted(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from hepflow.config_score import ScoreConfig
 from hepflow.errors import ConfigError, DataError
 from hepflow.fragments import open_events, read_fragment
 from hepflow.ingest.delphes import DelphesFile
-from hepflow.ledger import Ledger, read_json
+from hepflow.files import read_json
+from hepflow.ledger import Ledger
 from hepflow.models.drift import Spread
 from hepflow.physics.columns import columns
 from hepflow.physics.definitions import CORRECTED

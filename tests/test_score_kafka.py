@@ -27,7 +27,8 @@ from toy_trigger import events_of, untrained, write_raw
 from hepflow.bench.copies import copy_as_new
 from hepflow.config_score import KafkaConfig, ReplayConfig, ScoreConfig
 from hepflow.errors import ConfigError, DataError
-from hepflow.ledger import Ledger, read_json
+from hepflow.files import read_json
+from hepflow.ledger import Ledger
 from hepflow.score import replay, structured
 from hepflow.score.folder import read_scores
 from hepflow.score.kafka_source import fair

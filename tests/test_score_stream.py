@@ -24,7 +24,8 @@ from hepflow.config_score import ScoreConfig
 from hepflow.errors import ConfigError, DataError
 from hepflow.identity import event_ids
 from hepflow.ingest.delphes import DelphesFile
-from hepflow.ledger import Ledger, read_json
+from hepflow.files import read_json
+from hepflow.ledger import Ledger
 from hepflow.score import live
 from hepflow.score.folder import ScoreFolder, read_scores
 from hepflow.score.job import prepare, run

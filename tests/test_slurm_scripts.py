@@ -15,7 +15,7 @@ from test_train_fit import assert_same, process, weights
 from toy_store import toy_store
 
 from hepflow.config import shipped
-from hepflow.ledger import read_json
+from hepflow.files import read_json
 from hepflow.schema import CLASSES
 from hepflow.train.callbacks import read_table
 

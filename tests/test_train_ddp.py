@@ -11,7 +11,7 @@ from test_train_fit import assert_same, process, weights
 from toy_store import toy_store
 
 from hepflow.config import shipped
-from hepflow.ledger import read_json
+from hepflow.files import read_json
 from hepflow.predictions import read_predictions
 from hepflow.store import EventStore, iter_blocks
 

@@ -16,7 +16,7 @@ from toy_store import toy_store
 
 from hepflow.config import shipped
 from hepflow.errors import ConfigError, DataError
-from hepflow.ledger import read_json
+from hepflow.files import read_json
 from hepflow.models.net import rebuild
 from hepflow.predictions import read_predictions
 from hepflow.schema import HLF, PARTICLE

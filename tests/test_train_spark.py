@@ -16,7 +16,7 @@ from toy_store import toy_store
 
 from hepflow.config import SparkTrainConfig, shipped
 from hepflow.errors import ConfigError
-from hepflow.ledger import read_json
+from hepflow.files import read_json
 from hepflow.predictions import read_predictions
 from hepflow.train.help import print_help
 

@@ -23,7 +23,8 @@ import hepflow
 from hepflow import spark
 from hepflow.config import SparkConfig, shipped
 from hepflow.errors import HepflowError
-from hepflow.ledger import Ledger, read_json
+from hepflow.files import read_json
+from hepflow.ledger import Ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
 

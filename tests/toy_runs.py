@@ -8,7 +8,8 @@ import numpy as np
 
 from hepflow.config import EvaluateConfig
 from hepflow.evaluate.job import run
-from hepflow.ledger import Ledger, write_json
+from hepflow.files import write_json
+from hepflow.ledger import Ledger
 from hepflow.predictions import Predictions, write_predictions
 from hepflow.schema import CLASSES, HLF, PARTICLE
 from hepflow.store import EventBlock, EventStore, StoreSpec

@@ -16,7 +16,7 @@ from hepflow.bench.copies import multiply
 from hepflow.config import shipped
 from hepflow.config_tools import BenchConfig
 from hepflow.errors import HepflowError
-from hepflow.ledger import read_json, write_json
+from hepflow.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,8 @@ from hepflow.bench import plots, report, scaling
 from hepflow.bench.cases import GPU, OURS, Measured, cases, measure, prepare
 from hepflow.config_tools import BenchConfig
 from hepflow.errors import ConfigError
-from hepflow.ledger import code_hash, digest, read_json, write_json
+from hepflow.files import read_json, write_json
+from hepflow.ledger import code_hash, digest
 from hepflow.machine import cores, versions
 from hepflow.terminal import MESSAGES
 

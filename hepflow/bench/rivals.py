@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from hepflow.bench.cases import BATCH
-from hepflow.ledger import write_json
+from hepflow.files import write_json
 from hepflow.schema import COLLECTIONS, HLF, MAX_PARTICLES, PARTICLE
 from hepflow.store import EventStore
 

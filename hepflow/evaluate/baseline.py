@@ -12,7 +12,8 @@ from hepflow import locks, machine
 from hepflow.config_tools import ForestConfig, TreesConfig
 from hepflow.errors import DataError
 from hepflow.evaluate.runs import ABOUT, PREDICTIONS
-from hepflow.ledger import code_hash, digest, read_json, write_json
+from hepflow.files import read_json, write_json
+from hepflow.ledger import code_hash, digest
 from hepflow.predictions import Predictions, write_predictions
 from hepflow.schema import SPLITS
 from hepflow.store import EventStore, high_level

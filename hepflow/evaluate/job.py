@@ -26,7 +26,8 @@ from hepflow.evaluate.tables import summary_table
 from hepflow.evaluate.text import best_model
 from hepflow.evaluate.text import joined as listed
 from hepflow.evaluate.working_points import Selection, selections
-from hepflow.ledger import code_hash, digest, read_json, write_json
+from hepflow.files import read_json, write_json
+from hepflow.ledger import code_hash, digest
 from hepflow.schema import CLASSES, METRICS_SCHEMA_VERSION
 from hepflow.terminal import MESSAGES
 

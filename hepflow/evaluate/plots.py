@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from hepflow.files import whole
 from hepflow.evaluate.figure import AnyFigure, Bars, Chart, Display, Matrix, Series
 from hepflow.evaluate.svg import radii
 
@@ -71,9 +72,8 @@ def draw(figure: AnyFigure) -> Figure:
 
 
 def _write(path: Path, content: bytes) -> Path:
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)
+    with whole(path) as part:
+        part.write_bytes(content)
     return path
 
 

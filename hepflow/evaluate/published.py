@@ -9,7 +9,6 @@ NOTE = (
 )
 REPOSITORY = "https://github.com/cerndb/SparkDLTrigger"
 PAPER = "https://arxiv.org/abs/1909.10389"
-NGUYEN = "https://arxiv.org/abs/1807.00083"
 
 
 @dataclass(frozen=True)
@@ -90,5 +89,3 @@ CLAIM = (
     "Nguyen et al. (arXiv:1807.00083) state that about 99 % of the interesting events can be kept while the false-positive rate falls "
     "by as much as one order of magnitude for certain background processes."
 )
-ONLINE_MIX = MappingProxyType({"wjets": 0.634, "qcd": 0.362, "ttbar": 0.004})
-"""Composition of the lepton trigger's rate, from the project's poster (SparkDLTrigger, Docs/Poster.pdf)."""

@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from hepflow.files import whole
 from hepflow.evaluate import published, svg, tables
 from hepflow.evaluate.figure import AnyFigure, Bars, Chart, Display
 from hepflow.evaluate.tables import Table
@@ -54,9 +55,8 @@ def write_report(path: Path, metrics: Mapping[str, Any], figures: Mapping[str, S
         figures={section: [_drawn(figure, folder) for figure in own] for section, own in figures.items()},
         published=published,
     )
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
+    with whole(path) as part:
+        part.write_text(text)
 
 
 def _drawn(figure: AnyFigure, folder: str) -> Drawn:

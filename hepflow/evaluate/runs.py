@@ -14,7 +14,7 @@ from pyarrow import csv
 
 from hepflow.config import EvaluateConfig
 from hepflow.errors import DataError
-from hepflow.ledger import read_json
+from hepflow.files import read_json
 from hepflow.predictions import Predictions, read_predictions
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ from hepflow.errors import DataError
 from hepflow.ingest.fragment import RECORDS, Settings
 from hepflow.ingest.record import Record, ShareResult
 from hepflow.ingest.splits import Split
-from hepflow.ledger import Ledger, digest, read_json, total, write_json
+from hepflow.files import read_json, write_json
+from hepflow.ledger import Ledger, digest, total
 from hepflow.schema import EVENTS_SCHEMA_VERSION
 
 MANIFEST = "_hepflow.json"

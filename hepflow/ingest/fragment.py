@@ -21,7 +21,8 @@ from hepflow.ingest.arrow import arrow_schema, event_columns, to_arrow
 from hepflow.ingest.record import Record, ShareResult
 from hepflow.ingest.share import Access, Piece, ShareReader
 from hepflow.ingest.splits import Split
-from hepflow.ledger import digest, write_json
+from hepflow.files import write_json
+from hepflow.ledger import digest
 from hepflow.schema import EVENTS_SCHEMA_VERSION
 
 RECORDS = "_records"

@@ -18,7 +18,8 @@ from hepflow.ingest.record import Record
 from hepflow.ingest.report import print_estimate, print_summary
 from hepflow.ingest.share import Access
 from hepflow.ingest.splits import SourceFile, Split, pack, plan
-from hepflow.ledger import Ledger, read_json
+from hepflow.files import read_json
+from hepflow.ledger import Ledger
 from hepflow.locks import exclusive
 from hepflow.spark import check_paths, interruptible, nothing_to_do, session
 

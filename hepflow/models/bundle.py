@@ -17,7 +17,7 @@ import torch
 
 from hepflow.config_tools import ExportConfig
 from hepflow.errors import DataError
-from hepflow.ledger import read_json
+from hepflow.files import read_json
 from hepflow.models.drift import spread_of
 from hepflow.models.exported import METADATA, OnnxNet
 from hepflow.models.inputs import Inputs

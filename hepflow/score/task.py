@@ -25,7 +25,8 @@ from hepflow.errors import DataError
 from hepflow.ingest.fragment import NOT_FINITE
 from hepflow.ingest.share import Access
 from hepflow.ingest.splits import SourceFile, Split
-from hepflow.ledger import Ledger, Lost, write_json
+from hepflow.files import write_json
+from hepflow.ledger import Ledger, Lost
 from hepflow.score.reading import reader_of
 from hepflow.score.scorer import Scorer, Scores
 from hepflow.score.working_points import WorkingPoint

@@ -9,7 +9,7 @@ import numpy as np
 
 from hepflow.errors import ConfigError, DataError, HepflowError
 from hepflow.evaluate.metrics import log_odds
-from hepflow.ledger import read_json
+from hepflow.files import read_json
 from hepflow.models.inputs import Inputs
 from hepflow.schema import METRICS_SCHEMA_VERSION
 

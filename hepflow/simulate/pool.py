@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hepflow.files import whole
 from hepflow.errors import DataError
 from hepflow.ledger import digest
 from hepflow.simulate.decays import BOTTOM, CHARM, Library, join
@@ -67,10 +68,8 @@ def save(path: Path, pool: Pool) -> None:
     """Write a pool whole or not at all."""
     arrays: dict[str, Any] = {f"events_{name}": _narrow(getattr(pool.events, name)) for name in _PARTICLE_FIELDS}
     arrays |= {f"decays_{name}": _narrow(value) for name, value in pool.decays._asdict().items()}
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
+    with whole(path) as part, part.open("wb") as file:
         np.savez_compressed(file, identity=np.array(pool.identity), **arrays)
-    part.replace(path)
 
 
 def load(path: Path) -> Pool:

@@ -13,7 +13,7 @@ import awkward as ak
 import numpy as np
 
 from hepflow import machine
-from hepflow.ledger import read_json, write_json
+from hepflow.files import read_json, write_json
 from hepflow.physics.selection import passes
 from hepflow.simulate.detector import simulate
 from hepflow.simulate.pileup import SOFT_EVENTS

@@ -8,6 +8,7 @@ from pathlib import Path
 import awkward as ak
 import uproot
 
+from hepflow.files import whole
 from hepflow.schema import COLLECTIONS, TREE
 
 _UNSIGNED = {"BTag": "uint32"}
@@ -26,18 +27,17 @@ def write_events(path: Path, collections: Mapping[str, ak.Array], identity: uuid
     identity : UUID
         The file's; events are known by it and their entry.
     """
-    part = path.with_suffix(".root.part")
-    with uproot.recreate(part, compression=uproot.ZSTD(5), uuid_function=lambda: identity) as file:
-        tree = file.mktree(
-            TREE,
-            {name: _record_type(fields) for name, fields in COLLECTIONS.items()},
-            title="Analysis tree",
-            counter_name=lambda collection: f"{collection}_size",
-            field_name=lambda collection, field: f"{collection}.{field}",
-        )
-        tree.extend({name: collections[name] for name in COLLECTIONS})
-    _stop_clock(part)
-    part.replace(path)
+    with whole(path) as part:
+        with uproot.recreate(part, compression=uproot.ZSTD(5), uuid_function=lambda: identity) as file:
+            tree = file.mktree(
+                TREE,
+                {name: _record_type(fields) for name, fields in COLLECTIONS.items()},
+                title="Analysis tree",
+                counter_name=lambda collection: f"{collection}_size",
+                field_name=lambda collection, field: f"{collection}.{field}",
+            )
+            tree.extend({name: collections[name] for name in COLLECTIONS})
+        _stop_clock(part)
 
 
 def _record_type(fields: Mapping[str, str]) -> str:

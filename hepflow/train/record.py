@@ -12,7 +12,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from hepflow import machine
-from hepflow.ledger import code_hash, digest, read_json, write_json
+from hepflow.files import read_json, write_json
+from hepflow.ledger import code_hash, digest
 from hepflow.models.net import parameters
 from hepflow.schema import SPLITS
 from hepflow.train.callbacks import LAST, EpochTable, batch_of, read_table

@@ -22,7 +22,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from hepflow import machine
 from hepflow.config import RUNS, SparkConfig, SparkTrainConfig
 from hepflow.errors import HepflowError
-from hepflow.ledger import read_json
+from hepflow.files import read_json
 from hepflow.spark import check_paths, in_cluster_mode, interruptible, is_local, nothing_to_do, session, started_by_submit
 from hepflow.train.callbacks import LAST, EpochLines
 from hepflow.train.cli import TrainCLI, fit, prepared

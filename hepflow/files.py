@@ -1,0 +1,41 @@
+"""Files that are there whole or not at all."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hepflow.errors import DataError
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A place to write a file to, which becomes the file when the block ends well, and nothing when it does not."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON whole or not at all."""
+    with whole(path) as part:
+        part.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON that `write_json` wrote.
+
+    Raises
+    ------
+    DataError
+        The file is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        msg = f"{path}: not readable as JSON ({error}). Delete it and run the stage again."
+        raise DataError(msg) from error
