@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hepflow.identity import event_ids
 from hepflow.files import write_json
+from hepflow.identity import event_ids
 from hepflow.ledger import Ledger
 from hepflow.schema import EVENTS_SCHEMA_VERSION
 

@@ -33,11 +33,11 @@ from rich.console import Console
 from rich.table import Table
 
 from hepflow.config import IngestConfig, SparkConfig
+from hepflow.files import read_json
 from hepflow.ingest.fragment import RECORDS, Settings, run_task
 from hepflow.ingest.job import run
 from hepflow.ingest.share import Access
 from hepflow.ingest.splits import SourceFile, Split
-from hepflow.files import read_json
 from hepflow.schema import COLLECTIONS
 from hepflow.spark import properties, session
 

@@ -12,6 +12,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+
 @dataclass(frozen=True)
 class Lost:
     """A file, or a part of one, that could not be read."""

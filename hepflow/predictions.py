@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hepflow.files import whole
 from hepflow.errors import DataError
+from hepflow.files import whole
 from hepflow.schema import PREDICTIONS_SCHEMA_VERSION
 
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import uproot
 
-from hepflow.identity import event_ids
 from hepflow.files import write_json
+from hepflow.identity import event_ids
 from hepflow.ledger import Ledger
 from hepflow.schema import COLLECTIONS, EVENTS_SCHEMA_VERSION
 

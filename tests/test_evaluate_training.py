@@ -18,8 +18,8 @@ from hepflow.errors import DataError
 from hepflow.evaluate import trees
 from hepflow.evaluate.job import evaluate, run
 from hepflow.evaluate.runs import find_runs, read_run
-from hepflow.fragments import open_events
 from hepflow.files import read_json, write_json
+from hepflow.fragments import open_events
 from hepflow.ledger import Ledger, code_hash
 from hepflow.parts import make_part
 from hepflow.schema import CLASSES, DEFINITIONS, HLF, PARTICLE

@@ -16,6 +16,7 @@ from root_files import corrupt_basket, passing_ids, random_events, write_delphes
 
 from hepflow.config import IngestConfig
 from hepflow.errors import ConfigError, DataError
+from hepflow.files import read_json
 from hepflow.identity import event_ids
 from hepflow.ingest.arrow import arrow_schema
 from hepflow.ingest.dataset import MANIFEST
@@ -26,7 +27,6 @@ from hepflow.ingest.listing import assign, list_files
 from hepflow.ingest.share import Access
 from hepflow.ingest.skim import drop_soft, has_lepton
 from hepflow.ingest.splits import pack, plan
-from hepflow.files import read_json
 from hepflow.ledger import Ledger
 from hepflow.schema import CLASSES, COLLECTIONS, EVENT_COLUMNS
 

@@ -28,12 +28,12 @@ from root_files import public_folder, write_delphes
 from hepflow.cli import parse
 from hepflow.config import IngestConfig
 from hepflow.errors import DataError, HepflowError
+from hepflow.files import read_json
 from hepflow.ingest.delphes import DelphesFile
 from hepflow.ingest.job import run
 from hepflow.ingest.listing import list_files
 from hepflow.ingest.share import Access, ShareReader
 from hepflow.ingest.splits import SourceFile, Split
-from hepflow.files import read_json
 
 pytest.importorskip("aiohttp")
 SAMPLES = {"qcd": ("qcd",)}

@@ -21,9 +21,9 @@ from hepflow.bench.copies import copy_as_new
 from hepflow.config import ClusterConfig
 from hepflow.config_score import ScoreConfig
 from hepflow.errors import ConfigError, DataError
+from hepflow.files import read_json
 from hepflow.fragments import open_events, read_fragment
 from hepflow.ingest.delphes import DelphesFile
-from hepflow.files import read_json
 from hepflow.ledger import Ledger
 from hepflow.models.drift import Spread
 from hepflow.physics.columns import columns

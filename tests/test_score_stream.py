@@ -22,9 +22,9 @@ from hepflow.bench.copies import copy_as_new
 from hepflow.config import ClusterConfig
 from hepflow.config_score import ScoreConfig
 from hepflow.errors import ConfigError, DataError
+from hepflow.files import read_json
 from hepflow.identity import event_ids
 from hepflow.ingest.delphes import DelphesFile
-from hepflow.files import read_json
 from hepflow.ledger import Ledger
 from hepflow.score import live
 from hepflow.score.folder import ScoreFolder, read_scores

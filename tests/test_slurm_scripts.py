@@ -17,7 +17,7 @@ from toy_store import toy_store
 from hepflow.config import shipped
 from hepflow.files import read_json
 from hepflow.schema import CLASSES
-from hepflow.train.callbacks import read_table
+from hepflow.train.table import read_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
 

@@ -21,10 +21,10 @@ from hepflow.models.net import rebuild
 from hepflow.predictions import read_predictions
 from hepflow.schema import HLF, PARTICLE
 from hepflow.store import EventStore, iter_blocks
-from hepflow.train.callbacks import read_table
 from hepflow.train.cli import main
 from hepflow.train.help import FULL, print_help
 from hepflow.train.module import lr_factor
+from hepflow.train.table import read_table
 
 SMALL = ("--data.batch_size", "32", "--data.eval_batch_size", "64", "--trainer.max_epochs", "3", "--trainer.enable_progress_bar", "false")
 NETS = ("hlf", "sequence", "inclusive")

@@ -16,7 +16,7 @@ optuna = pytest.importorskip("optuna", reason="needs hepflow[tune]")
 from hepflow.config import ClusterConfig  # noqa: E402
 from hepflow.config_tools import TuneConfig  # noqa: E402
 from hepflow.errors import ConfigError, DataError, HepflowError  # noqa: E402
-from hepflow.files import read_json# noqa: E402
+from hepflow.files import read_json  # noqa: E402
 from hepflow.store import EventStore, iter_blocks  # noqa: E402
 from hepflow.train.cli import main as train  # noqa: E402
 from hepflow.train.folds import make_folds  # noqa: E402

@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+from hepflow.files import whole
+
 UUID_AT = 47
 """Byte of the UUID in the header of a file below 2 GB: behind the magic, ten numbers of 4 bytes, one of 1 byte, and its version's 2."""
 
@@ -39,6 +41,6 @@ def copy_as_new(path: Path, copy: Path, number: int) -> Path:
     content = bytearray(path.read_bytes())
     own = content[UUID_AT : UUID_AT + 16]
     content[UUID_AT : UUID_AT + 16] = hashlib.blake2b(own + number.to_bytes(8, "big"), digest_size=16).digest()
-    part = copy.with_name(f".{copy.name}.part")
-    part.write_bytes(content)
-    return part.replace(copy)
+    with whole(copy) as part:
+        part.write_bytes(content)
+    return copy

@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from hepflow.files import whole
 from hepflow.evaluate.figure import AnyFigure, Bars, Chart, Display, Matrix, Series
 from hepflow.evaluate.svg import radii
+from hepflow.files import whole
 
 MODEL_COLOURS = ("#832db6", "#e76300", "#12836f", "#3f90da", "#8f8426", "#bd1f01")
 CLASS_COLOURS = ("#717581", "#bd1f01", "#3f90da", "#a96b59", "#3f9e9e", "#8f8426")

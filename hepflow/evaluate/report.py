@@ -8,11 +8,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from hepflow.files import whole
 from hepflow.evaluate import published, svg, tables
 from hepflow.evaluate.figure import AnyFigure, Bars, Chart, Display
 from hepflow.evaluate.tables import Table
 from hepflow.evaluate.text import headline, mix_text, rate_sentence
+from hepflow.files import whole
 
 TEMPLATES = Path(__file__).parent / "templates"
 

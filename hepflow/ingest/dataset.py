@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from hepflow.errors import DataError
+from hepflow.files import read_json, write_json
 from hepflow.ingest.fragment import RECORDS, Settings
 from hepflow.ingest.record import Record, ShareResult
 from hepflow.ingest.splits import Split
-from hepflow.files import read_json, write_json
 from hepflow.ledger import Ledger, digest, total
 from hepflow.schema import EVENTS_SCHEMA_VERSION
 

@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hepflow.files import write_json
 from hepflow.ingest import skim
 from hepflow.ingest.arrow import arrow_schema, event_columns, to_arrow
 from hepflow.ingest.record import Record, ShareResult
 from hepflow.ingest.share import Access, Piece, ShareReader
 from hepflow.ingest.splits import Split
-from hepflow.files import write_json
 from hepflow.ledger import digest
 from hepflow.schema import EVENTS_SCHEMA_VERSION
 

@@ -10,6 +10,7 @@ from pyspark import SparkContext, TaskContext
 
 from hepflow.config import IngestConfig
 from hepflow.errors import DataError
+from hepflow.files import read_json
 from hepflow.ingest import dataset
 from hepflow.ingest.fragment import Settings, run_task
 from hepflow.ingest.listing import assign, list_files
@@ -18,7 +19,6 @@ from hepflow.ingest.record import Record
 from hepflow.ingest.report import print_estimate, print_summary
 from hepflow.ingest.share import Access
 from hepflow.ingest.splits import SourceFile, Split, pack, plan
-from hepflow.files import read_json
 from hepflow.ledger import Ledger
 from hepflow.locks import exclusive
 from hepflow.spark import check_paths, interruptible, nothing_to_do, session

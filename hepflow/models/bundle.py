@@ -17,7 +17,7 @@ import torch
 
 from hepflow.config_tools import ExportConfig
 from hepflow.errors import DataError
-from hepflow.files import read_json
+from hepflow.files import read_json, whole
 from hepflow.models.drift import spread_of
 from hepflow.models.exported import METADATA, OnnxNet
 from hepflow.models.inputs import Inputs
@@ -36,12 +36,11 @@ def run(config: ExportConfig) -> None:
     net = load_net(config.run, config.checkpoint)
     output = config.output or config.run / "model.onnx"
     output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_name(f".{output.name}.part")
     store = EventStore.open(config.input or _store_of(config.run))
     features = _some_events(store, config, net)
-    write_onnx(net, part, features, physics=store.spec.physics, spread=spread_of(store).to_dict())
-    difference = _difference(net, part, features, config.tolerance)
-    part.replace(output)
+    with whole(output) as part:
+        write_onnx(net, part, features, physics=store.spec.physics, spread=spread_of(store).to_dict())
+        difference = _difference(net, part, features, config.tolerance)
     log.info("wrote %s to %s; logits differ by at most %.1e on %d events", type(net).__name__, output, difference, len(features["hlf"]))
 
 
@@ -146,7 +145,6 @@ def _difference(net: Net, path: Path, features: dict[str, np.ndarray], tolerance
     difference = np.abs(expected - found)
     worst = float((difference / np.maximum(1, np.abs(expected))).max())
     if worst > tolerance:
-        path.unlink()
         msg = (
             f"the exported net differs by {worst:.1e} from its checkpoint, more than the tolerance of {tolerance:.1e}; nothing was written"
         )

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 
 from hepflow.errors import DataError
-from hepflow.ingest.splits import Split
 from hepflow.files import read_json, write_json
+from hepflow.ingest.splits import Split
 from hepflow.ledger import Ledger, Lost
 from hepflow.schema import SCORES_SCHEMA_VERSION
 from hepflow.score.reading import replaced

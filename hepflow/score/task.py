@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hepflow.errors import DataError
+from hepflow.files import write_json
 from hepflow.ingest.fragment import NOT_FINITE
 from hepflow.ingest.share import Access
 from hepflow.ingest.splits import SourceFile, Split
-from hepflow.files import write_json
 from hepflow.ledger import Ledger, Lost
 from hepflow.score.reading import reader_of
 from hepflow.score.scorer import Scorer, Scores

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hepflow.files import whole
 from hepflow.errors import DataError
+from hepflow.files import whole
 from hepflow.ledger import digest
 from hepflow.simulate.decays import BOTTOM, CHARM, Library, join
 from hepflow.simulate.particles import Particles

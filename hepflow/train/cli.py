@@ -24,11 +24,13 @@ from hepflow.errors import ConfigError, DataError
 from hepflow.models.bundle import run as export
 from hepflow.store import EventStore
 from hepflow.train import slurm
-from hepflow.train.callbacks import LAST, EpochTable, FitProgress, LastCheckpoint, PredictionsWriter, Throughput
+from hepflow.train.callbacks import LAST, LastCheckpoint, PredictionsWriter, Throughput
 from hepflow.train.data import EventData
 from hepflow.train.help import FULL
 from hepflow.train.module import Classifier
+from hepflow.train.progress import FitProgress
 from hepflow.train.record import BEST, CHECKPOINTS, METRICS_FILE, TENSORBOARD, RunRecord, config_hash, run_state
+from hepflow.train.table import EpochTable
 
 log = logging.getLogger(__name__)
 

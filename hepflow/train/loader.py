@@ -126,7 +126,9 @@ class EventLoader:
 
     def _lengths(self, epoch: int, window: int, blocks: list[EventBlock]) -> np.ndarray:
         """Particles of every event of a window, also of those that other ranks read."""
-        parts = [np.diff(block.offsets) for block in blocks] if self.world == 1 else map(self.reader.lengths, self.plan.slices(epoch, window))
+        parts = (
+            [np.diff(block.offsets) for block in blocks] if self.world == 1 else map(self.reader.lengths, self.plan.slices(epoch, window))
+        )
         return np.concatenate([np.zeros(0, np.int64), *parts])
 
     def _slices(self, epoch: int, window: int) -> list[Slice]:

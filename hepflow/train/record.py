@@ -12,14 +12,15 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from hepflow import machine
-from hepflow.files import read_json, write_json
+from hepflow.files import read_json, whole, write_json
 from hepflow.ledger import code_hash, digest
 from hepflow.models.net import parameters
 from hepflow.schema import SPLITS
-from hepflow.train.callbacks import LAST, EpochTable, batch_of, read_table
+from hepflow.train.callbacks import LAST, batch_of
 from hepflow.train.data import EventData
 from hepflow.train.loader import EventLoader
 from hepflow.train.module import net_of
+from hepflow.train.table import EpochTable, read_table
 
 log = logging.getLogger(__name__)
 
@@ -92,9 +93,8 @@ class RunRecord(Callback):
         if self.state == "fresh":
             _clear(self.folder)
         (self.folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        part = self.folder / f".{CONFIG_FILE}.part"
-        part.write_text(self.config_text)
-        part.replace(self.folder / CONFIG_FILE)
+        with whole(self.folder / CONFIG_FILE) as part:
+            part.write_text(self.config_text)
         self.write(trainer, pl_module, finished=False)
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:

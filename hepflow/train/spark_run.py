@@ -24,8 +24,9 @@ from hepflow.config import RUNS, SparkConfig, SparkTrainConfig
 from hepflow.errors import HepflowError
 from hepflow.files import read_json
 from hepflow.spark import check_paths, in_cluster_mode, interruptible, is_local, nothing_to_do, session, started_by_submit
-from hepflow.train.callbacks import LAST, EpochLines
+from hepflow.train.callbacks import LAST
 from hepflow.train.cli import TrainCLI, fit, prepared
+from hepflow.train.progress import EpochLines
 from hepflow.train.record import CHECKPOINTS, RUN_FILE
 from hepflow.train.spark_task import train
 
