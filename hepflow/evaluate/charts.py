@@ -75,11 +75,10 @@ def learning_curves(runs: Sequence[Run]) -> list[Chart]:
             for label in [{"train_loss": "training split", "val_loss": "validation split"}[name]]
         )
         charts.append(_over_epochs(file_name("loss", run.name), run.name, "Cross-entropy after each epoch.", "loss", series))
-    measured = [
-        (index, run.name, *map(np.array, run.history["val_accuracy"])) for index, run in enumerate(runs) if "val_accuracy" in run.history
-    ]
     series = tuple(
-        Series(name, epochs, accuracy, colour("m", index), style="points", dash=index) for index, name, epochs, accuracy in measured
+        Series(run.name, *map(np.array, run.history["val_accuracy"]), colour("m", index), style="points", dash=index)
+        for index, run in enumerate(runs)
+        if "val_accuracy" in run.history
     )
     if series:
         caption = "On the validation split, after each epoch."
