@@ -126,9 +126,10 @@ class EventLoader:
 
     def _lengths(self, epoch: int, window: int, blocks: list[EventBlock]) -> np.ndarray:
         """Particles of every event of a window, also of those that other ranks read."""
-        parts = (
-            [np.diff(block.offsets) for block in blocks] if self.world == 1 else map(self.reader.lengths, self.plan.slices(epoch, window))
-        )
+        if self.world == 1:
+            parts = [np.diff(block.offsets) for block in blocks]
+        else:
+            parts = [self.reader.lengths(part) for part in self.plan.slices(epoch, window)]
         return np.concatenate([np.zeros(0, np.int64), *parts])
 
     def _slices(self, epoch: int, window: int) -> list[Slice]:
