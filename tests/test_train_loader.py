@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from toy_store import toy_store
 
 from hepflow.errors import ConfigError, DataError
-from hepflow.store import EventStore, Part
+from hepflow.store import EventBlock, EventStore, Part
 from hepflow.train.batches import Batch
 from hepflow.train.data import EventData
 from hepflow.train.loader import EventLoader
@@ -125,6 +125,65 @@ def test_an_epoch_takes_its_quota_of_each_class_and_no_event_twice(
     assert len(set(seen)) == len(seen)
     assert [sum(name == f"c{label}" for name, _ in seen) for label in range(len(counts))] == list(quotas)
     assert n_batches == plan.n_batches
+
+
+def plan_of(counts: list[int], **options: Any) -> EpochPlan:
+    """A plan over one part a class, in blocks of seven events."""
+    parts = [Part("train", f"c{label}", "p", count, count) for label, count in enumerate(counts)]
+    blocks = tuple(tuple(Slice(part, a, min(a + 7, part.n_events)) for a in range(0, part.n_events, 7)) for part in parts)
+    settings = {"quotas": tuple(counts), "window_events": 10**6, "bucket_batches": 2, "shuffle": True, "seed": 1}
+    return EpochPlan(**settings | {"blocks": blocks} | options)
+
+
+def events_of(slices: list[Slice]) -> list[tuple[str, int]]:
+    return [(part.part.class_name, event) for part in slices for event in range(part.start, part.stop)]
+
+
+@given(counts=counts_st, world=st.integers(1, 7), window=st.integers(1, 90), epoch=st.integers(0, 3))
+def test_the_shares_of_the_ranks_tile_every_window(counts: list[int], world: int, window: int, epoch: int) -> None:
+    plan = plan_of(counts, batch_size=8, window_events=window)
+    for number in range(plan.n_windows):
+        everything = events_of(plan.slices(epoch, number))
+        shares = [plan.share(number, rank, world) for rank in range(world)]
+        assert sorted(np.concatenate(shares).tolist()) == list(range(len(everything)))
+        assert np.ptp([len(share) for share in shares]) <= 1
+        for share in shares:
+            assert events_of(plan.slices(epoch, number, share)) == [everything[i] for i in share]
+
+
+@pytest.mark.parametrize("world", [2, 3, 4, 8])
+@pytest.mark.parametrize("batch_size", [64, 256, 1000])
+@pytest.mark.parametrize("counts", [[9000, 9000, 9000], [2000, 11000, 401]])
+def test_what_a_rank_reads_holds_its_share_of_every_batch(counts: list[int], batch_size: int, world: int) -> None:
+    plan = plan_of(counts, batch_size=batch_size, bucket_batches=4)
+    lengths = np.random.default_rng(1).integers(1, 801, sum(counts))
+    edges = np.cumsum(counts)
+    for batch in plan.batches(0, 0, lengths):
+        per_class = np.bincount(np.searchsorted(edges, batch, side="right"), minlength=3)
+        assert np.abs(per_class - len(batch) * np.array(counts) / sum(counts)).max() < 5 * np.sqrt(len(batch) / 4)
+        for rank in range(world):
+            own = np.isin(batch, plan.share(0, rank, world)).sum()
+            assert abs(own - len(batch) / world) <= 16  # a deal
+    uneven = [abs(np.isin(batch, plan.share(0, 0, world)).sum() * world / len(batch) - 1) for batch in plan.batches(0, 0, lengths)]
+    assert np.mean(uneven) < (0.2 if batch_size == 64 else 0.05)
+
+
+class CountingReader(BlockReader):
+    n_read = 0
+
+    def read(self, wanted: Slice) -> EventBlock:
+        self.n_read += len(wanted)
+        return super().read(wanted)
+
+
+def test_a_process_reads_no_more_than_its_share(store: EventStore) -> None:
+    plan = make_plan(store, "train", **PLAN)
+    readers = [CountingReader(store, particles=True, order="delta_r", keep=False, block_events=20) for _ in range(3)]
+    for rank, reader in enumerate(readers):
+        list(EventLoader(plan, reader, rank=rank, world=3, workers=0))
+    read = [reader.n_read for reader in readers]
+    assert sum(read) == plan.n_events
+    assert max(read) - min(read) <= plan.n_windows
 
 
 def test_a_large_class_goes_round_before_an_event_comes_again(loader: Loader, store: EventStore) -> None:
