@@ -120,6 +120,17 @@ def test_spark_train(place: Path) -> None:
     assert read_json(place / "runs/spark/run.json")["finished"]
 
 
+def test_forest(place: Path) -> None:
+    options = ("--trees", "5", "--spark.driver_memory", "512m")
+    interrupt(place, "runs/.forest.lock", "forest", *options)
+    assert (place / "runs/forest/predictions.parquet").is_file()
+
+
+def test_evaluate(place: Path) -> None:
+    interrupt(place, "reports/.latest.lock", "evaluate", "--bootstrap", "2000", "--signal", "[ttbar]")
+    assert (place / "reports/latest/report.html").is_file()
+
+
 def test_tune(place: Path) -> None:
     interrupt(place, "tune/study.journal", "tune", "--trials", "2", "--space", "{trainer.max_epochs: [2], model.lr: [0.001, 0.01]}")
     assert (place / "tune/best.yaml").is_file()
