@@ -19,12 +19,13 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from hepflow.blocks import EventBlock, StoreSpec
 from hepflow.evaluate.metrics import auc, bootstrap, log_odds, spectrum
 from hepflow.identity import event_ids
 from hepflow.ledger import Ledger
 from hepflow.predictions import Predictions, write_predictions
 from hepflow.schema import CLASSES, HLF, PARTICLE
-from hepflow.store import EventBlock, EventStore, StoreSpec
+from hepflow.store import EventStore
 
 REPLICAS = 200
 

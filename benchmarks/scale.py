@@ -26,6 +26,7 @@ from distributed import Client, LocalCluster
 from rich.console import Console
 from rich.table import Table
 
+from hepflow.blocks import StoreSpec
 from hepflow.clusters import SETTINGS
 from hepflow.config import ClusterConfig, FeaturesConfig
 from hepflow.features import memory_of_task, run, watch
@@ -33,7 +34,7 @@ from hepflow.fragments import Fragment, empty_events, open_events, read_fragment
 from hepflow.parts import Outcome, make_part
 from hepflow.physics.features import compute
 from hepflow.schema import CLASSES, HLF, PARTICLE
-from hepflow.store import EventStore, StoreSpec
+from hepflow.store import EventStore
 
 MB = 1e6
 SPEC = StoreSpec(CLASSES, HLF, PARTICLE, "corrected", "benchmark", {"train": 0.7, "val": 0.1, "test": 0.2})

@@ -25,6 +25,7 @@ import uproot
 from rich.console import Console
 from rich.table import Table
 
+from hepflow.blocks import EventBlock
 from hepflow.ingest import skim
 from hepflow.ingest.delphes import DelphesFile
 from hepflow.ingest.listing import list_files
@@ -42,7 +43,6 @@ from hepflow.physics.features import FeatureSet, compute
 from hepflow.schema import CLASSES, HLF, PARTICLE
 from hepflow.score.scorer import BATCH, Scorer
 from hepflow.score.task import CLAIMS, RECORDS, Task, score_share
-from hepflow.store import EventBlock
 
 NETS = {"hlf": HLFNet, "sequence": SequenceNet, "inclusive": InclusiveNet}
 NAMES = [feature.name for feature in PARTICLE]

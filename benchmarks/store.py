@@ -25,12 +25,13 @@ from rich.console import Console
 from rich.table import Table
 from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 
+from hepflow.blocks import FLOAT_BITS, EventBlock, StoreSpec
 from hepflow.fragments import open_events, read_fragment
 from hepflow.ledger import Ledger
 from hepflow.physics.features import FeatureSet, compute
 from hepflow.schema import HLF, MAX_PARTICLES, PARTICLE
 from hepflow.shards import CHUNKS_PER_SHARD, COMPRESSOR, ROWS_PER_CHUNK
-from hepflow.store import FLOAT_BITS, EventBlock, EventStore, StoreSpec
+from hepflow.store import EventStore
 
 PADDED = MAX_PARTICLES * len(PARTICLE) * 4
 SHUFFLES = {"none": Blosc.NOSHUFFLE, "bytes": Blosc.SHUFFLE, "bits": Blosc.BITSHUFFLE}

@@ -27,13 +27,14 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from hepflow.blocks import EventBlock, StoreSpec
 from hepflow.files import read_json
 from hepflow.ledger import Ledger
 from hepflow.models.inclusive import InclusiveNet
 from hepflow.models.net import Net
 from hepflow.models.sequence import SequenceNet
 from hepflow.schema import CLASSES, HLF, MAX_PARTICLES, PARTICLE, SPLITS
-from hepflow.store import EventBlock, EventStore, StoreSpec
+from hepflow.store import EventStore
 from hepflow.train.batches import Batch
 from hepflow.train.data import EventData
 from hepflow.train.loader import EventLoader

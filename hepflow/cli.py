@@ -19,7 +19,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from hepflow import config, config_score, config_tools
-from hepflow.errors import ConfigError, HepflowError, MissingDependency
+from hepflow.errors import ConfigError, HepflowError, MissingDependency, one_line
 from hepflow.terminal import MESSAGES
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -150,8 +150,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     try:
         namespace = parser.instantiate(parser.parse_args(_spelt_out(command.config, arguments)))
     except ArgumentError as error:
-        reason = " ".join(str(error).split())
-        msg = f"{reason}. See `hepflow {name} --help`."
+        msg = f"{one_line(error)}. See `hepflow {name} --help`."
         raise ConfigError(msg) from error
     values = dict(vars(namespace))
     values.pop("config", None)

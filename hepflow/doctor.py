@@ -22,7 +22,7 @@ from rich.table import Table
 
 from hepflow import machine
 from hepflow.config_tools import DoctorConfig
-from hepflow.errors import HepflowError
+from hepflow.errors import HepflowError, one_line
 
 GB = 1e9
 STAGES = ("ingest", "features", "train", "evaluate", "simulate")
@@ -73,7 +73,7 @@ def examine() -> Iterator[Finding]:
         try:
             yield look(name)
         except (ImportError, HepflowError, OSError, SubprocessError, IndexError) as error:
-            yield Finding(name, "missing", "not usable", " ".join(str(error).split()))
+            yield Finding(name, "missing", "not usable", one_line(error))
 
 
 def _packages(stage: str) -> Finding:

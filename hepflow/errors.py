@@ -15,3 +15,8 @@ class DataError(HepflowError):
 
 class MissingDependency(HepflowError):
     """A program or an optional package that this stage needs is not installed."""
+
+
+def one_line(error: Exception) -> str:
+    """What any error says, for a message of one line."""
+    return " ".join(str(error).split())

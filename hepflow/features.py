@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from hepflow import clusters, locks
+from hepflow.blocks import StoreSpec
 from hepflow.config import FeaturesConfig
 from hepflow.errors import DataError
 from hepflow.fragments import EventsDataset, Fragment, empty_events, open_events
@@ -23,7 +24,7 @@ from hepflow.parts import Outcome, compare_fragment, make_part
 from hepflow.physics import own
 from hepflow.physics.ablation import FEATURES, Change
 from hepflow.schema import SPLITS
-from hepflow.store import EventStore, StoreSpec
+from hepflow.store import EventStore
 from hepflow.terminal import MESSAGES
 
 log = logging.getLogger(__name__)

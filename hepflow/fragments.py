@@ -13,7 +13,7 @@ import awkward as ak
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hepflow.errors import DataError
+from hepflow.errors import DataError, one_line
 from hepflow.files import read_json
 from hepflow.ledger import Ledger
 from hepflow.schema import COLLECTIONS, EVENTS_SCHEMA_VERSION
@@ -96,8 +96,7 @@ def read_fragment(fragment: Fragment, columns: Sequence[str] = COLUMNS) -> ak.Ar
         with pq.ParquetFile(fragment.path) as file:
             table = file.read_row_groups(list(fragment.row_groups), columns=list(columns), use_threads=False)
     except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        msg = f"{fragment.path}: not readable ({reason}). Ingest the files it came from again."
+        msg = f"{fragment.path}: not readable ({one_line(error)}). Ingest the files it came from again."
         raise DataError(msg) from error
     return ak.from_arrow(table)
 

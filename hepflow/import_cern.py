@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 from rich.progress import Progress
 
 from hepflow import locks
+from hepflow.blocks import EventBlock, StoreSpec
 from hepflow.config_tools import ImportConfig
 from hepflow.errors import DataError
 from hepflow.fragments import fingerprint
 from hepflow.identity import event_ids, split_index
 from hepflow.ledger import Ledger, digest
 from hepflow.schema import HLF, MAX_PARTICLES, PARTICLE, Feature
-from hepflow.store import EventBlock, EventStore, StoreSpec
+from hepflow.store import EventStore
 from hepflow.terminal import MESSAGES
 
 log = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ import awkward as ak
 import numpy as np
 from numcodecs.bitround import BitRound
 
+from hepflow.blocks import FLOAT_BITS, EventBlock, StoreSpec
 from hepflow.errors import DataError
 from hepflow.fragments import Fragment, read_fragment
 from hepflow.identity import split_index
@@ -23,7 +24,7 @@ from hepflow.physics import own
 from hepflow.physics.ablation import Change, compare
 from hepflow.physics.features import FeatureSet
 from hepflow.schema import SPLITS
-from hepflow.store import FLOAT_BITS, EventBlock, EventStore, StoreSpec
+from hepflow.store import EventStore
 
 
 @dataclass(frozen=True)

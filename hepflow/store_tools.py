@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from hepflow.blocks import EventBlock, Part
 from hepflow.config_tools import StoreConfig
 from hepflow.errors import DataError
 from hepflow.identity import split_index
 from hepflow.moments import Moments
 from hepflow.schema import SPLITS
-from hepflow.store import EventBlock, EventStore, Part
+from hepflow.store import EventStore
 from hepflow.terminal import MESSAGES
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ LAYERS = (
     {"spark", "clusters", "parts"},
     {"physics", "models"},
     {"store", "predictions", "fragments"},
-    {"shards", "compiled"},
+    {"shards", "compiled", "blocks"},
     {"config_score", "config_tools"},
     {"ledger", "config", "identity", "locks", "moments"},
     {"schema", "command", "files", "machine", "terminal"},

@@ -12,6 +12,7 @@ from delphes_events import random_events, to_arrow, write_fragment, write_marker
 from test_train_fit import fit
 from toy_store import toy_store
 
+from hepflow.blocks import StoreSpec
 from hepflow.config import EvaluateConfig, FeaturesConfig
 from hepflow.config_tools import TreesConfig
 from hepflow.errors import DataError
@@ -23,7 +24,7 @@ from hepflow.fragments import open_events
 from hepflow.ledger import Ledger, code_hash
 from hepflow.parts import make_part
 from hepflow.schema import CLASSES, DEFINITIONS, HLF, PARTICLE
-from hepflow.store import EventStore, StoreSpec, iter_blocks
+from hepflow.store import EventStore, iter_blocks
 
 HALVES = {"train": 0.5, "val": 0.2, "test": 0.3}
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_store import toy_block, toy_store
 
+from hepflow.blocks import EventBlock
 from hepflow.errors import ConfigError, DataError
 from hepflow.models.hlf import HLFNet
 from hepflow.models.inclusive import InclusiveNet
@@ -20,7 +21,6 @@ from hepflow.models.order import reading_order
 from hepflow.models.sequence import SequenceNet
 from hepflow.models.transformer import TransformerNet
 from hepflow.schema import CLASSES, HLF, PARTICLE
-from hepflow.store import EventBlock
 
 NETS = (HLFNet, SequenceNet, InclusiveNet)
 SEQUENCES = (SequenceNet, InclusiveNet)

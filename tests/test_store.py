@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from hepflow.blocks import EventBlock, StoreSpec
 from hepflow.errors import DataError
 from hepflow.ledger import Ledger
 from hepflow.moments import Moments
 from hepflow.schema import HLF, PARTICLE
-from hepflow.store import EventBlock, EventStore, StoreSpec
+from hepflow.store import EventStore
 
 SPEC = StoreSpec(("qcd", "ttbar"), HLF, PARTICLE, "corrected", "one")
 

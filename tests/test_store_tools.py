@@ -10,13 +10,14 @@ import pytest
 import zarr
 from delphes_events import write_dataset
 
+from hepflow.blocks import StoreSpec
 from hepflow.config_tools import StoreConfig
 from hepflow.errors import DataError
 from hepflow.fragments import open_events
 from hepflow.parts import make_part
 from hepflow.physics.features import hlf_features
 from hepflow.schema import PARTICLE
-from hepflow.store import EventStore, StoreSpec
+from hepflow.store import EventStore
 from hepflow.store_tools import check, info
 
 SPLITS = {"train": 0.6, "val": 0.2, "test": 0.2}

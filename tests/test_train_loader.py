@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_store import toy_store
 
+from hepflow.blocks import EventBlock, Part
 from hepflow.errors import ConfigError, DataError
-from hepflow.store import EventBlock, EventStore, Part
+from hepflow.store import EventStore
 from hepflow.train.batches import Batch
 from hepflow.train.data import EventData
 from hepflow.train.loader import EventLoader

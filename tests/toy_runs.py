@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from hepflow.blocks import EventBlock, StoreSpec
 from hepflow.config import EvaluateConfig
 from hepflow.evaluate.job import run
 from hepflow.files import write_json
 from hepflow.ledger import Ledger
 from hepflow.predictions import Predictions, write_predictions
 from hepflow.schema import CLASSES, HLF, PARTICLE
-from hepflow.store import EventBlock, EventStore, StoreSpec
+from hepflow.store import EventStore
 
 STORE_HASH = "00c0ffee00c0ffee"
 HARD = {"hlf": 1.2, "sequence": 1.6, "inclusive": 1.9}

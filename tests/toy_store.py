@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hepflow.blocks import EventBlock, StoreSpec
 from hepflow.ledger import Ledger
 from hepflow.schema import CLASSES, HLF, PARTICLE, SPLITS, Feature
-from hepflow.store import EventBlock, EventStore, StoreSpec
+from hepflow.store import EventStore
 
 
 def toy_store(

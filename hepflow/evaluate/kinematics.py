@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hepflow.blocks import EventBlock
 from hepflow.config import STORE, EvaluateConfig
 from hepflow.errors import DataError
 from hepflow.evaluate.calibration import softmax
@@ -14,7 +15,7 @@ from hepflow.evaluate.figure import Display
 from hepflow.evaluate.metrics import binomial_error
 from hepflow.evaluate.runs import Run
 from hepflow.moments import Moments
-from hepflow.store import EventBlock, EventStore, iter_blocks
+from hepflow.store import EventStore, iter_blocks
 
 BINS = 10
 MAX_INTEGER = 12

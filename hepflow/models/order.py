@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hepflow.blocks import EventBlock
 from hepflow.compiled import cached_njit
 from hepflow.errors import DataError
 from hepflow.models.inputs import Order
-from hepflow.store import EventBlock
 
 
 def reading_order(block: EventBlock, names: Sequence[str], order: Order) -> np.ndarray | None:

@@ -12,6 +12,7 @@ import awkward as ak
 import numpy as np
 import pyarrow as pa
 
+from hepflow.errors import one_line
 from hepflow.ingest.arrow import arrow_schema
 from hepflow.schema import COLLECTIONS
 
@@ -154,4 +155,4 @@ def _records(name: str, column: pa.ListArray) -> ak.Array:
 
 
 def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]
+    return one_line(error)[:120]

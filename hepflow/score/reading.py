@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hepflow.errors import DataError
+from hepflow.errors import DataError, one_line
 from hepflow.fragments import MARKER, open_events
 from hepflow.identity import event_ids
 from hepflow.ingest.listing import list_files
@@ -109,4 +109,4 @@ def _parquet_file(root: Path, path: Path, fingerprint: str) -> SourceFile:
 
 
 def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]
+    return one_line(error)[:120]

@@ -17,6 +17,7 @@ from typing import Any
 import awkward as ak
 import numpy as np
 
+from hepflow.blocks import EventBlock
 from hepflow.errors import DataError
 from hepflow.fragments import empty_events
 from hepflow.ingest import skim
@@ -30,7 +31,7 @@ from hepflow.physics.features import FeatureSet, compute_columns
 from hepflow.physics.selection import REASONS
 from hepflow.schema import COLLECTIONS
 from hepflow.score.working_points import WorkingPoint
-from hepflow.store import EventBlock, EventStore
+from hepflow.store import EventStore
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hepflow.blocks import EventBlock
 from hepflow.models.order import pad
-from hepflow.store import EventBlock
 
 # B events, P particles, C particle features, F high-level features
 

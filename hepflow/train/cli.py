@@ -20,7 +20,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from hepflow.config import RUNS, TrainConfig
 from hepflow.config_tools import ExportConfig
-from hepflow.errors import ConfigError, DataError
+from hepflow.errors import ConfigError, DataError, one_line
 from hepflow.models.bundle import run as export
 from hepflow.store import EventStore
 from hepflow.train import slurm
@@ -114,7 +114,7 @@ class TrainCLI(LightningCLI):
         try:
             self.config: Namespace = parser.parse_args(args)
         except ArgumentError as error:
-            msg = f"{_one_line(error)}. See `{self.prog} --help`."
+            msg = f"{one_line(error)}. See `{self.prog} --help`."
             raise ConfigError(msg) from error
 
     def before_instantiate_classes(self) -> None:
@@ -148,7 +148,7 @@ class TrainCLI(LightningCLI):
             except ValueError as error:
                 if not str(error).startswith("Does not validate"):  # jsonargparse's, when a class of the user's choice cannot be made
                     raise
-                raise ConfigError(_one_line(error)) from error
+                raise ConfigError(one_line(error)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer with our callbacks and loggers; the user's own come on top."""
@@ -222,7 +222,7 @@ def _export(cli: TrainCLI) -> None:
     try:
         export(ExportConfig(run=cli.folder, input=Path(cli.config.data.store)))
     except (DataError, RuntimeError) as error:
-        log.warning("%s: no model.onnx: %s", cli.folder, _one_line(error))
+        log.warning("%s: no model.onnx: %s", cli.folder, one_line(error))
 
 
 def validate(cli: TrainCLI) -> None:
@@ -313,11 +313,3 @@ def _name(configs: Sequence[Any]) -> str:
 def _chooses_net(path: Path) -> bool:
     content = yaml.safe_load(path.read_text())
     return isinstance(content, dict) and "net" in (content.get("model") or {})
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _words(metrics: Any) -> str:
-    return ", ".join(f"{name.split('_', 1)[1]} {value:.4f}" for name, value in metrics.items())

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from hepflow.blocks import EventBlock, StoreSpec
 from hepflow.errors import DataError
 from hepflow.identity import fold_index
 from hepflow.ledger import Ledger, digest
-from hepflow.store import EventBlock, EventStore, StoreSpec
+from hepflow.store import EventStore
 
 
 def make_folds(source: Path, folder: Path, n_folds: int) -> list[Path]:

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from hepflow.blocks import EventBlock
 from hepflow.errors import ConfigError
-from hepflow.store import EventBlock
 from hepflow.train.batches import Batch, batches_of
 from hepflow.train.plan import EpochPlan, Slice
 from hepflow.train.reader import BlockReader

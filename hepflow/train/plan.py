@@ -16,9 +16,10 @@ from typing import Literal
 
 import numpy as np
 
+from hepflow.blocks import Part
 from hepflow.errors import ConfigError, DataError
 from hepflow.ledger import digest
-from hepflow.store import EventStore, Part
+from hepflow.store import EventStore
 
 Balance = Literal["equal", "natural"] | dict[str, float]
 

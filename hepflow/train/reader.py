@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from hepflow.blocks import EventBlock
 from hepflow.errors import DataError
 from hepflow.models.inputs import Order
 from hepflow.models.order import reading_order
-from hepflow.store import EventBlock, EventStore
+from hepflow.store import EventStore
 from hepflow.train.plan import Slice
 
 
