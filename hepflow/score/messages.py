@@ -79,7 +79,7 @@ def decode(value: bytes | None, most_bytes: int) -> Content:
     except (pa.ArrowException, OSError, EOFError, ValueError, struct.error) as error:
         if isinstance(error, Malformed):
             raise
-        msg = f"not an Arrow IPC stream, or a damaged one ({_brief(error)})"
+        msg = f"not an Arrow IPC stream, or a damaged one ({one_line(error)[:120]})"
         raise Malformed(msg) from error
     if table.num_rows == 0:
         msg = "no events"
@@ -152,7 +152,3 @@ def _records(name: str, column: pa.ListArray) -> ak.Array:
     fields = {field: _no_null(f"{name}.{field}", values.field(field)).to_numpy() for field in COLLECTIONS[name]}
     offsets = column.offsets.to_numpy()
     return ak.unflatten(ak.zip(fields), np.diff(offsets))
-
-
-def _brief(error: Exception) -> str:
-    return one_line(error)[:120]

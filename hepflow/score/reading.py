@@ -55,7 +55,7 @@ class ParquetReader:
                 for number, n in enumerate(groups):
                     yield self._read(file, number, sum(groups[:number]), n)
         except (OSError, pa.ArrowException) as error:
-            self.unreadable = f"not a Parquet file, or a damaged one ({_brief(error)})"
+            self.unreadable = f"not a Parquet file, or a damaged one ({one_line(error)[:120]})"
 
     def identity(self, piece: Piece) -> dict[str, pa.Array]:
         """event_id, file and entry of the events of a piece."""
@@ -66,7 +66,7 @@ class ParquetReader:
             table = file.read_row_group(number, columns=[*_IDENTITY, *COLLECTIONS], use_threads=False)
             events = ak.from_arrow(table.select(list(COLLECTIONS)))
         except (OSError, pa.ArrowException) as error:
-            return Piece(start, start + n, None, f"row group {number} is damaged ({_brief(error)})")
+            return Piece(start, start + n, None, f"row group {number} is damaged ({one_line(error)[:120]})")
         self._identity = {start: {name: table[name] for name in _IDENTITY}}
         return Piece(start, start + n, events)
 
@@ -106,7 +106,3 @@ def replaced(splits: Sequence[Split], before: Sequence[Split]) -> list[Split]:
 def _parquet_file(root: Path, path: Path, fingerprint: str) -> SourceFile:
     name = path.relative_to(root).as_posix()
     return SourceFile("", name, str(path.absolute()), path.stat().st_size, fingerprint.partition(":")[0])
-
-
-def _brief(error: Exception) -> str:
-    return one_line(error)[:120]

@@ -313,3 +313,7 @@ def _name(configs: Sequence[Any]) -> str:
 def _chooses_net(path: Path) -> bool:
     content = yaml.safe_load(path.read_text())
     return isinstance(content, dict) and "net" in (content.get("model") or {})
+
+
+def _words(metrics: Any) -> str:
+    return ", ".join(f"{name.split('_', 1)[1]} {value:.4f}" for name, value in metrics.items())
