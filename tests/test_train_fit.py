@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -274,6 +275,14 @@ def test_the_learning_rate_finder_leaves_the_run_alone(store: EventStore, tmp_pa
     falling = rows[10:]  # before that the running mean of the loss has not settled
     assert 1e-5 < suggested <= falling["lr"][falling["loss"].argmin()]
     assert read_json(tmp_path / "run" / "run.json") == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_net_trains_as_any_other(store: EventStore, tmp_path: Path) -> None:
+    fit(store, tmp_path / "plain")
+    fit(store, tmp_path / "compiled", "--model.torch_compile", "true")
+    assert_same(weights(tmp_path / "plain"), weights(tmp_path / "compiled"), rtol=1e-3, atol=1e-4)
 
 
 def test_half_precision_trains_too(store: EventStore, tmp_path: Path) -> None:

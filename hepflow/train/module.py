@@ -46,6 +46,8 @@ class Classifier(pl.LightningModule):
         Share of the training in which the learning rate rises linearly.
     seed
         Decides the dropout of each step.
+    torch_compile
+        Let torch.compile fuse the net's operations for training: it takes a minute or so at the start, and a C++ compiler.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Classifier(pl.LightningModule):
         schedule: Literal["constant", "cosine"] = "cosine",
         warmup: float = 0.05,
         seed: int = 1,
+        torch_compile: bool = False,
     ) -> None:
         super().__init__()
         if lr <= 0 or not 0 <= warmup <= 1:
@@ -65,12 +68,18 @@ class Classifier(pl.LightningModule):
             raise ConfigError(msg)
         self.net = net(inputs)
         self.lr, self.weight_decay, self.schedule, self.warmup, self.seed = lr, weight_decay, schedule, warmup, seed
+        self.torch_compile = torch_compile
         n_classes = len(inputs.classes)
         self.loss = MeanMetric()
         self.accuracy = MulticlassAccuracy(n_classes, average="micro")
         self.auc = MulticlassAUROC(n_classes, average="none")
         # cross-entropy, correct, events of the epoch so far; no buffer, since DDP would overwrite those of the other ranks
         self.sums = torch.zeros(3)
+
+    def setup(self, stage: str) -> None:
+        """Compile the net, in place: checkpoints do not know."""
+        if self.torch_compile and stage == "fit":
+            self.net.compile()
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, K)."""
