@@ -324,7 +324,7 @@ def test_a_real_file_goes_through(shared: Path, tmp_path: Path) -> None:
 def test_an_estimate_reads_a_little_and_writes_nothing(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(config(raw, estimate=True))
     assert not (raw.parent / "events").exists()
-    text = capsys.readouterr().err
+    text = capsys.readouterr().out
     for word in ("core hours", "partitions", "output", "assuming", "qcd: like qcd/a.root"):
         assert word in text
 

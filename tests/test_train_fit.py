@@ -222,6 +222,13 @@ def test_a_wrong_option_is_a_config_error(store: EventStore, tmp_path: Path, mor
     assert "\n" not in str(error.value)
 
 
+def test_dashes_are_as_good_as_underscores(store: EventStore, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--input", str(store.path), "--data.batch-size", "17", "--trainer.max-epochs=3", "--print-config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["data"]["batch_size"], printed["trainer"]["max_epochs"]) == (17, 3)
+
+
 def test_a_misspelt_key_in_a_file_is_one_line_and_exit_2(tmp_path: Path) -> None:
     config = tmp_path / "mine.yaml"
     config.write_text("data: {bath_size: 3}\n")

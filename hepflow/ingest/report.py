@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rich.console import Console
 from rich.table import Table
 
 from hepflow.ingest.fragment import RECORDS, Settings, run_task
@@ -88,22 +89,23 @@ def print_estimate(splits: Sequence[Split], n_tasks: int, settings: Settings, *,
         "events kept": f"{events:,.0f}",
         "output": _megabytes(output),
     }
-    _print("estimate of what is left to do", rows)
+    results = Console()
+    _print("estimate of what is left to do", rows, results)
     for line in assumptions:
-        MESSAGES.print(f"assuming {line}", highlight=False)
+        results.print(f"assuming {line}", highlight=False)
 
 
 def _cost(shares: Sequence[ShareResult]) -> str:
     return f"{sum(share.seconds for share in shares):,.2f} s, {sum(share.stop - share.start for share in shares):,} entries"
 
 
-def _print(title: str, rows: Mapping[str, str]) -> None:
+def _print(title: str, rows: Mapping[str, str], console: Console = MESSAGES) -> None:
     table = Table(title=title, show_header=False, title_justify="left", min_width=len(title))
     table.add_column()
     table.add_column(justify="right")
     for row in rows.items():
         table.add_row(*row)
-    MESSAGES.print(table)
+    console.print(table)
 
 
 def _share_name(split: Split) -> str:

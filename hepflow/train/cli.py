@@ -300,7 +300,10 @@ def prepared() -> Iterator[None]:
 
 
 def _alias(argument: str) -> str:
+    """An option as Lightning spells it: without the aliases, and with underscores for dashes."""
     name, equals, value = argument.partition("=")
+    if name.startswith("--") and name not in ALIASES:
+        name = "--" + name[2:].replace("-", "_")
     return ALIASES.get(name, name) + equals + value
 
 
