@@ -100,8 +100,7 @@ class EpochPlan:
 
     def share(self, window: int, rank: int, world: int) -> np.ndarray:
         """Positions in a window, ascending, of the events that a rank has of it: none, if there are fewer events than ranks."""
-        order = _interleaved(self.counts(window))
-        return np.sort(order[len(order) * rank // world : len(order) * (rank + 1) // world])
+        return _share(self.counts(window), rank, world)
 
     def slices(self, epoch: int, window: int, share: np.ndarray | None = None) -> list[Slice]:
         """What to read for a window, class by class, or for a share of it."""
@@ -170,6 +169,14 @@ def _interleaved(counts: tuple[int, ...]) -> np.ndarray:
     order = np.argsort(np.concatenate([(np.arange(n) + 0.5) / max(n, 1) for n in counts]), kind="stable")
     order.flags.writeable = False
     return order
+
+
+@lru_cache(maxsize=4)
+def _share(counts: tuple[int, ...], rank: int, world: int) -> np.ndarray:
+    n_events = sum(counts)
+    if world == 1:
+        return np.arange(n_events)
+    return np.sort(_interleaved(counts)[n_events * rank // world : n_events * (rank + 1) // world])
 
 
 def _between(ascending: np.ndarray, low: int, high: int) -> slice:
