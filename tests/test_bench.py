@@ -19,7 +19,7 @@ from hepflow.config_tools import BenchConfig
 from hepflow.errors import ConfigError
 from hepflow.files import read_json, write_json
 
-TRUTH = scaling.Cost("ingest", start_s=4.0, serial_s=2e-5, parallel_s=3e-3, bytes_out=700, error=0, separable=True)
+TRUTH = scaling.Cost("ingest", start_s=4.0, shared_start_s=3.0, serial_s=2e-5, parallel_s=3e-3, bytes_out=700, error=0, separable=True)
 
 
 def rows_of(cost: scaling.Cost, noise: float = 0.0) -> list[Measured]:
@@ -35,11 +35,12 @@ def rows_of(cost: scaling.Cost, noise: float = 0.0) -> list[Measured]:
 
 def test_the_fit_finds_the_costs_it_was_given() -> None:
     found = scaling.fit(rows_of(TRUTH))
-    assert (found.start_s, found.serial_s, found.parallel_s) == pytest.approx((4.0, 2e-5, 3e-3), rel=1e-6)
+    assert (found.start_s, found.shared_start_s) == pytest.approx((4.0, 3.0), rel=1e-6)
+    assert (found.serial_s, found.parallel_s) == pytest.approx((2e-5, 3e-3), rel=1e-6)
     assert found.bytes_out == 700
     assert found.error < 1e-9
     noisy = scaling.fit(rows_of(TRUTH, noise=0.05))
-    assert (noisy.start_s, noisy.parallel_s) == pytest.approx((4.0, 3e-3), rel=0.05)
+    assert (noisy.start(1), noisy.parallel_s) == pytest.approx((7.0, 3e-3), rel=0.05)
     assert noisy.error == pytest.approx(0.05, rel=0.2)
 
 
@@ -51,7 +52,8 @@ def test_what_was_not_varied_is_not_told_apart() -> None:
 
 
 def test_the_start_of_a_training_is_what_the_training_is_not() -> None:
-    trainings = [replace(row, stage="train hlf", seconds=row.busy_s + 9) for row in rows_of(replace(TRUTH, start_s=0))]
+    work = replace(TRUTH, start_s=0, shared_start_s=0)
+    trainings = [replace(row, stage="train hlf", seconds=row.busy_s + 9) for row in rows_of(work)]
     found = scaling.fit(trainings)
     assert (found.start_s, found.parallel_s) == pytest.approx((9, 3e-3), rel=1e-6)
 
@@ -59,7 +61,7 @@ def test_the_start_of_a_training_is_what_the_training_is_not() -> None:
 def test_an_extrapolation_is_the_fit_at_more_events() -> None:
     (found,) = scaling.extrapolate(rows_of(TRUTH), {"ingest": 0.5}, 2e6, [1, 100])
     assert found.events == 1e6
-    assert found.wall_s == {1: pytest.approx([4 + 20 + 3000] * 3), 100: pytest.approx([4 + 20 + 30] * 3)}
+    assert found.wall_s == {1: pytest.approx([7 + 20 + 3000] * 3), 100: pytest.approx([4.03 + 20 + 30] * 3)}
     assert found.core_hours == pytest.approx(3020 / 3600)
     assert found.bytes_out == 7e8
     (noisy,) = scaling.extrapolate(rows_of(TRUTH, noise=0.05), {"ingest": 0.5}, 2e6, [1])
@@ -69,13 +71,17 @@ def test_an_extrapolation_is_the_fit_at_more_events() -> None:
 
 def test_a_summary_shows_the_spread() -> None:
     rows = rows_of(TRUTH, noise=0.1)
-    summaries = report.summarise(rows, {"ingest": replace(TRUTH, start_s=0.0)})
+    summaries = report.summarise(rows, {"ingest": replace(TRUTH, start_s=0.0, shared_start_s=0.0)})
     assert len(summaries) == 8
     for summary in summaries:
         assert summary.low < summary.events_per_s < summary.high
         assert summary.high / summary.low == pytest.approx(1.1 / 0.9)
     (first, *_) = report.summarise(rows_of(TRUTH), {"ingest": TRUTH})
-    assert (first.start_s, first.seconds, first.events_per_s) == pytest.approx((4, 4 + 3.02, 1000 / 3.02))
+    assert (first.start_s, first.seconds, first.events_per_s) == pytest.approx((7, 7 + 3.02, 1000 / 3.02))
+    long_start = report.summarise(rows_of(replace(TRUTH, start_s=40)), {"ingest": replace(TRUTH, start_s=40)})
+    assert [summary.mostly_start for summary in (first, long_start[0])] == [False, True]
+    measured = [replace(row, stage="train hlf", busy_s=1.0) for row in rows_of(TRUTH)]
+    assert not any(summary.mostly_start for summary in report.summarise(measured, {"train hlf": TRUTH}))
     largest = report.largest(summaries)["ingest"]
     assert [summary.cores for summary in largest] == [1, 2, 4, 8]
     assert {summary.case.size for summary in largest} == {1000}

@@ -195,7 +195,7 @@ def _command(case: Case, inputs: Path, output: Path, epochs: int) -> list[object
     if kind == "simulate":
         return ["simulate", "--output", output, "--events", case.size, "--events_per_file", max(1, case.size // 8), "--jobs", n]
     if kind == "ingest":
-        return ["ingest", "--input", raw, "--output", output, "--spark.master", f"local[{n}]", "--target_partition_mb", 1]
+        return ["ingest", "--input", raw, "--output", output, "--spark.master", f"local[{n}]", "--target_partition_mb", 8]
     if kind == "features":
         return ["features", "--input", events, "--output", output, "--cluster.workers", n]
     if kind == "score":

@@ -32,7 +32,8 @@ def throughput(path: Path, largest: Mapping[str, Sequence[Summary]], rivals: Map
         for other in rivals.get(stage, ()):
             name = other.case.way if other.case.cores == 1 else f"{other.case.way}, {other.case.cores} cores"
             place.errorbar([other.case.workers], [other.events_per_s], yerr=_spread([other]), fmt="x", color="0.4", capsize=3, label=name)
-        _label(place, stage, "executors" if stage.startswith("spark") else "workers", "events/s")
+        doubt = " (mostly start)" if any(summary.mostly_start for summary in summaries) else ""
+        _label(place, stage + doubt, "executors" if stage.startswith("spark") else "workers", "events/s")
         place.xaxis.set_major_locator(MaxNLocator(integer=True))
         place.set_ylim(bottom=0)
         place.legend(fontsize="small")
@@ -40,10 +41,12 @@ def throughput(path: Path, largest: Mapping[str, Sequence[Summary]], rivals: Map
 
 
 def scaling(path: Path, largest: Mapping[str, Sequence[Summary]], caption: str) -> None:
-    """Speed-up and efficiency against cores, relative to the fewest."""
+    """Speed-up and efficiency against cores, relative to the fewest; of stages that worked long enough for a rate."""
     figure, (left, right) = _figure(2, caption, width=4.8)
     most = 1
     for stage, summaries in largest.items():
+        if any(summary.mostly_start for summary in summaries):
+            continue
         first = summaries[0]
         cores = [summary.cores for summary in summaries]
         ideal = [first.events_per_s * n / first.cores for n in cores]

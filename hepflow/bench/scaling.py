@@ -1,4 +1,7 @@
-"""From measurements to costs: seconds = start + events x (serial + parallel / cores), after Amdahl, and what follows for more events."""
+"""From measurements to costs, after Amdahl, and what follows for more events.
+
+seconds = start + shared start / cores + events x (serial + parallel / cores)
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +14,7 @@ from hepflow.bench.cases import GPU, OURS, TRAINING, Case, Measured
 
 ASSUMPTIONS = (
     "every event costs what the measured ones cost on average, at any number of events",
-    "start, serial and parallel part are those of the fit; in brackets, the range of fits to single repeats",
+    "starts, serial and parallel part are those of the fit; in brackets, the range of fits to single repeats",
     "no term for network, shared disks or memory bandwidth beyond what was measured",
     "a core is one of the measured machine; serial work and the start stay what they are on any number of cores",
     "files are many enough to keep all cores busy, and none is lost",
@@ -29,7 +32,9 @@ class Cost:
 
     stage: str
     start_s: float
-    """Of a command, whatever the number of events."""
+    """Of a command, whatever the number of events and cores."""
+    shared_start_s: float
+    """Of a command, on one core, and less on more: what it makes ready before the first event."""
     serial_s: float
     """An event, on however many cores."""
     parallel_s: float
@@ -42,9 +47,13 @@ class Cost:
     """Both numbers of events and of cores were varied, so that the three parts can be told apart."""
     on_gpu: bool = False
 
+    def start(self, cores: int) -> float:
+        """Seconds of a command without any event."""
+        return self.start_s + self.shared_start_s / cores
+
     def seconds(self, events: float, cores: int) -> float:
         """Wall time."""
-        return self.start_s + events * (self.serial_s + self.parallel_s / cores)
+        return self.start(cores) + events * (self.serial_s + self.parallel_s / cores)
 
 
 @dataclass(frozen=True)
@@ -87,18 +96,16 @@ def fit(rows: Sequence[Measured]) -> Cost:
     kind = rows[0].case.kind
     training = kind in TRAINING
     many_sizes, many_cores = len(set(events)) > 1, len(set(cores)) > 1
-    columns = {
-        "start": np.ones_like(events) if many_sizes and not training else np.zeros_like(events),
-        "serial": events if many_cores else np.zeros_like(events),
-        "parallel": events / cores,
-    }
-    matrix = np.stack(list(columns.values()), axis=1)
+    starts, starts_vary = many_sizes and not training, many_sizes and many_cores and not training
+    columns = (np.ones_like(events) * starts, starts_vary / cores, events * many_cores, events / cores)
+    matrix = np.stack(columns, axis=1)
     found, _ = nnls(matrix / seconds[:, None], np.ones_like(seconds))
     error = float(np.median(np.abs(matrix @ found / seconds - 1)))
-    start = median(row.seconds - row.busy_s for row in rows) if training else float(found[0])
+    start, shared_start, serial, parallel = map(float, found)
+    if training:
+        start = median(row.seconds - row.busy_s for row in rows)
     size = 0.0 if training else sum(row.bytes_out for row in rows) / events.sum()
-    serial, parallel = float(found[1]), float(found[2])
-    return Cost(rows[0].stage, start, serial, parallel, size, error, many_sizes and many_cores, on_gpu=kind == GPU)
+    return Cost(rows[0].stage, start, shared_start, serial, parallel, size, error, many_sizes and many_cores, on_gpu=kind == GPU)
 
 
 def against_rivals(rows: Sequence[Measured], costs: Mapping[str, Cost]) -> list[Ratio]:
@@ -131,10 +138,14 @@ def _pairs(there: set[Case]) -> Iterator[tuple[Case, Case, str]]:
             yield case, plain, "train, outside Spark"
 
 
+def tells(case: Case) -> bool:
+    """Whether a case measures by itself how long it worked, as trainings and rivals do."""
+    return case.way != OURS or case.kind in TRAINING
+
+
 def start_of(row: Measured, cost: Cost) -> float:
-    """Seconds of a command that are no work: measured where a training or a rival tells, else those of the fit."""
-    told = row.way != OURS or row.case.kind in TRAINING
-    return row.seconds - row.busy_s if told else min(cost.start_s, (1 - LEAST_BUSY) * row.seconds)
+    """Seconds of a command that are no work: measured where the case tells, else those of the fit."""
+    return row.seconds - row.busy_s if tells(row.case) else min(cost.start(row.workers * row.cores), (1 - LEAST_BUSY) * row.seconds)
 
 
 def rate(row: Measured, cost: Cost) -> float:

@@ -24,7 +24,7 @@ from hepflow.store import EventStore
 Balance = Literal["equal", "natural"] | dict[str, float]
 
 _BLOCKS, _EVENTS, _BATCHES = range(3)  # keeps the random streams of one (seed, epoch) apart
-_DEALS, _MOST_DEALT = 16, 16
+_DEALS, _MOST_DEALT = 8, 16
 """A batch comes from so many deals at least, and gets so many events of each at most: many deals make the ranks' shares equal, large
 ones the lengths within a batch."""
 _DEALT = "dealt"
@@ -166,9 +166,7 @@ class EpochPlan:
 @lru_cache(maxsize=2)
 def _interleaved(counts: tuple[int, ...]) -> np.ndarray:
     """Positions of events that lie class by class, in an order in which every stretch has the mixture of the whole."""
-    order = np.argsort(np.concatenate([(np.arange(n) + 0.5) / max(n, 1) for n in counts]), kind="stable")
-    order.flags.writeable = False
-    return order
+    return np.argsort(np.concatenate([(np.arange(n) + 0.5) / max(n, 1) for n in counts]), kind="stable")
 
 
 @lru_cache(maxsize=4)
