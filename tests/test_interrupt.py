@@ -13,6 +13,7 @@ import psutil
 import pytest
 import yaml
 from root_files import write_delphes
+from toy_store import toy_store
 
 from hepflow.bench.copies import copy_as_new
 from hepflow.files import read_json
@@ -22,6 +23,14 @@ CLASSES = ("qcd", "ttbar")
 N_FILES = 12
 GRACE_S = 20
 """For processes that end a moment after the one that started them, such as Spark's JVM."""
+
+
+@pytest.fixture(autouse=True)
+def _hears_interrupts() -> Iterator[None]:
+    """What a shell starts in the background is deaf to Ctrl-C, and so would be the commands."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +136,12 @@ def test_forest(place: Path) -> None:
 
 
 def test_evaluate(place: Path) -> None:
-    interrupt(place, "reports/.latest.lock", "evaluate", "--bootstrap", "2000", "--signal", "[ttbar]")
+    store = toy_store(place / "toy.zarr")  # the copies above would be a leak
+    overlay = Path(__file__).parents[1] / "configs" / "train" / "hlf.yaml"
+    options = ("--config", str(overlay), "--data.store", str(store.path), "--output", "toy/hlf", "--trainer.max_epochs", "1")
+    with command(place, "train", "fit", *options) as process:
+        assert process.wait(timeout=300) == 0
+    interrupt(place, "reports/.latest.lock", "evaluate", "--input", "toy", "--bootstrap", "2000")
     assert (place / "reports/latest/report.html").is_file()
 
 

@@ -176,5 +176,8 @@ def display(figure: Display) -> str:
 
 
 def radii(pt: np.ndarray) -> np.ndarray:
-    """Radius on the page of a particle of transverse momentum ``pt`` in GeV: the area grows with pt, within limits."""
-    return np.clip(1.6 * np.sqrt(pt), 1.2, 22.0)
+    """Radius on the page of a particle of transverse momentum ``pt`` in GeV: the area grows with pt, within limits.
+
+    Features of a user's own may be below zero, or no momentum at all.
+    """
+    return np.clip(1.6 * np.sqrt(np.maximum(pt, 0)), 1.2, 22.0)
