@@ -37,37 +37,34 @@ class Batch(NamedTuple):
         return self._replace(**tensors)
 
 
-def batches_of(blocks: Sequence[EventBlock], plan: Sequence[np.ndarray], row_of: np.ndarray, *, particles: bool) -> Iterator[Batch]:
+def batches_of(blocks: Sequence[EventBlock], rows: Sequence[np.ndarray], sizes: Sequence[int], *, particles: bool) -> Iterator[Batch]:
     """Share of a rank of each global batch.
 
     Parameters
     ----------
     blocks : sequence of EventBlock
-        The rank's events of a window; one of another rank's, where it has none.
-    plan : sequence of (batch,) int64
-        Positions in the window, batch by batch.
-    row_of : (window,) int64
-        Position in the window -> position in the blocks, -1 for another rank's event.
+        What the rank read of a window: one event at least.
+    rows : sequence of (events,) int64
+        Positions in the blocks of the rank's events, batch by batch.
+    sizes : sequence of int
+        Events of each global batch.
     particles : bool
         Whether the particles are wanted.
     """
-    if not plan:
+    if not rows:
         return
     columns = [torch.from_numpy(np.concatenate([getattr(block, name) for block in blocks])) for name in ("hlf", "label", "event_id")]
     first = np.cumsum([0, *(len(block) for block in blocks)])
-    for batch in plan:
-        own = row_of[batch]
-        own = own[own >= 0]
+    for own, n_global in zip(rows, sizes, strict=True):
         weight = torch.full((max(1, len(own)),), float(len(own) > 0))
-        own = own if len(own) else np.zeros(1, np.int64)
-        rows = torch.from_numpy(own)
+        taken = own if len(own) else np.zeros(1, np.int64)
         padded = lengths = None
         if particles:
-            block_of = np.searchsorted(first, own, side="right") - 1
-            events = [_particles(blocks[b], i - first[b]) for i, b in zip(own, block_of, strict=True)]
+            block_of = np.searchsorted(first, taken, side="right") - 1
+            events = [_particles(blocks[b], i - first[b]) for i, b in zip(taken, block_of, strict=True)]
             padded, lengths = (torch.from_numpy(array) for array in pad(events))
-        hlf, label, event_id = (column.index_select(0, rows) for column in columns)
-        yield Batch(hlf, padded, lengths, label.long(), event_id, weight, len(batch))
+        hlf, label, event_id = (column.index_select(0, torch.from_numpy(taken)) for column in columns)
+        yield Batch(hlf, padded, lengths, label.long(), event_id, weight, n_global)
 
 
 def _particles(block: EventBlock, event: int) -> np.ndarray:

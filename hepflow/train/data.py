@@ -51,7 +51,8 @@ class EventData(pl.LightningDataModule):
     prefetch
         Batches to make ahead.
     memory_mb
-        A split that fits is kept in each process's memory once it was read.
+        A split that fits is kept in the memory of each process, which reads all of it once; of a larger one it reads its own share
+        in every epoch.
     predict_split
         Split that predict writes predictions of.
     """

@@ -1,7 +1,7 @@
 """Batches of a split for one rank, read ahead of the training thread; where it stands is a state that any number of ranks can take up.
 
-The sequence of global batches is the plan's. Every rank reads its share of a window, and with it its share of every batch, so all ranks
-make the same number of steps.
+The sequence of global batches is the plan's; every rank has its share of each, so all ranks make the same number of steps. Of a split
+that is larger than memory a rank reads its share of a window alone; one that stays in memory is read whole, once, by every rank.
 Reading is done by threads: zarr's event loop does not survive a fork, and zarr and numpy let go of the interpreter where it counts.
 """
 
@@ -52,6 +52,7 @@ class EventLoader:
         self.plan = plan
         self.reader = reader
         self.rank, self.world = rank, world
+        self.reads_share = world > 1 and not reader.keep
         self.workers, self.prefetch, self.pin = workers, prefetch, pin
         self.epoch = 0
         self.position = 0
@@ -118,21 +119,29 @@ class EventLoader:
             lengths = self._lengths(epoch, window, blocks) if particles else None
             order = self.plan.batches(epoch, window, lengths)[skip:]
             skip = 0
-            share = self.plan.share(window, self.rank, self.world)
-            row_of = np.full(sum(self.plan.counts(window)), -1)
-            row_of[share] = np.arange(len(share))
-            for batch in batches_of(blocks, order, row_of, particles=particles):
+            for batch in batches_of(blocks, self._rows(window, order), [len(batch) for batch in order], particles=particles):
                 yield batch.pinned() if self.pin else batch
+
+    def _rows(self, window: int, order: list[np.ndarray]) -> list[np.ndarray]:
+        """Positions of this rank's events in what it read, batch by batch."""
+        if not self.reads_share:
+            return [batch[self.rank :: self.world] for batch in order]  # sorted by length: the ranks get equal work
+        share = self.plan.share(window, self.rank, self.world)
+        row_of = np.full(sum(self.plan.counts(window)), -1)
+        row_of[share] = np.arange(len(share))
+        return [rows[rows >= 0] for rows in (row_of[batch] for batch in order)]
 
     def _lengths(self, epoch: int, window: int, blocks: list[EventBlock]) -> np.ndarray:
         """Particles of every event of a window, also of those that other ranks read."""
-        if self.world == 1:
+        if not self.reads_share:
             parts = [np.diff(block.offsets) for block in blocks]
         else:
             parts = [self.reader.lengths(part) for part in self.plan.slices(epoch, window)]
         return np.concatenate([np.zeros(0, np.int64), *parts])
 
     def _slices(self, epoch: int, window: int) -> list[Slice]:
+        if not self.reads_share:
+            return self.plan.slices(epoch, window)
         share = self.plan.share(window, self.rank, self.world)
         return self.plan.slices(epoch, window, share if len(share) else np.zeros(1, np.int64))
 

@@ -172,8 +172,6 @@ def _interleaved(counts: tuple[int, ...]) -> np.ndarray:
 @lru_cache(maxsize=4)
 def _share(counts: tuple[int, ...], rank: int, world: int) -> np.ndarray:
     n_events = sum(counts)
-    if world == 1:
-        return np.arange(n_events)
     return np.sort(_interleaved(counts)[n_events * rank // world : n_events * (rank + 1) // world])
 
 
