@@ -14,7 +14,20 @@ from hepflow.evaluate.runs import Run
 from hepflow.evaluate.working_points import Selection, evaluate_selection, mix_of, roc
 
 ABOUT_KEYS = (
-    *("net", "arguments", "parameters", "epochs", "events_trained", "wall_s", "events_per_s", "engine", "device", "processes", "threads"),
+    *(
+        "net",
+        "arguments",
+        "parameters",
+        "epochs",
+        "events_trained",
+        "shuffle_reach",
+        "wall_s",
+        "events_per_s",
+        "engine",
+        "device",
+        "processes",
+        "threads",
+    ),
     *("seed", "config_hash", "code", "splits_used", "versions"),
 )
 """What is taken over from run.json, where it is there."""

@@ -141,12 +141,15 @@ def cost(metrics: Mapping[str, Any]) -> Table:
                     _plain(about.get("processes")),
                     _plain(about.get("epochs")),
                     _plain(about.get("events_trained")),
+                    _plain(about.get("shuffle_reach"), ".0%"),
                     Cell("–", -1.0) if wall is None else Cell(duration(wall), wall),
                     _plain(about.get("events_per_s"), ",.0f"),
                 )
             )
         )
-    return Table("cost", ("model", "where", "processes", "epochs", "events trained", "wall time", "events/s"), tuple(rows))
+    return Table(
+        "cost", ("model", "where", "processes", "epochs", "events trained", "shuffled among", "wall time", "events/s"), tuple(rows)
+    )
 
 
 def _where(about: Mapping[str, Any]) -> str:

@@ -88,6 +88,11 @@ class EpochPlan:
         return int(self.window_batches.sum())
 
     @property
+    def reach(self) -> float:
+        """How far an event travels within its epoch: the share of it among which it may end up anywhere; 1 is a perfect shuffle."""
+        return float(self.window_sizes.max() / self.n_events)
+
+    @property
     def fingerprint(self) -> str:
         """Hash of everything that decides the order."""
         sizes = [[len(block) for block in blocks] for blocks in self.blocks]
@@ -263,8 +268,7 @@ def _cut(blocks: Sequence[Slice], start: int, stop: int) -> list[Slice]:
 def shuffle_quality(plan: EpochPlan) -> str:
     """How far events travel, in one line for a person."""
     n_blocks = sum(len(blocks) for blocks in plan.blocks)
-    reach = int(plan.window_sizes.max())
     return (
         f"{plan.n_events:,} events an epoch in {plan.n_batches:,} batches; {n_blocks:,} blocks are shuffled over the whole epoch, "
-        f"then events among {reach:,} ({reach / plan.n_events:.0%} of it; 100% is a perfect shuffle)"
+        f"then events among {plan.window_sizes.max():,} ({plan.reach:.0%} of it; 100% is a perfect shuffle)"
     )

@@ -84,6 +84,7 @@ class RunRecord(Callback):
         self._wall_s = 0.0
         self._since = time.perf_counter()
         self._splits: dict[str, list[str]] = {}
+        self._reach: float | None = None
         self._code = code_hash()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -103,6 +104,8 @@ class RunRecord(Callback):
             if isinstance(logger, EpochTable):
                 logger.drop_from(trainer.current_epoch)
         self._splits = {**self._splits, "fit": _splits_of(trainer.train_dataloader), "statistics": _splits_of_statistics(trainer)}
+        assert isinstance(trainer.train_dataloader, EventLoader)
+        self._reach = trainer.train_dataloader.plan.reach
         self._since = time.perf_counter()
 
     def on_train_batch_end(self, *hook: Any) -> None:
@@ -151,6 +154,7 @@ class RunRecord(Callback):
             "code": self._code,
             "epochs": len(history) if finished else trainer.current_epoch,
             "events_trained": self._events,
+            "shuffle_reach": self._reach,
             "wall_s": wall_s,
             "events_per_s": self._events / wall_s if wall_s > 0 else 0.0,
             "processes": trainer.world_size,
