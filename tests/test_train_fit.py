@@ -78,6 +78,13 @@ def test_a_run_folder_holds_everything(run: Path, store: EventStore) -> None:
     assert len(record["history"]) == 3
 
 
+def test_what_was_trained_is_counted_whichever_epoch_was_the_best(store: EventStore, tmp_path: Path) -> None:
+    record = fit(store, tmp_path / "hlf", "--model.lr", "1", "--checkpoint.mode", "max")  # the worst epoch: seldom the last
+    best = torch.load(tmp_path / "hlf" / "checkpoints" / "best.ckpt", weights_only=True)["epoch"]
+    assert record["events_trained"] == 3 * 240, f"the best epoch is {best}"
+    assert record["events_per_s"] == pytest.approx(record["events_trained"] / record["wall_s"])
+
+
 def test_metrics_have_a_row_an_epoch(run: Path) -> None:
     rows = read_table(run / "metrics.csv")
     assert [row["epoch"] for row in rows] == [0, 1, 2]

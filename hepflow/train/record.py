@@ -85,6 +85,7 @@ class RunRecord(Callback):
         self._since = time.perf_counter()
         self._splits: dict[str, list[str]] = {}
         self._reach: float | None = None
+        self._fitted = False
         self._code = code_hash()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -123,13 +124,16 @@ class RunRecord(Callback):
     def on_fit_end(self, *_: Any) -> None:
         """Stop the clock."""
         self._wall_s, self._since = self._wall_so_far(), time.perf_counter()
+        self._fitted = True
 
     def state_dict(self) -> dict[str, Any]:
         """Totals up to here."""
         return {"events": self._events, "wall_s": self._wall_so_far(), "splits": self._splits}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with those totals."""
+        """Go on with those totals, unless the checkpoint is that of the best epoch, loaded for the test."""
+        if self._fitted:
+            return
         self._events, self._wall_s, self._splits = state_dict["events"], state_dict["wall_s"], state_dict["splits"]
         self._since = time.perf_counter()
 
