@@ -66,7 +66,7 @@ def test_scores_are_the_test_predictions_of_the_training(trigger: Trigger, tmp_p
     assert len(row) == len(scores), "an event twice"
     rows = scores.take([row[event_id] for event_id in tested.event_id.tolist()])
     assert rows["selected"].to_numpy().all()
-    assert len(rows) > 50
+    assert len(rows) > 25  # a fifth of 317 or so: files have UUIDs at random, and by them events their split
     found = np.stack([rows[f"p_{name}"].to_numpy() for name in CLASSES], axis=1)
     np.testing.assert_allclose(found, tested.probabilities, rtol=0, atol=1e-5)
     assert tested.probabilities.std() > 0.01, "a net that says the same of every event proves nothing"
