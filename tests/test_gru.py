@@ -31,9 +31,9 @@ def stock_gru(layer: JaggedGRU, x_BPC: Tensor, lengths_B: Tensor) -> tuple[Tenso
 
 
 def assert_close(ours: Tensor, theirs: Tensor) -> None:
-    """Within 1e-5 of the largest value."""
+    """Within 1e-5 of the largest value, or 1e-6: states are differences of numbers around 1, in single precision."""
     assert ours.shape == theirs.shape
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * max(float(theirs.abs().max()), 1e-3) if theirs.numel() else 0)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * max(float(theirs.abs().max()), 0.1) if theirs.numel() else 0)
 
 
 def assert_like_stock(x_BPC: Tensor, lengths_B: Tensor, n_hidden: int) -> None:
