@@ -148,7 +148,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     parser.add_argument("--config", action="config", help="YAML file of these options; options after it win.")
     parser.add_class_arguments(command.config)
     try:
-        namespace = parser.instantiate(parser.parse_args(_spelt_out(command.config, arguments)))
+        namespace = parser.instantiate(parser.parse_args(_spelt_out(command.config, config.with_shipped(arguments))))
     except ArgumentError as error:
         msg = f"{one_line(error)}. See `hepflow {name} --help`."
         raise ConfigError(msg) from error

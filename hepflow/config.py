@@ -3,8 +3,9 @@
 The string under a field is its help text on the command line.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -297,6 +298,18 @@ def shipped(name: str) -> Path:
     package = Path(__file__).parent
     folder = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
     return folder / name
+
+
+def with_shipped(arguments: Sequence[str]) -> list[str]:
+    """Command line in which ``--config configs/NAME`` means the shipped file where there is no such file here."""
+    found = []
+    for before, argument in pairwise(["", *arguments]):
+        option, equals, value = argument.partition("=") if argument.startswith("--config=") else (before, "", argument)
+        name = value.removeprefix("configs/")
+        if option == "--config" and name != value and not Path(value).exists() and shipped(name).is_file():
+            value = str(shipped(name))
+        found.append(f"{option}={value}" if equals else value)
+    return found
 
 
 def positive(config: object, *names: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from hepflow.cli import COMMANDS, parse
+from hepflow.config import shipped, with_shipped
 from hepflow.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -155,3 +156,13 @@ def test_dashes_are_as_good_as_underscores_and_a_switch_needs_no_value() -> None
 def test_the_errors_of_a_config_are_config_errors() -> None:
     with pytest.raises(ConfigError, match="splits must be train, val and test"):
         parse("features", ["--splits", "{train: 0.9, val: 0.2, test: 0.2}"])
+
+
+def test_the_shipped_configurations_are_found_outside_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = ["--config", "mine.yaml", "--input", "configs/ingest.yaml", "--config=configs/nothing.yaml"]
+    found = with_shipped(["--config", "configs/train/hlf.yaml", "--config=configs/spark/yarn.yaml", *own])
+    assert found == ["--config", str(shipped("train/hlf.yaml")), f"--config={shipped('spark/yarn.yaml')}", *own]
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "features.yaml").touch()
+    assert with_shipped(["--config", "configs/features.yaml"]) == ["--config", "configs/features.yaml"]

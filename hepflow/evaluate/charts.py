@@ -76,9 +76,10 @@ def learning_curves(runs: Sequence[Run]) -> list[Chart]:
         )
         charts.append(_over_epochs(file_name("loss", run.name), run.name, "Cross-entropy after each epoch.", "loss", series))
     series = tuple(
-        Series(run.name, *map(np.array, run.history["val_accuracy"]), colour("m", index), style="points", dash=index)
+        Series(run.name, np.array(epochs), np.array(accuracy), colour("m", index), style="points", dash=index)
         for index, run in enumerate(runs)
         if "val_accuracy" in run.history
+        for epochs, accuracy in [run.history["val_accuracy"]]
     )
     if series:
         caption = "On the validation split, after each epoch."

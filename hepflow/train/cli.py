@@ -18,7 +18,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.tuner.tuning import Tuner
 from pytorch_lightning.utilities import rank_zero_only
 
-from hepflow.config import RUNS, TrainConfig
+from hepflow.config import RUNS, TrainConfig, with_shipped
 from hepflow.config_tools import ExportConfig
 from hepflow.errors import ConfigError, DataError, one_line
 from hepflow.models.bundle import run as export
@@ -89,7 +89,7 @@ class TrainCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             parser_kwargs={"exit_on_error": False, "prog": self.prog, "description": COMMANDS[command].__doc__},
-            args=[_alias(argument) for argument in args],
+            args=[_alias(argument) for argument in with_shipped(args)],
             run=False,
         )
 
