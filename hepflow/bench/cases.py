@@ -176,7 +176,8 @@ def measure(case: Case, repeat: int, inputs: Path, scratch: Path, epochs: int) -
     began, load = dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), round(os.getloadavg()[0], 2)
     start = time.perf_counter()
     if case.way == OURS:
-        hepflow(*_command(case, inputs, output, epochs), threads=0 if case.kind == GPU else case.cores)
+        most = _epoch_events(inputs / "features.zarr") if case.kind in TRAINING else sys.maxsize
+        hepflow(*_command(case, inputs, output, epochs, most), threads=0 if case.kind == GPU else case.cores)
     else:
         _run([sys.executable, "-m", "hepflow.bench.rivals", *case.stage.split(), inputs, output, epochs], threads=case.cores)
     seconds = time.perf_counter() - start
@@ -188,7 +189,13 @@ def measure(case: Case, repeat: int, inputs: Path, scratch: Path, epochs: int) -
     return Measured(**own, repeat=repeat, events=events, seconds=seconds, busy_s=busy_s, bytes_out=n_bytes, began=began, load=load)
 
 
-def _command(case: Case, inputs: Path, output: Path, epochs: int) -> list[object]:
+def _epoch_events(store: Path) -> int:
+    """Events of a balanced epoch: no batch may be larger."""
+    counts = read_json(store / "zarr.json")["attributes"]["hepflow"]["counts"]["train"]
+    return min(counts.values()) * len(counts)
+
+
+def _command(case: Case, inputs: Path, output: Path, epochs: int, most_events: int = sys.maxsize) -> list[object]:
     raw, events, store = (inputs / name for name in ("raw", "events", "features.zarr"))
     kind, _, net = case.stage.partition(" ")
     n = case.workers
@@ -200,7 +207,16 @@ def _command(case: Case, inputs: Path, output: Path, epochs: int) -> list[object
         return ["features", "--input", events, "--output", output, "--cluster.workers", n]
     if kind == "score":
         return ["score", "--model", inputs / "runs" / net / "model.onnx", "--input", raw, "--output", output, "--cluster.workers", n]
-    own = ["--config", shipped(f"train/{net}.yaml"), "--data.store", store, "--output", output, "--data.batch_size", BATCH * n]
+    own = [
+        "--config",
+        shipped(f"train/{net}.yaml"),
+        "--data.store",
+        store,
+        "--output",
+        output,
+        "--data.batch_size",
+        min(BATCH * n, most_events),
+    ]
     length = ["--trainer.max_epochs", epochs, "--early_stopping.patience", epochs]
     if kind == "spark-train":
         return ["spark-train", *own, *length, "--threads", case.cores, "--spark.num_processes", n, "--spark.cpus_per_process", case.cores]
