@@ -20,6 +20,7 @@ from rich.table import Table
 
 from hepflow import config, config_score, config_tools
 from hepflow.errors import ConfigError, HepflowError, MissingDependency, one_line
+from hepflow.shipped import with_shipped
 from hepflow.terminal import MESSAGES
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -148,7 +149,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     parser.add_argument("--config", action="config", help="YAML file of these options; options after it win.")
     parser.add_class_arguments(command.config)
     try:
-        namespace = parser.instantiate(parser.parse_args(_spelt_out(command.config, config.with_shipped(arguments))))
+        namespace = parser.instantiate(parser.parse_args(_spelt_out(command.config, with_shipped(arguments))))
     except ArgumentError as error:
         msg = f"{one_line(error)}. See `hepflow {name} --help`."
         raise ConfigError(msg) from error

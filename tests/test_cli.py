@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from hepflow.cli import COMMANDS, parse
-from hepflow.config import shipped, with_shipped
 from hepflow.errors import ConfigError
+from hepflow.shipped import shipped, with_shipped
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 HEAVY = ("torch", "pyspark", "dask", "distributed", "numba", "uproot", "awkward", "matplotlib")

@@ -15,12 +15,12 @@ import yaml
 from crash import CODE
 from toy_store import toy_store
 
-from hepflow.config import shipped
 from hepflow.errors import ConfigError, DataError
 from hepflow.files import read_json
 from hepflow.models.net import rebuild
 from hepflow.predictions import read_predictions
 from hepflow.schema import HLF, PARTICLE
+from hepflow.shipped import shipped
 from hepflow.store import EventStore, iter_blocks
 from hepflow.train.cli import main
 from hepflow.train.help import FULL, print_help

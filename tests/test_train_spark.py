@@ -14,10 +14,11 @@ import yaml
 from test_train_fit import assert_same, weights
 from toy_store import toy_store
 
-from hepflow.config import SparkTrainConfig, shipped
+from hepflow.config import SparkTrainConfig
 from hepflow.errors import ConfigError
 from hepflow.files import read_json
 from hepflow.predictions import read_predictions
+from hepflow.shipped import shipped
 from hepflow.train.help import print_help
 
 pytest.importorskip("pyspark", reason="needs hepflow[ingest]")

@@ -18,10 +18,11 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.tuner.tuning import Tuner
 from pytorch_lightning.utilities import rank_zero_only
 
-from hepflow.config import RUNS, TrainConfig, with_shipped
+from hepflow.config import RUNS, TrainConfig
 from hepflow.config_tools import ExportConfig
 from hepflow.errors import ConfigError, DataError, one_line
 from hepflow.models.bundle import run as export
+from hepflow.shipped import with_shipped
 from hepflow.store import EventStore
 from hepflow.train import slurm
 from hepflow.train.callbacks import LAST, LastCheckpoint, PredictionsWriter, Throughput
