@@ -16,8 +16,9 @@ LAYERS = (
     {"physics", "models"},
     {"store", "predictions", "fragments"},
     {"shards", "compiled", "blocks"},
-    {"config_score", "config_tools"},
+    {"arguments", "config_score", "config_tools"},
     {"ledger", "config", "identity", "locks", "moments"},
+    {"options"},
     {"schema", "command", "files", "machine", "shipped", "terminal"},
     {"errors"},
 )
