@@ -26,9 +26,10 @@ from hepflow.ledger import digest
 from hepflow.shipped import shipped
 from hepflow.store import EventStore
 from hepflow.train.callbacks import LAST
-from hepflow.train.cli import TrainCLI, prepared
+from hepflow.train.cli import prepared
+from hepflow.train.folder import CHECKPOINTS
 from hepflow.train.folds import make_folds
-from hepflow.train.record import CHECKPOINTS
+from hepflow.train.parser import TrainCLI
 from hepflow.train.tune_report import report
 
 log = logging.getLogger(__name__)
@@ -187,7 +188,7 @@ def _loss(trial: optuna.Trial, config: TuneConfig, overlay: dict[str, Any]) -> f
 
 def _fit(overlay: Path, store: Path, folder: Path, seed: int, *callbacks: Callback) -> float:
     """Train in this process, without a look at the test split."""
-    quiet = ("--trainer.enable_progress_bar", "false", "--trainer.logger", "false", "--trainer.devices", "1")
+    quiet = ("--overwrite", "--trainer.enable_progress_bar", "false", "--trainer.logger", "false", "--trainer.devices", "1")
     options = ("--config", str(overlay), "--data.store", str(store), "--output", str(folder), "--seed", str(seed), "--threads", "1", *quiet)
     with prepared():
         cli = _TrialCLI("fit", options)
