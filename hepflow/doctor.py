@@ -18,6 +18,7 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from hepflow import machine
@@ -149,8 +150,8 @@ def _disk(name: str) -> Finding:
     return _at_least(name, shutil.disk_usage(Path.cwd()).free, LITTLE_DISK, "`hepflow ingest --estimate` says what your files will take")
 
 
-def _at_least(name: str, size: float, least: float, advice: str) -> Finding:
-    return Finding(name, "ok" if size >= least else "note", f"{size / GB:.1f} GB", "" if size >= least else advice)
+def _at_least(name: str, size: int, least: float, advice: str) -> Finding:
+    return Finding(name, "ok" if size >= least else "note", decimal(size), "" if size >= least else advice)
 
 
 def _open_files(name: str) -> Finding:
