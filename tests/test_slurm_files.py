@@ -54,7 +54,7 @@ def test_the_page_names_options_that_exist() -> None:
         "trainer": set(signature(Trainer).parameters),
         "data": set(signature(EventData).parameters),
     }
-    named = set(re.findall(r"--([a-z]+)\.([a-z_.]+[a-z])", PAGE))
+    named = {(group, name.replace("-", "_")) for group, name in re.findall(r"--([a-z]+)\.([a-z.-]+[a-z])", PAGE)}
     assert len(named) > 8
     assert {f"{group}.{name}" for group, name in named if name not in known[group]} == set()
 
