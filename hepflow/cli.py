@@ -9,17 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_origin
 
-from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, set_parsing_settings
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
 from hepflow import config, config_score, config_tools
-from hepflow.errors import ConfigError, HepflowError, MissingDependency, one_line
+from hepflow.arguments import nearest, read, spelt_out
+from hepflow.errors import ConfigError, HepflowError, MissingDependency
+from hepflow.options import HELP, Groups, groups_of, print_help, spelt
+from hepflow.shipped import with_shipped
 from hepflow.terminal import MESSAGES
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -73,8 +75,17 @@ TRAIN_SUBCOMMANDS = {
     "predict": "Write a checkpoint's predictions on the test split",
     "find-lr": "Try learning rates on a copy of the net, and name a good one",
 }
-SPARK_TRAIN = "The training of `train fit` on CPU inside Spark, as one barrier job"
-COMPLETION = "Print a script by which bash or zsh completes commands, options and values"
+TRAININGS = {f"train {name}": about for name, about in TRAIN_SUBCOMMANDS.items()} | {
+    "spark-train": "The training of `train fit` on CPU inside Spark, as one barrier job"
+}
+GROUPS = {"train": "Train classifiers with PyTorch Lightning", "store": "Look into a feature store"}
+"""First words of commands of two."""
+FIRST = ("simulate", "ingest", "features", *TRAININGS)
+SUMMARIES = {name: command.summary for name, command in COMMANDS.items()} | TRAININGS
+SUMMARIES = {name: SUMMARIES[name] for name in (*FIRST, *SUMMARIES)}
+SUMMARIES["completion"] = "Print a script by which bash or zsh completes commands, options and values"
+"""Every command, in the order in which one runs them."""
+VERSION = ("-V", "--version")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -109,29 +120,67 @@ def _interrupted() -> NoReturn:
 
 
 def _dispatch(arguments: list[str]) -> None:
-    if not arguments or arguments[0] in {"-h", "--help", "help"}:
-        _print_help()
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], HELP[0]]
+    if not arguments or arguments[0] in HELP:
+        note = "Every command takes --help, and each but completion --config FILE and --print-config."
+        _print_commands("hepflow COMMAND [options]", _overview(), note)
         return
-    words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
-    name, rest = " ".join(arguments[:words]), arguments[words:]
-    if name == "--version":
-        Console().print(f"hepflow {version('hepflow')}")
-    elif name == "train":
-        _train(rest)
-    elif name == "spark-train":
-        _spark_train(rest)
+    if arguments[0] in VERSION:
+        print(f"hepflow {version('hepflow')}")
+        return
+    name, rest = _command_of(arguments)
+    if name in GROUPS:
+        _print_commands(f"hepflow {name} COMMAND [options]", _commands_of(name), f"The options of one: hepflow {name} COMMAND --help")
     elif name == "completion":
         _completion(rest)
-    elif name in COMMANDS:
+    elif set(HELP) & set(rest):
+        _print_options(name)
+    elif name == "spark-train":
+        _load("hepflow.train.spark_run:main", "train,ingest")(rest)
+    elif name in TRAININGS:
+        _load("hepflow.train.cli:main", "train")([name.removeprefix("train "), *rest])
+    else:
         command = COMMANDS[name]
         stage_config = parse(name, rest)
         if command.topic and stage_config.reads_topic:
             _load(command.topic, "kafka")(stage_config)
         else:
             _load(command.run, command.extra)(stage_config)
-    else:
-        msg = f"no command {name!r}. There are: {', '.join([*COMMANDS, 'train', 'spark-train', 'completion'])}. See `hepflow --help`."
+
+
+def _command_of(arguments: list[str]) -> tuple[str, list[str]]:
+    """The command, or the group of commands, that the first words name; and the words after it.
+
+    Raises
+    ------
+    ConfigError
+        There is none.
+    """
+    first, *rest = arguments
+    if first in GROUPS:
+        if not rest or rest[0] in HELP:
+            return first, []
+        if rest[0] not in _commands_of(first):
+            msg = (
+                f"no command {f'{first} {rest[0]}'!r}.{nearest(rest[0], _commands_of(first))} There are: {', '.join(_commands_of(first))}."
+            )
+            raise ConfigError(msg)
+        first, *rest = f"{first} {rest[0]}", *rest[1:]
+    if first not in SUMMARIES:
+        msg = f"no command {first!r}.{nearest(first, [*_overview(), *SUMMARIES])} See `hepflow --help`."
         raise ConfigError(msg)
+    return first, rest
+
+
+def _commands_of(group: str) -> dict[str, str]:
+    return {name.removeprefix(f"{group} "): about for name, about in SUMMARIES.items() if name.startswith(f"{group} ")}
+
+
+def _overview() -> dict[str, str]:
+    """Every command, and in place of those of a group the group."""
+    firsts = dict.fromkeys(name if name in SUMMARIES and " " not in name else name.partition(" ")[0] for name in SUMMARIES)
+    return {name: f"{GROUPS[name]} ({', '.join(_commands_of(name))})" if name in GROUPS else SUMMARIES[name] for name in firsts}
 
 
 def parse(name: str, arguments: Sequence[str]) -> Any:
@@ -143,62 +192,41 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         An option is unknown or its value is not allowed.
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    command = COMMANDS[name]
-    parser = ArgumentParser(prog=f"hepflow {name}", description=command.about or command.config.__doc__, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="YAML file of these options; options after it win.")
-    parser.add_class_arguments(command.config)
-    try:
-        namespace = parser.instantiate(parser.parse_args(_spelt_out(command.config, config.with_shipped(arguments))))
-    except ArgumentError as error:
-        msg = f"{one_line(error)}. See `hepflow {name} --help`."
-        raise ConfigError(msg) from error
+    stage = COMMANDS[name].config
+    parser = ArgumentParser(prog=f"hepflow {name}", exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(stage)
+    switches = {f"--{field.name}" for field in fields(stage) if field.type is bool}
+    lists = {f"--{field.name}" for field in fields(stage) if get_origin(field.type) is tuple}
+    namespace = parser.instantiate(read(parser, spelt_out(with_shipped(arguments), switches=switches, lists=lists)))
     values = dict(vars(namespace))
     values.pop("config", None)
     for option, value in values.items():
         if isinstance(value, Path) and URL.match(str(value)):
-            msg = f"--{option} {value} is no path of a mounted file system: URLs are for the input of ingest, score and replay alone"
+            msg = f"{spelt(option)} {value} is no path of a mounted file system: URLs are for the input of ingest, score and replay alone"
             raise ConfigError(msg)
-    return command.config(**values)
+    return stage(**values)
 
 
-def _spelt_out(stage: type, arguments: Sequence[str]) -> list[str]:
-    """``--some-flag`` as ``--some_flag=true``: dashes are as good as underscores, and a switch needs no value."""
-    switches = {f"--{field.name}" for field in fields(stage) if field.type is bool}
-    spelt = []
-    for argument, after in pairwise([*arguments, "--"]):
-        name, equals, value = argument.partition("=")
-        if name.startswith("--"):
-            name = "--" + name[2:].replace("-", "_")
-        alone = name in switches and not equals and after.startswith("-")
-        spelt.append(f"{name}=true" if alone else name + equals + value)
-    return spelt
+def _groups(name: str) -> Groups:
+    """The options of a command."""
+    if name in COMMANDS:
+        return groups_of(COMMANDS[name].config)
+    groups: Groups = _load("hepflow.train.help:groups", "train")(in_spark=name == "spark-train")
+    return groups
 
 
-def _train(arguments: list[str]) -> None:
-    if not arguments or arguments[0] in {"-h", "--help"}:
-        _print_commands("hepflow train COMMAND [options]", TRAIN_SUBCOMMANDS)
-    elif arguments[0] not in TRAIN_SUBCOMMANDS:
-        msg = f"no command 'train {arguments[0]}'. There are: {', '.join(TRAIN_SUBCOMMANDS)}."
-        raise ConfigError(msg)
-    elif {"-h", "--help"} & set(arguments):
-        _load("hepflow.train.help:print_help", "train")(arguments[0], TRAIN_SUBCOMMANDS[arguments[0]])
-    else:
-        _load("hepflow.train.cli:main", "train")(arguments)
-
-
-def _spark_train(arguments: list[str]) -> None:
-    if {"-h", "--help"} & set(arguments):
-        _load("hepflow.train.help:print_help", "train")("fit", SPARK_TRAIN, in_spark=True)
-    else:
-        _load("hepflow.train.spark_run:main", "train,ingest")(arguments)
+def _print_options(name: str) -> None:
+    about = (COMMANDS[name].about or COMMANDS[name].config.__doc__ or "").rstrip(".") if name in COMMANDS else TRAININGS[name]
+    last = f"With every option of Lightning's Trainer: hepflow {name} --help-all" if name in TRAININGS else ""
+    print_help(f"hepflow {name} [options]", f"{about}.", _groups(name), last)
 
 
 def _completion(arguments: list[str]) -> None:
     completion = import_module("hepflow.completion")
     if len(arguments) == 1 and arguments[0] in completion.SHELLS:
-        trainings = {f"train {name}": about for name, about in TRAIN_SUBCOMMANDS.items()} | {"spark-train": SPARK_TRAIN}
-        print(completion.script(arguments[0], {name: (command.config, command.summary) for name, command in COMMANDS.items()}, trainings))
-    elif not arguments or {"-h", "--help"} & set(arguments):
+        print(completion.script(arguments[0], {name: (SUMMARIES[name], _groups(name)) for name in (*COMMANDS, *TRAININGS)}))
+    elif not arguments or set(HELP) & set(arguments):
         lines = {shell: f"put into ~/.{shell}rc: {line}" for shell, line in completion.SHELLS.items()}
         _print_commands("hepflow completion SHELL", lines)
     else:
@@ -217,22 +245,15 @@ def _load(target: str, extra: str) -> Any:
         raise MissingDependency(msg) from error
 
 
-def _print_help() -> None:
-    rows = {name: command.summary for name, command in COMMANDS.items()}
-    rows["train"] = f"Train classifiers with PyTorch Lightning ({', '.join(TRAIN_SUBCOMMANDS)})"
-    rows |= {"spark-train": SPARK_TRAIN, "completion": COMPLETION}
-    order = ["simulate", "ingest", "features", "train"]
-    _print_commands("hepflow COMMAND [options]", {name: rows[name] for name in [*order, *rows]})
-
-
-def _print_commands(usage: str, rows: dict[str, str]) -> None:
-    console = Console()
-    console.print(f"usage: {usage}\n", markup=False, highlight=False)
+def _print_commands(usage: str, rows: dict[str, str], note: str = "") -> None:
+    console = Console(highlight=False, markup=False)
+    console.print(f"usage: {usage}\n")
     table = Table.grid(padding=(0, 2))
     for name, text in rows.items():
         table.add_row(f"  {name}", text)
     console.print(table)
-    console.print("\nEvery command takes --help, --config FILE and --print_config.", highlight=False)
+    if note:
+        console.print(f"\n{note}")
 
 
 def _set_up_logging() -> None:

@@ -3,9 +3,8 @@
 The string under a field is its help text on the command line.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -291,25 +290,6 @@ class EvaluateConfig:
         if any(share < 0 for share in self.mix.values()):
             msg = f"mix must hold shares that are not negative, got {dict(self.mix)}"
             raise ConfigError(msg)
-
-
-def shipped(name: str) -> Path:
-    """A configuration file that comes with hepflow, such as ``train/hlf.yaml``: from the package, or from a checkout."""
-    package = Path(__file__).parent
-    folder = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
-    return folder / name
-
-
-def with_shipped(arguments: Sequence[str]) -> list[str]:
-    """Command line in which ``--config configs/NAME`` means the shipped file where there is no such file here."""
-    found = []
-    for before, argument in pairwise(["", *arguments]):
-        option, equals, value = argument.partition("=") if argument.startswith("--config=") else (before, "", argument)
-        name = value.removeprefix("configs/")
-        if option == "--config" and name != value and not Path(value).exists() and shipped(name).is_file():
-            value = str(shipped(name))
-        found.append(f"{option}={value}" if equals else value)
-    return found
 
 
 def positive(config: object, *names: str) -> None:

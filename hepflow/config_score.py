@@ -81,7 +81,7 @@ class ScoreConfig(ReadingConfig):
         positive(self, "target_partition_mb", "in_flight", "drift_events")
         not_negative(self, "idle_stop_s", "drift_alarm")
         if self.reads_topic and not self.stream:
-            msg = f"{self.input}: a topic has no end; add --stream (and --idle_stop_s to stop when nothing more arrives)"
+            msg = f"{self.input}: a topic has no end; add --stream (and --idle-stop-s to stop when nothing more arrives)"
             raise ConfigError(msg)
         if self.poll_s <= 0:
             msg = f"poll_s must be positive, got {self.poll_s}"

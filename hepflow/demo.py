@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from hepflow import command
-from hepflow.config import shipped
 from hepflow.config_tools import DemoConfig
 from hepflow.errors import HepflowError
 from hepflow.files import read_json, write_json
+from hepflow.shipped import shipped
 
 log = logging.getLogger(__name__)
 NETS = ("hlf", "sequence", "inclusive")

@@ -142,7 +142,7 @@ def _memory(name: str) -> Finding:
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and limit.read_text().strip().isdigit():
         size = min(size, int(limit.read_text()))
-    return _at_least(name, size, LITTLE_MEMORY, "give features fewer workers (--cluster.workers) and Spark less (--spark.driver_memory)")
+    return _at_least(name, size, LITTLE_MEMORY, "give features fewer workers (--cluster.workers) and Spark less (--spark.driver-memory)")
 
 
 def _disk(name: str) -> Finding:

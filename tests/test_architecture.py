@@ -16,9 +16,10 @@ LAYERS = (
     {"physics", "models"},
     {"store", "predictions", "fragments"},
     {"shards", "compiled", "blocks"},
-    {"config_score", "config_tools"},
+    {"arguments", "config_score", "config_tools"},
     {"ledger", "config", "identity", "locks", "moments"},
-    {"schema", "command", "files", "machine", "terminal"},
+    {"options"},
+    {"schema", "command", "files", "machine", "shipped", "terminal"},
     {"errors"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -1,16 +1,21 @@
 """The command line: fast, explains itself, one line for a mistake."""
 
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import yaml
 
-from hepflow.cli import COMMANDS, parse
-from hepflow.config import shipped, with_shipped
+from hepflow.cli import COMMANDS, GROUPS, SUMMARIES, _groups, main, parse
 from hepflow.errors import ConfigError
+from hepflow.options import SWITCH
+from hepflow.shipped import shipped, with_shipped
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 HEAVY = ("torch", "pyspark", "dask", "distributed", "numba", "uproot", "awkward", "matplotlib")
@@ -20,21 +25,108 @@ def hepflow(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "hepflow", *arguments], capture_output=True, text=True, check=False, timeout=120)
 
 
-def test_help_names_every_command() -> None:
-    result = hepflow("--help")
-    assert result.returncode == 0
-    assert all(name in result.stdout for name in [*COMMANDS, "train", "spark-train", "completion"])
+@pytest.fixture
+def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What hepflow prints in a terminal of 80 columns, in this process."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        printed, errors = capsys.readouterr()
+        assert bool(end.value.code) == bool(errors)
+        return errors or printed
+
+    return run
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_option_has_a_help_text(name: str) -> None:
-    result = hepflow(*name.split(), "--help")
-    assert result.returncode == 0
-    text = " ".join(result.stdout.split())
-    for option in COMMANDS[name].config.__dataclass_fields__:
-        assert f"--{option}" in text
-        after = text.split(f"--{option} {option.upper()}")
-        assert len(after) < 2 or not after[-1].strip().startswith("(type"), f"{name} --{option} has no help"
+def test_help_names_every_command(say: Callable[..., str]) -> None:
+    text = say("--help")
+    assert all(word in text for name in SUMMARIES for word in name.split())
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_of_commands_lists_them(group: str, say: Callable[..., str]) -> None:
+    names = [name.split()[1] for name in SUMMARIES if name.startswith(f"{group} ")]
+    assert names
+    for arguments in ([group], [group, "--help"], ["help", group]):
+        assert re.findall(r"^  ([a-z-]+)  ", say(*arguments), re.MULTILINE) == names
+
+
+@pytest.mark.parametrize("name", [name for name in SUMMARIES if name != "completion"])
+def test_help_fits_80_columns_and_says_value_meaning_and_default(name: str, say: Callable[..., str]) -> None:
+    text = say(*name.split(), "--help")
+    assert max(map(len, text.splitlines())) <= 80
+    assert not re.search(r"<class|typing|Mapping|tuple|Config\b", text)
+    entries = re.split(r"^  (?=--)", text, flags=re.MULTILINE)[1:]
+    for option in chain.from_iterable(_groups(name).values()):
+        (entry,) = (" ".join(entry.split()) for entry in entries if entry.split()[0].rstrip(",") == option.flag)
+        assert option.text in entry
+        assert option.value in entry
+        assert option.value == SWITCH or option.name == "config" or "default:" in entry.lower()
+        assert all(f"{alias} " in entry for alias in option.aliases)
+
+
+@pytest.mark.parametrize("flag", ["-V", "--version"])
+def test_the_version_has_two_spellings(flag: str, say: Callable[..., str]) -> None:
+    assert say(flag) == f"hepflow {version('hepflow')}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        ("ingst", "ingest"),
+        ("store chek", "check"),
+        ("check", "store check"),
+        ("train ft", "fit"),
+        ("ingest --inptu x", "--input"),
+        ("ingest --ou x", "--output"),
+        ("features --workers 2", "--cluster.workers"),
+        ("features --cluster.slurm.wall-time 1", "--cluster.slurm.walltime"),
+        ("features --definitions corected", "corrected"),
+        ("bench --stages ingest,trian", "train"),
+        ("train fit --data.batch_sise 3", "--data.batch-size"),
+        ("train fit --ou x", "--output"),
+    ],
+)
+def test_what_is_misspelt_or_abbreviated_is_refused_with_what_was_meant(arguments: str, meant: str, say: Callable[..., str]) -> None:
+    assert f"Did you mean {meant}?" in say(*arguments.split())
+
+
+@pytest.mark.parametrize(
+    ("command", "content", "told"),
+    [
+        ("ingest", "target_partition_mb: lots", "target_partition_mb must be a whole number; got lots."),
+        ("ingest", "target_partitoin_mb: 3", "no option target_partitoin_mb. Did you mean target_partition_mb?"),
+        ("ingest", "spark: {mastr: yarn}", "no option spark.mastr. Did you mean spark.master?"),
+        ("features", "cluster: {kind: slrm}", "cluster.kind must be local, slurm or address; got slrm. Did you mean slurm?"),
+        ("evaluate", "runs: inclusive", "runs must be a list; got inclusive."),
+        ("ingest", "spark: {master: yarn", "not YAML near line 2."),
+        ("ingest", "- a", "options and their values are missing"),
+        ("train fit", "data: {batch_sise: 3}", "no option data.batch_sise. Did you mean data.batch_size?"),
+        ("train fit", "trainer: {max_epochs: few}", "trainer.max_epochs must be a whole number; got few."),
+        (
+            "train fit",
+            "model: {net: {class_path: hepflow.models.hlf.HLF}}",
+            "model.net: module 'hepflow.models.hlf' has no attribute 'HLF'.",
+        ),
+    ],
+)
+def test_a_mistake_in_a_file_is_told_by_file_and_key(
+    command: str, content: str, told: str, tmp_path: Path, say: Callable[..., str]
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(content + "\n")
+    message = say(*command.split(), "--config", str(file))
+    assert message.startswith(f"hepflow: error: {file}: {told}")
+    assert len(message.splitlines()) == 1
+
+
+def test_a_list_has_commas_or_brackets() -> None:
+    for runs in ("hlf,inclusive", "[hlf, inclusive]"):
+        assert parse("evaluate", ["--runs", runs]).runs == ("hlf", "inclusive")
+    config = parse("evaluate", ["--runs", "inclusive", "--events=-12,34", "--targets=0.9"])
+    assert (config.runs, config.events, config.targets) == (("inclusive",), (-12, 34), (0.9,))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +155,7 @@ def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
     ("arguments", "expected"),
     [
         (("frobnicate",), "no command 'frobnicate'"),
-        (("ingest", "--inptu", "x"), "--inptu"),
+        (("ingest", "--inptu", "x"), "no option --inptu"),
         (("ingest", "--target_partition_mb", "0"), "target_partition_mb must be at least 1"),
         (("features", "--definitions", "wrong"), "corrected"),
         (("ingest", "--config", "nowhere.yaml"), "nowhere.yaml"),
@@ -81,21 +173,11 @@ def test_a_mistake_is_one_line_and_exit_2(arguments: tuple[str, ...], expected: 
     assert expected in result.stderr
 
 
-def test_a_misspelt_key_in_a_file_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "ingest.yaml"
-    file.write_text("target_partitoin_mb: 3\n")
-    result = hepflow("ingest", "--config", str(file))
-    assert result.returncode == 2
-    assert "target_partitoin_mb" in result.stderr
-
-
 @pytest.mark.parametrize("name", COMMANDS)
-def test_print_config_reads_back(name: str, tmp_path: Path) -> None:
+def test_print_config_reads_back(name: str, tmp_path: Path, say: Callable[..., str]) -> None:
     required = ("--train", "a.parquet", "--test", "b.parquet") if name == "import-cern" else ()
-    printed = hepflow(*name.split(), *required, "--print_config")
-    assert printed.returncode == 0
     file = tmp_path / "config.yaml"
-    file.write_text(printed.stdout)
+    file.write_text(say(*name.split(), *required, "--print-config"))
     assert parse(name, ["--config", str(file)]) == parse(name, required)
 
 

@@ -120,7 +120,7 @@ def take(arguments: list[str]) -> None:
         trained("fit", *rest)
     elif name == "completion":
         assert rest in (["bash"], ["zsh"])
-    elif name not in {"help", "--help", "--version"}:
+    elif name not in {"help", "--help", "--version", "-V"}:
         parse(name, rest)
 
 
@@ -164,6 +164,11 @@ def test_an_option_in_a_sentence_exists(page: str) -> None:
     named = {code.split()[0].split("=")[0] for code in inline(PAGES[page]) if code.startswith("--")}
     spelt = {name if name in OTHERS else "--" + name[2:].replace("-", "_") for name in named}
     assert sorted(spelt - known_options() - OTHERS.keys()) == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_options_have_dashes_as_the_help_has_them(page: str) -> None:
+    assert re.findall(r"(?<![\w-])--[a-z][a-z.-]*_[\w.-]*", PAGES[page]) == []
 
 
 @functools.cache

@@ -206,7 +206,7 @@ def test_bad_files_are_quarantined_and_the_rest_is_done(raw: Path, caplog: pytes
     events = random_events(10, np.random.default_rng(3))
     nan = ak.from_regular(np.full((10, 1), np.nan, np.float32))
     write_delphes(raw / "ttbar" / "nan.root", [10, 5], seed=10, MissingET=ak.zip({"MET": nan, "Phi": events["MissingET"].Phi}))
-    with pytest.raises(DataError, match=r"6 of 10 files lost events.*--max_lost_files 6"):
+    with pytest.raises(DataError, match=r"6 of 10 files lost events.*--max-lost-files 6"):
         run(config(raw))
     found = {file["file"]: (file["lost"], file["reason"]) for file in about(raw)["files"] if file["reason"]}
     assert {name: lost for name, (lost, _) in found.items()} == {

@@ -241,7 +241,7 @@ def kill(process: psutil.Process) -> None:
 
 def stream_process(topic: str, output: Path, model: Path, idle_stop_s: float) -> psutil.Popen:
     options = (f"--input={topic}", f"--output={output}", f"--model={model}", "--poll_s=0.1", "--kafka.max_messages=3")
-    command = (sys.executable, "-m", "hepflow", "score", "--stream", *options, f"--idle_stop_s={idle_stop_s}", "--spark.master=local[1]")
+    command = (sys.executable, "-m", "hepflow", "score", "--stream", *options, f"--idle-stop-s={idle_stop_s}", "--spark.master=local[1]")
     with output.with_suffix(".log").open("a") as log:
         return psutil.Popen((*command, "--spark.driver_memory=512m"), stdout=log, stderr=log)
 

@@ -179,7 +179,7 @@ def view_psi(caplog: pytest.LogCaptureFixture) -> float:
 
 def stream_process(raw: Path, output: Path, model: Path, idle_stop_s: float) -> subprocess.Popen[bytes]:
     options = (f"--input={raw}", f"--output={output}", f"--model={model}", "--poll_s=0.1", "--in_flight=3", "--cluster.workers=1")
-    command = (sys.executable, "-m", "hepflow", "score", "--stream", *options, f"--idle_stop_s={idle_stop_s}")
+    command = (sys.executable, "-m", "hepflow", "score", "--stream", *options, f"--idle-stop-s={idle_stop_s}")
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

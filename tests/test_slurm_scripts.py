@@ -14,9 +14,9 @@ from slurm_cluster import SlurmCluster, slurm_cluster, why_not
 from test_train_fit import assert_same, process, weights
 from toy_store import toy_store
 
-from hepflow.config import shipped
 from hepflow.files import read_json
 from hepflow.schema import CLASSES
+from hepflow.shipped import shipped
 from hepflow.train.table import read_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]

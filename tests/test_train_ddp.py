@@ -10,9 +10,9 @@ from crash import CODE
 from test_train_fit import assert_same, process, weights
 from toy_store import toy_store
 
-from hepflow.config import shipped
 from hepflow.files import read_json
 from hepflow.predictions import read_predictions
+from hepflow.shipped import shipped
 from hepflow.store import EventStore, iter_blocks
 
 pytestmark = pytest.mark.slow

@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import reduce
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,17 @@ import yaml
 from crash import CODE
 from toy_store import toy_store
 
-from hepflow.config import shipped
 from hepflow.errors import ConfigError, DataError
 from hepflow.files import read_json
+from hepflow.models.inputs import Order
 from hepflow.models.net import rebuild
+from hepflow.options import shown, value_of
 from hepflow.predictions import read_predictions
 from hepflow.schema import HLF, PARTICLE
+from hepflow.shipped import shipped
 from hepflow.store import EventStore, iter_blocks
 from hepflow.train.cli import main
-from hepflow.train.help import FULL, print_help
+from hepflow.train.help import VALUES, groups
 from hepflow.train.module import lr_factor
 from hepflow.train.table import read_table
 
@@ -305,14 +309,17 @@ def test_half_precision_trains_too(store: EventStore, tmp_path: Path) -> None:
     assert losses[1] != losses[0]
 
 
-def test_the_short_help_names_options_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    print_help("fit", "about")
-    short = set(re.findall(r"^ +--(\S+)", capsys.readouterr().out, re.MULTILINE))
+def test_the_help_has_the_options_and_the_defaults_of_the_parser(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["fit", FULL])
-    full = capsys.readouterr().out
-    assert {"config", "output", "data.store", "model.net", "trainer.max_epochs"} <= short
-    assert {name for name in short if f"--{name} " not in full and f"--{name}=" not in full} == set()
+        main(["fit", "--print-config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    for option in chain.from_iterable(groups().values()):
+        if option.name in {"config", "print_config"}:
+            continue
+        actual = reduce(lambda inner, key: inner[key], option.name.split("."), printed)
+        if option.default and actual is not None:
+            assert str(actual["class_path"] if isinstance(actual, dict) else shown(actual)).endswith(option.default), option.name
+    assert VALUES["Order"] == value_of(Order)
 
 
 def test_a_training_leaves_the_arithmetic_of_its_process_alone(run: Path) -> None:

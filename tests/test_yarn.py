@@ -21,10 +21,11 @@ from yarn_cluster import HADOOP_VERSION, KIND, YarnCluster, why_not, yarn_cluste
 
 import hepflow
 from hepflow import spark
-from hepflow.config import SparkConfig, shipped
+from hepflow.config import SparkConfig
 from hepflow.errors import HepflowError
 from hepflow.files import read_json
 from hepflow.ledger import Ledger
+from hepflow.shipped import shipped
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from hepflow import command
 from hepflow.bench.copies import multiply
-from hepflow.config import shipped
 from hepflow.config_tools import BenchConfig
 from hepflow.errors import HepflowError
 from hepflow.files import read_json, write_json
+from hepflow.shipped import shipped
 
 log = logging.getLogger(__name__)
 

@@ -171,7 +171,7 @@ def check_comparable(runs: Sequence[Run], *, same_events: bool) -> None:
             raise DataError(msg)
         what = _difference(first, run)
         if what and same_events:
-            ask = "--ablation" if run.definitions != first.definitions else "--allow_different_splits"
+            ask = "--ablation" if run.definitions != first.definitions else "--allow-different-splits"
             msg = f"{run.path}: {what} than {first.path}. Train on one store, name fewer --runs, or pass {ask}."
             raise DataError(msg)
     _check_labels(runs)

@@ -166,6 +166,6 @@ def _judge(files: Sequence[dict[str, Any]], config: IngestConfig) -> None:
     if len(bad) > config.max_lost_files:
         msg = (
             f"{config.output}: {len(bad)} of {len(files)} files lost events (the first, {bad[0]['file']}: {bad[0]['reason']}), "
-            f"{config.max_lost_files} allowed; the rest is done. Repair them and run again, or allow it with --max_lost_files {len(bad)}."
+            f"{config.max_lost_files} allowed; the rest is done. Repair them and run again, or allow it with --max-lost-files {len(bad)}."
         )
         raise DataError(msg)

@@ -126,6 +126,6 @@ def judge(folder: ScoreFolder, config: ScoreConfig) -> None:
         what, repair = ("messages", "Allow") if config.reads_topic else files
         msg = (
             f"{config.output}: {len(lost)} {what} lost events (the first, {told(lost[0])}), {config.max_lost_files} allowed; "
-            f"the rest is done. {repair} it with --max_lost_files {len(lost)}."
+            f"the rest is done. {repair} it with --max-lost-files {len(lost)}."
         )
         raise DataError(msg)

@@ -63,7 +63,7 @@ def run(config: ReplayConfig) -> None:
     for name, why in lost.items():
         log.warning("quarantined %s: %s", name, why)
     if len(lost) > config.max_lost_files:
-        msg = f"{config.input}: {len(lost)} files lost events, {config.max_lost_files} allowed (--max_lost_files); the rest is published."
+        msg = f"{config.input}: {len(lost)} files lost events, {config.max_lost_files} allowed (--max-lost-files); the rest is published."
         raise DataError(msg)
 
 

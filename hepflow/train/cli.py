@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import Namespace
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
@@ -18,23 +18,23 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.tuner.tuning import Tuner
 from pytorch_lightning.utilities import rank_zero_only
 
-from hepflow.config import RUNS, TrainConfig, with_shipped
+from hepflow.arguments import read, spelt_out
+from hepflow.config import RUNS, TrainConfig
 from hepflow.config_tools import ExportConfig
 from hepflow.errors import ConfigError, DataError, one_line
 from hepflow.models.bundle import run as export
+from hepflow.shipped import with_shipped
 from hepflow.store import EventStore
 from hepflow.train import slurm
 from hepflow.train.callbacks import LAST, LastCheckpoint, PredictionsWriter, Throughput
 from hepflow.train.data import EventData
-from hepflow.train.help import FULL
+from hepflow.train.help import ALIASES
 from hepflow.train.module import Classifier
 from hepflow.train.progress import FitProgress
 from hepflow.train.record import BEST, CHECKPOINTS, METRICS_FILE, TENSORBOARD, RunRecord, config_hash, run_state
 from hepflow.train.table import EpochTable
 
 log = logging.getLogger(__name__)
-
-ALIASES = {"--input": "--data.store", "--seed": "--seed_everything", FULL: "--help"}
 
 LR_FILE, LR_STEPS = "lr_find.csv", 100
 
@@ -88,8 +88,8 @@ class TrainCLI(LightningCLI):
             seed_everything_default=1,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            parser_kwargs={"exit_on_error": False, "prog": self.prog, "description": COMMANDS[command].__doc__},
-            args=[_alias(argument) for argument in with_shipped(args)],
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "prog": self.prog, "description": COMMANDS[command].__doc__},
+            args=spelt_out(with_shipped(args), aliases=ALIASES),
             run=False,
         )
 
@@ -111,11 +111,7 @@ class TrainCLI(LightningCLI):
         ConfigError
             An option is unknown or its value is not allowed.
         """
-        try:
-            self.config: Namespace = parser.parse_args(args)
-        except ArgumentError as error:
-            msg = f"{one_line(error)}. See `{self.prog} --help`."
-            raise ConfigError(msg) from error
+        self.config: Namespace = read(parser, args)
 
     def before_instantiate_classes(self) -> None:
         """Settle the run folder, and find out what is in it."""
@@ -297,14 +293,6 @@ def prepared() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(False)  # whoever called from Python counts on IEEE arithmetic
-
-
-def _alias(argument: str) -> str:
-    """An option as Lightning spells it: without the aliases, and with underscores for dashes."""
-    name, equals, value = argument.partition("=")
-    if name.startswith("--") and name not in ALIASES:
-        name = "--" + name[2:].replace("-", "_")
-    return ALIASES.get(name, name) + equals + value
 
 
 def _name(configs: Sequence[Any]) -> str:

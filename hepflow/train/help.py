@@ -1,91 +1,54 @@
-"""What ``hepflow train COMMAND --help`` prints: the options of a training, read from the sources so that no torch is loaded."""
+"""The options of a training, for its help and for completion: read from the sources, so that no torch is loaded."""
 
 import ast
 import inspect
-from collections.abc import Iterable, Iterator
-from dataclasses import MISSING, fields
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-from docstring_parser import parse, parse_from_object
-from rich.console import Console
-from rich.table import Table
+from docstring_parser import parse
 
 from hepflow import config
+from hepflow.options import GENERAL, PATH, Option, groups_of, shown
 
 FULL = "--help_all"
+ALIASES = {"--input": "--data.store", "--seed": "--seed_everything", FULL: "--help"}
 HERE = Path(__file__).parent
 CLASSES = {"data": ("data.py", "EventData"), "model": ("module.py", "Classifier")}
 LINKED = {"data.seed", "model.seed", "model.inputs"}
 """Options that follow from others."""
-OF_LIGHTNING = {
-    "seed_everything": "Seed of everything random.",
-    "trainer.max_epochs": "Epochs at most.",
-    "trainer.accelerator": "auto, cpu or gpu.",
-    "trainer.devices": "Processes on this machine: one a GPU, or a share of the cores.",
-    "trainer.num_nodes": "Machines; under Slurm as many as the job has.",
-    "trainer.precision": "32-true, or bf16-mixed where the hardware is made for it.",
-    "trainer.limit_train_batches": "Batches an epoch, or a fraction of them.",
-    "early_stopping.patience": "Epochs without a lower val_loss after which to stop.",
-    "checkpoint.monitor": "What the best checkpoint is best in.",
+VALUES = {
+    "Path": PATH,
+    "int": "INT",
+    "float": "NUMBER",
+    "bool": "{true,false}",
+    "Balance": "equal|natural|{CLASS: NUMBER, ...}",
+    "Order": "{delta_r,stored}",
+    "NetOf": "CLASS",
 }
-
-
-class Option(NamedTuple):
-    """An option and what it means."""
-
-    name: str
-    default: str
-    text: str
-
-
-def print_help(command: str, about: str, *, in_spark: bool = False) -> None:
-    """Print usage and options of a command.
-
-    Parameters
-    ----------
-    command : str
-        ``fit``, ``validate``, ``test`` or ``predict``.
-    about : str
-        What it does.
-    in_spark : bool
-        It is the command that trains inside Spark.
-    """
-    console = Console()
-    name = "hepflow spark-train" if in_spark else f"hepflow train {command}"
-    console.print(f"usage: {name} [--config FILE ...] [options]\n\n{about}.", markup=False, highlight=False)
-    for group, options in groups(in_spark=in_spark).items():
-        _print_group(console, group, options)
-    console.print(f"\nAll options, with every one of Lightning's Trainer: {name} {FULL}", highlight=False)
-    console.print(f"What a command would run with: {name} ... --print_config", highlight=False)
+"""Type, as the sources have it -> what a user is told to give."""
+OF_LIGHTNING = (
+    Option("seed_everything", "INT", "1", "Seed of everything random."),
+    Option("trainer.max_epochs", "INT", "50", "Epochs at most."),
+    Option("trainer.accelerator", "{auto,cpu,gpu}", "auto", "What the nets are trained on."),
+    Option("trainer.devices", "INT|auto", "auto", "Processes on this machine: one a GPU, or a share of the cores."),
+    Option("trainer.num_nodes", "INT", "1", "Machines; under Slurm as many as the job has."),
+    Option("trainer.precision", "TEXT", "32-true", "32-true, or bf16-mixed where the hardware is made for it."),
+    Option("trainer.limit_train_batches", "NUMBER", "all", "Batches an epoch, or a fraction of them."),
+    Option("early_stopping.patience", "INT", "15", "Epochs without a lower val_loss after which to stop."),
+    Option("checkpoint.monitor", "TEXT", "val_loss", "What the best checkpoint is best in."),
+)
 
 
 def groups(*, in_spark: bool = False) -> dict[str, list[Option]]:
     """What is configured -> its options."""
-    configs = "Later files and options win; configs/train/ has one a net."
+    config_file, *others = GENERAL
+    text = "YAML file of these options, any number of times. Later files and options win; configs/train/ has one a net."
     return {
-        "the run": [Option("config", "", f"YAML file of these options, any number of times. {configs}"), *_of(config.TrainConfig)],
-        **({"spark": [*_of(config.SparkTrainConfig, "spark.")]} if in_spark else {}),
+        **groups_of(config.TrainConfig, title="the run", general=[config_file._replace(text=text), *others]),
+        **(groups_of(config.SparkTrainConfig, "spark.", "Spark") if in_spark else {}),
         **{group: [*_of_a_class(group, HERE / file, name)] for group, (file, name) in CLASSES.items()},
-        "trainer": [Option(name, "", text) for name, text in OF_LIGHTNING.items()],
+        "trainer": [_named(option) for option in OF_LIGHTNING],
     }
-
-
-def _print_group(console: Console, title: str, options: Iterable[Option]) -> None:
-    console.print(f"\n{title}:", highlight=False)
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    for name, default, text in options:
-        table.add_row(f"  --{name}", text + (f" (default: {default})" if default else ""))
-    console.print(table, markup=False, highlight=False)
-
-
-def _of(own: type, prefix: str = "") -> Iterator[Option]:
-    """Fields of a configuration."""
-    texts = {param.arg_name: param.description for cls in own.__mro__[:-1] for param in parse_from_object(cls).params}
-    for field in fields(own):
-        default = "" if field.default in {None, MISSING} else str(field.default)
-        yield Option(prefix + field.name, default, texts[field.name] or "")
 
 
 def _of_a_class(group: str, path: Path, name: str) -> Iterator[Option]:
@@ -97,12 +60,25 @@ def _of_a_class(group: str, path: Path, name: str) -> Iterator[Option]:
     with_default = zip(reversed([*signature.posonlyargs, *signature.args]), reversed(signature.defaults), strict=False)
     defaults = {argument.arg: value for argument, value in [*with_default, *zip(signature.kwonlyargs, signature.kw_defaults, strict=True)]}
     for argument in [*signature.args[1:], *signature.kwonlyargs]:
-        value = defaults.get(argument.arg)
-        if f"{group}.{argument.arg}" not in LINKED:
-            yield Option(f"{group}.{argument.arg}", _shown(value), inspect.cleandoc(texts[argument.arg]).replace("\n", " "))
+        option = f"{group}.{argument.arg}"
+        if option not in LINKED:
+            text = inspect.cleandoc(texts[argument.arg]).replace("\n", " ")
+            yield _named(Option(option, _value(argument.annotation), _default(defaults.get(argument.arg)), text))
 
 
-def _shown(default: ast.expr | None) -> str:
+def _named(option: Option) -> Option:
+    """With the short name that some have."""
+    return option._replace(aliases=tuple(alias for alias, name in ALIASES.items() if name == f"--{option.name}"))
+
+
+def _value(annotation: ast.expr | None) -> str:
+    source = ast.unparse(annotation) if annotation else ""
+    if source.startswith("Literal["):
+        return "{" + ",".join(ast.literal_eval(source.removeprefix("Literal"))) + "}"
+    return VALUES[source]
+
+
+def _default(default: ast.expr | None) -> str:
     if isinstance(default, ast.Name):
         return str(getattr(config, default.id, default.id))
-    return str(ast.literal_eval(default)) if default else ""
+    return shown(ast.literal_eval(default)) if default else ""

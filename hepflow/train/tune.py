@@ -20,10 +20,10 @@ from optuna.trial import FrozenTrial, TrialState
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from hepflow import clusters, locks
-from hepflow.config import shipped
 from hepflow.config_tools import TuneConfig
 from hepflow.errors import ConfigError, DataError, HepflowError
 from hepflow.ledger import digest
+from hepflow.shipped import shipped
 from hepflow.store import EventStore
 from hepflow.train.callbacks import LAST
 from hepflow.train.cli import TrainCLI, prepared

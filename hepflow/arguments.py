@@ -1,0 +1,148 @@
+"""Arguments -> values, by a parser of jsonargparse; and its complaints in one line: what, in which file, what is allowed or was meant."""
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from itertools import pairwise
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from hepflow.errors import ConfigError, one_line
+from hepflow.options import spelt
+
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "tuple": "a list", "list": "a list", "str": "text"}
+KINDS |= {"dict": "of the form {name: value}", "collections.abc.Mapping": "of the form {name: value}"}
+"""Python's types, in the words of a user."""
+SENTENCES = {
+    r"argument (--\S+): expected one argument": "{0} needs a value.",
+    r"the following arguments are required: (.+)": "these options must be given: {0}.",
+    r'Parser key "config": File does not exist: (.+)': "--config: no file {0}.",
+    r"Unexpected config: .*": "{file}: options and their values are missing, such as `output: a/folder`.",
+    r'Problems parsing config: .*"<unicode string>", (line \d+).*?': "{file}: not YAML near {0}.",
+    r'Parser key "(.+?)":.* callable class: (.+?)\. Got value.*': "{file}: {0}: {1}.",
+    r'Parser key "(.+?)":.* dot import path string: (.+)': "{file}: {0} must be a class, such as hepflow.models.hlf.HLFNet; got {1}.",
+}
+"""What jsonargparse says -> what a user reads."""
+
+
+def spelt_out(
+    arguments: Sequence[str], *, switches: Collection[str] = (), lists: Collection[str] = (), aliases: Mapping[str, str] | None = None
+) -> list[str]:
+    """Arguments as jsonargparse takes them: underscores for dashes, a value for a lone switch, brackets around a list.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+    switches, lists : collection of str
+        Options with underscores.
+    aliases : mapping
+        Option -> what it stands for.
+    """
+    result: list[str] = []
+    awaits = False
+    for argument, after in pairwise([*arguments, "--"]):
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            name = "--" + name[2:].replace("-", "_")
+            name = (aliases or {}).get(name, name)
+            listed = _bracketed(value) if equals and name in lists else value
+            alone = name in switches and not equals and after.startswith("-")
+            result.append(f"{name}=true" if alone else name + equals + listed)
+        else:
+            result.append(_bracketed(argument) if awaits else argument)
+        awaits = name in lists and not equals
+    return result
+
+
+def _bracketed(value: str) -> str:
+    return value if value.startswith("[") else f"[{value}]"
+
+
+def read(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    """What a parser makes of the arguments, and of the files that they name.
+
+    Raises
+    ------
+    ConfigError
+        An option is unknown or its value is not allowed.
+    """
+    try:
+        return parser.parse_args(arguments)
+    except ArgumentError as error:
+        complaint = one_line(error)
+        file = next((path for path in _configs(arguments) if _complains_of(parser, path) == complaint), None)
+        msg = f"{_explained(complaint, parser, file)} See `{parser.prog} --help`."
+        raise ConfigError(msg) from error
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A question after what may have been meant, or nothing: what begins or ends with the word, or else is spelt like it."""
+    names = list(dict.fromkeys(known))
+    last = {re.split("[. ]", name)[-1]: name for name in names}
+    begin = [name for name in names if name.startswith(word)]
+    end = [name for name in names if re.split("[. ]", name)[-1] == re.split("[. ]", word)[-1].lstrip("-")]
+    close = get_close_matches(word, names, n=1) or [last[one] for one in get_close_matches(word, last, n=1)]
+    found = (end or begin or close)[:3] if word else []
+    return f" Did you mean {' or '.join(found)}?" if found else ""
+
+
+def _configs(arguments: Sequence[str]) -> Iterator[str]:
+    """The files that the arguments name."""
+    for before, argument in pairwise(["", *arguments]):
+        if before == "--config":
+            yield argument
+        elif argument.startswith("--config="):
+            yield argument.removeprefix("--config=")
+
+
+def _complains_of(parser: ArgumentParser, path: str) -> str:
+    """What the parser has against a file alone."""
+    try:
+        parser.parse_path(path)
+    except ArgumentError as error:
+        return one_line(error)
+    except (OSError, TypeError):
+        return ""
+    return ""
+
+
+def _explained(complaint: str, parser: ArgumentParser, file: str | None) -> str:
+    """A complaint of jsonargparse in a sentence for users; one that is not known is left as it is."""
+    names = [name for name in parser.get_defaults().keys() if not name.startswith("__")]  # noqa: SIM118  a Namespace
+    for pattern, sentence in SENTENCES.items():
+        if found := re.fullmatch(pattern, complaint):
+            return sentence.format(*found.groups(), file=file or "--config")
+    if found := re.match(r"unrecognized arguments: ([^\s=]+)", complaint):
+        return _unknown_argument(found[1], names)
+    if found := re.match(r"(?:Option|Group) '(.+?)' (?:is not accepted|does not accept option '(.+)')", complaint):
+        key = ".".join(filter(None, found.groups()))
+        return f"{file}: no option {key}.{nearest(key, names)}" if file else _unknown_argument(spelt(key), names)
+    if found := re.match(r'Parser key "(.+?)": (.+)', complaint):
+        return (f"{file}: {found[1]}" if file else spelt(found[1])) + _wrong_value(found[2])
+    return f"{file}: {complaint}." if file else f"{complaint}."
+
+
+def _unknown_argument(argument: str, names: Iterable[str]) -> str:
+    if not argument.startswith("--"):
+        return f"{argument!r} is neither an option nor the value of one; a list has commas and no blanks."
+    flag = spelt(argument[2:])
+    return f"no option {flag}.{nearest(flag, map(spelt, names))}"
+
+
+def _wrong_value(complaint: str) -> str:
+    """What is allowed, and what is there, from the types that jsonargparse expected."""
+    expected = re.findall(r"Expected an? (typing\.Literal\[.+?\]|<class '.+?'>)", complaint)
+    value = re.search(r"(?:Got|Given) value: ?(.*)$", complaint)
+    if not expected or not value:
+        return f": {complaint}."
+    allowed = [_allowed(kind) for kind in expected if "NoneType" not in kind]
+    choices = [choice for kind in expected if "Literal" in kind for choice in re.findall(r"'(.*?)'", kind)]
+    return f" must be {' or '.join(allowed)}; got {value[1] or 'nothing'}.{nearest(value[1], choices)}"
+
+
+def _allowed(kind: str) -> str:
+    if "Literal" in kind:
+        *others, last = re.findall(r"'(.*?)'", kind)
+        return f"{', '.join(others)} or {last}" if others else last
+    name = re.sub(r"<class '(.+)'>", r"\1", kind)
+    return KINDS.get(name, name)
