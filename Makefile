@@ -30,11 +30,11 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "hepflow needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version). Try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed. On Debian: apt install python3-venv" >&2; exit 2; }
 	$(BIN)/pip install --quiet --upgrade 'pip>=24'
-	@$(BIN)/python -c 'import torch' 2>/dev/null \
+	@$(BIN)/python -c 'from importlib.metadata import version; version("torch")' 2>/dev/null \
 		|| $(BIN)/pip install --quiet 'torch==$(TORCH)+cpu' 2>/dev/null \
 		|| $(BIN)/pip install 'torch==$(TORCH)'
 	@sed '/^torch==/d' $(or $(CONSTRAINTS),/dev/null) > $(VENV)/constraints.txt
-	@$(BIN)/python -c 'import torch; print("torch==" + torch.__version__)' >> $(VENV)/constraints.txt
+	@$(BIN)/python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >> $(VENV)/constraints.txt
 	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[all,docs,test]'
 	@touch $@
 

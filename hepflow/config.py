@@ -219,6 +219,8 @@ class TrainConfig:
 
     output: Path | None = None
     """Run folder; default: runs/NAME, by the --config that chooses the net."""
+    overwrite: bool = False
+    """Replace what another configuration has trained in the run folder."""
     ckpt_path: Path | None = None
     """Checkpoint to use; default: the best of the run folder, or the last of an interrupted training."""
     checkpoint_every_steps: int = 2000

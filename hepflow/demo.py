@@ -93,7 +93,8 @@ def _train(config: DemoConfig, net: str, store: Path, output: Path) -> tuple[str
     epochs = EPOCHS.get(config.size, {}).get(net)
     length = ("--trainer.max_epochs", str(epochs)) if epochs else ()
     where = ("--data.store", str(store), "--output", str(output))
-    return ("train", "fit", "--config", str(shipped(f"train/{net}.yaml")), *length, *where, "--seed", str(config.seed))
+    own = ("--seed", str(config.seed), "--overwrite")  # the demo's own runs follow its size and seed
+    return ("train", "fit", "--config", str(shipped(f"train/{net}.yaml")), *length, *where, *own)
 
 
 def _run_command(step: Step) -> None:

@@ -1,8 +1,13 @@
 """Several processes: the same training as one, one file of predictions, and a resume on another number of them."""
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
@@ -81,6 +86,22 @@ def test_a_killed_run_goes_on_with_another_number_of_processes(store: EventStore
     one, two = (read_json(folder / "run.json") for folder in (whole, killed))
     assert one["events_trained"] == two["events_trained"]
     assert one["history"][-1]["train_loss"] == pytest.approx(two["history"][-1]["train_loss"], rel=1e-3)
+
+
+def test_no_process_outlives_the_one_that_started_it(store: EventStore, tmp_path: Path) -> None:
+    own, output = options(store, tmp_path, "hlf", crash_at=-1), tmp_path / "run"
+    pause = tmp_path / "pause.yaml"
+    pause.write_text(yaml.safe_dump({"trainer": {"callbacks": [{"class_path": "crash.PauseOnce", "init_args": {"step": 3}}]}}))
+    several = ("--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "MASTER_ADDR": "127.0.0.1"}
+    command = [sys.executable, "-m", "hepflow", "train", *own, "--config", str(pause), "--output", str(output), *several]
+    with subprocess.Popen(command, env=environment) as first:
+        while first.poll() is None and not (output / "paused-1").exists():
+            time.sleep(0.1)
+        (second,) = (child for child in psutil.Process(first.pid).children() if child.is_running())
+        first.kill()
+    psutil.wait_procs([second], timeout=20)  # it would wait for a minute, and then for the other process
+    assert not second.is_running()
 
 
 def test_gradients_of_two_halves_average_to_those_of_the_whole() -> None:

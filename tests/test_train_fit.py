@@ -1,10 +1,12 @@
 """`hepflow train`: what a run folder holds, resuming, reproducibility, mistakes in one line."""
 
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
+import warnings
 from functools import reduce
 from itertools import chain
 from pathlib import Path
@@ -15,10 +17,11 @@ import pytest
 import torch
 import yaml
 from crash import CODE
+from rich.console import Console
 from toy_store import toy_store
 
 from hepflow.errors import ConfigError, DataError
-from hepflow.files import read_json
+from hepflow.files import read_json, write_json
 from hepflow.models.inputs import Order
 from hepflow.models.net import rebuild
 from hepflow.options import shown, value_of
@@ -123,11 +126,33 @@ def test_a_finished_run_is_up_to_date_and_nothing_is_touched(run: Path, store: E
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
-def test_another_configuration_starts_afresh(store: EventStore, tmp_path: Path) -> None:
+def test_another_configuration_replaces_a_run_when_it_is_told_to(store: EventStore, tmp_path: Path) -> None:
     first = fit(store, tmp_path / "hlf")
-    second = fit(store, tmp_path / "hlf", "--model.lr", "0.01", "--trainer.max_epochs", "2")
+    other = ("--model.lr", "0.01", "--trainer.max_epochs", "2")
+    with pytest.raises(
+        ConfigError, match=r"hlf holds a finished run with model.lr 0.003 \(now 0.01\), trainer.max_epochs 3 \(now 2\)\. Give"
+    ):
+        fit(store, tmp_path / "hlf", *other)
+    assert read_json(tmp_path / "hlf" / "run.json") == first
+    second = fit(store, tmp_path / "hlf", *other, "--overwrite")
+    with pytest.raises(ConfigError, match="holds a finished run"):  # the switch is not kept
+        main(["fit", "--config", str(tmp_path / "hlf" / "config.yaml"), "--model.lr", "0.02"])
     assert first["config_hash"] != second["config_hash"]
     assert (second["epochs"], second["events_trained"], len(second["history"])) == (2, 480, 2)
+
+
+def test_checkpoints_and_the_runs_of_other_stores_and_models_are_not_replaced_either(store: EventStore, tmp_path: Path) -> None:
+    folder = tmp_path / "hlf"
+    record = fit(store, folder, "--trainer.max_epochs", "1")
+    write_json(folder / "run.json", record | {"finished": False})
+    with pytest.raises(ConfigError, match=r"holds an unfinished run with trainer.max_epochs 1 \(now 3\)"):
+        fit(store, folder)
+    with pytest.raises(ConfigError, match=r"with other events in its store\. Give another --output, or --overwrite"):
+        fit(toy_store(tmp_path / "other.zarr", events=40, seed=2), folder, "--trainer.max_epochs", "1")
+    (tmp_path / "trees").mkdir()
+    write_json(tmp_path / "trees" / "run.json", {"model": "LightGBM", "finished": True, "provenance": store.spec.provenance})
+    with pytest.raises(ConfigError, match=r"trees holds a finished run with another model \(LightGBM\)"):
+        fit(store, tmp_path / "trees")
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -225,12 +250,25 @@ def test_the_last_overlay_names_the_run(store: EventStore, tmp_path: Path, monke
         (("--model.lr", "-1"), "model.lr must be positive"),
         (("--model.net", "hepflow.models.hlf.HLF"), "HLF"),
         (("--model.net.cell", "gru"), "cell"),
+        (("--trainer.max_epochs", "0"), "trainer.max_epochs must be at least 1, got 0"),
+        (("--trainer.max_epochs", "-5"), "trainer.max_epochs must be at least 1, got -5"),
+        (("--trainer.limit_val_batches", "0"), "trainer.limit_val_batches is 0"),
+        (("--trainer.accelerator", "xpu"), "no trainer with accelerator xpu, .*invalid accelerator name"),
+        (("--trainer.accelerator", "cpu", "--trainer.devices", "9999"), "trainer.devices 9999 asks for more processes than the"),
+        pytest.param(
+            ("--trainer.accelerator", "gpu"),
+            "no trainer with accelerator gpu, .*backend",
+            marks=pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU"),
+        ),
     ],
 )
-def test_a_wrong_option_is_a_config_error(store: EventStore, tmp_path: Path, more: tuple[str, ...], expected: str) -> None:
+def test_a_wrong_option_is_a_config_error_and_leaves_no_folder(
+    store: EventStore, tmp_path: Path, more: tuple[str, ...], expected: str
+) -> None:
     with pytest.raises(ConfigError, match=expected) as error:
         fit(store, tmp_path / "run", *more)
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_dashes_are_as_good_as_underscores(store: EventStore, capsys: pytest.CaptureFixture[str]) -> None:
@@ -261,7 +299,11 @@ def test_a_checkpoint_that_does_not_fit_is_named(run: Path, store: EventStore, t
         main(["fit", *inclusive, *options, "--ckpt_path", str(tmp_path / "none.ckpt")])
     with pytest.raises(ConfigError, match="would replace: give another --output"):
         main(["fit", *inclusive, "--data.store", str(store.path), "--output", str(run), "--ckpt_path", best, "--model.lr", "0.1"])
-    assert Path(best).is_file()
+    shutil.copytree(run, tmp_path / "kept")
+    kept = ("--output", str(tmp_path / "kept"), "--overwrite")
+    with pytest.raises(ConfigError, match="holds a net with arguments"):
+        main(["fit", *inclusive, "--data.store", str(store.path), *kept, "--ckpt_path", best, "--model.net.hidden", "20"])
+    assert (tmp_path / "kept" / "predictions.parquet").is_file(), "what is refused has replaced nothing"
     with pytest.raises(ConfigError, match="holds a net with arguments"):
         main(["test", *inclusive, *options, "--ckpt_path", best, "--model.net.hidden", "20"])
     other = toy_store(tmp_path / "other.zarr", seed=2, events=30)
@@ -284,10 +326,32 @@ def test_the_learning_rate_rises_and_then_stays_or_falls(schedule: str) -> None:
     assert factors[-1] == pytest.approx(1 if schedule == "constant" else 0.01, abs=1e-3)
 
 
-def test_the_learning_rate_finder_leaves_the_run_alone(store: EventStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def shown_while(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[str]:
+    """What a training draws on a terminal of 80 columns."""
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=80)
+    monkeypatch.setattr("hepflow.train.progress.MESSAGES", terminal)
+    main([*arguments, *SMALL, "--trainer.enable_progress_bar", "true"])
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.file.getvalue())  # type: ignore[attr-defined]
+    return [line.rstrip() for line in re.split(r"[\r\n]+", drawn) if line.strip()]
+
+
+def test_the_bar_and_its_numbers_fit_into_80_columns(store: EventStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = shown_while(monkeypatch, "fit", "--data.store", str(store.path), "--output", str(tmp_path / "run"))
+    number = r"\d\.\d{4}"
+    assert re.fullmatch(rf"epoch 3/3 ━+ \d:\d\d:\d\d val_loss {number}  acc {number}  [\d,]+ events/s", lines[-1])
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_learning_rate_finder_leaves_the_run_alone(
+    store: EventStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = fit(store, tmp_path / "run")
-    with caplog.at_level("INFO", "hepflow"):
-        main(["find-lr", "--data.store", str(store.path), "--output", str(tmp_path / "run"), *SMALL])
+    with caplog.at_level("INFO", "hepflow"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", DeprecationWarning)
+        lines = shown_while(monkeypatch, "find-lr", "--data.store", str(store.path), "--output", str(tmp_path / "run"))
+    assert re.fullmatch(r"steps ━+ 0:00:00", lines[-1])
+    assert capfd.readouterr().err == "", "another bar"
     suggested = float(re.search(r"--model.lr (\S+);", caplog.text).group(1))
     rows = np.genfromtxt(tmp_path / "run" / "lr_find.csv", delimiter=",", names=True)
     falling = rows[10:]  # before that the running mean of the loss has not settled

@@ -146,7 +146,7 @@ def prepare(folder: Path, size: int, copies: int, scored: Sequence[str], code: s
     hepflow("features", "--input", events, "--output", store)
     for net in scored:
         own = ("--config", shipped(f"train/{net}.yaml"), "--data.store", store, "--output", inputs / "runs" / net)
-        hepflow("train", "fit", *own, "--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
+        hepflow("train", "fit", *own, "--overwrite", "--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
     write_json(ready, {"code": code, "nets": list(scored)})
     return inputs
 

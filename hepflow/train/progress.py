@@ -1,19 +1,21 @@
 """What a training shows while it runs: a bar, or a line an epoch."""
 
 import logging
+import math
 import time
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hepflow.terminal import MESSAGES
-from hepflow.train.module import net_of
 
 log = logging.getLogger(__name__)
 
 REFRESH_S = 0.2
+BAR_WIDTH = 8
+"""With which all fits into 80 columns."""
 
 
 class FitProgress(ProgressBar):
@@ -34,25 +36,21 @@ class FitProgress(ProgressBar):
         super().on_train_start(trainer, pl_module)
         if not self._enabled:
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=MESSAGES)
-        self._bar.add_task(type(net_of(pl_module)).__name__, total=None, note="")
+        columns = (TextColumn("{task.description}"), BarColumn(BAR_WIDTH), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        self._bar = Progress(*columns, console=MESSAGES)
+        self._bar.add_task(self._epoch(trainer), total=None, note="")
         self._bar.start()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Move it, a few times a second at most."""
         now = time.perf_counter()
-        if self._bar and now - self._drawn > REFRESH_S:
+        if now - self._drawn > REFRESH_S:
             self._drawn = now
-            total = None if trainer.max_epochs in (None, -1) else trainer.num_training_batches * trainer.max_epochs
-            self._bar.update(self._bar.task_ids[0], completed=trainer.global_step, total=total)
+            self._move(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Show the newest numbers."""
-        if self._bar:
-            shown = {name: trainer.callback_metrics.get(name) for name in ("val_loss", "val_accuracy", "events_per_s")}
-            text = "  ".join(f"{name} {value:,.4g}" for name, value in shown.items() if value is not None)
-            self._bar.update(self._bar.task_ids[0], note=f"epoch {trainer.current_epoch + 1}  {text}")
+        self._move(trainer, note=newest(trainer))
 
     def on_train_end(self, *_: Any) -> None:
         """Leave the last state of the bar."""
@@ -61,6 +59,15 @@ class FitProgress(ProgressBar):
     def on_exception(self, *_: Any) -> None:
         """Give the terminal back."""
         self._close()
+
+    def _move(self, trainer: pl.Trainer, **more: Any) -> None:
+        if self._bar:
+            (bar,) = self._bar.task_ids
+            self._bar.update(bar, description=self._epoch(trainer), completed=trainer.global_step, total=_steps(trainer), **more)
+
+    @staticmethod
+    def _epoch(trainer: pl.Trainer) -> str:
+        return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}" if trainer.max_steps < 0 else "steps"
 
     def _close(self) -> None:
         if self._bar:
@@ -92,11 +99,22 @@ class EpochLines(ProgressBar):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Say what came of it."""
-        shown = {name: trainer.callback_metrics.get(name) for name in ("val_loss", "val_accuracy", "events_per_s")}
-        text = "  ".join(f"{name} {value:,.4g}" for name, value in shown.items() if value is not None)
-        self._say(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}  {text}")
+        self._say(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}  {newest(trainer)}")
 
     def _say(self, text: str) -> None:
         if self._enabled:
             log.info("%s", text)
             self._said = time.perf_counter()
+
+
+def newest(trainer: pl.Trainer) -> str:
+    """What the last epoch came to, in words that fit beside a bar."""
+    formats = {"val_loss": "val_loss {:.4f}", "val_accuracy": "acc {:.4f}", "events_per_s": "{:,.0f} events/s"}
+    values = {name: trainer.callback_metrics.get(name) for name in formats}
+    return "  ".join(formats[name].format(float(value)) for name, value in values.items() if value is not None)
+
+
+def _steps(trainer: pl.Trainer) -> int:
+    """Of the whole training."""
+    n_steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches) * (trainer.max_epochs or 1)
+    return n_steps if trainer.max_steps < 0 else min(n_steps, trainer.max_steps)

@@ -1,63 +1,27 @@
-"""run.json: what a run folder holds, whether it is up to date, and whether an interrupted training can go on in it."""
+"""run.json: what was trained, on what and by what."""
 
-import logging
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
 from hepflow import machine
-from hepflow.files import read_json, whole, write_json
-from hepflow.ledger import code_hash, digest
+from hepflow.files import whole, write_json
+from hepflow.ledger import code_hash
 from hepflow.models.net import parameters
 from hepflow.schema import SPLITS
-from hepflow.train.callbacks import LAST, batch_of
+from hepflow.train.callbacks import batch_of
 from hepflow.train.data import EventData
+from hepflow.train.folder import CHECKPOINTS, CONFIG_FILE, METRICS_FILE, RUN_FILE, State, clear
 from hepflow.train.loader import EventLoader
 from hepflow.train.module import net_of
 from hepflow.train.table import EpochTable, read_table
 
-log = logging.getLogger(__name__)
-
-RUN_FILE, CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE = "run.json", "config.yaml", "metrics.csv", "predictions.parquet"
-ONNX_FILE = "model.onnx"
-CHECKPOINTS, BEST, TENSORBOARD = "checkpoints", "best.ckpt", "tensorboard"
 PACKAGES = ("hepflow", "torch", "pytorch-lightning", "torchmetrics", "numpy", "zarr")
-
-WHERE_IT_RUNS = {
-    "trainer": {"accelerator", "devices", "num_nodes", "strategy", "logger", "profiler", "enable_progress_bar", "default_root_dir"},
-    "data": {"store", "workers", "prefetch", "memory_mb", "predict_split", "eval_batch_size"},
-    "": {"config", "output", "ckpt_path", "checkpoint_every_steps", "threads"},
-}
-"""Options that change how fast a run is or where it lies, never its result."""
-
-State = Literal["fresh", "resume", "done"]
-
-
-def config_hash(resolved: Mapping[str, Any]) -> str:
-    """Hash of a resolved configuration, but for the options that do not change the result."""
-    kept = {key: value for key, value in resolved.items() if key not in WHERE_IT_RUNS[""]}
-    for group in ("trainer", "data"):
-        kept[group] = {key: value for key, value in kept[group].items() if key not in WHERE_IT_RUNS[group]}
-    return digest(kept)
-
-
-def run_state(folder: Path, own_hash: str, provenance: str) -> State:
-    """Whether a training of this configuration on this store is finished in the folder, was begun, or neither."""
-    if not (folder / RUN_FILE).is_file():
-        return "fresh"
-    record = read_json(folder / RUN_FILE)
-    if (record.get("config_hash"), record.get("provenance")) != (own_hash, provenance):
-        return "fresh"
-    checkpoints = folder / CHECKPOINTS
-    if record.get("finished") and (folder / PREDICTIONS_FILE).is_file() and (checkpoints / BEST).is_file():
-        return "done"
-    return "resume" if (checkpoints / LAST).is_file() else "fresh"
 
 
 class RunRecord(Callback):
@@ -88,12 +52,12 @@ class RunRecord(Callback):
         self._fitted = False
         self._code = code_hash()
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make the folder. Every rank has made up its mind about the folder's state before: they have met by now."""
-        if stage != "fit" or not trainer.is_global_zero:
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make the folder, with nothing left to refuse. Every rank has made up its mind about the folder's state: they have met by now."""
+        if not trainer.is_global_zero:
             return
         if self.state == "fresh":
-            _clear(self.folder)
+            clear(self.folder)
         (self.folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         with whole(self.folder / CONFIG_FILE) as part:
             part.write_text(self.config_text)
@@ -174,13 +138,6 @@ class RunRecord(Callback):
 
     def _wall_so_far(self) -> float:
         return self._wall_s + time.perf_counter() - self._since
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an earlier run left, and nothing that is not ours."""
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # TensorBoard's logs of other configurations lie beside ours
-    for name in (RUN_FILE, CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, ONNX_FILE):
-        (folder / name).unlink(missing_ok=True)
 
 
 def _splits_of(loader: Any) -> list[str]:

@@ -25,9 +25,10 @@ from hepflow.errors import HepflowError
 from hepflow.files import read_json
 from hepflow.spark import check_paths, in_cluster_mode, interruptible, is_local, nothing_to_do, session, started_by_submit
 from hepflow.train.callbacks import LAST
-from hepflow.train.cli import TrainCLI, fit, prepared
+from hepflow.train.cli import fit, prepared
+from hepflow.train.folder import CHECKPOINTS, RUN_FILE
+from hepflow.train.parser import TrainCLI
 from hepflow.train.progress import EpochLines
-from hepflow.train.record import CHECKPOINTS, RUN_FILE
 from hepflow.train.spark_task import train
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,108 @@
+"""A run folder: its files, and whether a training is finished in it, can go on in it, or would replace another one."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from hepflow.errors import ConfigError
+from hepflow.files import read_json
+from hepflow.ledger import digest
+from hepflow.train.callbacks import LAST
+
+RUN_FILE, CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE = "run.json", "config.yaml", "metrics.csv", "predictions.parquet"
+ONNX_FILE = "model.onnx"
+CHECKPOINTS, BEST, TENSORBOARD = "checkpoints", "best.ckpt", "tensorboard"
+
+WHERE_IT_RUNS = {
+    "trainer": {"accelerator", "devices", "num_nodes", "strategy", "logger", "profiler", "enable_progress_bar", "default_root_dir"},
+    "data": {"store", "workers", "prefetch", "memory_mb", "predict_split", "eval_batch_size"},
+    "": {"config", "output", "overwrite", "ckpt_path", "checkpoint_every_steps", "threads"},
+}
+"""Options that change how fast a run is or where it lies, never its result."""
+NAMED = 3
+"""Differences that a message names."""
+
+State = Literal["fresh", "resume", "done"]
+
+
+def decisive(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved configuration without the options that do not change the result."""
+    kept = {key: value for key, value in resolved.items() if key not in WHERE_IT_RUNS[""]}
+    for group in WHERE_IT_RUNS.keys() & kept.keys():
+        kept[group] = {key: value for key, value in kept[group].items() if key not in WHERE_IT_RUNS[group]}
+    return kept
+
+
+def config_hash(resolved: Mapping[str, Any]) -> str:
+    """Hash of what decides the result."""
+    return digest(decisive(resolved))
+
+
+def run_state(folder: Path, own_hash: str, provenance: str) -> State:
+    """Whether a training of this configuration on this store is finished in the folder, was begun, or neither."""
+    if not (folder / RUN_FILE).is_file():
+        return "fresh"
+    record = read_json(folder / RUN_FILE)
+    if (record.get("config_hash"), record.get("provenance")) != (own_hash, provenance):
+        return "fresh"
+    checkpoints = folder / CHECKPOINTS
+    if record.get("finished") and (folder / PREDICTIONS_FILE).is_file() and (checkpoints / BEST).is_file():
+        return "done"
+    return "resume" if (checkpoints / LAST).is_file() else "fresh"
+
+
+def check_replaceable(folder: Path, resolved: Mapping[str, Any], provenance: str) -> None:
+    """Refuse to begin a training where another one has left what it learnt.
+
+    Parameters
+    ----------
+    folder : Path
+        Of a run, fresh for this training.
+    resolved : mapping
+        Configuration of the training.
+    provenance : str
+        Of its store.
+
+    Raises
+    ------
+    ConfigError
+        There is another training, finished or with a checkpoint to go on from.
+    """
+    record = read_json(folder / RUN_FILE) if (folder / RUN_FILE).is_file() else {}
+    if not record.get("finished") and not (folder / CHECKPOINTS / LAST).is_file():
+        return
+    before = yaml.safe_load((folder / CONFIG_FILE).read_text()) if (folder / CONFIG_FILE).is_file() else {}
+    changed = [*_changed(before, resolved)] if before else [f"another model ({record.get('model', 'unknown')})"]
+    if record.get("provenance") != provenance:
+        changed.append("other events in its store")
+    if not changed:
+        return
+    named = ", ".join(changed[:NAMED]) + (f" and {len(changed) - NAMED} more" if len(changed) > NAMED else "")
+    kind = "a finished run" if record.get("finished") else "an unfinished run"
+    msg = f"{folder} holds {kind} with {named}. Give another --output, or --overwrite to replace it."
+    raise ConfigError(msg)
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier run left, and nothing that is not ours."""
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # TensorBoard's logs of other configurations lie beside ours
+    for name in (RUN_FILE, CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, ONNX_FILE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    old, new = (dict(_flat(decisive(config))) for config in (before, now))
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            yield f"{name} {old.get(name)} (now {new.get(name)})"
+
+
+def _flat(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

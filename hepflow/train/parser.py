@@ -1,0 +1,218 @@
+"""The options of ``hepflow train``: Lightning's own parser over the data module, the classifier and the trainer."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.strategies import DDPStrategy
+
+from hepflow.arguments import read, spelt_out
+from hepflow.config import RUNS, TrainConfig
+from hepflow.errors import ConfigError, DataError, one_line
+from hepflow.shipped import with_shipped
+from hepflow.store import EventStore
+from hepflow.train import launch, slurm
+from hepflow.train.callbacks import LastCheckpoint, PredictionsWriter, Throughput
+from hepflow.train.data import EventData
+from hepflow.train.folder import BEST, CHECKPOINTS, METRICS_FILE, TENSORBOARD, check_replaceable, config_hash, run_state
+from hepflow.train.help import ALIASES
+from hepflow.train.module import Classifier
+from hepflow.train.progress import FitProgress
+from hepflow.train.record import RunRecord
+from hepflow.train.table import EpochTable
+
+SWITCHES = {"--overwrite", "--model.torch_compile"}
+"""Options that mean true where no value follows."""
+
+DEFAULTS = {
+    "trainer.max_epochs": 50,
+    "trainer.gradient_clip_val": 1.0,
+    "trainer.num_sanity_val_steps": 0,
+    "trainer.enable_model_summary": False,
+    "early_stopping.monitor": "val_loss",
+    "early_stopping.patience": 15,
+    "checkpoint.monitor": "val_loss",
+    "checkpoint.filename": Path(BEST).stem,
+    "checkpoint.enable_version_counter": False,
+}
+
+
+class TrainCLI(LightningCLI):
+    """LightningCLI with one run folder for everything, and errors in one line.
+
+    Parameters
+    ----------
+    command : str
+        ``fit``, ``validate``, ``test`` or ``predict``.
+    args : sequence of str
+        Its options.
+    about : str, optional
+        What it does.
+    """
+
+    prog = "hepflow train {command}"
+    engine = "Lightning"
+    progress: type[Callback] = FitProgress
+    """How a person sees the training go on."""
+    requeues = True
+    """Under Slurm the process is a task of a job of its own, which can be put back into the queue."""
+
+    def __init__(self, command: str, args: Sequence[str], about: str | None = None) -> None:
+        self.command = command
+        self.prog = self.prog.format(command=command)
+        super().__init__(
+            Classifier,
+            EventData,
+            save_config_callback=None,
+            seed_everything_default=1,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "prog": self.prog, "description": about},
+            args=spelt_out(with_shipped(args), switches=SWITCHES, aliases=ALIASES),
+            run=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The run folder, the checkpoint, and the two callbacks that people tune."""
+        parser.add_class_arguments(TrainConfig)
+        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(DEFAULTS)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+        parser.link_arguments("data.inputs", "model.inputs", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and say in one line what is wrong.
+
+        Raises
+        ------
+        ConfigError
+            An option is unknown or its value is not allowed.
+        """
+        self.config: Namespace = read(parser, args)
+
+    def before_instantiate_classes(self) -> None:
+        """Settle the run folder, and find out what is in it."""
+        config = self.config
+        if self.command == "fit":
+            self._check_length()
+        self.folder = config.output = config.output or RUNS / _name(config.get("config") or [])
+        overwrite, config.overwrite = config.overwrite, False  # meant for this time
+        store = EventStore.open(Path(config.data.store))
+        self.provenance = store.spec.provenance
+        self.config_text = self.parser.dump(config)  # --config reads it back
+        self.config_hash = config_hash(yaml.safe_load(self.config_text))
+        self.state = run_state(self.folder, self.config_hash, self.provenance)
+        config.checkpoint.dirpath = str(self.folder / CHECKPOINTS)
+        if config.ckpt_path is not None:
+            self._check_checkpoint(Path(config.ckpt_path))
+        if self.command == "fit" and self.state == "fresh" and not overwrite:
+            check_replaceable(self.folder, yaml.safe_load(self.config_text), self.provenance)
+
+    def _check_length(self) -> None:
+        trainer = self.config.trainer
+        if (trainer.max_epochs or 0) < 1:
+            why = "the learning rate follows the length of the training, and early_stopping.patience ends a long one"
+            msg = f"trainer.max_epochs must be at least 1, got {trainer.max_epochs}: {why}"
+            raise ConfigError(msg)
+        for name in ("max_steps", "limit_train_batches", "limit_val_batches", "limit_test_batches"):
+            if trainer[name] == 0:
+                msg = f"trainer.{name} is 0: a training needs at least 1, and to leave the option out means all"
+                raise ConfigError(msg)
+
+    def _check_checkpoint(self, path: Path) -> None:
+        if not path.is_file():
+            msg = f"{path}: no checkpoint here. Name one by --ckpt_path, such as runs/hlf/checkpoints/{BEST}."
+            raise DataError(msg)
+        if self.command == "fit" and self.state == "fresh" and path.resolve().is_relative_to(self.folder.resolve()):
+            msg = f"--ckpt_path {path} lies in {self.folder}, which a training of this configuration would replace: give another --output"
+            raise ConfigError(msg)
+
+    def instantiate_classes(self) -> None:
+        """Nothing is made where there is nothing to do."""
+        if self.command != "fit" or self.state != "done":
+            if self.config.threads:
+                torch.set_num_threads(self.config.threads)
+            try:
+                super().instantiate_classes()
+            except ValueError as error:
+                if not str(error).startswith("Does not validate"):  # jsonargparse's, when a class of the user's choice cannot be made
+                    raise
+                raise ConfigError(one_line(error)) from error
+            if self.command == "fit":
+                for split in ("train", "val"):  # whatever is wrong with them is said before anything is written
+                    self.datamodule.plan(split, shuffle=split == "train", particles="particles" in self.model.net.reads)
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """The trainer with our callbacks and loggers; the user's own come on top."""
+        source = {"config_hash": self.config_hash, "seed": self.config.seed_everything}
+        about = {**source, "store": str(self.config.data.store), "engine": self.engine}
+        self.record = RunRecord(self.folder, self.state, self.config_text, about)
+        self.writer = PredictionsWriter(self.folder, source, self.config.data.predict_split)
+        config = self.config_init.trainer
+        last = LastCheckpoint(self.folder / CHECKPOINTS, self.config.checkpoint_every_steps)
+        callbacks = [Throughput(), self.record, self.writer, last, *(config.callbacks or [])]
+        if config.enable_progress_bar is not False:
+            callbacks.append(self.progress())
+        if self.command == "fit" and self.requeues and slurm.in_a_job():
+            callbacks.append(slurm.SlurmRequeue(self.folder / CHECKPOINTS))
+        ours: dict[str, Any] = {"callbacks": callbacks, "logger": self._loggers(config.logger), "default_root_dir": str(self.folder)}
+        plugins = config.plugins or []
+        ours["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), *slurm.environment()] or None
+        try:
+            trainer = super().instantiate_trainer(**ours, **kwargs)
+        except (MisconfigurationException, ValueError) as error:
+            asked = ", ".join(f"{name} {config[name]}" for name in ("accelerator", "devices", "strategy", "precision"))
+            msg = f"no trainer with {asked}: {one_line(error)}"
+            raise ConfigError(msg) from error
+        launch.prepare(trainer)
+        if isinstance(trainer.strategy, DDPStrategy):  # also where `auto` took it
+            own = trainer.strategy._ddp_kwargs  # noqa: SLF001 - of a strategy that Lightning made it is the only way
+            own.setdefault("broadcast_buffers", False)  # they are statistics that never change: not sent before every step
+            own.setdefault("gradient_as_bucket_view", True)
+        # last.ckpt knows what the best checkpoint is by now: else a resumed run may replace it with a worse one
+        trainer.callbacks.sort(key=lambda callback: isinstance(callback, LastCheckpoint))  # type: ignore[attr-defined]  # Lightning sets it
+        return trainer
+
+    def _loggers(self, configured: Any) -> list[Logger] | bool:
+        if configured is False or self.command != "fit":
+            return False
+        own: list[Logger] = [EpochTable(self.folder / METRICS_FILE, go_on=self.state == "resume")]
+        if configured in (None, True):
+            return [TensorBoardLogger(str(self.folder), name=TENSORBOARD, version=self.config_hash), *own]
+        return [*(configured if isinstance(configured, list) else [configured]), *own]
+
+    @property
+    def best(self) -> Path:
+        """Checkpoint to validate, test or predict with.
+
+        Raises
+        ------
+        DataError
+            There is none.
+        """
+        path: Path = self.config.ckpt_path or self.folder / CHECKPOINTS / BEST
+        if not path.is_file():
+            msg = f"{path}: no checkpoint here. Train one with `hepflow train fit --output {self.folder}`, or name one by --ckpt_path."
+            raise DataError(msg)
+        return path
+
+
+def _name(configs: Sequence[Any]) -> str:
+    """Name of the run: of the last configuration file that chooses a net, or else of the net that is trained without one."""
+    named = [path for path in (Path(str(config)) for config in configs if config is not None) if _chooses_net(path)]
+    return named[-1].stem if named else "hlf"
+
+
+def _chooses_net(path: Path) -> bool:
+    content = yaml.safe_load(path.read_text())
+    return isinstance(content, dict) and "net" in (content.get("model") or {})
