@@ -81,9 +81,10 @@ TRAININGS = {f"train {name}": about for name, about in TRAIN_SUBCOMMANDS.items()
 GROUPS = {"train": "Train classifiers with PyTorch Lightning", "store": "Look into a feature store"}
 """First words of commands of two."""
 FIRST = ("simulate", "ingest", "features", *TRAININGS)
-SUMMARIES = {name: command.summary for name, command in COMMANDS.items()} | TRAININGS
-SUMMARIES = {name: SUMMARIES[name] for name in (*FIRST, *SUMMARIES)}
-SUMMARIES["completion"] = "Print a script by which bash or zsh completes commands, options and values"
+_SUMMARIES = {name: command.summary for name, command in COMMANDS.items()} | TRAININGS
+SUMMARIES = {name: _SUMMARIES[name] for name in (*FIRST, *_SUMMARIES)} | {
+    "completion": "Print a script by which bash or zsh completes commands, options and values"
+}
 """Every command, in the order in which one runs them."""
 VERSION = ("-V", "--version")
 

@@ -15,6 +15,7 @@ from distributed import Client, LocalCluster, performance_report
 from distributed.deploy.cluster import Cluster
 from distributed.scheduler import KilledWorker
 from distributed.system import MEMORY_LIMIT
+from rich.filesize import decimal
 
 from hepflow import machine
 from hepflow.config import ClusterConfig
@@ -118,15 +119,15 @@ def check_memory(config: ClusterConfig, n_tasks: int, needed: int) -> None:
     """
     limit = worker_memory(config, n_tasks)
     if limit is None:
-        log.info("the largest task needs about %s in its worker", format_bytes(needed))
+        log.info("the largest task needs about %s in its worker", decimal(needed))
         return
     if needed > limit:
         msg = (
-            f"the largest task needs about {format_bytes(needed)}, a worker has {format_bytes(limit)}: "
+            f"the largest task needs about {decimal(needed)}, a worker has {decimal(limit)}: "
             "start fewer workers, raise --cluster.memory, or ingest with smaller row groups"
         )
         raise ConfigError(msg)
-    log.info("the largest task needs about %s of a worker's %s", format_bytes(needed), format_bytes(limit))
+    log.info("the largest task needs about %s of a worker's %s", decimal(needed), decimal(limit))
 
 
 def _local(config: ClusterConfig, n_tasks: int) -> Cluster:

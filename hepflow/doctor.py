@@ -18,6 +18,8 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 
 from hepflow import machine
@@ -25,7 +27,15 @@ from hepflow.config_tools import DoctorConfig
 from hepflow.errors import HepflowError, one_line
 
 GB = 1e9
-STAGES = ("ingest", "features", "train", "evaluate", "simulate")
+STAGES = ("ingest", "features", "train", "evaluate", "simulate", "score")
+BESIDE = {
+    "tune": "hyper-parameter search",
+    "bench": "throughput",
+    "kafka": "events from a topic",
+    "xrootd": "root:// inputs",
+    "s3": "s3:// inputs",
+}
+"""Extra that few need -> what it is for."""
 FEW_FILES = 1024
 """Open files below which many workers, each with its connections, run out."""
 LITTLE_MEMORY, LITTLE_DISK = 4 * GB, 10 * GB
@@ -68,21 +78,41 @@ def examine() -> Iterator[Finding]:
     """Findings, one a thing."""
     yield Finding("Python", "ok", f"{platform.python_version()} in {sys.prefix}")
     for stage in STAGES:
-        yield _packages(stage)
-    for name, look in _LOOKS.items():
+        yield _packages(stage, stage, "missing")
+    for extra, purpose in BESIDE.items():
+        yield _packages(extra, f"{extra}: {purpose}", "note")
+    for name, (look, extra) in _LOOKS.items():
         try:
             yield look(name)
+        except ModuleNotFoundError as error:
+            yield Finding(name, "missing", f"without {error.name} nothing is known", _install(extra))
         except (ImportError, HepflowError, OSError, SubprocessError, IndexError) as error:
             yield Finding(name, "missing", "not usable", one_line(error))
 
 
-def _packages(stage: str) -> Finding:
+def _packages(extra: str, name: str, otherwise: State) -> Finding:
     """The packages of an extra, against the bounds that hepflow declares."""
-    wanted = [Requirement(line) for line in requires("hepflow") or ()]
-    wanted = [need for need in wanted if need.marker and need.marker.evaluate({"extra": stage}) and not need.marker.evaluate({"extra": ""})]
-    wrong = [f"{need.name} ({problem})" for need in wanted if (problem := _problem(need))]
-    advice = f"pip install 'hepflow[{stage}]'" if wrong else ""
-    return Finding(stage, "missing" if wrong else "ok", ", ".join(wrong) or f"{len(wanted)} packages", advice)
+    wanted = _needs(extra)
+    wrong = [f"{need.name} ({problem})" for need in wanted.values() if (problem := _problem(need))]
+    if wrong:
+        return Finding(name, otherwise, ", ".join(wrong), _install(extra))
+    return Finding(name, "ok", f"{len(wanted)} of {len(wanted)} packages")
+
+
+def _needs(extra: str) -> dict[str, Requirement]:
+    """Name -> what an extra asks for, and what the extras that it consists of do."""
+    found: dict[str, Requirement] = {}
+    for need in map(Requirement, requires("hepflow") or ()):
+        if need.marker and need.marker.evaluate({"extra": extra}) and not need.marker.evaluate({"extra": ""}):
+            for inner in need.extras if need.name == "hepflow" else ():
+                found |= _needs(inner)
+            if need.name != "hepflow":
+                found[need.name] = need
+    return found
+
+
+def _install(extra: str) -> str:
+    return f"pip install 'hepflow[{extra}]'"
 
 
 def _problem(need: Requirement) -> str:
@@ -102,7 +132,9 @@ def _java(name: str) -> Finding:
 def _torch(name: str) -> Finding:
     torch = import_module("torch")
     if not torch.cuda.is_available():
-        return Finding(name, "note", f"torch {torch.__version__}, no GPU seen", "training runs on the CPU, some hundred events/s a core")
+        reason = "a driver and a GPU that `nvidia-smi` shows" if torch.version.cuda else "a torch built with CUDA (https://pytorch.org)"
+        advice = f"training runs on the CPU, some hundred events/s a core; a GPU needs {reason}"
+        return Finding(name, "note", f"torch {torch.__version__}, no GPU seen", advice)
     devices = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
     return Finding(name, "ok", f"torch {torch.__version__}, CUDA {torch.version.cuda}: {devices}")
 
@@ -110,7 +142,7 @@ def _torch(name: str) -> Finding:
 def _gru(name: str) -> Finding:
     gru = import_module("hepflow.models.gru")
     if gru.gru_kernels is None:
-        return Finding(name, "note", "stock torch only", "several times slower in training; pip install numba")
+        return Finding(name, "note", "stock torch only", f"several times slower in training; {_install('train')}")
     return Finding(name, "ok", "compiled with numba")
 
 
@@ -119,7 +151,8 @@ def _slurm(name: str) -> Finding:
         return Finding(name, "note", "no sbatch on the PATH", "only for batch clusters; on one, run this on a login node")
     told = subprocess.run(["sinfo", "--noheader", "--format=%P"], capture_output=True, text=True, check=False, timeout=60)
     if told.returncode:
-        return Finding(name, "note", "sbatch is here, and no controller answers", told.stderr.strip().splitlines()[0])
+        advice = f"run this on a login node; `sinfo` says: {told.stderr.strip().splitlines()[0]}"
+        return Finding(name, "note", "sbatch is here, and no controller answers", advice)
     return Finding(name, "ok", f"partitions {' '.join(told.stdout.split())}")
 
 
@@ -149,8 +182,8 @@ def _disk(name: str) -> Finding:
     return _at_least(name, shutil.disk_usage(Path.cwd()).free, LITTLE_DISK, "`hepflow ingest --estimate` says what your files will take")
 
 
-def _at_least(name: str, size: float, least: float, advice: str) -> Finding:
-    return Finding(name, "ok" if size >= least else "note", f"{size / GB:.1f} GB", "" if size >= least else advice)
+def _at_least(name: str, size: int, least: float, advice: str) -> Finding:
+    return Finding(name, "ok" if size >= least else "note", decimal(size), "" if size >= least else advice)
 
 
 def _open_files(name: str) -> Finding:
@@ -159,24 +192,26 @@ def _open_files(name: str) -> Finding:
     return Finding(name, "note" if advice else "ok", f"{soft} at once", advice)
 
 
-_LOOKS: dict[str, Callable[[str], Finding]] = {
-    "Java": _java,
-    "GPU": _torch,
-    "fast GRU on the CPU": _gru,
-    "Slurm": _slurm,
-    "host name": _host_name,
-    "cores": _cores,
-    "memory": _memory,
-    "free disk here": _disk,
-    "open files": _open_files,
+_LOOKS: dict[str, tuple[Callable[[str], Finding], str]] = {
+    "Java for Spark": (_java, "ingest"),
+    "GPU for train": (_torch, "train"),
+    "fast GRU on the CPU": (_gru, "train"),
+    "Slurm": (_slurm, ""),
+    "host name": (_host_name, ""),
+    "cores": (_cores, ""),
+    "memory": (_memory, ""),
+    "free disk here": (_disk, ""),
+    "open files": (_open_files, ""),
 }
+"""What is looked at -> how, and the extra without which it cannot be."""
 
 
 def _print(findings: list[Finding], missing: list[str]) -> None:
     table = Table(box=None, show_header=False, padding=(0, 1))
     for finding in findings:
-        table.add_row(SIGNS[finding.state], finding.name, finding.found)
+        table.add_row(SIGNS[finding.state], finding.name, escape(finding.found))
         if finding.advice:
-            table.add_row("", "", f"[dim]{finding.advice}[/]")
+            table.add_row("", "", f"[dim]{escape(finding.advice)}[/]")
     Console().print(table)
-    Console().print(f"missing: {', '.join(missing)}" if missing else "every stage can run here", highlight=False)
+    last = f"missing: {', '.join(missing)}; below each stands how to get it" if missing else "every stage can run here"
+    Console().print(last, highlight=False)

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from dask.utils import format_bytes
 from distributed import Client, as_completed
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn, track
 from rich.table import Table
 
@@ -131,7 +131,7 @@ def _missing(store: EventStore, dataset: EventsDataset) -> list[Fragment]:
         store.discard(stale)
     good = there.keys() - set(stale)
     if good:
-        log.info("%d of %d fragments are done already", len(good), len(wanted))
+        log.info("%s is up to date in %d of %d parts", store.path, len(good), len(wanted))
     return [fragment for fragment in dataset.fragments if fragment.name not in good]
 
 
@@ -155,7 +155,7 @@ def _make_parts(config: FeaturesConfig, store: EventStore, missing: list[Fragmen
     shares = ", ".join(f"{what} {seconds / sum(spent.values()):.0%}" for what, seconds in spent.items())
     log.info("%d events in %.1f s, %.0f events/s (of the workers' time: %s)", n_events, elapsed, n_events / elapsed, shares)
     peak = max(outcome.peak_bytes for outcome in outcomes)
-    log.info("no worker held more than %s, announced were %s", format_bytes(peak), format_bytes(announced))
+    log.info("no worker held more than %s, announced were %s", decimal(peak), decimal(announced))
 
 
 def _compile(config: FeaturesConfig) -> None:
@@ -193,4 +193,4 @@ def _finish(path: Path, spec: StoreSpec, dataset: EventsDataset) -> None:
         raise DataError(msg)
     store.finalise()
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    log.info("wrote %s: %s, %s", path, store.summary(), format_bytes(size))
+    log.info("wrote %s: %s, %s", path, store.summary(), decimal(size))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dask.utils import format_bytes
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import track
 from rich.table import Table
 
@@ -125,7 +125,7 @@ def _events_table(store: EventStore) -> Table:
     parts = [part for split in SPLITS for name in store.spec.classes for part in store.parts(split, name)]
     size = _size(store.path)
     n_events = sum(part.n_events for part in parts)
-    title = f"{store.path}: {format_bytes(size)} in {len(store.done())} parts, {size / max(n_events, 1):,.0f} bytes an event"
+    title = f"{store.path}: {decimal(size)} in {len(store.done())} parts, {size / max(n_events, 1):,.0f} bytes an event"
     table = Table("events", *SPLITS, "particles an event", title=title)
     for name in store.spec.classes:
         mine = [part for part in parts if part.class_name == name]

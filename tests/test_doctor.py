@@ -28,7 +28,7 @@ def test_what_is_missing_is_named_with_a_way_to_get_it(tmp_path: Path) -> None:
     broken.chmod(0o755)
     found = examine(tmp_path, PATH=str(tmp_path), JAVA_HOME=str(tmp_path / "jdk"))
     assert (found["Slurm"]["state"], found["Slurm"]["found"]) == ("note", "no sbatch on the PATH")
-    assert str(broken.parents[1]) not in found["Java"]["found"]
+    assert str(broken.parents[1]) not in found["Java for Spark"]["found"]
     assert {"ingest", "features", "train", "evaluate", "simulate"} <= found.keys()
     assert all(finding["advice"] for finding in found.values() if finding["state"] == "missing")
 
@@ -40,3 +40,12 @@ def test_what_is_missing_is_named_with_a_way_to_get_it(tmp_path: Path) -> None:
 def test_versions_are_held_against_the_bounds(need: str, problem: str) -> None:
     assert problem in doctor._problem(Requirement(need))
     assert bool(problem) == bool(doctor._problem(Requirement(need)))
+
+
+def test_what_to_do_is_printed_to_the_letter(capsys: pytest.CaptureFixture[str]) -> None:
+    doctor._print([doctor.Finding("score", "missing", "onnx (not installed)", "pip install 'hepflow[score]'")], ["score"])
+    assert "pip install 'hepflow[score]'" in capsys.readouterr().out
+
+
+def test_an_extra_made_of_extras_needs_their_packages() -> None:
+    assert doctor._needs("kafka").keys() >= doctor._needs("score").keys() > doctor._needs("features").keys() > set()

@@ -135,7 +135,7 @@ def test_an_interrupted_run_is_finished_by_doing_what_is_missing_and_can_be_watc
     watched = replace(copied, cluster=replace(copied.cluster, performance_report=tmp_path / "reports" / "dask.html"))
     with caplog.at_level(logging.INFO):
         run(watched)
-    assert "4 of 6 fragments are done already" in caplog.text
+    assert "is up to date in 4 of 6 parts" in caplog.text
     assert contents(copied.output) == before
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert "2/2 fragments" in capsys.readouterr().err
@@ -312,7 +312,7 @@ def test_no_event_that_passes_is_an_error(tmp_path, running):
 
 def test_too_little_memory_is_refused_before_the_start(finished, tmp_path, monkeypatch):
     monkeypatch.setattr("hepflow.clusters.connect", no_cluster)
-    with pytest.raises(ConfigError, match=r"the largest task needs about .*, a worker has 100\.00 MiB: start fewer workers"):
+    with pytest.raises(ConfigError, match=r"the largest task needs about .*, a worker has 104\.9 MB: start fewer workers"):
         run(replace(finished, output=tmp_path / "s.zarr", cluster=ClusterConfig(workers=1, memory="100MiB")))
     with pytest.raises(ConfigError, match="must be a size such as 4GiB"):
         run(replace(finished, output=tmp_path / "s.zarr", cluster=ClusterConfig(workers=1, memory="plenty")))

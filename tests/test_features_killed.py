@@ -97,7 +97,7 @@ def test_after_the_client_and_its_scheduler_are_killed_the_same_command_makes_wh
     done = {path: path.stat().st_mtime_ns for path in config.output.glob("_parts/*.json")}
     again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert again.returncode == 0, again.stderr
-    assert f"{len(done)} of 12 fragments are done already" in again.stderr
+    assert f"{len(done)} of 12 parts" in again.stderr
     assert 4 <= len(done) < 12
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert contents(config.output) == made_calmly(config, tmp_path / "calm.zarr")

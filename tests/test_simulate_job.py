@@ -72,7 +72,7 @@ def test_a_rerun_is_up_to_date(small: SimulateConfig, caplog: pytest.LogCaptureF
     before = {path: path.stat().st_mtime_ns for path in small.output.rglob("*")}
     with caplog.at_level(logging.INFO, "hepflow"):
         run(small)
-    assert "up to date: 6 of 6 files" in caplog.text
+    assert "is up to date in 6 of 6 files" in caplog.text
     assert before == {path: path.stat().st_mtime_ns for path in small.output.rglob("*")}
 
 

@@ -24,7 +24,7 @@ from hepflow.errors import ConfigError, DataError
 from hepflow.files import read_json, write_json
 from hepflow.models.inputs import Order
 from hepflow.models.net import rebuild
-from hepflow.options import shown, value_of
+from hepflow.options import SWITCH, shown, value_of
 from hepflow.predictions import read_predictions
 from hepflow.schema import HLF, PARTICLE
 from hepflow.shipped import shipped
@@ -32,6 +32,7 @@ from hepflow.store import EventStore, iter_blocks
 from hepflow.train.cli import main
 from hepflow.train.help import VALUES, groups
 from hepflow.train.module import lr_factor
+from hepflow.train.parser import SWITCHES
 from hepflow.train.table import read_table
 
 SMALL = ("--data.batch_size", "32", "--data.eval_batch_size", "64", "--trainer.max_epochs", "3", "--trainer.enable_progress_bar", "false")
@@ -122,7 +123,7 @@ def test_a_finished_run_is_up_to_date_and_nothing_is_touched(run: Path, store: E
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     with caplog.at_level("INFO", logger="hepflow"):
         fit(store, run, "--data.workers", "0", net="inclusive")  # how it runs is no reason to run again
-    assert caplog.messages[-1].startswith("up to date")
+    assert "is up to date: same configuration" in caplog.messages[-1]
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
@@ -244,7 +245,7 @@ def test_the_last_overlay_names_the_run(store: EventStore, tmp_path: Path, monke
     ("more", "expected"),
     [
         (("--modl.lr", "1"), "--modl.lr"),
-        (("--data.batch_size", "many"), "batch_size"),
+        (("--data.batch_size", "many"), "batch-size"),
         (("--data.batch_size", "9999"), "batch_size 9999 is more than the 240 events"),
         (("--data.balance", "even"), "balance"),
         (("--model.lr", "-1"), "model.lr must be positive"),
@@ -384,6 +385,8 @@ def test_the_help_has_the_options_and_the_defaults_of_the_parser(capsys: pytest.
         if option.default and actual is not None:
             assert str(actual["class_path"] if isinstance(actual, dict) else shown(actual)).endswith(option.default), option.name
     assert VALUES["Order"] == value_of(Order)
+    switches = {f"--{option.name}" for option in chain.from_iterable(groups().values()) if option.value == SWITCH}
+    assert switches == {"--print_config", *SWITCHES}
 
 
 def test_a_training_leaves_the_arithmetic_of_its_process_alone(run: Path) -> None:

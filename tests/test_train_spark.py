@@ -127,7 +127,7 @@ def test_a_finished_training_starts_no_spark(options: tuple[Path, list[str]], mo
     monkeypatch.chdir(folder)
     with caplog.at_level("INFO", logger="hepflow"):
         main([*own, "--output", "spark", "--spark.num_processes", "3"])
-    assert "up to date: spark" in caplog.messages[-1]
+    assert "spark is up to date" in caplog.messages[-1]
     assert not any("Spark" in message for message in caplog.messages)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from hepflow.bench.cases import GPU, OURS, Case, Measured
@@ -192,7 +193,7 @@ def print_extrapolation(rows: Sequence[Extrapolated], n_events: float, cores: Se
     for row in rows:
         hours = f"{row.core_hours:,.1f}" + ("" if row.wall_s else " of a GPU")
         walls = (_durations(*row.wall_s[n]) if row.wall_s else "" for n in cores)
-        table.add_row(row.stage, f"{row.events:,.0f}", hours, *walls, _bytes(row.bytes_out))
+        table.add_row(row.stage, f"{row.events:,.0f}", hours, *walls, decimal(int(row.bytes_out)) if row.bytes_out else "")
     console = Console()
     console.print(table)
     console.print("This assumes:", highlight=False)
@@ -215,10 +216,3 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:,.0f} s"
     return f"{seconds / 3600:,.1f} h" if seconds > 7200 else f"{seconds / 60:,.0f} min"
-
-
-def _bytes(number: float) -> str:
-    if not number:
-        return ""
-    unit, name = next(((unit, name) for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")) if number >= unit), (1e3, "kB"))
-    return f"{number / unit:,.1f} {name}"

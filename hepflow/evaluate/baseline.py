@@ -69,7 +69,7 @@ def keep(config: TreesConfig | ForestConfig, settings: object, fit: Fit) -> None
     store = EventStore.open(config.input)
     config_hash = digest(settings)
     if _is_done(config.output, config_hash, store.spec.provenance):
-        log.info("up to date: %s (same configuration, same store)", config.output)
+        log.info("%s is up to date: same configuration, same store", config.output)
         return
     with locks.exclusive(config.output):
         _keep(config, config_hash, store, fit)

@@ -92,7 +92,7 @@ def _update(files: Sequence[SourceFile], config: IngestConfig) -> None:
     else:
         nothing_to_do(config.spark, NAME)
         dataset.sweep(about, settings.output)
-        log.info("up to date: %s holds %d events of %d files", config.output, about["n_events"], len(about["files"]))
+        log.info("%s is up to date: %d events of %d files", config.output, about["n_events"], len(about["files"]))
     _judge(about["files"], config)
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pyspark import Accumulator, SparkContext
+from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from hepflow.ingest.record import Record
@@ -46,7 +47,7 @@ def ingest_progress(tasks: Sequence[Sequence[Split]], counters: Counters) -> Ite
 
         def update() -> None:
             seconds = time.monotonic() - started
-            rate = f"{counters.events.value / seconds:,.0f} events/s, {counters.file_bytes.value / seconds / 1e6:,.1f} MB/s"
+            rate = f"{counters.events.value / seconds:,.0f} events/s, {decimal(int(counters.file_bytes.value / seconds))}/s"
             progress.update(bar, completed=counters.file_bytes.value, done=f"{counters.files.value:,.0f}/{n_files:,} files", rate=rate)
 
         yield update

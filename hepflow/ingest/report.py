@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from hepflow.ingest.fragment import RECORDS, Settings, run_task
@@ -32,8 +33,8 @@ def print_summary(records: Sequence[Record], seconds: float) -> None:
         "kept": f"{ledger.n_out:,}",
         **{reason: f"{count:,}" for reason, count in ledger.rejected.items()},
         "lost": f"{ledger.n_lost:,}",
-        "read": _megabytes(sum(share.bytes_read for share in shares)),
-        "written": _megabytes(sum(record.bytes_written for record in records)),
+        "read": decimal(sum(share.bytes_read for share in shares)),
+        "written": decimal(sum(record.bytes_written for record in records)),
         "wall time": f"{seconds:,.1f} s",
         "events/s a core": f"{ledger.n_in / busy:,.0f}" if busy else "-",
     }
@@ -83,11 +84,11 @@ def print_estimate(splits: Sequence[Split], n_tasks: int, settings: Settings, *,
         return
     rows = {
         "files": f"{n_files:,}",
-        "bytes": _megabytes(n_bytes),
+        "bytes": decimal(n_bytes),
         "partitions": f"{n_tasks:,}",
         "core hours": f"{hours:,.4f}",
         "events kept": f"{events:,.0f}",
-        "output": _megabytes(output),
+        "output": decimal(round(output)),
     }
     results = Console()
     _print("estimate of what is left to do", rows, results)
@@ -110,7 +111,3 @@ def _print(title: str, rows: Mapping[str, str], console: Console = MESSAGES) -> 
 
 def _share_name(split: Split) -> str:
     return split.file.name if split.count == 1 else f"{split.file.name} [{split.index + 1}/{split.count}]"
-
-
-def _megabytes(size: float) -> str:
-    return f"{size / 1e6:,.1f} MB"

@@ -38,7 +38,7 @@ def run(config: SimulateConfig) -> None:
     samples = plan(config)
     missing = [sample for sample in samples if not sample.up_to_date]
     if len(missing) < len(samples):
-        log.info("up to date: %d of %d files in %s", len(samples) - len(missing), len(samples), config.output)
+        log.info("%s is up to date in %d of %d files", config.output, len(samples) - len(missing), len(samples))
     if not missing:
         return
     with locks.exclusive(config.output):

@@ -38,7 +38,7 @@ def identity_of(n_events: int, seed: int) -> str:
 def ensure_pool(path: Path, n_events: int, seed: int) -> None:
     """Make a pool where there is none."""
     if path.is_file():
-        log.info("minimum-bias pool up to date: %s", path)
+        log.info("%s is up to date: a minimum-bias pool", path)
         return
     start = time.perf_counter()
     pool = make_pool(n_events, seed)

@@ -35,7 +35,7 @@ NOT_FOR_USERS = (
 def fit(cli: TrainCLI) -> None:
     """Train a net on the store's training split, then predict its test split and export it to ONNX."""
     if cli.state == "done":
-        log.info("up to date: %s (same configuration, same store)", cli.folder)
+        log.info("%s is up to date: same configuration, same store", cli.folder)
         return
     last = cli.config.ckpt_path or (cli.folder / CHECKPOINTS / LAST if cli.state == "resume" else None)
     if last:

@@ -8,7 +8,7 @@ from pathlib import Path
 from docstring_parser import parse
 
 from hepflow import config
-from hepflow.options import GENERAL, PATH, Option, groups_of, shown
+from hepflow.options import GENERAL, PATH, SWITCH, Option, groups_of, shown
 
 FULL = "--help_all"
 ALIASES = {"--input": "--data.store", "--seed": "--seed_everything", FULL: "--help"}
@@ -20,7 +20,7 @@ VALUES = {
     "Path": PATH,
     "int": "INT",
     "float": "NUMBER",
-    "bool": "{true,false}",
+    "bool": SWITCH,
     "Balance": "equal|natural|{CLASS: NUMBER, ...}",
     "Order": "{delta_r,stored}",
     "NetOf": "CLASS",
@@ -63,7 +63,8 @@ def _of_a_class(group: str, path: Path, name: str) -> Iterator[Option]:
         option = f"{group}.{argument.arg}"
         if option not in LINKED:
             text = inspect.cleandoc(texts[argument.arg]).replace("\n", " ")
-            yield _named(Option(option, _value(argument.annotation), _default(defaults.get(argument.arg)), text))
+            value = _value(argument.annotation)
+            yield _named(Option(option, value, "" if value == SWITCH else _default(defaults.get(argument.arg)), text))
 
 
 def _named(option: Option) -> Option:

@@ -131,10 +131,10 @@ class TrainCLI(LightningCLI):
 
     def _check_checkpoint(self, path: Path) -> None:
         if not path.is_file():
-            msg = f"{path}: no checkpoint here. Name one by --ckpt_path, such as runs/hlf/checkpoints/{BEST}."
+            msg = f"{path}: no checkpoint here. Name one by --ckpt-path, such as runs/hlf/checkpoints/{BEST}."
             raise DataError(msg)
         if self.command == "fit" and self.state == "fresh" and path.resolve().is_relative_to(self.folder.resolve()):
-            msg = f"--ckpt_path {path} lies in {self.folder}, which a training of this configuration would replace: give another --output"
+            msg = f"--ckpt-path {path} lies in {self.folder}, which a training of this configuration would replace: give another --output"
             raise ConfigError(msg)
 
     def instantiate_classes(self) -> None:
@@ -202,7 +202,7 @@ class TrainCLI(LightningCLI):
         """
         path: Path = self.config.ckpt_path or self.folder / CHECKPOINTS / BEST
         if not path.is_file():
-            msg = f"{path}: no checkpoint here. Train one with `hepflow train fit --output {self.folder}`, or name one by --ckpt_path."
+            msg = f"{path}: no checkpoint here. Train one with `hepflow train fit --output {self.folder}`, or name one by --ckpt-path."
             raise DataError(msg)
         return path
 

@@ -89,7 +89,7 @@ def main(args: Sequence[str]) -> None:
     name = f"hepflow spark-train {driver.folder.name}"
     if driver.state == "done":
         nothing_to_do(driver.spark, name)
-        log.info("up to date: %s (same configuration, same store)", driver.folder)
+        log.info("%s is up to date: same configuration, same store", driver.folder)
         return
     start = time.perf_counter()
     with session(_for_the_job(driver.spark), name) as spark:
