@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 from toy_runs import toy_about, toy_ids, toy_labels, toy_logits, toy_report, toy_runs, toy_store, write_run
 
 from hepflow.config import EvaluateConfig
-from hepflow.errors import ConfigError
+from hepflow.errors import ConfigError, DataError
 from hepflow.evaluate import published
 from hepflow.evaluate.job import evaluate, inputs_hash, run
 from hepflow.evaluate.kinematics import bin_edges
@@ -185,8 +185,29 @@ def test_two_and_four_classes_are_measured_as_well(tmp_path: Path, classes: tupl
     assert f"No share of the trigger's rate is given for {'signal, noise' if len(classes) == 2 else 'zjets'}" in notes
     assert metrics["models"]["a"]["selections"]["headline"]["working_points"][0]["purity"] is None
     assert beside_published(metrics) is None
-    expected = ["noise"] if len(classes) == 2 else ["ttbar", "wjets"]
-    assert metrics["selections"]["headline"]["signal"] == expected
+    assert metrics["selections"]["headline"]["signal"] == list(classes[1:])
+    assert "taken is every class but the first" in notes
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"signal": ("tbar",)}, "--signal names tbar, but the classes of these runs are qcd, ttbar, wjets"),
+        ({"signal": ("qcd", "ttbar", "wjets")}, "--signal names every class"),
+        ({"mix": {"qdc": 1.0}}, "--mix names qdc, but the classes"),
+        ({"features": ("HT", "Met")}, "--features names Met, but the high-level features of .* are HT, MET"),
+    ],
+)
+def test_a_name_that_there_is_not_is_refused_with_those_that_there_are(whole: Path, options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        measured(whole, runs=("hlf",), **options)
+
+
+def test_what_was_chosen_or_left_out_is_said_on_the_terminal_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    toy_runs(tmp_path / "runs", per_class=(60, 60), classes=("noise", "signal"), models={"a": 1.5})
+    caplog.set_level("INFO")
+    report(tmp_path)
+    assert "working points: No signal is named (--signal)" in caplog.text
 
 
 def test_names_of_classes_and_runs_cannot_break_the_page(tmp_path: Path) -> None:
@@ -207,6 +228,17 @@ def test_without_a_store_the_rest_is_there_and_a_note_says_so(tmp_path: Path) ->
     assert metrics["checks"]["leak"] is False
     assert any("is not at hand" in note["text"] for note in metrics["notes"])
     assert metrics["models"]["hlf"]["efficiency"] == {}
+
+
+def test_a_store_that_has_grown_since_the_training_is_named_with_what_to_do(tmp_path: Path) -> None:
+    make(tmp_path, models={"hlf": 1.2})
+    toy_store(tmp_path / "features.zarr", test=(toy_ids(sum(SIZES)), toy_labels(SIZES)), provenance="grown")
+    metrics, _ = measured(tmp_path)
+    (note,) = (note["text"] for note in metrics["notes"] if note["topic"] == "kinematics")
+    assert "features.zarr has changed since hlf was trained on it" in note
+    assert "Train it again, by the same command." in note
+    with pytest.raises(DataError, match="was made from .* Train it again, by the same command"):
+        measured(tmp_path, store=tmp_path / "features.zarr")
 
 
 def test_scores_that_are_no_training_are_compared_too(tmp_path: Path) -> None:
