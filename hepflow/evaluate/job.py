@@ -180,6 +180,7 @@ def _signal(config: EvaluateConfig, classes: Sequence[str], notes: list[Note]) -
 
 def _join(runs: Sequence[Run], config: EvaluateConfig, notes: list[Note]) -> dict[str, Joined]:
     joins: dict[str, Joined] = {}
+    reasons: dict[str, list[str]] = {}
     for run in runs:
         same = next((joins[other.name] for other in runs if other.name in joins and _same(run, other)), None)
         if same is not None:
@@ -188,11 +189,13 @@ def _join(runs: Sequence[Run], config: EvaluateConfig, notes: list[Note]) -> dic
         try:
             store = kinematics.open_store(config, run)
         except kinematics.NoStoreError as error:
-            notes.append(Note("kinematics", f"No leak check by event, no kinematics, no displays: {error}."))
+            reasons.setdefault(str(error), []).append(run.name)
             continue
         joined = kinematics.join(store, run)
         kinematics.check_leak(joined, run)
         joins[run.name] = joined
+    left_out = "no leak check by event, no kinematics, no displays"
+    notes += [Note("kinematics", f"For {listed(names)} {left_out}: {reason}.") for reason, names in reasons.items()]
     return joins
 
 
@@ -261,7 +264,7 @@ def _figures(
     figures: dict[str, list[AnyFigure]] = {
         "roc": [*charts.rocs(measured, chosen, classes)],
         "confusion": [*charts.confusions(measured, classes)],
-        "calibration": [*charts.calibrations(measured, classes)],
+        "calibration": [*charts.calibrations(measured, chosen, classes)],
         "learning": [*charts.learning_curves(runs)],
         "importance": [*charts.importances(measured)],
     }
@@ -269,7 +272,7 @@ def _figures(
     if without:
         notes.append(Note("training", f"No learning curves for {', '.join(without)}: there is no metrics.csv beside the predictions."))
     for one in measured:
-        figures[f"scores:{one.name}"] = [*charts.scores(one, chosen["headline"], classes)]
+        figures[f"scores:{one.name}"] = [*charts.scores(one, chosen, classes)]
         figures[f"efficiency:{one.name}"] = [*charts.efficiencies(one.name, one.entry["efficiency"], classes)]
     return {**figures, "events": events}
 

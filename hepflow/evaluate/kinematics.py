@@ -83,9 +83,9 @@ def open_store(config: EvaluateConfig, run: Run) -> EventStore:
             msg = f"{path}: its hash is {own}, but {run.path} was made from {run.store}. {RETRAIN}, or name the store it was trained on."
             raise DataError(msg)
     if changed is not None:
-        msg = f"{changed} has changed since {run.name} was trained on it (events were added, or features made anew). {RETRAIN}"
+        msg = f"{changed} has changed since (events were added, or features made anew). {RETRAIN}"
         raise NoStoreError(msg)
-    msg = f"the feature store of {run.name} ({run.store or 'not recorded'}) is not at hand; name it by --store"
+    msg = f"the feature store {named or run.store or '(not recorded)'} of the training is not at hand. Name it by --store"
     raise NoStoreError(msg)
 
 
@@ -289,5 +289,5 @@ def display(run: Run, index: int, joined: Joined, facts: Mapping[str, Any]) -> D
         kind[particles[:, names.index(flag)] > 0] = number
     eta, phi, pt = (particles[:, names.index(name)].astype(np.float64) for name in ("Eta", "Phi", "Pt"))
     told = (("truth", facts["true"]), (run.name, f"{facts['predicted']} ({facts['p_predicted']:.3f})"))
-    caption = f"{len(particles)} particles; the area of a circle grows with pt."
+    caption = f"{len(particles)} particles; the area of a circle grows with pT."
     return Display(f"event_{facts['event_id']}", f"Event {facts['event_id']}", caption, KINDS, kind, eta, phi, pt, told)

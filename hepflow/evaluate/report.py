@@ -77,7 +77,7 @@ def _tables(metrics: Mapping[str, Any], figures: Mapping[str, Sequence[AnyFigure
     found: dict[str, Table | dict[str, Table] | None] = {
         "models": tables.models(metrics),
         "headline": points.pop("headline"),
-        "rest": {name: table for name, table in points.items() if name.endswith("_vs_rest")},
+        "rest": {name: table for name, table in points.items() if name.endswith("_vs_rest") and len(metrics["classes"]) > 2},
         "pairwise": {name: table for name, table in points.items() if not name.endswith("_vs_rest")},
         "pairs": tables.differences(metrics) if metrics["pairs"] else None,
         "ablation": tables.ablation(metrics) if metrics["ablation"] else None,

@@ -179,7 +179,8 @@ def check_comparable(runs: Sequence[Run], *, same_events: bool) -> None:
 
 def _difference(first: Run, run: Run) -> str:
     if run.store != first.store:
-        return f"trained on another feature store, or before events were added to it ({run.store or 'unknown'}, not {first.store or 'unknown'}),"
+        stores = f"{run.store or 'unknown'}, not {first.store or 'unknown'}"
+        return f"trained on another feature store, or before events were added to it ({stores}),"
     if not np.array_equal(run.predictions.event_id, first.predictions.event_id):
         return f"tested on other events ({len(run.predictions.event_id):,}, not the same {len(first.predictions.event_id):,})"
     return ""
