@@ -18,9 +18,9 @@ from sklearn.metrics import auc as area
 from sklearn.metrics import roc_auc_score
 from toy_runs import toy_about, toy_ids, toy_labels, toy_logits, toy_report, toy_runs, toy_store, write_run
 
+from hepflow import published
 from hepflow.config import EvaluateConfig
 from hepflow.errors import ConfigError, DataError
-from hepflow.evaluate import published
 from hepflow.evaluate.job import evaluate, inputs_hash, run
 from hepflow.evaluate.kinematics import bin_edges
 from hepflow.evaluate.report import write_report

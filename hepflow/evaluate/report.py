@@ -8,7 +8,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from hepflow.evaluate import published, svg, tables
+from hepflow import published
+from hepflow.evaluate import svg, tables
 from hepflow.evaluate.figure import AnyFigure, Bars, Chart, Display
 from hepflow.evaluate.tables import Table
 from hepflow.evaluate.text import headline, mix_text, rate_sentence

@@ -7,7 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table as TerminalTable
 
-from hepflow.evaluate import published
+from hepflow import published
 from hepflow.evaluate.figure import file_name
 from hepflow.evaluate.pairs import PASSING
 from hepflow.evaluate.text import best_model, compact, duration, factor, p_value, percent, pm, small, tightest
