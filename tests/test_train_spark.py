@@ -177,3 +177,5 @@ def test_the_help_names_the_options_of_both(capsys: pytest.CaptureFixture[str]) 
     assert "usage: hepflow spark-train" in shown
     for option in ("--spark.num_processes", "--spark.master", "--data.store", "--trainer.max_epochs"):
         assert option in shown
+    for option in ("--trainer.devices", "--trainer.accelerator", "--trainer.num_nodes"):
+        assert option not in shown, "Spark decides"

@@ -30,6 +30,9 @@ OF_LIGHTNING = {
     "checkpoint.monitor": "What the best checkpoint is best in.",
 }
 
+OF_SPARK = {"trainer.accelerator", "trainer.devices", "trainer.num_nodes"}
+"""What Spark decides where it starts the processes."""
+
 
 class Option(NamedTuple):
     """An option and what it means."""
@@ -67,7 +70,7 @@ def groups(*, in_spark: bool = False) -> dict[str, list[Option]]:
         "the run": [Option("config", "", f"YAML file of these options, any number of times. {configs}"), *_of(config.TrainConfig)],
         **({"spark": [*_of(config.SparkTrainConfig, "spark.")]} if in_spark else {}),
         **{group: [*_of_a_class(group, HERE / file, name)] for group, (file, name) in CLASSES.items()},
-        "trainer": [Option(name, "", text) for name, text in OF_LIGHTNING.items()],
+        "trainer": [Option(name, "", text) for name, text in OF_LIGHTNING.items() if not in_spark or name not in OF_SPARK],
     }
 
 
