@@ -25,7 +25,6 @@ VALUES = {
     "Order": "{delta_r,stored}",
     "NetOf": "CLASS",
 }
-<<<<<<< HEAD
 """Type, as the sources have it -> what a user is told to give."""
 OF_LIGHTNING = (
     Option("seed_everything", "INT", "1", "Seed of everything random."),
@@ -38,40 +37,8 @@ OF_LIGHTNING = (
     Option("early_stopping.patience", "INT", "15", "Epochs without a lower val_loss after which to stop."),
     Option("checkpoint.monitor", "TEXT", "val_loss", "What the best checkpoint is best in."),
 )
-=======
-
 OF_SPARK = {"trainer.accelerator", "trainer.devices", "trainer.num_nodes"}
-"""What Spark decides where it starts the processes."""
-
-
-class Option(NamedTuple):
-    """An option and what it means."""
-
-    name: str
-    default: str
-    text: str
-
-
-def print_help(command: str, about: str, *, in_spark: bool = False) -> None:
-    """Print usage and options of a command.
-
-    Parameters
-    ----------
-    command : str
-        ``fit``, ``validate``, ``test`` or ``predict``.
-    about : str
-        What it does.
-    in_spark : bool
-        It is the command that trains inside Spark.
-    """
-    console = Console()
-    name = "hepflow spark-train" if in_spark else f"hepflow train {command}"
-    console.print(f"usage: {name} [--config FILE ...] [options]\n\n{about}.", markup=False, highlight=False)
-    for group, options in groups(in_spark=in_spark).items():
-        _print_group(console, group, options)
-    console.print(f"\nAll options, with every one of Lightning's Trainer: {name} {FULL}", highlight=False)
-    console.print(f"What a command would run with: {name} ... --print_config", highlight=False)
->>>>>>> 125bacf0dd7f39fd51042bcc41be4ed03e406beb
+"""Options that Spark decides."""
 
 
 def groups(*, in_spark: bool = False) -> dict[str, list[Option]]:
@@ -82,11 +49,7 @@ def groups(*, in_spark: bool = False) -> dict[str, list[Option]]:
         **groups_of(config.TrainConfig, title="the run", general=[config_file._replace(text=text), *others]),
         **(groups_of(config.SparkTrainConfig, "spark.", "Spark") if in_spark else {}),
         **{group: [*_of_a_class(group, HERE / file, name)] for group, (file, name) in CLASSES.items()},
-<<<<<<< HEAD
-        "trainer": [_named(option) for option in OF_LIGHTNING],
-=======
-        "trainer": [Option(name, "", text) for name, text in OF_LIGHTNING.items() if not in_spark or name not in OF_SPARK],
->>>>>>> 125bacf0dd7f39fd51042bcc41be4ed03e406beb
+        "trainer": [_named(option) for option in OF_LIGHTNING if not in_spark or option.name not in OF_SPARK],
     }
 
 
