@@ -27,7 +27,7 @@ from hepflow.terminal import MESSAGES
 USER_ERROR, INTERRUPTED = 2, 130
 URL = re.compile(r"[A-Za-z][\w+.-]+:/")
 """As a path has it: with one of its slashes."""
-OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
+OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EEXIST, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
 
 
 @dataclass(frozen=True)

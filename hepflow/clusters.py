@@ -27,6 +27,7 @@ if getattr(signal.getsignal(signal.SIGINT), "__module__", None) == "dask_jobqueu
     signal.signal(signal.SIGINT, signal.default_int_handler)  # importing dask_jobqueue makes Ctrl-C end a program as if all was well
 
 _CHATTY = ("distributed", "tornado", "asyncio")
+_NANNY = "distributed.nanny"
 _SLURM_MEMORY = "4GiB"
 # glibc gives large arrays back to the kernel, which clears their pages for the next task again: a quarter of its CPU time, and of the
 # memory's bandwidth, which the workers of a machine share. Tasks are all alike, so a worker keeps what its largest one needed.
@@ -52,7 +53,7 @@ def connect(config: ClusterConfig, n_tasks: int) -> Iterator[Client]:
     n_tasks : int
         A cluster is not made larger than the work.
     """
-    for name in _CHATTY:  # what they tell of every connection is for their developers
+    for name in (*_CHATTY, _NANNY):  # what they tell of every connection is for their developers
         logging.getLogger(name).setLevel(logging.WARNING)
     with dask.config.set(SETTINGS), contextlib.ExitStack() as stack:
         if config.kind == "address":
@@ -73,6 +74,8 @@ def connect(config: ClusterConfig, n_tasks: int) -> Iterator[Client]:
         except KilledWorker as error:
             msg = "workers died again and again, most likely for memory: fewer --cluster.workers, more --cluster.memory, or smaller tasks"
             raise HepflowError(msg) from error
+        finally:
+            logging.getLogger(_NANNY).setLevel(logging.ERROR)  # an idle worker that is slow to end is killed, and nobody's concern
 
 
 def n_workers(config: ClusterConfig, n_tasks: int) -> int:

@@ -257,8 +257,8 @@ class EvaluateConfig:
     """Folder to write the report into."""
     store: Path | None = None
     """Feature store of the runs, for the leak check, efficiencies against kinematics and event displays; default: the one they name."""
-    signal: tuple[str, ...] = ("ttbar", "wjets")
-    """Classes that the trigger is to keep; the others are what it rejects."""
+    signal: tuple[str, ...] = ()
+    """Classes that the trigger is to keep; the others are what it rejects. Default: all but the first, so ttbar and wjets."""
     mix: Mapping[str, float] = field(default_factory=lambda: {"wjets": 0.634, "qcd": 0.362, "ttbar": 0.004})
     """Share of each class in the lepton trigger's rate, behind rate reductions and purities. Default: the poster of the original
     project (SparkDLTrigger, Docs/Poster.pdf)."""

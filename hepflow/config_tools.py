@@ -158,7 +158,7 @@ class ExportConfig:
     """Write a trained net as one ONNX file: normalisation inside, batch and length free, checked against the checkpoint."""
 
     run: Path = RUNS / "inclusive"
-    """Run folder of the net."""
+    """Run folder of the net, or one of its checkpoint files. Trees are not exported."""
     input: Path | None = None
     """Feature store with the events for the check; default: the one that the run was trained on."""
     output: Path | None = None

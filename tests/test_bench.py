@@ -12,7 +12,7 @@ from root_files import passing_ids, write_delphes
 from toy_store import toy_store
 
 from hepflow.bench import job, report, rivals, scaling
-from hepflow.bench.cases import OURS, RIVALS, Case, Measured, _command, cases
+from hepflow.bench.cases import OURS, RIVALS, Case, Measured, _command, cases, prepare
 from hepflow.bench.copies import multiply
 from hepflow.cli import parse
 from hepflow.config_tools import BenchConfig
@@ -182,6 +182,20 @@ def test_the_rival_of_training_sees_every_event_padded_to_801(tmp_path: Path) ->
 def test_an_empty_study_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} must hold at least one value"):
         BenchConfig(**{name: ()})
+
+
+@pytest.mark.slow
+def test_nets_that_were_trained_for_an_earlier_study_stay(tmp_path: Path) -> None:
+    inputs = tmp_path / "80"
+    inputs.mkdir()
+    toy_store(inputs / "features.zarr", events=40, mean_particles=0)
+    write_json(inputs / "ready.json", {"code": "this", "nets": ["sequence"]})
+    assert prepare(tmp_path, 80, 1, ("hlf",), "this") == inputs
+    assert read_json(inputs / "ready.json")["nets"] == ["sequence", "hlf"]
+    assert [path.name for path in (inputs / "runs").iterdir()] == ["hlf"]
+    before = (inputs / "ready.json").stat().st_mtime_ns
+    prepare(tmp_path, 80, 1, ("sequence", "hlf"), "this")
+    assert (inputs / "ready.json").stat().st_mtime_ns == before
 
 
 @pytest.mark.slow

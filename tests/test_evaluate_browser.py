@@ -145,6 +145,27 @@ def test_a_phone_never_scrolls_sideways(page: Page, report: Path, width: int, da
     assert page.errors == []
 
 
+@pytest.mark.parametrize("width", [390, 1000])
+def test_a_table_that_is_wider_than_the_page_says_so_until_its_end_is_seen(page: Page, report: Path, width: int) -> None:
+    page.open(report, width=width)
+    page.run("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    page.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    hidden = "[...document.querySelectorAll('.scroll')].filter(s => s.scrollWidth > s.clientWidth + 1)"
+    assert page.run(f"{hidden}.every(s => s.parentElement.classList.contains('more') && s.tabIndex === 0)")
+    assert (page.run(f"{hidden}.length") > 5) == (width == 390)
+    assert page.run(f"document.querySelectorAll('.wide.more').length === {hidden}.length")
+    page.run(f"{hidden}.forEach(s => {{ s.scrollLeft = s.scrollWidth }})")
+    page.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert page.run("document.querySelectorAll('.wide.more').length") == 0
+
+
+def test_the_contents_stay_in_sight(page: Page, report: Path) -> None:
+    page.open(report)
+    page.run("document.getElementById('provenance').scrollIntoView({block: 'start', behavior: 'instant'})")
+    assert page.run("document.querySelector('nav').getBoundingClientRect().top") == 0
+    assert page.run("document.querySelector('#provenance').getBoundingClientRect().top") > 0
+
+
 def contrast(page: Page, selector: str) -> float:
     """Of a text against the nearest background, after WCAG."""
     return page.run(

@@ -373,6 +373,24 @@ def test_a_calibrated_model_has_the_ece_of_chance_and_an_overconfident_one_more(
     assert bold.ece() > 10 * bold.chance()
 
 
+def test_a_bin_in_which_every_event_is_right_has_an_error_too() -> None:
+    label = np.repeat(np.arange(3, dtype=np.int8), 20)
+    curve = count(np.eye(3)[label] * 9.0, label, label).top.curve()
+    assert curve["observed"] == [1.0]
+    assert curve["error"][0] == pytest.approx(0.5 / 61)  # Wilson: 1 / (2n) / (1 + 1 / n)
+
+
+def test_a_class_that_is_kept_whole_is_known_no_better_than_its_events_allow() -> None:
+    label = np.repeat(np.arange(2, dtype=np.int8), 50)
+    binned, _ = spectrum(np.where(label == 1, 5.0, -5.0), label, 2, exact_below=1000)
+    part = evaluate_selection(
+        binned, Selection("headline", (1,), (0,)), targets=(0.9,), mix_K=None, replicas=20, rng=np.random.default_rng(0)
+    )
+    (point,) = part["working_points"]
+    assert point["efficiency"][1]["value"] == 1
+    assert point["efficiency"][1]["error"] == pytest.approx(0.5 / 51)
+
+
 def test_score_histograms_hold_every_event() -> None:
     logits, label = sample()
     counts = count(logits, label, predicted(logits)).histograms

@@ -18,15 +18,15 @@ from sklearn.metrics import auc as area
 from sklearn.metrics import roc_auc_score
 from toy_runs import toy_about, toy_ids, toy_labels, toy_logits, toy_report, toy_runs, toy_store, write_run
 
+from hepflow import published
 from hepflow.config import EvaluateConfig
-from hepflow.errors import ConfigError
-from hepflow.evaluate import published
+from hepflow.errors import ConfigError, DataError
 from hepflow.evaluate.job import evaluate, inputs_hash, run
 from hepflow.evaluate.kinematics import bin_edges
 from hepflow.evaluate.report import write_report
 from hepflow.evaluate.runs import content_hash, find_runs, read_run
-from hepflow.evaluate.tables import ablation, ablation_differences, beside_published, for_terminal, summary_table, working_points
-from hepflow.evaluate.text import compact, duration, factor, pm
+from hepflow.evaluate.tables import ablation, ablation_differences, beside_published, for_terminal, models, summary_table, working_points
+from hepflow.evaluate.text import compact, duration, factor, p_value, pm, small
 from hepflow.files import read_json
 from hepflow.predictions import read_predictions
 from hepflow.schema import HLF, METRICS_SCHEMA_VERSION
@@ -185,8 +185,39 @@ def test_two_and_four_classes_are_measured_as_well(tmp_path: Path, classes: tupl
     assert f"No share of the trigger's rate is given for {'signal, noise' if len(classes) == 2 else 'zjets'}" in notes
     assert metrics["models"]["a"]["selections"]["headline"]["working_points"][0]["purity"] is None
     assert beside_published(metrics) is None
-    expected = ["noise"] if len(classes) == 2 else ["ttbar", "wjets"]
-    assert metrics["selections"]["headline"]["signal"] == expected
+    assert metrics["selections"]["headline"]["signal"] == list(classes[1:])
+    assert "taken is every class but the first" in notes
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"signal": ("tbar",)}, "--signal names tbar, but the classes of these runs are qcd, ttbar, wjets"),
+        ({"signal": ("qcd", "ttbar", "wjets")}, "--signal names every class"),
+        ({"mix": {"qdc": 1.0}}, "--mix names qdc, but the classes"),
+        ({"features": ("HT", "Met")}, "--features names Met, but the high-level features of .* are HT, MET"),
+    ],
+)
+def test_a_name_that_there_is_not_is_refused_with_those_that_there_are(whole: Path, options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        measured(whole, runs=("hlf",), **options)
+
+
+def test_two_classes_are_not_shown_twice(tmp_path: Path) -> None:
+    toy_runs(tmp_path / "runs", per_class=(60, 60), classes=("noise", "signal"), models={"a": 1.5, "b": 1.8})
+    metrics, figures = measured(tmp_path)
+    assert not [name for name in figures if "noise" in name]
+    assert {"roc_headline", "roc_signal_vs_rest", "calibration", "calibration_signal", "score_a_signal"} <= set(figures)
+    assert models(metrics).columns == ("model", "accuracy", "AUC signal", "ECE", "parameters")
+    assert {pair["quantity"] for pair in metrics["pairs"]} == {"background passing at 99 %", "AUC signal", "accuracy"}
+    assert set(metrics["models"]["a"]["auc"]) == {"noise", "signal"}
+
+
+def test_what_was_chosen_or_left_out_is_said_on_the_terminal_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    toy_runs(tmp_path / "runs", per_class=(60, 60), classes=("noise", "signal"), models={"a": 1.5})
+    caplog.set_level("INFO")
+    report(tmp_path)
+    assert "working points: No signal is named (--signal)" in caplog.text
 
 
 def test_names_of_classes_and_runs_cannot_break_the_page(tmp_path: Path) -> None:
@@ -207,6 +238,17 @@ def test_without_a_store_the_rest_is_there_and_a_note_says_so(tmp_path: Path) ->
     assert metrics["checks"]["leak"] is False
     assert any("is not at hand" in note["text"] for note in metrics["notes"])
     assert metrics["models"]["hlf"]["efficiency"] == {}
+
+
+def test_a_store_that_has_grown_since_the_training_is_named_with_what_to_do(tmp_path: Path) -> None:
+    make(tmp_path, models={"hlf": 1.2})
+    toy_store(tmp_path / "features.zarr", test=(toy_ids(sum(SIZES)), toy_labels(SIZES)), provenance="grown")
+    metrics, _ = measured(tmp_path)
+    (note,) = (note["text"] for note in metrics["notes"] if note["topic"] == "kinematics")
+    assert "features.zarr has changed since" in note
+    assert "Train it again, with --overwrite." in note
+    with pytest.raises(DataError, match=r"was made from .* Train it again, with --overwrite"):
+        measured(tmp_path, store=tmp_path / "features.zarr")
 
 
 def test_scores_that_are_no_training_are_compared_too(tmp_path: Path) -> None:
@@ -372,6 +414,7 @@ def test_the_terminal_table_shows_every_model(whole: Path) -> None:
         (24.123, 2.21, "24.1 ± 2.2", "24.1(22)", "24 ± 2"),
         (1234.5, 87.0, "1234 ± 87", "1234(87)", "1234 ± 87"),
         (-0.0312, 0.0041, "−0.0312 ± 0.0041", "-0.0312(41)", "-0.031 ± 0.004"),
+        (1.0, 0.0, "1.00", "1.00", "1"),
     ],
 )
 def test_numbers_are_written_to_the_digits_of_their_errors(
@@ -379,6 +422,10 @@ def test_numbers_are_written_to_the_digits_of_their_errors(
 ) -> None:
     number = {"value": value, "error": error}
     assert (pm(number), compact(number), factor(number)) == (pm_text, compact_text, factor_text)
+
+
+def test_small_numbers_are_powers_of_ten() -> None:
+    assert [small(0.012), small(0.00012), p_value(1.2e-5), p_value(1e-9)] == ["0.012", "1.2·10⁻⁴", "1.2·10⁻⁵", "< 10⁻⁶"]
 
 
 def test_durations_are_written_as_people_say_them() -> None:

@@ -58,7 +58,7 @@ def test_other_classes_are_refused(tmp_path: Path) -> None:
 def test_another_store_is_refused_unless_asked_for(tmp_path: Path) -> None:
     good(tmp_path / "a")
     good(tmp_path / "b", provenance={"store": "another"})
-    refuse(tmp_path, "another feature store.*allow_different_splits")
+    refuse(tmp_path, "another feature store.*allow-different-splits")
     config = EvaluateConfig(input=tmp_path, bootstrap=2, allow_different_splits=True)
     metrics, _ = evaluate([read_run(path, path.name, "content") for path in find_runs(config)], config)
     assert set(metrics["models"]) == {"a", "b"}
@@ -200,9 +200,7 @@ def test_a_clean_store_passes(tmp_path: Path) -> None:
     store = toy_store(tmp_path / "s.zarr", test=(IDS, LABEL))
     folder = good(tmp_path / "hlf")
     one = read_run(folder, "hlf", "x")
-    opened = open_store(config_for(store), one)
-    assert opened is not None
-    joined = join(opened, one)
+    joined = join(open_store(config_for(store), one), one)
     check_leak(joined, one)
     for index in (0, 50, 179):
         event = joined.event(index)

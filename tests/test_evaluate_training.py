@@ -144,7 +144,7 @@ def test_statistics_of_another_count_are_recorded_as_seen_on_every_split(copied:
 
 def test_models_trained_on_other_splits_are_refused_unless_asked_for(made: Path) -> None:
     names = ("hlf-corrected", str(made / "others" / "hlf"))
-    refuse(made, "another feature store.*allow_different_splits", *names)
+    refuse(made, "another feature store.*allow-different-splits", *names)
     metrics, _ = measured(made, *names, allow_different_splits=True)
     sizes = {pair["n_events"] for pair in metrics["pairs"]}
     ours, theirs = (metrics["models"][name]["n_events"] for name in ("hlf-corrected", "hlf"))

@@ -13,6 +13,7 @@ from toy_store import toy_store
 
 from hepflow.config_tools import ExportConfig
 from hepflow.errors import DataError
+from hepflow.files import write_json
 from hepflow.models.bundle import load_net, logits_of, run, write_onnx
 from hepflow.models.exported import OnnxNet
 from hepflow.models.hlf import HLFNet
@@ -68,8 +69,14 @@ def test_an_exported_run_names_its_classes_and_gives_the_written_predictions(sto
 
 
 def test_a_run_without_a_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / "trees").mkdir()
     with pytest.raises(DataError, match="no checkpoint here"):
         run(ExportConfig(run=tmp_path))
+    write_json(tmp_path / "trees" / "run.json", {"model": "gradient-boosted trees"})
+    (tmp_path / "hlf" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "hlf" / "checkpoints" / "best.ckpt").touch()
+    with pytest.raises(DataError, match=r"a run of gradient-boosted trees, .* only nets .* are exported. Nets in .*: hlf"):
+        run(ExportConfig(run=tmp_path / "trees"))
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(DataError, match="not a checkpoint of hepflow"):
         load_net(tmp_path / "other.ckpt")

@@ -133,7 +133,6 @@ def test_two_nodes_requeued_at_their_time_limit_and_at_a_node_s_death_train_as_o
     job_id = cluster.submit(*nodes, str(SCRIPTS / "train.sbatch"), *options, "--output", str(moved), cwd=tmp_path, extra=ENVIRONMENT)
     wait_for((moved / "run.json").is_file, tmp_path)
     cluster.command("scontrol", "update", f"JobId={job_id}", "TimeLimit=2")
-    assert process("fit", *options, "--output", str(whole), env={"SLURM_RESTART_COUNT": "2"}).returncode == 0
     wait_for(lambda: "goes back into the queue" in logs(tmp_path), tmp_path)
     cluster.command("scontrol", "update", f"JobId={job_id}", "TimeLimit=10")
     wait_for(lambda: logs(tmp_path).count("going on from") == 1, tmp_path)
@@ -142,6 +141,7 @@ def test_two_nodes_requeued_at_their_time_limit_and_at_a_node_s_death_train_as_o
     cluster.command("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
     job = cluster.wait(job_id)
     assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "2"), logs(tmp_path)
+    assert process("fit", *options, "--output", str(whole), env={"SLURM_RESTART_COUNT": "2"}).returncode == 0
     assert logs(tmp_path).count("going on from") == 2
     record = read_json(moved / "run.json")
     assert (record["processes"], record["events_trained"]) == (2, 10 * 240)

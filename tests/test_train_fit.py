@@ -245,7 +245,7 @@ def test_the_last_overlay_names_the_run(store: EventStore, tmp_path: Path, monke
     ("more", "expected"),
     [
         (("--modl.lr", "1"), "--modl.lr"),
-        (("--data.batch_size", "many"), "batch-size"),
+        (("--data.batch_size", "many"), "batch-size must be a whole number"),
         (("--data.batch_size", "9999"), "batch_size 9999 is more than the 240 events"),
         (("--data.balance", "even"), "balance"),
         (("--model.lr", "-1"), "model.lr must be positive"),

@@ -175,3 +175,4 @@ def test_what_spark_says_is_told_in_one_line(spark_says: str, expected: str) -> 
 def test_the_help_names_the_options_of_both() -> None:
     named = {option.name for options in groups(in_spark=True).values() for option in options}
     assert {"spark.num_processes", "spark.master", "data.store", "trainer.max_epochs"} <= named
+    assert not {"trainer.devices", "trainer.accelerator", "trainer.num_nodes"} & named, "Spark decides"

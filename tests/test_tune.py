@@ -174,10 +174,27 @@ def test_what_is_no_space_is_named(options: dict[str, object], message: str) -> 
         TuneConfig(**options)  # type: ignore[arg-type]
 
 
+def test_a_point_that_cannot_be_trained_does_not_end_the_search(
+    store: EventStore, net: str, cluster: ClusterConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = {"net": net, "input": store.path, "sampler": "grid", "cluster": cluster}
+    config = TuneConfig(**own, output=tmp_path / "tune", space={"trainer.max_epochs": [1], "data.batch_size": [9999, 32]})
+    with caplog.at_level("INFO", "hepflow"):
+        run(config)
+    assert "[1/2] trial 0: batch_size 9999 is more than the 240 events of an epoch" in caplog.text
+    with (config.output / "trials.csv").open(newline="") as file:
+        bad, good = csv.DictReader(file)
+    assert (bad["state"], bad["val_loss"], bad["reason"][:15]) == ("pruned", "", "batch_size 9999")
+    assert (good["state"], good["reason"]) == ("complete", "")
+    with pytest.raises(DataError, match=r"no trial came to its end. Look at the space: batch_size 9999 is more than"):
+        run(TuneConfig(**own, output=tmp_path / "none", space={"data.batch_size": [9999]}))
+
+
 def test_an_unknown_option_in_the_space_is_one_line(store: EventStore, net: str, cluster: ClusterConfig, tmp_path: Path) -> None:
     with pytest.raises(HepflowError, match=r"learning_rate.*See `hepflow tune --help`") as error:
         run(TuneConfig(net=net, input=store.path, output=tmp_path / "tune", space={"model.learning_rate": [0.1]}, cluster=cluster))
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "tune").exists(), "before anything is begun"
 
 
 def test_options_are_put_into_an_overlay() -> None:

@@ -136,18 +136,22 @@ def prepare(folder: Path, size: int, copies: int, scored: Sequence[str], code: s
     inputs = folder / f"{size}"
     ready = inputs / "ready.json"
     there = read_json(ready) if ready.is_file() else {}
-    if there.get("code") == code and set(scored) <= set(there["nets"]):
-        return inputs
-    log.info("making the input: %s selected events a class, %d times", f"{size:,}", copies)
+    nets: list[str] = []
     raw, events, store = (inputs / name for name in ("raw", "events", "features.zarr"))
-    hepflow("simulate", "--output", raw, "--events", size, "--events_per_file", size)  # at every size as many files
-    multiply(raw, copies)
-    hepflow("ingest", "--input", raw, "--output", events)
-    hepflow("features", "--input", events, "--output", store)
-    for net in scored:
+    if there.get("code") == code:
+        nets = there["nets"]
+    else:
+        log.info("making the input: %s selected events a class, %d times", f"{size:,}", copies)
+        hepflow("simulate", "--output", raw, "--events", size, "--events_per_file", size)  # at every size as many files
+        multiply(raw, copies)
+        hepflow("ingest", "--input", raw, "--output", events)
+        hepflow("features", "--input", events, "--output", store)
+        write_json(ready, {"code": code, "nets": nets})
+    for net in (net for net in scored if net not in nets):
         own = ("--config", shipped(f"train/{net}.yaml"), "--data.store", store, "--output", inputs / "runs" / net)
         hepflow("train", "fit", *own, "--overwrite", "--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
-    write_json(ready, {"code": code, "nets": list(scored)})
+        nets = [*nets, net]
+        write_json(ready, {"code": code, "nets": nets})
     return inputs
 
 

@@ -11,8 +11,8 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from hepflow.bench.cases import GPU, OURS, Case, Measured
-from hepflow.bench.published import RATES
 from hepflow.bench.scaling import ASSUMPTIONS, Cost, Extrapolated, Ratio, rate, start_of, tells
+from hepflow.published import RATES
 
 BOTH = "ingest+features"
 LEFT = ("stage", "what", "machine", "date", "rival")

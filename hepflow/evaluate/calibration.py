@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hepflow.evaluate.metrics import CHUNK, bootstrap
+from hepflow.evaluate.metrics import CHUNK, binomial_error, bootstrap
 
 BINS = 15
 """Of a reliability curve."""
@@ -32,7 +32,8 @@ class Reliability:
 
     def curve(self) -> dict[str, list[float]]:
         """Mean prediction, observed share with its error, and share of events, of each bin that has any."""
-        predicted_B, observed_B, share_B, error_B = self._bins(self.counts)
+        predicted_B, observed_B, share_B, effective_B = self._bins(self.counts)
+        error_B = binomial_error(observed_B * effective_B, effective_B)
         filled = share_B > 0
         names = ("predicted", "observed", "error", "share")
         return {name: values[filled].tolist() for name, values in zip(names, (predicted_B, observed_B, error_B, share_B), strict=True)}
@@ -44,8 +45,9 @@ class Reliability:
 
     def chance(self) -> float:
         """ECE that a perfectly calibrated model would show on as many events, by fluctuation alone."""
-        _, _, share_B, error_B = self._bins(self.counts)
-        return float(np.sqrt(2 / np.pi) * (share_B * error_B).sum())
+        predicted_B, _, share_B, effective_B = self._bins(self.counts)
+        spread_B = np.sqrt(predicted_B * (1 - predicted_B) / np.maximum(effective_B, 1))
+        return float(np.sqrt(2 / np.pi) * (share_B * spread_B).sum())
 
     def to_dict(self, *, replicas: int, rng: np.random.Generator) -> dict[str, Any]:
         """As it stands in metrics.json."""
@@ -63,8 +65,7 @@ class Reliability:
         predicted_B = (weight_K1 * all_KB * mean_KB).sum(axis=0) / safe_B
         observed_B = (weight_K1 * right_KB).sum(axis=0) / safe_B
         effective_B = share_B**2 / np.maximum((weight_K1**2 * all_KB).sum(axis=0), 1e-300)
-        error_B = np.sqrt(np.maximum(observed_B * (1 - observed_B), 0) / np.maximum(effective_B, 1))
-        return predicted_B, observed_B, share_B, error_B
+        return predicted_B, np.minimum(observed_B, 1.0), share_B, effective_B
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from hepflow.evaluate.figure import AnyFigure, Axis, Bars, Chart, Matrix, Series
 from hepflow.evaluate.measure import Measured
 from hepflow.evaluate.runs import Run
 from hepflow.evaluate.text import pm
-from hepflow.evaluate.working_points import Selection
+from hepflow.evaluate.working_points import Selection, against_rest
 
 SIGNAL, BACKGROUND = "signal efficiency", "background efficiency"
 FROM = 0.8
@@ -23,8 +23,7 @@ def title(classes: Sequence[str], labels: Sequence[int]) -> str:
 
 def rocs(measured: Sequence[Measured], chosen: Mapping[str, Selection], classes: Sequence[str]) -> list[Chart]:
     """The headline's ROC curve close to full efficiency, and each class against the rest; all models in each."""
-    wanted = ["headline", *(name for name in chosen if name.endswith("_vs_rest"))]
-    return [_roc(name, measured, chosen[name], classes) for name in wanted]
+    return [_roc(selection.name, measured, selection, classes) for selection in (chosen["headline"], *against_rest(chosen))]
 
 
 def _roc(name: str, measured: Sequence[Measured], selection: Selection, classes: Sequence[str]) -> Chart:
@@ -43,7 +42,7 @@ def _roc(name: str, measured: Sequence[Measured], selection: Selection, classes:
     floor = 10.0 ** np.floor(np.log10(max(lowest, 1e-5)))
     return Chart(
         file_name("roc", name),
-        f"{keep} against {drop}",
+        f"{keep} against {drop}{', close to full efficiency' if headline else ''}",
         f"Share of {drop} that passes, against the share of {keep} that is kept"
         + ("; the points are the working points, where every signal class keeps its share." if headline else "."),
         Axis(f"{SIGNAL} ({keep})", FROM if headline else 0.0, 1.0),
@@ -115,8 +114,9 @@ def confusions(measured: Sequence[Measured], classes: Sequence[str]) -> list[Mat
     ]
 
 
-def scores(one: Measured, headline: Selection, classes: Sequence[str]) -> list[Chart]:
+def scores(one: Measured, chosen: Mapping[str, Selection], classes: Sequence[str]) -> list[Chart]:
     """Distributions by true class: of the discriminant that the headline cuts on, and of each class's probability."""
+    headline = chosen["headline"]
     edges, counts_KB = one.discriminant
     keep, drop = title(classes, headline.signal), title(classes, headline.background)
     thresholds = [point["threshold"] for point in one.entry["selections"]["headline"]["working_points"]]
@@ -136,11 +136,16 @@ def scores(one: Measured, headline: Selection, classes: Sequence[str]) -> list[C
             "By true class, each normalised to 1.",
             f"probability of {name}",
             edges,
-            one.histograms[k],
+            one.histograms[classes.index(name)],
             classes,
         )
-        for k, name in enumerate(classes)
+        for name in _own(chosen, classes)
     ]
+
+
+def _own(chosen: Mapping[str, Selection], classes: Sequence[str]) -> list[str]:
+    """Classes whose probability says what no other one says."""
+    return [classes[selection.signal[0]] for selection in against_rest(chosen)]
 
 
 def _distribution(
@@ -161,12 +166,14 @@ def _distribution(
     return Chart(name, heading, caption, Axis(label, edges[0], edges[-1]), Axis("share of the class", low, 1.0, log=True), tuple(series))
 
 
-def calibrations(measured: Sequence[Measured], classes: Sequence[str]) -> list[Chart]:
+def calibrations(measured: Sequence[Measured], chosen: Mapping[str, Selection], classes: Sequence[str]) -> list[Chart]:
     """Reliability of the most probable class, and of each class's own probability; all models in each."""
     top = "How often the most probable class is the true one, where the model claims a probability; on the diagonal the claim is right."
     own = "The same of one class: how often an event is {}, where the model claims a probability of that."
     charts = [_reliability("calibration", "Calibration of the most probable class", top, "top", measured)]
-    return charts + [_reliability(file_name("calibration", c), f"Calibration of {c}", own.format(c), c, measured) for c in classes]
+    return charts + [
+        _reliability(file_name("calibration", c), f"Calibration of {c}", own.format(c), c, measured) for c in _own(chosen, classes)
+    ]
 
 
 def _reliability(name: str, heading: str, caption: str, key: str, measured: Sequence[Measured]) -> Chart:
@@ -174,13 +181,12 @@ def _reliability(name: str, heading: str, caption: str, key: str, measured: Sequ
     lowest = 1.0
     for index, one in enumerate(measured):
         curve = one.entry["calibration"][key]
-        lowest = min([lowest, *curve["predicted"]])
+        lowest = min([lowest, *curve["predicted"], *curve["observed"]])
         x, y, error = (np.array(curve[part]) for part in ("predicted", "observed", "error"))
         series.append(Series(f"{one.name}, ECE {pm(curve['ece'])}", x, y, colour("m", index), error, style="points", dash=index))
     low = float(np.floor(lowest * 10) / 10)
-    return Chart(
-        name, heading, caption, Axis("predicted probability", low, 1.0), Axis("observed share", min(low, 0.3), 1.02), tuple(series)
-    )
+    claimed, observed = Axis("predicted probability", low - 0.02, 1.02), Axis("observed share", low - 0.02, 1.02)
+    return Chart(name, heading, f"{caption} Errors are Wilson's.", claimed, observed, tuple(series))
 
 
 def efficiencies(name: str, rows: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> list[Chart]:

@@ -11,7 +11,7 @@ from hepflow.evaluate.metrics import log_odds, predicted
 from hepflow.evaluate.pairs import PASSING, RESOLVED, Difference, accuracy_difference, auc_differences, holm, pass_differences
 from hepflow.evaluate.runs import Run, common_events, same_events
 from hepflow.evaluate.text import joined as listed
-from hepflow.evaluate.working_points import Selection
+from hepflow.evaluate.working_points import Selection, against_rest
 
 MIN_COMMON = 50
 """Common events below which two models are not compared."""
@@ -22,7 +22,7 @@ def compare(runs: Sequence[Run], chosen: Mapping[str, Selection], *, target: flo
 
     The runs are taken on the events that both were tested on.
     """
-    wanted = [selection for name, selection in chosen.items() if name.endswith("_vs_rest")]
+    wanted = against_rest(chosen)
     if len(runs) < 2:
         return []
     groups = [tuple(runs)] if same_events(runs) else list(combinations(runs, 2))
@@ -97,14 +97,15 @@ def cautions(pairs: Sequence[Mapping[str, Any]], entries: Mapping[str, Mapping[s
     unresolved = [pair for pair in pairs if not pair["resolved"] and pair["error"] > 0]
     if unresolved:
         found.append(
-            f"{len(unresolved)} of {len(pairs)} differences between models are within what chance gives on this test sample "
-            "(“cannot tell” below): do not rank the models by them."
+            f"{len(unresolved)} of the {len(pairs)} differences between models could be chance on this test sample "
+            "(“cannot tell” below): do not rank the models by those."
         )
     few = sorted(
         {name for name, entry in entries.items() if any(p["few_events"] for p in entry["selections"]["headline"]["working_points"])}
     )
     if few:
         found.append(
-            f"Fewer than ten background events pass a working point of the headline for {', '.join(few)}: the rejection is a rough number."
+            f"Fewer than ten background test events pass some of the working points of {listed(few)} (marked † below): "
+            "their rejections are rough numbers. A larger test split would make them better."
         )
     return found

@@ -6,6 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from hepflow.evaluate.text import power_of_ten
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -168,5 +170,5 @@ def tick_label(value: float, *, log: bool) -> str:
     if log and (value < 0.01 or value >= 10000):
         power = round(np.log10(value))
         if abs(np.log10(value) - power) < 1e-9:
-            return f"10{str(power).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+            return power_of_ten(power)
     return f"{value:g}"

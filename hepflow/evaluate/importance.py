@@ -74,7 +74,7 @@ def importance(run: Run, joined: Joined, *, rng: np.random.Generator) -> dict[st
 def _session(file: Path) -> Any:
     """The run's model, which takes one array of features an event."""
     if not file.is_file():
-        msg = f"no {MODEL} beside the predictions (of a net, `hepflow export --run {file.parent}` writes it)"
+        msg = f"no {MODEL} beside the predictions (that of a net is written by `hepflow export --run RUN`; trees have none)"
         raise NoImportanceError(msg)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

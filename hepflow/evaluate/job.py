@@ -64,6 +64,8 @@ def run(config: EvaluateConfig) -> None:
 
 
 def _show(metrics: Mapping[str, Any], config: EvaluateConfig) -> None:
+    for note in metrics["notes"]:
+        log.info("%s: %s", note["topic"], note["text"])
     if config.json:
         print((config.output / METRICS).read_text(), end="")
     else:
@@ -155,21 +157,18 @@ def _up_to_date(output: Path, inputs: str) -> dict[str, Any] | None:
 
 
 def _signal(config: EvaluateConfig, classes: Sequence[str], notes: list[Note]) -> list[str]:
-    signal = [name for name in classes if name in config.signal]
-    if not signal or len(signal) == len(classes):
-        signal = list(classes[1:])
-        wanted = ", ".join(config.signal) or "none"
-        notes.append(
-            Note(
-                "working points",
-                f"The signal named in the configuration ({wanted}) does not split these classes: taken is {', '.join(signal)}.",
-            )
-        )
-    for option, names in (("--signal", config.signal), ("--mix", config.mix)):
-        if unknown := [name for name in names if name not in {*classes, *CLASSES}]:
-            notes.append(Note("working points", f"{option} names {', '.join(unknown)}; the classes are {', '.join(classes)}."))
-    missing = [name for name in classes if name not in config.mix]
-    if missing:
+    for option, names, known in (("--signal", config.signal, {*classes}), ("--mix", config.mix, {*classes, *CLASSES})):
+        if unknown := [name for name in names if name not in known]:
+            msg = f"{option} names {', '.join(unknown)}, but the classes of these runs are {', '.join(classes)}"
+            raise ConfigError(msg)
+    if set(config.signal) == set(classes):
+        msg = f"--signal names every class ({', '.join(classes)}): leave out at least one, which is what the trigger rejects"
+        raise ConfigError(msg)
+    signal = [name for name in classes if name in config.signal] or list(classes[1:])
+    if not config.signal and set(classes) != set(CLASSES):
+        text = f"No signal is named (--signal): taken is every class but the first, so {listed(signal)} against {classes[0]}."
+        notes.append(Note("working points", text))
+    if missing := [name for name in classes if name not in config.mix]:
         notes.append(
             Note(
                 "working points",
@@ -181,22 +180,22 @@ def _signal(config: EvaluateConfig, classes: Sequence[str], notes: list[Note]) -
 
 def _join(runs: Sequence[Run], config: EvaluateConfig, notes: list[Note]) -> dict[str, Joined]:
     joins: dict[str, Joined] = {}
+    reasons: dict[str, list[str]] = {}
     for run in runs:
         same = next((joins[other.name] for other in runs if other.name in joins and _same(run, other)), None)
         if same is not None:
             joins[run.name] = same
             continue
-        store = kinematics.open_store(config, run)
-        if store is None:
-            text = (
-                f"The feature store of {run.name} ({run.store or 'not recorded'}) is not at hand (--store): "
-                "no leak check by event, no kinematics, no displays."
-            )
-            notes.append(Note("kinematics", text))
+        try:
+            store = kinematics.open_store(config, run)
+        except kinematics.NoStoreError as error:
+            reasons.setdefault(str(error), []).append(run.name)
             continue
         joined = kinematics.join(store, run)
         kinematics.check_leak(joined, run)
         joins[run.name] = joined
+    left_out = "no leak check by event, no kinematics, no displays"
+    notes += [Note("kinematics", f"For {listed(names)} {left_out}: {reason}.") for reason, names in reasons.items()]
     return joins
 
 
@@ -265,7 +264,7 @@ def _figures(
     figures: dict[str, list[AnyFigure]] = {
         "roc": [*charts.rocs(measured, chosen, classes)],
         "confusion": [*charts.confusions(measured, classes)],
-        "calibration": [*charts.calibrations(measured, classes)],
+        "calibration": [*charts.calibrations(measured, chosen, classes)],
         "learning": [*charts.learning_curves(runs)],
         "importance": [*charts.importances(measured)],
     }
@@ -273,7 +272,7 @@ def _figures(
     if without:
         notes.append(Note("training", f"No learning curves for {', '.join(without)}: there is no metrics.csv beside the predictions."))
     for one in measured:
-        figures[f"scores:{one.name}"] = [*charts.scores(one, chosen["headline"], classes)]
+        figures[f"scores:{one.name}"] = [*charts.scores(one, chosen, classes)]
         figures[f"efficiency:{one.name}"] = [*charts.efficiencies(one.name, one.entry["efficiency"], classes)]
     return {**figures, "events": events}
 

@@ -9,18 +9,20 @@ import numpy as np
 
 from hepflow.blocks import EventBlock
 from hepflow.config import STORE, EvaluateConfig
-from hepflow.errors import DataError
+from hepflow.errors import ConfigError, DataError
 from hepflow.evaluate.calibration import softmax
 from hepflow.evaluate.figure import Display
 from hepflow.evaluate.metrics import binomial_error
 from hepflow.evaluate.runs import Run
 from hepflow.moments import Moments
+from hepflow.schema import HLF
 from hepflow.store import EventStore, iter_blocks
 
 BINS = 10
 MAX_INTEGER = 12
 """Counts above this share the last bin."""
 KINDS = ("charged hadron", "photon", "neutral hadron", "lepton")
+RETRAIN = "Train it again, with --overwrite"
 FLAGS = {"isChHad": 0, "isGamma": 1, "isNeuHad": 2, "isEle": 3, "isMu": 3}
 
 
@@ -47,16 +49,23 @@ class Joined:
         return self.store.read(self.parts[self.part[index]], row, row + 1)
 
 
-def open_store(config: EvaluateConfig, run: Run) -> EventStore | None:
-    """The store a run was made from, or None where it is not at hand.
+class NoStoreError(Exception):
+    """The store that a run was made from is not at hand, and what to do."""
+
+
+def open_store(config: EvaluateConfig, run: Run) -> EventStore:
+    """The store a run was made from.
 
     Raises
     ------
+    NoStoreError
+        It is not there, or holds other events by now.
     DataError
         ``--store`` names another one.
     """
     named = run.about.get("store")
     candidates = [config.store] if config.store else [*([Path(named)] if isinstance(named, str) else []), STORE]
+    changed = None
     for path in candidates:
         if config.store is None and not (path / "zarr.json").is_file():
             continue
@@ -68,11 +77,16 @@ def open_store(config: EvaluateConfig, run: Run) -> EventStore | None:
             continue  # one that features has not finished is nobody's
         if store.spec.provenance == run.store:
             return store
+        own = store.spec.provenance
+        changed = path if str(path) == named else changed
         if config.store is not None and not (config.ablation or config.allow_different_splits):
-            own = store.spec.provenance
-            msg = f"{path}: its hash is {own}, but {run.path} was made from {run.store}. Name the store the runs were trained on."
+            msg = f"{path}: its hash is {own}, but {run.path} was made from {run.store}. {RETRAIN}, or name the store it was trained on."
             raise DataError(msg)
-    return None
+    if changed is not None:
+        msg = f"{changed} has changed since (events were added, or features made anew). {RETRAIN}"
+        raise NoStoreError(msg)
+    msg = f"the feature store {named or run.store or '(not recorded)'} of the training is not at hand. Name it by --store"
+    raise NoStoreError(msg)
 
 
 def join(store: EventStore, run: Run) -> Joined:
@@ -191,12 +205,18 @@ def efficiencies(
     mapping
         Feature -> ``edges, unit, integer``, ``efficiency`` -> class -> ``value, error, events`` a bin, and ``chi2`` with ``ndf`` for
         an efficiency that does not depend on the feature.
+
+    Raises
+    ------
+    ConfigError
+        A feature is neither the store's nor, where the store has a user's own ones, one of the default.
     """
     units = {feature.name: feature.unit for feature in joined.store.spec.hlf}
+    if unknown := [name for name in features if name not in {*units, *(feature.name for feature in HLF)}]:
+        msg = f"--features names {', '.join(unknown)}, but the high-level features of {joined.store.path} are {', '.join(units)}"
+        raise ConfigError(msg)
     found: dict[str, Any] = {}
-    for name in features:
-        if name not in units:
-            continue
+    for name in (name for name in features if name in units):
         x_N = joined.column(name)
         edges, integer = bin_edges(x_N)
         bin_N = np.clip(np.searchsorted(edges, x_N, side="right") - 1, 0, len(edges) - 2)
@@ -269,5 +289,5 @@ def display(run: Run, index: int, joined: Joined, facts: Mapping[str, Any]) -> D
         kind[particles[:, names.index(flag)] > 0] = number
     eta, phi, pt = (particles[:, names.index(name)].astype(np.float64) for name in ("Eta", "Phi", "Pt"))
     told = (("truth", facts["true"]), (run.name, f"{facts['predicted']} ({facts['p_predicted']:.3f})"))
-    caption = f"{len(particles)} particles; the area of a circle grows with pt."
+    caption = f"{len(particles)} particles; the area of a circle grows with pT."
     return Display(f"event_{facts['event_id']}", f"Event {facts['event_id']}", caption, KINDS, kind, eta, phi, pt, told)

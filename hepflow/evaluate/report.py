@@ -8,7 +8,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from hepflow.evaluate import published, svg, tables
+from hepflow import published
+from hepflow.evaluate import svg, tables
 from hepflow.evaluate.figure import AnyFigure, Bars, Chart, Display
 from hepflow.evaluate.tables import Table
 from hepflow.evaluate.text import headline, mix_text, rate_sentence
@@ -77,7 +78,7 @@ def _tables(metrics: Mapping[str, Any], figures: Mapping[str, Sequence[AnyFigure
     found: dict[str, Table | dict[str, Table] | None] = {
         "models": tables.models(metrics),
         "headline": points.pop("headline"),
-        "rest": {name: table for name, table in points.items() if name.endswith("_vs_rest")},
+        "rest": {name: table for name, table in points.items() if name.endswith("_vs_rest") and len(metrics["classes"]) > 2},
         "pairwise": {name: table for name, table in points.items() if not name.endswith("_vs_rest")},
         "pairs": tables.differences(metrics) if metrics["pairs"] else None,
         "ablation": tables.ablation(metrics) if metrics["ablation"] else None,

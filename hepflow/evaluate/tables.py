@@ -7,10 +7,13 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table as TerminalTable
 
-from hepflow.evaluate import published
+from hepflow import published
 from hepflow.evaluate.figure import file_name
 from hepflow.evaluate.pairs import PASSING
-from hepflow.evaluate.text import best_model, compact, duration, factor, p_value, percent, pm, tightest
+from hepflow.evaluate.text import best_model, compact, duration, factor, p_value, percent, pm, small, tightest
+
+ROUGH = "Fewer than ten background test events pass: the rejection is a rough number."
+NOT_KNOWN = "No background test event passes, or no share of the rate is given for a class (--mix)."
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     caption: str = ""
+    foot: str = ""
+    """What its marks mean."""
 
 
 def _of(number: Mapping[str, float] | None, write: Any = pm) -> Cell:
@@ -53,9 +58,15 @@ def _plain(value: Any, form: str = ",") -> Cell:
     return Cell(format(value, form), float(value))
 
 
+def auc_classes(metrics: Mapping[str, Any]) -> Sequence[str]:
+    """Classes with an AUC of their own: of two the signal, whose AUC is the other's too."""
+    classes: Sequence[str] = metrics["classes"] if len(metrics["classes"]) > 2 else metrics["selections"]["headline"]["signal"]
+    return classes
+
+
 def models(metrics: Mapping[str, Any]) -> Table:
     """Accuracy, AUCs and calibration of every model."""
-    classes, best = metrics["classes"], metrics["best"]
+    classes, best = auc_classes(metrics), metrics["best"]
     rows = []
     for name, entry in metrics["models"].items():
         cells = [Cell(name), _of(entry["accuracy"], percent), *(_of(entry["auc"][c]) for c in classes)]
@@ -81,7 +92,9 @@ def working_points(metrics: Mapping[str, Any], selection: str) -> Table:
             cells += [Cell(rejection.text + mark, rejection.key), _of(point["rate_reduction"], factor), _of(point["purity"], percent)]
             rows.append(Row(tuple(cells)))
     columns = ("model", "target", *(f"{c} kept" for c in signal), *(f"{c} passes" for c in background), "rejection", "rate ÷", "purity")
-    return Table(f"wp-{selection}", columns, tuple(rows))
+    marks = [f"† {ROUGH}"] if any(row.cells[-3].text.endswith("†") for row in rows) else []
+    marks += [f"– {NOT_KNOWN}"] if any(cell.text.startswith("–") for row in rows for cell in row.cells) else []
+    return Table(f"wp-{selection}", columns, tuple(rows), foot=" ".join(marks))
 
 
 def differences(metrics: Mapping[str, Any]) -> Table:
@@ -109,7 +122,7 @@ def _difference(pair: Mapping[str, Any]) -> Row:
 
 def ablation(metrics: Mapping[str, Any]) -> Table:
     """AUCs and accuracy of each model under each definition."""
-    classes = metrics["classes"]
+    classes = auc_classes(metrics)
     rows = []
     for group in metrics["ablation"]:
         for definitions, names in sorted(group["definitions"].items()):
@@ -193,7 +206,7 @@ def hard_events(model: str, entry: Mapping[str, Any], shown: Sequence[str]) -> T
     for event in events:
         link = f"#fig-event_{event['event_id']}" if event["event_id"] in shown else ""
         cells = [Cell(event["event_id"], href=link), Cell(event["true"]), Cell(event["predicted"])]
-        cells += [Cell(f"{event['p_predicted']:.4f}", event["p_predicted"]), Cell(f"{event['p_true']:.1e}", event["p_true"])]
+        cells += [Cell(f"{event['p_predicted']:.4f}", event["p_predicted"]), Cell(small(event["p_true"]), event["p_true"])]
         cells += [Cell(f"{event['features'][name]:.4g}", event["features"][name]) for name in features]
         rows.append(Row(tuple(cells)))
     return Table(f"hard-{file_name(model)}", ("event_id", "true", "predicted", "p of predicted", "p of true", *features), tuple(rows))
@@ -215,6 +228,11 @@ def _words(splits: str | Sequence[str]) -> str:
     return splits if isinstance(splits, str) else " + ".join(splits)
 
 
+def _hash(full: object) -> Cell:
+    """The first digits, and all of them when hovering; metrics.json has them too."""
+    return Cell(str(full)[:8], title=str(full)) if full else Cell("not recorded")
+
+
 def provenance(metrics: Mapping[str, Any]) -> Table:
     """Where every model comes from."""
     rows = []
@@ -224,16 +242,16 @@ def provenance(metrics: Mapping[str, Any]) -> Table:
         config = about.get("config_hash") or origin.get("config_hash")
         seed = about.get("seed", origin.get("seed"))
         used = ", ".join(f"{purpose}: {_words(splits)}" for purpose, splits in about.get("splits_used", {}).items() if splits)
-        hashes = (origin.get("store"), config, about.get("code"), origin["content"])
-        cells = (name, entry["definitions"], *hashes, seed, used, versions)
-        rows.append(Row(tuple(Cell(str(cell) if cell not in {None, ""} else "not recorded") for cell in cells)))
+        hashes = tuple(_hash(own) for own in (origin.get("store"), config, about.get("code"), origin["content"]))
+        rest = (Cell(str(cell) if cell not in {None, ""} else "not recorded") for cell in (seed, used, versions))
+        rows.append(Row((Cell(name), Cell(entry["definitions"] or "not recorded"), *hashes, *rest)))
     columns = ("model", "definitions", "data", "configuration", "code", "run files", "seed", "splits used", "versions")
     return Table("provenance", columns, tuple(rows))
 
 
 def for_terminal(table: Table) -> TerminalTable:
     """A table of the report for a terminal or a notebook."""
-    shown = TerminalTable(title=table.caption or None)
+    shown = TerminalTable(title=table.caption or None, caption=table.foot or None)
     for index, column in enumerate(table.columns):
         numbers = all(row.cells[index].key is not None for row in table.rows)
         shown.add_column(escape(column), justify="right" if numbers else "left")
@@ -244,7 +262,7 @@ def for_terminal(table: Table) -> TerminalTable:
 
 def summary_table(metrics: Mapping[str, Any]) -> TerminalTable:
     """What a terminal shows at the end: accuracy, AUC a class, and the background rejection of the headline."""
-    classes = metrics["classes"]
+    classes = auc_classes(metrics)
     target = 100 * max(metrics["settings"]["targets"])
     first = next(iter(metrics["models"].values()))["selections"]["headline"]
     table = TerminalTable(title=f"test split, {metrics['n_events']:,} events, classes of equal weight; 0.97(2) is 0.97 ± 0.02")

@@ -17,17 +17,18 @@ def pm(number: Mapping[str, float] | None, *, scale: float = 1.0, unit: str = ""
         return "–"
     value, error = scale * number["value"], scale * number["error"]
     places = decimals(error, value)
-    if not math.isfinite(error):
+    if not math.isfinite(error) or not round(error, places):
         return f"{value:.{places}f}{unit}"
     return f"{value:.{places}f} ± {error:.{places}f}{unit}".replace("-", "−")
 
 
 def compact(number: Mapping[str, float] | None, *, scale: float = 1.0) -> str:
     """``0.9921(12)``: the error counts in the last digits."""
-    if number is None or not math.isfinite(number["value"]) or not math.isfinite(number["error"]) or number["error"] <= 0:
+    if number is None or not math.isfinite(number["value"]) or not math.isfinite(number["error"]):
         return pm(number, scale=scale)
     places = decimals(scale * number["error"], scale * number["value"])
-    return f"{scale * number['value']:.{places}f}({round(scale * number['error'] * 10**places)})"
+    last = round(scale * number["error"] * 10**places)
+    return f"{scale * number['value']:.{places}f}({last})" if last else pm(number, scale=scale)
 
 
 def percent(number: Mapping[str, float] | None) -> str:
@@ -47,10 +48,21 @@ def factor(number: Mapping[str, float] | None) -> str:
 
 
 def p_value(p: float) -> str:
-    """``0.03``, ``< 1e-6``."""
+    """``0.03``, ``1.2·10⁻⁵``, ``< 10⁻⁶``."""
     if p < 1e-6:
-        return "< 1e-6"
-    return f"{p:.2f}" if p >= 0.1 else f"{p:.2g}"
+        return f"< {power_of_ten(-6)}"
+    return f"{p:.2f}" if p >= 0.1 else small(p)
+
+
+def small(value: float) -> str:
+    """A number between 0 and 1 to two figures: ``0.012``, ``1.2·10⁻⁵``."""
+    digits, exponent = f"{value:.1e}".split("e")
+    return f"{value:.2g}" if value == 0 or int(exponent) > -4 else f"{digits}·{power_of_ten(int(exponent))}"
+
+
+def power_of_ten(exponent: int) -> str:
+    """``10⁻⁶``."""
+    return f"10{str(exponent).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 
 
 def joined(names: Sequence[str], word: str = "and") -> str:
@@ -96,7 +108,7 @@ def headline(entries: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -
     sentence = f"Keeping {100 * point['target']:g} % of {each}{signal}, {name} cuts the {background} rate "
     if point["rejection"] is None:
         n = sum(sum(entries[name]["confusion"]["counts"][classes.index(c)]) for c in selection["background"])
-        return f"{sentence}to below {100 * (1 - 0.05 ** (1 / n)):.2g} % (95 % confidence): none of {n:,} test events passes."
+        return tied(f"{sentence}to below {100 * (1 - 0.05 ** (1 / n)):.2g} % (95 % confidence): none of {n:,} test events passes.")
     return tied(f"{sentence}by a factor of {factor(point['rejection'])}: {percent(point['background_efficiency'])} of it passes.")
 
 

@@ -49,6 +49,12 @@ def selections(classes: Sequence[str], signal: Sequence[str]) -> dict[str, Selec
     return {selection.name: selection for selection in found}
 
 
+def against_rest(chosen: Mapping[str, Selection]) -> list[Selection]:
+    """Of `selections`, each class against the rest; of two classes the signal alone, since the other is its mirror image."""
+    found = [selection for name, selection in chosen.items() if name.endswith("_vs_rest")]
+    return found if len(found) > 2 else [selection for selection in found if selection.signal == chosen["headline"].signal]
+
+
 def mix_of(selection: Selection, classes: Sequence[str], mix: Mapping[str, float]) -> np.ndarray | None:
     """(K) the share of each class in the trigger's rate, among the classes that take part; None where the mix does not name them all."""
     if not all(classes[label] in mix for label in selection.labels):
@@ -124,17 +130,18 @@ def _working_point(
     value_S = _rates(efficiency_KD, selection, target, mix_K)
     passed_K = spectrum.counts[:, chosen:].sum(axis=1)
     total_K = spectrum.counts.sum(axis=1)
-    n_background = int(passed_K[list(selection.background)].sum())
-    floor_K = binomial_error(passed_K, total_K)  # a replica of no events has no events either: the bootstrap error of zero is zero
+    n_background, all_background = (int(n_K[list(selection.background)].sum()) for n_K in (passed_K, total_K))
+    floor_K = binomial_error(passed_K, total_K)
+    edge_K = (passed_K == 0) | (passed_K == total_K)  # a replica of no events, or of all, has none or all: its bootstrap error is zero
     n_classes = len(total_K)
     efficiency = {
-        label: {"value": float(value_S[label]), "error": float(max(error_S[label], floor_K[label] if passed_K[label] == 0 else 0.0))}
+        label: {"value": float(value_S[label]), "error": float(max(error_S[label], floor_K[label] if edge_K[label] else 0.0))}
         for label in selection.labels
     }
     background, background_error = float(value_S[n_classes]), float(error_S[n_classes])
     rate, rate_error = float(value_S[n_classes + 1]), float(error_S[n_classes + 1])
     purity, purity_error = float(value_S[n_classes + 2]), float(error_S[n_classes + 2])
-    if n_background == 0:
+    if n_background in {0, all_background}:
         behind = list(selection.background)
         background_error = float(np.sqrt((floor_K[behind] ** 2).sum()) / len(behind))
         if mix_K is not None:

@@ -34,14 +34,17 @@ FREE_AXES = {"hlf": {0: "events"}, "particles": {0: "events", 1: "particles"}, "
 def run(config: ExportConfig) -> None:
     """Export a run's net and check the file on real events."""
     net = load_net(config.run, config.checkpoint)
-    output = config.output or config.run / "model.onnx"
+    output = config.output or (config.run.parent if config.run.is_file() else config.run) / "model.onnx"
     output.parent.mkdir(parents=True, exist_ok=True)
     store = EventStore.open(config.input or _store_of(config.run))
     features = _some_events(store, config, net)
     with whole(output) as part:
         write_onnx(net, part, features, physics=store.spec.physics, spread=spread_of(store).to_dict())
         difference = _difference(net, part, features, config.tolerance)
-    log.info("wrote %s to %s; logits differ by at most %.1e on %d events", type(net).__name__, output, difference, len(features["hlf"]))
+    same = f"to {difference:.0e}" if difference else "exactly"
+    log.info(
+        "wrote %s to %s; on %d test events it gives the logits of the checkpoint %s", type(net).__name__, output, len(features["hlf"]), same
+    )
 
 
 def _store_of(run_folder: Path) -> Path:
@@ -66,12 +69,11 @@ def load_net(run_folder: Path, checkpoint: str = "best") -> Net:
     Raises
     ------
     DataError
-        There is no such checkpoint, or hepflow did not write it.
+        There is no such checkpoint, as in a run of trees, or hepflow did not write it.
     """
     path = run_folder if run_folder.is_file() else run_folder / "checkpoints" / f"{checkpoint}.ckpt"
     if not path.is_file():
-        msg = f"{path}: no checkpoint here. Train one with `hepflow train fit --output {run_folder}`."
-        raise DataError(msg)
+        raise DataError(_no_checkpoint(path, run_folder))
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
     except (RuntimeError, UnpicklingError, EOFError) as error:
@@ -83,6 +85,16 @@ def load_net(run_folder: Path, checkpoint: str = "best") -> Net:
     net = rebuild(content["hepflow"])
     net.load_state_dict({name.removeprefix("net."): value for name, value in content["state_dict"].items() if name.startswith("net.")})
     return net.eval()
+
+
+def _no_checkpoint(path: Path, run_folder: Path) -> str:
+    nets = sorted(there.parents[1].name for there in run_folder.parent.glob("*/checkpoints/best.ckpt"))
+    there = f"Nets in {run_folder.parent}: {', '.join(nets)}." if nets else "Train a net with `hepflow train fit`."
+    record = run_folder / "run.json"
+    if record.is_file() and not path.parent.is_dir():
+        what = read_json(record).get("model", "something else")
+        return f"{run_folder}: a run of {what}, which has no checkpoint; only nets (HLFNet, SequenceNet, ...) are exported. {there}"
+    return f"{path}: no checkpoint here. {there}"
 
 
 def logits_of(net: Net, features: dict[str, np.ndarray]) -> np.ndarray:

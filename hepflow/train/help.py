@@ -37,6 +37,8 @@ OF_LIGHTNING = (
     Option("early_stopping.patience", "INT", "15", "Epochs without a lower val_loss after which to stop."),
     Option("checkpoint.monitor", "TEXT", "val_loss", "What the best checkpoint is best in."),
 )
+OF_SPARK = {"trainer.accelerator", "trainer.devices", "trainer.num_nodes"}
+"""Options that Spark decides."""
 
 
 def groups(*, in_spark: bool = False) -> dict[str, list[Option]]:
@@ -47,7 +49,7 @@ def groups(*, in_spark: bool = False) -> dict[str, list[Option]]:
         **groups_of(config.TrainConfig, title="the run", general=[config_file._replace(text=text), *others]),
         **(groups_of(config.SparkTrainConfig, "spark.", "Spark") if in_spark else {}),
         **{group: [*_of_a_class(group, HERE / file, name)] for group, (file, name) in CLASSES.items()},
-        "trainer": [_named(option) for option in OF_LIGHTNING],
+        "trainer": [_named(option) for option in OF_LIGHTNING if not in_spark or option.name not in OF_SPARK],
     }
 
 

@@ -5,6 +5,7 @@ Trials run on Dask workers and meet in a journal file, so that a search goes on 
 
 import json
 import logging
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
@@ -30,7 +31,7 @@ from hepflow.train.cli import prepared
 from hepflow.train.folder import CHECKPOINTS
 from hepflow.train.folds import make_folds
 from hepflow.train.parser import TrainCLI
-from hepflow.train.tune_report import report
+from hepflow.train.tune_report import REASON, report
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ def run(config: TuneConfig) -> None:
         No trial came to its end.
     """
     overlay = _overlay(config.net)
+    _check_options(overlay, config.space)
     store = EventStore.open(config.input)
     settings = digest(config.space, overlay, store.spec.provenance, config.folds, config.seed)
     with locks.exclusive(config.output):
@@ -62,7 +64,8 @@ def run(config: TuneConfig) -> None:
             _run_trials(config, overlay, n_left)
         study = _load(config)
         if not study.get_trials(states=(TrialState.COMPLETE,)):
-            msg = f"{config.output}: no trial came to its end with a loss that is a number. Look at the space, or turn pruning off."
+            reasons = {trial.user_attrs.get(REASON, "its loss was no number") for trial in study.get_trials(states=(TrialState.PRUNED,))}
+            msg = f"{config.output}: no trial came to its end. Look at the space: {'; '.join(sorted(reasons)[:3])}"
             raise DataError(msg)
         best = {name: json.loads(value) if isinstance(value, str) else value for name, value in study.best_params.items()}
         _write_best(config.output / BEST_FILE, merged(overlay, best), study)
@@ -101,6 +104,16 @@ def _overlay(net: str) -> dict[str, Any]:
         msg = f"net {net!r} is neither a file nor one of {known}"
         raise ConfigError(msg)
     return yaml.safe_load(path.read_text()) or {}
+
+
+def _check_options(overlay: dict[str, Any], space: Mapping[str, Any]) -> None:
+    """Refuse options that no training has, by reading two points of the space."""
+    for end, place in (("low", 0), ("high", -1)):
+        point = {name: values[end] if isinstance(values, Mapping) else values[place] for name, values in space.items()}
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            file.write(yaml.safe_dump(merged(overlay, point)))
+            file.flush()
+            _Options("fit", ("--config", file.name))
 
 
 def _study(config: TuneConfig, settings: str) -> optuna.Study:
@@ -143,29 +156,28 @@ def _run_trials(config: TuneConfig, overlay: dict[str, Any], n_left: int) -> Non
     with clusters.connect(config.cluster, n_left) as client:
         futures = [client.submit(_one, plain, overlay, done + index, pure=False) for index in range(n_left)]
         for count, future in enumerate(as_completed(futures), start=done + 1):
-            said, mistake = future.result()
-            if mistake:
-                raise HepflowError(mistake)
-            log.info("[%d/%d] %s", count, done + n_left, said)
+            log.info("[%d/%d] %s", count, done + n_left, future.result())
 
 
-def _one(config: TuneConfig, overlay: dict[str, Any], index: int) -> tuple[str, str | None]:
-    """Run one trial, in a worker; what came of it, in words, and a mistake of the user's."""
+def _one(config: TuneConfig, overlay: dict[str, Any], index: int) -> str:
+    """Run one trial, in a worker; what came of it, in words."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = _load(config, seed=config.seed * 1_000_003 + index)
     numbers: list[int] = []
 
     def objective(trial: optuna.Trial) -> float:
         numbers.append(trial.number)
-        return _loss(trial, config, overlay)
+        try:
+            return _loss(trial, config, overlay)
+        except HepflowError as error:  # as bad as a point can be: the sampler learns to stay away from it
+            trial.set_user_attr(REASON, str(error))
+            raise optuna.TrialPruned from error
 
-    try:
-        study.optimize(objective, n_trials=1)
-    except HepflowError as error:
-        return "", str(error)
+    study.optimize(objective, n_trials=1)
     trial = study.trials[numbers[0]]
-    state = trial.state.name.lower()
-    return f"trial {trial.number}: {state if trial.value is None else f'val_loss {trial.value:.4f}'}", None
+    if trial.state == TrialState.COMPLETE:
+        return f"trial {trial.number}: val_loss {trial.value:.4f}"
+    return f"trial {trial.number}: {trial.user_attrs.get(REASON, trial.state.name.lower())}"
 
 
 def _loss(trial: optuna.Trial, config: TuneConfig, overlay: dict[str, Any]) -> float:
@@ -206,6 +218,16 @@ def _fit(overlay: Path, store: Path, folder: Path, seed: int, *callbacks: Callba
 class _TrialCLI(TrainCLI):
     prog = "hepflow tune"
     requeues = False
+
+
+class _Options(_TrialCLI):
+    """Reads the options of a trial, and makes nothing."""
+
+    def before_instantiate_classes(self) -> None:
+        """There is no run."""
+
+    def instantiate_classes(self) -> None:
+        """Nor a trainer."""
 
 
 class _Report(Callback):

@@ -15,6 +15,8 @@ from rich.table import Table
 log = logging.getLogger(__name__)
 
 TOP = 10
+REASON = "reason"
+"""Why a trial could not be trained, among its attributes."""
 CSV_FILE, PLOT_FILE = "trials.csv", "trials.png"
 
 
@@ -33,12 +35,11 @@ def report(study: optuna.Study, folder: Path) -> None:
     _print(complete[:TOP], names)
     with (folder / CSV_FILE).open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["trial", "state", "val_loss", "seconds", *names])
+        writer.writerow(["trial", "state", "val_loss", "seconds", *names, REASON])
         for trial in study.trials:
             value = "" if trial.value is None else trial.value
-            writer.writerow(
-                [trial.number, trial.state.name.lower(), value, _seconds(trial), *(trial.params.get(name, "") for name in names)]
-            )
+            options = (trial.params.get(name, "") for name in names)
+            writer.writerow([trial.number, trial.state.name.lower(), value, _seconds(trial), *options, trial.user_attrs.get(REASON, "")])
     _plot(complete, names, folder / PLOT_FILE)
     log.info("all trials: %s, %s", folder / CSV_FILE, folder / PLOT_FILE)
 

@@ -61,6 +61,18 @@
     });
   }
 
+  // A table that is wider than the page says so, and takes the arrow keys.
+  for (const box_ of document.querySelectorAll(".scroll")) {
+    const look = () => {
+      const wide = box_.scrollWidth > box_.clientWidth + 1;
+      box_.parentElement.classList.toggle("more", wide && box_.scrollLeft + box_.clientWidth < box_.scrollWidth - 1);
+      if (wide) box_.tabIndex = 0; else box_.removeAttribute("tabindex");
+    };
+    box_.addEventListener("scroll", look, { passive: true });
+    new ResizeObserver(look).observe(box_); // also when the details around it open
+    look();
+  }
+
   const axisOf = (svg, name) => {
     const [low, high, log] = svg.dataset[name].split(" ").map(Number);
     const [start, end] = name === "x" ? [box.left, box.right] : [box.bottom, box.top];
