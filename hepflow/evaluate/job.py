@@ -51,7 +51,7 @@ def run(config: EvaluateConfig) -> None:
     contents = {name: content_hash(path) for name, path in names.items()}
     inputs = inputs_hash(config, contents)
     if (done := _up_to_date(config.output, inputs)) is not None:
-        log.info("%s is up to date", config.output / REPORT)
+        log.info("%s is up to date: same runs, same options", config.output / REPORT)
         _show(done, config)
         return
     runs = [read_run(path, name, contents[name]) for name, path in names.items()]

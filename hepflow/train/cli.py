@@ -71,7 +71,7 @@ def test(cli: TrainCLI) -> None:
 
 
 def predict(cli: TrainCLI) -> None:
-    """Write a checkpoint's predictions on a split, see --data.predict_split."""
+    """Write a checkpoint's predictions on a split, see --data.predict-split."""
     cli.trainer.predict(cli.model, cli.datamodule, ckpt_path=cli.best, return_predictions=False, weights_only=True)
     log.info("wrote predictions of %s to %s", cli.best, cli.writer.path)
 

@@ -70,6 +70,6 @@ def find_lr(cli: TrainCLI) -> None:
         part.write_text("".join(["lr,loss\n", *(f"{lr:.6g},{loss:.6g}\n" for lr, loss in zip(sweep.rates, sweep.losses, strict=False))]))
     suggestion = sweep.suggestion()
     if suggestion is None:
-        msg = f"the loss never fell, see {path}: look at the data, or at --data.batch_size"
+        msg = f"the loss never fell, see {path}: look at the data, or at --data.batch-size"
         raise DataError(msg)
     log.info("the loss falls fastest near --model.lr %.2g; losses by learning rate in %s", suggestion, path)
