@@ -142,7 +142,7 @@ def test_an_interrupted_run_is_finished_by_doing_what_is_missing_and_can_be_watc
     assert "make_part" in (tmp_path / "reports" / "dask.html").read_text()
     (link,) = re.findall(r"Dask dashboard: (http\S+)", caplog.text)
     assert build_opener(ProxyHandler({})).open(link, timeout=30).status == 200
-    assert re.search(r"no worker held more than [\d.]+ MiB, announced were [\d.]+ MiB", caplog.text)
+    assert re.search(r"no worker held more than [\d.]+ [MG]B, announced were [\d.]+ [MG]B", caplog.text)
 
 
 def test_new_fragments_are_appended_without_touching_the_rest(copied, tmp_path):
