@@ -129,3 +129,4 @@ def test_a_notebook_runs_from_top_to_bottom(path: Path, made: tuple[Path, str], 
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
     assert sorted(path.parent.iterdir()) == before  # what it makes goes to the demo
+    assert "ipywidgets" not in nbformat.writes(notebook)  # no bar asks for what is not there

@@ -30,6 +30,17 @@ def test_the_walk_of_an_event_names_functions_that_exist() -> None:
     assert [f"{file}: {name}" for file, name in named if name not in names_in(ROOT / "hepflow" / file)] == []
 
 
+def test_every_file_and_name_on_the_page_of_the_architecture_is_in_the_package() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    files = set(re.findall(r"`((?:\w+/)*\w+\.py)[:`]", text))
+    assert len(files) > 25
+    assert sorted(file for file in files if not (ROOT / "hepflow" / file).is_file()) == []
+    words = set(re.findall(r"\w+", " ".join(path.read_text() for path in (ROOT / "hepflow").rglob("*.py"))))
+    named = {part for name in re.findall(r"`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)?)`", text) for part in name.split(".")}
+    extensions = {"json", "parquet", "zarr", "onnx", "html", "py"}
+    assert sorted(named - words - extensions) == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_between_pages_resolve(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text())

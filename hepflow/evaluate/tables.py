@@ -10,7 +10,7 @@ from rich.table import Table as TerminalTable
 from hepflow import published
 from hepflow.evaluate.figure import file_name
 from hepflow.evaluate.pairs import PASSING
-from hepflow.evaluate.text import best_model, compact, duration, factor, p_value, percent, pm, small, tightest
+from hepflow.evaluate.text import best_model, compact, duration, factor, hundredths, p_value, percent, pm, small, tightest
 
 ROUGH = "Fewer than ten background test events pass: the rejection is a rough number."
 NOT_KNOWN = "No background test event passes, or no share of the rate is given for a class (--mix)."
@@ -88,10 +88,11 @@ def working_points(metrics: Mapping[str, Any], selection: str) -> Table:
             mark = " †" if point["few_events"] else ""
             rejection = _of(point["rejection"], factor)
             cells = [Cell(name), Cell(f"{100 * point['target']:g} %", point["target"])]
-            cells += [_of(point["efficiency"][c], percent) for c in (*signal, *background)]
-            cells += [Cell(rejection.text + mark, rejection.key), _of(point["rate_reduction"], factor), _of(point["purity"], percent)]
+            cells += [_of(point["efficiency"][c], hundredths) for c in (*signal, *background)]
+            cells += [Cell(rejection.text + mark, rejection.key), _of(point["rate_reduction"], factor), _of(point["purity"], hundredths)]
             rows.append(Row(tuple(cells)))
-    columns = ("model", "target", *(f"{c} kept" for c in signal), *(f"{c} passes" for c in background), "rejection", "rate ÷", "purity")
+    shares = (*(f"{c} kept, %" for c in signal), *(f"{c} passes, %" for c in background))
+    columns = ("model", "target", *shares, "rejection", "rate ÷", "purity, %")
     marks = [f"† {ROUGH}"] if any(row.cells[-3].text.endswith("†") for row in rows) else []
     marks += [f"– {NOT_KNOWN}"] if any(cell.text.startswith("–") for row in rows for cell in row.cells) else []
     return Table(f"wp-{selection}", columns, tuple(rows), foot=" ".join(marks))

@@ -36,6 +36,11 @@ def percent(number: Mapping[str, float] | None) -> str:
     return pm(number, scale=100, unit=" %")
 
 
+def hundredths(number: Mapping[str, float] | None) -> str:
+    """``4.2 ± 0.3``, under a heading that says %."""
+    return pm(number, scale=100)
+
+
 def factor(number: Mapping[str, float] | None) -> str:
     """``24 ± 2``; a factor is not known to more than two figures of its error."""
     if number is None:
