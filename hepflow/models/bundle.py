@@ -72,17 +72,29 @@ def load_net(run_folder: Path, checkpoint: str = "best") -> Net:
     if not path.is_file():
         msg = f"{path}: no checkpoint here. Train one with `hepflow train fit --output {run_folder}`."
         raise DataError(msg)
+    content = read_checkpoint(path)
+    net = rebuild(content["hepflow"])
+    net.load_state_dict({name.removeprefix("net."): value for name, value in content["state_dict"].items() if name.startswith("net.")})
+    return net.eval()
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What is in a checkpoint file.
+
+    Raises
+    ------
+    DataError
+        It is none, or hepflow did not write it.
+    """
     try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, UnpicklingError, EOFError) as error:
+        content: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, UnpicklingError, EOFError, LookupError) as error:  # whatever an unpickler makes of other bytes
         msg = f"{path}: not readable as a checkpoint ({str(error).splitlines()[0]}); give one of a run folder's checkpoints/"
         raise DataError(msg) from error
     if "hepflow" not in content:
         msg = f"{path}: not a checkpoint of hepflow; give one of a run folder's checkpoints/"
         raise DataError(msg)
-    net = rebuild(content["hepflow"])
-    net.load_state_dict({name.removeprefix("net."): value for name, value in content["state_dict"].items() if name.startswith("net.")})
-    return net.eval()
+    return content
 
 
 def logits_of(net: Net, features: dict[str, np.ndarray]) -> np.ndarray:

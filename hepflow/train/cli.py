@@ -114,6 +114,10 @@ def prepared() -> Iterator[None]:
         yield
     except MisconfigurationException as error:
         raise ConfigError(one_line(error)) from error
+    except RuntimeError as error:
+        if not str(error).startswith("Early stopping conditioned on metric"):
+            raise
+        raise ConfigError(one_line(error)) from error
     finally:
         torch.set_flush_denormal(False)  # whoever called from Python counts on IEEE arithmetic
 
