@@ -18,6 +18,7 @@ from crash import CODE
 from rich.console import Console
 from toy_store import toy_store
 
+from hepflow import locks
 from hepflow.config import shipped
 from hepflow.errors import ConfigError, DataError
 from hepflow.files import read_json, write_json
@@ -149,6 +150,12 @@ def test_checkpoints_and_the_runs_of_other_stores_and_models_are_not_replaced_ei
     write_json(tmp_path / "trees" / "run.json", {"model": "LightGBM", "finished": True, "provenance": store.spec.provenance})
     with pytest.raises(ConfigError, match=r"trees holds a finished run with another model \(LightGBM\)"):
         fit(store, tmp_path / "trees")
+
+
+def test_two_trainings_do_not_write_into_one_folder(store: EventStore, tmp_path: Path) -> None:
+    with locks.exclusive(tmp_path / "run"), pytest.raises(DataError, match="run: another run is writing it"):
+        fit(store, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("net", NETS)
