@@ -20,6 +20,7 @@ from crash import CODE
 from rich.console import Console
 from toy_store import toy_store
 
+from hepflow import locks
 from hepflow.errors import ConfigError, DataError
 from hepflow.files import read_json, write_json
 from hepflow.models.inputs import Order
@@ -156,6 +157,12 @@ def test_checkpoints_and_the_runs_of_other_stores_and_models_are_not_replaced_ei
         fit(store, tmp_path / "trees")
 
 
+def test_two_trainings_do_not_write_into_one_folder(store: EventStore, tmp_path: Path) -> None:
+    with locks.exclusive(tmp_path / "run"), pytest.raises(DataError, match="run: another run is writing it"):
+        fit(store, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("net", NETS)
 def test_the_same_seed_gives_the_same_weights(store: EventStore, tmp_path: Path, net: str) -> None:
     for name, seed, workers in (("a", "7", "0"), ("b", "7", "2"), ("c", "8", "1")):
@@ -272,6 +279,13 @@ def test_a_wrong_option_is_a_config_error_and_leaves_no_folder(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("callback", ["early_stopping", "checkpoint"])
+def test_a_measure_that_nothing_logs_is_named(store: EventStore, tmp_path: Path, callback: str) -> None:
+    with pytest.raises(ConfigError, match="val_los") as error:
+        fit(store, tmp_path / "run", f"--{callback}.monitor", "val_los")
+    assert "\n" not in str(error.value)
+
+
 def test_dashes_are_as_good_as_underscores(store: EventStore, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["fit", "--input", str(store.path), "--data.batch-size", "17", "--trainer.max-epochs=3", "--print-config"])
@@ -298,6 +312,9 @@ def test_a_checkpoint_that_does_not_fit_is_named(run: Path, store: EventStore, t
     inclusive = ["--config", str(shipped("train/inclusive.yaml"))]
     with pytest.raises(DataError, match=r"none\.ckpt: no checkpoint here"):
         main(["fit", *inclusive, *options, "--ckpt_path", str(tmp_path / "none.ckpt")])
+    (tmp_path / "words.ckpt").write_text("hello")
+    with pytest.raises(DataError, match=r"words\.ckpt: not readable as a checkpoint"):
+        main(["fit", *inclusive, *options, "--ckpt_path", str(tmp_path / "words.ckpt")])
     with pytest.raises(ConfigError, match="would replace: give another --output"):
         main(["fit", *inclusive, "--data.store", str(store.path), "--output", str(run), "--ckpt_path", best, "--model.lr", "0.1"])
     shutil.copytree(run, tmp_path / "kept")
@@ -312,6 +329,7 @@ def test_a_checkpoint_that_does_not_fit_is_named(run: Path, store: EventStore, t
     with pytest.raises(DataError, match="another normalisation"):
         main(["fit", *inclusive, *options, "--ckpt_path", best])
     fewer = toy_store(tmp_path / "fewer.zarr", classes=("qcd", "ttbar"), events=30)
+    assert not (tmp_path / "x").exists()
     options[1] = str(fewer.path)
     with pytest.raises(DataError, match="made for classes qcd, ttbar, wjets, the store has qcd, ttbar"):
         main(["test", *inclusive, *options, "--ckpt_path", best])

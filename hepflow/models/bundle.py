@@ -74,17 +74,29 @@ def load_net(run_folder: Path, checkpoint: str = "best") -> Net:
     path = run_folder if run_folder.is_file() else run_folder / "checkpoints" / f"{checkpoint}.ckpt"
     if not path.is_file():
         raise DataError(_no_checkpoint(path, run_folder))
+    content = read_checkpoint(path)
+    net = rebuild(content["hepflow"])
+    net.load_state_dict({name.removeprefix("net."): value for name, value in content["state_dict"].items() if name.startswith("net.")})
+    return net.eval()
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What is in a checkpoint file.
+
+    Raises
+    ------
+    DataError
+        It is none, or hepflow did not write it.
+    """
     try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, UnpicklingError, EOFError) as error:
+        content: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, UnpicklingError, EOFError, LookupError) as error:  # whatever an unpickler makes of other bytes
         msg = f"{path}: not readable as a checkpoint ({str(error).splitlines()[0]}); give one of a run folder's checkpoints/"
         raise DataError(msg) from error
     if "hepflow" not in content:
         msg = f"{path}: not a checkpoint of hepflow; give one of a run folder's checkpoints/"
         raise DataError(msg)
-    net = rebuild(content["hepflow"])
-    net.load_state_dict({name.removeprefix("net."): value for name, value in content["state_dict"].items() if name.startswith("net.")})
-    return net.eval()
+    return content
 
 
 def _no_checkpoint(path: Path, run_folder: Path) -> str:

@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities import rank_zero_only
 
+from hepflow import locks
 from hepflow.config_tools import ExportConfig
 from hepflow.errors import ConfigError, DataError, one_line
 from hepflow.models.bundle import run as export
@@ -37,6 +38,11 @@ def fit(cli: TrainCLI) -> None:
     if cli.state == "done":
         log.info("%s is up to date: same configuration, same store", cli.folder)
         return
+    with locks.exclusive(cli.folder) if cli.trainer.is_global_zero else nullcontext():  # the first process speaks for all
+        _fit(cli)
+
+
+def _fit(cli: TrainCLI) -> None:
     last = cli.config.ckpt_path or (cli.folder / CHECKPOINTS / LAST if cli.state == "resume" else None)
     if last:
         log.info("going on from %s", last)
@@ -113,6 +119,10 @@ def prepared() -> Iterator[None]:
     try:
         yield
     except MisconfigurationException as error:
+        raise ConfigError(one_line(error)) from error
+    except RuntimeError as error:
+        if not str(error).startswith("Early stopping conditioned on metric"):
+            raise
         raise ConfigError(one_line(error)) from error
     finally:
         torch.set_flush_denormal(False)  # whoever called from Python counts on IEEE arithmetic

@@ -150,21 +150,30 @@ class Classifier(pl.LightningModule):
         checkpoint["epoch_sums"] = self.trainer.strategy.reduce(self.sums.clone(), reduce_op="sum")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another net or of other inputs; in training also one of another normalisation."""
-        if "hepflow" not in checkpoint:
-            msg = "the checkpoint was not written by hepflow; give one of a run folder's checkpoints/"
-            raise DataError(msg)
+        """Take up the half epoch's sums of a checkpoint that fits."""
+        self.require_fit(checkpoint, training=self.trainer.training)
+        if self.trainer.training and self.global_rank == 0:
+            self.sums = checkpoint["epoch_sums"].clone()
+
+    def require_fit(self, checkpoint: dict[str, Any], *, training: bool) -> None:
+        """Refuse a checkpoint of another net or of other inputs; for a training also one of another normalisation.
+
+        Raises
+        ------
+        ConfigError
+            It holds another net.
+        DataError
+            Its events were others.
+        """
         theirs, mine = checkpoint["hepflow"], self.net.describe()
         for key in ("net", "arguments"):
             if theirs[key] != mine[key]:
                 msg = f"the checkpoint holds a net with {key} {theirs[key]}, the configuration asks for {mine[key]}. Give its config.yaml."
                 raise ConfigError(msg)
         Inputs.from_dict(theirs["inputs"]).require_same_features(self.net.inputs, "the checkpoint")
-        if self.trainer.training and theirs["inputs"]["statistics"] != mine["inputs"]["statistics"]:
+        if training and theirs["inputs"]["statistics"] != mine["inputs"]["statistics"]:
             msg = "the checkpoint was trained with another normalisation (other training events); start afresh in another --output"
             raise DataError(msg)
-        if self.trainer.training and self.global_rank == 0:
-            self.sums = checkpoint["epoch_sums"].clone()
 
     def _measure(self, batch: Batch, logits_BK: Tensor) -> None:
         real = batch.weight > 0

@@ -17,6 +17,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from hepflow.arguments import read, spelt_out
 from hepflow.config import RUNS, TrainConfig
 from hepflow.errors import ConfigError, DataError, one_line
+from hepflow.models.bundle import read_checkpoint
 from hepflow.shipped import with_shipped
 from hepflow.store import EventStore
 from hepflow.train import launch, slurm
@@ -148,9 +149,15 @@ class TrainCLI(LightningCLI):
                 if not str(error).startswith("Does not validate"):  # jsonargparse's, when a class of the user's choice cannot be made
                     raise
                 raise ConfigError(one_line(error)) from error
-            if self.command == "fit":
-                for split in ("train", "val"):  # whatever is wrong with them is said before anything is written
-                    self.datamodule.plan(split, shuffle=split == "train", particles="particles" in self.model.net.reads)
+            self._check_parts()
+
+    def _check_parts(self) -> None:
+        """Say what does not go together before anything is written."""
+        if self.config.ckpt_path is not None:
+            self.model.require_fit(read_checkpoint(Path(self.config.ckpt_path)), training=self.command == "fit")
+        if self.command == "fit":
+            for split in ("train", "val"):
+                self.datamodule.plan(split, shuffle=split == "train", particles="particles" in self.model.net.reads)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer with our callbacks and loggers; the user's own come on top."""
