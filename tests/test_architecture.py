@@ -18,7 +18,7 @@ LAYERS = (
     {"shards", "compiled", "blocks"},
     {"config_score", "config_tools"},
     {"ledger", "config", "identity", "locks", "moments"},
-    {"schema", "command", "files", "machine", "terminal"},
+    {"schema", "command", "files", "java", "machine", "terminal"},
     {"errors"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
