@@ -5,7 +5,7 @@ import logging
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from multiprocessing import resource_tracker
 
 import dask
@@ -32,6 +32,8 @@ _SLURM_MEMORY = "4GiB"
 # glibc gives large arrays back to the kernel, which clears their pages for the next task again: a quarter of its CPU time, and of the
 # memory's bandwidth, which the workers of a machine share. Tasks are all alike, so a worker keeps what its largest one needed.
 _MALLOC = {"MALLOC_ARENA_MAX": 1, "MALLOC_MMAP_MAX_": 0, "MALLOC_TRIM_THRESHOLD_": 2**40}
+# A task that ends with its worker, as Ctrl-C has it, is no news. A worker has its logging set up before it knows any other setting.
+_LOGGING = {"DASK_LOGGING": repr({**dask.config.get("logging", {}), "distributed.worker.state_machine": "error"})}
 SETTINGS = {
     # A worker that dies is no verdict on its task: a killed node takes many tasks with it, again and again.
     "distributed.scheduler.allowed-failures": 30,
@@ -39,7 +41,7 @@ SETTINGS = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.target": False,
     "distributed.comm.timeouts.connect": "60s",
-    **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in _MALLOC.items()},
+    **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in (_MALLOC | _LOGGING).items()},
 }
 
 
@@ -56,6 +58,7 @@ def connect(config: ClusterConfig, n_tasks: int) -> Iterator[Client]:
     for name in (*_CHATTY, _NANNY):  # what they tell of every connection is for their developers
         logging.getLogger(name).setLevel(logging.WARNING)
     with dask.config.set(SETTINGS), contextlib.ExitStack() as stack:
+        stack.callback(_set_levels, {logger: logger.level for logger in _chatty()})
         if config.kind == "address":
             client = stack.enter_context(_client_at(str(config.address)))
         else:
@@ -65,17 +68,23 @@ def connect(config: ClusterConfig, n_tasks: int) -> Iterator[Client]:
         if config.performance_report is not None:
             config.performance_report.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(performance_report(filename=str(config.performance_report)))
+        stack.callback(lambda: _set_levels(dict.fromkeys(_chatty(), logging.CRITICAL)))  # nobody waits for the connections that end now
         try:
             yield client
-        except KeyboardInterrupt:
-            for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in _CHATTY]:
-                logging.getLogger(name).setLevel(logging.CRITICAL)  # every connection that ends now would be a traceback
-            raise
         except KilledWorker as error:
             msg = "workers died again and again, most likely for memory: fewer --cluster.workers, more --cluster.memory, or smaller tasks"
             raise HepflowError(msg) from error
         finally:
             logging.getLogger(_NANNY).setLevel(logging.ERROR)  # an idle worker that is slow to end is killed, and nobody's concern
+
+
+def _chatty() -> list[logging.Logger]:
+    return [logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.partition(".")[0] in _CHATTY]
+
+
+def _set_levels(levels: Mapping[logging.Logger, int]) -> None:
+    for logger, level in levels.items():
+        logger.setLevel(level)
 
 
 def n_workers(config: ClusterConfig, n_tasks: int) -> int:

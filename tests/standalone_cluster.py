@@ -17,7 +17,7 @@ import psutil
 import pyspark
 import pytest
 
-from hepflow.spark import java_home
+from hepflow.java import java_home
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ LAYERS = (
     {"arguments", "config_score", "config_tools"},
     {"ledger", "config", "identity", "locks", "moments"},
     {"options"},
-    {"schema", "published", "command", "files", "machine", "shipped", "terminal"},
+    {"schema", "published", "command", "files", "java", "machine", "shipped", "terminal"},
     {"errors"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -118,6 +118,18 @@ def test_a_constant_score_has_an_auc_of_a_half() -> None:
         assert auc(binned.counts, [1], [0]) == pytest.approx(0.5)
 
 
+def test_a_threshold_selects_the_same_events_when_their_scores_are_rounded_in_another_way() -> None:
+    """Also of two that are closer than a threshold lies below its event where there is room."""
+    score = np.array([-3.0, 1.0, 1.00003, 2.0])
+    exact, _ = spectrum(score, np.zeros(4, int), 1, exact_below=EXACT)
+    for chosen in range(4):
+        for rounding in (-1e-5, 0, 1e-5):
+            assert (score + rounding >= exact.threshold(chosen)).sum() == 4 - chosen
+        assert exact.floor[chosen] - 3.001e-4 <= exact.threshold(chosen) < exact.floor[chosen]
+    binned, _ = spectrum(score, np.zeros(4, int), 1, exact_below=0)
+    assert binned.threshold(7) == binned.floor[7]
+
+
 def test_joining_bins_keeps_every_event_and_thresholds() -> None:
     logits, label = sample((5000, 4000, 6000))
     fine, _ = spectrum(log_odds(logits, [0], [1, 2]), label, 3, exact_below=EXACT)

@@ -31,10 +31,10 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "raw"
 
 
-def ingest(raw: Path, output: Path) -> subprocess.Popen[bytes]:
+def ingest(raw: Path, output: Path, stderr: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
     options = ("--target_partition_mb=1", "--spark.master=local[2]", "--spark.driver_memory=512m", "--samples={qcd: [qcd], ttbar: [ttbar]}")
     command = (sys.executable, "-m", "hepflow", "ingest", f"--input={raw}", f"--output={output}", *options)
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
 
 
 def dataset(output: Path) -> dict[str, bytes]:
@@ -111,4 +111,18 @@ def test_killed_workers_lose_and_double_nothing(raw: Path, undisturbed: dict[str
         killed += process.poll() is None
     assert process.wait() == 0
     assert killed == 2
+    assert dataset(output) == undisturbed
+
+
+def test_a_killed_java_is_told_in_one_line_and_the_same_command_goes_on(raw: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    output = tmp_path / "events"
+    process = ingest(raw, output, subprocess.PIPE)
+    wait_for_records(process, output, 3)
+    (java,) = (child for child in psutil.Process(process.pid).children() if "SparkSubmit" in command(child))
+    java.kill()
+    printed = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 2, printed
+    assert "hepflow: error: Spark's Java was killed or ended by itself" in printed.splitlines()[-1]
+    assert "Traceback" not in printed
+    assert ingest(raw, output).wait() == 0
     assert dataset(output) == undisturbed

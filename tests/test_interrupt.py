@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -46,9 +46,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def interrupt(place: Path, sign: str, *arguments: str) -> None:
     """Run a command, press Ctrl-C once files of a pattern are there, look at what is left, then let the same command finish."""
     before = set(place.glob(sign))
+    press_ctrl_c(lambda _: bool(set(place.glob(sign)) - before), place, *arguments)
+    with command(place, *arguments) as process:
+        printed, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, printed
+
+
+def press_ctrl_c(when: Callable[[int], bool], place: Path, *arguments: str) -> None:
+    """Run a command until it is time, which is told by its session, then press Ctrl-C, and look at what it says and leaves."""
     with command(place, *arguments) as process:
         session = os.getsid(process.pid)
-        while process.poll() is None and not set(place.glob(sign)) - before:
+        while process.poll() is None and not when(session):
             time.sleep(0.01)
         assert process.poll() is None, f"it ended by itself: {process.communicate()[0]}"
         os.killpg(process.pid, signal.SIGINT)
@@ -58,10 +66,8 @@ def interrupt(place: Path, sign: str, *arguments: str) -> None:
         printed
     )
     assert "Traceback" not in printed, printed
+    assert "WARNING" not in printed, printed
     assert left_in(session) == [], printed
-    with command(place, *arguments) as process:
-        printed, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, printed
 
 
 @contextlib.contextmanager
@@ -104,6 +110,19 @@ def test_ingest(place: Path) -> None:
     options = ("--target_partition_mb", "1", "--spark.master", "local[2]", "--spark.driver_memory", "512m")
     interrupt(place, "data/events/_records/*.json", "ingest", *options, "--samples", "{qcd: [qcd], ttbar: [ttbar]}")
     assert read_json(place / "data/events/_hepflow.json")["ledger"]["n_in"] == N_FILES * 800
+
+
+def test_ingest_while_spark_starts(place: Path) -> None:
+    """At the sight of Java, and a while after."""
+    for seconds in (0.0, 2.0):
+        seen: list[float] = []
+
+        def is_time(session: int, seen: list[float] = seen, seconds: float = seconds) -> bool:
+            if not seen and any("SparkSubmit" in line for line in members(session)):
+                seen.append(time.monotonic())
+            return bool(seen) and time.monotonic() - seen[0] >= seconds
+
+        press_ctrl_c(is_time, place, "ingest", "--output", "data/other", "--samples", "{qcd: [qcd], ttbar: [ttbar]}")
 
 
 def test_features(place: Path) -> None:

@@ -10,7 +10,9 @@ from delphes_events import event, from_root, jet, lepton, neutral, random_event,
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hepflow import schema
 from hepflow.errors import ConfigError, DataError
+from hepflow.physics import own
 from hepflow.physics.columns import columns
 from hepflow.physics.definitions import CORRECTED, REFERENCE
 from hepflow.physics.features import compute, compute_columns
@@ -400,3 +402,9 @@ def test_a_missing_collection_and_a_missing_field_are_named():
         compute(events[[name for name in events.fields if name != "Jet"]])
     with pytest.raises(DataError, match="'EFlowTrack' have no field 'X'"):
         compute(ak.with_field(events, events["EFlowTrack"][["PT", "Eta", "Phi"]], "EFlowTrack"))
+
+
+def test_how_many_particles_are_kept_is_part_of_the_identity_of_the_physics(monkeypatch):
+    before = own.identity(None)
+    monkeypatch.setattr(schema, "MAX_TRACKS", schema.MAX_TRACKS - 1)
+    assert own.identity(None) != before

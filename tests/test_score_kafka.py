@@ -8,7 +8,9 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
+from _thread import interrupt_main
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -105,6 +107,18 @@ def test_what_is_replayed_is_what_was_in_the_files(server: str, tmp_path: Path, 
     (tmp_path / "raw" / "qcd" / "bad.root").write_text("no ROOT file at all")
     with pytest.raises(DataError, match="1 files lost events, 0 allowed"):
         publish(tmp_path / "raw", topic)
+
+
+def test_a_replay_that_is_interrupted_has_published_what_it_says(
+    server: str, tmp_path: Path, template: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy_as_new(template, tmp_path / "raw" / "qcd" / "a.root", 1)
+    topic = f"kafka://{server}/interrupted"
+    threading.Timer(1.0, interrupt_main).start()
+    with caplog.at_level(logging.INFO, logger="hepflow"), pytest.raises(KeyboardInterrupt):
+        publish(tmp_path / "raw", topic, rate=10, events_per_message=5, partitions=1)
+    (told,) = (text for text in caplog.messages if text.startswith("published"))
+    assert f"in {len(messages(topic, 1))} messages" in told
 
 
 def test_a_wrong_address_or_nobody_there_is_said_in_a_line(server: str, tmp_path: Path, template: Path, model: Path) -> None:

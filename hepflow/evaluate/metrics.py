@@ -19,6 +19,8 @@ COARSE_BINS = 1 << 12
 """Bins behind the errors of those: equally populated."""
 LOG_ODDS_LIMIT = 60.0
 """Log-odds beyond this (a probability of 1e-26) share the outermost bins of a binned discriminant."""
+ROUNDING = 1e-4
+"""By which the score of an event may differ between programs, absolute and relative."""
 CHUNK = 1 << 19
 """Events handled at once where a temporary array of all would be large."""
 
@@ -43,6 +45,19 @@ class Spectrum:
     """(K, D) int64"""
     floor: np.ndarray
     """(D) float64: the smallest score that falls into the bin, so that ``score >= floor`` selects it and all above"""
+    exact: bool = False
+    """Whether a bin is a single score."""
+
+    def threshold(self, chosen: int) -> float:
+        """A cut that selects a bin and all above, also where the scores come out rounded in another way, as they do in another program.
+
+        Between the score of a bin and the next one below there is room for that; bins of a width have none, and no score of their own.
+        """
+        floor = float(self.floor[chosen])
+        if not self.exact:
+            return floor
+        below = float(self.floor[chosen - 1]) if chosen else -np.inf
+        return floor - min(ROUNDING * max(1.0, abs(floor)), (floor - below) / 2)
 
     def coarse(self, bins: int = COARSE_BINS) -> "Spectrum":
         """Neighbouring bins joined into about ``bins`` equally populated ones; the same where there are no more than that."""
@@ -121,7 +136,8 @@ def spectrum(score_N: np.ndarray, label_N: np.ndarray, n_classes: int, *, exact_
     (N) uint16 or int64
         The bin of each event.
     """
-    if len(score_N) <= exact_below:
+    exact = len(score_N) <= exact_below
+    if exact:
         floor_D, bin_N = np.unique(score_N, return_inverse=True)
     else:
         low, high = (float(np.clip(edge, -LOG_ODDS_LIMIT, LOG_ODDS_LIMIT)) for edge in (score_N.min(), score_N.max()))
@@ -136,7 +152,7 @@ def spectrum(score_N: np.ndarray, label_N: np.ndarray, n_classes: int, *, exact_
         rows = slice(start, start + CHUNK)
         flat = label_N[rows].astype(np.int64) * len(floor_D) + bin_N[rows]
         counts_KD += np.bincount(flat, minlength=counts_KD.size).reshape(counts_KD.shape)
-    return Spectrum(counts_KD, floor_D), bin_N
+    return Spectrum(counts_KD, floor_D, exact), bin_N
 
 
 def auc(counts_KD: np.ndarray, signal: Sequence[int], background: Sequence[int]) -> float:

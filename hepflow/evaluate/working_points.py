@@ -149,7 +149,7 @@ def _working_point(
             rate_error, purity_error = float(np.hypot(rate_error, unseen)), unseen / rate
     return {
         "target": target,
-        "threshold": float(spectrum.floor[chosen]),
+        "threshold": spectrum.threshold(chosen),
         "efficiency": efficiency,
         "background_efficiency": {"value": background, "error": background_error},
         "rejection": _inverse(background, background_error),

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import awkward as ak
 
+from hepflow import schema
 from hepflow.errors import ConfigError, DataError
 from hepflow.physics import columns, definitions, features, isolation, kinematics, selection
 from hepflow.physics.features import FeatureSet, compute, hlf_features
@@ -53,7 +54,8 @@ def identity(name: str | None) -> str:
     """
     if name is None:
         sources = [inspect.getsource(module).encode() for module in (columns, definitions, features, isolation, kinematics, selection)]
-        return f"{compute.__module__}:{compute.__name__}@{_hash(*sources)}"
+        caps = repr((schema.MAX_TRACKS, schema.MAX_PHOTONS, schema.MAX_NEUTRALS)).encode()
+        return f"{compute.__module__}:{compute.__name__}@{_hash(*sources, caps)}"
     module, _ = _resolve(name)
     return f"{name}@{_hash(inspect.getsource(module).encode())}"
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -12,6 +12,7 @@ from hepflow.config_score import ReplayConfig
 from hepflow.errors import DataError
 from hepflow.ingest.arrow import to_arrow
 from hepflow.ingest.share import Access
+from hepflow.ingest.splits import Split
 from hepflow.score.messages import SCHEMA, encode
 from hepflow.score.reading import reader_of, splits_of
 from hepflow.score.topic import Topic, reason
@@ -42,6 +43,20 @@ def run(config: ReplayConfig) -> None:
         log.info("made topic %s with %d partitions", topic, config.partitions)
     publisher = Publisher(topic, config)
     lost: dict[str, str] = {}
+    try:
+        _publish_all(splits, access, publisher, lost)
+    except KeyboardInterrupt:
+        publisher.finish()  # what has been counted is to arrive
+        raise
+    publisher.finish()
+    for name, why in lost.items():
+        log.warning("quarantined %s: %s", name, why)
+    if len(lost) > config.max_lost_files:
+        msg = f"{config.input}: {len(lost)} files lost events, {config.max_lost_files} allowed (--max-lost-files); the rest is published."
+        raise DataError(msg)
+
+
+def _publish_all(splits: Sequence[Split], access: Access, publisher: "Publisher", lost: dict[str, str]) -> None:
     columns = (SpinnerColumn(), TextColumn("replay"), BarColumn(), MofNCompleteColumn(), TextColumn("files, {task.fields[told]}"))
     with Progress(*columns, console=MESSAGES) as progress:
         bar = progress.add_task("replay", total=len(splits), told="")
@@ -58,13 +73,6 @@ def run(config: ReplayConfig) -> None:
             progress.update(bar, advance=1)
             if publisher.full:
                 break
-        publisher.finish()
-    log.info("published %s to %s", publisher.told, topic)
-    for name, why in lost.items():
-        log.warning("quarantined %s: %s", name, why)
-    if len(lost) > config.max_lost_files:
-        msg = f"{config.input}: {len(lost)} files lost events, {config.max_lost_files} allowed (--max-lost-files); the rest is published."
-        raise DataError(msg)
 
 
 class Publisher:
@@ -122,6 +130,7 @@ class Publisher:
         if waiting:
             msg = f"{self.topic}: {waiting} messages are not taken within {self.config.timeout_s:g} s"
             raise DataError(msg)
+        log.info("published %s to %s", self.told, self.topic)
 
     def _messages(self, events: pa.Table) -> Iterator[tuple[pa.Table, bytes]]:
         """Messages that the broker takes: halves of those that are too large."""
@@ -142,8 +151,8 @@ class Publisher:
         if self.config.rate:
             due = self._started + self.n_events / self.config.rate
             while (left := due - time.perf_counter()) > 0:
-                self._producer.poll(min(left, 0.5))
-        self._producer.poll(0)
+                self._poll(min(left, 0.5))
+        self._poll(0)
 
     def _send(self, value: bytes) -> None:
         end = time.monotonic() + self.config.timeout_s
@@ -155,12 +164,20 @@ class Publisher:
                 if time.monotonic() > end:
                     msg = f"{self.topic}: nothing is taken within {self.config.timeout_s:g} s"
                     raise DataError(msg) from None
-                self._producer.poll(0.5)
+                self._poll(0.5)
             except KafkaException as error:
                 msg = f"{self.topic}: a message of {len(value):,} bytes is not taken ({reason(error)})"
                 raise DataError(msg) from error
             else:
                 return
+
+    def _poll(self, seconds: float) -> None:
+        try:
+            self._producer.poll(seconds)
+        except SystemError as error:  # what becomes of Ctrl-C in a callback
+            if isinstance(error.__cause__, KeyboardInterrupt):
+                raise error.__cause__ from None
+            raise
 
     def _delivered(self, error: KafkaError | None, _: Message) -> None:
         self._refused = self._refused or error

@@ -14,8 +14,6 @@ from hepflow.models.inputs import Inputs
 from hepflow.schema import METRICS_SCHEMA_VERSION
 
 METRICS = "metrics.json"
-ROUNDING = 1e-4
-"""A threshold is the score of a test event, which must not be lost because its logits are rounded in another way here; also relative."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,7 @@ class WorkingPoint:
 
     def accepts(self, logits: np.ndarray) -> np.ndarray:
         """Which events the stream keeps, of logits (events, classes); a score that is not a number never is."""
-        slack = ROUNDING * max(1.0, abs(self.threshold))
-        return log_odds(logits, self.signal, self.background) >= self.threshold - slack
+        return log_odds(logits, self.signal, self.background) >= self.threshold
 
 
 def resolve(asked: str, report: Path, model: Path, inputs: Inputs) -> tuple[WorkingPoint, ...]:
