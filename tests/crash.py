@@ -1,6 +1,7 @@
 """A training that dies: a callback for the tests of resuming."""
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,30 @@ class KillOnce(CrashOnce):
         process = psutil.Process()
         executors = (parent for parent in process.parents() if "CoarseGrainedExecutorBackend" in " ".join(parent.cmdline()))
         next(executors, process).kill()
+
+
+class InValidationOnce(pl.Callback):
+    """Something happens within a validation, unless it has happened before."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_validation_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        marker = Path(trainer.default_root_dir) / "happened"
+        if trainer.current_epoch == self.epoch and not marker.exists():
+            marker.touch()
+            self.happen()
+
+    def happen(self) -> None:
+        msg = "power cut"
+        raise RuntimeError(msg)
+
+
+class TimeIsUpInValidation(InValidationOnce):
+    """What Slurm sends before a time limit."""
+
+    def happen(self) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
 
 
 class PauseOnce(pl.Callback):

@@ -162,7 +162,7 @@ def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
         (("train", "fitt"), "no command 'train fitt'"),
         (("completion", "tcsh"), "There are: bash, zsh"),
         (("features", "--output", "s3://bucket/f.zarr"), "is no path of a mounted file system"),
-        (("demo", "--output", "/dev/null/x"), "/dev/null/x: Not a directory"),
+        (("demo", "--output", "/dev/null/x"), "/dev/null/x: /dev/null is a file, not a folder"),
         (("demo", "--output", "/dev/null"), "/dev/null: "),
     ],
 )

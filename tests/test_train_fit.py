@@ -4,6 +4,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -205,6 +206,50 @@ def test_a_killed_run_goes_on_to_the_same_weights(store: EventStore, tmp_path: P
     for mine, theirs in zip(a["history"], b["history"], strict=True):
         assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-6)
         assert mine["val_loss"] == theirs["val_loss"]
+
+
+def with_callback(folder: Path, name: str, epoch: int) -> Path:
+    config = folder / "mine.yaml"
+    text = yaml.safe_load(shipped("train/hlf.yaml").read_text())
+    text["trainer"] = {"callbacks": [{"class_path": f"crash.{name}", "init_args": {"epoch": epoch}}]}
+    config.write_text(yaml.safe_dump(text))
+    return config
+
+
+def test_a_run_that_ends_in_a_validation_goes_on_to_the_same_history(store: EventStore, tmp_path: Path) -> None:
+    config, whole, cut = with_callback(tmp_path, "InValidationOnce", epoch=1), tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    (whole / "happened").touch()
+    steps = ("--checkpoint-every-steps", "4")  # of 8 an epoch: also after its last one
+    options = ("fit", "--config", str(config), "--data.store", str(store.path), *steps, *SMALL)
+    main([*options, "--output", str(whole)])
+    with pytest.raises(RuntimeError, match="power cut"):
+        main([*options, "--output", str(cut)])
+    main([*options, "--output", str(cut)])
+    assert_same(weights(cut), weights(whole))
+    a, b = (
+        [{**row, "events_per_s": 0, "events_per_s_a_process": 0, "data_wait_s": 0} for row in read_table(f / "metrics.csv")]
+        for f in (cut, whole)
+    )
+    assert a == b
+
+
+@pytest.mark.slow
+def test_a_job_whose_time_is_up_in_a_validation_is_requeued(store: EventStore, tmp_path: Path) -> None:
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text('#!/bin/sh\necho "$@" > "$(dirname "$0")/asked"; kill -TERM $PPID\n')  # as Slurm ends what it requeues
+    scontrol.chmod(0o755)
+    config = with_callback(tmp_path, "TimeIsUpInValidation", epoch=1)
+    options = ("fit", "--config", str(config), "--data.store", str(store.path), *SMALL, "--output", str(tmp_path / "run"))
+    job = {"SLURM_JOB_ID": "17", "PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
+    ended = process(*options, env=job)
+    assert ended.returncode == -signal.SIGTERM, ended.stderr
+    assert (scontrol.parent / "asked").read_text() == "requeue 17\n"
+    resumed = process(*options, env=job)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on from" in resumed.stderr
+    assert [row["epoch"] for row in read_table(tmp_path / "run" / "metrics.csv")] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])

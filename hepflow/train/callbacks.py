@@ -68,6 +68,15 @@ def batch_of(hook: Sequence[Any]) -> Batch:
     return batch
 
 
+def can_go_on_after(trainer: pl.Trainer, batch_index: int) -> bool:
+    """Whether a checkpoint after this batch can be taken up.
+
+    Not while gradients accumulate, which it lacks; nor after the last batch of an epoch, which Lightning would then end without validation.
+    """
+    n_done = batch_index + 1
+    return n_done % trainer.accumulate_grad_batches == 0 and n_done < trainer.num_training_batches
+
+
 def _loader(trainer: pl.Trainer) -> EventLoader:
     loader = trainer.train_dataloader
     assert isinstance(loader, EventLoader)
@@ -89,9 +98,9 @@ class LastCheckpoint(Checkpoint):
         self.folder = folder
         self.every_steps = every_steps
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *hook: Any) -> None:
         """Save within the epoch."""
-        if self.every_steps and trainer.global_step % self.every_steps == 0:
+        if self.every_steps and trainer.global_step % self.every_steps == 0 and can_go_on_after(trainer, hook[-1]):
             trainer.save_checkpoint(self.folder / LAST)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:

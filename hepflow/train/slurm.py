@@ -1,7 +1,8 @@
 """Before Slurm's time limit: a checkpoint, then back into the queue. The next start of the same command goes on from it.
 
 Lightning's own handler saves inside the signal handler, where one rank may be in the backward pass and another in a barrier: they
-wait for each other for ever. Here a signal only leaves a mark; the ranks agree on it between two batches, and save there.
+wait for each other for ever. Here a signal only leaves a mark; the ranks agree on it between two batches, and save there. Within a
+validation or a test nothing is saved: they begin anew, after the training since last.ckpt.
 """
 
 import logging
@@ -20,7 +21,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.callbacks import Callback
 
-from hepflow.train.callbacks import LAST
+from hepflow.train.callbacks import LAST, can_go_on_after
 
 log = logging.getLogger(__name__)
 
@@ -61,15 +62,21 @@ class SlurmRequeue(Callback):
         """Listen. A job script may have the signal ignored until now, so that it kills nobody."""
         signal.signal(SIGNAL, self._mark)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *hook: Any) -> None:
         """Ask, save, requeue."""
-        if trainer.global_step % self.every == 0 and self._anyone_asked(trainer):
+        if trainer.global_step % self.every == 0 and can_go_on_after(trainer, hook[-1]) and self._anyone_asked(trainer):
             trainer.save_checkpoint(self.folder / LAST)
-            trainer.strategy.barrier("requeue")
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning's handler would wait for another batch
-            if trainer.is_global_zero:
-                self._requeue()
-            time.sleep(UNTIL_KILLED_S)  # Slurm ends this step
+            self._requeue(trainer)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *hook: Any) -> None:
+        """Ask, requeue."""
+        batch_index = hook[3]
+        if batch_index % self.every == 0 and self._anyone_asked(trainer):
+            self._requeue(trainer)
+
+    def on_test_batch_end(self, trainer: pl.Trainer, *hook: Any) -> None:
+        """Ask, requeue."""
+        self.on_validation_batch_end(trainer, *hook)
 
     def _mark(self, *_: Any) -> None:
         self._asked = True
@@ -81,11 +88,20 @@ class SlurmRequeue(Callback):
             dist.all_reduce(mine, op=dist.ReduceOp.MAX)
         return bool(mine.item())
 
-    def _requeue(self) -> None:
+    def _requeue(self, trainer: pl.Trainer) -> None:
+        trainer.strategy.barrier("requeue")
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning's handler would wait for another batch
+        if trainer.is_global_zero:
+            self._ask_slurm()
+        time.sleep(UNTIL_KILLED_S)  # Slurm ends this step
+
+    def _ask_slurm(self) -> None:
         job = os.environ["SLURM_JOB_ID"]
         if task := os.environ.get("SLURM_ARRAY_TASK_ID"):
             job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{task}"
-        log.warning("the time is up: saved %s, job %s goes back into the queue", self.folder / LAST, job)
+        last = self.folder / LAST
+        onward = f"to go on from {last}" if last.is_file() else "to begin anew, since there is no checkpoint yet"
+        log.warning("the time is up: job %s goes back into the queue, %s", job, onward)
         result = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
         if result.returncode:
-            log.error("the job could not be requeued (%s); submit it again: it goes on from %s", result.stderr.strip(), self.folder / LAST)
+            log.error("the job could not be requeued (%s); submit it again, %s", result.stderr.strip(), onward)
