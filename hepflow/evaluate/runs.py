@@ -172,15 +172,15 @@ def check_comparable(runs: Sequence[Run], *, same_events: bool) -> None:
         what = _difference(first, run)
         if what and same_events:
             ask = "--ablation" if run.definitions != first.definitions else "--allow-different-splits"
-            msg = f"{run.path}: {what} than {first.path}. Train the older one again (`--overwrite`), name fewer --runs, or pass {ask}."
+            do = "Train on one store (if it has grown since, the older run again, with --overwrite), name fewer --runs"
+            msg = f"{run.path}: {what} than {first.path}. {do}, or pass {ask}."
             raise DataError(msg)
     _check_labels(runs)
 
 
 def _difference(first: Run, run: Run) -> str:
     if run.store != first.store:
-        stores = f"{run.store or 'unknown'}, not {first.store or 'unknown'}"
-        return f"trained on another feature store, or before events were added to it ({stores}),"
+        return f"trained on another feature store ({run.store or 'unknown'}, not {first.store or 'unknown'})"
     if not np.array_equal(run.predictions.event_id, first.predictions.event_id):
         return f"tested on other events ({len(run.predictions.event_id):,}, not the same {len(first.predictions.event_id):,})"
     return ""
