@@ -75,7 +75,8 @@ def connect(config: ClusterConfig, n_tasks: int) -> Iterator[Client]:
             msg = "workers died again and again, most likely for memory: fewer --cluster.workers, more --cluster.memory, or smaller tasks"
             raise HepflowError(msg) from error
         finally:
-            logging.getLogger(_NANNY).setLevel(logging.ERROR)  # an idle worker that is slow to end is killed, and nobody's concern
+            nanny = logging.getLogger(_NANNY)
+            nanny.setLevel(max(nanny.level, logging.ERROR))  # an idle worker that is slow to end is killed, and nobody's concern
 
 
 def _chatty() -> list[logging.Logger]:

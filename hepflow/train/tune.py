@@ -113,7 +113,8 @@ def _check_options(overlay: dict[str, Any], space: Mapping[str, Any]) -> None:
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
             file.write(yaml.safe_dump(merged(overlay, point)))
             file.flush()
-            _Options("fit", ("--config", file.name))
+            with prepared():
+                _Options("fit", ("--config", file.name))
 
 
 def _study(config: TuneConfig, settings: str) -> optuna.Study:
@@ -162,6 +163,7 @@ def _run_trials(config: TuneConfig, overlay: dict[str, Any], n_left: int) -> Non
 def _one(config: TuneConfig, overlay: dict[str, Any], index: int) -> str:
     """Run one trial, in a worker; what came of it, in words."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.getLogger("distributed.worker.state_machine").setLevel(logging.ERROR)  # that a trial is given up is no news after Ctrl-C
     study = _load(config, seed=config.seed * 1_000_003 + index)
     numbers: list[int] = []
 
