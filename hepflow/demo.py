@@ -88,8 +88,8 @@ def _steps(config: DemoConfig) -> list[Step]:
         seed,
         "--overwrite",
     )  # the demo's own files follow its size and seed
-    ingest = ("ingest", "--input", str(raw), "--output", str(events))
-    features = ("features", "--input", str(events), "--output", str(store))
+    ingest = ("ingest", "--input", str(raw), "--output", str(events), "--overwrite")
+    features = ("features", "--input", str(events), "--output", str(store), "--overwrite")
     return [
         Step("simulate", simulate, (raw, "*/*.json"), generated),
         Step("ingest", ingest, (events, "_hepflow.json"), entered),

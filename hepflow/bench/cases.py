@@ -140,10 +140,10 @@ def prepare(folder: Path, size: int, copies: int, scored: Sequence[str], code: s
         return inputs
     log.info("making the input: %s selected events a class, %d times", f"{size:,}", copies)
     raw, events, store = (inputs / name for name in ("raw", "events", "features.zarr"))
-    hepflow("simulate", "--output", raw, "--events", size, "--events_per_file", size)  # at every size as many files
+    hepflow("simulate", "--output", raw, "--events", size, "--events_per_file", size, "--overwrite")  # at every size as many files
     multiply(raw, copies)
-    hepflow("ingest", "--input", raw, "--output", events)
-    hepflow("features", "--input", events, "--output", store)
+    hepflow("ingest", "--input", raw, "--output", events, "--overwrite")
+    hepflow("features", "--input", events, "--output", store, "--overwrite")
     for net in scored:
         own = ("--config", shipped(f"train/{net}.yaml"), "--data.store", store, "--output", inputs / "runs" / net)
         hepflow("train", "fit", *own, "--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
