@@ -34,6 +34,8 @@ class SimulateConfig:
     """A cached minimum-bias pool (.npz) to overlay; default: generated, and kept beside the output."""
     output: Path = RAW
     """Folder to fill: one folder a class, ROOT files with a JSON sidecar each."""
+    overwrite: bool = False
+    """Replace files made with other settings; without it that is an error."""
     classes: tuple[str, ...] = CLASSES
     """Processes to generate, of qcd, ttbar and wjets."""
     events: int = 2000
@@ -104,6 +106,8 @@ class IngestConfig(ReadingConfig):
     """Folder or URL (root://, s3://, hdfs://, http://) with one folder of ROOT files a class (see samples)."""
     output: Path = EVENTS
     """Parquet dataset to write."""
+    overwrite: bool = False
+    """Replace a dataset made with other settings; without it that is an error."""
     samples: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {name: (name,) for name in CLASSES})
     """Class -> folders or globs under the input; the order gives the labels."""
     target_partition_mb: int = 128
@@ -193,6 +197,8 @@ class FeaturesConfig:
     """Parquet dataset to read."""
     output: Path = STORE
     """Zarr store to write."""
+    overwrite: bool = False
+    """Replace a store made with other settings; without it that is an error."""
     definitions: Literal["corrected", "reference"] = "corrected"
     """corrected physics, or the 2019 pipeline's event for event (reference)."""
     physics: str | None = None

@@ -43,6 +43,8 @@ class ScoreConfig(ReadingConfig):
     """Folder or URL of ROOT files (of whatever class), a dataset of `hepflow ingest`, or (stream) kafka://HOST:PORT/TOPIC."""
     output: Path = SCORES
     """Folder to write the scores into; one folder a model and working point."""
+    overwrite: bool = False
+    """Replace scores made with other settings; without it that is an error."""
     working_point: str = ""
     """What the trigger keeps: CLASS@EFFICIENCY by the report, such as ttbar@0.99; several with commas, a stream each. Default: none."""
     report: Path = REPORT

@@ -78,9 +78,18 @@ def _steps(config: DemoConfig) -> list[Step]:
     def predicted() -> int:
         return int(read_json(report / "metrics.json")["n_events"])
 
-    simulate = ("simulate", "--output", str(raw), "--events", n_events, "--seed", seed)
-    ingest = ("ingest", "--input", str(raw), "--output", str(events))
-    features = ("features", "--input", str(events), "--output", str(store))
+    simulate = (
+        "simulate",
+        "--output",
+        str(raw),
+        "--events",
+        n_events,
+        "--seed",
+        seed,
+        "--overwrite",
+    )  # the demo's own files follow its size and seed
+    ingest = ("ingest", "--input", str(raw), "--output", str(events), "--overwrite")
+    features = ("features", "--input", str(events), "--output", str(store), "--overwrite")
     return [
         Step("simulate", simulate, (raw, "*/*.json"), generated),
         Step("ingest", ingest, (events, "_hepflow.json"), entered),

@@ -18,6 +18,7 @@ from hepflow import clusters, locks
 from hepflow.blocks import StoreSpec
 from hepflow.config import FeaturesConfig
 from hepflow.errors import DataError
+from hepflow.files import refuse_to_replace
 from hepflow.fragments import EventsDataset, Fragment, empty_events, open_events
 from hepflow.ledger import digest
 from hepflow.parts import Outcome, compare_fragment, make_part
@@ -29,6 +30,8 @@ from hepflow.terminal import MESSAGES
 
 log = logging.getLogger(__name__)
 
+_SETTINGS = ("classes", "definitions", "physics", "splits", "keep_bits")
+"""What all parts of a store have in common."""
 _INTERPRETER_BYTES = 470_000_000
 """A worker with its libraries, and what a task of any size needs."""
 _BYTES_PER_BYTE = 10
@@ -48,6 +51,8 @@ def run(config: FeaturesConfig) -> None:
         if _up_to_date(config.output, spec):
             log.info("%s is up to date: %s", config.output, EventStore.open(config.output).summary())
             return
+        if not config.overwrite:
+            _check_replaceable(config.output, spec)
         store = EventStore.create(config.output, spec, keep=True)
         missing = _missing(store, dataset)
         if missing:
@@ -121,6 +126,16 @@ def _up_to_date(path: Path, spec: StoreSpec) -> bool:
         return False
 
 
+def _check_replaceable(path: Path, spec: StoreSpec) -> None:
+    """Refuse to replace a finished store of other settings; one whose events have changed is brought up to date."""
+    try:
+        there = EventStore.open(path).spec
+    except DataError:
+        return
+    before, now = ({name: getattr(side, name) for name in _SETTINGS} for side in (there, spec))
+    refuse_to_replace(path, "a store", before, now)
+
+
 def _missing(store: EventStore, dataset: EventsDataset) -> list[Fragment]:
     """Fragments without a good part; parts of fragments that are gone or have changed are removed."""
     wanted = {fragment.name: fragment.fingerprint for fragment in dataset.fragments}
@@ -155,7 +170,7 @@ def _make_parts(config: FeaturesConfig, store: EventStore, missing: list[Fragmen
     shares = ", ".join(f"{what} {seconds / sum(spent.values()):.0%}" for what, seconds in spent.items())
     log.info("%d events in %.1f s, %.0f events/s (of the workers' time: %s)", n_events, elapsed, n_events / elapsed, shares)
     peak = max(outcome.peak_bytes for outcome in outcomes)
-    log.info("no worker held more than %s, announced were %s", decimal(peak), decimal(announced))
+    log.info("a worker held %s at most, of the %s that a task was expected to need", decimal(peak), decimal(announced))
 
 
 def _compile(config: FeaturesConfig) -> None:
@@ -192,5 +207,6 @@ def _finish(path: Path, spec: StoreSpec, dataset: EventsDataset) -> None:
         msg = f"{dataset.path}: no event passes the trigger ({ledger.summary()}). Is it the right input, and are its units GeV?"
         raise DataError(msg)
     store.finalise()
+    log.info("selection: %s", ledger.summary())
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     log.info("wrote %s: %s, %s", path, store.summary(), decimal(size))

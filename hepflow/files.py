@@ -1,7 +1,7 @@
 """Files that are there whole or not at all."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,28 @@ def require_folder(path: Path) -> None:
     if taken is not None:
         where = "" if taken == path else f"{taken} "
         msg = f"{path}: {where}is a file, not a folder. Remove it, or choose another output."
+        raise ConfigError(msg)
+
+
+def refuse_to_replace(output: Path, held: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse an output that holds what was made with other settings.
+
+    Parameters
+    ----------
+    output : Path
+    held : str
+        What it holds.
+    before, now : mapping
+        Setting -> value; one that either does not name is not compared.
+
+    Raises
+    ------
+    ConfigError
+        A setting differs.
+    """
+    named = [f"{name} {before[name]} (now {value})" for name, value in now.items() if name in before and before[name] != value]
+    if named:
+        msg = f"{output} holds {held} with {', '.join(named)}. Give another --output, or --overwrite to replace it."
         raise ConfigError(msg)
 
 

@@ -116,6 +116,12 @@ def _marker(path: Path) -> dict[str, Any]:
         msg = f"{path}: no such folder. Make it with `hepflow ingest --output {path}`."
         raise DataError(msg)
     marker = path / MARKER
+    if not marker.is_file() and next(path.rglob("*.root"), None) is not None:
+        msg = f"{path}: ROOT files, which `hepflow ingest --input {path}` reads. Give the Parquet dataset that it writes."
+        raise DataError(msg)
+    if not marker.is_file() and (path / "zarr.json").is_file():
+        msg = f"{path}: a feature store, which `hepflow train` reads. Give the Parquet dataset of `hepflow ingest`."
+        raise DataError(msg)
     if not marker.is_file():
         msg = f"{path}: no {MARKER}: `hepflow ingest` did not finish here. Run it again, it goes on where it stopped."
         raise DataError(msg)

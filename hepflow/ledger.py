@@ -72,7 +72,10 @@ class Ledger:
     def summary(self) -> str:
         """One line for a person."""
         cuts = "".join(f", {count:,} {reason}" for reason, count in self.rejected.items())
-        lost = f", {self.n_lost:,} lost in {len(self.lost)} files" if self.lost else ""
+        known = [f"{self.n_lost:,}"] if self.n_lost else []
+        unknown = ["an unknown number"] if any(item.events is None for item in self.lost) else []
+        n_files = len({item.file for item in self.lost})
+        lost = f", {' and '.join(known + unknown)} lost in {n_files} file{'s' if n_files > 1 else ''}" if self.lost else ""
         return f"{self.n_in:,} events in, {self.n_out:,} out{cuts}{lost}"
 
 

@@ -79,6 +79,9 @@ class EventStore:
             It is missing, unfinished, or of another schema version.
         """
         attributes = _attributes(path)
+        if attributes is None and next(path.glob("*/*.parquet"), None) is not None:
+            msg = f"{path}: Parquet events, which `hepflow features --input {path}` reads. Give the feature store that it writes."
+            raise DataError(msg)
         if attributes is None:
             msg = f"{path}: no feature store here. Make one with `hepflow features --output {path}`."
             raise DataError(msg)

@@ -142,7 +142,7 @@ def test_an_interrupted_run_is_finished_by_doing_what_is_missing_and_can_be_watc
     assert "make_part" in (tmp_path / "reports" / "dask.html").read_text()
     (link,) = re.findall(r"Dask dashboard: (http\S+)", caplog.text)
     assert build_opener(ProxyHandler({})).open(link, timeout=30).status == 200
-    assert re.search(r"no worker held more than [\d.]+ [MG]B, announced were [\d.]+ [MG]B", caplog.text)
+    assert re.search(r"a worker held [\d.]+ [MG]B at most, of the [\d.]+ [MG]B that", caplog.text)
 
 
 def test_new_fragments_are_appended_without_touching_the_rest(copied, tmp_path):
@@ -169,8 +169,12 @@ def test_parts_of_changed_and_vanished_fragments_are_made_again_or_removed(copie
     assert contents(tmp_path / "scratch.zarr") == contents(copied.output)
 
 
-def test_other_definitions_replace_the_store(copied):
-    run(replace(copied, definitions="reference"))
+def test_other_definitions_replace_the_store_when_asked(copied):
+    before = contents(copied.output)
+    with pytest.raises(ConfigError, match=r"holds a store with definitions corrected \(now reference\)\. Give .* or --overwrite"):
+        run(replace(copied, definitions="reference"))
+    assert contents(copied.output) == before
+    run(replace(copied, definitions="reference", overwrite=True))
     store = EventStore.open(copied.output)
     assert store.spec.definitions == "reference"
     assert next(feature.unit for feature in store.spec.hlf if feature.name == "MT") == "GeV^2"
@@ -243,6 +247,10 @@ def test_a_damaged_fragment_is_named_and_the_rest_is_done(copied):
 def spoil(folder: Path, how: str) -> None:
     if how == "no marker":
         (folder / "_hepflow.json").unlink()
+    elif how == "ROOT files":
+        (folder / "_hepflow.json").rename(folder / "qcd" / "a.root")
+    elif how == "a store":
+        (folder / "_hepflow.json").rename(folder / "zarr.json")
     elif how == "version":
         write_marker(folder, 20, version=99)
     elif how == "no files":
@@ -260,6 +268,8 @@ def spoil(folder: Path, how: str) -> None:
     ("how", "message"),
     [
         ("no marker", r"events: no _hepflow\.json: `hepflow ingest` did not finish here"),
+        ("ROOT files", r"events: ROOT files, which `hepflow ingest --input .*events` reads\. Give the Parquet dataset"),
+        ("a store", r"events: a feature store, which `hepflow train` reads\. Give the Parquet dataset"),
         ("version", r"events of schema version 99, this hepflow reads 1\. Run `hepflow ingest` again"),
         ("no files", r"part-000\.parquet: missing, though _hepflow\.json names it"),
         ("count", r"20 events in the files, 21 in the ledger"),
@@ -334,7 +344,7 @@ def test_rounding_saves_bytes_keeps_the_promised_precision_and_makes_another_sto
     exact = EventStore.open(copied.output)
     before = {part.path: exact.read(part) for part in exact.parts("train", "qcd")}
     size = sum(map(len, contents(copied.output / "train").values()))
-    run(replace(copied, keep_bits=10))
+    run(replace(copied, keep_bits=10, overwrite=True))
     rounded = EventStore.open(copied.output)
     assert rounded.spec.keep_bits == 10
     assert sum(map(len, contents(copied.output / "train").values())) < 0.8 * size

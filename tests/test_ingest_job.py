@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,23 +131,41 @@ def test_new_files_are_added_and_finished_ones_are_not_read_again(raw: Path) -> 
     assert ids(raw) == passing_ids(raw)
 
 
-def test_changed_and_removed_files_are_followed(raw: Path) -> None:
+def test_changed_and_removed_files_are_followed(raw: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     run(config(raw))
     write_delphes(raw / "qcd" / "a.root", [77], seed=9)
     (raw / "ttbar" / "c.root").unlink()
     run(config(raw))
     assert ids(raw) == passing_ids(raw)
+    assert "1 files are no longer in the input: their events are removed (the first: ttbar/c.root)" in caplog.text
     on_disk = set((raw.parent / "events").rglob("*.parquet"))
     assert on_disk == set(fragments(raw)), "old fragments are gone"
 
 
-def test_other_labels_make_another_dataset(raw: Path) -> None:
+def test_other_labels_make_another_dataset_when_asked(raw: Path) -> None:
     run(config(raw))
-    first = about(raw)
-    run(config(raw, samples=dict(reversed(TWO.items()))))
+    first, before = about(raw), contents(raw)
+    renamed = {"qcd": ("qcd",), "top": ("ttbar",)}
+    with pytest.raises(ConfigError, match=r"a dataset with classes \['qcd', 'ttbar'\] \(now \['qcd', 'top'\]\)\. Give .* or --overwrite"):
+        run(config(raw, samples=renamed))
+    assert contents(raw) == before
+    run(config(raw, samples=dict(reversed(TWO.items())), overwrite=True))
     assert about(raw)["provenance"] != first["provenance"]
     assert about(raw)["classes"] == ["ttbar", "qcd"]
     assert {pq.read_table(path)["label"][0].as_py() for path in fragments(raw) if path.parent.name == "ttbar"} == {0}
+
+
+def test_a_dataset_of_other_files_is_replaced_only_when_asked(raw: Path) -> None:
+    run(config(raw))
+    for name in ("qcd", "ttbar"):
+        write_delphes(raw.parent / "elsewhere" / name / "e.root", [50], seed=9)
+    elsewhere = config(raw, input=raw.parent / "elsewhere")
+    with pytest.raises(ConfigError, match=r"a dataset with files such as qcd/a\.root \(now such as qcd/e\.root\)"):
+        run(elsewhere)
+    assert ids(raw) == passing_ids(raw)
+    run(replace(elsewhere, overwrite=True))
+    assert ids(raw) == passing_ids(raw.parent / "elsewhere")
 
 
 def test_a_lost_fragment_is_made_again(raw: Path) -> None:
@@ -327,6 +346,12 @@ def test_an_estimate_reads_a_little_and_writes_nothing(raw: Path, capsys: pytest
     text = capsys.readouterr().out
     for word in ("core hours", "partitions", "output", "assuming", "qcd: like qcd/a.root"):
         assert word in text
+
+
+def test_an_estimate_names_what_it_could_not_read(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (raw / "qcd" / "a.root").write_text("not ROOT")
+    run(config(raw, estimate=True))
+    assert "of these, qcd/a.root loses events: not a ROOT file" in capsys.readouterr().out
 
 
 def test_an_estimate_is_one_json_object_for_a_script(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Scoring: the same numbers as the test of the training, every event accounted for, and no model that was made for something else."""
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -105,8 +106,26 @@ def test_a_second_run_does_what_is_missing_and_nothing_else(trigger: Trigger, tm
     }
     scores = read_scores(output)
     assert len(set(scores["event_id"].to_pylist())) == len(scores) == N_EVENTS + 110
-    with pytest.raises(DataError, match=r"scores made in another way \(model differ"):
+    with pytest.raises(DataError, match=r"holds scores of another model\. Give another --output, or --overwrite"):
         run(config(trigger, output, "inclusive", input=raw))
+    run(config(trigger, output, "inclusive", input=raw, overwrite=True))
+    scores = read_scores(output)
+    assert len(set(scores["event_id"].to_pylist())) == len(scores) == N_EVENTS + 110
+
+
+def test_a_run_that_scored_nothing_leaves_the_output_free(trigger: Trigger, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    with pytest.raises(DataError, match="neither ROOT files nor a dataset"):
+        run(config(trigger, tmp_path / "scores", "hlf", input=tmp_path / "raw", working_point="ttbar@0.9"))
+    run(config(trigger, tmp_path / "scores", "hlf", input=trigger.raw, working_point="ttbar@0.5"))
+
+
+def test_a_second_run_says_that_there_is_nothing_left_to_do(trigger: Trigger, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(config(trigger, tmp_path / "scores", "hlf"))
+    with caplog.at_level(logging.INFO, logger="hepflow"):
+        run(config(trigger, tmp_path / "scores", "hlf"))
+    assert "up to date: all 6 shares of files are scored" in caplog.text
+    assert not any("going on" in text or "events/s" in text for text in caplog.messages)
 
 
 def test_bad_files_and_copies_are_quarantined_and_the_rest_goes_on(trigger: Trigger, tmp_path: Path) -> None:
@@ -301,6 +320,7 @@ def test_a_model_that_is_not_what_it_says_is_refused(trigger: Trigger, tmp_path:
     swapped = {**inputs, "hlf": [inputs["hlf"][1], inputs["hlf"][0], *inputs["hlf"][2:]]}
     cases = {
         tmp_path / "none.onnx": "no model here",
+        model.parent: "a folder, not a model. Give the file in it, such as .*model.onnx",
         tmp_path / "pickle.onnx": "not an ONNX model",
         shutil.copy(trigger.run("hlf") / "checkpoints" / "best.ckpt", tmp_path / "best.onnx"): "not an ONNX model",
         tmp_path / "half.onnx": "not an ONNX model",

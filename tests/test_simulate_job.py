@@ -99,6 +99,13 @@ def test_other_settings_make_every_file_anew(small: SimulateConfig, change: dict
     assert not any(sample.up_to_date for sample in plan(replace(small, **change)))
 
 
+def test_files_of_other_settings_are_replaced_only_when_asked(small: SimulateConfig) -> None:
+    before = files(small)
+    with pytest.raises(ConfigError, match=r"holds qcd_0000\.root with seed 1 \(now 2\)\. Give another --output, or --overwrite"):
+        run(replace(small, seed=2))
+    assert files(small) == before
+
+
 def test_quarks_matter_to_qcd_alone(small: SimulateConfig) -> None:
     stale = {sample.name for sample in plan(replace(small, qcd_quarks="bc")) if not sample.up_to_date}
     assert stale == {"qcd"}

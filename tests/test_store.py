@@ -186,6 +186,10 @@ def test_another_schema_version_is_refused(tmp_path):
 
 
 def test_no_store_is_named(tmp_path):
+    (tmp_path / "events" / "qcd").mkdir(parents=True)
+    (tmp_path / "events" / "qcd" / "a.parquet").touch()
+    with pytest.raises(DataError, match=r"Parquet events, which `hepflow features --input .*events` reads\. Give the feature store"):
+        EventStore.open(tmp_path / "events")
     with pytest.raises(DataError, match=r"no feature store here\. Make one with `hepflow features"):
         EventStore.open(tmp_path / "nothing.zarr")
 

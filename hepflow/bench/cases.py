@@ -142,10 +142,10 @@ def prepare(folder: Path, size: int, copies: int, scored: Sequence[str], code: s
         nets = there["nets"]
     else:
         log.info("making the input: %s selected events a class, %d times", f"{size:,}", copies)
-        hepflow("simulate", "--output", raw, "--events", size, "--events_per_file", size)  # at every size as many files
+        hepflow("simulate", "--output", raw, "--events", size, "--events_per_file", size, "--overwrite")  # at every size as many files
         multiply(raw, copies)
-        hepflow("ingest", "--input", raw, "--output", events)
-        hepflow("features", "--input", events, "--output", store)
+        hepflow("ingest", "--input", raw, "--output", events, "--overwrite")
+        hepflow("features", "--input", events, "--output", store, "--overwrite")
         write_json(ready, {"code": code, "nets": nets})
     for net in (net for net in scored if net not in nets):
         own = ("--config", shipped(f"train/{net}.yaml"), "--data.store", store, "--output", inputs / "runs" / net)

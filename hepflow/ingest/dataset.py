@@ -9,18 +9,21 @@ commit is a task: a fragment named after its content, then a record named after 
 bytes; finished shares are told by their records; one list of fragments serves every reader.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hepflow.errors import DataError
-from hepflow.files import read_json, write_json
+from hepflow.files import read_json, refuse_to_replace, write_json
 from hepflow.ingest.fragment import RECORDS, Settings
 from hepflow.ingest.record import Record, ShareResult
 from hepflow.ingest.splits import Split
 from hepflow.ledger import Ledger, digest, total
 from hepflow.schema import EVENTS_SCHEMA_VERSION
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "_hepflow.json"
 
@@ -35,6 +38,27 @@ def manifest(output: Path) -> dict[str, Any] | None:
 def listing_hash(splits: Sequence[Split], settings: Settings) -> str:
     """Tells whether a dataset is up to date without looking at its records."""
     return digest(settings.key, [split.key for split in splits])
+
+
+def check_replaceable(splits: Sequence[Split], settings: Settings) -> None:
+    """Refuse to make another dataset of one that is finished; one whose input has changed is brought up to date.
+
+    Raises
+    ------
+    ConfigError
+        It is of other classes, of another tree, or of other files altogether.
+    """
+    about = manifest(settings.output)
+    if about is None:
+        return
+    refuse_to_replace(settings.output, "a dataset", about, {"classes": list(settings.classes), "tree": settings.access.tree})
+    there = _names(about)
+    if there.isdisjoint(split.file.name for split in splits):
+        refuse_to_replace(settings.output, "a dataset", {"files": f"such as {min(there)}"}, {"files": f"such as {splits[0].file.name}"})
+
+
+def _names(about: Mapping[str, Any]) -> set[str]:
+    return {file["file"] for file in about["files"]}
 
 
 def finished(splits: Sequence[Split], settings: Settings, retry_quarantined: bool) -> list[Record]:
@@ -89,6 +113,7 @@ def commit(records: Sequence[Record], splits: Sequence[Split], settings: Setting
     about = {
         "schema_version": EVENTS_SCHEMA_VERSION,
         "classes": list(settings.classes),
+        "tree": settings.access.tree,
         "provenance": digest(settings.key, [[f[key] for key in ("file", "class", "uuid", "size", "kept", "reasons")] for f in files]),
         "listing": listing_hash(splits, settings),
         "ledger": ledger.to_dict(),
@@ -96,6 +121,10 @@ def commit(records: Sequence[Record], splits: Sequence[Split], settings: Setting
         "fragments": sorted(record.fragment for record in records if record.fragment),
         "files": files,
     }
+    before = manifest(settings.output)
+    gone = _names(before) - _names(about) if before else set()
+    if gone:
+        log.info("%d files are no longer in the input: their events are removed (the first: %s)", len(gone), min(gone))
     write_json(settings.output / MANIFEST, about)
     sweep(about, settings.output)
     keys = {record.key for record in records}

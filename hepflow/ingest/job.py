@@ -79,6 +79,8 @@ def _update(files: Sequence[SourceFile], config: IngestConfig) -> None:
     splits = _splits(files, config)
     about = _up_to_date(splits, settings, config)
     if about is None:
+        if not config.overwrite:
+            dataset.check_replaceable(splits, settings)
         dataset.prepare(settings.output)
         records = dataset.finished(splits, settings, config.retry_quarantined)
         pending = _pending(splits, records)

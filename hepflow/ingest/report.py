@@ -27,12 +27,14 @@ def print_summary(records: Sequence[Record], seconds: float) -> None:
     shares = [share for record in records for share in record.shares]
     ledger = total(share.ledger for share in shares)
     busy = sum(share.seconds for share in shares)
+    unreadable = len({item.file for item in ledger.lost if item.events is None})
     rows = {
         "files": f"{len({share.split.file for share in shares}):,}",
         "entries": f"{ledger.n_in:,}",
         "kept": f"{ledger.n_out:,}",
         **{reason: f"{count:,}" for reason, count in ledger.rejected.items()},
         "lost": f"{ledger.n_lost:,}",
+        **({"files that do not read": f"{unreadable:,}"} if unreadable else {}),
         "read": decimal(sum(share.bytes_read for share in shares)),
         "written": decimal(sum(record.bytes_written for record in records)),
         "wall time": f"{seconds:,.1f} s",
@@ -61,6 +63,7 @@ def print_estimate(splits: Sequence[Split], n_tasks: int, settings: Settings, *,
     """
     hours = output = events = 0.0
     assumptions = []
+    bad: dict[str, str] = {}
     for name in settings.classes:
         own = [split for split in splits if split.file.class_name == name]
         if not own:
@@ -76,11 +79,16 @@ def print_estimate(splits: Sequence[Split], n_tasks: int, settings: Settings, *,
         hours += seconds * scale / 3600
         output += record.bytes_written * scale
         events += record.n_events * scale
+        bad |= {share.split.file.name: reason for share in record.shares for reason in share.lost}
         assumptions.append(f"{name}: like {', '.join(map(_share_name, chosen))}, {record.n_events:,} of {n_in:,} kept in {seconds:.1f} s")
     n_files, n_bytes = len({split.file for split in splits}), sum(split.size for split in splits)
     if as_json:
         counts = {"files": n_files, "bytes": n_bytes, "partitions": n_tasks, "core_hours": hours}
-        print(json.dumps({**counts, "events_kept": round(events), "bytes_out": round(output), "assumptions": assumptions}, indent=1))
+        print(
+            json.dumps(
+                {**counts, "events_kept": round(events), "bytes_out": round(output), "assumptions": assumptions, "bad": bad}, indent=1
+            )
+        )
         return
     rows = {
         "files": f"{n_files:,}",
@@ -94,6 +102,8 @@ def print_estimate(splits: Sequence[Split], n_tasks: int, settings: Settings, *,
     _print("estimate of what is left to do", rows, results)
     for line in assumptions:
         results.print(f"assuming {line}", highlight=False)
+    for name, reason in bad.items():
+        results.print(f"of these, {name} loses events: {reason}", highlight=False)
 
 
 def _cost(shares: Sequence[ShareResult]) -> str:

@@ -39,6 +39,9 @@ class OnnxNet:
     def __init__(self, path: Path, threads: int = 0) -> None:
         try:
             content = path.read_bytes()
+        except IsADirectoryError as error:
+            msg = f"{path}: a folder, not a model. Give the file in it, such as {path / 'model.onnx'}."
+            raise DataError(msg) from error
         except OSError as error:
             msg = f"{path}: no model here ({error.strerror}). Write one with `hepflow export`, or train one with `hepflow train fit`."
             raise DataError(msg) from error

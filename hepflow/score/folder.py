@@ -4,6 +4,7 @@ What is done is what has a record; nothing else needs to survive a crash. A prog
 once, also while a run writes.
 """
 
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from hepflow.schema import SCORES_SCHEMA_VERSION
 from hepflow.score.reading import replaced
 from hepflow.score.task import CLAIMS, RECORDS, Record
 
-MANIFEST = "_hepflow.json"
+MANIFEST, CHECKPOINT = "_hepflow.json", "_checkpoint"
 
 
 class ScoreFolder:
@@ -31,6 +32,8 @@ class ScoreFolder:
     path : Path
     about : dict
         Whose scores they are; ``key`` tells those that may lie together.
+    overwrite : bool
+        Replace scores that are of something else.
     retry_lost : bool
         Forget the shares that lost events; those that lost them to the file system or to dying workers are forgotten in any case.
 
@@ -40,9 +43,9 @@ class ScoreFolder:
         The folder holds scores of another model, physics or working point, or something else.
     """
 
-    def __init__(self, path: Path, about: dict[str, Any], retry_lost: bool = False) -> None:
+    def __init__(self, path: Path, about: dict[str, Any], *, overwrite: bool = False, retry_lost: bool = False) -> None:
         self.path, self.about = path, about
-        self._require_own()
+        self._require_own(overwrite)
         for name in (RECORDS, CLAIMS):
             (path / name).mkdir(parents=True, exist_ok=True)
         self.done: dict[str, Record] = {}
@@ -95,7 +98,7 @@ class ScoreFolder:
         }
         write_json(self.path / MANIFEST, about)
 
-    def _require_own(self) -> None:
+    def _require_own(self, overwrite: bool) -> None:
         path = self.path / MANIFEST
         if not path.is_file():
             if self.path.exists() and any(self.path.iterdir()):
@@ -104,9 +107,15 @@ class ScoreFolder:
             return
         there = read_json(path)
         if there.get("key") != self.about["key"]:
-            differ = [name for name in ("model", "physics", "working_points", "topic") if there.get(name) != self.about.get(name)]
-            msg = f"{self.path}: scores made in another way ({', '.join(differ) or 'by another version'} differ). Choose another output."
-            raise DataError(msg)
+            if not overwrite and any((self.path / RECORDS).glob("*.json")):
+                differ = [
+                    name for name in ("model", "physics", "working_points", "topic", "tree") if there.get(name) != self.about.get(name)
+                ]
+                made = " and ".join(differ).replace("_", " ") or "version of hepflow"
+                msg = f"{self.path} holds scores of another {made}. Give another --output, or --overwrite to replace it."
+                raise DataError(msg)
+            for name in (RECORDS, CLAIMS, CHECKPOINT):
+                shutil.rmtree(self.path / name, ignore_errors=True)
 
     def _sweep(self, retry_lost: bool) -> None:
         """Read the records, and remove what killed workers left without one."""

@@ -46,7 +46,7 @@ def run(config: ScoreConfig) -> None:
     """
     scorer, task, about = prepare(config)
     with exclusive(config.output):
-        folder = ScoreFolder(task.output, about, config.retry_quarantined)
+        folder = ScoreFolder(task.output, about, overwrite=config.overwrite, retry_lost=config.retry_quarantined)
         if config.stream:
             with clusters.connect(config.cluster, config.in_flight) as client:
                 upload(client, task)
@@ -67,6 +67,7 @@ def prepare(config: ScoreConfig, topic: str = "") -> tuple[Scorer, Task, dict[st
         "key": key,
         "model": {"file": str(config.model), "hash": scorer.net.identity, "net": scorer.net.net, "store": scorer.inputs.provenance},
         "topic": topic,
+        "tree": config.tree,
         "classes": list(scorer.inputs.classes),
         "hlf": list(scorer.inputs.hlf),
         "definitions": scorer.inputs.definitions,
@@ -79,24 +80,20 @@ def prepare(config: ScoreConfig, topic: str = "") -> tuple[Scorer, Task, dict[st
 def _score_all(config: ScoreConfig, folder: ScoreFolder, task: Task) -> None:
     splits = splits_of(config.input, task.access, config.target_partition_mb << 20)
     pending = folder.pending(splits)
-    if len(pending) < len(splits):
+    if not pending:
+        log.info("up to date: all %d shares of files are scored", len(splits))
+    elif len(pending) < len(splits):
         log.info("%d of %d shares of files are finished, going on with the rest", len(splits) - len(pending), len(splits))
-    seconds, before = 0.0, folder.ledger.n_in
+    rate, before = "", folder.ledger.n_in
     if pending:
         with clusters.connect(config.cluster, len(pending)) as client:
             upload(client, task)
             started = time.perf_counter()
             _run_tasks(client, pending, task, folder)
-            seconds = time.perf_counter() - started
+            rate = f", {(folder.ledger.n_in - before) / (time.perf_counter() - started):,.0f} events/s"
     folder.write(complete=True)
     streams = "".join(f", {count:,} kept by {name}" for name, count in folder.accepted.items())
-    log.info(
-        "scored %s: %s%s, %.0f events/s",
-        config.output,
-        folder.ledger.summary(),
-        streams,
-        (folder.ledger.n_in - before) / max(seconds, 1e-9),
-    )
+    log.info("%s holds the scores: %s%s%s", config.output, folder.ledger.summary(), streams, rate)
 
 
 def _run_tasks(client: Client, pending: Sequence[Split], task: Task, folder: ScoreFolder) -> None:

@@ -26,7 +26,7 @@ from hepflow.ingest.fragment import NOT_FINITE
 from hepflow.ledger import Lost
 from hepflow.locks import exclusive
 from hepflow.physics import own
-from hepflow.score.folder import ScoreFolder
+from hepflow.score.folder import CHECKPOINT, ScoreFolder
 from hepflow.score.job import judge, prepare
 from hepflow.score.kafka_source import FORMAT, KafkaSource, options
 from hepflow.score.live import terminated
@@ -39,7 +39,6 @@ from hepflow.spark import session
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT = "_checkpoint"
 _CONNECTOR = "org.apache.spark.sql.kafka010.KafkaSourceProvider"
 _WRITE_EVERY_S = 10.0
 _Latencies = list[tuple[float, int]]
@@ -61,7 +60,7 @@ def run(config: ScoreConfig) -> None:
         msg = f"{topic}: no such topic. Make it, or publish to it with `hepflow replay --output {topic}`."
         raise DataError(msg)
     with exclusive(config.output):
-        folder = ScoreFolder(task.output, about)
+        folder = ScoreFolder(task.output, about, overwrite=config.overwrite)
         _require_whole(folder)
         with session(config.spark, "hepflow score") as spark, terminated():
             view = View(config, task.working_points, scorer.net.spread, folder)
@@ -94,7 +93,7 @@ def _follow(config: ScoreConfig, topic: Topic, spark: SparkSession, task: Task, 
     finally:
         batches.drain(view)
         view.folder.write(complete=complete)
-        log.info("scored %s: %s", config.output, view.folder.ledger.summary())
+        log.info("%s holds the scores: %s", config.output, view.folder.ledger.summary())
 
 
 def _start(config: ScoreConfig, topic: Topic, spark: SparkSession, batches: "Batches") -> StreamingQuery:

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hepflow import locks, machine
 from hepflow.config import SimulateConfig
 from hepflow.errors import ConfigError, HepflowError
+from hepflow.files import read_json, refuse_to_replace
 from hepflow.schema import CLASSES
 from hepflow.simulate.pool import ensure_pool, identity_of, load
 from hepflow.simulate.sample import Sample, make_sample
@@ -42,6 +43,8 @@ def run(config: SimulateConfig) -> None:
     if not missing:
         return
     with locks.exclusive(config.output):
+        if not config.overwrite:
+            _check_replaceable(missing)
         if config.input is None:
             config.output.mkdir(parents=True, exist_ok=True)
             ensure_pool(missing[0].pool, config.pool, config.seed)
@@ -49,6 +52,13 @@ def run(config: SimulateConfig) -> None:
             _make(missing, min(config.jobs or machine.cores(), len(missing)), advance)
     total = sum(sample.target for sample in missing)
     log.info("wrote %d files with %d selected events to %s in %.0f s", len(missing), total, config.output, time.perf_counter() - start)
+
+
+def _check_replaceable(samples: Sequence[Sample]) -> None:
+    """Refuse to replace files of other settings; what is missing or too short may be made."""
+    for sample in samples:
+        if sample.path.is_file() and sample.sidecar.is_file():
+            refuse_to_replace(sample.folder, sample.path.name, read_json(sample.sidecar)["settings"], sample.settings)
 
 
 def plan(config: SimulateConfig) -> list[Sample]:
