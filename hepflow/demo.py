@@ -78,16 +78,8 @@ def _steps(config: DemoConfig) -> list[Step]:
     def predicted() -> int:
         return int(read_json(report / "metrics.json")["n_events"])
 
-    simulate = (
-        "simulate",
-        "--output",
-        str(raw),
-        "--events",
-        n_events,
-        "--seed",
-        seed,
-        "--overwrite",
-    )  # the demo's own files follow its size and seed
+    # its own folders follow its size and seed: --overwrite
+    simulate = ("simulate", "--output", str(raw), "--events", n_events, "--seed", seed, "--overwrite")
     ingest = ("ingest", "--input", str(raw), "--output", str(events), "--overwrite")
     features = ("features", "--input", str(events), "--output", str(store), "--overwrite")
     return [

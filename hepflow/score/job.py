@@ -81,7 +81,7 @@ def _score_all(config: ScoreConfig, folder: ScoreFolder, task: Task) -> None:
     splits = splits_of(config.input, task.access, config.target_partition_mb << 20)
     pending = folder.pending(splits)
     if not pending:
-        log.info("up to date: all %d shares of files are scored", len(splits))
+        log.info("%s is up to date: all %d shares of files are scored", config.output, len(splits))
     elif len(pending) < len(splits):
         log.info("%d of %d shares of files are finished, going on with the rest", len(splits) - len(pending), len(splits))
     rate, before = "", folder.ledger.n_in
