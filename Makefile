@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.hepflow-installed
 # Processes that run tests. Many tests wait for jobs and workers.
-TESTERS ?= 2
+TESTERS ?= 3
 # The versions that the tests are run with; `make test CONSTRAINTS=` takes the newest ones.
 CONSTRAINTS ?= constraints.txt
 # A torch that is in .venv already stays. Else a CPU build where pip can find one (it is a tenth of the size), else PyPI's.
@@ -45,7 +45,7 @@ test: install
 	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile
 
 fast: install
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses $(TESTERS) --dist loadfile
 
 coverage: install
 	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --cov --cov-report term

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 OTHER = "from hepflow.compiled import cached_njit\n\n@cached_njit()\ndef number():\n    return {}\n"
 MAIN = "from hepflow.compiled import cached_njit\nfrom other import number\n\n@cached_njit()\ndef twice():\n    return 2 * number()\n"
 
@@ -13,6 +15,7 @@ def twice(folder: Path) -> str:
     return subprocess.run(run, cwd=folder, capture_output=True, text=True, check=True, timeout=120).stdout.strip()
 
 
+@pytest.mark.slow
 def test_a_function_is_compiled_anew_when_another_file_has_changed(tmp_path: Path) -> None:
     (tmp_path / "other.py").write_text(OTHER.format(21))
     (tmp_path / "main.py").write_text(MAIN)

@@ -21,6 +21,7 @@ def examine(tmp_path: Path, **environment: str) -> dict[str, dict[str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named_with_a_way_to_get_it(tmp_path: Path) -> None:
     broken = tmp_path / "jdk" / "bin" / "java"
     broken.parent.mkdir(parents=True)

@@ -31,7 +31,7 @@ from hepflow.ingest.splits import pack, plan
 from hepflow.ledger import Ledger
 from hepflow.schema import CLASSES, COLLECTIONS, EVENT_COLUMNS
 
-pytestmark = [pytest.mark.spark, pytest.mark.usefixtures("spark")]
+pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.usefixtures("spark")]
 DATA = Path(__file__).parent / "data"
 TWO = {"qcd": ("qcd",), "ttbar": ("ttbar",)}
 

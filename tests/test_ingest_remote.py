@@ -249,6 +249,7 @@ def test_a_url_on_the_command_line_stays_one() -> None:
     assert parse("ingest", ["--input", "data/raw"]).input == Path("data/raw")
 
 
+@pytest.mark.slow
 @pytest.mark.spark
 def test_a_remote_input_gives_the_events_of_a_local_one(url: str, raw: Path, tmp_path: Path, spark: Any) -> None:
     environment = spark.sparkContext.environment  # of the workers: what spark.executorEnv sets

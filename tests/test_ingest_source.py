@@ -12,7 +12,7 @@ from hepflow.ingest.skim import has_lepton
 from hepflow.ingest.source import register
 from hepflow.schema import COLLECTIONS, EVENT_COLUMNS
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.slow, pytest.mark.spark]
 
 
 @pytest.fixture(scope="module")

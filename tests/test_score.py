@@ -36,6 +36,8 @@ from hepflow.score.job import run
 from hepflow.score.scorer import BATCH, MAX_CANDIDATES, OVERSIZED, Scorer
 from hepflow.score.working_points import resolve
 
+pytestmark = pytest.mark.slow
+
 N_EVENTS = 6 * 110
 CLASSES = ("qcd", "ttbar", "wjets")
 

@@ -174,10 +174,8 @@ class Publisher:
     def _poll(self, seconds: float) -> None:
         try:
             self._producer.poll(seconds)
-        except SystemError as error:  # what becomes of Ctrl-C in a callback
-            if isinstance(error.__cause__, KeyboardInterrupt):
-                raise error.__cause__ from None
-            raise
+        except SystemError as error:  # all that is left of a Ctrl-C which C code has noticed
+            raise KeyboardInterrupt from error
 
     def _delivered(self, error: KafkaError | None, _: Message) -> None:
         self._refused = self._refused or error
