@@ -70,7 +70,7 @@ def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
         (("train", "fitt"), "no command 'train fitt'"),
         (("completion", "tcsh"), "There are: bash, zsh"),
         (("features", "--output", "s3://bucket/f.zarr"), "is no path of a mounted file system"),
-        (("demo", "--output", "/dev/null/x"), "/dev/null/x: Not a directory"),
+        (("demo", "--output", "/dev/null/x"), "/dev/null/x: /dev/null is a file, not a folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2(arguments: tuple[str, ...], expected: str) -> None:
