@@ -177,9 +177,10 @@ class TrainCLI(LightningCLI):
         ours["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), *slurm.environment()] or None
         try:
             trainer = super().instantiate_trainer(**ours, **kwargs)
-        except (MisconfigurationException, ValueError) as error:
-            asked = ", ".join(f"{name} {config[name]}" for name in ("accelerator", "devices", "strategy", "precision"))
-            msg = f"no trainer with {asked}: {one_line(error)}"
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            chosen = {name: config[name] for name in ("accelerator", "devices", "num_nodes", "strategy", "precision")}
+            asked = ", ".join(f"trainer.{name} {value}" for name, value in chosen.items() if value not in (None, "auto", 1))
+            msg = f"{asked}: {one_line(error)} `hepflow doctor` says what this machine has."
             raise ConfigError(msg) from error
         launch.prepare(trainer)
         if isinstance(trainer.strategy, DDPStrategy):  # also where `auto` took it
