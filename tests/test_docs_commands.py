@@ -127,9 +127,9 @@ def take(arguments: list[str]) -> None:
 @functools.cache
 def trained(command: str, *options: str) -> Any:
     """The configuration of a training; options of Spark are taken too."""
-    spark_run = pytest.importorskip("hepflow.train.spark_run", reason="the options of a training are Lightning's")
+    spark_process = pytest.importorskip("hepflow.train.spark_process", reason="the options of a training are Lightning's")
 
-    class OptionsOnly(spark_run.SparkCLI):  # type: ignore[misc, name-defined]
+    class OptionsOnly(spark_process.SparkCLI):  # type: ignore[misc, name-defined]
         """Reads its options, and stops."""
 
         def before_instantiate_classes(self) -> None:

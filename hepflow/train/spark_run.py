@@ -6,9 +6,7 @@ as a whole when one of its tasks does; the same command then goes on from the la
 """
 
 import logging
-import os
 import re
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +15,6 @@ from pathlib import Path
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.ml.torch.distributor import TorchDistributor
-from pytorch_lightning.cli import LightningArgumentParser
 
 from hepflow import machine
 from hepflow.config import RUNS, SparkConfig, SparkTrainConfig
@@ -25,38 +22,15 @@ from hepflow.errors import HepflowError
 from hepflow.files import read_json
 from hepflow.spark import check_paths, in_cluster_mode, interruptible, is_local, nothing_to_do, session, started_by_submit
 from hepflow.train.callbacks import LAST
-from hepflow.train.cli import fit, prepared
+from hepflow.train.cli import prepared
 from hepflow.train.folder import CHECKPOINTS, RUN_FILE
-from hepflow.train.parser import TrainCLI
-from hepflow.train.progress import EpochLines
+from hepflow.train.spark_process import SparkCLI
 from hepflow.train.spark_task import train
 
 log = logging.getLogger(__name__)
 
 WAIT_S = 120
 """How long to wait for as many free cores as the job needs all at once."""
-
-
-class SparkCLI(TrainCLI):
-    """The options of `hepflow train fit`, with those of Spark; the process's place comes from the task that started it."""
-
-    prog = "hepflow spark-train"
-    engine = "Spark"
-    progress = EpochLines
-    requeues = False
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The same, and Spark."""
-        super().add_arguments_to_parser(parser)
-        parser.add_class_arguments(SparkTrainConfig, "spark")
-
-    def before_instantiate_classes(self) -> None:
-        """Keep what concerns Spark out of the run's configuration, so that it is the one of any other training of this net."""
-        self.spark = SparkTrainConfig(**vars(self.config.pop("spark")))
-        super().before_instantiate_classes()
-        trainer = self.config.trainer
-        trainer.accelerator, trainer.strategy, trainer.devices, trainer.num_nodes = "cpu", "ddp", 1, self.spark.num_processes
-        self.config.threads = self.config.threads or self.spark.cpus_per_process
 
 
 class _Driver(SparkCLI):
@@ -111,27 +85,6 @@ def _run(driver: SparkCLI, args: Sequence[str]) -> str | None:
         reason = _reason(error, driver.spark.num_processes)
         msg = f"the Spark job of {driver.folder.name} ended before its training did ({reason}); {onward}."
         raise HepflowError(msg) from error
-
-
-def process(args: list[str], folder: str | None) -> str | None:
-    """Train as one process of the job, see `spark_task.train`."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("hepflow").setLevel(logging.INFO if os.environ["RANK"] == "0" else logging.WARNING)
-    try:
-        os.chdir(folder or ".")
-    except OSError as error:
-        return f"a Spark task cannot enter {folder} ({error.strerror}): store, configurations and runs must lie where every node sees them"
-    try:
-        with prepared():
-            fit(SparkCLI("fit", args))
-    except HepflowError as error:
-        return str(error)
-    except RuntimeError as error:
-        if "gloo" not in str(error):
-            raise
-        log.error("process %d lost the others", int(os.environ["RANK"]) + 1)
-        sys.exit()  # without a result, by which Spark knows that it failed
-    return None
 
 
 def _for_the_job(config: SparkTrainConfig) -> SparkConfig:

@@ -18,5 +18,5 @@ def train(args: list[str], folder: str | None) -> str | None:
     str or None
         A mistake of the user's.
     """
-    mistake: str | None = import_module("hepflow.train.spark_run").process(args, folder)
+    mistake: str | None = import_module("hepflow.train.spark_process").process(args, folder)
     return mistake
