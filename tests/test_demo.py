@@ -78,11 +78,12 @@ def test_every_command_of_the_wheel_says_what_it_would_run_with(wheel: Path) -> 
     """In one process, as importing takes longest; the configurations that come along are read too."""
     code = """
 from pathlib import Path
-from hepflow import cli, config
+from hepflow import cli
+from hepflow.shipped import shipped
 assert not Path("configs").exists()
 needed = {"import-cern": ["--train", "a.parquet", "--test", "b.parquet"]}
-own = {path.stem: ["--config", str(path)] for path in config.shipped(".").glob("*.yaml")}
-nets = [["--config", str(path)] for path in config.shipped("train").glob("*.yaml")]
+own = {path.stem: ["--config", str(path)] for path in shipped(".").glob("*.yaml")}
+nets = [["--config", str(path)] for path in shipped("train").glob("*.yaml")]
 assert len(own) > 5 and len(nets) > 4
 lines = [[*name.split(), *needed.get(name, []), *own.get(name, [])] for name in cli.COMMANDS]
 lines += [["train", "fit", *net] for net in nets] + [["train", name] for name in cli.TRAIN_SUBCOMMANDS if name != "fit"]

@@ -134,7 +134,7 @@ def test_a_finished_training_starts_no_spark(options: tuple[Path, list[str]], mo
 def test_a_wrong_option_is_named_before_spark_starts(options: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, own = options
     monkeypatch.chdir(folder)
-    with pytest.raises(ConfigError, match=r"num_procs.*See `hepflow spark-train --help`"):
+    with pytest.raises(ConfigError, match=r"num-procs.*See `hepflow spark-train --help`"):
         main([*own, "--spark.num_procs", "2"])
     with pytest.raises(ConfigError, match="num_processes must be at least 1"):
         main([*own, "--spark.num_processes", "0"])
