@@ -267,4 +267,6 @@ def _set_up_logging() -> None:
 
 
 def _say(message: str) -> None:
-    print(f"hepflow: {message}", file=sys.stderr)
+    MESSAGES.print(
+        f"hepflow: {message}", markup=False, highlight=False, soft_wrap=not MESSAGES.is_terminal
+    )  # a terminal breaks within words

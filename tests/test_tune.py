@@ -113,7 +113,7 @@ def test_all_trials_are_listed_and_plotted(search: TuneConfig) -> None:
 
 def test_another_search_does_not_go_into_the_same_folder(search: TuneConfig) -> None:
     own = {name: getattr(search, name) for name in ("net", "input", "output", "cluster")}
-    with pytest.raises(ConfigError, match="the search here has another net"):
+    with pytest.raises(ConfigError, match="holds a search with another space"):
         run(TuneConfig(**own, space={"model.lr": [0.1]}))
 
 

@@ -53,15 +53,17 @@ def run(config: TuneConfig) -> None:
     overlay = _overlay(config.net)
     _check_options(overlay, config.space)
     store = EventStore.open(config.input)
-    settings = digest(config.space, overlay, store.spec.provenance, config.folds, config.seed)
+    settings = {"net": overlay, "space": config.space, "store": store.spec.provenance, "number of folds": config.folds, "seed": config.seed}
     with locks.exclusive(config.output):
         config.output.mkdir(parents=True, exist_ok=True)
-        study = _study(config, settings)
+        study = _study(config, {name: digest(value) for name, value in settings.items()})
         n_left = _put_in_order(study, config)
         if n_left:
             if config.folds:
                 make_folds(config.input, config.output, config.folds)
             _run_trials(config, overlay, n_left)
+        else:
+            log.info("%s is up to date: %d trials", config.output, len(study.get_trials(states=FINISHED)))
         study = _load(config)
         if not study.get_trials(states=(TrialState.COMPLETE,)):
             reasons = {trial.user_attrs.get(REASON, "its loss was no number") for trial in study.get_trials(states=(TrialState.PRUNED,))}
@@ -117,11 +119,15 @@ def _check_options(overlay: dict[str, Any], space: Mapping[str, Any]) -> None:
                 _Options("fit", ("--config", file.name))
 
 
-def _study(config: TuneConfig, settings: str) -> optuna.Study:
+def _study(config: TuneConfig, settings: dict[str, str]) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(storage=_storage(config), study_name=STUDY, load_if_exists=True)
-    if study.user_attrs.get("settings", settings) != settings:
-        msg = f"{config.output}: the search here has another net, space, store, seed or number of folds. Choose another --output."
+    before = study.user_attrs.get("settings", settings)
+    if before != settings:
+        changed = [name for name, value in settings.items() if isinstance(before, dict) and before[name] != value]
+        msg = (
+            f"{config.output} holds a search with another {' and another '.join(changed) or 'version of hepflow'}. Choose another --output."
+        )
         raise ConfigError(msg)
     study.set_user_attr("settings", settings)
     return study
