@@ -62,20 +62,20 @@ def _points(one: Measured, index: int) -> Series:
 
 
 def learning_curves(runs: Sequence[Run]) -> list[Chart]:
-    """Losses, and the quantities of the validation split, over the epochs."""
+    """Losses, and the quantities of the validation split, over the epochs, of which people call the first 1."""
     charts = []
     for index, run in enumerate(runs):
         losses = [(name, run.history[name]) for name in ("train_loss", "val_loss") if name in run.history]
         if not losses:
             continue
         series = tuple(
-            Series(label, np.array(points[0]), np.array(points[1]), colour("m", index), style="points", dash=dash)
+            Series(label, np.array(points[0]) + 1, np.array(points[1]), colour("m", index), style="points", dash=dash)
             for dash, (name, points) in enumerate(losses)
             for label in [{"train_loss": "training split", "val_loss": "validation split"}[name]]
         )
         charts.append(_over_epochs(file_name("loss", run.name), run.name, "Cross-entropy after each epoch.", "loss", series))
     series = tuple(
-        Series(run.name, np.array(epochs), np.array(accuracy), colour("m", index), style="points", dash=index)
+        Series(run.name, np.array(epochs) + 1, np.array(accuracy), colour("m", index), style="points", dash=index)
         for index, run in enumerate(runs)
         if "val_accuracy" in run.history
         for epochs, accuracy in [run.history["val_accuracy"]]
@@ -89,7 +89,7 @@ def learning_curves(runs: Sequence[Run]) -> list[Chart]:
 def _over_epochs(name: str, heading: str, caption: str, label: str, series: tuple[Series, ...]) -> Chart:
     low, high = _range(np.concatenate([one.y for one in series]))
     last = max(float(one.x.max()) for one in series)
-    return Chart(name, heading, caption, Axis("epoch", -0.3, max(last, 1.0) + 0.3), Axis(label, low, high), series)
+    return Chart(name, heading, caption, Axis("epoch", 0.7, max(last, 2.0) + 0.3), Axis(label, low, high), series)
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:
