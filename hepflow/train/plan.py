@@ -267,8 +267,8 @@ def _cut(blocks: Sequence[Slice], start: int, stop: int) -> list[Slice]:
 
 def shuffle_quality(plan: EpochPlan) -> str:
     """How far events travel, in one line for a person."""
+    epoch = f"an epoch: {plan.n_events:,} events in {plan.n_batches:,} batches, "
+    if plan.n_windows == 1:
+        return epoch + "shuffled one by one"
     n_blocks = sum(len(blocks) for blocks in plan.blocks)
-    return (
-        f"{plan.n_events:,} events an epoch in {plan.n_batches:,} batches; {n_blocks:,} blocks are shuffled over the whole epoch, "
-        f"then events among {plan.window_sizes.max():,} ({plan.reach:.0%} of it; 100% is a perfect shuffle)"
-    )
+    return epoch + f"shuffled as {n_blocks:,} blocks, then one by one among {plan.window_sizes.max():,} ({plan.reach:.0%} of it)"
