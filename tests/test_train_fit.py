@@ -326,10 +326,19 @@ def test_a_wrong_option_is_a_config_error_and_leaves_no_folder(
 
 
 @pytest.mark.parametrize("callback", ["early_stopping", "checkpoint"])
-def test_a_measure_that_nothing_logs_is_named(store: EventStore, tmp_path: Path, callback: str) -> None:
-    with pytest.raises(ConfigError, match="val_los") as error:
-        fit(store, tmp_path / "run", f"--{callback}.monitor", "val_los")
+def test_a_measure_that_nothing_logs_is_named_before_anything_is_removed(store: EventStore, run: Path, callback: str) -> None:
+    before = sorted(run.rglob("*"))
+    with pytest.raises(ConfigError, match=r"val_los: .* Did you mean val_loss\? There are: .*val_auc_qcd.*, train_accuracy\.$") as error:
+        fit(store, run, f"--{callback}.monitor", "val_los", "--overwrite", net="inclusive")
     assert "\n" not in str(error.value)
+    assert sorted(run.rglob("*")) == before
+
+
+@pytest.mark.parametrize("measure", ["train_loss", "val_auc_qcd"])
+def test_an_epoch_can_be_the_best_by_whatever_is_measured(store: EventStore, tmp_path: Path, measure: str) -> None:
+    record = fit(store, tmp_path / "run", "--checkpoint.monitor", measure, "--early_stopping.monitor", measure)
+    best = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["epoch"]
+    assert best == np.argmin([row[measure] for row in record["history"]])
 
 
 def test_dashes_are_as_good_as_underscores(store: EventStore, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 
-from hepflow.arguments import read, spelt_out
+from hepflow.arguments import nearest, read, spelt_out
 from hepflow.config import RUNS, TrainConfig
 from hepflow.errors import ConfigError, DataError, one_line
 from hepflow.models.bundle import read_checkpoint
@@ -25,6 +25,7 @@ from hepflow.train.callbacks import LastCheckpoint, PredictionsWriter, Throughpu
 from hepflow.train.data import EventData
 from hepflow.train.folder import BEST, CHECKPOINTS, METRICS_FILE, TENSORBOARD, check_replaceable, config_hash, run_state
 from hepflow.train.help import ALIASES
+from hepflow.train.measures import of_an_epoch
 from hepflow.train.module import Classifier
 from hepflow.train.progress import FitProgress
 from hepflow.train.record import RunRecord
@@ -153,11 +154,20 @@ class TrainCLI(LightningCLI):
 
     def _check_parts(self) -> None:
         """Say what does not go together before anything is written."""
+        self._check_monitors()
         if self.config.ckpt_path is not None:
             self.model.require_fit(read_checkpoint(Path(self.config.ckpt_path)), training=self.command == "fit")
         if self.command == "fit":
             for split in ("train", "val"):
                 self.datamodule.plan(split, shuffle=split == "train", particles="particles" in self.model.net.reads)
+
+    def _check_monitors(self) -> None:
+        known = of_an_epoch(self.model.net.inputs.classes)
+        for callback in ("early_stopping", "checkpoint"):
+            name = self.config[callback].monitor
+            if name not in known and name is not None:
+                msg = f"{callback}.monitor {name}: nothing of this name is measured.{nearest(name, known)} There are: {', '.join(known)}."
+                raise ConfigError(msg)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer with our callbacks and loggers; the user's own come on top."""
