@@ -108,7 +108,7 @@ class TrainCLI(LightningCLI):
         if self.command == "fit":
             self._check_length()
         self.folder = config.output = config.output or RUNS / _name(config.get("config") or [])
-        overwrite, config.overwrite = config.overwrite, False  # meant for this time
+        self.overwrite, config.overwrite = config.overwrite, False  # meant for this time
         store = EventStore.open(Path(config.data.store))
         self.provenance = store.spec.provenance
         self.config_text = self.parser.dump(config)  # --config reads it back
@@ -117,8 +117,6 @@ class TrainCLI(LightningCLI):
         config.checkpoint.dirpath = str(self.folder / CHECKPOINTS)
         if config.ckpt_path is not None:
             self._check_checkpoint(Path(config.ckpt_path))
-        if self.command == "fit" and self.state == "fresh" and not overwrite:
-            check_replaceable(self.folder, yaml.safe_load(self.config_text), self.provenance)
 
     def _check_length(self) -> None:
         trainer = self.config.trainer
@@ -160,6 +158,12 @@ class TrainCLI(LightningCLI):
         if self.command == "fit":
             for split in ("train", "val"):
                 self.datamodule.plan(split, shuffle=split == "train", particles="particles" in self.model.net.reads)
+            self.check_replaceable()
+
+    def check_replaceable(self) -> None:
+        """Refuse to begin where another training has left what it learnt, unless that is wished."""
+        if self.state == "fresh" and not self.overwrite:
+            check_replaceable(self.folder, yaml.safe_load(self.config_text), self.provenance)
 
     def _check_monitors(self) -> None:
         known = of_an_epoch(self.model.net.inputs.classes)
