@@ -136,6 +136,8 @@ def test_another_configuration_replaces_a_run_when_it_is_told_to(store: EventSto
         ConfigError, match=r"hlf holds a finished run with model.lr 0.003 \(now 0.01\), trainer.max_epochs 3 \(now 2\)\. Give"
     ):
         fit(store, tmp_path / "hlf", *other)
+    with pytest.raises(ConfigError, match=r"with data.balance equal \(now \{qcd: 2, ttbar: 1\}\)\."):
+        fit(store, tmp_path / "hlf", "--data.balance", "{qcd: 2, ttbar: 1}")
     assert read_json(tmp_path / "hlf" / "run.json") == first
     second = fit(store, tmp_path / "hlf", *other, "--overwrite")
     with pytest.raises(ConfigError, match="holds a finished run"):  # the switch is not kept
@@ -325,11 +327,34 @@ def test_a_wrong_option_is_a_config_error_and_leaves_no_folder(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (("--data.batch_size", "0"), "data.batch_size must be at least 1, got 0"),
+        (("--model.lr", "-1"), "model.lr must be positive"),
+        (("--data.balance", "{higgs: 2}"), "balance names higgs; the classes of"),
+        (("--model.lr", "0.1", "--trainer.accelerator", "cpu", "--trainer.devices", "9999"), "trainer.devices 9999 asks for more processes than the"),
+    ],
+)
+def test_a_wrong_option_is_named_where_another_run_is_too(store: EventStore, run: Path, more: tuple[str, ...], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        fit(store, run, *more, net="inclusive")
+
+
 @pytest.mark.parametrize("callback", ["early_stopping", "checkpoint"])
-def test_a_measure_that_nothing_logs_is_named(store: EventStore, tmp_path: Path, callback: str) -> None:
-    with pytest.raises(ConfigError, match="val_los") as error:
-        fit(store, tmp_path / "run", f"--{callback}.monitor", "val_los")
+def test_a_measure_that_nothing_logs_is_named_before_anything_is_removed(store: EventStore, run: Path, callback: str) -> None:
+    before = sorted(run.rglob("*"))
+    with pytest.raises(ConfigError, match=r"val_los: .* Did you mean val_loss\? There are: .*val_auc_qcd.*, train_accuracy\.$") as error:
+        fit(store, run, f"--{callback}.monitor", "val_los", "--overwrite", net="inclusive")
     assert "\n" not in str(error.value)
+    assert sorted(run.rglob("*")) == before
+
+
+@pytest.mark.parametrize("measure", ["train_loss", "val_auc_qcd"])
+def test_an_epoch_can_be_the_best_by_whatever_is_measured(store: EventStore, tmp_path: Path, measure: str) -> None:
+    record = fit(store, tmp_path / "run", "--checkpoint.monitor", measure, "--early_stopping.monitor", measure)
+    best = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["epoch"]
+    assert best == np.argmin([row[measure] for row in record["history"]])
 
 
 def test_dashes_are_as_good_as_underscores(store: EventStore, capsys: pytest.CaptureFixture[str]) -> None:

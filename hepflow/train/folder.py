@@ -10,6 +10,7 @@ import yaml
 from hepflow.errors import ConfigError
 from hepflow.files import read_json
 from hepflow.ledger import digest
+from hepflow.options import shown
 from hepflow.train.callbacks import LAST
 
 RUN_FILE, CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE = "run.json", "config.yaml", "metrics.csv", "predictions.parquet"
@@ -75,7 +76,7 @@ def check_replaceable(folder: Path, resolved: Mapping[str, Any], provenance: str
     if not record.get("finished") and not (folder / CHECKPOINTS / LAST).is_file():
         return
     before = yaml.safe_load((folder / CONFIG_FILE).read_text()) if (folder / CONFIG_FILE).is_file() else {}
-    changed = [*_changed(before, resolved)] if before else [f"another model ({record.get('model', 'unknown')})"]
+    changed = [*_differences(decisive(before), decisive(resolved))] if before else [f"another model ({record.get('model', 'unknown')})"]
     if record.get("provenance") != provenance:
         changed.append("other events in its store")
     if not changed:
@@ -93,16 +94,12 @@ def clear(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    old, new = (dict(_flat(decisive(config))) for config in (before, now))
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
-            yield f"{name} {old.get(name)} (now {new.get(name)})"
-
-
-def _flat(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in options.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if old == new:
+            continue
+        if all(isinstance(value, Mapping | None) for value in (old, new)):  # an option's own options; those of a class may be left out
+            yield from _differences(old or {}, new or {}, f"{prefix}{name}.")
         else:
-            yield prefix + name, value
+            yield f"{prefix}{name} {shown(old)} (now {shown(new)})"

@@ -9,6 +9,7 @@ from docstring_parser import parse
 
 from hepflow import config
 from hepflow.options import GENERAL, PATH, SWITCH, Option, groups_of, shown
+from hepflow.train.measures import of_an_epoch
 
 FULL = "--help_all"
 ALIASES = {"--input": "--data.store", "--seed": "--seed_everything", FULL: "--help"}
@@ -35,7 +36,12 @@ OF_LIGHTNING = (
     Option("trainer.precision", "TEXT", "32-true", "32-true, or bf16-mixed where the hardware is made for it."),
     Option("trainer.limit_train_batches", "NUMBER", "all", "Batches an epoch, or a fraction of them."),
     Option("early_stopping.patience", "INT", "15", "Epochs without a lower val_loss after which to stop."),
-    Option("checkpoint.monitor", "TEXT", "val_loss", "What the best checkpoint is best in."),
+    Option(
+        "checkpoint.monitor",
+        "TEXT",
+        "val_loss",
+        f"What the best epoch has least of: {', '.join(of_an_epoch(['CLASS']))}; with --checkpoint.mode max, most of.",
+    ),
 )
 OF_SPARK = {"trainer.accelerator", "trainer.devices", "trainer.num_nodes"}
 """Options that Spark decides."""

@@ -20,6 +20,7 @@ from hepflow.models.inputs import Inputs
 from hepflow.models.net import Net
 from hepflow.train.batches import Batch
 from hepflow.train.data import EventData
+from hepflow.train.measures import measures
 
 # B events, K classes
 
@@ -112,7 +113,8 @@ class Classifier(pl.LightningModule):
         """Log the epoch's loss and accuracy, which changed while it ran."""
         loss, correct, n_events = self.trainer.strategy.reduce(self.sums.clone(), reduce_op="sum").tolist()
         self.sums.zero_()
-        self.log_dict({"train_loss": loss / n_events, "train_accuracy": correct / n_events, "lr": self._lr_now()}, rank_zero_only=True)
+        values = dict(zip(measures("train"), (loss / n_events, correct / n_events), strict=True))
+        self.log_dict({**values, "lr": self._lr_now()}, rank_zero_only=True)
 
     def validation_step(self, batch: Batch) -> None:
         """Collect loss, accuracy and AUC."""
@@ -183,9 +185,8 @@ class Classifier(pl.LightningModule):
         self.auc.update(logits_BK.softmax(dim=1), label_B)
 
     def _log_measured(self, split: str) -> None:
-        values = {f"{split}_loss": self.loss.compute(), f"{split}_accuracy": self.accuracy.compute()}
-        names = [f"{split}_auc_{name}" for name in self.net.inputs.classes]
-        values |= dict(zip(names, self.auc.compute(), strict=True))
+        names = measures(split, self.net.inputs.classes)
+        values = dict(zip(names, (self.loss.compute(), self.accuracy.compute(), *self.auc.compute()), strict=True))
         for metric in (self.loss, self.accuracy, self.auc):
             metric.reset()
         # every rank computed the same from all ranks' events

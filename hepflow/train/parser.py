@@ -14,7 +14,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 
-from hepflow.arguments import read, spelt_out
+from hepflow.arguments import nearest, read, spelt_out
 from hepflow.config import RUNS, TrainConfig
 from hepflow.errors import ConfigError, DataError, one_line
 from hepflow.models.bundle import read_checkpoint
@@ -25,6 +25,7 @@ from hepflow.train.callbacks import LastCheckpoint, PredictionsWriter, Throughpu
 from hepflow.train.data import EventData
 from hepflow.train.folder import BEST, CHECKPOINTS, METRICS_FILE, TENSORBOARD, check_replaceable, config_hash, run_state
 from hepflow.train.help import ALIASES
+from hepflow.train.measures import of_an_epoch
 from hepflow.train.module import Classifier
 from hepflow.train.progress import FitProgress
 from hepflow.train.record import RunRecord
@@ -107,7 +108,7 @@ class TrainCLI(LightningCLI):
         if self.command == "fit":
             self._check_length()
         self.folder = config.output = config.output or RUNS / _name(config.get("config") or [])
-        overwrite, config.overwrite = config.overwrite, False  # meant for this time
+        self.overwrite, config.overwrite = config.overwrite, False  # meant for this time
         store = EventStore.open(Path(config.data.store))
         self.provenance = store.spec.provenance
         self.config_text = self.parser.dump(config)  # --config reads it back
@@ -116,8 +117,6 @@ class TrainCLI(LightningCLI):
         config.checkpoint.dirpath = str(self.folder / CHECKPOINTS)
         if config.ckpt_path is not None:
             self._check_checkpoint(Path(config.ckpt_path))
-        if self.command == "fit" and self.state == "fresh" and not overwrite:
-            check_replaceable(self.folder, yaml.safe_load(self.config_text), self.provenance)
 
     def _check_length(self) -> None:
         trainer = self.config.trainer
@@ -153,11 +152,26 @@ class TrainCLI(LightningCLI):
 
     def _check_parts(self) -> None:
         """Say what does not go together before anything is written."""
+        self._check_monitors()
         if self.config.ckpt_path is not None:
             self.model.require_fit(read_checkpoint(Path(self.config.ckpt_path)), training=self.command == "fit")
         if self.command == "fit":
             for split in ("train", "val"):
                 self.datamodule.plan(split, shuffle=split == "train", particles="particles" in self.model.net.reads)
+            self.check_replaceable()
+
+    def check_replaceable(self) -> None:
+        """Refuse to begin where another training has left what it learnt, unless that is wished."""
+        if self.state == "fresh" and not self.overwrite:
+            check_replaceable(self.folder, yaml.safe_load(self.config_text), self.provenance)
+
+    def _check_monitors(self) -> None:
+        known = of_an_epoch(self.model.net.inputs.classes)
+        for callback in ("early_stopping", "checkpoint"):
+            name = self.config[callback].monitor
+            if name not in known and name is not None:
+                msg = f"{callback}.monitor {name}: nothing of this name is measured.{nearest(name, known)} There are: {', '.join(known)}."
+                raise ConfigError(msg)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer with our callbacks and loggers; the user's own come on top."""

@@ -42,7 +42,8 @@ class _Driver(SparkCLI):
         super().before_instantiate_classes()
 
     def instantiate_classes(self) -> None:
-        """The processes do."""
+        """The processes do; what they would refuse to replace is known without them."""
+        self.check_replaceable()
 
 
 def main(args: Sequence[str]) -> None:
