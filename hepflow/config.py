@@ -35,7 +35,7 @@ class SimulateConfig:
     output: Path = RAW
     """Folder to fill: one folder a class, ROOT files with a JSON sidecar each."""
     overwrite: bool = False
-    """Replace files made with other settings; without it that is an error."""
+    """Replace files made with other settings, and remove those not asked for; without it other settings are an error."""
     classes: tuple[str, ...] = CLASSES
     """Processes to generate, of qcd, ttbar and wjets."""
     events: int = 2000

@@ -221,6 +221,8 @@ class DemoConfig:
 
     output: Path = DEMO
     """Folder for everything the demo makes."""
+    overwrite: bool = False
+    """Replace a demo of another size or seed; without it that is an error."""
     size: Literal["small", "medium", "large"] = "small"
     """small: 2,000 selected events a class, 4 minutes on two cores, 0.2 GB of disk; medium: 20,000, half an hour, 2 GB; large: 200,000,
     four hours, 20 GB. Medium and large train for fewer epochs; their times and sizes are scaled up from small."""

@@ -17,7 +17,7 @@ from rich.table import Table
 from hepflow import command
 from hepflow.config_tools import DemoConfig
 from hepflow.errors import HepflowError
-from hepflow.files import read_json, require_folder, write_json
+from hepflow.files import read_json, refuse_to_replace, require_folder, write_json
 from hepflow.shipped import shipped
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,11 @@ class Step:
 def run(config: DemoConfig) -> None:
     """Run every stage and print what came of it."""
     require_folder(config.output)
+    settings_file, settings = config.output / "settings.json", {"size": config.size, "events": _n_events(config), "seed": config.seed}
+    if settings_file.is_file() and not config.overwrite:
+        refuse_to_replace(config.output, "a demo", read_json(settings_file), settings)
     config.output.mkdir(parents=True, exist_ok=True)
+    write_json(settings_file, settings)
     timings_file = config.output / "timings.json"
     timings: dict[str, Any] = read_json(timings_file) if timings_file.is_file() else {}
     for number, step in enumerate(steps := _steps(config), start=1):
@@ -58,10 +62,14 @@ def run(config: DemoConfig) -> None:
     log.info("report: %s", config.output / "report" / "report.html")
 
 
+def _n_events(config: DemoConfig) -> int:
+    return config.events or EVENTS[config.size]
+
+
 def _steps(config: DemoConfig) -> list[Step]:
     raw, events, store, runs, report = (config.output / name for name in ("raw", "events", "features.zarr", "runs", "report"))
     seed = str(config.seed)
-    n_events = str(config.events or EVENTS[config.size])
+    n_events = str(_n_events(config))
 
     def generated() -> int:
         return sum(int(read_json(path)["written"]) for path in raw.glob("*/*.json"))
@@ -78,10 +86,10 @@ def _steps(config: DemoConfig) -> list[Step]:
     def predicted() -> int:
         return int(read_json(report / "metrics.json")["n_events"])
 
-    # its own folders follow its size and seed: --overwrite
-    simulate = ("simulate", "--output", str(raw), "--events", n_events, "--seed", seed, "--overwrite")
-    ingest = ("ingest", "--input", str(raw), "--output", str(events), "--overwrite")
-    features = ("features", "--input", str(events), "--output", str(store), "--overwrite")
+    replacing = _replacing(config)
+    simulate = ("simulate", "--output", str(raw), "--events", n_events, "--seed", seed, *replacing)
+    ingest = ("ingest", "--input", str(raw), "--output", str(events), *replacing)
+    features = ("features", "--input", str(events), "--output", str(store), *replacing)
     return [
         Step("simulate", simulate, (raw, "*/*.json"), generated),
         Step("ingest", ingest, (events, "_hepflow.json"), entered),
@@ -95,8 +103,12 @@ def _train(config: DemoConfig, net: str, store: Path, output: Path) -> tuple[str
     epochs = EPOCHS.get(config.size, {}).get(net)
     length = ("--trainer.max_epochs", str(epochs)) if epochs else ()
     where = ("--data.store", str(store), "--output", str(output))
-    own = ("--seed", str(config.seed), "--overwrite")  # the demo's own runs follow its size and seed
-    return ("train", "fit", "--config", str(shipped(f"train/{net}.yaml")), *length, *where, *own)
+    seed = ("--seed", str(config.seed))
+    return ("train", "fit", "--config", str(shipped(f"train/{net}.yaml")), *length, *where, *seed, *_replacing(config))
+
+
+def _replacing(config: DemoConfig) -> tuple[str, ...]:
+    return ("--overwrite",) if config.overwrite else ()
 
 
 def _run_command(step: Step) -> None:

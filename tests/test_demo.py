@@ -13,6 +13,9 @@ from nbclient import NotebookClient
 from test_physics_features import assert_same_as_plain
 
 from hepflow.cli import COMMANDS
+from hepflow.config_tools import DemoConfig
+from hepflow.demo import run
+from hepflow.errors import ConfigError
 from hepflow.files import read_json
 from hepflow.ledger import Ledger
 from hepflow.schema import DEFINITIONS
@@ -114,6 +117,16 @@ def test_a_second_run_changes_no_file(wheel: Path, made: tuple[Path, str]) -> No
     before = stamps(output)
     printed = demo(wheel, output)
     assert printed.count("up to date") == 7
+    assert stamps(output) == before
+
+
+def test_a_demo_of_another_size_or_seed_is_not_replaced_unasked(made: tuple[Path, str]) -> None:
+    output, _ = made
+    before = stamps(output)
+    with pytest.raises(
+        ConfigError, match=r"holds a demo with events 100 \(now 40\), seed 1 \(now 7\)\. Give another --output, or --overwrite"
+    ):
+        run(DemoConfig(output=output, events=40, seed=7))
     assert stamps(output) == before
 
 

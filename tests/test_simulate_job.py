@@ -106,6 +106,30 @@ def test_files_of_other_settings_are_replaced_only_when_asked(small: SimulateCon
     assert files(small) == before
 
 
+def test_what_is_replaced_leaves_nothing_beside_the_new(small: SimulateConfig, tmp_path: Path) -> None:
+    for path in (small.output / "wjets").iterdir():
+        (tmp_path / "wjets").mkdir(exist_ok=True)
+        (tmp_path / "wjets" / path.name).write_bytes(path.read_bytes())
+    mine = tmp_path / "wjets" / "wjets_0007.root"
+    mine.write_bytes(b"no file of the simulation's, as it has no sidecar")
+    other = replace(small, output=tmp_path, classes=("wjets",), events=2, seed=2, overwrite=True)
+    run(other)
+    assert sorted(path.name for path in mine.parent.iterdir()) == ["wjets_0000.json", "wjets_0000.root", mine.name]
+    run(replace(other, overwrite=False))
+
+
+def test_files_of_other_settings_beside_the_new_are_an_error(small: SimulateConfig, tmp_path: Path) -> None:
+    short = replace(small, output=tmp_path, classes=("wjets",), events=2)
+    run(short)
+    for path in (small.output / "wjets").glob("wjets_0001.*"):
+        (tmp_path / "wjets" / path.name).write_bytes(path.read_bytes())
+    run(short)  # those of the same settings may stay
+    sidecar = tmp_path / "wjets" / "wjets_0001.json"
+    sidecar.write_text(sidecar.read_text().replace('"seed": 1,', '"seed": 3,'))
+    with pytest.raises(ConfigError, match=r"holds wjets_0001\.root with seed 3 \(now 1\)"):
+        run(short)
+
+
 def test_quarks_matter_to_qcd_alone(small: SimulateConfig) -> None:
     stale = {sample.name for sample in plan(replace(small, qcd_quarks="bc")) if not sample.up_to_date}
     assert stale == {"qcd"}

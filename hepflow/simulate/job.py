@@ -2,6 +2,7 @@
 
 One file is one job, seeded by its class, its number and the config's seed: the events do not depend on how many jobs run at once or in what
 order. A file made with the same settings is left alone, so a rerun goes on where it stopped, and asking for more events adds files.
+Files of other settings never stay beside the new ones: with ``overwrite`` they go, without it they are an error.
 """
 
 import logging
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -35,21 +37,29 @@ _POLL_S = 0.2
 
 def run(config: SimulateConfig) -> None:
     """Make the files that are missing."""
-    start = time.perf_counter()
     samples = plan(config)
     missing = [sample for sample in samples if not sample.up_to_date]
     if len(missing) < len(samples):
         log.info("%s is up to date in %d of %d files", config.output, len(samples) - len(missing), len(samples))
-    if not missing:
+    stale = [sample for sample in _surplus(samples) if config.overwrite or not sample.made_alike]
+    if not missing and not stale:
         return
     with locks.exclusive(config.output):
-        if not config.overwrite:
-            _check_replaceable(missing)
-        if config.input is None:
-            config.output.mkdir(parents=True, exist_ok=True)
-            ensure_pool(missing[0].pool, config.pool, config.seed)
-        with _progress_bar(samples, missing) as advance:
-            _make(missing, min(config.jobs or machine.cores(), len(missing)), advance)
+        if config.overwrite:
+            _remove(stale)
+        else:
+            _check_replaceable([*missing, *stale])
+        if missing:
+            _make_missing(config, samples, missing)
+
+
+def _make_missing(config: SimulateConfig, samples: Sequence[Sample], missing: Sequence[Sample]) -> None:
+    start = time.perf_counter()
+    if config.input is None:
+        config.output.mkdir(parents=True, exist_ok=True)
+        ensure_pool(missing[0].pool, config.pool, config.seed)
+    with _progress_bar(samples, missing) as advance:
+        _make(missing, min(config.jobs or machine.cores(), len(missing)), advance)
     total = sum(sample.target for sample in missing)
     log.info("wrote %d files with %d selected events to %s in %.0f s", len(missing), total, config.output, time.perf_counter() - start)
 
@@ -59,6 +69,24 @@ def _check_replaceable(samples: Sequence[Sample]) -> None:
     for sample in samples:
         if sample.path.is_file() and sample.sidecar.is_file():
             refuse_to_replace(sample.folder, sample.path.name, read_json(sample.sidecar)["settings"], sample.settings)
+
+
+def _surplus(samples: Sequence[Sample]) -> Iterator[Sample]:
+    """Files of these classes that an earlier run made, and this one does not."""
+    planned = {sample.sidecar for sample in samples}
+    for first in (sample for sample in samples if sample.index == 0):
+        for path in sorted(set(first.sidecar.parent.glob(f"{first.name}_????*.json")) - planned):
+            number = path.stem.removeprefix(f"{first.name}_")
+            if number.isdecimal():
+                yield replace(first, index=int(number))
+
+
+def _remove(samples: Sequence[Sample]) -> None:
+    for sample in samples:
+        sample.path.unlink(missing_ok=True)
+        sample.sidecar.unlink(missing_ok=True)  # last: by it the file is known
+    if samples:
+        log.info("removed %d files that are not asked for (the first: %s)", len(samples), samples[0].path)
 
 
 def plan(config: SimulateConfig) -> list[Sample]:

@@ -67,11 +67,13 @@ class Sample:
 
     @property
     def up_to_date(self) -> bool:
-        """Whether the file is there, made with these settings."""
-        if not (self.path.is_file() and self.sidecar.is_file()):
-            return False
-        made = read_json(self.sidecar)
-        return made["settings"] == self.settings and made["selected"] == self.target
+        """Whether the file is there, made with these settings, and as long as it is to be."""
+        return self.path.is_file() and self.made_alike and bool(read_json(self.sidecar)["selected"] == self.target)
+
+    @property
+    def made_alike(self) -> bool:
+        """Whether the file, of whatever length, was made with these settings."""
+        return self.sidecar.is_file() and bool(read_json(self.sidecar)["settings"] == self.settings)
 
 
 def make_sample(sample: Sample, progress: Callable[[int], None]) -> None:
