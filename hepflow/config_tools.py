@@ -115,6 +115,8 @@ class TreesConfig:
     """Feature store."""
     output: Path = RUNS / "trees"
     """Run folder to write."""
+    overwrite: bool = False
+    """Replace a run made with other settings; without it that is an error."""
     rounds: int = 300
     """Most rounds of boosting, a tree a class in each; it ends where the loss on the validation split no longer falls."""
     learning_rate: float = 0.05
@@ -137,6 +139,8 @@ class ForestConfig:
     """Feature store."""
     output: Path = RUNS / "forest"
     """Run folder to write."""
+    overwrite: bool = False
+    """Replace a run made with other settings; without it that is an error."""
     trees: int = 100
     """Trees in the forest."""
     depth: int = 12

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from toy_store import toy_store
 from hepflow.blocks import StoreSpec
 from hepflow.config import EvaluateConfig, FeaturesConfig
 from hepflow.config_tools import TreesConfig
-from hepflow.errors import DataError
+from hepflow.errors import ConfigError, DataError
 from hepflow.evaluate import trees
 from hepflow.evaluate.job import evaluate, run
 from hepflow.evaluate.runs import find_runs, read_run
@@ -197,6 +198,27 @@ def test_trees_learn_on_the_training_split_alone(tmp_path: Path) -> None:
     metrics, _ = measured(tmp_path, "trees", store=store.path)
     assert metrics["models"]["trees"]["auc_mean"] > 0.85
     assert metrics["models"]["trees"]["about"]["splits_used"] == {"fit": ["train"], "tuning": ["val"], "statistics": []}
+
+
+def test_trees_replace_another_run_when_they_are_told_to(tmp_path: Path) -> None:
+    stores = [toy_store(tmp_path / f"{seed}.zarr", events=40, mean_particles=1, seed=seed) for seed in (1, 2)]
+    config = TreesConfig(input=stores[0].path, output=tmp_path / "trees", rounds=2)
+    trees.run(config)
+    before = read_json(tmp_path / "trees" / "run.json")
+    other = replace(config, learning_rate=0.1, seed=7)
+    with pytest.raises(
+        ConfigError, match=r"trees holds a finished run with learning_rate 0.05 \(now 0.1\), seed 1 \(now 7\)\. Give"
+    ):
+        trees.run(other)
+    with pytest.raises(ConfigError, match="a finished run with store "):
+        trees.run(replace(config, input=stores[1].path))
+    (tmp_path / "net").mkdir()
+    write_json(tmp_path / "net" / "run.json", {"engine": "Lightning", "finished": True})
+    with pytest.raises(ConfigError, match=r"net holds a finished run with engine Lightning \(now LightGBM\)"):
+        trees.run(replace(config, output=tmp_path / "net"))
+    assert read_json(tmp_path / "trees" / "run.json") == before
+    trees.run(replace(other, overwrite=True))
+    assert read_json(tmp_path / "trees" / "run.json")["seed"] == 7
 
 
 def test_trees_need_every_class(made: Path, tmp_path: Path) -> None:

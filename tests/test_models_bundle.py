@@ -61,6 +61,7 @@ def test_an_exported_run_names_its_classes_and_gives_the_written_predictions(sto
     assert json.loads(properties["classes"]) == ["qcd", "ttbar", "wjets"]
     assert json.loads(properties["hepflow"])["inputs"]["particles"][0] == "Energy"
     written = read_predictions(folder / "predictions.parquet")
+    assert exported.weights == written.provenance["weights"]
     by_id = dict(zip(written.event_id.tolist(), written.logits, strict=True))
     for block in iter_blocks(store, "test"):
         logits = exported.logits(features_of(block, exported.inputs.particles, exported.inputs.order))

@@ -16,17 +16,20 @@ import pytest
 import toy_trigger
 from distributed import LocalCluster
 from root_files import corrupt_basket
+from test_train_fit import fit
 from toy_trigger import Trigger
 
 from hepflow.bench.copies import copy_as_new
-from hepflow.config import ClusterConfig
+from hepflow.config import ClusterConfig, EvaluateConfig
 from hepflow.config_score import ScoreConfig
 from hepflow.errors import ConfigError, DataError
+from hepflow.evaluate.job import run as evaluate
 from hepflow.files import read_json
 from hepflow.fragments import open_events, read_fragment
 from hepflow.ingest.delphes import DelphesFile
 from hepflow.ledger import Ledger
 from hepflow.models.drift import Spread
+from hepflow.models.exported import OnnxNet
 from hepflow.physics.columns import columns
 from hepflow.physics.definitions import CORRECTED
 from hepflow.physics.selection import PASSES, choose
@@ -197,21 +200,32 @@ def test_a_working_point_keeps_what_the_report_says(trigger: Trigger, tmp_path: 
 def test_a_working_point_that_is_not_there_is_refused(trigger: Trigger, asked: str, error: type[Exception], message: str) -> None:
     model = trigger.run("hlf") / "model.onnx"
     with pytest.raises(error, match=message):
-        resolve(asked, trigger.report, model, Scorer(model).inputs)
+        resolve(asked, trigger.report, OnnxNet(model))
 
 
 def test_a_threshold_of_another_model_is_refused(trigger: Trigger, tmp_path: Path) -> None:
-    model = trigger.run("hlf") / "model.onnx"
-    inputs = Scorer(model).inputs
+    net = OnnxNet(trigger.run("hlf") / "model.onnx")
+    shutil.copytree(trigger.run("hlf"), tmp_path / "elsewhere")
     with pytest.raises(DataError, match="no model 'elsewhere' in it, only hlf, inclusive"):
-        resolve("ttbar@0.9", trigger.report, tmp_path / "elsewhere" / "model.onnx", inputs)
+        resolve("ttbar@0.9", trigger.report, OnnxNet(tmp_path / "elsewhere" / "model.onnx"))
     metrics = read_json(trigger.report / "metrics.json")
     metrics["models"]["hlf"]["provenance"]["store"] = "another"
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     with pytest.raises(DataError, match="another feature store"):
-        resolve("ttbar@0.9", tmp_path, model, inputs)
+        resolve("ttbar@0.9", tmp_path, net)
     with pytest.raises(DataError, match="no readable report"):
-        resolve("ttbar@0.9", tmp_path / "none", model, inputs)
+        resolve("ttbar@0.9", tmp_path / "none", net)
+
+
+def test_a_threshold_of_an_earlier_training_is_refused(trigger: Trigger, tmp_path: Path) -> None:
+    fit(trigger.store, tmp_path / "hlf", "--seed_everything", "2", "--trainer.max_epochs", "1")
+    again = OnnxNet(tmp_path / "hlf" / "model.onnx")
+    with pytest.raises(DataError, match=r"report is of an earlier training of hlf, or .*; run `hepflow evaluate` again"):
+        resolve("ttbar@0.9", trigger.report, again)
+    evaluate(EvaluateConfig(input=tmp_path, runs=("hlf",), output=tmp_path / "report", targets=(0.9,), bootstrap=2))
+    assert resolve("ttbar@0.9", tmp_path / "report", again)
+    again.weights = ""  # exported before the file said so
+    assert resolve("ttbar@0.9", trigger.report, again)
 
 
 def test_events_do_not_depend_on_their_company(trigger: Trigger) -> None:

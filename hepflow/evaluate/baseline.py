@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from hepflow import locks, machine
 from hepflow.config_tools import ForestConfig, TreesConfig
 from hepflow.errors import DataError
 from hepflow.evaluate.runs import ABOUT, PREDICTIONS
-from hepflow.files import read_json, write_json
+from hepflow.files import read_json, refuse_to_replace, write_json
 from hepflow.ledger import code_hash, digest
 from hepflow.predictions import Predictions, write_predictions
 from hepflow.schema import SPLITS
@@ -56,35 +55,45 @@ Fit = Callable[[Mapping[str, Table]], Fitted]
 """Split -> its events; trees fitted to those of train."""
 
 
-def keep(config: TreesConfig | ForestConfig, settings: object, fit: Fit) -> None:
+def keep(config: TreesConfig | ForestConfig, settings: Mapping[str, Any], fit: Fit) -> None:
     """Fit trees, unless those of the same settings and store are there, and keep them as a run.
 
     Parameters
     ----------
     config : TreesConfig or ForestConfig
-    settings : dataclass
-        What of it decides the result.
+    settings : mapping
+        What of it decides the result, by name, and ``engine``.
     fit : callable
+
+    Raises
+    ------
+    ConfigError
+        The folder holds another run, and it is not said to be replaced.
     """
     store = EventStore.open(config.input)
-    config_hash = digest(settings)
-    if _is_done(config.output, config_hash, store.spec.provenance):
+    done = {"config_hash": digest(settings), "provenance": store.spec.provenance, "finished": True}
+    record = read_json(config.output / ABOUT) if (config.output / ABOUT).is_file() else {}
+    if done.items() <= record.items() and (config.output / PREDICTIONS).is_file():
         log.info("%s is up to date: same configuration, same store", config.output)
         return
+    if record and not config.overwrite:
+        before = {**record, **record.get("settings", {}), "store": record.get("provenance")}
+        held = "a finished run" if record.get("finished") else "an unfinished run"
+        refuse_to_replace(config.output, held, before, {**settings, "store": store.spec.provenance})
     with locks.exclusive(config.output):
-        _keep(config, config_hash, store, fit)
+        _keep(config, settings, store, fit)
 
 
-def _keep(config: TreesConfig | ForestConfig, config_hash: str, store: EventStore, fit: Fit) -> None:
+def _keep(config: TreesConfig | ForestConfig, settings: Mapping[str, Any], store: EventStore, fit: Fit) -> None:
     tables = {split: _table(store, split) for split in SPLITS}
     fitted = fit(tables)
     logits = np.log(np.maximum(fitted.probability, LEAST)).astype(np.float32)
-    source = {"config_hash": config_hash, "seed": config.seed, "definitions": store.spec.definitions, "store": store.spec.provenance}
+    source = {"config_hash": digest(settings), "seed": config.seed, "definitions": store.spec.definitions, "store": store.spec.provenance}
     config.output.mkdir(parents=True, exist_ok=True)
     _, label, event_id = tables["test"]
     predictions = Predictions(event_id, label, logits, store.spec.classes, config.output.name, {**source, "split": "test"})
     write_predictions(config.output / PREDICTIONS, predictions)
-    about = {**source, "store": str(config.input), "provenance": store.spec.provenance}
+    about = {**source, "settings": dict(settings), "store": str(config.input), "provenance": store.spec.provenance}
     write_json(config.output / ABOUT, {**about, **_about(fitted, len(tables["train"].label)), "name": config.output.name, "finished": True})
     log.info("%d trees in %.1f s; run folder %s", fitted.n_trees, fitted.wall_s, config.output)
 
@@ -92,13 +101,6 @@ def _keep(config: TreesConfig | ForestConfig, config_hash: str, store: EventStor
 def balanced(label: np.ndarray) -> np.ndarray:
     """Weights of events, (N) labels -> (N), by which each class counts the same."""
     return (len(label) / np.bincount(label) / len(np.unique(label)))[label]
-
-
-def _is_done(folder: Path, config_hash: str, provenance: str) -> bool:
-    if not (folder / ABOUT).is_file() or not (folder / PREDICTIONS).is_file():
-        return False
-    record = read_json(folder / ABOUT)
-    return (record.get("config_hash"), record.get("provenance"), record.get("finished")) == (config_hash, provenance, True)
 
 
 def _about(fitted: Fitted, n_train: int) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,15 +11,17 @@ from pyspark.ml.feature import VectorAssembler
 from pyspark.ml.functions import vector_to_array
 from pyspark.sql import DataFrame, SparkSession
 
-from hepflow.config import SparkConfig
 from hepflow.config_tools import ForestConfig
 from hepflow.evaluate.baseline import Fitted, Table, balanced, keep
 from hepflow.spark import session
 
+ENGINE = "Spark ML"
+
 
 def run(config: ForestConfig) -> None:
     """Fit on the training split, each class with the same weight, and predict the test split."""
-    keep(config, replace(config, input=Path(), output=Path(), spark=SparkConfig()), partial(_fit, config))
+    settings = {"engine": ENGINE, "trees": config.trees, "depth": config.depth, "seed": config.seed}
+    keep(config, settings, partial(_fit, config))
 
 
 def _fit(config: ForestConfig, tables: Mapping[str, Table]) -> Fitted:
@@ -37,7 +37,7 @@ def _fit(config: ForestConfig, tables: Mapping[str, Table]) -> Fitted:
         rows = fitted.transform(_frame(spark, x_test, row=np.arange(len(x_test))))
         found = rows.select("row", vector_to_array("probability").alias("probability")).orderBy("row").toArrow()
     probability = np.array(found["probability"].to_pylist())
-    return Fitted(probability, type(forest).__name__, config.trees, wall_s, "Spark ML", "pyspark")
+    return Fitted(probability, type(forest).__name__, config.trees, wall_s, ENGINE, "pyspark")
 
 
 def _frame(spark: SparkSession, x: np.ndarray, **columns: np.ndarray) -> DataFrame:

@@ -5,9 +5,7 @@ LightGBM rather than XGBoost: a few megabytes to install instead of a hundred.
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -31,7 +29,8 @@ PATIENCE = 20
 
 def run(config: TreesConfig) -> None:
     """Fit on the training split, stop by the validation split, and predict the test split."""
-    keep(config, [ENGINE, replace(config, input=Path(), output=Path())], partial(_fit, config))
+    settings = {"engine": ENGINE, "rounds": config.rounds, "learning_rate": config.learning_rate, "seed": config.seed}
+    keep(config, settings, partial(_fit, config))
 
 
 def _fit(config: TreesConfig, tables: Mapping[str, Table]) -> Fitted:

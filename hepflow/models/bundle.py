@@ -21,7 +21,7 @@ from hepflow.files import read_json, whole
 from hepflow.models.drift import spread_of
 from hepflow.models.exported import METADATA, OnnxNet
 from hepflow.models.inputs import Inputs
-from hepflow.models.net import Net, rebuild
+from hepflow.models.net import Net, rebuild, weights_hash
 from hepflow.models.order import features_of
 from hepflow.store import EventStore, iter_blocks
 
@@ -134,7 +134,8 @@ def write_onnx(net: Net, path: Path, features: dict[str, np.ndarray], **about: A
             dynamo=False,
         )
     model = onnx.load(path)
-    about |= {**net.describe(), "reads": list(net.reads), "order": net.inputs.order, "hepflow": version("hepflow")}
+    about |= {**net.describe(), "weights": weights_hash(net), "reads": list(net.reads), "order": net.inputs.order}
+    about["hepflow"] = version("hepflow")
     onnx.helper.set_model_props(model, {METADATA: json.dumps(about, sort_keys=True), "classes": json.dumps(net.inputs.classes)})
     onnx.checker.check_model(model)
     onnx.save(model, path)

@@ -63,6 +63,8 @@ class OnnxNet:
         self.net = str(about["net"])
         self.physics = str(about.get("physics", ""))
         """``package.module:function@hash`` that made the features of its training; empty where the file does not say."""
+        self.weights = str(about.get("weights", ""))
+        """Hash of the weights, as `hepflow.models.net.weights_hash` makes it; empty where the file does not say."""
         self.spread = Spread.from_dict(about["spread"]) if about.get("spread") else None
         """How the training events' high-level features are spread; None where the file does not say."""
         self._check_shapes()

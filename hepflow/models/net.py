@@ -4,6 +4,7 @@ A net is built from the store's own description: names, sizes and statistics com
 """
 
 from collections.abc import Mapping
+from hashlib import blake2b
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -47,6 +48,15 @@ def rebuild(description: Mapping[str, Any]) -> Net:
         raise ConfigError(msg) from error
     net: Net = own(Inputs.from_dict(description["inputs"]), **description["arguments"])
     return net
+
+
+def weights_hash(net: nn.Module) -> str:
+    """Hash of the weights at single precision: the same in a training, its checkpoint and its export."""
+    state = blake2b(digest_size=8)
+    for name, value in sorted(net.state_dict().items()):
+        state.update(name.encode())
+        state.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()
 
 
 def parameters(net: nn.Module) -> int:

@@ -59,7 +59,7 @@ def run(config: ScoreConfig) -> None:
 def prepare(config: ScoreConfig, topic: str = "") -> tuple[Scorer, Task, dict[str, Any]]:
     """Load the model once, so that whatever is wrong with it is said before any work, and describe the work."""
     scorer = Scorer(config.model, config.physics, config.store)
-    points = resolve(config.working_point, config.report, config.model, scorer.inputs)
+    points = resolve(config.working_point, config.report, scorer.net)
     key = digest(SCORES_SCHEMA_VERSION, scorer.net.identity, scorer.physics_identity, points, config.tree, topic)
     access = Access(config.tree, config.retries, config.timeout_s)
     task = Task(config.output.absolute(), config.model.absolute(), scorer.net.identity, config.physics, points, access, key)

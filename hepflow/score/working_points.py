@@ -10,6 +10,7 @@ import numpy as np
 from hepflow.errors import ConfigError, DataError, HepflowError
 from hepflow.evaluate.metrics import log_odds
 from hepflow.files import read_json
+from hepflow.models.exported import OnnxNet
 from hepflow.models.inputs import Inputs
 from hepflow.schema import METRICS_SCHEMA_VERSION
 
@@ -43,7 +44,7 @@ class WorkingPoint:
         return log_odds(logits, self.signal, self.background) >= self.threshold
 
 
-def resolve(asked: str, report: Path, model: Path, inputs: Inputs) -> tuple[WorkingPoint, ...]:
+def resolve(asked: str, report: Path, net: OnnxNet) -> tuple[WorkingPoint, ...]:
     """The working points of a model.
 
     Parameters
@@ -52,24 +53,22 @@ def resolve(asked: str, report: Path, model: Path, inputs: Inputs) -> tuple[Work
         ``SELECTION@EFFICIENCY``, several of them with commas. The selection is a class (against the rest) or any in the report.
     report : Path
         Folder that `hepflow evaluate` wrote, or its metrics.json.
-    model : Path
-        The ONNX file: its folder is the run whose numbers count.
-    inputs : Inputs
-        Of the model.
+    net : OnnxNet
+        The folder of its file is the run whose numbers count.
 
     Raises
     ------
     ConfigError
         A working point is not of this form, or the report has none such.
     DataError
-        There is no report, or it is of another model.
+        There is no report, or it is of another model, or of another training of it.
     """
     names = [name.strip() for name in asked.split(",") if name.strip()]
     if not names:
         return ()
     metrics = _metrics(report)
-    measured = _of_model(metrics, report, model, inputs)
-    points = tuple(_resolve(name, metrics, measured, inputs) for name in names)
+    measured = _of_model(metrics, report, net)
+    points = tuple(_resolve(name, metrics, measured, net.inputs) for name in names)
     if len({point.stream for point in points}) < len(points):
         msg = f"working_point {asked!r}: a selection may be there once, each makes a column of its name"
         raise ConfigError(msg)
@@ -91,18 +90,22 @@ def _metrics(report: Path) -> Mapping[str, Any]:
     return metrics
 
 
-def _of_model(metrics: Mapping[str, Any], report: Path, model: Path, inputs: Inputs) -> Mapping[str, Any]:
+def _of_model(metrics: Mapping[str, Any], report: Path, net: OnnxNet) -> Mapping[str, Any]:
     """What the report says of the model's run."""
-    run = model.absolute().parent.name
+    run = net.path.absolute().parent.name
     measured: Mapping[str, Any] | None = metrics["models"].get(run)
     if measured is None:
         msg = f"{report}: no model {run!r} in it, only {', '.join(metrics['models'])}. A threshold is one model's: evaluate this run."
         raise DataError(msg)
-    if tuple(metrics["classes"]) != inputs.classes or measured["provenance"].get("store") != inputs.provenance:
+    inputs, provenance = net.inputs, measured["provenance"]
+    if tuple(metrics["classes"]) != inputs.classes or provenance.get("store") != inputs.provenance:
         msg = (
-            f"{report}: its {run!r} was made for other classes or another feature store than {model} "
-            f"({measured['provenance'].get('store')}, not {inputs.provenance}). Evaluate this run again."
+            f"{report}: its {run!r} was made for other classes or another feature store than {net.path} "
+            f"({provenance.get('store')}, not {inputs.provenance}). Evaluate this run again."
         )
+        raise DataError(msg)
+    if net.weights and provenance.get("weights", net.weights) != net.weights:
+        msg = f"the report {report} is of an earlier training of {run}, or of another of its checkpoints; run `hepflow evaluate` again"
         raise DataError(msg)
     return measured
 

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback, Checkpoint
 from torch import Tensor
 
+from hepflow.models.net import weights_hash
 from hepflow.predictions import Predictions, write_predictions
 from hepflow.train.batches import Batch
 from hepflow.train.loader import EventLoader
@@ -157,7 +158,9 @@ class PredictionsWriter(Callback):
         if not trainer.is_global_zero:
             return
         columns = {name: np.concatenate([rank[name] for rank in everyone]) for name in own}
-        inputs = net_of(pl_module).inputs
-        about = {**self.provenance, "store": inputs.provenance, "definitions": inputs.definitions, "split": split}
+        net = net_of(pl_module)
+        inputs = net.inputs
+        made_from = {"weights": weights_hash(net), "store": inputs.provenance, "definitions": inputs.definitions}
+        about = {**self.provenance, **made_from, "split": split}
         columns["label"] = columns["label"].astype(np.int8)
         write_predictions(self.path, Predictions(**columns, classes=inputs.classes, model=self.folder.name, provenance=about))
