@@ -267,6 +267,5 @@ def _set_up_logging() -> None:
 
 
 def _say(message: str) -> None:
-    MESSAGES.print(
-        f"hepflow: {message}", markup=False, highlight=False, soft_wrap=not MESSAGES.is_terminal
-    )  # a terminal breaks within words
+    in_a_line = not MESSAGES.is_terminal  # which would break it within words
+    MESSAGES.print(f"hepflow: {message}", markup=False, highlight=False, soft_wrap=in_a_line)

@@ -246,8 +246,8 @@ def test_a_store_that_has_grown_since_the_training_is_named_with_what_to_do(tmp_
     metrics, _ = measured(tmp_path)
     (note,) = (note["text"] for note in metrics["notes"] if note["topic"] == "kinematics")
     assert "features.zarr has changed since" in note
-    assert "Train it again, with --overwrite." in note
-    with pytest.raises(DataError, match=r"was made from .* Train it again, with --overwrite"):
+    assert "Train it again, by the same command." in note
+    with pytest.raises(DataError, match=r"was made from .* Train it again, by the same command"):
         measured(tmp_path, store=tmp_path / "features.zarr")
 
 

@@ -152,12 +152,22 @@ def test_checkpoints_and_the_runs_of_other_stores_and_models_are_not_replaced_ei
     write_json(folder / "run.json", record | {"finished": False})
     with pytest.raises(ConfigError, match=r"holds an unfinished run with trainer.max_epochs 1 \(now 3\)"):
         fit(store, folder)
-    with pytest.raises(ConfigError, match=r"with other events in its store\. Give another --output, or --overwrite"):
+    with pytest.raises(ConfigError, match=r"with data.store .*toy\.zarr \(now .*other\.zarr\)\. Give another --output, or --overwrite"):
         fit(toy_store(tmp_path / "other.zarr", events=40, seed=2), folder, "--trainer.max_epochs", "1")
     (tmp_path / "trees").mkdir()
     write_json(tmp_path / "trees" / "run.json", {"model": "LightGBM", "finished": True, "provenance": store.spec.provenance})
     with pytest.raises(ConfigError, match=r"trees holds a finished run with another model \(LightGBM\)"):
         fit(store, tmp_path / "trees")
+
+
+def test_a_training_starts_afresh_where_the_events_of_its_store_have_changed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "toy.zarr"
+    before = fit(toy_store(path, events=40, seed=1), tmp_path / "hlf")
+    shutil.rmtree(path)
+    with caplog.at_level("INFO", logger="hepflow"):
+        after = fit(toy_store(path, events=40, seed=2), tmp_path / "hlf")
+    assert "have changed since; the training starts afresh" in caplog.text
+    assert after["provenance"] != before["provenance"]
 
 
 def test_two_trainings_do_not_write_into_one_folder(store: EventStore, tmp_path: Path) -> None:
@@ -333,7 +343,7 @@ def test_a_wrong_option_is_a_config_error_and_leaves_no_folder(
         (("--data.batch_size", "0"), "data.batch_size must be at least 1, got 0"),
         (("--model.lr", "-1"), "model.lr must be positive"),
         (("--data.balance", "{higgs: 2}"), "balance names higgs; the classes of"),
-        (("--model.lr", "0.1", "--trainer.accelerator", "cpu", "--trainer.devices", "9999"), "trainer.devices 9999 asks for more processes than the"),
+        (("--model.lr", "0.1", "--trainer.accelerator", "cpu", "--trainer.devices", "9999"), "trainer.devices 9999 asks for more"),
     ],
 )
 def test_a_wrong_option_is_named_where_another_run_is_too(store: EventStore, run: Path, more: tuple[str, ...], expected: str) -> None:

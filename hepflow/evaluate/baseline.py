@@ -77,9 +77,9 @@ def keep(config: TreesConfig | ForestConfig, settings: Mapping[str, Any], fit: F
         log.info("%s is up to date: same configuration, same store", config.output)
         return
     if record and not config.overwrite:
-        before = {**record, **record.get("settings", {}), "store": record.get("provenance")}
+        before = {**record, **record.get("settings", {})}
         held = "a finished run" if record.get("finished") else "an unfinished run"
-        refuse_to_replace(config.output, held, before, {**settings, "store": store.spec.provenance})
+        refuse_to_replace(config.output, held, before, {**settings, "store": str(config.input)})
     with locks.exclusive(config.output):
         _keep(config, settings, store, fit)
 

@@ -22,7 +22,7 @@ BINS = 10
 MAX_INTEGER = 12
 """Counts above this share the last bin."""
 KINDS = ("charged hadron", "photon", "neutral hadron", "lepton")
-RETRAIN = "Train it again, with --overwrite"
+RETRAIN = "Train it again, by the same command"
 FLAGS = {"isChHad": 0, "isGamma": 1, "isNeuHad": 2, "isEle": 3, "isMu": 3}
 
 

@@ -172,7 +172,7 @@ def check_comparable(runs: Sequence[Run], *, same_events: bool) -> None:
         what = _difference(first, run)
         if what and same_events:
             ask = "--ablation" if run.definitions != first.definitions else "--allow-different-splits"
-            do = "Train on one store (if it has grown since, the older run again, with --overwrite), name fewer --runs"
+            do = "Train on one store (if it has grown since, the older run again, by the same command), name fewer --runs"
             msg = f"{run.path}: {what} than {first.path}. {do}, or pass {ask}."
             raise DataError(msg)
     _check_labels(runs)

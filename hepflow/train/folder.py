@@ -1,5 +1,6 @@
 """A run folder: its files, and whether a training is finished in it, can go on in it, or would replace another one."""
 
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from hepflow.files import read_json
 from hepflow.ledger import digest
 from hepflow.options import shown
 from hepflow.train.callbacks import LAST
+
+log = logging.getLogger(__name__)
 
 RUN_FILE, CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE = "run.json", "config.yaml", "metrics.csv", "predictions.parquet"
 ONNX_FILE = "model.onnx"
@@ -56,7 +59,7 @@ def run_state(folder: Path, own_hash: str, provenance: str) -> State:
 
 
 def check_replaceable(folder: Path, resolved: Mapping[str, Any], provenance: str) -> None:
-    """Refuse to begin a training where another one has left what it learnt.
+    """Refuse to begin a training where another one has left what it learnt. One of the same store, whose events have changed, may begin.
 
     Parameters
     ----------
@@ -78,7 +81,11 @@ def check_replaceable(folder: Path, resolved: Mapping[str, Any], provenance: str
     before = yaml.safe_load((folder / CONFIG_FILE).read_text()) if (folder / CONFIG_FILE).is_file() else {}
     changed = [*_differences(decisive(before), decisive(resolved))] if before else [f"another model ({record.get('model', 'unknown')})"]
     if record.get("provenance") != provenance:
-        changed.append("other events in its store")
+        there, here = (str(config.get("data", {}).get("store")) for config in (before, resolved))
+        if Path(there).absolute() != Path(here).absolute():
+            changed.append(f"data.store {there} (now {here})")
+        elif not changed:
+            log.info("%s: the events of %s have changed since; the training starts afresh", folder, here)
     if not changed:
         return
     named = ", ".join(changed[:NAMED]) + (f" and {len(changed) - NAMED} more" if len(changed) > NAMED else "")
