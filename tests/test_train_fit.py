@@ -337,7 +337,7 @@ def test_a_wrong_option_is_a_config_error_and_leaves_no_folder(
         (("--data.batch_size", "0"), "data.batch_size must be at least 1, got 0"),
         (("--model.lr", "-1"), "model.lr must be positive"),
         (("--data.balance", "{higgs: 2}"), "balance names higgs; the classes of"),
-        (("--model.lr", "0.1", "--trainer.accelerator", "cpu", "--trainer.devices", "9999"), "trainer.devices 9999 asks for more processes"),
+        (("--model.lr", "0.1", "--trainer.accelerator", "cpu", "--trainer.devices", "9999"), "trainer.devices 9999 asks for more"),
     ],
 )
 def test_a_wrong_option_is_named_where_another_run_is_too(store: EventStore, run: Path, more: tuple[str, ...], expected: str) -> None:
