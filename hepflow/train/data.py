@@ -75,7 +75,8 @@ class EventData(pl.LightningDataModule):
         predict_split: Literal["train", "val", "test"] = "test",
     ) -> None:
         super().__init__()
-        least = {"batch_size": 1, "eval_batch_size": 1, "block_events": 1, "bucket_batches": 1, "seed": 0, "workers": 0, "prefetch": 0}
+        least = dict.fromkeys(("batch_size", "eval_batch_size", "block_events", "buffer_mb", "bucket_batches"), 1)
+        least |= dict.fromkeys(("seed", "workers", "prefetch", "memory_mb"), 0)
         for name, minimum in least.items():
             if locals()[name] < minimum:
                 msg = f"data.{name} must be at least {minimum}, got {locals()[name]}"

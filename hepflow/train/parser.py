@@ -1,6 +1,7 @@
 """The options of ``hepflow train``: Lightning's own parser over the data module, the classifier and the trainer."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ class TrainCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the run folder, and find out what is in it."""
         config = self.config
+        TrainConfig(**{field.name: config[field.name] for field in fields(TrainConfig)})  # checks itself
         if self.command == "fit":
             self._check_length()
         self.folder = config.output = config.output or RUNS / _name(config.get("config") or [])
@@ -123,6 +125,9 @@ class TrainCLI(LightningCLI):
         if (trainer.max_epochs or 0) < 1:
             why = "the learning rate follows the length of the training, and early_stopping.patience ends a long one"
             msg = f"trainer.max_epochs must be at least 1, got {trainer.max_epochs}: {why}"
+            raise ConfigError(msg)
+        if (patience := self.config.early_stopping.patience) < 0:
+            msg = f"early_stopping.patience must be at least 0, got {patience}"
             raise ConfigError(msg)
         for name in ("max_steps", "limit_train_batches", "limit_val_batches", "limit_test_batches"):
             if trainer[name] == 0:
