@@ -206,9 +206,7 @@ def test_trees_replace_another_run_when_they_are_told_to(tmp_path: Path) -> None
     trees.run(config)
     before = read_json(tmp_path / "trees" / "run.json")
     other = replace(config, learning_rate=0.1, seed=7)
-    with pytest.raises(
-        ConfigError, match=r"trees holds a finished run with learning_rate 0.05 \(now 0.1\), seed 1 \(now 7\)\. Give"
-    ):
+    with pytest.raises(ConfigError, match=r"trees holds a finished run with learning_rate 0.05 \(now 0.1\), seed 1 \(now 7\)\. Give"):
         trees.run(other)
     with pytest.raises(ConfigError, match="a finished run with store "):
         trees.run(replace(config, input=stores[1].path))
