@@ -11,7 +11,7 @@ import torch
 from root_files import passing_ids, write_delphes
 from toy_store import toy_store
 
-from hepflow.bench import job, report, rivals, scaling
+from hepflow.bench import job, plots, report, rivals, scaling
 from hepflow.bench.cases import OURS, RIVALS, Case, Measured, _command, cases, prepare
 from hepflow.bench.copies import multiply
 from hepflow.cli import parse
@@ -67,6 +67,13 @@ def test_an_extrapolation_is_the_fit_at_more_events() -> None:
     (noisy,) = scaling.extrapolate(rows_of(TRUTH, noise=0.05), {"ingest": 0.5}, 2e6, [1])
     middle, low, high = noisy.wall_s[1]
     assert (low / middle, high / middle) == pytest.approx((0.95, 1.05), rel=0.01)
+
+
+def test_the_shares_of_events_too_few_to_be_told_from_the_start_are_left_open(tmp_path: Path) -> None:
+    start_alone = replace(TRUTH, serial_s=0.0, parallel_s=0.0)
+    costs = [start_alone, replace(start_alone, stage="features"), replace(TRUTH, stage="score")]
+    plots.share(tmp_path / "share.png", costs, {"ingest": 1.0, "features": 0.5, "score": 1.0}, "a machine")
+    assert (tmp_path / "share.png").is_file()
 
 
 def test_a_summary_shows_the_spread() -> None:

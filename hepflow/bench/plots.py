@@ -67,13 +67,17 @@ def scaling(path: Path, largest: Mapping[str, Sequence[Summary]], caption: str) 
 
 
 def share(path: Path, costs: Sequence[Cost], shares: Mapping[str, float], caption: str) -> None:
-    """Where the time of an event at the beginning goes, without the starts; what is no step of the pipeline, paler and without a share."""
+    """Where the time of an event at the beginning goes, without the starts; what is no step of the pipeline, paler and without a share.
+
+    A step whose events are too few to be told from its start has no share either, but ``~``.
+    """
     figure, (place,) = _figure(1, caption, width=7.5, height=1.4 + 0.32 * len(costs))
     work = [(cost.serial_s + cost.parallel_s) * shares[cost.stage.split()[0]] for cost in costs]
     steps = [not cost.stage.startswith(OTHER_WAYS) for cost in costs]
     whole = sum(seconds for seconds, step in zip(work, steps, strict=True) if step)
     bars = place.barh([cost.stage for cost in costs], [1e3 * seconds for seconds in work], color=["C0" if step else "C7" for step in steps])
-    place.bar_label(bars, [f"{w / whole:.1%}" if step else "" for w, step in zip(work, steps, strict=True)], padding=3)
+    texts = [f"{seconds / whole:.1%}" if step and seconds else "~" * step for seconds, step in zip(work, steps, strict=True)]
+    place.bar_label(bars, texts, padding=3)
     place.invert_yaxis()
     place.margins(x=0.15)
     _label(place, "where the time goes (a training: one epoch)", "core milliseconds for an event that is read", "")
