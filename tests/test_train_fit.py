@@ -95,6 +95,17 @@ def test_what_was_trained_is_counted_whichever_epoch_was_the_best(store: EventSt
     assert record["events_per_s"] == pytest.approx(record["events_trained"] / record["wall_s"])
 
 
+def test_a_training_says_which_epoch_is_the_best_and_why_it_stopped(
+    store: EventStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="hepflow"):
+        fit(store, tmp_path / "whole")
+        fit(store, tmp_path / "stopped", "--early_stopping.patience", "1", "--early_stopping.min_delta", "9")
+    best = [torch.load(tmp_path / name / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] + 1 for name in ("whole", "stopped")]
+    assert f"the best epoch is {best[0]} of 3 by val_loss" in caplog.messages
+    assert f"stopped after epoch 2: no lower val_loss for 1 epoch; the best is epoch {best[1]} by val_loss" in caplog.messages
+
+
 def test_metrics_have_a_row_an_epoch(run: Path) -> None:
     rows = read_table(run / "metrics.csv")
     assert [row["epoch"] for row in rows] == [0, 1, 2]
@@ -304,6 +315,7 @@ def test_the_last_overlay_names_the_run(store: EventStore, tmp_path: Path, monke
         (("--data.balance", "even"), "balance"),
         (("--data.memory_mb", "-5"), "data.memory_mb must be at least 0, got -5"),
         (("--data.buffer_mb", "0"), "data.buffer_mb must be at least 1, got 0"),
+        (("--trainer.accelerator", "cpu", "--trainer.precision", "16-mixed"), "trainer.precision 16-mixed is for GPUs; a CPU has 32-true"),
         (("--threads", "-2"), "threads must.* -2"),
         (("--early_stopping.patience", "-1"), "early_stopping.patience must be at least 0, got -1"),
         (("--model.lr", "-1"), "model.lr must be positive"),
