@@ -315,7 +315,6 @@ def test_the_last_overlay_names_the_run(store: EventStore, tmp_path: Path, monke
         (("--data.balance", "even"), "balance"),
         (("--data.memory_mb", "-5"), "data.memory_mb must be at least 0, got -5"),
         (("--data.buffer_mb", "0"), "data.buffer_mb must be at least 1, got 0"),
-        (("--trainer.accelerator", "cpu", "--trainer.precision", "16-mixed"), "trainer.precision 16-mixed is for GPUs; a CPU has 32-true"),
         (("--threads", "-2"), "threads must.* -2"),
         (("--early_stopping.patience", "-1"), "early_stopping.patience must be at least 0, got -1"),
         (("--model.lr", "-1"), "model.lr must be positive"),
@@ -471,6 +470,12 @@ def test_a_compiled_net_trains_as_any_other(store: EventStore, tmp_path: Path) -
     fit(store, tmp_path / "plain")
     fit(store, tmp_path / "compiled", "--model.torch_compile", "true")
     assert_same(weights(tmp_path / "plain"), weights(tmp_path / "compiled"), rtol=1e-3, atol=1e-4)
+
+
+def test_the_half_precision_of_gpus_is_refused_on_a_cpu(store: EventStore, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.precision 16-mixed is for GPUs; a CPU has 32-true"):
+        fit(store, tmp_path / "run", "--trainer.accelerator", "cpu", "--trainer.precision", "16-mixed")
+    assert not [warning for warning in recwarn if "fp16" in str(warning.message)], "said twice"
 
 
 def test_half_precision_trains_too(store: EventStore, tmp_path: Path) -> None:

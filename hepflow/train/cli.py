@@ -30,7 +30,7 @@ NOT_FOR_USERS = (
     ".*`srun` command is available.*",  # trying things out on a login node is fine
     ".*sync_dist=True.*",  # what is logged is the same on every rank, or the first's alone
     ".*exists and is not empty.*",  # where a training goes on
-    ".*AMP is not supported on CPU.*",  # refused, see `TrainCLI`
+    ".*AMP with fp16 is not supported on CPU.*",  # refused, see `TrainCLI`
     ".*LeafSpec.*",  # between Lightning and torch
     ".*`broadcast_buffers` is deprecated.*",  # what torch would have instead is not in the oldest one that we allow
 )
