@@ -25,6 +25,8 @@ from hepflow.shipped import with_shipped
 from hepflow.terminal import MESSAGES
 
 USER_ERROR, INTERRUPTED = 2, 130
+RANKS = ("LOCAL_RANK", "SLURM_PROCID")
+"""By which a process of several that Ctrl-C reaches knows whether it is the first one, which speaks for all."""
 URL = re.compile(r"[A-Za-z][\w+.-]+:/")
 """As a path has it: with one of its slashes."""
 OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EEXIST, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
@@ -116,7 +118,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _interrupted() -> NoReturn:
-    _say("interrupted; run the same command again: what is finished is not done twice")
+    if all(os.environ.get(name, "0") == "0" for name in RANKS):
+        _say("interrupted; run the same command again: what is finished is not done twice")
     sys.exit(INTERRUPTED)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hepflow.cli import COMMANDS, GROUPS, SUMMARIES, _groups, main, parse
+from hepflow.cli import COMMANDS, GROUPS, INTERRUPTED, SUMMARIES, _groups, _interrupted, main, parse
 from hepflow.errors import ConfigError
 from hepflow.options import SWITCH
 from hepflow.shipped import shipped, with_shipped
@@ -249,3 +249,14 @@ def test_the_shipped_configurations_are_found_outside_a_checkout(tmp_path: Path,
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "features.yaml").touch()
     assert with_shipped(["--config", "configs/features.yaml"]) == ["--config", "configs/features.yaml"]
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
+def test_of_several_interrupted_processes_the_first_one_speaks(
+    rank: str, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    with pytest.raises(SystemExit) as end:
+        _interrupted()
+    assert end.value.code == INTERRUPTED
+    assert capsys.readouterr().err.count("\n") == lines

@@ -219,6 +219,14 @@ def test_trees_replace_another_run_when_they_are_told_to(tmp_path: Path) -> None
     assert read_json(tmp_path / "trees" / "run.json")["seed"] == 7
 
 
+def test_trees_say_why_they_stopped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = toy_store(tmp_path / "toy.zarr", events=40, mean_particles=1)
+    with caplog.at_level("INFO", logger="hepflow"):
+        trees.run(TreesConfig(input=store.path, output=tmp_path / "trees", rounds=300))
+    n_kept = read_json(tmp_path / "trees" / "run.json")["epochs"]
+    assert f"stopped after {n_kept + 20} trees: no lower val_loss for 20; the first {n_kept} are kept" in caplog.messages
+
+
 def test_trees_need_every_class(made: Path, tmp_path: Path) -> None:
     spec = StoreSpec(("qcd", "ttbar", "zjets"), HLF, PARTICLE, "corrected", "few")
     store = EventStore.create(tmp_path / "few.zarr", spec)

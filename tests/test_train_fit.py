@@ -95,6 +95,17 @@ def test_what_was_trained_is_counted_whichever_epoch_was_the_best(store: EventSt
     assert record["events_per_s"] == pytest.approx(record["events_trained"] / record["wall_s"])
 
 
+def test_a_training_says_which_epoch_is_the_best_and_why_it_stopped(
+    store: EventStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="hepflow"):
+        fit(store, tmp_path / "whole")
+        fit(store, tmp_path / "stopped", "--early_stopping.patience", "1", "--early_stopping.min_delta", "9")
+    best = [torch.load(tmp_path / name / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] + 1 for name in ("whole", "stopped")]
+    assert f"the best epoch is {best[0]} of 3 by val_loss" in caplog.messages
+    assert f"stopped after epoch 2: no lower val_loss for 1 epoch; the best is epoch {best[1]} by val_loss" in caplog.messages
+
+
 def test_metrics_have_a_row_an_epoch(run: Path) -> None:
     rows = read_table(run / "metrics.csv")
     assert [row["epoch"] for row in rows] == [0, 1, 2]
@@ -469,6 +480,12 @@ def test_a_compiled_net_trains_as_any_other(store: EventStore, tmp_path: Path) -
     fit(store, tmp_path / "plain")
     fit(store, tmp_path / "compiled", "--model.torch_compile", "true")
     assert_same(weights(tmp_path / "plain"), weights(tmp_path / "compiled"), rtol=1e-3, atol=1e-4)
+
+
+def test_the_half_precision_of_gpus_is_refused_on_a_cpu(store: EventStore, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.precision 16-mixed is for GPUs; a CPU has 32-true"):
+        fit(store, tmp_path / "run", "--trainer.accelerator", "cpu", "--trainer.precision", "16-mixed")
+    assert not [warning for warning in recwarn if "fp16" in str(warning.message)], "said twice"
 
 
 def test_half_precision_trains_too(store: EventStore, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 LightGBM rather than XGBoost: a few megabytes to install instead of a hundred.
 """
 
+import logging
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -21,6 +22,8 @@ try:
 except OSError as error:  # the package is there, the system's OpenMP is not
     msg = f"LightGBM does not load: {error}. Install the OpenMP library: `apt install libgomp1`, or with conda `libgomp`."
     raise MissingDependency(msg) from error
+
+log = logging.getLogger(__name__)
 
 ENGINE = "LightGBM"
 PATIENCE = 20
@@ -57,5 +60,8 @@ def _fit(config: TreesConfig, tables: Mapping[str, Table]) -> Fitted:
         callbacks = [show, lightgbm.early_stopping(PATIENCE, verbose=False)]
         trees = lightgbm.train(settings, train, config.rounds, valid_sets=[val], valid_names=["val"], callbacks=callbacks)
     wall_s = time.perf_counter() - start
+    n_rounds = progress.tasks[bar].completed
+    if n_rounds < config.rounds:
+        log.info("stopped after %d trees: no lower val_loss for %d; the first %d are kept", n_rounds, PATIENCE, trees.best_iteration)
     probability = trees.predict(tables["test"].x, num_iteration=trees.best_iteration, num_threads=cores)
     return Fitted(probability, "gradient-boosted trees", trees.best_iteration, wall_s, ENGINE, "lightgbm", ("val",))

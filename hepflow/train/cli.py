@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks.early_stopping import EarlyStopping, EarlyStoppingReason
 from pytorch_lightning.utilities import rank_zero_only
 
 from hepflow import locks
 from hepflow.config_tools import ExportConfig
 from hepflow.errors import ConfigError, DataError, one_line
+from hepflow.models.bundle import read_checkpoint
 from hepflow.models.bundle import run as export
 from hepflow.train import launch
 from hepflow.train.callbacks import LAST
@@ -28,9 +30,12 @@ NOT_FOR_USERS = (
     ".*`srun` command is available.*",  # trying things out on a login node is fine
     ".*sync_dist=True.*",  # what is logged is the same on every rank, or the first's alone
     ".*exists and is not empty.*",  # where a training goes on
+    ".*AMP with fp16 is not supported on CPU.*",  # refused, see `TrainCLI`
     ".*LeafSpec.*",  # between Lightning and torch
     ".*`broadcast_buffers` is deprecated.*",  # what torch would have instead is not in the oldest one that we allow
 )
+
+BETTER = {"min": "lower", "max": "higher"}
 
 
 def fit(cli: TrainCLI) -> None:
@@ -49,11 +54,29 @@ def _fit(cli: TrainCLI) -> None:
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last, weights_only=True)
     if cli.trainer.interrupted:
         raise KeyboardInterrupt
+    log.info("%s", _ending(cli))
     (metrics,) = cli.trainer.test(cli.model, cli.datamodule, ckpt_path=cli.best, verbose=False, weights_only=True)
     if cli.trainer.is_global_zero:
         _export(cli)
     cli.record.write(cli.trainer, cli.model, finished=True, test=metrics)
     log.info("trained %s: test %s; run folder %s", cli.folder.name, _words(metrics), cli.folder)
+
+
+def _ending(cli: TrainCLI) -> str:
+    """Which epoch is kept, and why there are no more of them."""
+    n_epochs, kept, stopping = cli.trainer.current_epoch, cli.config.checkpoint.monitor, cli.trainer.early_stopping_callback
+    best = read_checkpoint(cli.best)["epoch"] + 1
+    by = f" by {kept}" if kept else ""
+    if not isinstance(stopping, EarlyStopping) or stopping.stopped_epoch + 1 != n_epochs or n_epochs == cli.trainer.max_epochs:
+        return f"the best epoch is {best} of {n_epochs}{by}"
+    n, measure = stopping.wait_count, stopping.monitor
+    why = {
+        EarlyStoppingReason.PATIENCE_EXHAUSTED: f"no {BETTER[stopping.mode]} {measure} for {n} epoch{'s' if n > 1 else ''}",
+        EarlyStoppingReason.NON_FINITE_METRIC: f"{measure} is no number any more",
+        EarlyStoppingReason.STOPPING_THRESHOLD: f"{measure} has reached early_stopping.stopping_threshold",
+        EarlyStoppingReason.DIVERGENCE_THRESHOLD: f"{measure} is beyond early_stopping.divergence_threshold",
+    }[stopping.stopping_reason]
+    return f"stopped after epoch {n_epochs}: {why}; the best is epoch {best}{by}"
 
 
 def _export(cli: TrainCLI) -> None:

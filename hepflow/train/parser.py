@@ -10,6 +10,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
@@ -34,6 +35,9 @@ from hepflow.train.table import EpochTable
 
 SWITCHES = {"--overwrite", "--model.torch_compile"}
 """Options that mean true where no value follows."""
+
+HALF = {"16", "16-mixed"}
+"""Precisions in whose place Lightning takes another one on a CPU."""
 
 DEFAULTS = {
     "trainer.max_epochs": 50,
@@ -201,6 +205,9 @@ class TrainCLI(LightningCLI):
             asked = ", ".join(f"trainer.{name} {value}" for name, value in chosen.items() if value not in (None, "auto", 1))
             msg = f"{asked}: {one_line(error)} `hepflow doctor` says what this machine has."
             raise ConfigError(msg) from error
+        if isinstance(trainer.accelerator, CPUAccelerator) and str(config.precision) in HALF:
+            msg = f"trainer.precision {config.precision} is for GPUs; a CPU has 32-true and bf16-mixed"
+            raise ConfigError(msg)
         launch.prepare(trainer)
         if isinstance(trainer.strategy, DDPStrategy):  # also where `auto` took it
             own = trainer.strategy._ddp_kwargs  # noqa: SLF001 - of a strategy that Lightning made it is the only way
@@ -227,7 +234,8 @@ class TrainCLI(LightningCLI):
         DataError
             There is none.
         """
-        path: Path = self.config.ckpt_path or self.folder / CHECKPOINTS / BEST
+        named = self.config.ckpt_path if self.command != "fit" else None  # a training only begins with it
+        path: Path = named or self.folder / CHECKPOINTS / BEST
         if not path.is_file():
             msg = f"{path}: no checkpoint here. Train one with `hepflow train fit --output {self.folder}`, or name one by --ckpt-path."
             raise DataError(msg)
