@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
+from pathlib import Path
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
@@ -11,7 +12,7 @@ from hepflow.errors import ConfigError, one_line
 from hepflow.options import spelt
 
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "tuple": "a list", "list": "a list", "str": "text"}
-KINDS |= {"dict": "of the form {name: value}", "collections.abc.Mapping": "of the form {name: value}"}
+KINDS |= {"collections.abc.Sequence": "a list", "dict": "of the form {name: value}", "collections.abc.Mapping": "of the form {name: value}"}
 """Python's types, in the words of a user."""
 SENTENCES = {
     r"argument (--\S+): expected one argument": "{0} needs a value.",
@@ -19,10 +20,13 @@ SENTENCES = {
     r'Parser key "config": File does not exist: (.+)': "--config: no file {0}.",
     r"Unexpected config: .*": "{file}: options and their values are missing, such as `output: a/folder`.",
     r'Problems parsing config: .*"<unicode string>", (line \d+).*?': "{file}: not YAML near {0}.",
-    r'Parser key "(.+?)":.* callable class: (.+?)\. Got value.*': "{file}: {0}: {1}.",
-    r'Parser key "(.+?)":.* dot import path string: (.+)': "{file}: {0} must be a class, such as hepflow.models.hlf.HLFNet; got {1}.",
+    r'Parser key "(.+?)":.* callable class: Option \'(.+?)\' is not .*class_path=\'(.+?)\'.*': "{option}.{1}: {2} has no such option.",
+    r'Parser key "(.+?)":.* callable class: (?!Parser key)(.+?)\. Got value.*': "{option}: {1}.",
+    r'Parser key "(.+?)":.* dot import path string: (\S+).*': "{option} must be a class, such as hepflow.models.hlf.HLFNet; got {1}.",
 }
-"""What jsonargparse says -> what a user reads."""
+"""What jsonargparse says -> what a user reads; ``option`` is the key, as it stands in the file or on the command line."""
+WITHIN = r'Parser key "(.+?)":.* callable class: Parser key "(.+)\. Got value: Namespace\(.*'
+"""A complaint about an argument of a class."""
 
 
 def spelt_out(
@@ -64,8 +68,10 @@ def read(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     Raises
     ------
     ConfigError
-        An option is unknown or its value is not allowed.
+        An option is unknown or its value is not allowed, or a file has none.
     """
+    for path in _configs(arguments):
+        _require_text(Path(path))
     try:
         return parser.parse_args(arguments)
     except ArgumentError as error:
@@ -95,6 +101,19 @@ def _configs(arguments: Sequence[str]) -> Iterator[str]:
             yield argument.removeprefix("--config=")
 
 
+def _require_text(path: Path) -> None:
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError as error:
+        msg = f"{path}: not a YAML file, but something else than text."
+        raise ConfigError(msg) from error
+    except OSError:  # which the parser tells of
+        return
+    if not text.strip():
+        msg = f"{path}: the file is empty; it has options and their values, such as `output: a/folder`."
+        raise ConfigError(msg)
+
+
 def _complains_of(parser: ArgumentParser, path: str) -> str:
     """What the parser has against a file alone."""
     try:
@@ -109,9 +128,12 @@ def _complains_of(parser: ArgumentParser, path: str) -> str:
 def _explained(complaint: str, parser: ArgumentParser, file: str | None) -> str:
     """A complaint of jsonargparse in a sentence for users; one that is not known is left as it is."""
     names = [name for name in parser.get_defaults().keys() if not name.startswith("__")]  # noqa: SIM118  a Namespace
+    complaint = re.sub(WITHIN, r'Parser key "\1.\2', complaint)
     for pattern, sentence in SENTENCES.items():
         if found := re.fullmatch(pattern, complaint):
-            return sentence.format(*found.groups(), file=file or "--config")
+            key = (*found.groups(), "")[0]
+            option = f"{file}: {key}" if file else spelt(key)
+            return sentence.format(*found.groups(), file=file or "--config", option=option)
     if found := re.match(r"unrecognized arguments: ([^\s=]+)", complaint):
         return _unknown_argument(found[1], names)
     if found := re.match(r"(?:Option|Group) '(.+?)' (?:is not accepted|does not accept option '(.+)')", complaint):

@@ -103,8 +103,15 @@ def test_what_is_misspelt_or_abbreviated_is_refused_with_what_was_meant(argument
         ("evaluate", "runs: inclusive", "runs must be a list; got inclusive."),
         ("ingest", "spark: {master: yarn", "not YAML near line 2."),
         ("ingest", "- a", "options and their values are missing"),
+        ("ingest", "", "the file is empty; it has options and their values"),
+        ("train fit", "# later", "options and their values are missing"),
         ("train fit", "data: {batch_sise: 3}", "no option data.batch_sise. Did you mean data.batch_size?"),
         ("train fit", "trainer: {max_epochs: few}", "trainer.max_epochs must be a whole number; got few."),
+        (
+            "train fit",
+            "model: {net: {class_path: hepflow.models.inclusive.InclusiveNet, init_args: {cell: Foo}}}",
+            "model.net.cell must be gru or lstm; got Foo.",
+        ),
         (
             "train fit",
             "model: {net: {class_path: hepflow.models.hlf.HLF}}",
@@ -120,6 +127,26 @@ def test_a_mistake_in_a_file_is_told_by_file_and_key(
     message = say(*command.split(), "--config", str(file))
     assert message.startswith(f"hepflow: error: {file}: {told}")
     assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["ingest", "train fit"])
+def test_a_file_that_is_no_text_is_no_configuration(command: str, tmp_path: Path, say: Callable[..., str]) -> None:
+    file = tmp_path / "events.root"
+    file.write_bytes(b"root\x00\x00\xf5\x1a")
+    assert say(*command.split(), "--config", str(file)).startswith(f"hepflow: error: {file}: not a YAML file")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--model.net", "Foo", "--model.net must be a class, such as hepflow.models.hlf.HLFNet; got Foo. "),
+        ("--model.net.cell", "gru", "--model.net.cell: hepflow.models.hlf.HLFNet has no such option. "),
+        ("--model.net.hidden", "few", "--model.net.hidden must be a list; got few. "),
+        ("--trainer.callbacks", "Foo", "--trainer.callbacks must be a class, "),
+    ],
+)
+def test_a_mistake_about_a_class_is_told_by_its_option(option: str, value: str, told: str, say: Callable[..., str]) -> None:
+    assert say("train", "fit", option, value).startswith(f"hepflow: error: {told}")
 
 
 def test_a_list_has_commas_or_brackets() -> None:

@@ -22,9 +22,9 @@ from hepflow import published
 from hepflow.config import EvaluateConfig
 from hepflow.errors import ConfigError, DataError
 from hepflow.evaluate.job import evaluate, inputs_hash, run
-from hepflow.evaluate.kinematics import bin_edges
+from hepflow.evaluate.kinematics import bin_edges, stores_at_hand
 from hepflow.evaluate.report import write_report
-from hepflow.evaluate.runs import content_hash, find_runs, read_run
+from hepflow.evaluate.runs import content_hash, find_runs, read_about, read_run
 from hepflow.evaluate.tables import ablation, ablation_differences, beside_published, for_terminal, models, summary_table, working_points
 from hepflow.evaluate.text import compact, duration, factor, p_value, pm, small
 from hepflow.files import read_json
@@ -131,10 +131,22 @@ def test_the_headline_stands_first_and_the_published_numbers_are_labelled(whole:
 def test_another_setting_is_no_longer_up_to_date(whole: Path) -> None:
     config = EvaluateConfig(input=whole / "runs", output=whole / "report", bootstrap=10)
     contents = {path.name: content_hash(path) for path in find_runs(config)}
-    hashes = {inputs_hash(replace(config, **changed), contents) for changed in ({}, {"seed": 2}, {"targets": (0.5,)})}
+    stores = [stores_at_hand(config, read_about(path)) for path in find_runs(config)]
+    hashes = {inputs_hash(replace(config, **changed), contents, stores) for changed in ({}, {"seed": 2}, {"targets": (0.5,)})}
     assert len(hashes) == 3
     assert read_json(whole / "report" / "metrics.json")["inputs"] in hashes
-    assert inputs_hash(replace(config, output=whole), contents) in hashes
+    assert inputs_hash(replace(config, output=whole), contents, stores) in hashes
+
+
+def test_a_report_is_no_longer_up_to_date_when_its_store_was_made_anew_or_went(tmp_path: Path) -> None:
+    make(tmp_path, models={"hlf": 1.2})
+    config = EvaluateConfig(input=tmp_path / "runs")
+    found = [stores_at_hand(config, read_about(tmp_path / "runs" / "hlf"))]
+    toy_store(tmp_path / "features.zarr", test=(toy_ids(sum(SIZES)), toy_labels(SIZES)), provenance="grown")
+    found.append(stores_at_hand(config, read_about(tmp_path / "runs" / "hlf")))
+    shutil.rmtree(tmp_path / "features.zarr")
+    found.append(stores_at_hand(config, read_about(tmp_path / "runs" / "hlf")))
+    assert len({inputs_hash(config, {"hlf": "content"}, [stores]) for stores in found}) == 3
 
 
 def test_a_second_run_is_up_to_date_and_touches_nothing(whole: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -21,7 +21,7 @@ from hepflow.evaluate.measure import Measured, generator, measure
 from hepflow.evaluate.metrics import FINE_BINS
 from hepflow.evaluate.plots import save
 from hepflow.evaluate.report import write_report
-from hepflow.evaluate.runs import Run, check_comparable, content_hash, find_runs, read_run
+from hepflow.evaluate.runs import Run, check_comparable, content_hash, find_runs, read_about, read_run
 from hepflow.evaluate.tables import summary_table
 from hepflow.evaluate.text import best_model
 from hepflow.evaluate.text import joined as listed
@@ -49,9 +49,10 @@ def run(config: EvaluateConfig) -> None:
     """Evaluate and write the report, unless it is there already."""
     names = named(find_runs(config))
     contents = {name: content_hash(path) for name, path in names.items()}
-    inputs = inputs_hash(config, contents)
+    stores = [kinematics.stores_at_hand(config, read_about(path)) for path in names.values()]
+    inputs = inputs_hash(config, contents, stores)
     if (done := _up_to_date(config.output, inputs)) is not None:
-        log.info("%s is up to date: same runs, same options", config.output / REPORT)
+        log.info("%s is up to date: same runs, same stores, same options", config.output / REPORT)
         _show(done, config)
         return
     runs = [read_run(path, name, contents[name]) for name, path in names.items()]
@@ -138,11 +139,10 @@ def named(paths: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def inputs_hash(config: EvaluateConfig, contents: Mapping[str, str]) -> str:
+def inputs_hash(config: EvaluateConfig, contents: Mapping[str, str], stores: Sequence[Sequence[str]]) -> str:
     """Of all that the report depends on, and of nothing else: where it is written does not matter."""
-    return digest(
-        replace(config, output=Path(), input=Path(), json=False), dict(contents), code_hash(Path(__file__).parent), METRICS_SCHEMA_VERSION
-    )
+    settings = replace(config, output=Path(), input=Path(), json=False)
+    return digest(settings, dict(contents), stores, code_hash(Path(__file__).parent), METRICS_SCHEMA_VERSION)
 
 
 def _up_to_date(output: Path, inputs: str) -> dict[str, Any] | None:

@@ -64,9 +64,8 @@ def open_store(config: EvaluateConfig, run: Run) -> EventStore:
         ``--store`` names another one.
     """
     named = run.about.get("store")
-    candidates = [config.store] if config.store else [*([Path(named)] if isinstance(named, str) else []), STORE]
     changed = None
-    for path in candidates:
+    for path in _candidates(config, run.about):
         if config.store is None and not (path / "zarr.json").is_file():
             continue
         try:
@@ -87,6 +86,23 @@ def open_store(config: EvaluateConfig, run: Run) -> EventStore:
         raise NoStoreError(msg)
     msg = f"the feature store {named or run.store or '(not recorded)'} of the training is not at hand. Name it by --store"
     raise NoStoreError(msg)
+
+
+def stores_at_hand(config: EvaluateConfig, about: Mapping[str, Any]) -> list[str]:
+    """Hash of the store of a run, from its run.json, or else of each store that there is in its place: what `open_store` depends on."""
+    found = []
+    for path in _candidates(config, about):
+        try:
+            found.append(EventStore.open(path).spec.provenance)
+        except DataError:
+            found.append("")
+    own = about.get("provenance")
+    return [own] if own in found else found
+
+
+def _candidates(config: EvaluateConfig, about: Mapping[str, Any]) -> list[Path]:
+    named = about.get("store")
+    return [config.store] if config.store else [*([Path(named)] if isinstance(named, str) else []), STORE]
 
 
 def join(store: EventStore, run: Run) -> Joined:

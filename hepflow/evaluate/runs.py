@@ -89,6 +89,13 @@ def content_hash(path: Path) -> str:
     return state.hexdigest()
 
 
+def read_about(path: Path) -> Mapping[str, Any]:
+    """A run's run.json; empty where there is none."""
+    record = path / ABOUT
+    about: Mapping[str, Any] = read_json(record) if record.is_file() else {}
+    return about
+
+
 def read_run(path: Path, name: str, content: str) -> Run:
     """Read one run; run.json and metrics.csv may be missing, predictions may not.
 
@@ -99,9 +106,8 @@ def read_run(path: Path, name: str, content: str) -> Run:
     """
     file = path if path.is_file() else path / PREDICTIONS
     folder = file.parent
-    about = read_json(folder / ABOUT) if not path.is_file() and (folder / ABOUT).is_file() else {}
     history = _read_history(folder / HISTORY) if not path.is_file() else {}
-    run = Run(name, folder, _sorted(read_predictions(file)), about, history, content)
+    run = Run(name, folder, _sorted(read_predictions(file)), read_about(path), history, content)
     _check_values(run, file)
     _check_split(run, file)
     return run
