@@ -67,16 +67,17 @@ def _ending(cli: TrainCLI) -> str:
     n_epochs, kept, stopping = cli.trainer.current_epoch, cli.config.checkpoint.monitor, cli.trainer.early_stopping_callback
     best = read_checkpoint(cli.best)["epoch"] + 1
     by = f" by {kept}" if kept else ""
+    usual = f"the best epoch is {best} of {n_epochs}{by}"
     if not isinstance(stopping, EarlyStopping) or stopping.stopped_epoch + 1 != n_epochs or n_epochs == cli.trainer.max_epochs:
-        return f"the best epoch is {best} of {n_epochs}{by}"
+        return usual
     n, measure = stopping.wait_count, stopping.monitor
     why = {
         EarlyStoppingReason.PATIENCE_EXHAUSTED: f"no {BETTER[stopping.mode]} {measure} for {n} epoch{'s' if n > 1 else ''}",
         EarlyStoppingReason.NON_FINITE_METRIC: f"{measure} is no number any more",
         EarlyStoppingReason.STOPPING_THRESHOLD: f"{measure} has reached early_stopping.stopping_threshold",
         EarlyStoppingReason.DIVERGENCE_THRESHOLD: f"{measure} is beyond early_stopping.divergence_threshold",
-    }[stopping.stopping_reason]
-    return f"stopped after epoch {n_epochs}: {why}; the best is epoch {best}{by}"
+    }.get(stopping.stopping_reason)
+    return usual if why is None else f"stopped after epoch {n_epochs}: {why}; the best is epoch {best}{by}"
 
 
 def _export(cli: TrainCLI) -> None:
