@@ -1,6 +1,5 @@
 """The command table: which command runs which stage. The only place with lazy imports, exit codes and logging set-up."""
 
-import errno
 import logging
 import os
 import re
@@ -20,6 +19,7 @@ from rich.table import Table
 from hepflow import config, config_score, config_tools
 from hepflow.arguments import nearest, read, spelt_out
 from hepflow.errors import ConfigError, HepflowError, MissingDependency
+from hepflow.files import OF_THE_DISK
 from hepflow.options import HELP, Groups, groups_of, print_help, spelt
 from hepflow.shipped import with_shipped
 from hepflow.terminal import MESSAGES
@@ -29,7 +29,6 @@ RANKS = ("LOCAL_RANK", "SLURM_PROCID")
 """By which a process of several that Ctrl-C reaches knows whether it is the first one, which speaks for all."""
 URL = re.compile(r"[A-Za-z][\w+.-]+:/")
 """As a path has it: with one of its slashes."""
-OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EEXIST, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except OSError as error:
         if error.errno not in OF_THE_DISK:
             raise
-        where = error.filename or "the output"
-        _say(f"error: {where}: {error.strerror}. Give another --output, or mend the permissions or the space there, and run it again.")
+        what = f"{error.filename or 'the output'}: {os.strerror(error.errno)}"
+        _say(f"error: {what}. Give another --output, or mend the permissions or the space there, and run it again.")
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         _interrupted()

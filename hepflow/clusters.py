@@ -32,8 +32,10 @@ _SLURM_MEMORY = "4GiB"
 # glibc gives large arrays back to the kernel, which clears their pages for the next task again: a quarter of its CPU time, and of the
 # memory's bandwidth, which the workers of a machine share. Tasks are all alike, so a worker keeps what its largest one needed.
 _MALLOC = {"MALLOC_ARENA_MAX": 1, "MALLOC_MMAP_MAX_": 0, "MALLOC_TRIM_THRESHOLD_": 2**40}
-# A task that ends with its worker, as Ctrl-C has it, is no news. A worker has its logging set up before it knows any other setting.
-_LOGGING = {"DASK_LOGGING": repr({**dask.config.get("logging", {}), "distributed.worker.state_machine": "error"})}
+# A task that fails is its client's to report, and one that ends with its worker, or a scheduler that is gone, as Ctrl-C has it, is no
+# news; that memory is short is. A worker has its logging set up before it knows any other setting.
+_LEVELS = {"distributed.worker": "critical", "distributed.worker.memory": "info"}
+_LOGGING = {"DASK_LOGGING": repr({**dask.config.get("logging", {}), **_LEVELS})}
 SETTINGS = {
     # A worker that dies is no verdict on its task: a killed node takes many tasks with it, again and again.
     "distributed.scheduler.allowed-failures": 30,

@@ -17,7 +17,7 @@ from rich.table import Table
 from hepflow import command
 from hepflow.config_tools import DemoConfig
 from hepflow.errors import HepflowError
-from hepflow.files import read_json, refuse_to_replace, require_folder, write_json
+from hepflow.files import makeable, read_json, refuse_to_replace, require_folder, write_json
 from hepflow.shipped import shipped
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,8 @@ def run(config: DemoConfig) -> None:
     settings_file, settings = config.output / "settings.json", {"size": config.size, "events": _n_events(config), "seed": config.seed}
     if settings_file.is_file() and not config.overwrite:
         refuse_to_replace(config.output, "a demo", read_json(settings_file), settings)
-    config.output.mkdir(parents=True, exist_ok=True)
+    with makeable(config.output):
+        config.output.mkdir(parents=True, exist_ok=True)
     write_json(settings_file, settings)
     timings_file = config.output / "timings.json"
     timings: dict[str, Any] = read_json(timings_file) if timings_file.is_file() else {}

@@ -1,5 +1,6 @@
 """Files that are there whole or not at all."""
 
+import errno
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -7,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hepflow.errors import ConfigError, DataError
+
+OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EEXIST, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
+"""Errors of the system's that are the output's, and no bug."""
 
 
 def require_folder(path: Path) -> None:
@@ -22,6 +26,22 @@ def require_folder(path: Path) -> None:
         where = "" if taken == path else f"{taken} "
         msg = f"{path}: {where}is a file, not a folder. Remove it, or choose another output."
         raise ConfigError(msg)
+
+
+@contextmanager
+def makeable(path: Path) -> Iterator[None]:
+    """Where folders above an output, and the first file there, are made.
+
+    Raises
+    ------
+    ConfigError
+        They cannot be: no folder is ever missing otherwise.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        msg = f"{path}: nothing can be made in {path.parent}. Choose another output."
+        raise ConfigError(msg) from error
 
 
 def refuse_to_replace(output: Path, held: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

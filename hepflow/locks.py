@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hepflow.errors import DataError
-from hepflow.files import require_folder
+from hepflow.files import OF_THE_DISK, makeable, require_folder
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +31,16 @@ def exclusive(output: Path) -> Iterator[None]:
         Another process holds it.
     """
     require_folder(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
     path = output.parent / f".{output.name}.lock"
-    descriptor = _acquire(path, output)
+    with makeable(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _acquire(path, output)
     try:
         yield
+    except OSError as error:
+        if error.errno in OF_THE_DISK and error.filename is None:  # such as that of a full disk
+            error.filename = str(output)
+        raise
     finally:
         path.unlink(missing_ok=True)  # while it is held: who waits for it finds out below that it is gone
         os.close(descriptor)

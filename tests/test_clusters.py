@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +49,10 @@ def test_ctrl_c_stays_an_interrupt():
     """In a process of its own: whatever else the tests import may have handlers too."""
     code = "import signal, hepflow.features; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.slow
+def test_what_fails_in_a_worker_is_told_by_the_client_alone(capfd):
+    with connect(ClusterConfig(workers=1), 1) as client, pytest.raises(FileNotFoundError):
+        client.submit(Path.read_text, Path("/no/such/file")).result()
+    assert "Compute Failed" not in "".join(capfd.readouterr())

@@ -21,3 +21,18 @@ def test_a_file_where_the_output_or_a_folder_above_it_should_be_is_named(tmp_pat
     with pytest.raises(ConfigError, match=told):
         demo.run(DemoConfig(output=place))
     assert [path.name for path in tmp_path.iterdir()] == ["FILE"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a folder in which nothing can be made")
+@pytest.mark.parametrize("place", [Path("/proc/x"), Path("/proc/x/y")])
+def test_a_place_where_nothing_can_be_made_is_named(place: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{place}: nothing can be made in {place.parent}"), exclusive(place):
+        pass
+    with pytest.raises(ConfigError, match=f"{place}: nothing can be made in {place.parent}"):
+        demo.run(DemoConfig(output=place))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file that is always full")
+def test_a_full_disk_is_told_of_the_output(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'out'}'"), exclusive(tmp_path / "out"):
+        Path("/dev/full").write_text("more")

@@ -205,6 +205,18 @@ def test_a_file_that_kills_every_worker_is_given_up_and_its_neighbours_are_not(r
     assert ids(raw) == passing_ids(raw)
 
 
+def test_no_file_is_blamed_for_an_output_that_cannot_be_written(raw: Path, tmp_path: Path) -> None:
+    settings = Settings(tmp_path / "out", tuple(TWO), Access(retries=0))
+    (settings.output / "_records").mkdir(parents=True)
+    task = plan(assign(list_files(raw), TWO, raw), 1 << 20)[:1]
+    made = run_task(task, settings)
+    (settings.output / str(made.fragment)).unlink()
+    (settings.output / str(made.fragment)).mkdir()
+    for last in (False, True):
+        with pytest.raises(IsADirectoryError):
+            run_task(task, settings, last_attempt=last)
+
+
 def test_a_run_that_cannot_finish_leaves_the_dataset_of_the_one_before(raw: Path) -> None:
     run(config(raw))
     before = contents(raw)
@@ -214,6 +226,13 @@ def test_a_run_that_cannot_finish_leaves_the_dataset_of_the_one_before(raw: Path
         run(config(raw))
     after = contents(raw)
     assert before.items() <= after.items()
+
+
+def test_what_the_disk_refuses_a_task_is_told_of_the_output(raw: Path) -> None:
+    (raw.parent / "events").mkdir()
+    (raw.parent / "events" / "qcd").write_text("no folder")
+    with pytest.raises(OSError, match=f"File exists: '{raw.parent / 'events'}'"):
+        run(config(raw))
 
 
 def test_bad_files_are_quarantined_and_the_rest_is_done(raw: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -73,15 +73,19 @@ def run_task(task: Sequence[Split], settings: Settings, last_attempt: bool = Fal
     key = settings.task_key(task)
     marker = settings.record_path(key).with_name(f".{key}.now")
     deadly = marker.read_text() if last_attempt and marker.exists() else None
-    with _Fragment(settings.output / task[0].file.class_name) as fragment:
-        results = []
-        for split in task:
-            if split.key == deadly:
-                results.append(ShareResult(split, lost={WORKER_DIED: None}, transient=True))
-                continue
-            marker.write_text(split.key)
-            results.append(_read_share(split, settings, fragment))
-        name, size = fragment.finish(_fragment_name(task, results, settings))
+    try:
+        with _Fragment(settings.output / task[0].file.class_name) as fragment:
+            results = []
+            for split in task:
+                if split.key == deadly:
+                    results.append(ShareResult(split, lost={WORKER_DIED: None}, transient=True))
+                    continue
+                marker.write_text(split.key)
+                results.append(_read_share(split, settings, fragment))
+            name, size = fragment.finish(_fragment_name(task, results, settings))
+    except OSError:  # of the output's, as one that reading meets is its share's: no file is to blame
+        marker.unlink(missing_ok=True)
+        raise
     record = Record(key, name and f"{task[0].file.class_name}/{name}", fragment.n_events, size, tuple(results))
     write_json(settings.record_path(key), record.to_dict())
     marker.unlink(missing_ok=True)
@@ -154,9 +158,11 @@ class _Fragment:
 
     def __exit__(self, *_: object) -> None:
         """Leave nothing half-written behind."""
-        if self._writer is not None:
-            self._writer.close()
-        self._part.unlink(missing_ok=True)
+        try:
+            if self._writer is not None:
+                self._writer.close()
+        finally:
+            self._part.unlink(missing_ok=True)
 
     def write(self, table: pa.Table) -> None:
         """Add events."""

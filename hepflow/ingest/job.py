@@ -2,11 +2,14 @@
 
 import gc
 import logging
+import os
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from pyspark import SparkContext, TaskContext
+from pyspark.errors import PythonException
 
 from hepflow.config import IngestConfig
 from hepflow.errors import DataError
@@ -149,7 +152,13 @@ def _run_job(tasks: Sequence[_Task], settings: Settings, context: SparkContext) 
 
     jobs = context.parallelize(tasks, len(tasks))
     with ingest_progress(tasks, counters) as update:
-        interruptible(context, lambda: jobs.foreach(work), update)
+        try:
+            interruptible(context, lambda: jobs.foreach(work), update)
+        except PythonException as error:  # a traceback, in text
+            if (found := re.search(r"^\w+: \[Errno (\d+)\]", str(error), re.MULTILINE)) is None:
+                raise
+            number = int(found.group(1))
+            raise OSError(number, os.strerror(number)) from error
         update()
 
 
