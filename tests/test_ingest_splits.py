@@ -93,6 +93,11 @@ def test_samples_map_folders_and_globs_to_classes(tmp_path: Path) -> None:
     [
         ([], {"qcd": ("qcd",)}, r"no \*.root files here"),
         (["qcd/a.root", "zjets/b.root"], {"qcd": ("qcd",)}, "folder 'zjets' holds ROOT files of no class"),
+        (
+            ["qcd/a.root", "w/b.root"],
+            {"qcd": ("qdc",), "w": ("w",)},
+            r"'qdc' in samples matches nothing\. Did you mean 'qcd'\?",
+        ),
         (["qcd/a.root"], {"qcd": ("qcd",), "ttbar": ("q*",)}, "matches the samples of qcd and ttbar"),
         (["qcd/a.root"], {"qcd": ("qcd",), "ttbar": ("tt",)}, "no .*files of class 'ttbar'"),
     ],

@@ -1,6 +1,7 @@
 """Which ROOT files belong to which class: names, sizes and times from the file system, and nothing from inside the files."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
@@ -72,11 +73,11 @@ def assign(files: Iterable[SourceFile], samples: Mapping[str, Sequence[str]], ro
     DataError
         No file at all, a file of no class or of two, or a class without files.
     """
-    assigned = []
+    assigned, files = [], list(files)
     for file in files:
         classes = [name for name, patterns in samples.items() if any(_matches(file.name, pattern) for pattern in patterns)]
         if len(classes) != 1:
-            raise DataError(_not_one(file, classes, samples, root))
+            raise DataError(_not_one(file, classes, files, samples, root))
         assigned.append(SourceFile(classes[0], file.name, file.path, file.size, file.version))
     if not assigned:
         msg = f"{root}: no *{SUFFIX} files here. Give the folder that holds them with --input, or make some with `hepflow simulate`."
@@ -123,11 +124,22 @@ def _matches(name: str, pattern: str) -> bool:
     return len(wanted) <= len(parts) and all(fnmatchcase(part, want) for part, want in zip(parts, wanted, strict=False))
 
 
-def _not_one(file: SourceFile, classes: Sequence[str], samples: Mapping[str, Sequence[str]], root: str | Path) -> str:
+def _not_one(
+    file: SourceFile, classes: Sequence[str], files: Sequence[SourceFile], samples: Mapping[str, Sequence[str]], root: str | Path
+) -> str:
     if classes:
         return f"{root}: {file.name} matches the samples of {' and '.join(classes)}. Make the globs in samples exclude each other."
     folder = str(PurePosixPath(file.name).parent)
-    return f"{root}: folder {folder!r} holds ROOT files of no class (samples: {_patterns(samples)}). Add it to samples, or move it away."
+    idle = [pattern for patterns in samples.values() for pattern in patterns if not any(_matches(other.name, pattern) for other in files)]
+    folders = sorted({str(PurePosixPath(other.name).parent) for other in files})
+    hints = [f"{pattern!r} in samples matches nothing.{_meant(pattern, folders)}" for pattern in idle]
+    what_to_do = " ".join([*hints, f"Add {folder!r} to samples, or move it away."])
+    return f"{root}: folder {folder!r} holds ROOT files of no class (samples: {_patterns(samples)}). {what_to_do}"
+
+
+def _meant(pattern: str, folders: Sequence[str]) -> str:
+    close = get_close_matches(pattern, folders, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def _patterns(samples: Mapping[str, Sequence[str]]) -> str:
