@@ -239,6 +239,18 @@ def with_callback(folder: Path, name: str, epoch: int) -> Path:
     return config
 
 
+def test_a_training_that_begins_with_a_checkpoint_is_tested_by_its_own_best_epoch(store: EventStore, tmp_path: Path) -> None:
+    fit(store, tmp_path / "first", "--trainer.max_epochs", "1")
+    start = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    record = fit(store, tmp_path / "second", "--ckpt_path", str(start))
+    main(["test", "--config", str(tmp_path / "second" / "config.yaml"), "--ckpt_path", str(start)])
+    by_the_start = read_predictions(tmp_path / "second" / "predictions.parquet").logits
+    main(["test", "--config", str(tmp_path / "second" / "config.yaml"), "--ckpt_path", str(tmp_path / "second/checkpoints/best.ckpt")])
+    own = read_predictions(tmp_path / "second" / "predictions.parquet")
+    assert not np.allclose(own.logits, by_the_start)
+    assert record["test"]["test_accuracy"] == pytest.approx((own.logits.argmax(axis=1) == own.label).mean(), abs=1e-6)
+
+
 def test_a_run_that_ends_in_a_validation_goes_on_to_the_same_history(store: EventStore, tmp_path: Path) -> None:
     config, whole, cut = with_callback(tmp_path, "InValidationOnce", epoch=1), tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()

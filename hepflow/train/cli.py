@@ -31,6 +31,7 @@ NOT_FOR_USERS = (
     ".*sync_dist=True.*",  # what is logged is the same on every rank, or the first's alone
     ".*exists and is not empty.*",  # where a training goes on
     ".*AMP with fp16 is not supported on CPU.*",  # refused, see `TrainCLI`
+    ".*dirpath has changed from.*",  # where a training begins with a checkpoint of another one
     ".*LeafSpec.*",  # between Lightning and torch
     ".*`broadcast_buffers` is deprecated.*",  # what torch would have instead is not in the oldest one that we allow
 )
