@@ -20,7 +20,7 @@ from hepflow.config import FeaturesConfig
 from hepflow.errors import DataError
 from hepflow.files import refuse_to_replace
 from hepflow.fragments import EventsDataset, Fragment, empty_events, open_events
-from hepflow.ledger import digest
+from hepflow.ledger import counted, digest
 from hepflow.parts import Outcome, compare_fragment, make_part
 from hepflow.physics import own
 from hepflow.physics.ablation import FEATURES, Change
@@ -80,7 +80,7 @@ def _compare(config: FeaturesConfig, dataset: EventsDataset) -> None:
     for table in comparison_tables(changes):
         Console().print(table)
     n_before = changes["all together"].n_before
-    log.info("compared the definitions on %d events that pass by the reference ones; nothing was written", n_before)
+    log.info("compared the definitions on %s that pass by the reference ones; nothing was written", counted(n_before, "event"))
 
 
 def comparison_tables(changes: Mapping[str, Change]) -> Iterable[Table]:
@@ -162,13 +162,14 @@ def _make_parts(config: FeaturesConfig, store: EventStore, missing: list[Fragmen
         outcomes = list(watch(client, partial(make_part, store, physics=config.physics), missing))
     bad = [outcome for outcome in outcomes if outcome.error is not None]
     if bad:
-        msg = f"{len(bad)} of {len(missing)} fragments could not be used; the rest is done. The first: {bad[0].error}"
+        msg = f"{len(bad):,} of {counted(len(missing), 'fragment')} could not be used; the rest is done. The first: {bad[0].error}"
         raise DataError(msg)
     elapsed = time.perf_counter() - started
     n_events = sum(outcome.n_events for outcome in outcomes)
     spent = {what: sum(outcome.seconds[what] for outcome in outcomes) for what in outcomes[0].seconds}
     shares = ", ".join(f"{what} {seconds / sum(spent.values()):.0%}" for what, seconds in spent.items())
-    log.info("%d events in %.1f s, %.0f events/s (of the workers' time: %s)", n_events, elapsed, n_events / elapsed, shares)
+    rate = f"{n_events / elapsed:,.0f} events/s"
+    log.info("%s in %.1f s, %s (of the workers' time: %s)", counted(n_events, "event"), elapsed, rate, shares)
     peak = max(outcome.peak_bytes for outcome in outcomes)
     log.info("a worker held %s at most, of the %s that a task was expected to need", decimal(peak), decimal(announced))
 

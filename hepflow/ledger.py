@@ -42,6 +42,13 @@ class Ledger:
         """Events known to be lost."""
         return sum(item.events or 0 for item in self.lost)
 
+    @property
+    def lost_in_words(self) -> str:
+        """How many events are lost, as far as the files told."""
+        known = [f"{self.n_lost:,}"] if self.n_lost else []
+        unknown = ["an unknown number"] if any(item.events is None for item in self.lost) else []
+        return " and ".join(known + unknown) or "0"
+
     def __add__(self, other: "Ledger") -> "Ledger":
         """Ledger of both."""
         rejected = Counter(self.rejected) + Counter(other.rejected)
@@ -72,11 +79,13 @@ class Ledger:
     def summary(self) -> str:
         """One line for a person."""
         cuts = "".join(f", {count:,} {reason}" for reason, count in self.rejected.items())
-        known = [f"{self.n_lost:,}"] if self.n_lost else []
-        unknown = ["an unknown number"] if any(item.events is None for item in self.lost) else []
-        n_files = len({item.file for item in self.lost})
-        lost = f", {' and '.join(known + unknown)} lost in {n_files} file{'s' if n_files > 1 else ''}" if self.lost else ""
-        return f"{self.n_in:,} events in, {self.n_out:,} out{cuts}{lost}"
+        lost = f", {self.lost_in_words} lost in {counted(len({item.file for item in self.lost}), 'file')}" if self.lost else ""
+        return f"{counted(self.n_in, 'event')} in, {self.n_out:,} out{cuts}{lost}"
+
+
+def counted(number: int, what: str) -> str:
+    """``1 file``, ``2,000 files``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def total(ledgers: Iterable[Ledger]) -> Ledger:

@@ -138,7 +138,7 @@ def test_changed_and_removed_files_are_followed(raw: Path, caplog: pytest.LogCap
     (raw / "ttbar" / "c.root").unlink()
     run(config(raw))
     assert ids(raw) == passing_ids(raw)
-    assert "1 files are no longer in the input: their events are removed (the first: ttbar/c.root)" in caplog.text
+    assert "no longer in the input: 1 file, whose events are removed (the first: ttbar/c.root)" in caplog.text
     on_disk = set((raw.parent / "events").rglob("*.parquet"))
     assert on_disk == set(fragments(raw)), "old fragments are gone"
 
@@ -340,7 +340,7 @@ def test_files_that_differ_give_one_schema(tmp_path: Path, caplog: pytest.LogCap
         "clones_qcd": (8, 0),
     }
     assert [name for name, file in found.items() if file["filled"]] == ["old"]
-    assert "1 files lack optional fields (qcd/old.root: Jet.Mass)" in caplog.text
+    assert "without optional fields: 1 file (qcd/old.root: Jet.Mass)" in caplog.text
 
 
 def test_files_in_real_layout_go_through(tmp_path: Path) -> None:
@@ -389,6 +389,13 @@ def test_the_table_at_the_end_counts_what_was_done(raw: Path, capsys: pytest.Cap
     assert (rows["files"], rows["entries"], rows["lost"]) == ("4", "400", "0")
     assert int(rows["kept"]) + int(rows["no lepton above 23 GeV"]) == 400
     assert "ttbar/d.root" in rows
+
+
+def test_the_table_at_the_end_knows_what_it_does_not_know(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (raw / "qcd" / "text.root").write_text("not ROOT")
+    run(config(raw, max_lost_files=1))
+    rows = {cells[1].strip(): cells[2].strip() for line in capsys.readouterr().err.splitlines() if len(cells := line.split("│")) == 4}
+    assert (rows["lost"], rows["files that do not read"]) == ("an unknown number", "1")
 
 
 def test_watching_takes_files_as_they_arrive(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:

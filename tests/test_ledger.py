@@ -62,4 +62,4 @@ def test_damaged_json_is_named(tmp_path: Path) -> None:
 def test_a_file_that_tells_no_number_loses_an_unknown_one() -> None:
     ledger = Ledger(3, 1, {}, (Lost("a", "x", 2), Lost("b", "y"), Lost("b", "y")))
     assert ledger.summary() == "3 events in, 1 out, 2 and an unknown number lost in 2 files"
-    assert Ledger(1, 1, {}, (Lost("b", "y"),)).summary() == "1 events in, 1 out, an unknown number lost in 1 file"
+    assert Ledger(1, 1, {}, (Lost("b", "y"),)).summary() == "1 event in, 1 out, an unknown number lost in 1 file"

@@ -20,7 +20,7 @@ from hepflow.files import read_json, refuse_to_replace, write_json
 from hepflow.ingest.fragment import RECORDS, Settings
 from hepflow.ingest.record import Record, ShareResult
 from hepflow.ingest.splits import Split
-from hepflow.ledger import Ledger, digest, total
+from hepflow.ledger import Ledger, counted, digest, total
 from hepflow.schema import EVENTS_SCHEMA_VERSION
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ def commit(records: Sequence[Record], splits: Sequence[Split], settings: Setting
     before = manifest(settings.output)
     gone = _names(before) - _names(about) if before else set()
     if gone:
-        log.info("%d files are no longer in the input: their events are removed (the first: %s)", len(gone), min(gone))
+        log.info("no longer in the input: %s, whose events are removed (the first: %s)", counted(len(gone), "file"), min(gone))
     write_json(settings.output / MANIFEST, about)
     sweep(about, settings.output)
     keys = {record.key for record in records}

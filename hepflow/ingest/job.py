@@ -22,7 +22,7 @@ from hepflow.ingest.record import Record
 from hepflow.ingest.report import print_estimate, print_summary
 from hepflow.ingest.share import Access
 from hepflow.ingest.splits import SourceFile, Split, pack, plan
-from hepflow.ledger import Ledger
+from hepflow.ledger import Ledger, counted
 from hepflow.locks import exclusive
 from hepflow.spark import check_paths, interruptible, nothing_to_do, session
 
@@ -87,17 +87,17 @@ def _update(files: Sequence[SourceFile], config: IngestConfig) -> None:
         dataset.prepare(settings.output)
         records = dataset.finished(splits, settings, config.retry_quarantined)
         pending = _pending(splits, records)
-        if records:
+        if records and pending:
             log.info("%d of %d shares of files are finished, going on with the rest", len(splits) - len(pending), len(splits))
         if pending:
             records += _run_tasks(pack(pending, target), settings, config)
         about = dataset.commit(records, splits, settings)
         ledger = Ledger.from_dict(about["ledger"])
-        log.info("wrote %d fragments to %s: %s", len(about["fragments"]), config.output, ledger.summary())
+        log.info("wrote %s to %s: %s", counted(len(about["fragments"]), "fragment"), config.output, ledger.summary())
     else:
         nothing_to_do(config.spark, NAME)
         dataset.sweep(about, settings.output)
-        log.info("%s is up to date: %d events of %d files", config.output, about["n_events"], len(about["files"]))
+        log.info("%s is up to date: %s of %s", config.output, counted(about["n_events"], "event"), counted(len(about["files"]), "file"))
     _judge(about["files"], config)
 
 
@@ -167,7 +167,7 @@ def _judge(files: Sequence[dict[str, Any]], config: IngestConfig) -> None:
     filled = [file for file in files if file["filled"]]
     if filled:
         first = f"{filled[0]['file']}: {', '.join(filled[0]['filled'])}"
-        log.warning("%d files lack optional fields (%s), filled as hepflow.schema.OPTIONAL says", len(filled), first)
+        log.warning("without optional fields: %s (%s), filled as hepflow.schema.OPTIONAL says", counted(len(filled), "file"), first)
     bad = [file for file in files if file["reason"]]
     for file in bad[:_NAMED]:
         events = "an unknown number of" if file["lost"] is None else f"{file['lost']:,}"
@@ -176,7 +176,7 @@ def _judge(files: Sequence[dict[str, Any]], config: IngestConfig) -> None:
         log.warning("... and %d more, see %s", len(bad) - _NAMED, config.output / dataset.MANIFEST)
     if len(bad) > config.max_lost_files:
         msg = (
-            f"{config.output}: {len(bad)} of {len(files)} files lost events (the first, {bad[0]['file']}: {bad[0]['reason']}), "
+            f"{config.output}: {len(bad)} of {counted(len(files), 'file')} lost events (the first, {bad[0]['file']}: {bad[0]['reason']}), "
             f"{config.max_lost_files} allowed; the rest is done. Repair them and run again, or allow it with --max-lost-files {len(bad)}."
         )
         raise DataError(msg)

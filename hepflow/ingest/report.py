@@ -33,7 +33,7 @@ def print_summary(records: Sequence[Record], seconds: float) -> None:
         "entries": f"{ledger.n_in:,}",
         "kept": f"{ledger.n_out:,}",
         **{reason: f"{count:,}" for reason, count in ledger.rejected.items()},
-        "lost": f"{ledger.n_lost:,}",
+        "lost": ledger.lost_in_words,
         **({"files that do not read": f"{unreadable:,}"} if unreadable else {}),
         "read": decimal(sum(share.bytes_read for share in shares)),
         "written": decimal(sum(record.bytes_written for record in records)),

@@ -23,6 +23,7 @@ from hepflow import locks, machine
 from hepflow.config import SimulateConfig
 from hepflow.errors import ConfigError, HepflowError
 from hepflow.files import read_json, refuse_to_replace
+from hepflow.ledger import counted
 from hepflow.schema import CLASSES
 from hepflow.simulate.pool import ensure_pool, identity_of, load
 from hepflow.simulate.sample import Sample, make_sample
@@ -40,7 +41,7 @@ def run(config: SimulateConfig) -> None:
     samples = plan(config)
     missing = [sample for sample in samples if not sample.up_to_date]
     if len(missing) < len(samples):
-        log.info("%s is up to date in %d of %d files", config.output, len(samples) - len(missing), len(samples))
+        log.info("%s is up to date in %d of %s", config.output, len(samples) - len(missing), counted(len(samples), "file"))
     stale = [sample for sample in _surplus(samples) if config.overwrite or not sample.made_alike]
     if not missing and not stale:
         return
@@ -60,8 +61,8 @@ def _make_missing(config: SimulateConfig, samples: Sequence[Sample], missing: Se
         ensure_pool(missing[0].pool, config.pool, config.seed)
     with _progress_bar(samples, missing) as advance:
         _make(missing, min(config.jobs or machine.cores(), len(missing)), advance)
-    total = sum(sample.target for sample in missing)
-    log.info("wrote %d files with %d selected events to %s in %.0f s", len(missing), total, config.output, time.perf_counter() - start)
+    total, seconds = sum(sample.target for sample in missing), time.perf_counter() - start
+    log.info("wrote %s with %s to %s in %.0f s", counted(len(missing), "file"), counted(total, "selected event"), config.output, seconds)
 
 
 def _check_replaceable(samples: Sequence[Sample]) -> None:
@@ -86,7 +87,7 @@ def _remove(samples: Sequence[Sample]) -> None:
         sample.path.unlink(missing_ok=True)
         sample.sidecar.unlink(missing_ok=True)  # last: by it the file is known
     if samples:
-        log.info("removed %d files that are not asked for (the first: %s)", len(samples), samples[0].path)
+        log.info("removed %s not asked for (the first: %s)", counted(len(samples), "file"), samples[0].path)
 
 
 def plan(config: SimulateConfig) -> list[Sample]:
