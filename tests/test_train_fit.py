@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from functools import reduce
 from itertools import chain
 from pathlib import Path
@@ -387,11 +388,20 @@ def test_a_measure_that_nothing_logs_is_named_before_anything_is_removed(store: 
     assert sorted(run.rglob("*")) == before
 
 
-@pytest.mark.parametrize("measure", ["train_loss", "val_auc_qcd"])
-def test_an_epoch_can_be_the_best_by_whatever_is_measured(store: EventStore, tmp_path: Path, measure: str) -> None:
-    record = fit(store, tmp_path / "run", "--checkpoint.monitor", measure, "--early_stopping.monitor", measure)
-    best = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["epoch"]
-    assert best == np.argmin([row[measure] for row in record["history"]])
+@pytest.mark.parametrize(("measure", "mode", "best"), [("train_loss", "min", np.argmin), ("val_auc_qcd", "max", np.argmax)])
+def test_an_epoch_can_be_the_best_by_whatever_is_measured(
+    store: EventStore, tmp_path: Path, measure: str, mode: str, best: Callable[[list[float]], int]
+) -> None:
+    by = [f"--{callback}.{what}" for callback in ("checkpoint", "early_stopping") for what in ("monitor", "mode")]
+    record = fit(store, tmp_path / "run", *chain.from_iterable(zip(by, [measure, mode] * 2, strict=True)))
+    kept = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["epoch"]
+    assert kept == best([row[measure] for row in record["history"]])
+
+
+def test_the_worst_epoch_is_not_kept_unasked(store: EventStore, tmp_path: Path) -> None:
+    for callback in ("early-stopping", "checkpoint"):
+        with pytest.raises(ConfigError, match=rf"would keep the worst: give --{callback}\.mode max"):
+            fit(store, tmp_path / "run", f"--{callback}.monitor", "val_accuracy")
 
 
 def test_dashes_are_as_good_as_underscores(store: EventStore, capsys: pytest.CaptureFixture[str]) -> None:

@@ -177,7 +177,10 @@ class TrainCLI(LightningCLI):
     def _check_monitors(self) -> None:
         known = of_an_epoch(self.model.net.inputs.classes)
         for callback in ("early_stopping", "checkpoint"):
-            name = self.config[callback].monitor
+            name, mode = self.config[callback].monitor, self.config[callback].mode
+            if name in known and mode == "min" and not name.endswith("_loss"):
+                msg = f"{callback}.monitor {name} is the better the higher it is, and would keep the worst: give --{callback}.mode max"
+                raise ConfigError(msg.replace("--early_", "--early-"))
             if name not in known and name is not None:
                 msg = f"{callback}.monitor {name}: nothing of this name is measured.{nearest(name, known)} There are: {', '.join(known)}."
                 raise ConfigError(msg)
