@@ -44,11 +44,13 @@ def run(config: DemoConfig) -> None:
     """Run every stage and print what came of it."""
     require_folder(config.output)
     settings_file, settings = config.output / "settings.json", {"size": config.size, "events": _n_events(config), "seed": config.seed}
-    if settings_file.is_file() and not config.overwrite:
-        refuse_to_replace(config.output, "a demo", read_json(settings_file), settings)
+    before = read_json(settings_file) if settings_file.is_file() else {}
+    if not config.overwrite:
+        refuse_to_replace(config.output, "a demo", before, settings)
     with makeable(config.output):
         config.output.mkdir(parents=True, exist_ok=True)
-    write_json(settings_file, settings)
+    if settings != before:
+        write_json(settings_file, settings)
     timings_file = config.output / "timings.json"
     timings: dict[str, Any] = read_json(timings_file) if timings_file.is_file() else {}
     for number, step in enumerate(steps := _steps(config), start=1):
