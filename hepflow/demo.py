@@ -44,12 +44,12 @@ def run(config: DemoConfig) -> None:
     """Run every stage and print what came of it."""
     require_folder(config.output)
     settings_file, settings = config.output / "settings.json", {"size": config.size, "events": _n_events(config), "seed": config.seed}
-    before = read_json(settings_file) if settings_file.is_file() else {}
+    made = read_json(settings_file) if settings_file.is_file() else {}
     if not config.overwrite:
-        refuse_to_replace(config.output, "a demo", before, settings)
+        refuse_to_replace(config.output, "a demo", made, settings)
     with makeable(config.output):
         config.output.mkdir(parents=True, exist_ok=True)
-    if settings != before:
+    if settings != made:
         write_json(settings_file, settings)
     timings_file = config.output / "timings.json"
     timings: dict[str, Any] = read_json(timings_file) if timings_file.is_file() else {}
