@@ -400,7 +400,7 @@ def test_an_epoch_can_be_the_best_by_whatever_is_measured(
 
 def test_the_worst_epoch_is_not_kept_unasked(store: EventStore, tmp_path: Path) -> None:
     for callback in ("early-stopping", "checkpoint"):
-        with pytest.raises(ConfigError, match=rf"would keep the worst: give --{callback}\.mode max"):
+        with pytest.raises(ConfigError, match=rf"would keep the worst epoch: give --{callback}\.mode max"):
             fit(store, tmp_path / "run", f"--{callback}.monitor", "val_accuracy")
 
 

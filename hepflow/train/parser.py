@@ -20,6 +20,7 @@ from hepflow.arguments import nearest, read, spelt_out
 from hepflow.config import RUNS, TrainConfig
 from hepflow.errors import ConfigError, DataError, one_line
 from hepflow.models.bundle import read_checkpoint
+from hepflow.options import spelt
 from hepflow.shipped import with_shipped
 from hepflow.store import EventStore
 from hepflow.train import launch, slurm
@@ -179,8 +180,8 @@ class TrainCLI(LightningCLI):
         for callback in ("early_stopping", "checkpoint"):
             name, mode = self.config[callback].monitor, self.config[callback].mode
             if name in known and mode == "min" and not name.endswith("_loss"):
-                msg = f"{callback}.monitor {name} is the better the higher it is, and would keep the worst: give --{callback}.mode max"
-                raise ConfigError(msg.replace("--early_", "--early-"))
+                msg = f"{callback}.monitor {name}: this would keep the worst epoch: give {spelt(f'{callback}.mode')} max"
+                raise ConfigError(msg)
             if name not in known and name is not None:
                 msg = f"{callback}.monitor {name}: nothing of this name is measured.{nearest(name, known)} There are: {', '.join(known)}."
                 raise ConfigError(msg)
