@@ -3,13 +3,14 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.hepflow-installed
-# Processes that run tests. Many tests wait for jobs and workers.
-TESTERS ?= 3
+# Processes that run tests. Many tests wait for jobs and workers: two a core.
+TESTERS ?= 4
 # The versions that the tests are run with; `make test CONSTRAINTS=` takes the newest ones.
 CONSTRAINTS ?= constraints.txt
 # A torch that is in .venv already stays. Else a CPU build where pip can find one (it is a tenth of the size), else PyPI's.
 TORCH  ?= $(shell sed -n 's/^torch==//p' constraints.txt)
 LOWEST := .venv-lowest
+PYTEST := $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install demo test fast coverage lint docs lowest constraints clean
 
@@ -42,13 +43,13 @@ demo: install
 	$(BIN)/hepflow demo
 
 test: install
-	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile
+	$(PYTEST)
 
 fast: install
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses $(TESTERS) --dist loadfile
+	$(PYTEST) -m 'not slow'
 
 coverage: install
-	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --cov --cov-report term
+	$(PYTEST) --cov --cov-report term
 
 lint: install
 	$(BIN)/ruff check .

@@ -18,6 +18,12 @@ settings.load_profile("hepflow")
 SHARED = Path(os.environ.get("HEPFLOW_SHARED", Path(__file__).parents[2] / "shared"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: several processes would wait for the one that gets such a file last."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real and sample ROOT files that lies beside a developer's checkout."""
