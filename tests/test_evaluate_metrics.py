@@ -112,6 +112,12 @@ def test_one_wild_score_does_not_spoil_the_bins() -> None:
     assert auc(binned.counts, [1], [0]) == pytest.approx(auc(exact.counts, [1], [0]), abs=1e-4)
 
 
+def test_the_lowest_bin_holds_scores_beyond_the_limit_of_the_bins() -> None:
+    score = np.array([-1000.0, -70.0, 0.0, 1.0])
+    binned, _ = spectrum(score, np.zeros(4, int), 1, exact_below=0)
+    assert (score >= binned.threshold(0)).sum() == binned.counts.sum() == 4
+
+
 def test_a_constant_score_has_an_auc_of_a_half() -> None:
     for exact_below in (EXACT, 10):
         binned, _ = spectrum(np.full(100, 0.3), np.repeat([0, 1], 50), 2, exact_below=exact_below)

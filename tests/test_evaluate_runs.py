@@ -119,9 +119,14 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:
-    good(tmp_path / "a")
-    with pytest.raises(ConfigError, match="a second run of the name"):
-        run(EvaluateConfig(input=tmp_path, output=tmp_path / "report", runs=("a", "a", str(tmp_path / "a"))))
+    places = [good(tmp_path / place / "a") for place in ("", "1/x", "2/x")]
+    with pytest.raises(ConfigError, match="a second run of the name 'x-a'"):
+        named(places)
+
+
+def test_a_run_that_is_named_twice_is_compared_once(tmp_path: Path) -> None:
+    place = good(tmp_path / "a")
+    assert named(find_runs(EvaluateConfig(input=tmp_path, runs=("a", "a", str(place))))) == {"a": place}
 
 
 def test_runs_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:

@@ -242,10 +242,10 @@ def efficiencies(
 
 
 def bin_edges(x: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Edges of equally populated bins; of counts, a bin each, the last for all above. And whether they are counts."""
-    if np.array_equal(x, np.round(x)) and x.min(initial=0) >= 0 and len(np.unique(x[:100_000])) <= 40:
+    """Edges of equally populated bins; of counts (and charges), a bin each, the last for all above. And whether they are counts."""
+    if np.array_equal(x, np.round(x)) and x.min(initial=0) >= -MAX_INTEGER and len(np.unique(x[:100_000])) <= 40:
         top = int(min(np.quantile(x, 0.995), MAX_INTEGER))
-        return np.arange(0, top + 2, dtype=np.float64), True
+        return np.arange(int(x.min(initial=0)), top + 2, dtype=np.float64), True
     edges = np.unique(np.quantile(x.astype(np.float64), np.linspace(0, 1, BINS + 1)))
     if len(edges) < 2:
         return np.array([edges[0], edges[0] + 1]), False
