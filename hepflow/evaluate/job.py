@@ -234,7 +234,7 @@ def _checks(runs: Sequence[Run], joins: Mapping[str, Joined], config: EvaluateCo
     every = all(run.name in joins for run in runs)
     if every:
         passed.append(
-            "Every test event is in its store's test split and in no other, by event_id and by its high-level features; "
+            "Every test event is in its store's test split and in no other, by event_id, and by its features and particles; "
             "the statistics of the normalisation are of the training split alone."
         )
     passed.append(

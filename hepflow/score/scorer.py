@@ -29,6 +29,7 @@ from hepflow.physics import own
 from hepflow.physics.columns import Columns, columns
 from hepflow.physics.features import FeatureSet, compute_columns
 from hepflow.physics.selection import REASONS
+from hepflow.predictions import softmax
 from hepflow.schema import COLLECTIONS
 from hepflow.score.working_points import WorkingPoint
 from hepflow.store import EventStore
@@ -68,8 +69,7 @@ class Scores:
     @property
     def probabilities(self) -> np.ndarray:
         """(events, classes) float64, NaN where there is no score."""
-        shifted = np.exp(self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True, initial=-np.inf))
-        return shifted / shifted.sum(axis=1, keepdims=True)
+        return softmax(self.logits)
 
 
 class Scorer:
