@@ -173,7 +173,7 @@ def test_a_planted_leak_is_refused(tmp_path: Path) -> None:
     """A test event stands in the training split too."""
     store = toy_store(tmp_path / "s.zarr", test=(IDS, LABEL), train=(IDS[:30], LABEL[:30]))
     runs = toy_runs(tmp_path / "runs", per_class=(60, 60, 60), store=store)
-    refuse(runs, "test events, such as .* are in the train split too: a leak")
+    refuse(runs, r"the train split holds \d+ test events, such as .*: a leak")
 
 
 def test_predictions_of_training_events_that_claim_to_be_test_events_are_refused(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_what_is_replayed_is_what_was_in_the_files(server: str, tmp_path: Path, 
     assert ids[N:] == ids[:30]
     assert found[0].identity["file"].to_pylist() == ["qcd/a.root"] * 5
     (tmp_path / "raw" / "qcd" / "bad.root").write_text("no ROOT file at all")
-    with pytest.raises(DataError, match="1 files lost events, 0 allowed"):
+    with pytest.raises(DataError, match="1 file lost events, 0 allowed"):
         publish(tmp_path / "raw", topic)
 
 

@@ -22,7 +22,7 @@ from hepflow.bench.cases import GPU, OURS, Measured, cases, measure, prepare
 from hepflow.config_tools import BenchConfig
 from hepflow.errors import ConfigError
 from hepflow.files import read_json, write_json
-from hepflow.ledger import code_hash, digest
+from hepflow.ledger import code_hash, counted, digest
 from hepflow.machine import cores, versions
 from hepflow.terminal import MESSAGES
 
@@ -46,7 +46,7 @@ def run(config: BenchConfig) -> None:
     """
     gpus = _gpus()
     if not list(cases(config, len(gpus))):
-        msg = f"stages {', '.join(config.stages)}: nothing that can be measured here, with {len(gpus)} GPUs"
+        msg = f"stages {', '.join(config.stages)}: nothing that can be measured here, with {counted(len(gpus), 'GPU')}"
         raise ConfigError(msg)
     with locks.exclusive(config.output):
         config.output.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def run(config: BenchConfig) -> None:
         rows, n_kept = _measured(config, inputs)
         minutes = (time.perf_counter() - started) / 60
         _report(config, rows, inputs[max(config.sizes)])
-    said = f"{len(rows)} runs, {n_kept} of them from before, in {minutes:.1f} min"
+    said = f"{counted(len(rows), 'run')}, {n_kept} of them from before, in {minutes:.1f} min"
     log.info("measured %s; wrote %s, %s and four plots to %s", said, JSON_FILE, CSV_FILE, config.output)
 
 

@@ -14,6 +14,7 @@ from hepflow.errors import ConfigError, DataError
 from hepflow.evaluate.figure import Display
 from hepflow.evaluate.metrics import binomial_error
 from hepflow.evaluate.runs import Run
+from hepflow.ledger import counted
 from hepflow.moments import Moments
 from hepflow.predictions import softmax
 from hepflow.schema import HLF
@@ -165,8 +166,8 @@ def check_leak(joined: Joined, run: Run) -> None:
                 trained += Moments.of(block.hlf)
             shared, _ = _find(ids, block.event_id)
             if len(shared):
-                found = f"{len(shared):,} test events, such as {int(ids[shared][0])}"
-                msg = f"{store.path}: {found}, are in the {split} split too: a leak. Run `hepflow features` again."
+                found = f"the {split} split holds {counted(len(shared), 'test event')}, such as {int(ids[shared][0])}"
+                msg = f"{store.path}: {found}: a leak. Run `hepflow features` again."
                 raise DataError(msg)
             for twin, row in islice(zip(*_find(own, row_hash(block.hlf)), strict=True), MAX_TWINS):
                 particles = store.read(part, int(row), int(row) + 1).particles

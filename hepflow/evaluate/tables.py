@@ -194,7 +194,8 @@ def beside_published(metrics: Mapping[str, Any]) -> Table | None:
 
 
 def _training(about: Mapping[str, Any]) -> str:
-    parts = [f"{about['epochs']} epochs"] if about.get("epochs") is not None else []
+    epochs = about.get("epochs")
+    parts = [f"{epochs} epoch{'' if epochs == 1 else 's'}"] if epochs is not None else []
     parts += [duration(about["wall_s"])] if about.get("wall_s") is not None else []
     return " in ".join(parts) or "–"
 
