@@ -1,6 +1,7 @@
 """The scaling study: what is measured, that a rerun measures nothing twice, and the costs that it finds."""
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -243,6 +244,8 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, capsys: pytest.
     for expected in ("BigDL", "54,000,000 events", "This assumes:", "train hlf", "stock PyTorch", row.began[:10]):
         assert expected in printed
     record = read_json(output / "bench.json")
+    job._report(replace(config, json=True), rows, inputs)
+    assert json.loads(capsys.readouterr().out) == record
     (extrapolated,) = record["extrapolation"]
     assert extrapolated["events"] == pytest.approx(54e6 * 0.24)
     assert record["machine"]["versions"]["torch"]

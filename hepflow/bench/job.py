@@ -35,7 +35,7 @@ NOT_MEASURED = ("bench/job", "bench/plots", "bench/report", "bench/scaling", "ev
 
 
 def run(config: BenchConfig) -> None:
-    """Measure what is missing, then write bench.json, bench.csv and the plots, and print the tables.
+    """Measure what is missing, then write bench.json, bench.csv and the plots, and print the tables (``json``: bench.json).
 
     Raises
     ------
@@ -112,20 +112,23 @@ def _report(config: BenchConfig, rows: Sequence[Measured], inputs: Path) -> None
     plots.scaling(config.output / "scaling.png", largest, caption)
     plots.share(config.output / "share.png", list(costs.values()), shares, caption)
     plots.per_core(config.output / "per_core.png", beside, caption)
+    for name, values in (("summary", summaries), ("costs", costs.values()), ("rivals", ratios), ("per_core", beside)):
+        record[name] = [asdict(value) for value in values]
+    record["dates"] = dates
+    extrapolated = scaling.extrapolate(ours, shares, config.extrapolate, config.extrapolate_cores) if config.extrapolate else []
+    record["extrapolation"] = [asdict(row) for row in extrapolated]  # JSON makes its numbers of cores to strings
+    write_json(config.output / JSON_FILE, record)
+    if config.json:
+        print((config.output / JSON_FILE).read_text(), end="")
+        return
     report.print_summary(summaries, caption)
     report.print_rivals(ratios, caption)
     report.print_per_core(beside, caption)
     report.print_costs(costs.values(), caption)
-    for name, values in (("summary", summaries), ("costs", costs.values()), ("rivals", ratios), ("per_core", beside)):
-        record[name] = [asdict(value) for value in values]
-    record["dates"] = dates
-    if config.extrapolate:
-        extrapolated = scaling.extrapolate(ours, shares, config.extrapolate, config.extrapolate_cores)
+    if extrapolated:
         report.print_extrapolation(extrapolated, config.extrapolate, config.extrapolate_cores, scaling.measured_range(ours), caption)
-        record["extrapolation"] = [asdict(row) for row in extrapolated]  # JSON makes its numbers of cores to strings
     if GPU in config.stages and not record["machine"]["gpus"]:
         Console().print(f"{GPU}: not measured, no GPU here", highlight=False)
-    write_json(config.output / JSON_FILE, record)
 
 
 def _shares(inputs: Path) -> dict[str, float]:
