@@ -98,10 +98,13 @@ def working_points(metrics: Mapping[str, Any], selection: str) -> Table:
     return Table(f"wp-{selection}", columns, tuple(rows), foot=" ".join(marks))
 
 
+DIFFERENCES = ("models", "quantity", "difference", "z", "p", "p, corrected", "verdict")
+
+
 def differences(metrics: Mapping[str, Any]) -> Table:
     """Every paired difference."""
     rows = [_difference(pair) for pair in metrics["pairs"]]
-    return Table("pairs", ("models", "quantity", "difference", "z", "p", "p, corrected", "verdict"), tuple(rows))
+    return Table("pairs", DIFFERENCES, tuple(rows))
 
 
 def _difference(pair: Mapping[str, Any]) -> Row:
@@ -138,7 +141,7 @@ def ablation(metrics: Mapping[str, Any]) -> Table:
 def ablation_differences(metrics: Mapping[str, Any]) -> Table:
     """What a change of the definitions did, on common events."""
     rows = [_difference(pair) for group in metrics["ablation"] for pair in group["differences"]]
-    return Table("ablation-pairs", ("models", "quantity", "difference", "z", "p", "p, corrected", "verdict"), tuple(rows))
+    return Table("ablation-pairs", DIFFERENCES, tuple(rows))
 
 
 def cost(metrics: Mapping[str, Any]) -> Table:

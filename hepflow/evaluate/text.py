@@ -72,7 +72,7 @@ def power_of_ten(exponent: int) -> str:
 
 def joined(names: Sequence[str], word: str = "and") -> str:
     """``a, b and c``."""
-    return " and ".join(names).replace(" and ", f" {word} ") if len(names) < 3 else f"{', '.join(names[:-1])} {word} {names[-1]}"
+    return f" {word} ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} {word} {names[-1]}"
 
 
 def tied(text: str) -> str:

@@ -70,6 +70,8 @@ def _publish_all(splits: Sequence[Split], access: Access, publisher: "Publisher"
                     continue
                 for message in publisher.publish(to_arrow(piece.events, reader.identity(piece), SCHEMA)):
                     progress.update(bar, told=message)
+                if publisher.full:
+                    break
             if reader.unreadable:
                 lost[split.file.name] = reader.unreadable
             progress.update(bar, advance=1)
