@@ -27,7 +27,7 @@ from hepflow.evaluate.kinematics import bin_edges, stores_at_hand
 from hepflow.evaluate.report import write_report
 from hepflow.evaluate.runs import content_hash, find_runs, read_about, read_run
 from hepflow.evaluate.tables import ablation, ablation_differences, beside_published, for_terminal, models, summary_table, working_points
-from hepflow.evaluate.text import compact, duration, factor, p_value, pm, small
+from hepflow.evaluate.text import compact, duration, factor, headline, p_value, pm, small
 from hepflow.files import read_json
 from hepflow.predictions import read_predictions
 from hepflow.schema import HLF, METRICS_SCHEMA_VERSION
@@ -195,6 +195,17 @@ def test_the_command_mends_a_spoilt_report_to_the_same_bytes_and_prints_a_table(
 def test_another_model_in_the_report_changes_no_error_of_the_first(whole: Path) -> None:
     alone, together = (measured(whole, runs=names)[0]["models"]["hlf"] for names in (("hlf",), ("hlf", "sequence")))
     assert alone == together
+
+
+def test_where_nothing_passes_the_headline_is_a_limit_that_holds_whatever_class_it_is_of() -> None:
+    """A share of 0.14 of the 20 events of b, and none of the 200 of a, is seen to pass by 95 % of the samples."""
+    point = {"target": 0.9, "rejection": None, "background_efficiency": {"value": 0.0}}
+    selection = {"signal": ["c"], "background": ["a", "b"], "working_points": [point]}
+    confusion = {"counts": [[200, 0, 0], [0, 20, 0], [0, 0, 50]]}
+    entries = {"net": {"selections": {"headline": selection}, "confusion": confusion, "auc_mean": 1.0}}
+    text = headline(entries, ("a", "b", "c")).replace("\u00a0", " ")
+    assert text == "Keeping 90 % of c, net cuts the a or b rate to below 7 % (95 % confidence): none of 220 test events passes."
+    assert (1 - 0.14) ** 20 == pytest.approx(0.05, abs=0.002)
 
 
 @pytest.mark.parametrize("classes", [("signal", "noise"), ("qcd", "ttbar", "wjets", "zjets")])

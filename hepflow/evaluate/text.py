@@ -112,8 +112,9 @@ def headline(entries: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -
     each = "each of " if len(selection["signal"]) > 1 else ""
     sentence = f"Keeping {100 * point['target']:g} % of {each}{signal}, {name} cuts the {background} rate "
     if point["rejection"] is None:
-        n = sum(sum(entries[name]["confusion"]["counts"][classes.index(c)]) for c in selection["background"])
-        return tied(f"{sentence}to below {100 * (1 - 0.05 ** (1 / n)):.2g} % (95 % confidence): none of {n:,} test events passes.")
+        events = [sum(entries[name]["confusion"]["counts"][classes.index(c)]) for c in selection["background"]]
+        most = (1 - 0.05 ** (1 / min(events))) / len(events)  # all that may pass unseen is of the class with the fewest events
+        return tied(f"{sentence}to below {100 * most:.2g} % (95 % confidence): none of {sum(events):,} test events passes.")
     return tied(f"{sentence}by a factor of {factor(point['rejection'])}: {percent(point['background_efficiency'])} of it passes.")
 
 

@@ -103,7 +103,7 @@ class ScoreFolder:
         path = self.path / MANIFEST
         if not path.is_file():
             if self.path.exists() and any(self.path.iterdir()):
-                msg = f"{self.path}: there is something here that are no scores. Choose another output."
+                msg = f"{self.path}: there is something here that is not scores of hepflow. Choose another output."
                 raise DataError(msg)
             return
         there = read_json(path)
