@@ -18,7 +18,7 @@ def pm(number: Mapping[str, float] | None, *, scale: float = 1.0, unit: str = ""
     value, error = scale * number["value"], scale * number["error"]
     places = decimals(error, value)
     if not math.isfinite(error) or not round(error, places):
-        return f"{value:.{places}f}{unit}"
+        return f"{value:.{places}f}{unit}".replace("-", "−")
     return f"{value:.{places}f} ± {error:.{places}f}{unit}".replace("-", "−")
 
 
