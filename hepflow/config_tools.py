@@ -208,6 +208,8 @@ class BenchConfig:
     """Say what so many events would take, such as 54e6; 0: do not."""
     extrapolate_cores: tuple[int, ...] = (32, 256, 1024)
     """Numbers of cores to say it for."""
+    json: bool = False
+    """Print bench.json in place of the tables."""
 
     def __post_init__(self) -> None:
         positive(self, "copies", "repeats", "epochs")

@@ -33,8 +33,15 @@ class Predictions:
     @property
     def probabilities(self) -> np.ndarray:
         """(events, classes) float64, softmax of the logits."""
-        shifted = np.exp(self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True, initial=-np.inf))
-        return shifted / shifted.sum(axis=1, keepdims=True)
+        return softmax(self.logits)
+
+
+def softmax(logits_NK: np.ndarray) -> np.ndarray:
+    """(N, K) float64 probabilities, a class's together in memory; NaN where the logits are."""
+    x_KN = logits_NK.T.astype(np.float64, order="C")
+    x_KN -= x_KN.max(axis=0)
+    np.exp(x_KN, out=x_KN)
+    return np.asarray((x_KN / x_KN.sum(axis=0)).T)
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:

@@ -1,6 +1,7 @@
 """The scaling study: what is measured, that a rerun measures nothing twice, and the costs that it finds."""
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from matplotlib.figure import Figure
 from root_files import passing_ids, write_delphes
 from toy_store import toy_store
 
@@ -74,6 +76,18 @@ def test_the_shares_of_events_too_few_to_be_told_from_the_start_are_left_open(tm
     costs = [start_alone, replace(start_alone, stage="features"), replace(TRUTH, stage="score")]
     plots.share(tmp_path / "share.png", costs, {"ingest": 1.0, "features": 0.5, "score": 1.0}, "a machine")
     assert (tmp_path / "share.png").is_file()
+
+
+def test_the_ideal_speed_up_begins_at_the_fewest_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[list[float], list[float]]] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.extend(lines_of(figure)))
+    summaries = report.summarise([row for row in rows_of(TRUTH) if row.workers > 1], {"ingest": TRUTH})
+    plots.scaling(tmp_path / "scaling.png", report.largest(summaries), "a machine")
+    assert ([2, 8], [1, 4]) in drawn
+
+
+def lines_of(figure: Figure) -> list[tuple[list[float], list[float]]]:
+    return [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in figure.axes[0].lines]
 
 
 def test_a_summary_shows_the_spread() -> None:
@@ -230,6 +244,8 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, capsys: pytest.
     for expected in ("BigDL", "54,000,000 events", "This assumes:", "train hlf", "stock PyTorch", row.began[:10]):
         assert expected in printed
     record = read_json(output / "bench.json")
+    job._report(replace(config, json=True), rows, inputs)
+    assert json.loads(capsys.readouterr().out) == record
     (extrapolated,) = record["extrapolation"]
     assert extrapolated["events"] == pytest.approx(54e6 * 0.24)
     assert record["machine"]["versions"]["torch"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score, roc_curve
 from toy_runs import toy_labels, toy_logits
 
-from hepflow.evaluate.calibration import count, softmax
+from hepflow.evaluate.calibration import LEAST_EVENTS, count
 from hepflow.evaluate.metrics import (
     auc,
     balanced_accuracy,
@@ -26,6 +26,7 @@ from hepflow.evaluate.metrics import (
 )
 from hepflow.evaluate.pairs import accuracy_difference, auc_differences, delong, holm, pass_differences
 from hepflow.evaluate.working_points import Selection, evaluate_selection, mix_of, selections, threshold_bin
+from hepflow.predictions import softmax
 
 EXACT = 1_000_000
 CLASSES = ("qcd", "ttbar", "wjets")
@@ -110,6 +111,12 @@ def test_one_wild_score_does_not_spoil_the_bins() -> None:
     exact, _ = spectrum(score, label, 2, exact_below=EXACT)
     binned, _ = spectrum(score, label, 2, exact_below=10)
     assert auc(binned.counts, [1], [0]) == pytest.approx(auc(exact.counts, [1], [0]), abs=1e-4)
+
+
+def test_the_lowest_bin_holds_scores_beyond_the_limit_of_the_bins() -> None:
+    score = np.array([-1000.0, -70.0, 0.0, 1.0])
+    binned, _ = spectrum(score, np.zeros(4, int), 1, exact_below=0)
+    assert (score >= binned.threshold(0)).sum() == binned.counts.sum() == 4
 
 
 def test_a_constant_score_has_an_auc_of_a_half() -> None:
@@ -383,6 +390,18 @@ def test_a_calibrated_model_has_the_ece_of_chance_and_an_overconfident_one_more(
     calibrated, bold = (count(x, label, predicted(x)).top for x in (logits, 3 * logits))
     assert calibrated.ece() < 2.5 * calibrated.chance()
     assert bold.ece() > 10 * bold.chance()
+
+
+def test_a_point_of_a_reliability_curve_has_events_enough_to_mean_something() -> None:
+    """The curve of a calibrated model on few events stays within its errors, and holds every event."""
+    logits, label = sample((40, 30, 50))
+    curve = count(logits, label, predicted(logits)).top.curve()
+    predicted_B, observed_B, error_B, share_B = (np.array(curve[key]) for key in ("predicted", "observed", "error", "share"))
+    assert 2 <= len(share_B) <= 120 // LEAST_EVENTS
+    assert (share_B * 120 > 0.7 * LEAST_EVENTS).all()
+    assert share_B.sum() == pytest.approx(1)
+    assert (np.abs(predicted_B - observed_B) < 3 * error_B).all()
+    assert (np.diff(predicted_B) > 0).all()
 
 
 def test_a_bin_in_which_every_event_is_right_has_an_error_too() -> None:

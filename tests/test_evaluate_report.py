@@ -21,12 +21,13 @@ from toy_runs import toy_about, toy_ids, toy_labels, toy_logits, toy_report, toy
 from hepflow import published
 from hepflow.config import EvaluateConfig
 from hepflow.errors import ConfigError, DataError
-from hepflow.evaluate.job import evaluate, inputs_hash, run
+from hepflow.evaluate.figure import Bars
+from hepflow.evaluate.job import _write, evaluate, inputs_hash, run
 from hepflow.evaluate.kinematics import bin_edges, stores_at_hand
 from hepflow.evaluate.report import write_report
 from hepflow.evaluate.runs import content_hash, find_runs, read_about, read_run
 from hepflow.evaluate.tables import ablation, ablation_differences, beside_published, for_terminal, models, summary_table, working_points
-from hepflow.evaluate.text import compact, duration, factor, p_value, pm, small
+from hepflow.evaluate.text import compact, duration, factor, headline, p_value, pm, small
 from hepflow.files import read_json
 from hepflow.predictions import read_predictions
 from hepflow.schema import HLF, METRICS_SCHEMA_VERSION
@@ -162,6 +163,15 @@ def test_the_metrics_go_to_a_script_as_they_stand_in_the_file(whole: Path, capsy
     assert json.loads(capsys.readouterr().out) == metrics
 
 
+def test_a_report_that_was_not_finished_is_not_taken_for_the_one_before(tmp_path: Path) -> None:
+    """Its figures are of the runs of now, so metrics.json of the runs of before has to go."""
+    (tmp_path / "figures" / "bars.png").mkdir(parents=True)
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(OSError, match=r"bars\.png"):
+        _write(tmp_path, {}, {"importance": [Bars("bars", "", "", "loss", ("HT",), np.ones(1), np.ones(1))]})
+    assert not (tmp_path / "metrics.json").exists()
+
+
 @pytest.mark.slow
 def test_the_command_mends_a_spoilt_report_to_the_same_bytes_and_prints_a_table(tmp_path: Path) -> None:
     make(tmp_path, models={"hlf": 1.2})
@@ -187,6 +197,16 @@ def test_another_model_in_the_report_changes_no_error_of_the_first(whole: Path) 
     assert alone == together
 
 
+def test_where_nothing_passes_the_headline_is_a_limit_that_holds_whatever_class_it_is_of() -> None:
+    """A share of 0.14 of the 20 events of b, and none of the 200 of a, is seen to pass by 95 % of the samples."""
+    point = {"target": 0.9, "rejection": None, "background_efficiency": {"value": 0.0}}
+    selection = {"signal": ["c"], "background": ["a", "b"], "working_points": [point]}
+    confusion = {"counts": [[200, 0, 0], [0, 20, 0], [0, 0, 50]]}
+    entries = {"net": {"selections": {"headline": selection}, "confusion": confusion, "auc_mean": 1.0}}
+    text = headline(entries, ("a", "b", "c")).replace("\u00a0", " ")
+    assert text == "Keeping 90 % of c, net cuts the a or b rate to below 7 % (95 % confidence): none of 220 test events passes."
+
+
 @pytest.mark.parametrize("classes", [("signal", "noise"), ("qcd", "ttbar", "wjets", "zjets")])
 def test_two_and_four_classes_are_measured_as_well(tmp_path: Path, classes: tuple[str, ...]) -> None:
     sizes = (120, 100, 140, 90)[: len(classes)]
@@ -207,6 +227,7 @@ def test_two_and_four_classes_are_measured_as_well(tmp_path: Path, classes: tupl
         ({"signal": ("tbar",)}, "--signal names tbar, but the classes of these runs are qcd, ttbar, wjets"),
         ({"signal": ("qcd", "ttbar", "wjets")}, "--signal names every class"),
         ({"mix": {"qdc": 1.0}}, "--mix names qdc, but the classes"),
+        ({"mix": dict.fromkeys(("qcd", "ttbar", "wjets"), 0.0)}, "--mix gives no class of these runs a share of the rate"),
         ({"features": ("HT", "Met")}, "--features names Met, but the high-level features of .* are HT, MET"),
     ],
 )
@@ -316,6 +337,7 @@ def test_counts_get_a_bin_each() -> None:
     edges, integer = bin_edges(np.array([0, 1, 2, 2, 3, 1, 0, 5] * 40, dtype=np.float32))
     assert integer
     assert edges.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert bin_edges(np.array([-1, 1, 1, -1], dtype=np.float32))[0].tolist() == [-1, 0, 1, 2], "charges"
     edges, integer = bin_edges(np.random.default_rng(0).exponential(50, 1000).astype(np.float32))
     assert not integer
     assert len(edges) == 11

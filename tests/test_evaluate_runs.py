@@ -1,5 +1,6 @@
 """What may be compared, and what is refused in one line."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hepflow.errors import ConfigError, DataError
 from hepflow.evaluate.job import evaluate, named, run
 from hepflow.evaluate.kinematics import check_leak, join, open_store
 from hepflow.evaluate.runs import content_hash, find_runs, read_run
+from hepflow.ledger import Ledger
 from hepflow.predictions import Predictions, write_predictions
 from hepflow.store import EventStore
 
@@ -119,9 +121,14 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:
-    good(tmp_path / "a")
-    with pytest.raises(ConfigError, match="a second run of the name"):
-        run(EvaluateConfig(input=tmp_path, output=tmp_path / "report", runs=("a", "a", str(tmp_path / "a"))))
+    places = [good(tmp_path / place / "a") for place in ("", "1/x", "2/x")]
+    with pytest.raises(ConfigError, match="a second run of the name 'x-a'"):
+        named(places)
+
+
+def test_a_run_that_is_named_twice_is_compared_once(tmp_path: Path) -> None:
+    place = good(tmp_path / "a")
+    assert named(find_runs(EvaluateConfig(input=tmp_path, runs=("a", "a", str(place))))) == {"a": place}
 
 
 def test_runs_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
@@ -166,7 +173,7 @@ def test_a_planted_leak_is_refused(tmp_path: Path) -> None:
     """A test event stands in the training split too."""
     store = toy_store(tmp_path / "s.zarr", test=(IDS, LABEL), train=(IDS[:30], LABEL[:30]))
     runs = toy_runs(tmp_path / "runs", per_class=(60, 60, 60), store=store)
-    refuse(runs, "test events, such as .* are in the train split too: a leak")
+    refuse(runs, r"the train split holds \d+ test events, such as .*: a leak")
 
 
 def test_predictions_of_training_events_that_claim_to_be_test_events_are_refused(tmp_path: Path) -> None:
@@ -177,17 +184,26 @@ def test_predictions_of_training_events_that_claim_to_be_test_events_are_refused
 
 def test_an_event_under_another_identity_is_a_leak_too(tmp_path: Path) -> None:
     """The same collision in two files has two event_ids, but one set of features."""
-    store = toy_store(tmp_path / "s.zarr", test=(IDS, LABEL))
-    opened = EventStore.open(store)
-    part = opened.parts("test", "ttbar")[0]
-    twin = opened.read(part, 3, 4)
-    other = toy_ids(1, seed=77)
-    copy = type(twin)(twin.hlf, twin.particles, twin.offsets, twin.label, other)
-    ledger = type(opened.ledger())(n_in=1, n_out=1)
-    opened.write_part("part-1", {("train", "ttbar"): copy}, ledger)
-    EventStore.open(store).finalise()
+    store, other = with_twin(tmp_path / "s.zarr")
     runs = toy_runs(tmp_path / "runs", per_class=(60, 60, 60), store=store)
-    refuse(runs, f"event {other[0]} of the train split has the same features as a test event")
+    refuse(runs, f"event {other} of the train split has the same features as a test event")
+
+
+def with_twin(path: Path, momentum: float = 1.0) -> tuple[Path, int]:
+    """A store in which a training event has the high-level features of a test event, and its particles but for a factor."""
+    opened = EventStore.open(toy_store(path, test=(IDS, LABEL)))
+    twin = opened.read(opened.parts("test", "ttbar")[0], 3, 4)
+    other = toy_ids(1, seed=77)
+    copy = replace(twin, particles=twin.particles * np.float32(momentum), event_id=other)
+    opened.write_part("part-1", {("train", "ttbar"): copy}, Ledger(n_in=1, n_out=1))
+    EventStore.open(path).finalise()
+    return path, int(other[0])
+
+
+def test_events_that_have_the_same_few_features_but_other_particles_are_no_leak(tmp_path: Path) -> None:
+    store, _ = with_twin(tmp_path / "s.zarr", momentum=1.5)
+    one = read_run(good(tmp_path / "hlf"), "hlf", "x")
+    check_leak(join(open_store(config_for(store), one), one), one)
 
 
 def test_a_store_of_another_hash_is_refused_by_name(tmp_path: Path) -> None:

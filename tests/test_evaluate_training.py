@@ -113,7 +113,7 @@ def test_a_test_event_that_the_fit_saw_is_refused(copied: Path) -> None:
     block = store.read(store.parts("test", "ttbar")[0], 2, 3)
     store.write_part("again", {("train", "ttbar"): block}, Ledger(n_in=1, n_out=1))
     EventStore.open(copied / "corrected.zarr").finalise()
-    refuse(copied, f"1 test events, such as {block.event_id[0]}, are in the train split too: a leak", "hlf")
+    refuse(copied, f"the train split holds 1 test event, such as {block.event_id[0]}: a leak", "hlf")
 
 
 def test_statistics_that_saw_the_test_split_are_refused(copied: Path) -> None:

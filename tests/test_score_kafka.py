@@ -19,18 +19,20 @@ from typing import Any
 import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from kafka_broker import broker
 from test_score import rewritten
 from test_score_stream import all_ids, scored_ids
-from toy_trigger import events_of, untrained, write_raw
+from toy_trigger import events_of, ingest, untrained, write_raw
 
 from hepflow.bench.copies import copy_as_new
 from hepflow.config_score import KafkaConfig, ReplayConfig, ScoreConfig
 from hepflow.errors import ConfigError, DataError
 from hepflow.files import read_json
 from hepflow.ledger import Ledger
+from hepflow.schema import CLASSES
 from hepflow.score import replay, structured
 from hepflow.score.folder import read_scores
 from hepflow.score.kafka_source import fair
@@ -105,8 +107,19 @@ def test_what_is_replayed_is_what_was_in_the_files(server: str, tmp_path: Path, 
     assert ids[N:] == ids[:30]
     assert found[0].identity["file"].to_pylist() == ["qcd/a.root"] * 5
     (tmp_path / "raw" / "qcd" / "bad.root").write_text("no ROOT file at all")
-    with pytest.raises(DataError, match="1 files lost events, 0 allowed"):
+    with pytest.raises(DataError, match="1 file lost events, 0 allowed"):
         publish(tmp_path / "raw", topic)
+
+
+def test_a_replay_of_so_many_events_sends_no_message_after_them(server: str, tmp_path: Path, template: Path) -> None:
+    for number, name in enumerate(CLASSES):
+        copy_as_new(template, tmp_path / "raw" / name / "a.root", number + 1)
+    ingest(tmp_path / "raw", tmp_path / "events")
+    for path in (tmp_path / "events").rglob("*.parquet"):
+        pq.write_table(pq.read_table(path), path, row_group_size=10)
+    topic = f"kafka://{server}/limited"
+    publish(tmp_path / "events", topic, limit=13, events_per_message=5, partitions=1)
+    assert [len(decode(value, LOSS).events) for value in messages(topic, 1)] == [5, 5, 3]
 
 
 def test_a_replay_that_is_interrupted_has_published_what_it_says(

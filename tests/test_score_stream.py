@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from hepflow.ledger import Ledger
 from hepflow.score import live
 from hepflow.score.folder import ScoreFolder, read_scores
 from hepflow.score.job import prepare, run
+from hepflow.score.reading import splits_of
+from hepflow.score.task import score_share
 from hepflow.score.view import View
 
 N = 60
@@ -181,6 +184,34 @@ def stream_process(raw: Path, output: Path, model: Path, idle_stop_s: float) -> 
     options = (f"--input={raw}", f"--output={output}", f"--model={model}", "--poll_s=0.1", "--in_flight=3", "--cluster.workers=1")
     command = (sys.executable, "-m", "hepflow", "score", "--stream", *options, f"--idle-stop-s={idle_stop_s}")
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_shares_of_another_size_take_the_place_of_those_before(tmp_path: Path, model: Path, cluster: ClusterConfig) -> None:
+    path = write_raw(tmp_path / "raw" / "a.root", [40, 30], seed=2)
+    _, task, about = prepare(config(tmp_path, model, cluster))
+    folder = ScoreFolder(task.output, about)
+    for most in (path.stat().st_size, path.stat().st_size // 2 + 1):
+        splits = splits_of(tmp_path / "raw", task.access, most)
+        for split in folder.pending(splits):
+            folder.add(score_share(split, task))
+    assert len(splits) == 2
+    assert scored_ids(task.output) == all_ids(tmp_path / "raw")
+    assert folder.ledger.n_in == 70
+
+
+def test_a_share_that_is_done_again_is_not_left_to_a_copy_of_its_file(tmp_path: Path, model: Path, cluster: ClusterConfig) -> None:
+    path = write_raw(tmp_path / "raw" / "a.root", [40, 30], seed=2)
+    shutil.copy(path, path.with_name("b.root"))
+    _, task, about = prepare(config(tmp_path, model, cluster))
+    splits = splits_of(tmp_path / "raw", task.access, path.stat().st_size // 2 + 1)
+    ScoreFolder(task.output, about)
+    records = [score_share(split, task) for split in splits]
+    assert [(record.name, record.n_out > 0) for record in records] == [("a.root", True)] * 2 + [("b.root", False)] * 2
+    replace(records[0], transient=True).write(task.output)
+    folder = ScoreFolder(task.output, about, retry_lost=True)
+    for split in reversed(folder.pending(splits)):
+        folder.add(score_share(split, task))
+    assert scored_ids(task.output) == sorted(set(all_ids(path.parent)))
 
 
 @pytest.mark.slow

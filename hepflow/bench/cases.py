@@ -11,12 +11,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
 from hepflow import command
 from hepflow.bench.copies import multiply
 from hepflow.config_tools import BenchConfig
 from hepflow.errors import HepflowError
 from hepflow.files import read_json, write_json
+from hepflow.ledger import counted
 from hepflow.shipped import shipped
+from hepflow.terminal import MESSAGES
 
 log = logging.getLogger(__name__)
 
@@ -141,18 +145,27 @@ def prepare(folder: Path, size: int, copies: int, scored: Sequence[str], code: s
     if there.get("code") == code:
         nets = there["nets"]
     else:
-        log.info("making the input: %s selected events a class, %d times", f"{size:,}", copies)
-        hepflow("simulate", "--output", raw, "--events", size, "--events_per_file", size, "--overwrite")  # at every size as many files
+        log.info("making the input: %s selected events a class, %s", f"{size:,}", counted(copies, "time"))
+        _make("simulate", "--output", raw, "--events", size, "--events_per_file", size)  # at every size as many files
         multiply(raw, copies)
-        hepflow("ingest", "--input", raw, "--output", events, "--overwrite")
-        hepflow("features", "--input", events, "--output", store, "--overwrite")
+        _make("ingest", "--input", raw, "--output", events)
+        _make("features", "--input", events, "--output", store)
         write_json(ready, {"code": code, "nets": nets})
     for net in (net for net in scored if net not in nets):
         own = ("--config", shipped(f"train/{net}.yaml"), "--data.store", store, "--output", inputs / "runs" / net)
-        hepflow("train", "fit", *own, "--overwrite", "--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
+        _make("train", "fit", *own, "--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
         nets = [*nets, net]
         write_json(ready, {"code": code, "nets": nets})
     return inputs
+
+
+def _make(stage: str, *arguments: object) -> None:
+    """Run a command on the way to the input, and show for how long it has been at it."""
+    log.info("  hepflow %s", stage)
+    columns = (SpinnerColumn(), TextColumn(stage), TimeElapsedColumn())
+    with Progress(*columns, console=MESSAGES, transient=True) as progress:
+        progress.add_task(stage, total=None)
+        hepflow(stage, *arguments, "--overwrite")
 
 
 def measure(case: Case, repeat: int, inputs: Path, scratch: Path, epochs: int) -> Measured:

@@ -22,7 +22,7 @@ from hepflow.bench.cases import GPU, OURS, Measured, cases, measure, prepare
 from hepflow.config_tools import BenchConfig
 from hepflow.errors import ConfigError
 from hepflow.files import read_json, write_json
-from hepflow.ledger import code_hash, digest
+from hepflow.ledger import code_hash, counted, digest
 from hepflow.machine import cores, versions
 from hepflow.terminal import MESSAGES
 
@@ -35,7 +35,7 @@ NOT_MEASURED = ("bench/job", "bench/plots", "bench/report", "bench/scaling", "ev
 
 
 def run(config: BenchConfig) -> None:
-    """Measure what is missing, then write bench.json, bench.csv and the plots, and print the tables.
+    """Measure what is missing, then write bench.json, bench.csv and the plots, and print the tables (``json``: bench.json).
 
     Raises
     ------
@@ -46,7 +46,7 @@ def run(config: BenchConfig) -> None:
     """
     gpus = _gpus()
     if not list(cases(config, len(gpus))):
-        msg = f"stages {', '.join(config.stages)}: nothing that can be measured here, with {len(gpus)} GPUs"
+        msg = f"stages {', '.join(config.stages)}: nothing that can be measured here, with {counted(len(gpus), 'GPU')}"
         raise ConfigError(msg)
     with locks.exclusive(config.output):
         config.output.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def run(config: BenchConfig) -> None:
         rows, n_kept = _measured(config, inputs)
         minutes = (time.perf_counter() - started) / 60
         _report(config, rows, inputs[max(config.sizes)])
-    said = f"{len(rows)} runs, {n_kept} of them from before, in {minutes:.1f} min"
+    said = f"{counted(len(rows), 'run')}, {n_kept} of them from before, in {minutes:.1f} min"
     log.info("measured %s; wrote %s, %s and four plots to %s", said, JSON_FILE, CSV_FILE, config.output)
 
 
@@ -112,20 +112,23 @@ def _report(config: BenchConfig, rows: Sequence[Measured], inputs: Path) -> None
     plots.scaling(config.output / "scaling.png", largest, caption)
     plots.share(config.output / "share.png", list(costs.values()), shares, caption)
     plots.per_core(config.output / "per_core.png", beside, caption)
+    for name, values in (("summary", summaries), ("costs", costs.values()), ("rivals", ratios), ("per_core", beside)):
+        record[name] = [asdict(value) for value in values]
+    record["dates"] = dates
+    extrapolated = scaling.extrapolate(ours, shares, config.extrapolate, config.extrapolate_cores) if config.extrapolate else []
+    record["extrapolation"] = [asdict(row) for row in extrapolated]  # JSON makes its numbers of cores to strings
+    write_json(config.output / JSON_FILE, record)
+    if config.json:
+        print((config.output / JSON_FILE).read_text(), end="")
+        return
     report.print_summary(summaries, caption)
     report.print_rivals(ratios, caption)
     report.print_per_core(beside, caption)
     report.print_costs(costs.values(), caption)
-    for name, values in (("summary", summaries), ("costs", costs.values()), ("rivals", ratios), ("per_core", beside)):
-        record[name] = [asdict(value) for value in values]
-    record["dates"] = dates
-    if config.extrapolate:
-        extrapolated = scaling.extrapolate(ours, shares, config.extrapolate, config.extrapolate_cores)
+    if extrapolated:
         report.print_extrapolation(extrapolated, config.extrapolate, config.extrapolate_cores, scaling.measured_range(ours), caption)
-        record["extrapolation"] = [asdict(row) for row in extrapolated]  # JSON makes its numbers of cores to strings
     if GPU in config.stages and not record["machine"]["gpus"]:
         Console().print(f"{GPU}: not measured, no GPU here", highlight=False)
-    write_json(config.output / JSON_FILE, record)
 
 
 def _shares(inputs: Path) -> dict[str, float]:

@@ -43,7 +43,7 @@ def throughput(path: Path, largest: Mapping[str, Sequence[Summary]], rivals: Map
 def scaling(path: Path, largest: Mapping[str, Sequence[Summary]], caption: str) -> None:
     """Speed-up and efficiency against cores, relative to the fewest; of stages that worked long enough for a rate."""
     figure, (left, right) = _figure(2, caption, width=4.8)
-    most = 1
+    fewest, most = math.inf, 1
     for stage, summaries in largest.items():
         if any(summary.mostly_start for summary in summaries):
             continue
@@ -54,8 +54,8 @@ def scaling(path: Path, largest: Mapping[str, Sequence[Summary]], caption: str) 
             gain = [summary.events_per_s / u for summary, u in zip(summaries, unit, strict=True)]
             spread = [[side / u for side, u in zip(sides, unit, strict=True)] for sides in _spread(summaries)]
             place.errorbar(cores, gain, yerr=spread, marker="o", capsize=3, label=stage)
-        most = max(most, *cores)
-    left.plot([1, most], [1, most], "k:", label="ideal")
+        fewest, most = min(fewest, first.cores), max(most, *cores)
+    left.plot([fewest, most], [1, most / fewest], "k:", label="ideal")
     right.axhline(1, color="k", linestyle=":")
     right.set_ylim(bottom=0)
     _label(left, "speed-up", "cores", "times the rate on the fewest")

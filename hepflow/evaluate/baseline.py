@@ -12,7 +12,7 @@ from hepflow.config_tools import ForestConfig, TreesConfig
 from hepflow.errors import DataError
 from hepflow.evaluate.runs import ABOUT, PREDICTIONS
 from hepflow.files import read_json, refuse_to_replace, write_json
-from hepflow.ledger import code_hash, digest
+from hepflow.ledger import code_hash, counted, digest
 from hepflow.predictions import Predictions, write_predictions
 from hepflow.schema import SPLITS
 from hepflow.store import EventStore, high_level
@@ -95,7 +95,7 @@ def _keep(config: TreesConfig | ForestConfig, settings: Mapping[str, Any], store
     write_predictions(config.output / PREDICTIONS, predictions)
     about = {**source, "settings": dict(settings), "store": str(config.input), "provenance": store.spec.provenance}
     write_json(config.output / ABOUT, {**about, **_about(fitted, len(tables["train"].label)), "name": config.output.name, "finished": True})
-    log.info("%d trees in %.1f s; run folder %s", fitted.n_trees, fitted.wall_s, config.output)
+    log.info("%s in %.1f s; run folder %s", counted(fitted.n_trees, "tree"), fitted.wall_s, config.output)
 
 
 def balanced(label: np.ndarray) -> np.ndarray:

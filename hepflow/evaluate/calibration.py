@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 
 from hepflow.evaluate.metrics import CHUNK, binomial_error, bootstrap
+from hepflow.predictions import softmax
 
 BINS = 15
-"""Of a reliability curve."""
+"""Of the expected calibration error."""
+LEAST_EVENTS = 25
+"""Of a point of a reliability curve, as if all had the same weight: fewer would make it zigzag by chance."""
 SCORE_BINS = 50
 FINE = 150
 """A multiple of both."""
@@ -31,12 +34,13 @@ class Reliability:
         return len(self.sums)
 
     def curve(self) -> dict[str, list[float]]:
-        """Mean prediction, observed share with its error, and share of events, of each bin that has any."""
-        predicted_B, observed_B, share_B, effective_B = self._bins(self.counts)
+        """Mean prediction, observed share with its error, and share of events; a point is of as many bins as have events enough."""
+        starts = self._starts()
+        joined = Reliability(np.add.reduceat(self.counts, starts, axis=1), np.add.reduceat(self.sums, starts, axis=1))
+        predicted_B, observed_B, share_B, effective_B = joined._bins(joined.counts)
         error_B = binomial_error(observed_B * effective_B, effective_B)
-        filled = share_B > 0
         names = ("predicted", "observed", "error", "share")
-        return {name: values[filled].tolist() for name, values in zip(names, (predicted_B, observed_B, error_B, share_B), strict=True)}
+        return {name: values.tolist() for name, values in zip(names, (predicted_B, observed_B, error_B, share_B), strict=True)}
 
     def ece(self, counts_LB: np.ndarray | None = None) -> float:
         """Expected calibration error: mean distance between prediction and observation (Naeini et al. 2015; Guo et al. 2017)."""
@@ -53,6 +57,17 @@ class Reliability:
         """As it stands in metrics.json."""
         spread = bootstrap(self.counts, lambda counts: np.array(self.ece(counts)), replicas=replicas, rng=rng)
         return {"ece": {"value": self.ece(), "error": float(spread.std())}, "ece_by_chance": self.chance(), **self.curve()}
+
+    def _starts(self) -> list[int]:
+        """First bin of each point of the curve, from 0; what is left at the end goes to the last one."""
+        _, _, share_B, effective_B = self._bins(self.counts)
+        square_B = share_B**2 / np.maximum(effective_B, 1e-300)  # the sum of the squares of the weights
+        starts, share, square = [0], 0.0, 0.0
+        for number, (more, more_square) in enumerate(zip(share_B, square_B, strict=True), start=1):
+            share, square = share + more, square + more_square
+            if share**2 >= LEAST_EVENTS * square > 0:
+                starts, share, square = [*starts, number], 0.0, 0.0
+        return starts[:-1] or starts
 
     def _bins(self, counts_LB: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         wrong_KB, right_KB = counts_LB[: self.n_classes], counts_LB[self.n_classes :]
@@ -99,14 +114,6 @@ def count(logits_NK: np.ndarray, label_N: np.ndarray, predicted_N: np.ndarray) -
         for k, counter in enumerate(own):
             counter.add(p_KN[k], label, label == k)
     return Probabilities(top.result(), tuple(counter.result() for counter in own), np.stack([counter.histogram() for counter in own]))
-
-
-def softmax(logits_NK: np.ndarray) -> np.ndarray:
-    """(N, K) float64 probabilities, a class's together in memory."""
-    x_KN = logits_NK.T.astype(np.float64, order="C")
-    x_KN -= x_KN.max(axis=0)
-    np.exp(x_KN, out=x_KN)
-    return np.asarray((x_KN / x_KN.sum(axis=0)).T)
 
 
 class _Counter:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from hepflow.evaluate.calibration import LEAST_EVENTS
 from hepflow.evaluate.figure import AnyFigure, Axis, Bars, Chart, Matrix, Series, colour, file_name
 from hepflow.evaluate.measure import Measured
 from hepflow.evaluate.runs import Run
@@ -186,7 +187,9 @@ def _reliability(name: str, heading: str, caption: str, key: str, measured: Sequ
         series.append(Series(f"{one.name}, ECE {pm(curve['ece'])}", x, y, colour("m", index), error, style="points", dash=index))
     low = float(np.floor(lowest * 10) / 10)
     claimed, observed = Axis("predicted probability", low - 0.02, 1.02), Axis("observed share", low - 0.02, 1.02)
-    return Chart(name, heading, f"{caption} Errors are Wilson's.", claimed, observed, tuple(series))
+    return Chart(
+        name, heading, f"{caption} Errors are Wilson's; a point has {LEAST_EVENTS} events or more.", claimed, observed, tuple(series)
+    )
 
 
 def efficiencies(name: str, rows: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> list[Chart]:

@@ -1,7 +1,7 @@
 """What a figure shows, apart from how it is drawn: the page (svg.py), the PNG and PDF files (plots.py) and the CSV all follow from it."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -127,7 +127,7 @@ class Display:
     phi: np.ndarray
     pt: np.ndarray
     """(n) GeV"""
-    facts: tuple[tuple[str, str], ...] = field(default=())
+    facts: tuple[tuple[str, str], ...] = ()
     """What is known of the event, in words."""
 
     def rows(self) -> tuple[list[str], list[list[object]]]:

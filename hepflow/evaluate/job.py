@@ -129,11 +129,11 @@ def named(paths: Sequence[Path]) -> dict[str, Path]:
         That is not enough either.
     """
     found: dict[str, Path] = {}
-    for path in paths:
+    for path in dict.fromkeys(paths):
         own = path.stem if path.is_file() else path.resolve().name
         name = own if own not in found else f"{path.resolve().parent.name}-{own}"
         if name in found:
-            msg = f"{path}: a second run of the name {name!r}, beside {found[name]}. Rename one, or name each once in --runs."
+            msg = f"{path}: a second run of the name {name!r}, beside {found[name]}. Rename one, or compare them in separate reports."
             raise ConfigError(msg)
         found[name] = path
     return found
@@ -161,6 +161,9 @@ def _signal(config: EvaluateConfig, classes: Sequence[str], notes: list[Note]) -
         if unknown := [name for name in names if name not in known]:
             msg = f"{option} names {', '.join(unknown)}, but the classes of these runs are {', '.join(classes)}"
             raise ConfigError(msg)
+    if set(classes) <= set(config.mix) and not sum(config.mix[name] for name in classes):
+        msg = f"--mix gives no class of these runs a share of the rate ({', '.join(classes)})"
+        raise ConfigError(msg)
     if set(config.signal) == set(classes):
         msg = f"--signal names every class ({', '.join(classes)}): leave out at least one, which is what the trigger rejects"
         raise ConfigError(msg)
@@ -231,7 +234,7 @@ def _checks(runs: Sequence[Run], joins: Mapping[str, Joined], config: EvaluateCo
     every = all(run.name in joins for run in runs)
     if every:
         passed.append(
-            "Every test event is in its store's test split and in no other, by event_id and by its high-level features; "
+            "Every test event is in its store's test split and in no other, by event_id, and by its features and particles; "
             "the statistics of the normalisation are of the training split alone."
         )
     passed.append(
@@ -299,9 +302,10 @@ def _displays(
 
 
 def _write(output: Path, metrics: dict[str, Any], figures: Mapping[str, Sequence[AnyFigure]]) -> None:
-    """The figures first and metrics.json last: where that is, the rest is whole."""
+    """The figures first and metrics.json last: where that is, the rest is whole and its own."""
     folder = output / FIGURES
     folder.mkdir(parents=True, exist_ok=True)
+    (output / METRICS).unlink(missing_ok=True)
     every = charts.every(figures)
     for figure in track(every, "drawing", transient=True, console=MESSAGES):
         save(figure, folder)

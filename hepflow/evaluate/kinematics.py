@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,20 @@ import numpy as np
 from hepflow.blocks import EventBlock
 from hepflow.config import STORE, EvaluateConfig
 from hepflow.errors import ConfigError, DataError
-from hepflow.evaluate.calibration import softmax
 from hepflow.evaluate.figure import Display
 from hepflow.evaluate.metrics import binomial_error
 from hepflow.evaluate.runs import Run
+from hepflow.ledger import counted
 from hepflow.moments import Moments
+from hepflow.predictions import softmax
 from hepflow.schema import HLF
 from hepflow.store import EventStore, iter_blocks
 
 BINS = 10
 MAX_INTEGER = 12
 """Counts above this share the last bin."""
+MAX_TWINS = 100
+"""Events of a part that have the features of a test event, whose particles are looked at."""
 KINDS = ("charged hadron", "photon", "neutral hadron", "lepton")
 RETRAIN = "Train it again, by the same command"
 FLAGS = {"isChHad": 0, "isGamma": 1, "isNeuHad": 2, "isEle": 3, "isMu": 3}
@@ -147,23 +151,29 @@ def check_leak(joined: Joined, run: Run) -> None:
     Raises
     ------
     DataError
-        A test event stands in the training or validation split too, by its identity or by its features.
+        A test event stands in the training or validation split too, by its identity, or by its features and particles: the features
+        alone may be as few and as coarse as a number of jets.
     """
     store, ids = joined.store, run.predictions.event_id
-    own = np.sort(row_hash(joined.hlf))
+    own = row_hash(joined.hlf)
+    order = np.argsort(own)
+    own = own[order]
     trained = Moments.none(joined.hlf.shape[1])
     for split in ("train", "val"):
-        for block in iter_blocks(store, split, particles=False):
+        for part in (part for name in store.spec.classes for part in store.parts(split, name)):
+            block = store.read(part, particles=False)
             if split == "train":
                 trained += Moments.of(block.hlf)
             shared, _ = _find(ids, block.event_id)
             if len(shared):
-                found = f"{len(shared):,} test events, such as {int(ids[shared][0])}"
-                msg = f"{store.path}: {found}, are in the {split} split too: a leak. Run `hepflow features` again."
+                found = f"the {split} split holds {counted(len(shared), 'test event')}, such as {int(ids[shared][0])}"
+                msg = f"{store.path}: {found}: a leak. Run `hepflow features` again."
                 raise DataError(msg)
-            twins, rows = _find(own, row_hash(block.hlf))
-            if len(twins):
-                found = f"event {int(block.event_id[rows][0])} of the {split} split has the same features as a test event"
+            for twin, row in islice(zip(*_find(own, row_hash(block.hlf)), strict=True), MAX_TWINS):
+                particles = store.read(part, int(row), int(row) + 1).particles
+                if not np.array_equal(particles, joined.event(int(order[twin])).particles):
+                    continue
+                found = f"event {int(block.event_id[row])} of the {split} split has the same features as a test event"
                 msg = f"{store.path}: {found}: it was ingested twice, a leak. Remove the copy from the raw files."
                 raise DataError(msg)
     _check_statistics(store, trained.statistics())
@@ -242,10 +252,10 @@ def efficiencies(
 
 
 def bin_edges(x: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Edges of equally populated bins; of counts, a bin each, the last for all above. And whether they are counts."""
-    if np.array_equal(x, np.round(x)) and x.min(initial=0) >= 0 and len(np.unique(x[:100_000])) <= 40:
+    """Edges of equally populated bins; of counts (and charges), a bin each, the last for all above. And whether they are counts."""
+    if np.array_equal(x, np.round(x)) and x.min(initial=0) >= -MAX_INTEGER and len(np.unique(x[:100_000])) <= 40:
         top = int(min(np.quantile(x, 0.995), MAX_INTEGER))
-        return np.arange(0, top + 2, dtype=np.float64), True
+        return np.arange(int(x.min(initial=0)), top + 2, dtype=np.float64), True
     edges = np.unique(np.quantile(x.astype(np.float64), np.linspace(0, 1, BINS + 1)))
     if len(edges) < 2:
         return np.array([edges[0], edges[0] + 1]), False

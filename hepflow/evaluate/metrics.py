@@ -147,6 +147,7 @@ def spectrum(score_N: np.ndarray, label_N: np.ndarray, n_classes: int, *, exact_
             rows = slice(start, start + CHUNK)
             bin_N[rows] = np.clip((score_N[rows] - low) / width, 0, FINE_BINS - 1)
         floor_D = low + width * np.arange(FINE_BINS)
+        floor_D[0] = score_N.min()  # beyond the limit, too
     counts_KD = np.zeros((n_classes, len(floor_D)), dtype=np.int64)
     for start in range(0, len(score_N), CHUNK):
         rows = slice(start, start + CHUNK)

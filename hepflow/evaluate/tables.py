@@ -98,10 +98,13 @@ def working_points(metrics: Mapping[str, Any], selection: str) -> Table:
     return Table(f"wp-{selection}", columns, tuple(rows), foot=" ".join(marks))
 
 
+DIFFERENCES = ("models", "quantity", "difference", "z", "p", "p, corrected", "verdict")
+
+
 def differences(metrics: Mapping[str, Any]) -> Table:
     """Every paired difference."""
     rows = [_difference(pair) for pair in metrics["pairs"]]
-    return Table("pairs", ("models", "quantity", "difference", "z", "p", "p, corrected", "verdict"), tuple(rows))
+    return Table("pairs", DIFFERENCES, tuple(rows))
 
 
 def _difference(pair: Mapping[str, Any]) -> Row:
@@ -138,7 +141,7 @@ def ablation(metrics: Mapping[str, Any]) -> Table:
 def ablation_differences(metrics: Mapping[str, Any]) -> Table:
     """What a change of the definitions did, on common events."""
     rows = [_difference(pair) for group in metrics["ablation"] for pair in group["differences"]]
-    return Table("ablation-pairs", ("models", "quantity", "difference", "z", "p", "p, corrected", "verdict"), tuple(rows))
+    return Table("ablation-pairs", DIFFERENCES, tuple(rows))
 
 
 def cost(metrics: Mapping[str, Any]) -> Table:
@@ -194,7 +197,8 @@ def beside_published(metrics: Mapping[str, Any]) -> Table | None:
 
 
 def _training(about: Mapping[str, Any]) -> str:
-    parts = [f"{about['epochs']} epochs"] if about.get("epochs") is not None else []
+    epochs = about.get("epochs")
+    parts = [f"{epochs} epoch{'' if epochs == 1 else 's'}"] if epochs is not None else []
     parts += [duration(about["wall_s"])] if about.get("wall_s") is not None else []
     return " in ".join(parts) or "–"
 

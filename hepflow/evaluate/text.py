@@ -18,7 +18,7 @@ def pm(number: Mapping[str, float] | None, *, scale: float = 1.0, unit: str = ""
     value, error = scale * number["value"], scale * number["error"]
     places = decimals(error, value)
     if not math.isfinite(error) or not round(error, places):
-        return f"{value:.{places}f}{unit}"
+        return f"{value:.{places}f}{unit}".replace("-", "−")
     return f"{value:.{places}f} ± {error:.{places}f}{unit}".replace("-", "−")
 
 
@@ -72,7 +72,7 @@ def power_of_ten(exponent: int) -> str:
 
 def joined(names: Sequence[str], word: str = "and") -> str:
     """``a, b and c``."""
-    return " and ".join(names).replace(" and ", f" {word} ") if len(names) < 3 else f"{', '.join(names[:-1])} {word} {names[-1]}"
+    return f" {word} ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} {word} {names[-1]}"
 
 
 def tied(text: str) -> str:
@@ -112,8 +112,9 @@ def headline(entries: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -
     each = "each of " if len(selection["signal"]) > 1 else ""
     sentence = f"Keeping {100 * point['target']:g} % of {each}{signal}, {name} cuts the {background} rate "
     if point["rejection"] is None:
-        n = sum(sum(entries[name]["confusion"]["counts"][classes.index(c)]) for c in selection["background"])
-        return tied(f"{sentence}to below {100 * (1 - 0.05 ** (1 / n)):.2g} % (95 % confidence): none of {n:,} test events passes.")
+        events = [sum(entries[name]["confusion"]["counts"][classes.index(c)]) for c in selection["background"]]
+        most = (1 - 0.05 ** (1 / min(events))) / len(events)  # all that may pass unseen is of the class with the fewest events
+        return tied(f"{sentence}to below {100 * most:.2g} % (95 % confidence): none of {sum(events):,} test events passes.")
     return tied(f"{sentence}by a factor of {factor(point['rejection'])}: {percent(point['background_efficiency'])} of it passes.")
 
 

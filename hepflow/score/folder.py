@@ -65,10 +65,11 @@ class ScoreFolder:
         self.accepted.update(record.accepted)
 
     def pending(self, splits: Sequence[Split]) -> list[Split]:
-        """What is not done. Scores of files that have another content now are removed: their new ones take their place."""
-        gone = replaced(splits, [record.split for record in self.done.values() if record.split])
-        for split in gone:
-            self._forget(self.done.pop(split.key))
+        """What is not done. Scores of files that have another content, or other shares, now are removed: new ones take their place."""
+        gone = [self.done.pop(split.key) for split in replaced(splits, [record.split for record in self.done.values() if record.split])]
+        for record in gone:
+            self._forget(record)
+            self._release(record)
         if gone:
             self._count()
         return [split for split in splits if split.key not in self.done]
@@ -102,7 +103,7 @@ class ScoreFolder:
         path = self.path / MANIFEST
         if not path.is_file():
             if self.path.exists() and any(self.path.iterdir()):
-                msg = f"{self.path}: there is something here that are no scores. Choose another output."
+                msg = f"{self.path}: there is something here that is not scores of hepflow. Choose another output."
                 raise DataError(msg)
             return
         there = read_json(path)
@@ -141,8 +142,11 @@ class ScoreFolder:
         (self.path / RECORDS / f"{record.key}.json").unlink(missing_ok=True)
         if record.fragment is not None:
             (self.path / record.fragment).unlink(missing_ok=True)
+
+    def _release(self, record: Record) -> None:
+        """Another file may have the events, once no share of this one is done."""
         claim = self.path / CLAIMS / str(record.uuid)
-        if record.uuid is not None and claim.is_file() and claim.read_text() == record.name:
+        if claim.is_file() and claim.read_text() == record.name and all(other.uuid != record.uuid for other in self.done.values()):
             claim.unlink()
 
     def _count(self) -> None:

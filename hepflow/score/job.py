@@ -18,7 +18,7 @@ from hepflow.config_score import ScoreConfig
 from hepflow.errors import DataError
 from hepflow.ingest.share import Access
 from hepflow.ingest.splits import Split
-from hepflow.ledger import digest
+from hepflow.ledger import counted, digest
 from hepflow.locks import exclusive
 from hepflow.schema import SCORES_SCHEMA_VERSION
 from hepflow.score import live
@@ -81,9 +81,9 @@ def _score_all(config: ScoreConfig, folder: ScoreFolder, task: Task) -> None:
     splits = splits_of(config.input, task.access, config.target_partition_mb << 20)
     pending = folder.pending(splits)
     if not pending:
-        log.info("%s is up to date: all %d shares of files are scored", config.output, len(splits))
+        log.info("%s is up to date: %s scored before", config.output, counted(folder.n_files, "file"))
     elif len(pending) < len(splits):
-        log.info("%d of %d shares of files are finished, going on with the rest", len(splits) - len(pending), len(splits))
+        log.info("%d of %d shares of files are done, going on with the rest", len(splits) - len(pending), len(splits))
     rate, before = "", folder.ledger.n_in
     if pending:
         with clusters.connect(config.cluster, len(pending)) as client:
@@ -97,7 +97,7 @@ def _score_all(config: ScoreConfig, folder: ScoreFolder, task: Task) -> None:
 
 
 def _run_tasks(client: Client, pending: Sequence[Split], task: Task, folder: ScoreFolder) -> None:
-    rate = TextColumn("files, {task.fields[rate]:,.0f} events/s")
+    rate = TextColumn("shares of files, {task.fields[rate]:,.0f} events/s")
     columns = (SpinnerColumn(), TextColumn("score"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
     futures = {submit(client, split, task): split for split in sorted(pending, key=lambda split: -split.size)}
     with Progress(*columns, console=MESSAGES) as progress:
@@ -119,10 +119,10 @@ def judge(folder: ScoreFolder, config: ScoreConfig) -> None:
     if len(lost) > _NAMED:
         log.warning("... and %d more, see the records in %s", len(lost) - _NAMED, config.output)
     if len(lost) > config.max_lost_files:
-        files = f"of {folder.n_files} files", "Repair them and run again, or allow"
-        what, repair = ("messages", "Allow") if config.reads_topic else files
+        files = f"{len(lost)} of {counted(folder.n_files, 'file')}", "Repair them and run again, or allow"
+        what, repair = (counted(len(lost), "message"), "Allow") if config.reads_topic else files
         msg = (
-            f"{config.output}: {len(lost)} {what} lost events (the first, {told(lost[0])}), {config.max_lost_files} allowed; "
+            f"{config.output}: {what} lost events (the first, {told(lost[0])}), {config.max_lost_files} allowed; "
             f"the rest is done. {repair} it with --max-lost-files {len(lost)}."
         )
         raise DataError(msg)

@@ -133,7 +133,7 @@ class _Reader(DataSourceStreamReader):
             low, _ = consumer.get_watermark_offsets(where, timeout=self.timeout_s)
             at = max(wanted.start, min(low, wanted.stop))
             if at > wanted.start:
-                yield wanted.start, None, f"messages {wanted.start} to {at - 1} are gone: the broker kept them no longer"
+                yield wanted.start, None, f"messages {wanted.start} to {at - 1} are gone: the broker no longer keeps them"
             consumer.assign([TopicPartition(self.topic.name, wanted.partition, at)])
             while at < wanted.stop:
                 for message in consumer.consume(min(wanted.stop - at, _CHUNK), timeout=self.timeout_s) or [None]:

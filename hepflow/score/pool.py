@@ -6,7 +6,7 @@ from concurrent.futures import CancelledError
 from distributed import Client, Future, KilledWorker
 
 from hepflow.ingest.splits import Split
-from hepflow.ledger import Lost
+from hepflow.ledger import Lost, counted
 from hepflow.physics import own
 from hepflow.score.task import WORKER_DIED, Record, Task, score_share
 
@@ -35,5 +35,5 @@ def outcome(future: Future, split: Split, task: Task) -> Record:
 def told(lost: Sequence[Lost]) -> str:
     """What was lost of one file or message, in words."""
     n_lost = sum(item.events or 0 for item in lost)
-    events = "an unknown number of" if any(item.events is None for item in lost) else f"{n_lost:,}"
-    return f"{lost[0].file}, {events} events lost: {'; '.join(item.reason for item in lost)}"
+    events = "an unknown number of events" if any(item.events is None for item in lost) else counted(n_lost, "event")
+    return f"{lost[0].file}, {events} lost: {'; '.join(item.reason for item in lost)}"

@@ -98,9 +98,9 @@ def splits_of(root: str | Path, access: Access, target_bytes: int) -> list[Split
 
 
 def replaced(splits: Sequence[Split], before: Sequence[Split]) -> list[Split]:
-    """Shares done before of files that have another content now."""
-    now = {split.file.name: split.file.version for split in splits}
-    return [split for split in before if now.get(split.file.name, split.file.version) != split.file.version]
+    """Shares done before of files that have another content now, or are cut in another way."""
+    now = {split.file.name: (split.file.version, split.count) for split in splits}
+    return [split for split in before if now.get(split.file.name) not in {None, (split.file.version, split.count)}]
 
 
 def _parquet_file(root: Path, path: Path, fingerprint: str) -> SourceFile:

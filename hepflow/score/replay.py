@@ -13,6 +13,7 @@ from hepflow.errors import DataError
 from hepflow.ingest.arrow import to_arrow
 from hepflow.ingest.share import Access
 from hepflow.ingest.splits import Split
+from hepflow.ledger import counted
 from hepflow.score.messages import SCHEMA, encode
 from hepflow.score.reading import reader_of, splits_of
 from hepflow.score.topic import Topic, reason
@@ -40,7 +41,7 @@ def run(config: ReplayConfig) -> None:
     access = Access(config.tree, config.retries, config.timeout_s)
     splits = splits_of(config.input, access, 1 << 62)
     if topic.make(config.partitions, config.timeout_s):
-        log.info("made topic %s with %d partitions", topic, config.partitions)
+        log.info("made topic %s with %s", topic, counted(config.partitions, "partition"))
     publisher = Publisher(topic, config)
     lost: dict[str, str] = {}
     try:
@@ -52,7 +53,8 @@ def run(config: ReplayConfig) -> None:
     for name, why in lost.items():
         log.warning("quarantined %s: %s", name, why)
     if len(lost) > config.max_lost_files:
-        msg = f"{config.input}: {len(lost)} files lost events, {config.max_lost_files} allowed (--max-lost-files); the rest is published."
+        files = counted(len(lost), "file")
+        msg = f"{config.input}: {files} lost events, {config.max_lost_files} allowed (--max-lost-files); the rest is published."
         raise DataError(msg)
 
 
@@ -68,6 +70,8 @@ def _publish_all(splits: Sequence[Split], access: Access, publisher: "Publisher"
                     continue
                 for message in publisher.publish(to_arrow(piece.events, reader.identity(piece), SCHEMA)):
                     progress.update(bar, told=message)
+                if publisher.full:
+                    break
             if reader.unreadable:
                 lost[split.file.name] = reader.unreadable
             progress.update(bar, advance=1)
@@ -96,7 +100,7 @@ class Publisher:
     def told(self) -> str:
         """What is published, in words."""
         rate = self.n_events / max(time.perf_counter() - self._started, 1e-9)
-        return f"{self.n_events:,} events in {self.n_messages:,} messages, {rate:,.0f} events/s"
+        return f"{counted(self.n_events, 'event')} in {counted(self.n_messages, 'message')}, {rate:,.0f} events/s"
 
     def publish(self, events: pa.Table) -> Iterator[str]:
         """Publish events in messages, when it is their time.
@@ -128,7 +132,7 @@ class Publisher:
         waiting = self._producer.flush(self.config.timeout_s)
         self._check()
         if waiting:
-            msg = f"{self.topic}: {waiting} messages are not taken within {self.config.timeout_s:g} s"
+            msg = f"{self.topic}: {counted(waiting, 'message')} not taken within {self.config.timeout_s:g} s"
             raise DataError(msg)
         log.info("published %s to %s", self.told, self.topic)
 

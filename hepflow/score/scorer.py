@@ -29,6 +29,7 @@ from hepflow.physics import own
 from hepflow.physics.columns import Columns, columns
 from hepflow.physics.features import FeatureSet, compute_columns
 from hepflow.physics.selection import REASONS
+from hepflow.predictions import softmax
 from hepflow.schema import COLLECTIONS
 from hepflow.score.working_points import WorkingPoint
 from hepflow.store import EventStore
@@ -44,7 +45,6 @@ MAX_CANDIDATES = 20_000
 OVERSIZED = f"more than {MAX_CANDIDATES:,} particles"
 NO_NUMBER = "the net gives no number"
 BY_PHYSICS = "rejected by the physics"
-_SKIPPED = (NOT_FINITE, OVERSIZED, skim.NO_LEPTON)
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,7 @@ class Scores:
     @property
     def probabilities(self) -> np.ndarray:
         """(events, classes) float64, NaN where there is no score."""
-        shifted = np.exp(self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True, initial=-np.inf))
-        return shifted / shifted.sum(axis=1, keepdims=True)
+        return softmax(self.logits)
 
 
 class Scorer:
@@ -133,7 +132,7 @@ class Scorer:
             return self._score_columns(columns(events), finite)
         oversized = _n_candidates(columns(events)) > MAX_CANDIDATES
         ready = finite & ~oversized & skim.has_lepton(events)
-        skipped = np.select([~finite, oversized], [*_SKIPPED[:2]], _SKIPPED[2])
+        skipped = np.select([~finite, oversized], [NOT_FINITE, OVERSIZED], skim.NO_LEPTON)
         features = own.check(self._physics(skim.drop_soft(events[ready]), self.inputs.definitions), int(ready.sum()), self.physics)
         return self._finish(features, ready, skipped)
 
@@ -156,7 +155,7 @@ class Scorer:
     def _score_columns(self, flat: Columns, finite: np.ndarray) -> Scores:
         oversized = _n_candidates(flat) > MAX_CANDIDATES
         ready = finite & ~oversized
-        skipped = np.where(finite, _SKIPPED[1], _SKIPPED[0])
+        skipped = np.where(finite, OVERSIZED, NOT_FINITE)
         chosen = flat if ready.all() else _rows(flat, ready)
         return self._finish(compute_columns(chosen, self.inputs.definitions, particles=self._reads_particles), ready, skipped)
 

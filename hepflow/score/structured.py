@@ -23,7 +23,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from hepflow.config_score import ScoreConfig
 from hepflow.errors import DataError, HepflowError
 from hepflow.ingest.fragment import NOT_FINITE
-from hepflow.ledger import Lost
+from hepflow.ledger import Lost, counted
 from hepflow.locks import exclusive
 from hepflow.physics import own
 from hepflow.score.folder import CHECKPOINT, ScoreFolder
@@ -83,7 +83,7 @@ def _follow(config: ScoreConfig, topic: Topic, spark: SparkSession, task: Task, 
                 except PySparkException as error:
                     tries = 0 if len(view.folder.done) > done else tries
                     if batches.error is not None or tries >= config.retries:
-                        raise batches.error or DataError(f"{topic}: {_brief(error)}, {tries + 1} times.") from error
+                        raise batches.error or DataError(f"{topic}: {_brief(error)}, {counted(tries + 1, 'time')}.") from error
                     log.warning("%s: %s, trying again in %g s", topic, _brief(error), 2.0**tries)
                     time.sleep(2.0**tries)
                     tries += 1
