@@ -245,7 +245,9 @@ def _print_options(name: str) -> None:
 def _completion(arguments: list[str]) -> None:
     completion = import_module("hepflow.completion")
     if len(arguments) == 1 and arguments[0] in completion.SHELLS:
-        print(completion.script(arguments[0], {name: (SUMMARIES[name], _groups(name)) for name in (*COMMANDS, *TRAININGS)}))
+        commands: dict[str, tuple[str, Groups]] = {name: (about, {}) for name, about in GROUPS.items()}
+        commands |= {name: (SUMMARIES[name], _groups(name)) for name in (*COMMANDS, *TRAININGS)}
+        print(completion.script(arguments[0], commands))
     elif not arguments or set(HELP) & set(arguments):
         lines = {shell: f"put into ~/.{shell}rc: {line}" for shell, line in completion.SHELLS.items()}
         _print_commands("hepflow completion SHELL", lines)

@@ -312,8 +312,10 @@ def completion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return script
 
 
-def test_zsh_has_a_script_too() -> None:
-    assert hepflow("completion", "zsh").stdout.startswith("#compdef hepflow")
+def test_zsh_has_a_script_too_which_says_what_a_group_of_commands_is_for(say: Callable[..., str]) -> None:
+    script = say("completion", "zsh")
+    assert script.startswith("#compdef hepflow")
+    assert all(f"{name}:'{about}'" in script for name, about in GROUPS.items())
 
 
 def test_options_after_a_file_win(tmp_path: Path) -> None:
