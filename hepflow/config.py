@@ -298,7 +298,7 @@ class EvaluateConfig:
     """Print metrics.json in place of the table."""
 
     def __post_init__(self) -> None:
-        not_negative(self, "exact_below")
+        not_negative(self, "exact_below", "seed")
         if self.bootstrap < 2:
             msg = f"bootstrap must be at least 2, between which errors can be told; got {self.bootstrap}"
             raise ConfigError(msg)

@@ -120,6 +120,9 @@ class TrainCLI(LightningCLI):
     def checked(self, config: Namespace) -> Namespace:
         """Options, each of which is allowed, that go together too."""
         TrainConfig(**{field.name: config[field.name] for field in fields(TrainConfig)})  # checks itself
+        if not 0 <= (config.seed_everything or 0) < 2**32:
+            msg = f"seed_everything must be from 0 to {2**32 - 1}, got {config.seed_everything}"
+            raise ConfigError(msg)
         if self.command == "fit":
             _check_length(config)
         return config
