@@ -84,13 +84,17 @@ def examine() -> Iterator[Finding]:
         yield _packages(stage, stage, "missing")
     for extra, purpose in BESIDE.items():
         yield _packages(extra, f"{extra}: {purpose}", "note")
-    for name, (look, extra) in _LOOKS.items():
-        try:
-            yield look(name)
-        except ModuleNotFoundError as error:
-            yield Finding(name, "missing", f"without {error.name} nothing is known", _install(extra))
-        except (ImportError, HepflowError, OSError, SubprocessError, IndexError) as error:
-            yield Finding(name, "missing", "not usable", one_line(error))
+    yield from map(_look, _LOOKS)
+
+
+def _look(name: str) -> Finding:
+    look, extra = _LOOKS[name]
+    try:
+        return look(name)
+    except ModuleNotFoundError as error:
+        return Finding(name, "missing", f"without {error.name} nothing is known", _install(extra))
+    except (ImportError, HepflowError, OSError, SubprocessError, IndexError) as error:
+        return Finding(name, "missing" if extra else "note", "not usable", one_line(error))
 
 
 def _packages(extra: str, name: str, otherwise: State) -> Finding:
@@ -154,7 +158,8 @@ def _slurm(name: str) -> Finding:
         return Finding(name, "note", "no sbatch on the PATH", "only for batch clusters; on one, run this on a login node")
     told = subprocess.run(["sinfo", "--noheader", "--format=%P"], capture_output=True, text=True, check=False, timeout=60)
     if told.returncode:
-        advice = f"run this on a login node; `sinfo` says: {told.stderr.strip().splitlines()[0]}"
+        says = told.stderr.strip().partition("\n")[0] or f"nothing, and ends with {told.returncode}"
+        advice = f"run this on a login node; `sinfo` says: {says}"
         return Finding(name, "note", "sbatch is here, and no controller answers", advice)
     return Finding(name, "ok", f"partitions {' '.join(told.stdout.split())}")
 
@@ -206,7 +211,7 @@ _LOOKS: dict[str, tuple[Callable[[str], Finding], str]] = {
     "free disk here": (_disk, ""),
     "open files": (_open_files, ""),
 }
-"""What is looked at -> how, and the extra without which it cannot be."""
+"""What is looked at -> how, and the extra without which it cannot be; without one, no stage depends on it."""
 
 
 def _print(findings: list[Finding], missing: list[str]) -> None:
