@@ -15,6 +15,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --no
 .PHONY: help install demo test fast coverage lint docs lowest constraints clean
 
 help:
+	@echo "make install      the virtual environment alone, .venv; the others make it too"
 	@echo "make demo   simulate, ingest, features, train, evaluate; ends with a table and a report"
 	@echo "make test   all tests"
 	@echo "make fast   the tests that are not marked slow"
@@ -30,13 +31,14 @@ install: $(READY)
 $(READY): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "hepflow needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version). Try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed. On Debian: apt install python3-venv" >&2; exit 2; }
-	$(BIN)/pip install --quiet --upgrade 'pip>=24'
-	@$(BIN)/python -c 'from importlib.metadata import version; version("torch")' 2>/dev/null \
-		|| $(BIN)/pip install --quiet 'torch==$(TORCH)+cpu' 2>/dev/null \
-		|| $(BIN)/pip install 'torch==$(TORCH)'
+	@$(BIN)/pip install --quiet --upgrade 'pip>=24'
+	@$(BIN)/python -c 'from importlib.metadata import version; version("torch")' 2>/dev/null || { \
+		echo "$(VENV): PyTorch first, 200 MB to fetch, or some gigabytes where pip finds no CPU build"; \
+		$(BIN)/pip install --quiet 'torch==$(TORCH)+cpu' 2>/dev/null || $(BIN)/pip install 'torch==$(TORCH)'; }
+	@echo "$(VENV): some 200 other packages, 1 GB to fetch; pip says nothing for a few minutes"
 	@sed '/^torch==/d' $(or $(CONSTRAINTS),/dev/null) > $(VENV)/constraints.txt
 	@$(BIN)/python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >> $(VENV)/constraints.txt
-	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[all,docs,test]'
+	@$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[all,docs,test]'
 	@touch $@
 
 demo: install

@@ -1,18 +1,21 @@
 """Arguments -> values, by a parser of jsonargparse; and its complaints in one line: what, in which file, what is allowed or was meant."""
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from hepflow.errors import ConfigError, one_line
 from hepflow.options import spelt
 
+T = TypeVar("T")
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "tuple": "a list", "list": "a list", "str": "text"}
-KINDS |= {"collections.abc.Sequence": "a list", "dict": "of the form {name: value}", "collections.abc.Mapping": "of the form {name: value}"}
+KINDS |= dict.fromkeys(("collections.abc.Iterable", "collections.abc.Sequence"), "a list")
+KINDS |= {"dict": "of the form {name: value}", "collections.abc.Mapping": "of the form {name: value}"}
 """Python's types, in the words of a user."""
 SENTENCES = {
     r"argument (--\S+): expected one argument": "{0} needs a value.",
@@ -20,7 +23,13 @@ SENTENCES = {
     r'Parser key "config": File does not exist: (.+)': "--config: no file {0}.",
     r"Unexpected config: .*": "{file}: options and their values are missing, such as `output: a/folder`.",
     r'Problems parsing config: .*"<unicode string>", (line \d+).*?': "{file}: not YAML near {0}.",
-    r'Parser key "(.+?)":.* callable class: Option \'(.+?)\' is not .*class_path=\'(.+?)\'.*': "{option}.{1}: {2} has no such option.",
+    r'Parser key "(.+?)":.*(?:instantiatable class|class_path|import path).*NestedArg\(key=\'(.+?)\'.*': (
+        "{option}.{1}: {option} has options once it is a class, such as {option} package.module.Class."
+    ),
+    r'Parser key "(.+?)": Expected .*NestedArg\(key=\'(.+?)\'.*': "{option} has no options, so no {option}.{1}.",
+    r'Parser key "(.+?)":.* callable class: (?:Option \'|unrecognized arguments: --)(.+?)[\'=].*class_path=\'(.+?)\'.*': (
+        "{option}.{1}: {2} has no such option."
+    ),
     r'Parser key "(.+?)":.* callable class: (?!Parser key)(.+?)\. Got value.*': "{option}: {1}.",
     r'Parser key "(.+?)":.* dot import path string: (\S+).*': "{option} must be a class, such as hepflow.models.hlf.HLFNet; got {1}.",
 }
@@ -30,15 +39,20 @@ WITHIN = r'Parser key "(.+?)":.* callable class: Parser key "(.+)\. Got value: N
 
 
 def spelt_out(
-    arguments: Sequence[str], *, switches: Collection[str] = (), lists: Collection[str] = (), aliases: Mapping[str, str] | None = None
+    arguments: Sequence[str],
+    *,
+    switches: Collection[str] = (),
+    lists: Collection[str] = (),
+    mappings: Collection[str] = (),
+    aliases: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Arguments as jsonargparse takes them: underscores for dashes, a value for a lone switch, brackets around a list.
 
     Parameters
     ----------
     arguments : sequence of str
-    switches, lists : collection of str
-        Options with underscores.
+    switches, lists, mappings : collection of str
+        Options with underscores; the names within a mapping are the user's own, and keep their dashes.
     aliases : mapping
         Option -> what it stands for.
     """
@@ -47,7 +61,7 @@ def spelt_out(
     for argument, after in pairwise([*arguments, "--"]):
         name, equals, value = argument.partition("=")
         if name.startswith("--"):
-            name = "--" + name[2:].replace("-", "_")
+            name = _underscored(name, mappings)
             name = (aliases or {}).get(name, name)
             listed = _bracketed(value) if equals and name in lists else value
             alone = name in switches and not equals and after.startswith("-")
@@ -58,26 +72,42 @@ def spelt_out(
     return result
 
 
+def _underscored(name: str, mappings: Collection[str]) -> str:
+    known = "--" + name[2:].replace("-", "_")
+    end = next((len(mapping) for mapping in mappings if known.startswith(f"{mapping}.")), len(name))
+    return known[:end] + name[end:]
+
+
 def _bracketed(value: str) -> str:
     return value if value.startswith("[") else f"[{value}]"
 
 
-def read(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
-    """What a parser makes of the arguments, and of the files that they name.
+def read(parser: ArgumentParser, arguments: Sequence[str], make: Callable[[Namespace], T]) -> T:
+    """What is made of the arguments, and of the files that they name.
+
+    Parameters
+    ----------
+    parser : ArgumentParser
+    arguments : sequence of str
+    make : callable
+        What to make of the values; it may refuse them by a ConfigError.
 
     Raises
     ------
     ConfigError
-        An option is unknown or its value is not allowed, or a file has none.
+        An option is unknown or its value is not allowed, or a file has none; where a file says so by itself, the message begins with it.
     """
     for path in _configs(arguments):
         _require_text(Path(path))
     try:
-        return parser.parse_args(arguments)
-    except ArgumentError as error:
+        return make(parser.parse_args(arguments))
+    except (ArgumentError, ConfigError) as error:
         complaint = one_line(error)
-        file = next((path for path in _configs(arguments) if _complains_of(parser, path) == complaint), None)
-        msg = f"{_explained(complaint, parser, file)} See `{parser.prog} --help`."
+        file = next((path for path in _configs(arguments) if _complaint_of(parser, path, make) == complaint), None)
+        if isinstance(error, ArgumentError):
+            msg = f"{_explained(complaint, parser, file)} See `{parser.prog} --help`."
+        else:
+            msg = f"{file}: {complaint}" if file else complaint
         raise ConfigError(msg) from error
 
 
@@ -114,11 +144,11 @@ def _require_text(path: Path) -> None:
         raise ConfigError(msg)
 
 
-def _complains_of(parser: ArgumentParser, path: str) -> str:
-    """What the parser has against a file alone."""
+def _complaint_of(parser: ArgumentParser, path: str, make: Callable[[Namespace], object]) -> str:
+    """What there is to say against a file alone."""
     try:
-        parser.parse_path(path)
-    except ArgumentError as error:
+        make(parser.parse_path(path))
+    except (ArgumentError, ConfigError) as error:
         return one_line(error)
     except (OSError, TypeError):
         return ""
@@ -154,7 +184,7 @@ def _unknown_argument(argument: str, names: Iterable[str]) -> str:
 def _wrong_value(complaint: str) -> str:
     """What is allowed, and what is there, from the types that jsonargparse expected."""
     expected = re.findall(r"Expected an? (typing\.Literal\[.+?\]|<class '.+?'>)", complaint)
-    value = re.search(r"(?:Got|Given) value: ?(.*)$", complaint)
+    value = re.search(r"(?:Got|Given) value: ?(.*?)(?: Given value type.*)?$", complaint)
     if not expected or not value:
         return f": {complaint}."
     allowed = [_allowed(kind) for kind in expected if "NoneType" not in kind]

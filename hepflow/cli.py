@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import select
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -11,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn, get_origin
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
@@ -20,7 +21,7 @@ from hepflow import config, config_score, config_tools
 from hepflow.arguments import nearest, read, spelt_out
 from hepflow.errors import ConfigError, HepflowError, MissingDependency
 from hepflow.files import OF_THE_DISK
-from hepflow.options import HELP, Groups, groups_of, print_help, spelt
+from hepflow.options import HELP, Groups, groups_of, mappings_of, print_help, spelt
 from hepflow.shipped import with_shipped
 from hepflow.terminal import MESSAGES
 
@@ -93,13 +94,16 @@ VERSION = ("-V", "--version")
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0 done, 2 a mistake of the user's in one line, 130 interrupted, 1 a bug with its traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    _set_up_logging()
     try:
+        _set_up_logging()
         _dispatch(arguments)
+        sys.stdout.flush()
     except HepflowError as error:
         _say(f"error: {error}")
         sys.exit(USER_ERROR)
-    except BrokenPipeError:  # whoever read along, such as `head`, has seen enough
+    except BrokenPipeError:
+        if not _nobody_reads(sys.stdout.fileno()):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.errno not in OF_THE_DISK:
@@ -112,8 +116,17 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):  # Lightning makes a failure of it
             _interrupted()
+        if isinstance(end.__context__, BrokenPipeError):  # rich makes a failure of it
+            sys.exit(0)
         raise
     sys.exit(0)
+
+
+def _nobody_reads(descriptor: int) -> bool:
+    """Whether the other end of a pipe is closed: `head`, or whatever read along, has seen enough."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return bool(poll.poll(0))
 
 
 def _interrupted() -> NoReturn:
@@ -201,14 +214,18 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     parser.add_class_arguments(stage)
     switches = {f"--{field.name}" for field in fields(stage) if field.type is bool}
     lists = {f"--{field.name}" for field in fields(stage) if get_origin(field.type) is tuple}
-    namespace = parser.instantiate(read(parser, spelt_out(with_shipped(arguments), switches=switches, lists=lists)))
-    values = dict(vars(namespace))
-    values.pop("config", None)
-    for option, value in values.items():
-        if isinstance(value, Path) and URL.match(str(value)):
-            msg = f"{spelt(option)} {value} is no path of a mounted file system: URLs are for the input of ingest, score and replay alone"
-            raise ConfigError(msg)
-    return stage(**values)
+    words = spelt_out(with_shipped(arguments), switches=switches, lists=lists, mappings={f"--{name}" for name in mappings_of(stage)})
+
+    def configured(namespace: Namespace) -> Any:
+        values = dict(vars(parser.instantiate(namespace)))
+        values.pop("config", None)
+        for option, value in values.items():
+            if isinstance(value, Path) and URL.match(str(value)):
+                msg = f"{spelt(option)} {value} is no path of a mounted file system: only ingest, score and replay take URLs, as input"
+                raise ConfigError(msg)
+        return stage(**values)
+
+    return read(parser, words, configured)
 
 
 def _groups(name: str) -> Groups:
@@ -228,7 +245,9 @@ def _print_options(name: str) -> None:
 def _completion(arguments: list[str]) -> None:
     completion = import_module("hepflow.completion")
     if len(arguments) == 1 and arguments[0] in completion.SHELLS:
-        print(completion.script(arguments[0], {name: (SUMMARIES[name], _groups(name)) for name in (*COMMANDS, *TRAININGS)}))
+        commands: dict[str, tuple[str, Groups]] = {name: (about, {}) for name, about in GROUPS.items()}
+        commands |= {name: (SUMMARIES[name], _groups(name)) for name in (*COMMANDS, *TRAININGS)}
+        print(completion.script(arguments[0], commands))
     elif not arguments or set(HELP) & set(arguments):
         lines = {shell: f"put into ~/.{shell}rc: {line}" for shell, line in completion.SHELLS.items()}
         _print_commands("hepflow completion SHELL", lines)

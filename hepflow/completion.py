@@ -23,7 +23,7 @@ def script(shell: str, commands: Mapping[str, tuple[str, Groups]]) -> str:
     shell : str
         Of `SHELLS`.
     commands : mapping
-        Command, which may be of two words -> what it does, and its options.
+        Command -> what it does, and its options; of two words, the first one stands before it with its own text.
     """
     tree = _Tree(ArgumentParser("hepflow"))
     for name, (about, groups) in commands.items():

@@ -111,7 +111,7 @@ class IngestConfig(ReadingConfig):
     samples: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {name: (name,) for name in CLASSES})
     """Class -> folders or globs under the input; the order gives the labels."""
     target_partition_mb: int = 128
-    """Megabytes of ROOT file a task reads: larger files are cut, smaller ones packed."""
+    """MiB (2^20 bytes) of ROOT file a task reads: larger files are cut, smaller ones packed."""
     retry_quarantined: bool = False
     """Read again the files that could not be read before; without it only those that changed since."""
     estimate: bool = False
@@ -159,8 +159,8 @@ class SlurmConfig:
     """Further sbatch options, such as --constraint=haswell."""
 
     def __post_init__(self) -> None:
-        positive(self, "workers_per_job", "max_jobs")
-        not_negative(self, "min_jobs")
+        positive(self, "workers_per_job", "max_jobs", within="cluster.slurm.")
+        not_negative(self, "min_jobs", within="cluster.slurm.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +183,7 @@ class ClusterConfig:
     """The batch jobs, for kind slurm."""
 
     def __post_init__(self) -> None:
-        not_negative(self, "workers")
+        not_negative(self, "workers", within="cluster.")
         if (self.kind == "address") != (self.address is not None):
             msg = f"cluster.kind {self.kind} with cluster.address {self.address}: kind address needs an address, and no other kind has one"
             raise ConfigError(msg)
@@ -208,7 +208,8 @@ class FeaturesConfig:
     keep_bits: int = 23
     """Bits of the 23-bit mantissa that the particles' features keep; 23: all; 12 saves two fifths of the store at errors of 1e-4."""
     task_mb: int = 64
-    """Megabytes of uncompressed Parquet a task holds, fewer if a worker lacks the memory; larger fragments are cut between row groups."""
+    """MiB (2^20 bytes) of uncompressed Parquet a task holds, fewer if a worker lacks the memory. Larger fragments are cut between row
+    groups."""
     compare_definitions: bool = False
     """Print what each difference between the definitions does to the events, and write nothing."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
@@ -229,7 +230,7 @@ class FeaturesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Where a training runs and what it leaves; its data, model and trainer have options of their own."""
+    """Where a training runs and what it leaves behind."""
 
     output: Path | None = None
     """Run folder; default: runs/NAME, by the --config that chooses the net."""
@@ -257,7 +258,7 @@ class SparkTrainConfig(SparkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "num_processes", "cpus_per_process")
+        positive(self, "num_processes", "cpus_per_process", within="spark.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,7 +298,7 @@ class EvaluateConfig:
     """Print metrics.json in place of the table."""
 
     def __post_init__(self) -> None:
-        not_negative(self, "exact_below")
+        not_negative(self, "exact_below", "seed")
         if self.bootstrap < 2:
             msg = f"bootstrap must be at least 2, between which errors can be told; got {self.bootstrap}"
             raise ConfigError(msg)
@@ -309,19 +310,19 @@ class EvaluateConfig:
             raise ConfigError(msg)
 
 
-def positive(config: object, *names: str) -> None:
+def positive(config: object, *names: str, within: str = "") -> None:
     """Refuse a field below 1."""
-    _at_least(config, names, 1)
+    _at_least(1, config, names, within)
 
 
-def not_negative(config: object, *names: str) -> None:
+def not_negative(config: object, *names: str, within: str = "") -> None:
     """Refuse a field below 0."""
-    _at_least(config, names, 0)
+    _at_least(0, config, names, within)
 
 
-def _at_least(config: object, names: tuple[str, ...], least: int) -> None:
+def _at_least(least: int, config: object, names: tuple[str, ...], within: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if value < least:
-            msg = f"{name} must be at least {least}, got {value}"
+        if not value >= least:  # which NaN is not either
+            msg = f"{within}{name} must be at least {least}, got {value}"
             raise ConfigError(msg)

@@ -22,14 +22,14 @@ class KafkaConfig:
     max_messages: int = 256
     """Messages of a micro-batch at most; what else has arrived waits in the topic."""
     max_message_mb: float = 16.0
-    """Larger messages are quarantined unread."""
+    """Larger messages, in MiB (2^20 bytes), are quarantined unread."""
     connector: Literal["auto", "spark", "python"] = "auto"
     """spark: spark-sql-kafka, which spark.conf spark.jars.packages can name; python: confluent-kafka; auto: the first that is there."""
 
     def __post_init__(self) -> None:
-        positive(self, "max_messages")
+        positive(self, "max_messages", within="kafka.")
         if self.max_message_mb <= 0:
-            msg = f"max_message_mb must be positive, got {self.max_message_mb}"
+            msg = f"kafka.max_message_mb must be positive, got {self.max_message_mb}"
             raise ConfigError(msg)
 
 
@@ -54,7 +54,7 @@ class ScoreConfig(ReadingConfig):
     store: Path | None = None
     """Feature store to hold the model against: its features and normalisation must be the store's."""
     target_partition_mb: int = 128
-    """Megabytes of ROOT file a task scores: larger files are cut."""
+    """MiB (2^20 bytes) of ROOT file a task scores: larger files are cut."""
     retry_quarantined: bool = False
     """Read again the files that could not be read before; without it only those that changed since."""
     stream: bool = False

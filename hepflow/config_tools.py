@@ -178,6 +178,8 @@ class ExportConfig:
         positive(self, "check_events")
 
 
+LEAST_EVENTS = 50
+"""Of a class, for a demo: the training split's share of these is more than a batch, whatever the seed."""
 Stage = Literal["simulate", "ingest", "features", "train", "spark-train", "train-gpu", "score"]
 
 
@@ -233,12 +235,15 @@ class DemoConfig:
     """small: 2,000 selected events a class, 4 minutes on two cores, 0.2 GB of disk; medium: 20,000, half an hour, 2 GB; large: 200,000,
     four hours, 20 GB. Medium and large train for fewer epochs; their times and sizes are scaled up from small."""
     events: int = 0
-    """Selected events a class; 0: as the size says."""
+    """Selected events a class, at least 50; 0: as the size says."""
     seed: int = 1
     """Seed of the simulation and of the trainings."""
 
     def __post_init__(self) -> None:
-        not_negative(self, "events")
+        not_negative(self, "events", "seed")
+        if 0 < self.events < LEAST_EVENTS:
+            msg = f"events must be at least {LEAST_EVENTS}, with which an epoch has more than a batch; got {self.events}"
+            raise ConfigError(msg)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The whole pipeline in one command: every stage as its own process, on simulated events, then what each took.
 
-What each stage took is kept beside its output, so that a second run, which skips what is up to date, still shows it.
+What each stage took, also before it was interrupted, is kept beside its output: a second run skips what is up to date, and shows it.
 """
 
 import logging
@@ -52,13 +52,18 @@ def run(config: DemoConfig) -> None:
     if settings != made:
         write_json(settings_file, settings)
     timings_file = config.output / "timings.json"
-    timings: dict[str, Any] = read_json(timings_file) if timings_file.is_file() else {}
+    timings: dict[str, Any] = read_json(timings_file) if settings == made and timings_file.is_file() else {}
     for number, step in enumerate(steps := _steps(config), start=1):
         log.info("[%d/%d] hepflow %s", number, len(steps), " ".join(step.arguments))
-        before = _last_change(step)
-        start = time.perf_counter()
-        _run_command(step)
-        if _last_change(step) != before or step.name not in timings:
+        before, known = _last_change(step), timings.get(step.name, {})
+        start = time.perf_counter() - known.get("unfinished", 0.0)
+        try:
+            _run_command(step)
+        except BaseException:
+            timings[step.name] = {"unfinished": time.perf_counter() - start}
+            write_json(timings_file, timings)
+            raise
+        if _last_change(step) != before or "seconds" not in known:
             timings[step.name] = {"events": step.events(), "seconds": time.perf_counter() - start}
             write_json(timings_file, timings)
     _print_timings({step.name: timings[step.name] for step in steps})

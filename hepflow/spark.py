@@ -188,7 +188,7 @@ def _start(config: SparkConfig, name: str) -> SparkSession:
     try:
         spark = _in_thread(lambda: _create(conf, words), _end_java)
     except Exception as error:
-        lines = str(error).strip().splitlines()
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         java = (line.strip(": ") for line in lines if line.startswith(": ") or "Exception: " in line)
         reason = next(java, lines[0])  # Python's own line is about the call
         if "JAVA_GATEWAY_EXITED" in reason:

@@ -1,8 +1,11 @@
 """The command line: fast, explains itself, one line for a mistake."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
@@ -12,17 +15,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hepflow.cli import COMMANDS, GROUPS, INTERRUPTED, SUMMARIES, _groups, _interrupted, main, parse
+from hepflow.cli import COMMANDS, GROUPS, INTERRUPTED, SUMMARIES, _groups, _interrupted, _nobody_reads, main, parse
 from hepflow.errors import ConfigError
 from hepflow.options import SWITCH
 from hepflow.shipped import shipped, with_shipped
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 HEAVY = ("torch", "pyspark", "dask", "distributed", "numba", "uproot", "awkward", "matplotlib")
-
-
-def hepflow(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "hepflow", *arguments], capture_output=True, text=True, check=False, timeout=120)
 
 
 @pytest.fixture
@@ -67,6 +66,12 @@ def test_help_fits_80_columns_and_says_value_meaning_and_default(name: str, say:
         assert all(f"{alias} " in entry for alias in option.aliases)
 
 
+def test_the_help_with_every_option_of_lightning_fits_too(say: Callable[..., str]) -> None:
+    text = say("train", "fit", "--help-all")
+    assert "--trainer.gradient_clip_algorithm" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
 @pytest.mark.parametrize("flag", ["-V", "--version"])
 def test_the_version_has_two_spellings(flag: str, say: Callable[..., str]) -> None:
     assert say(flag) == f"hepflow {version('hepflow')}\n"
@@ -101,6 +106,15 @@ def test_what_is_misspelt_or_abbreviated_is_refused_with_what_was_meant(argument
         ("ingest", "spark: {mastr: yarn}", "no option spark.mastr. Did you mean spark.master?"),
         ("features", "cluster: {kind: slrm}", "cluster.kind must be local, slurm or address; got slrm. Did you mean slurm?"),
         ("evaluate", "runs: inclusive", "runs must be a list; got inclusive."),
+        ("ingest", "target_partition_mb: 0", "target_partition_mb must be at least 1, got 0"),
+        ("features", "cluster: {slurm: {max_jobs: 0}}", "cluster.slurm.max_jobs must be at least 1, got 0"),
+        ("features", "output: s3://bucket/f.zarr", "--output s3:/bucket/f.zarr is no path of a mounted file system"),
+        ("demo", "events: 30", "events must be at least 50, with which an epoch has more than a batch; got 30"),
+        ("evaluate", "seed: -1", "seed must be at least 0, got -1"),
+        ("train fit", "seed_everything: -1", "seed_everything must be from 0 to 4294967295, got -1"),
+        ("train fit", "threads: -1", "threads must be at least 0, got -1"),
+        ("train fit", "trainer: {max_epochs: 0}", "trainer.max_epochs must be at least 1, got 0"),
+        ("spark-train", "spark: {master: bogus}", "spark.master must be local"),
         ("ingest", "spark: {master: yarn", "not YAML near line 2."),
         ("ingest", "- a", "options and their values are missing"),
         ("ingest", "", "the file is empty; it has options and their values"),
@@ -143,10 +157,27 @@ def test_a_file_that_is_no_text_is_no_configuration(command: str, tmp_path: Path
         ("--model.net.cell", "gru", "--model.net.cell: hepflow.models.hlf.HLFNet has no such option. "),
         ("--model.net.hidden", "few", "--model.net.hidden must be a list; got few. "),
         ("--trainer.callbacks", "Foo", "--trainer.callbacks must be a class, "),
+        ("--trainer.logger.save_dir", "Foo", "--trainer.logger.save_dir: --trainer.logger has options once it is a class, such as "),
+        ("--trainer.callbacks.monitor", "x", "--trainer.callbacks.monitor: --trainer.callbacks has options once it is a class, "),
+        ("--model.net.foo.bar", "1", "--model.net.foo.bar: hepflow.models.hlf.HLFNet has no such option. "),
+        ("--data.balance.qcd", "x", "--data.balance must be equal or natural or a number; got x. "),
     ],
 )
 def test_a_mistake_about_a_class_is_told_by_its_option(option: str, value: str, told: str, say: Callable[..., str]) -> None:
     assert say("train", "fit", option, value).startswith(f"hepflow: error: {told}")
+
+
+def test_an_option_on_the_command_line_is_not_blamed_on_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("task_mb: 2\n")
+    with pytest.raises(ConfigError, match=r"^task_mb must be at least 1, got 0$"):
+        parse("features", ["--config", str(file), "--task-mb", "0"])
+
+
+def test_names_of_the_user_s_own_keep_their_dashes() -> None:
+    config = parse("ingest", ["--samples.my-class", "[a-b]", "--spark.driver-memory", "1g", "--spark.conf.some-name", "1"])
+    assert config.samples["my-class"] == ("a-b",)
+    assert (config.spark.driver_memory, config.spark.conf) == ("1g", {"some-name": "1"})
 
 
 def test_a_list_has_commas_or_brackets() -> None:
@@ -156,26 +187,59 @@ def test_a_list_has_commas_or_brackets() -> None:
     assert (config.runs, config.events, config.targets) == (("inclusive",), (-12, 34), (0.9,))
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("--help",),
-        ("--version",),
-        *((*name.split(), "--help") for name in COMMANDS),
-        ("train", "--help"),
-        ("train", "fit", "--help"),
-        ("completion", "bash"),
-    ],
-)
-def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
-    code = (
-        "import sys\nfrom hepflow.cli import main\n"
-        f"try: main({list(arguments)!r})\nexcept SystemExit: pass\n"
-        f"heavy = [m for m in {HEAVY!r} if m in sys.modules]\n"
-        "print(heavy, file=sys.stderr); sys.exit(bool(heavy))"
-    )
+def test_help_loads_nothing_heavy() -> None:
+    """Each after the other, in one process."""
+    commands = [
+        ["--help"],
+        ["--version"],
+        *([*name.split(), "--help"] for name in (*COMMANDS, "train", "train fit")),
+        ["completion", "bash"],
+    ]
+    code = f"""
+import sys
+from hepflow.cli import main
+for arguments in {commands!r}:
+    try:
+        main(arguments)
+    except SystemExit as end:
+        assert not end.code, arguments
+    heavy = [module for module in {HEAVY!r} if module in sys.modules]
+    assert not heavy, (arguments, heavy)
+"""
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("completion", "bash")])
+def test_a_reader_who_has_seen_enough_is_no_failure(arguments: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run([sys.executable, "-m", "hepflow", *arguments], stdout=writer, stderr=subprocess.PIPE, check=False, timeout=60)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (0, b"")
+
+
+def test_a_pipe_of_another_s_is_not_taken_for_it() -> None:
+    reader, writer = os.pipe()
+    assert not _nobody_reads(writer)
+    os.close(reader)
+    assert _nobody_reads(writer)
+    os.close(writer)
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.1, 0.2, 0.4])
+def test_ctrl_c_while_it_starts_is_no_traceback(seconds: float) -> None:
+    """What a shell starts in the background is deaf to it."""
+    hears = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from hepflow.__main__ import run; run()"
+    command = [sys.executable, "-c", f"print('begins', flush=True); {hears}", "ingest", "--input", "nothing", "--spark.master", "bogus"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode in {INTERRUPTED, 2}  # or it was faster
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize(
@@ -193,12 +257,13 @@ def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
         (("demo", "--output", "/dev/null"), "/dev/null: "),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_2(arguments: tuple[str, ...], expected: str) -> None:
-    result = hepflow(*arguments)
-    assert result.returncode == 2
-    assert result.stdout == ""
-    assert len(result.stderr.strip().splitlines()) == 1
-    assert expected in result.stderr
+def test_a_mistake_is_one_line_and_exit_2(arguments: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    printed, errors = capsys.readouterr()
+    assert (end.value.code, printed) == (2, "")
+    assert len(errors.strip().splitlines()) == 1
+    assert expected in errors
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -243,12 +308,15 @@ def test_bash_completes_commands_options_and_values(completion: Path, words: tup
 @pytest.fixture(scope="module")
 def completion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = tmp_path_factory.mktemp("completion") / "hepflow.bash"
-    script.write_text(hepflow("completion", "bash").stdout)
+    with script.open("w") as stdout:
+        subprocess.run([sys.executable, "-m", "hepflow", "completion", "bash"], stdout=stdout, check=True, timeout=60)
     return script
 
 
-def test_zsh_has_a_script_too() -> None:
-    assert hepflow("completion", "zsh").stdout.startswith("#compdef hepflow")
+def test_zsh_has_a_script_too_which_says_what_a_group_of_commands_is_for(say: Callable[..., str]) -> None:
+    script = say("completion", "zsh")
+    assert script.startswith("#compdef hepflow")
+    assert all(f"{name}:'{about}'" in script for name, about in GROUPS.items())
 
 
 def test_options_after_a_file_win(tmp_path: Path) -> None:

@@ -124,9 +124,9 @@ def test_a_demo_of_another_size_or_seed_is_not_replaced_unasked(made: tuple[Path
     output, _ = made
     before = stamps(output)
     with pytest.raises(
-        ConfigError, match=r"holds a demo with events 100 \(now 40\), seed 1 \(now 7\)\. Give another --output, or --overwrite"
+        ConfigError, match=r"holds a demo with events 100 \(now 60\), seed 1 \(now 7\)\. Give another --output, or --overwrite"
     ):
-        run(DemoConfig(output=output, events=40, seed=7))
+        run(DemoConfig(output=output, events=60, seed=7))
     assert stamps(output) == before
 
 

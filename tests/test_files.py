@@ -6,7 +6,8 @@ import pytest
 
 from hepflow import demo
 from hepflow.config_tools import DemoConfig
-from hepflow.errors import ConfigError
+from hepflow.errors import ConfigError, HepflowError
+from hepflow.files import read_json
 from hepflow.locks import exclusive
 
 
@@ -36,3 +37,13 @@ def test_a_place_where_nothing_can_be_made_is_named(place: Path) -> None:
 def test_a_full_disk_is_told_of_the_output(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'out'}'"), exclusive(tmp_path / "out"):
         Path("/dev/full").write_text("more")
+
+
+def test_what_a_stage_of_the_demo_took_before_it_failed_counts_too(tmp_path: Path) -> None:
+    (tmp_path / "raw").write_text("in the way")
+    spent = []
+    for _ in range(2):
+        with pytest.raises(HepflowError, match="`hepflow simulate` ended with"):
+            demo.run(DemoConfig(output=tmp_path))
+        spent.append(read_json(tmp_path / "timings.json")["simulate"]["unfinished"])
+    assert 0 < spent[0] < spent[1]

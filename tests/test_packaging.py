@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from importlib.metadata import requires
 from pathlib import Path
 
 import yaml
@@ -72,3 +73,12 @@ def test_an_extra_that_repeats_a_package_repeats_its_bound() -> None:
 def test_every_requirement_has_a_lower_bound() -> None:
     lines = [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
     assert [line for line in lines if ">=" not in line and not line.startswith("hepflow[")] == []
+
+
+def test_conda_which_knows_no_extras_has_what_those_of_jsonargparse_bring() -> None:
+    """Lightning's command line looks for it, and does not start without."""
+    content = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    conda = {canonicalize_name(Requirement(line).name) for line in content if isinstance(line, str)}
+    needs = [Requirement(line) for line in requires("jsonargparse") or ()]
+    brought = {canonicalize_name(need.name) for need in needs if need.marker and need.marker.evaluate({"extra": "signatures"})}
+    assert brought - {"jsonargparse"} <= conda

@@ -36,6 +36,8 @@ from hepflow.train.table import EpochTable
 
 SWITCHES = {"--overwrite", "--model.torch_compile"}
 """Options that mean true where no value follows."""
+MAPPINGS = {"--data.balance", "--spark.conf"}
+"""Options within which the user names things."""
 
 HALF = {"16", "16-mixed"}
 """Precisions in whose place Lightning takes another one on a CPU."""
@@ -83,8 +85,14 @@ class TrainCLI(LightningCLI):
             seed_everything_default=1,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "prog": self.prog, "description": about},
-            args=spelt_out(with_shipped(args), switches=SWITCHES, aliases=ALIASES),
+            parser_kwargs={
+                "exit_on_error": False,
+                "allow_abbrev": False,
+                "prog": self.prog,
+                "usage": f"{self.prog} [options]",
+                "description": about,
+            },
+            args=spelt_out(with_shipped(args), switches=SWITCHES, mappings=MAPPINGS, aliases=ALIASES),
             run=False,
         )
 
@@ -93,6 +101,7 @@ class TrainCLI(LightningCLI):
         parser.add_class_arguments(TrainConfig)
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.groups["checkpoint"].title = "Which epoch is kept"  # type: ignore[index]  # Lightning's own is longer than a line
         parser.set_defaults(DEFAULTS)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
@@ -106,14 +115,21 @@ class TrainCLI(LightningCLI):
         ConfigError
             An option is unknown or its value is not allowed.
         """
-        self.config: Namespace = read(parser, args)
+        self.config: Namespace = read(parser, args, self.checked)
+
+    def checked(self, config: Namespace) -> Namespace:
+        """Options, each of which is allowed, that go together too."""
+        TrainConfig(**{field.name: config[field.name] for field in fields(TrainConfig)})  # checks itself
+        if not 0 <= (config.seed_everything or 0) < 2**32:
+            msg = f"seed_everything must be from 0 to {2**32 - 1}, got {config.seed_everything}"
+            raise ConfigError(msg)
+        if self.command == "fit":
+            _check_length(config)
+        return config
 
     def before_instantiate_classes(self) -> None:
         """Settle the run folder, and find out what is in it."""
         config = self.config
-        TrainConfig(**{field.name: config[field.name] for field in fields(TrainConfig)})  # checks itself
-        if self.command == "fit":
-            self._check_length()
         self.folder = config.output = config.output or RUNS / _name(config.get("config") or [])
         self.overwrite, config.overwrite = config.overwrite, False  # meant for this time
         store = EventStore.open(Path(config.data.store))
@@ -124,20 +140,6 @@ class TrainCLI(LightningCLI):
         config.checkpoint.dirpath = str(self.folder / CHECKPOINTS)
         if config.ckpt_path is not None:
             self._check_checkpoint(Path(config.ckpt_path))
-
-    def _check_length(self) -> None:
-        trainer = self.config.trainer
-        if (trainer.max_epochs or 0) < 1:
-            why = "the learning rate follows the length of the training, and early_stopping.patience ends a long one"
-            msg = f"trainer.max_epochs must be at least 1, got {trainer.max_epochs}: {why}"
-            raise ConfigError(msg)
-        if (patience := self.config.early_stopping.patience) < 0:
-            msg = f"early_stopping.patience must be at least 0, got {patience}"
-            raise ConfigError(msg)
-        for name in ("max_steps", "limit_train_batches", "limit_val_batches", "limit_test_batches"):
-            if trainer[name] == 0:
-                msg = f"trainer.{name} is 0: a training needs at least 1, and to leave the option out means all"
-                raise ConfigError(msg)
 
     def _check_checkpoint(self, path: Path) -> None:
         if not path.is_file():
@@ -244,6 +246,21 @@ class TrainCLI(LightningCLI):
             msg = f"{path}: no checkpoint here. Train one with `hepflow train fit --output {self.folder}`, or name one by --ckpt-path."
             raise DataError(msg)
         return path
+
+
+def _check_length(config: Namespace) -> None:
+    trainer = config.trainer
+    if (trainer.max_epochs or 0) < 1:
+        why = "the learning rate follows the length of the training, and early_stopping.patience ends a long one"
+        msg = f"trainer.max_epochs must be at least 1, got {trainer.max_epochs}: {why}"
+        raise ConfigError(msg)
+    if (patience := config.early_stopping.patience) < 0:
+        msg = f"early_stopping.patience must be at least 0, got {patience}"
+        raise ConfigError(msg)
+    for name in ("max_steps", "limit_train_batches", "limit_val_batches", "limit_test_batches"):
+        if trainer[name] == 0:
+            msg = f"trainer.{name} is 0: a training needs at least 1, and to leave the option out means all"
+            raise ConfigError(msg)
 
 
 def _name(configs: Sequence[Any]) -> str:

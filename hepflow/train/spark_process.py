@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 
+from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 
 from hepflow.config import SparkTrainConfig
@@ -27,6 +28,11 @@ class SparkCLI(TrainCLI):
         """The same, and Spark."""
         super().add_arguments_to_parser(parser)
         parser.add_class_arguments(SparkTrainConfig, "spark")
+
+    def checked(self, config: Namespace) -> Namespace:
+        """Those of Spark too."""
+        SparkTrainConfig(**vars(config.spark))
+        return super().checked(config)
 
     def before_instantiate_classes(self) -> None:
         """Keep what concerns Spark out of the run's configuration, so that it is the one of any other training of this net."""
