@@ -12,10 +12,11 @@ from collections.abc import Callable
 from functools import reduce
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 from crash import CODE
@@ -37,6 +38,19 @@ from hepflow.train.help import VALUES, groups
 from hepflow.train.module import lr_factor
 from hepflow.train.parser import SWITCHES
 from hepflow.train.table import read_table
+
+
+class Significance(pl.Callback):
+    """A measure of somebody's own; and the seeds of the dropout."""
+
+    seeds: ClassVar[list[int]] = []
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.log("significance", float(-trainer.current_epoch))
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.seeds.append(torch.initial_seed())
+
 
 SMALL = ("--data.batch_size", "32", "--data.eval_batch_size", "64", "--trainer.max_epochs", "3", "--trainer.enable_progress_bar", "false")
 NETS = ("hlf", "sequence", "inclusive")
@@ -431,6 +445,19 @@ def test_an_epoch_can_be_the_best_by_whatever_is_measured(
     record = fit(store, tmp_path / "run", *chain.from_iterable(zip(by, [measure, mode] * 2, strict=True)))
     kept = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["epoch"]
     assert kept == best([row[measure] for row in record["history"]])
+
+
+def test_a_callback_of_the_user_can_measure_what_makes_an_epoch_the_best(store: EventStore, tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text(yaml.safe_dump({"trainer": {"callbacks": [f"{__name__}.Significance"], "accumulate_grad_batches": 2}}))
+    Significance.seeds.clear()
+    own = ("--config", str(config), "--checkpoint.mode", "max")
+    record = fit(store, tmp_path / "run", *own, "--checkpoint.monitor", "significance")
+    assert torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == 0
+    assert [row["significance"] for row in record["history"]] == [0, -1, -2]
+    assert len(set(Significance.seeds)) == len(Significance.seeds) == 3 * 8, "batches of one step have each their own dropout"
+    with pytest.raises(ConfigError, match=r"could not find the monitored key in the returned metrics: .*significance"):
+        fit(store, tmp_path / "other", *own, "--checkpoint.monitor", "significants")
 
 
 def test_the_worst_epoch_is_not_kept_unasked(store: EventStore, tmp_path: Path) -> None:
