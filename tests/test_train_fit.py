@@ -389,6 +389,7 @@ def test_the_last_overlay_names_the_run(store: EventStore, tmp_path: Path, monke
         (("--trainer.max_epochs", "0"), "trainer.max_epochs must be at least 1, got 0"),
         (("--trainer.max_epochs", "-5"), "trainer.max_epochs must be at least 1, got -5"),
         (("--trainer.limit_val_batches", "0"), "trainer.limit_val_batches is 0"),
+        (("--trainer.enable_checkpointing", "false"), "^Trainer was configured with `enable_checkpointing=False`"),
         (("--trainer.precision", "bf16-true"), "bf16-true rounds the features too, to three digits"),
         (("--trainer.fast_dev_run", "true"), "trainer.fast_dev_run keeps no epoch"),
         (("--trainer.check_val_every_n_epoch", "4"), "4 is more than trainer.max_epochs 3: no epoch would be the best"),

@@ -342,7 +342,9 @@ def test_a_class_without_events_is_named(tmp_path: Path) -> None:
     assert make_plan(store, "train", **PLAN | {"balance": {"qcd": 1, "wjets": 1}}).quotas == (60, 0, 60)
 
 
-@pytest.mark.parametrize(("balance", "expected"), [({"tt": 1}, "names tt; the classes"), ({"qcd": -1}, "none is negative")])
+@pytest.mark.parametrize(
+    ("balance", "expected"), [({"tt": 1}, "names tt; the classes"), ({"qcd": -1}, "none is negative"), ({"qcd": np.nan}, "finite")]
+)
 def test_a_balance_that_cannot_be_is_refused(loader: Loader, balance: Any, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         loader(balance=balance)

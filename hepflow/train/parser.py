@@ -255,7 +255,7 @@ class TrainCLI(LightningCLI):
         except (MisconfigurationException, ValueError, TypeError) as error:
             chosen = {name: config[name] for name in ("accelerator", "devices", "num_nodes", "strategy", "precision")}
             asked = ", ".join(f"trainer.{name} {value}" for name, value in chosen.items() if value not in (None, "auto", 1))
-            msg = f"{asked}: {one_line(error)} `hepflow doctor` says what this machine has."
+            msg = f"{asked}: {one_line(error)} `hepflow doctor` says what this machine has." if asked else one_line(error)
             raise ConfigError(msg) from error
         if isinstance(trainer.accelerator, CPUAccelerator) and str(config.precision) in HALF:
             msg = f"trainer.precision {config.precision} is for GPUs; a CPU has 32-true and bf16-mixed"
