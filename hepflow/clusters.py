@@ -156,7 +156,9 @@ def _local(config: ClusterConfig, n_tasks: int) -> Cluster:
 @contextlib.contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
     """Threads and processes that begin in here leave Ctrl-C, which a terminal sends to all of them, to this thread, which ends them."""
+    sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")  # it cleans up after a worker that is killed
     resource_tracker.ensure_running()  # it starts with the first process, and lets the signal through again
+    sys.warnoptions.pop()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

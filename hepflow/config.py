@@ -237,7 +237,7 @@ class TrainConfig:
     overwrite: bool = False
     """Replace what another configuration has trained in the run folder."""
     ckpt_path: Path | None = None
-    """Checkpoint to use; default: the best of the run folder, or the last of an interrupted training."""
+    """Checkpoint to use, default: the best of the run folder; for fit the one to begin with, default: none."""
     checkpoint_every_steps: int = 2000
     """Steps between two last.ckpt within an epoch; 0: none."""
     threads: int = 0

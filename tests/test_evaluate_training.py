@@ -210,13 +210,19 @@ def test_trees_replace_another_run_when_they_are_told_to(tmp_path: Path) -> None
         trees.run(other)
     with pytest.raises(ConfigError, match="a finished run with store "):
         trees.run(replace(config, input=stores[1].path))
-    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "net" / "checkpoints" / "best.ckpt").touch()
+    for name in ("model.onnx", "notes.txt"):
+        (tmp_path / "net" / name).touch()
     write_json(tmp_path / "net" / "run.json", {"engine": "Lightning", "finished": True})
     with pytest.raises(ConfigError, match=r"net holds a finished run with engine Lightning \(now LightGBM\)"):
         trees.run(replace(config, output=tmp_path / "net"))
     assert read_json(tmp_path / "trees" / "run.json") == before
     trees.run(replace(other, overwrite=True))
     assert read_json(tmp_path / "trees" / "run.json")["seed"] == 7
+    trees.run(replace(config, output=tmp_path / "net", overwrite=True))
+    left = {path.name for path in (tmp_path / "net").iterdir()}
+    assert left == {"run.json", "predictions.parquet", "notes.txt"}, "nothing of the net"
 
 
 def test_trees_say_why_they_stopped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

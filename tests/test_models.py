@@ -123,6 +123,19 @@ def test_statistics_travel_with_the_weights() -> None:
     assert {"norm_hlf.shift", "norm_hlf.width", "norm_particles.shift", "norm_particles.width"} <= set(state)
 
 
+@pytest.mark.parametrize(
+    ("net", "arguments", "expected"),
+    [
+        (SequenceNet, {"hidden": 0}, "model.net.hidden must be at least 1, got 0"),
+        (InclusiveNet, {"dropout": 1.5}, "model.net.dropout must be between 0 and 1, got 1.5"),
+        (TransformerNet, {"width": 50}, "model.net.width must be a multiple of model.net.heads, got 50 and 4"),
+    ],
+)
+def test_a_net_that_cannot_be_is_refused(net: type[Net], arguments: dict[str, float], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        net(inputs_of(), **arguments)
+
+
 def test_one_class_is_refused() -> None:
     with pytest.raises(ConfigError, match="two classes at least"):
         HLFNet(inputs_of(n_classes=1))

@@ -69,6 +69,24 @@ def test_an_exported_run_names_its_classes_and_gives_the_written_predictions(sto
         np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_checkpoint_is_exported_into_its_run_folder_and_is_no_model_itself(store: EventStore, tmp_path: Path) -> None:
+    fit(store, tmp_path / "hlf", "--trainer.max_epochs", "1")
+    last, model = tmp_path / "hlf" / "checkpoints" / "last.ckpt", tmp_path / "hlf" / "model.onnx"
+    with pytest.raises(DataError, match=r"last\.ckpt: a checkpoint, not an ONNX model\. Make one of it with `hepflow export --run"):
+        OnnxNet(last)
+    model.unlink()
+    run(ExportConfig(run=last))
+    assert OnnxNet(model).inputs == Inputs.of(store)
+
+
+def test_a_net_that_gives_no_numbers_is_not_exported(store: EventStore, tmp_path: Path) -> None:
+    folder = tmp_path / "hlf"
+    fit(store, folder, "--model.lr", "1e30", "--trainer.max_epochs", "1")
+    assert not (folder / "model.onnx").exists()
+    with pytest.raises(DataError, match="the net gives nan or infinity, its training diverged"):
+        run(ExportConfig(run=folder))
+
+
 def test_a_run_without_a_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "trees").mkdir()
     with pytest.raises(DataError, match="no checkpoint here"):

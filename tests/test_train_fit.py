@@ -12,10 +12,11 @@ from collections.abc import Callable
 from functools import reduce
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 from crash import CODE
@@ -37,6 +38,19 @@ from hepflow.train.help import VALUES, groups
 from hepflow.train.module import lr_factor
 from hepflow.train.parser import SWITCHES
 from hepflow.train.table import read_table
+
+
+class Significance(pl.Callback):
+    """A measure of somebody's own; and the seeds of the dropout."""
+
+    seeds: ClassVar[list[int]] = []
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.log("significance", float(-trainer.current_epoch))
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.seeds.append(torch.initial_seed())
+
 
 SMALL = ("--data.batch_size", "32", "--data.eval_batch_size", "64", "--trainer.max_epochs", "3", "--trainer.enable_progress_bar", "false")
 NETS = ("hlf", "sequence", "inclusive")
@@ -182,6 +196,12 @@ def test_a_training_starts_afresh_where_the_events_of_its_store_have_changed(tmp
     assert after["provenance"] != before["provenance"]
 
 
+def test_a_training_needs_no_temporary_folder(store: EventStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From which a checkpoint would come as a copy that a kill cuts short."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    assert fit(store, tmp_path / "run", "--trainer.max_epochs", "1")["finished"]
+
+
 def test_two_trainings_do_not_write_into_one_folder(store: EventStore, tmp_path: Path) -> None:
     with locks.exclusive(tmp_path / "run"), pytest.raises(DataError, match="run: another run is writing it"):
         fit(store, tmp_path / "run")
@@ -240,16 +260,39 @@ def with_callback(folder: Path, name: str, epoch: int) -> Path:
     return config
 
 
-def test_a_training_that_begins_with_a_checkpoint_is_tested_by_its_own_best_epoch(store: EventStore, tmp_path: Path) -> None:
+def test_a_training_that_begins_with_a_checkpoint_is_a_run_of_its_own(
+    store: EventStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     fit(store, tmp_path / "first", "--trainer.max_epochs", "1")
-    start = tmp_path / "first" / "checkpoints" / "last.ckpt"
-    record = fit(store, tmp_path / "second", "--ckpt_path", str(start))
-    main(["test", "--config", str(tmp_path / "second" / "config.yaml"), "--ckpt_path", str(start)])
-    by_the_start = read_predictions(tmp_path / "second" / "predictions.parquet").logits
-    main(["test", "--config", str(tmp_path / "second" / "config.yaml"), "--ckpt_path", str(tmp_path / "second/checkpoints/best.ckpt")])
-    own = read_predictions(tmp_path / "second" / "predictions.parquet")
-    assert not np.allclose(own.logits, by_the_start)
-    assert record["test"]["test_accuracy"] == pytest.approx((own.logits.argmax(axis=1) == own.label).mean(), abs=1e-6)
+    start, own = tmp_path / "first" / "checkpoints" / "last.ckpt", tmp_path / "second"
+    record = fit(store, own, "--ckpt_path", str(start))
+    assert (record["began_with"], record["epochs"]) == (str(start), 3)
+    predicted = read_predictions(own / "predictions.parquet")
+    assert record["test"]["test_accuracy"] == pytest.approx((predicted.logits.argmax(axis=1) == predicted.label).mean(), abs=1e-6)
+    main(["test", "--config", str(own / "config.yaml")])
+    assert np.array_equal(read_predictions(own / "predictions.parquet").logits, predicted.logits), "tested by its own best epoch"
+    with pytest.raises(ConfigError, match=r"a finished run with ckpt_path .*last\.ckpt \(now .*best\.ckpt\)"):
+        fit(store, own, "--ckpt_path", str(start.with_name("best.ckpt")))
+    with pytest.raises(ConfigError, match=r"last\.ckpt: has 1 epochs behind it; to go on from it, trainer\.max_epochs must be more, got 1"):
+        fit(store, tmp_path / "third", "--ckpt_path", str(start), "--trainer.max_epochs", "1")
+    write_json(own / "run.json", record | {"finished": False})
+    with caplog.at_level("INFO", logger="hepflow"):
+        fit(store, own, "--ckpt_path", str(start))
+    assert f"going on from {own / 'checkpoints' / 'last.ckpt'}" in caplog.messages, "where it was, not where it began"
+
+
+def test_a_training_that_stopped_early_and_was_killed_then_has_no_further_epoch(
+    store: EventStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ("--early_stopping.patience", "1", "--early_stopping.min_delta", "9")
+    record = fit(store, tmp_path / "run", *options)
+    before = weights(tmp_path / "run")
+    write_json(tmp_path / "run" / "run.json", record | {"finished": False})
+    with caplog.at_level("INFO", logger="hepflow"):
+        again = fit(store, tmp_path / "run", *options)
+    assert_same(weights(tmp_path / "run"), before)
+    assert (again["epochs"], again["history"]) == (2, record["history"])
+    assert "stopped after epoch 2: no lower val_loss for 1 epoch; the best is epoch" in caplog.text
 
 
 def test_a_run_that_ends_in_a_validation_goes_on_to_the_same_history(store: EventStore, tmp_path: Path) -> None:
@@ -346,6 +389,13 @@ def test_the_last_overlay_names_the_run(store: EventStore, tmp_path: Path, monke
         (("--trainer.max_epochs", "0"), "trainer.max_epochs must be at least 1, got 0"),
         (("--trainer.max_epochs", "-5"), "trainer.max_epochs must be at least 1, got -5"),
         (("--trainer.limit_val_batches", "0"), "trainer.limit_val_batches is 0"),
+        (("--trainer.enable_checkpointing", "false"), "^Trainer was configured with `enable_checkpointing=False`"),
+        (("--trainer.precision", "bf16-true"), "bf16-true rounds the features too, to three digits"),
+        (("--trainer.fast_dev_run", "true"), "trainer.fast_dev_run keeps no epoch"),
+        (("--trainer.check_val_every_n_epoch", "4"), "4 is more than trainer.max_epochs 3: no epoch would be the best"),
+        (("--checkpoint.save_top_k", "2"), "checkpoint.save_top_k must be 1, got 2: .* ModelCheckpoint in trainer.callbacks keeps more"),
+        (("--checkpoint.filename", "mine"), "checkpoint.filename must be best, got mine"),
+        (("--model.net.hidden", "[0]"), r"model.net.hidden\[0\] must be at least 1, got 0"),
         (("--trainer.accelerator", "cpu", "--trainer.devices", "[0, 1]"), r"trainer.devices \[0, 1\]: .*should be an int"),
         (("--trainer.accelerator", "xpu"), "trainer.accelerator xpu: .*invalid accelerator name"),
         (("--trainer.accelerator", "cpu", "--trainer.devices", "9999"), "trainer.devices 9999 asks for more processes than the"),
@@ -396,6 +446,19 @@ def test_an_epoch_can_be_the_best_by_whatever_is_measured(
     record = fit(store, tmp_path / "run", *chain.from_iterable(zip(by, [measure, mode] * 2, strict=True)))
     kept = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["epoch"]
     assert kept == best([row[measure] for row in record["history"]])
+
+
+def test_a_callback_of_the_user_can_measure_what_makes_an_epoch_the_best(store: EventStore, tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text(yaml.safe_dump({"trainer": {"callbacks": [f"{__name__}.Significance"], "accumulate_grad_batches": 2}}))
+    Significance.seeds.clear()
+    own = ("--config", str(config), "--checkpoint.mode", "max")
+    record = fit(store, tmp_path / "run", *own, "--checkpoint.monitor", "significance")
+    assert torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == 0
+    assert [row["significance"] for row in record["history"]] == [0, -1, -2]
+    assert len(set(Significance.seeds)) == len(Significance.seeds) == 3 * 8, "batches of one step have each their own dropout"
+    with pytest.raises(ConfigError, match=r"could not find the monitored key in the returned metrics: .*significance"):
+        fit(store, tmp_path / "other", *own, "--checkpoint.monitor", "significants")
 
 
 def test_the_worst_epoch_is_not_kept_unasked(store: EventStore, tmp_path: Path) -> None:

@@ -262,6 +262,14 @@ def test_a_state_goes_on_with_exactly_the_rest_on_any_number_of_ranks(store: Eve
     assert global_batches(resumed) == expected[state["position"] :]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_epoch_that_was_left_begins_anew(loader: Loader, workers: int) -> None:
+    """As a validation of a few batches does, in the same epoch."""
+    one = loader(split="val", shuffle=False, workers=workers)
+    first = [batch.event_id.tolist() for batch, _ in zip(one, range(3), strict=False)][:2]
+    assert [batch.event_id.tolist() for batch in one][:2] == first
+
+
 def test_a_state_of_another_order_is_refused(loader: Loader) -> None:
     with pytest.raises(ConfigError, match="another order of events"):
         loader().load_state_dict(loader(batch_size=8).state_dict())
@@ -334,7 +342,9 @@ def test_a_class_without_events_is_named(tmp_path: Path) -> None:
     assert make_plan(store, "train", **PLAN | {"balance": {"qcd": 1, "wjets": 1}}).quotas == (60, 0, 60)
 
 
-@pytest.mark.parametrize(("balance", "expected"), [({"tt": 1}, "names tt; the classes"), ({"qcd": -1}, "none is negative")])
+@pytest.mark.parametrize(
+    ("balance", "expected"), [({"tt": 1}, "names tt; the classes"), ({"qcd": -1}, "none is negative"), ({"qcd": np.nan}, "finite")]
+)
 def test_a_balance_that_cannot_be_is_refused(loader: Loader, balance: Any, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         loader(balance=balance)

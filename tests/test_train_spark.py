@@ -23,9 +23,11 @@ from hepflow.train.help import groups
 
 pytest.importorskip("pyspark", reason="needs hepflow[ingest]")
 
+from pyspark.ml.torch.log_communication import LogStreamingClient, LogStreamingServer
 from standalone_cluster import ask, standalone_cluster
 
 from hepflow.train.spark_run import _for_the_job, _reason, main
+from hepflow.train.spark_task import connected
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark]
 
@@ -138,6 +140,18 @@ def test_a_wrong_option_is_named_before_spark_starts(options: tuple[Path, list[s
         main([*own, "--spark.num_procs", "2"])
     with pytest.raises(ConfigError, match="num_processes must be at least 1"):
         main([*own, "--spark.num_processes", "0"])
+
+
+def test_the_first_line_too_goes_to_the_driver_alone() -> None:
+    server = LogStreamingServer()
+    server.start("127.0.0.1")
+    client = LogStreamingClient("127.0.0.1", server.port)
+    try:
+        assert client.failed, "PySpark would show a line by itself too"
+        assert not connected(lambda settings: settings["log_streaming_client"].failed, {"log_streaming_client": client})
+    finally:
+        client.close()
+        server.shutdown()
 
 
 def test_processes_get_as_many_cores_as_they_ask_for() -> None:

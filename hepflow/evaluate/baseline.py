@@ -1,8 +1,10 @@
 """Trees of whatever kind as a baseline for the nets: fitted to the store's high-level features, kept as a run like any other."""
 
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,8 @@ from hepflow.store import EventStore, high_level
 
 log = logging.getLogger(__name__)
 PACKAGES = ("hepflow", "numpy")
+FOLDERS_OF_A_NET, FILES_OF_A_NET = ("checkpoints", "tensorboard"), ("config.yaml", "metrics.csv", "model.onnx")
+"""What a training has left in a run folder that trees replace."""
 LEAST = 1e-12
 """Smallest probability: its logarithm is finite."""
 
@@ -89,6 +93,7 @@ def _keep(config: TreesConfig | ForestConfig, settings: Mapping[str, Any], store
     fitted = fit(tables)
     logits = np.log(np.maximum(fitted.probability, LEAST)).astype(np.float32)
     source = {"config_hash": digest(settings), "seed": config.seed, "definitions": store.spec.definitions, "store": store.spec.provenance}
+    _clear(config.output)
     config.output.mkdir(parents=True, exist_ok=True)
     _, label, event_id = tables["test"]
     predictions = Predictions(event_id, label, logits, store.spec.classes, config.output.name, {**source, "split": "test"})
@@ -96,6 +101,14 @@ def _keep(config: TreesConfig | ForestConfig, settings: Mapping[str, Any], store
     about = {**source, "settings": dict(settings), "store": str(config.input), "provenance": store.spec.provenance}
     write_json(config.output / ABOUT, {**about, **_about(fitted, len(tables["train"].label)), "name": config.output.name, "finished": True})
     log.info("%s in %.1f s; run folder %s", counted(fitted.n_trees, "tree"), fitted.wall_s, config.output)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run left, and nothing that is not ours."""
+    for name in (ABOUT, PREDICTIONS, *FILES_OF_A_NET):  # from here on nobody takes it for a finished run
+        (folder / name).unlink(missing_ok=True)
+    for name in FOLDERS_OF_A_NET:
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def balanced(label: np.ndarray) -> np.ndarray:

@@ -34,21 +34,28 @@ FREE_AXES = {"hlf": {0: "events"}, "particles": {0: "events", 1: "particles"}, "
 def run(config: ExportConfig) -> None:
     """Export a run's net and check the file on real events."""
     net = load_net(config.run, config.checkpoint)
-    output = config.output or (config.run.parent if config.run.is_file() else config.run) / "model.onnx"
+    output = config.output or _folder(config.run) / "model.onnx"
     output.parent.mkdir(parents=True, exist_ok=True)
     store = EventStore.open(config.input or _store_of(config.run))
     features = _some_events(store, config, net)
     with whole(output) as part:
         write_onnx(net, part, features, physics=store.spec.physics, spread=spread_of(store).to_dict())
         difference = _difference(net, part, features, config.tolerance)
-    same = f"to {difference:.0e}" if difference else "exactly"
+    same = f"its logits differ by {difference:.0e} at most" if difference else "its logits are the same"
     log.info(
-        "wrote %s to %s; on %d test events it gives the logits of the checkpoint %s", type(net).__name__, output, len(features["hlf"]), same
+        "exported %s to %s; compared with the checkpoint on %d test events: %s", type(net).__name__, output, len(features["hlf"]), same
     )
 
 
-def _store_of(run_folder: Path) -> Path:
-    record = run_folder / "run.json"
+def _folder(run: Path) -> Path:
+    """Run folder that a checkpoint lies in."""
+    if run.is_dir():
+        return run
+    return run.parent.parent if run.parent.name == "checkpoints" else run.parent
+
+
+def _store_of(run: Path) -> Path:
+    record = _folder(run) / "run.json"
     about = read_json(record) if record.is_file() else {}
     if "store" not in about:
         msg = f"{record}: does not say which store the run was trained on. Name the store by --input."
@@ -164,12 +171,15 @@ def _difference(net: Net, path: Path, features: dict[str, np.ndarray], tolerance
     Raises
     ------
     DataError
-        It is above the tolerance.
+        It is above the tolerance, or the net gives no numbers.
     """
     expected, found = logits_of(net, features), OnnxNet(path).logits(features)
+    if not np.isfinite(expected).all():
+        msg = "the net gives nan or infinity, its training diverged: train it again with a smaller model.lr"
+        raise DataError(msg)
     difference = np.abs(expected - found)
     worst = float((difference / np.maximum(1, np.abs(expected))).max())
-    if worst > tolerance:
+    if not worst <= tolerance:
         msg = (
             f"the exported net differs by {worst:.1e} from its checkpoint, more than the tolerance of {tolerance:.1e}; nothing was written"
         )

@@ -15,6 +15,8 @@ from hepflow.models.drift import Spread
 from hepflow.models.inputs import Inputs
 
 METADATA = "hepflow"
+ZIP = b"PK\x03\x04"
+"""With which the checkpoints of torch begin."""
 READABLE = ("hlf", "particles", "lengths")
 TOLERANCE = 1e-4
 """Relative difference at which the normalisation in a file is another one than its statistics say (both are rounded to 32 bits)."""
@@ -45,6 +47,9 @@ class OnnxNet:
         except OSError as error:
             msg = f"{path}: no model here ({error.strerror}). Write one with `hepflow export`, or train one with `hepflow train fit`."
             raise DataError(msg) from error
+        if content.startswith(ZIP):
+            msg = f"{path}: a checkpoint, not an ONNX model. Make one of it with `hepflow export --run {path}`."
+            raise DataError(msg)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # its errors are raised here, in a line

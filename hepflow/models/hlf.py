@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from hepflow.models.inputs import Inputs
-from hepflow.models.layers import InputNorm, Scale
+from hepflow.models.layers import InputNorm, Scale, check_arguments
 from hepflow.models.net import Net
 
 # B events, F high-level features, K classes
@@ -28,6 +28,7 @@ class HLFNet(Net):
 
     def __init__(self, inputs: Inputs, *, hidden: Sequence[int] = (50, 20, 10), scale: Scale = "standard") -> None:
         super().__init__(inputs, hidden=list(hidden), scale=scale)
+        check_arguments(**{f"hidden[{i}]": width for i, width in enumerate(hidden)})
         self.norm = InputNorm(inputs.statistics["hlf"], scale)
         widths = [len(inputs.hlf), *hidden]
         layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hepflow.models.inputs import Inputs
-from hepflow.models.layers import Cell, InputNorm, Scale, jagged_rnn
+from hepflow.models.layers import Cell, InputNorm, Scale, check_arguments, jagged_rnn
 from hepflow.models.net import Net
 
 # B events, P particles, C particle features, F high-level features, H hidden, K classes
@@ -37,6 +37,7 @@ class InclusiveNet(Net):
         self, inputs: Inputs, *, hidden: int = 50, dense: int = 25, dropout: float = 0.2, cell: Cell = "gru", scale: Scale = "standard"
     ) -> None:
         super().__init__(inputs, hidden=hidden, dense=dense, dropout=dropout, cell=cell, scale=scale)
+        check_arguments(hidden=hidden, dense=dense, dropout=dropout)
         self.norm_hlf = InputNorm(inputs.statistics["hlf"], scale)
         self.norm_particles = InputNorm(inputs.statistics["particles"], scale)
         self.rnn = jagged_rnn(cell, len(inputs.particles), hidden)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from hepflow.errors import ConfigError
 from hepflow.models.gru import JaggedGRU, JaggedLSTM
 
 # B events, P particles, C channels (any leading axes before it)
@@ -47,6 +48,23 @@ class InputNorm(nn.Module):
         """Same shape as ``x`` (..., C)."""
         z = (x - self.shift) / self.width
         return torch.where(self.log, torch.sign(z) * torch.log1p(z.abs()), z) if self.uses_log else z
+
+
+def check_arguments(*, dropout: float = 0.0, **sizes: int) -> None:
+    """Refuse a net that torch could not make, or not run.
+
+    Raises
+    ------
+    ConfigError
+        A size is below 1, or the dropout is no share.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            msg = f"model.net.{name} must be at least 1, got {size}"
+            raise ConfigError(msg)
+    if not 0 <= dropout <= 1:
+        msg = f"model.net.dropout must be between 0 and 1, got {dropout}"
+        raise ConfigError(msg)
 
 
 def jagged_rnn(cell: Cell, n_inputs: int, n_hidden: int) -> nn.Module:

@@ -5,7 +5,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from hepflow.models.inputs import Inputs
-from hepflow.models.layers import Cell, InputNorm, Scale, jagged_rnn
+from hepflow.models.layers import Cell, InputNorm, Scale, check_arguments, jagged_rnn
 from hepflow.models.net import Net
 
 # B events, P particles, C particle features, H hidden, K classes
@@ -30,6 +30,7 @@ class SequenceNet(Net):
 
     def __init__(self, inputs: Inputs, *, hidden: int = 50, dropout: float = 0.2, cell: Cell = "gru", scale: Scale = "standard") -> None:
         super().__init__(inputs, hidden=hidden, dropout=dropout, cell=cell, scale=scale)
+        check_arguments(hidden=hidden, dropout=dropout)
         self.norm = InputNorm(inputs.statistics["particles"], scale)
         self.rnn = jagged_rnn(cell, len(inputs.particles), hidden)
         self.dropout = nn.Dropout(dropout)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hepflow.errors import DataError
+from hepflow.errors import ConfigError, DataError
 from hepflow.models.inputs import Inputs
-from hepflow.models.layers import InputNorm, Scale
+from hepflow.models.layers import InputNorm, Scale, check_arguments
 from hepflow.models.net import Net
 
 # B events, P particles, Q kept particles, T tokens (Q + 1), C particle features, F high-level features, W width, A heads, K classes
@@ -54,6 +54,10 @@ class TransformerNet(Net):
         scale: Scale = "symlog",
     ) -> None:
         super().__init__(inputs, width=width, heads=heads, layers=layers, max_particles=max_particles, dropout=dropout, scale=scale)
+        check_arguments(width=width, heads=heads, max_particles=max_particles, dropout=dropout)
+        if width % heads:
+            msg = f"model.net.width must be a multiple of model.net.heads, got {width} and {heads}"
+            raise ConfigError(msg)
         if missing := {"Pt", "Eta", "Phi"} - set(inputs.particles):
             msg = f"the store has no particle feature {' and '.join(sorted(missing))}, from which the transformer makes its pair features"
             raise DataError(msg)

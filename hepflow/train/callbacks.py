@@ -1,5 +1,6 @@
 """What a training leaves behind: its speed, last.ckpt and the predictions."""
 
+import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +10,11 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
+from hepflow.files import whole
 from hepflow.models.net import weights_hash
 from hepflow.predictions import Predictions, write_predictions
 from hepflow.train.batches import Batch
@@ -28,15 +31,14 @@ class Throughput(Callback):
         self._start = self._busy = self._waited = 0.0
         self._events = 0
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_epoch_start(self, *_: Any) -> None:
         """Start the clock: waiting for the first batch counts."""
-        self.on_train_batch_start(trainer)
+        self.on_train_batch_start()
 
-    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_start(self, *_: Any) -> None:
         """Start the clock where it does not run: after a validation, or within an epoch that was taken up."""
         if not self._start:
             self._start = time.perf_counter()
-            self._waited = _loader(trainer).waited_s
 
     def on_train_batch_end(self, *hook: Any) -> None:
         """Count events."""
@@ -49,12 +51,13 @@ class Throughput(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the epoch's speed."""
         self._pause()
+        waited = _loader(trainer).waited_s
         if self._busy:
             rate = self._events / self._busy
-            wait = _loader(trainer).waited_s - self._waited
+            wait = waited - self._waited
             values = {"events_per_s": rate, "events_per_s_a_process": rate / trainer.world_size, "data_wait_s": wait}
             pl_module.log_dict(values, rank_zero_only=True)
-        self._busy, self._events = 0.0, 0
+        self._busy, self._events, self._waited = 0.0, 0, waited
 
     def _pause(self) -> None:
         if self._start:
@@ -84,6 +87,18 @@ def _loader(trainer: pl.Trainer) -> EventLoader:
     return loader
 
 
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place. Lightning's own comes from the temporary folder, by a copy if that is on another disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ARG002 - of the interface
+        """Write it whole."""
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with whole(Path(path)) as part:
+            part.write_bytes(content.getbuffer())
+
+
 class LastCheckpoint(Checkpoint):
     """Writes last.ckpt after every epoch, and every so many steps within one.
 
@@ -98,6 +113,12 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, folder: Path, every_steps: int) -> None:
         self.folder = folder
         self.every_steps = every_steps
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """A training that had stopped early when it was saved has no further epoch."""
+        stopping = trainer.early_stopping_callback
+        if trainer.ckpt_path == self.folder / LAST and isinstance(stopping, EarlyStopping):
+            trainer.should_stop = stopping.wait_count >= max(1, stopping.patience)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *hook: Any) -> None:
         """Save within the epoch."""

@@ -49,7 +49,7 @@ def fit(cli: TrainCLI) -> None:
 
 
 def _fit(cli: TrainCLI) -> None:
-    last = cli.config.ckpt_path or (cli.folder / CHECKPOINTS / LAST if cli.state == "resume" else None)
+    last = cli.folder / CHECKPOINTS / LAST if cli.state == "resume" else cli.config.ckpt_path
     if last:
         log.info("going on from %s", last)
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last, weights_only=True)

@@ -23,7 +23,7 @@ CHECKPOINTS, BEST, TENSORBOARD = "checkpoints", "best.ckpt", "tensorboard"
 WHERE_IT_RUNS = {
     "trainer": {"accelerator", "devices", "num_nodes", "strategy", "logger", "profiler", "enable_progress_bar", "default_root_dir"},
     "data": {"store", "workers", "prefetch", "memory_mb", "predict_split", "eval_batch_size"},
-    "": {"config", "output", "overwrite", "ckpt_path", "checkpoint_every_steps", "threads"},
+    "": {"config", "output", "overwrite", "checkpoint_every_steps", "threads"},
 }
 """Options that change how fast a run is or where it lies, never its result."""
 NAMED = 3
@@ -34,7 +34,7 @@ State = Literal["fresh", "resume", "done"]
 
 def decisive(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """A resolved configuration without the options that do not change the result."""
-    kept = {key: value for key, value in resolved.items() if key not in WHERE_IT_RUNS[""]}
+    kept = {key: value for key, value in resolved.items() if key not in WHERE_IT_RUNS[""] and (key, value) != ("ckpt_path", None)}
     for group in WHERE_IT_RUNS.keys() & kept.keys():
         kept[group] = {key: value for key, value in kept[group].items() if key not in WHERE_IT_RUNS[group]}
     return kept
@@ -79,6 +79,8 @@ def check_replaceable(folder: Path, resolved: Mapping[str, Any], provenance: str
     if not record.get("finished") and not (folder / CHECKPOINTS / LAST).is_file():
         return
     before = yaml.safe_load((folder / CONFIG_FILE).read_text()) if (folder / CONFIG_FILE).is_file() else {}
+    if before:
+        before["ckpt_path"] = record.get("began_with")
     changed = [*_differences(decisive(before), decisive(resolved))] if before else [f"another model ({record.get('model', 'unknown')})"]
     if record.get("provenance") != provenance:
         there, here = (str(config.get("data", {}).get("store")) for config in (before, resolved))

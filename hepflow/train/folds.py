@@ -37,13 +37,16 @@ def make_folds(source: Path, folder: Path, n_folds: int) -> list[Path]:
         A class has so few events that a fold has none of it.
     """
     store = EventStore.open(source)
-    return [_fold(store, folder / f"fold-{fold}-of-{n_folds}.zarr", fold, n_folds) for fold in range(n_folds)]
+    paths = [folder / f"fold-{fold}-of-{n_folds}.zarr" for fold in range(n_folds)]
+    for fold, path in enumerate(paths):
+        spec = replace(store.spec, provenance=digest(store.spec.provenance, "fold", fold, n_folds))
+        if not _is_there(path, spec):
+            _make(store, path, spec, fold, n_folds)
+        _check(path, f"{source}: fold {fold} of {n_folds}")
+    return paths
 
 
-def _fold(store: EventStore, path: Path, fold: int, n_folds: int) -> Path:
-    spec = replace(store.spec, provenance=digest(store.spec.provenance, "fold", fold, n_folds))
-    if _is_there(path, spec):
-        return path
+def _make(store: EventStore, path: Path, spec: StoreSpec, fold: int, n_folds: int) -> None:
     target = EventStore.create(path, spec)
     for split in ("train", "val"):
         for name in spec.classes:
@@ -54,13 +57,14 @@ def _fold(store: EventStore, path: Path, fold: int, n_folds: int) -> Path:
                 n = len(block)
                 target.write_part(f"{split}-{name}-{part.name}", {key: b for key, b in blocks.items() if len(b)}, Ledger(n, n))
     target.finalise()
-    finished = EventStore.open(path)
+
+
+def _check(path: Path, which: str) -> None:
+    fold = EventStore.open(path)
     for split in ("train", "val"):
-        if missing := [name for name in spec.classes if not finished.parts(split, name)]:
-            names = ", ".join(missing)
-            msg = f"{store.path}: fold {fold} of {n_folds} has no {split} event of {names}. Ask for fewer folds, or make more events."
+        if missing := [name for name in fold.spec.classes if not fold.parts(split, name)]:
+            msg = f"{which} has no {split} event of {', '.join(missing)}. Ask for fewer folds, or make more events."
             raise DataError(msg)
-    return path
 
 
 def _is_there(path: Path, spec: StoreSpec) -> bool:

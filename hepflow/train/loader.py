@@ -57,6 +57,7 @@ class EventLoader:
         self.epoch = 0
         self.position = 0
         """Global batches of the epoch that were handed out."""
+        self._taken_up = False
         self.waited_s = 0.0
         """Seconds that the training thread has waited for batches."""
 
@@ -72,7 +73,7 @@ class EventLoader:
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch, or stay where a state was loaded within it."""
         if epoch != self.epoch:
-            self.epoch, self.position = epoch, 0
+            self.epoch, self.position, self._taken_up = epoch, 0, False
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands: the same on every rank."""
@@ -86,12 +87,13 @@ class EventLoader:
                 "block_events, buffer_mb and bucket_batches of that run, or start afresh in another --output"
             )
             raise ConfigError(msg)
-        self.epoch, self.position = state["epoch"], state["position"]
+        self.epoch, self.position, self._taken_up = state["epoch"], state["position"], True
 
     def __iter__(self) -> Iterator[Batch]:
-        """The rest of the epoch."""
-        if self.position >= len(self):
+        """The epoch, or the rest of it after a state was loaded."""
+        if not self._taken_up or self.position >= len(self):
             self.position = 0
+        self._taken_up = False
         batches = self._batches(self.epoch, self.position)
         if self.workers:
             batches = _ahead(batches, self.prefetch)

@@ -93,9 +93,11 @@ class Classifier(pl.LightningModule):
         if not self.trainer.fit_loop.restarting:
             self.sums.zero_()
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        """Dropout is a function of seed, step and rank, so that a resumed run goes on as if nothing had happened."""
-        seed = (self.seed * 1_000_003 + self.global_step) * 4099 + self.global_rank
+    def on_train_batch_start(self, _: Any, batch_index: int) -> None:
+        """Dropout is a function of seed, batch and rank, so that a resumed run goes on as if nothing had happened."""
+        batches_a_step = self.trainer.accumulate_grad_batches
+        batch = self.global_step * batches_a_step + batch_index % batches_a_step
+        seed = (self.seed * 1_000_003 + batch) * 4099 + self.global_rank
         # torch.manual_seed would seed every device there could be, which takes longer than a step of a small net
         generator = torch.cuda.default_generators[self.device.index or 0] if self.device.type == "cuda" else torch.default_generator
         generator.manual_seed(seed)

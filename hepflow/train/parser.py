@@ -14,6 +14,7 @@ from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 
 from hepflow.arguments import nearest, read, spelt_out
@@ -24,7 +25,7 @@ from hepflow.options import spelt
 from hepflow.shipped import with_shipped
 from hepflow.store import EventStore
 from hepflow.train import launch, slurm
-from hepflow.train.callbacks import LastCheckpoint, PredictionsWriter, Throughput
+from hepflow.train.callbacks import LAST, LastCheckpoint, PredictionsWriter, Throughput, WholeCheckpoints
 from hepflow.train.data import EventData
 from hepflow.train.folder import BEST, CHECKPOINTS, METRICS_FILE, TENSORBOARD, check_replaceable, config_hash, run_state
 from hepflow.train.help import ALIASES
@@ -41,6 +42,8 @@ MAPPINGS = {"--data.balance", "--spark.conf"}
 
 HALF = {"16", "16-mixed"}
 """Precisions in whose place Lightning takes another one on a CPU."""
+ROUNDING = {"16-true", "bf16-true"}
+"""Precisions at which the features and their normalisation lose most of their digits."""
 
 DEFAULTS = {
     "trainer.max_epochs": 50,
@@ -50,6 +53,7 @@ DEFAULTS = {
     "early_stopping.monitor": "val_loss",
     "early_stopping.patience": 15,
     "checkpoint.monitor": "val_loss",
+    "checkpoint.save_top_k": 1,
     "checkpoint.filename": Path(BEST).stem,
     "checkpoint.enable_version_counter": False,
 }
@@ -125,6 +129,7 @@ class TrainCLI(LightningCLI):
             raise ConfigError(msg)
         if self.command == "fit":
             _check_length(config)
+            _check_kept(config)
         return config
 
     def before_instantiate_classes(self) -> None:
@@ -134,12 +139,17 @@ class TrainCLI(LightningCLI):
         self.overwrite, config.overwrite = config.overwrite, False  # meant for this time
         store = EventStore.open(Path(config.data.store))
         self.provenance = store.spec.provenance
+        checkpoint, config.ckpt_path = config.ckpt_path, None  # whoever reads the file later wants the checkpoints of this run
         self.config_text = self.parser.dump(config)  # --config reads it back
-        self.config_hash = config_hash(yaml.safe_load(self.config_text))
+        config.ckpt_path = checkpoint
+        self.resolved = yaml.safe_load(self.config_text)
+        if self.command == "fit" and checkpoint is not None:
+            self.resolved["ckpt_path"] = str(checkpoint)
+        self.config_hash = config_hash(self.resolved)
         self.state = run_state(self.folder, self.config_hash, self.provenance)
         config.checkpoint.dirpath = str(self.folder / CHECKPOINTS)
-        if config.ckpt_path is not None:
-            self._check_checkpoint(Path(config.ckpt_path))
+        if checkpoint is not None:
+            self._check_checkpoint(Path(checkpoint))
 
     def _check_checkpoint(self, path: Path) -> None:
         if not path.is_file():
@@ -166,16 +176,29 @@ class TrainCLI(LightningCLI):
         """Say what does not go together before anything is written."""
         self._check_monitors()
         if self.config.ckpt_path is not None:
-            self.model.require_fit(read_checkpoint(Path(self.config.ckpt_path)), training=self.command == "fit")
+            content = read_checkpoint(Path(self.config.ckpt_path))
+            self.model.require_fit(content, training=self.command == "fit")
+            if self.command == "fit" and self.state == "fresh":
+                self._check_start(content)
         if self.command == "fit":
             for split in ("train", "val"):
                 self.datamodule.plan(split, shuffle=split == "train", particles="particles" in self.model.net.reads)
             self.check_replaceable()
 
+    def _check_start(self, checkpoint: dict[str, Any]) -> None:
+        path, n_most = self.config.ckpt_path, self.config.trainer.max_epochs
+        if "loops" not in checkpoint:  # checkpoint.save_weights_only
+            msg = f"{path}: holds the weights alone, without the optimizer that a training needs to go on; give its last.ckpt"
+            raise ConfigError(msg)
+        n_done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        if n_done >= n_most:
+            msg = f"{path}: has {n_done} epochs behind it; to go on from it, trainer.max_epochs must be more, got {n_most}"
+            raise ConfigError(msg)
+
     def check_replaceable(self) -> None:
         """Refuse to begin where another training has left what it learnt, unless that is wished."""
         if self.state == "fresh" and not self.overwrite:
-            check_replaceable(self.folder, yaml.safe_load(self.config_text), self.provenance)
+            check_replaceable(self.folder, self.resolved, self.provenance)
 
     def _check_monitors(self) -> None:
         known = of_an_epoch(self.model.net.inputs.classes)
@@ -184,14 +207,14 @@ class TrainCLI(LightningCLI):
             if name in known and mode == "min" and not name.endswith("_loss"):
                 msg = f"{callback}.monitor {name}: this would keep the worst epoch: give {spelt(f'{callback}.mode')} max"
                 raise ConfigError(msg)
-            if name not in known and name is not None:
+            if name not in known and name is not None and not self.config.trainer.callbacks:  # whose measures nobody knows yet
                 msg = f"{callback}.monitor {name}: nothing of this name is measured.{nearest(name, known)} There are: {', '.join(known)}."
                 raise ConfigError(msg)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer with our callbacks and loggers; the user's own come on top."""
         source = {"config_hash": self.config_hash, "seed": self.config.seed_everything}
-        about = {**source, "store": str(self.config.data.store), "engine": self.engine}
+        about = {**source, "store": str(self.config.data.store), "engine": self.engine, "began_with": self.resolved.get("ckpt_path")}
         self.record = RunRecord(self.folder, self.state, self.config_text, about)
         self.writer = PredictionsWriter(self.folder, source, self.config.data.predict_split)
         config = self.config_init.trainer
@@ -203,13 +226,16 @@ class TrainCLI(LightningCLI):
             callbacks.append(slurm.SlurmRequeue(self.folder / CHECKPOINTS))
         ours: dict[str, Any] = {"callbacks": callbacks, "logger": self._loggers(config.logger), "default_root_dir": str(self.folder)}
         plugins = config.plugins or []
-        ours["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), *slurm.environment()] or None
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins = [*plugins, WholeCheckpoints()]
+        ours["plugins"] = [*plugins, *slurm.environment()]
         try:
             trainer = super().instantiate_trainer(**ours, **kwargs)
         except (MisconfigurationException, ValueError, TypeError) as error:
             chosen = {name: config[name] for name in ("accelerator", "devices", "num_nodes", "strategy", "precision")}
             asked = ", ".join(f"trainer.{name} {value}" for name, value in chosen.items() if value not in (None, "auto", 1))
-            msg = f"{asked}: {one_line(error)} `hepflow doctor` says what this machine has."
+            msg = f"{asked}: {one_line(error)} `hepflow doctor` says what this machine has." if asked else one_line(error)
             raise ConfigError(msg) from error
         if isinstance(trainer.accelerator, CPUAccelerator) and str(config.precision) in HALF:
             msg = f"trainer.precision {config.precision} is for GPUs; a CPU has 32-true and bf16-mixed"
@@ -260,6 +286,28 @@ def _check_length(config: Namespace) -> None:
     for name in ("max_steps", "limit_train_batches", "limit_val_batches", "limit_test_batches"):
         if trainer[name] == 0:
             msg = f"trainer.{name} is 0: a training needs at least 1, and to leave the option out means all"
+            raise ConfigError(msg)
+    if trainer.precision in ROUNDING:
+        msg = f"trainer.precision {trainer.precision} rounds the features too, to three digits; bf16-mixed rounds the arithmetic alone"
+        raise ConfigError(msg)
+
+
+def _check_kept(config: Namespace) -> None:
+    trainer, checkpoint = config.trainer, config.checkpoint
+    for name in ("save_top_k", "filename"):
+        if checkpoint[name] != DEFAULTS[f"checkpoint.{name}"]:
+            kept = f"a run keeps its best epoch as {BEST} and its last as {LAST}; a ModelCheckpoint in trainer.callbacks keeps more"
+            msg = f"checkpoint.{name} must be {DEFAULTS[f'checkpoint.{name}']}, got {checkpoint[name]}: {kept}"
+            raise ConfigError(msg)
+    if trainer.fast_dev_run:
+        msg = "trainer.fast_dev_run keeps no epoch: to try a training out, give --trainer.max-epochs 1 --trainer.limit-train-batches 5"
+        raise ConfigError(msg)
+    for name, every in (
+        ("checkpoint.every_n_epochs", checkpoint.every_n_epochs),
+        ("trainer.check_val_every_n_epoch", trainer.check_val_every_n_epoch),
+    ):
+        if every and every > trainer.max_epochs:
+            msg = f"{name} {every} is more than trainer.max_epochs {trainer.max_epochs}: no epoch would be the best"
             raise ConfigError(msg)
 
 

@@ -233,8 +233,8 @@ def _quotas(counts: Mapping[str, int], balance: Balance, where: str) -> tuple[in
             msg = f"balance names {', '.join(sorted(unknown))}; the classes of {where} are {', '.join(counts)}"
             raise ConfigError(msg)
         weights = [float(balance.get(name, 0.0)) for name in counts]
-        if min(weights) < 0 or max(weights) == 0:
-            msg = f"balance must be weights of which none is negative and one is positive, got {balance}"
+        if not all(0 <= weight < np.inf for weight in weights) or max(weights) == 0:
+            msg = f"balance must be finite weights of which none is negative and one is positive, got {balance}"
             raise ConfigError(msg)
     else:
         weights = [1.0] * len(counts)

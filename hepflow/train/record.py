@@ -120,7 +120,7 @@ class RunRecord(Callback):
             "provenance": inputs.provenance,
             "splits_used": self._splits,
             "code": self._code,
-            "epochs": len(history) if finished else trainer.current_epoch,
+            "epochs": trainer.current_epoch,
             "events_trained": self._events,
             "shuffle_reach": self._reach,
             "wall_s": wall_s,

@@ -8,9 +8,11 @@ as a whole when one of its tasks does; the same command then goes on from the la
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
@@ -25,7 +27,7 @@ from hepflow.train.callbacks import LAST
 from hepflow.train.cli import prepared
 from hepflow.train.folder import CHECKPOINTS, RUN_FILE
 from hepflow.train.spark_process import SparkCLI
-from hepflow.train.spark_task import train
+from hepflow.train.spark_task import connected, train
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,13 @@ class _Driver(SparkCLI):
     def instantiate_classes(self) -> None:
         """The processes do; what they would refuse to replace is known without them."""
         self.check_replaceable()
+
+
+class _Distributor(TorchDistributor):
+    """Shows each line of the first process once."""
+
+    def _run_distributed_training(self, run: Callable[..., Any], *arguments: Any) -> Any:
+        return super()._run_distributed_training(partial(connected, run), *arguments)
 
 
 def main(args: Sequence[str]) -> None:
@@ -76,8 +85,8 @@ def main(args: Sequence[str]) -> None:
 
 
 def _run(driver: SparkCLI, args: Sequence[str]) -> str | None:
-    distributor = TorchDistributor(driver.spark.num_processes, local_mode=False, use_gpu=False)
-    logging.getLogger(TorchDistributor.__name__).setLevel(logging.WARNING)
+    distributor = _Distributor(driver.spark.num_processes, local_mode=False, use_gpu=False)
+    logging.getLogger(_Distributor.__name__).setLevel(logging.WARNING)
     try:
         return distributor.run(train, list(args), None if in_cluster_mode() else str(Path.cwd()))
     except (PySparkException, Py4JError) as error:

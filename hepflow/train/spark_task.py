@@ -1,6 +1,8 @@
 """What Spark sends to the tasks of a training. Light to import: the Spark worker that only starts the process that trains does so too."""
 
+from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 
 def train(args: list[str], folder: str | None) -> str | None:
@@ -20,3 +22,9 @@ def train(args: list[str], folder: str | None) -> str | None:
     """
     mistake: str | None = import_module("hepflow.train.spark_process").process(args, folder)
     return mistake
+
+
+def connected(run: Callable[..., Any], settings: dict[str, Any], *arguments: Any) -> Any:
+    """Run PySpark's part of a process. Before the connection to the driver is open, on the driver's machine a line would be shown twice."""
+    settings["log_streaming_client"]._connect()  # noqa: SLF001 - it opens with the first line
+    return run(settings, *arguments)

@@ -5,8 +5,11 @@ Trials run on Dask workers and meet in a journal file, so that a search goes on 
 
 import json
 import logging
+import math
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -23,6 +26,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from hepflow import clusters, locks
 from hepflow.config_tools import TuneConfig
 from hepflow.errors import ConfigError, DataError, HepflowError
+from hepflow.files import whole
 from hepflow.ledger import digest
 from hepflow.shipped import shipped
 from hepflow.store import EventStore
@@ -192,11 +196,31 @@ def _loss(trial: optuna.Trial, config: TuneConfig, overlay: dict[str, Any]) -> f
     """Lowest val_loss of a trial's training; with folds, the mean over them."""
     chosen = suggestions(trial, config.space)
     folder = config.output / "trials" / digest(chosen)  # the same point again goes on where it was
-    folder.mkdir(parents=True, exist_ok=True)
-    own = folder / "overlay.yaml"
-    own.write_text(yaml.safe_dump(merged(overlay, chosen)))
-    if not config.folds:
-        return _fit(own, config.input, folder, config.seed, _Report(trial))
+    with _alone_in(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        own = folder / "overlay.yaml"
+        own.write_text(yaml.safe_dump(merged(overlay, chosen)))
+        loss = _in_folds(trial, config, own, folder) if config.folds else _fit(own, config.input, folder, config.seed, _Report(trial))
+    if not math.isfinite(loss):
+        raise optuna.TrialPruned
+    return loss
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait for a trial of the same point at the same time: what it finds need not be trained again."""
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locks.exclusive(folder))
+                break
+            except DataError:  # held
+                time.sleep(0.5)
+        yield
+
+
+def _in_folds(trial: optuna.Trial, config: TuneConfig, own: Path, folder: Path) -> float:
+    """The mean over the folds."""
     losses: list[float] = []
     for fold, store in enumerate(make_folds(config.input, config.output, config.folds)):
         losses.append(_fit(own, store, folder / f"fold-{fold}", config.seed))
@@ -255,4 +279,5 @@ class _Report(Callback):
 def _write_best(path: Path, overlay: dict[str, Any], study: optuna.Study) -> None:
     best: FrozenTrial = study.best_trial
     n = len(study.get_trials(states=FINISHED))
-    path.write_text(f"# hepflow tune: trial {best.number}, the best of {n}, val_loss {best.value:.5f}\n{yaml.safe_dump(overlay)}")
+    with whole(path) as part:
+        part.write_text(f"# hepflow tune: trial {best.number}, the best of {n}, val_loss {best.value:.5f}\n{yaml.safe_dump(overlay)}")

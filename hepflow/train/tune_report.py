@@ -12,6 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
 
+from hepflow.files import whole
+
 log = logging.getLogger(__name__)
 
 TOP = 10
@@ -33,7 +35,7 @@ def report(study: optuna.Study, folder: Path) -> None:
     complete = sorted(study.get_trials(states=(TrialState.COMPLETE,)), key=_value)
     names = list(complete[0].params)
     _print(complete[:TOP], names)
-    with (folder / CSV_FILE).open("w", newline="") as file:
+    with whole(folder / CSV_FILE) as part, part.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["trial", "state", "val_loss", "seconds", *names, REASON])
         for trial in study.trials:
@@ -65,7 +67,8 @@ def _plot(complete: list[FrozenTrial], names: list[str], path: Path) -> None:
         distribution = complete[0].distributions[name]
         if getattr(distribution, "log", False):
             axes.set_xscale("log")
-    figure.savefig(path, dpi=150)
+    with whole(path) as part:
+        figure.savefig(part, format="png", dpi=150)
 
 
 def _plot_course(axes: Axes, trials: list[FrozenTrial]) -> None:
