@@ -142,7 +142,14 @@ def test_an_interrupted_run_is_finished_by_doing_what_is_missing_and_can_be_watc
     assert "make_part" in (tmp_path / "reports" / "dask.html").read_text()
     (link,) = re.findall(r"Dask dashboard: (http\S+)", caplog.text)
     assert build_opener(ProxyHandler({})).open(link, timeout=30).status == 200
-    assert re.search(r"a worker held [\d.]+ [MG]B at most, of the [\d.]+ [MG]B that", caplog.text)
+    assert re.search(r"a worker process used up to [\d.]+ [MG]B \(estimated before: [\d.]+ [MG]B\)", caplog.text)
+
+
+def test_a_part_whose_record_was_deleted_is_made_again(copied):
+    before = contents(copied.output)
+    sorted((copied.output / "_parts").iterdir())[2].unlink()  # as `hepflow store check` advises where a part is damaged
+    run(copied)
+    assert contents(copied.output) == before
 
 
 def test_new_fragments_are_appended_without_touching_the_rest(copied, tmp_path):
