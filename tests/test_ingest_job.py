@@ -229,10 +229,19 @@ def test_a_run_that_cannot_finish_leaves_the_dataset_of_the_one_before(raw: Path
 
 
 def test_what_the_disk_refuses_a_task_is_told_of_the_output(raw: Path) -> None:
-    (raw.parent / "events").mkdir()
+    (raw.parent / "events" / "_records").mkdir(parents=True)
     (raw.parent / "events" / "qcd").write_text("no folder")
     with pytest.raises(OSError, match=f"File exists: '{raw.parent / 'events'}'"):
         run(config(raw))
+
+
+def test_a_folder_of_other_files_is_left_alone(raw: Path) -> None:
+    other = raw.parent / "events" / "run1" / "predictions.parquet"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="events: not a dataset of `hepflow ingest`, as it holds run1"):
+        run(config(raw, overwrite=True))
+    assert other.exists()
 
 
 def test_bad_files_are_quarantined_and_the_rest_is_done(raw: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -401,13 +410,19 @@ def test_the_table_at_the_end_knows_what_it_does_not_know(raw: Path, capsys: pyt
 def test_watching_takes_files_as_they_arrive(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A person's interrupt ends it; here the clock brings a new file, then the interrupt."""
     looks: list[list[int]] = []
+    away = raw.with_name("away")
 
     def sleep(seconds: float) -> None:
         if seconds < 5:
             return real_sleep(seconds)
+        if away.exists():
+            away.rename(raw)
+            return None
         looks.append(ids(raw) if (raw.parent / "events" / MANIFEST).exists() else [])
         if len(looks) == 2:
             write_delphes(raw / "ttbar" / "late.root", [50], seed=9)
+        if len(looks) == 3:
+            raw.rename(away)  # as a file system does for a moment
         if len(looks) == 4:
             raise KeyboardInterrupt
         return None

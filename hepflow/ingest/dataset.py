@@ -86,10 +86,20 @@ def finished(splits: Sequence[Split], settings: Settings, retry_quarantined: boo
 
 
 def prepare(output: Path) -> None:
-    """Make the folders, and remove what killed tasks left half-written."""
-    (output / RECORDS).mkdir(parents=True, exist_ok=True)
-    for part in output.glob("*/.*.part"):
-        part.unlink(missing_ok=True)
+    """Make the folders, and remove what killed tasks left half-written.
+
+    Raises
+    ------
+    DataError
+        The folder holds something else, which would be swept away.
+    """
+    records = output / RECORDS
+    if not records.is_dir() and (other := next((path for path in output.glob("*") if path.name[0] not in "._"), None)) is not None:
+        msg = f"{output}: not a dataset of `hepflow ingest`, as it holds {other.name}. Give a new or an empty folder as --output."
+        raise DataError(msg)
+    records.mkdir(parents=True, exist_ok=True)
+    for left_over in (*output.glob("*/.*.part"), *records.glob(".*.now")):
+        left_over.unlink(missing_ok=True)
 
 
 def commit(records: Sequence[Record], splits: Sequence[Split], settings: Settings) -> dict[str, Any]:

@@ -59,22 +59,21 @@ def run(config: IngestConfig) -> None:
 
 
 def _watch(config: IngestConfig) -> None:
-    """Update whenever there are files that have looked the same twice; only an interrupt ends it."""
-    before: set[SourceFile] = set()
+    """Update whenever there are files that have looked the same twice; only an interrupt ends it, and an input that was never there."""
+    before = set(list_files(config.input, config.timeout_s))
     done: list[SourceFile] = []
     with session(config.spark, f"{NAME} --watch"):
         log.info("watching %s every %g s", config.input, config.watch)
         while True:
-            found = set(list_files(config.input, config.timeout_s))
-            settled = sorted(found & before)
-            if settled != done:
-                try:
-                    _update(settled, config)
-                except DataError as error:
-                    log.error("%s", error)
-                done = settled
-            before = found
             time.sleep(config.watch)
+            try:
+                found = set(list_files(config.input, config.timeout_s))
+                settled, before = sorted(found & before), found
+                if settled != done:
+                    done = settled
+                    _update(settled, config)
+            except DataError as error:
+                log.error("%s", error)
 
 
 def _update(files: Sequence[SourceFile], config: IngestConfig) -> None:
