@@ -18,9 +18,8 @@ from root_files import corrupt_basket, passing_ids, random_events, write_delphes
 from hepflow.config import IngestConfig
 from hepflow.errors import ConfigError, DataError
 from hepflow.files import read_json
+from hepflow.fragments import MARKER, arrow_schema
 from hepflow.identity import event_ids
-from hepflow.ingest.arrow import arrow_schema
-from hepflow.ingest.dataset import MANIFEST
 from hepflow.ingest.delphes import DelphesFile
 from hepflow.ingest.fragment import Settings, run_task
 from hepflow.ingest.job import run
@@ -55,7 +54,7 @@ def config(raw: Path, **changed: Any) -> IngestConfig:
 
 
 def about(raw: Path) -> dict[str, Any]:
-    return read_json(raw.parent / "events" / MANIFEST)
+    return read_json(raw.parent / "events" / MARKER)
 
 
 def fragments(raw: Path) -> list[Path]:
@@ -319,7 +318,7 @@ def test_an_output_without_events_is_an_error(tmp_path: Path) -> None:
     write_delphes(tmp_path / "raw" / "qcd" / "a.root", [10], **soft)
     with pytest.raises(DataError, match=r"no event passes.*10 no lepton above 23 GeV"):
         run(config(tmp_path / "raw", samples={"qcd": ("qcd",)}))
-    assert not (tmp_path / "events" / MANIFEST).exists()
+    assert not (tmp_path / "events" / MARKER).exists()
 
 
 def test_files_that_differ_give_one_schema(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -363,7 +362,7 @@ def test_files_in_real_layout_go_through(tmp_path: Path) -> None:
 
 def test_a_real_file_goes_through(shared: Path, tmp_path: Path) -> None:
     run(config(shared / "real", output=tmp_path / "events", samples={"real": ("delphes_full*",), "own": ("clones_*",)}))
-    found = read_json(tmp_path / "events" / MANIFEST)
+    found = read_json(tmp_path / "events" / MARKER)
     assert [file["entries"] for file in found["files"]] == [8, 8, 8, 10]
     Ledger.from_dict(found["ledger"]).check()
 
@@ -418,7 +417,7 @@ def test_watching_takes_files_as_they_arrive(raw: Path, monkeypatch: pytest.Monk
         if away.exists():
             away.rename(raw)
             return None
-        looks.append(ids(raw) if (raw.parent / "events" / MANIFEST).exists() else [])
+        looks.append(ids(raw) if (raw.parent / "events" / MARKER).exists() else [])
         if len(looks) == 2:
             write_delphes(raw / "ttbar" / "late.root", [50], seed=9)
         if len(looks) == 3:

@@ -17,6 +17,7 @@ from typing import Any
 
 from hepflow.errors import DataError
 from hepflow.files import read_json, refuse_to_replace, write_json
+from hepflow.fragments import MARKER
 from hepflow.ingest.fragment import RECORDS, Settings
 from hepflow.ingest.record import Record, ShareResult
 from hepflow.ingest.splits import Split
@@ -25,12 +26,10 @@ from hepflow.schema import EVENTS_SCHEMA_VERSION
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "_hepflow.json"
-
 
 def manifest(output: Path) -> dict[str, Any] | None:
     """What ``_hepflow.json`` says; None where there is no finished dataset of this schema version."""
-    path = output / MANIFEST
+    path = output / MARKER
     found: dict[str, Any] | None = read_json(path) if path.is_file() else None
     return found if found and found.get("schema_version") == EVENTS_SCHEMA_VERSION else None
 
@@ -135,7 +134,7 @@ def commit(records: Sequence[Record], splits: Sequence[Split], settings: Setting
     gone = _names(before) - _names(about) if before else set()
     if gone:
         log.info("no longer in the input: %s, whose events are removed (the first: %s)", counted(len(gone), "file"), min(gone))
-    write_json(settings.output / MANIFEST, about)
+    write_json(settings.output / MARKER, about)
     sweep(about, settings.output)
     keys = {record.key for record in records}
     for path in (settings.output / RECORDS).iterdir():

@@ -14,6 +14,7 @@ from pyspark.errors import PythonException
 from hepflow.config import IngestConfig
 from hepflow.errors import DataError
 from hepflow.files import read_json
+from hepflow.fragments import MARKER
 from hepflow.ingest import dataset
 from hepflow.ingest.fragment import Settings, run_task
 from hepflow.ingest.listing import assign, list_files
@@ -172,7 +173,7 @@ def _judge(files: Sequence[dict[str, Any]], config: IngestConfig) -> None:
         events = "an unknown number of" if file["lost"] is None else f"{file['lost']:,}"
         log.warning("quarantined %s, %s events lost: %s", file["file"], events, file["reason"])
     if len(bad) > _NAMED:
-        log.warning("... and %d more, see %s", len(bad) - _NAMED, config.output / dataset.MANIFEST)
+        log.warning("... and %d more, see %s", len(bad) - _NAMED, config.output / MARKER)
     if len(bad) > config.max_lost_files:
         msg = (
             f"{config.output}: {len(bad)} of {counted(len(files), 'file')} lost events (the first, {bad[0]['file']}: {bad[0]['reason']}), "
