@@ -48,6 +48,10 @@ def two_numbers(events, definitions):
 def forgetful(events, definitions):
     f = two_numbers(events, definitions)
     return FeatureSet(f.hlf[1:], f.particles, f.offsets[1:], f.index[1:], {}, f.hlf_features, f.particle_features)
+
+def repeating(events, definitions):
+    f = two_numbers(events, definitions)
+    return FeatureSet(f.hlf, f.particles, f.offsets, f.index // 2, {}, f.hlf_features, f.particle_features)
 """
 
 
@@ -394,6 +398,8 @@ def test_physics_that_loses_events_is_refused(own_physics, finished):
     store = EventStore(own_physics / "own.zarr", EventStore.open(finished.output).spec)
     outcome = make_part(store, dataset.fragments[0], "my_physics:forgetful")
     assert "20 events in, but 19 kept and 0 rejected: none may get lost" in str(outcome.error)
+    outcome = make_part(store, dataset.fragments[0], "my_physics:repeating")
+    assert "index must increase, as no event may come twice" in str(outcome.error)
 
 
 def test_real_delphes_files_go_through(shared, tmp_path, running):

@@ -17,7 +17,7 @@ from root_files import corrupt_basket, passing_ids, random_events, write_delphes
 
 from hepflow.config import IngestConfig
 from hepflow.errors import ConfigError, DataError
-from hepflow.files import read_json
+from hepflow.files import read_json, write_json
 from hepflow.fragments import MARKER, arrow_schema
 from hepflow.identity import event_ids
 from hepflow.ingest.delphes import DelphesFile
@@ -171,6 +171,7 @@ def test_a_lost_fragment_is_made_again(raw: Path) -> None:
     run(config(raw))
     before = contents(raw)
     fragments(raw)[0].unlink()
+    shutil.rmtree(raw.parent / "events" / "_records")
     run(config(raw))
     assert contents(raw) == before
 
@@ -240,6 +241,9 @@ def test_a_folder_of_other_files_is_left_alone(raw: Path) -> None:
     other.write_bytes(b"PAR1")
     with pytest.raises(DataError, match="events: not a dataset of `hepflow ingest`, as it holds run1"):
         run(config(raw, overwrite=True))
+    write_json(raw.parent / "events" / MARKER, {"schema_version": 2, "accepted": {}})  # as scores have it
+    with pytest.raises(DataError, match="not a dataset"):
+        run(config(raw))
     assert other.exists()
 
 

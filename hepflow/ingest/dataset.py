@@ -92,8 +92,9 @@ def prepare(output: Path) -> None:
     DataError
         The folder holds something else, which would be swept away.
     """
-    records = output / RECORDS
-    if not records.is_dir() and (other := next((path for path in output.glob("*") if path.name[0] not in "._"), None)) is not None:
+    records, marker = output / RECORDS, output / MARKER
+    ours = "fragments" in read_json(marker) if marker.is_file() else records.is_dir()
+    if not ours and (other := next((path for path in output.glob("*") if path.name[0] not in "._"), None)) is not None:
         msg = f"{output}: not a dataset of `hepflow ingest`, as it holds {other.name}. Give a new or an empty folder as --output."
         raise DataError(msg)
     records.mkdir(parents=True, exist_ok=True)
