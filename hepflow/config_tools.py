@@ -30,6 +30,8 @@ class ImportConfig:
     """The same of the test events, such as testUndersampled_HLF_features.parquet."""
     output: Path = STORE
     """Zarr store to write."""
+    overwrite: bool = False
+    """Replace a store of other events or settings; without it that is an error."""
     classes: tuple[str, ...] = CLASSES
     """Names of the classes, in the order of the labels."""
     val_fraction: float = 0.1

@@ -48,7 +48,7 @@ def run(config: FeaturesConfig) -> None:
         return
     spec = _spec(config, dataset)
     with locks.exclusive(config.output):
-        if _up_to_date(config.output, spec):
+        if _up_to_date(config.output, spec, dataset):
             log.info("%s is up to date: %s", config.output, EventStore.open(config.output).summary())
             return
         if not config.overwrite:
@@ -119,11 +119,13 @@ def _spec(config: FeaturesConfig, dataset: EventsDataset) -> StoreSpec:
     return replace(spec, provenance=digest(spec.settings, dataset.provenance, sources))
 
 
-def _up_to_date(path: Path, spec: StoreSpec) -> bool:
+def _up_to_date(path: Path, spec: StoreSpec, dataset: EventsDataset) -> bool:
+    """Whether the store is finished, of these events and settings, and no part was deleted because it was damaged."""
     try:
-        return EventStore.open(path).spec.provenance == spec.provenance
+        store = EventStore.open(path)
     except DataError:
         return False
+    return store.spec.provenance == spec.provenance and store.done() == {fragment.name for fragment in dataset.fragments}
 
 
 def _check_replaceable(path: Path, spec: StoreSpec) -> None:
@@ -142,11 +144,11 @@ def _missing(store: EventStore, dataset: EventsDataset) -> list[Fragment]:
     there = store.sources()
     stale = [name for name, source in there.items() if wanted.get(name) != source]
     if stale:
-        log.info("%d parts are of fragments that have changed or gone: removed", len(stale))
+        log.info("removed %s, made from events that have changed or are no longer there", counted(len(stale), "part"))
         store.discard(stale)
     good = there.keys() - set(stale)
     if good:
-        log.info("%s is up to date in %d of %d parts", store.path, len(good), len(wanted))
+        log.info("%s is up to date in %d of %s", store.path, len(good), counted(len(wanted), "part"))
     return [fragment for fragment in dataset.fragments if fragment.name not in good]
 
 
@@ -169,9 +171,9 @@ def _make_parts(config: FeaturesConfig, store: EventStore, missing: list[Fragmen
     spent = {what: sum(outcome.seconds[what] for outcome in outcomes) for what in outcomes[0].seconds}
     shares = ", ".join(f"{what} {seconds / sum(spent.values()):.0%}" for what, seconds in spent.items())
     rate = f"{n_events / elapsed:,.0f} events/s"
-    log.info("%s in %.1f s, %s (of the workers' time: %s)", counted(n_events, "event"), elapsed, rate, shares)
+    log.info("%s in %.1f s, %s (time spent: %s)", counted(n_events, "event"), elapsed, rate, shares)
     peak = max(outcome.peak_bytes for outcome in outcomes)
-    log.info("a worker held %s at most, of the %s that a task was expected to need", decimal(peak), decimal(announced))
+    log.info("memory: a worker process used up to %s (estimated before: %s)", decimal(peak), decimal(announced))
 
 
 def _compile(config: FeaturesConfig) -> None:

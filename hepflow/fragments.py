@@ -3,7 +3,7 @@
 import hashlib
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 from hepflow.errors import DataError, one_line
 from hepflow.files import read_json
 from hepflow.ledger import Ledger
-from hepflow.schema import COLLECTIONS, EVENTS_SCHEMA_VERSION
+from hepflow.schema import COLLECTIONS, EVENT_COLUMNS, EVENTS_SCHEMA_VERSION
 
 MARKER = "_hepflow.json"
+"""What is in a dataset; written last."""
 COLUMNS = ("label", "event_id", *COLLECTIONS)
 """What is read of each event."""
 _FOOTER = struct.Struct("<I4s")  # a Parquet file ends in the footer's length and PAR1
@@ -48,6 +49,20 @@ class EventsDataset:
     provenance: str
     ledger: Ledger
     fragments: tuple[Fragment, ...]
+
+
+def arrow_schema(columns: Mapping[str, str] = EVENT_COLUMNS) -> pa.Schema:
+    """Flat columns, then a list of structs a collection, as Arrow has them. Nothing in it is ever null."""
+    collections = {
+        name: pa.list_(_field("element", pa.struct([_field(field, pa.type_for_alias(kind)) for field, kind in fields.items()])))
+        for name, fields in COLLECTIONS.items()
+    }
+    flat = {name: pa.type_for_alias(kind) for name, kind in columns.items()}
+    return pa.schema([_field(name, kind) for name, kind in (flat | collections).items()])
+
+
+def _field(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
 
 
 def open_events(path: Path, task_bytes: int) -> EventsDataset:
@@ -102,13 +117,8 @@ def read_fragment(fragment: Fragment, columns: Sequence[str] = COLUMNS) -> ak.Ar
 
 
 def empty_events() -> ak.Array:
-    """No events, of the form that `read_fragment` gives: nothing in it may be missing."""
-    kinds = {"float32": pa.float32(), "int32": pa.int32()}
-    fields = [pa.field("label", pa.int32(), nullable=False), pa.field("event_id", pa.int64(), nullable=False)]
-    for name, members in COLLECTIONS.items():
-        struct = pa.struct([pa.field(member, kinds[kind], nullable=False) for member, kind in members.items()])
-        fields.append(pa.field(name, pa.list_(pa.field("element", struct, nullable=False)), nullable=False))
-    return ak.from_arrow(pa.schema(fields).empty_table())
+    """No events, of the form that `read_fragment` gives."""
+    return ak.from_arrow(arrow_schema().empty_table().select(list(COLUMNS)))
 
 
 def _marker(path: Path) -> dict[str, Any]:

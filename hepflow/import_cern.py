@@ -19,7 +19,8 @@ from rich.progress import Progress
 from hepflow import locks
 from hepflow.blocks import EventBlock, StoreSpec
 from hepflow.config_tools import ImportConfig
-from hepflow.errors import DataError
+from hepflow.errors import ConfigError, DataError
+from hepflow.files import refuse_to_replace
 from hepflow.fragments import fingerprint
 from hepflow.identity import event_ids, split_index
 from hepflow.ledger import Ledger, digest
@@ -50,6 +51,8 @@ def run(config: ImportConfig) -> None:
     layout = _common_layout([path for _, path in sources])
     spec = _spec(config, layout, sources)
     with locks.exclusive(config.output):
+        if not config.overwrite:
+            _check_replaceable(config.output, spec)
         store = EventStore.create(config.output, spec)
         there = store.done()
         with Progress(console=MESSAGES) as progress:
@@ -61,6 +64,25 @@ def run(config: ImportConfig) -> None:
                     progress.advance(bar, len(batch))
         ledger = store.finalise()
     log.info("wrote %s: %s; %s", config.output, store.summary(), ledger.summary())
+
+
+def _check_replaceable(path: Path, spec: StoreSpec) -> None:
+    """Refuse to replace a finished store that other files or settings have made.
+
+    Raises
+    ------
+    ConfigError
+        It is one.
+    """
+    try:
+        there = EventStore.open(path).spec
+    except DataError:
+        return
+    before, now = ({name: getattr(side, name) for name in ("classes", "definitions", "physics")} for side in (there, spec))
+    refuse_to_replace(path, "a store", before, now)
+    if there.provenance != spec.provenance:
+        msg = f"{path} holds a store of other files, or of other --val-fraction or --rows-per-part. Give another --output, or --overwrite."
+        raise ConfigError(msg)
 
 
 def without_padding(particles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

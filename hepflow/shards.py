@@ -28,7 +28,8 @@ _CODECS = (["bytes", "blosc", "crc32c"], ["transpose", "bytes", "blosc", "crc32c
 _MISSING = 2**64 - 1
 _CHECKSUM_BYTES, _ENTRY_BYTES = 4, 16
 _DECODER = Blosc()  # a compressed chunk tells how it was made
-_MEND = "Delete the record of its part under _parts/ and run `hepflow features` again."
+MEND = "Delete the record of its part under _parts/ and run `hepflow features` again."
+"""What to do about a damaged array."""
 
 blosc.use_threads = False  # one thread a reader: readers are many
 
@@ -99,7 +100,7 @@ class ShardedArray:
             shard = metadata["chunk_grid"]["configuration"]["chunk_shape"]
             known = codecs in _CODECS and inner["index_location"] == "end" and len(codecs) == 2 + len(shard)
         except (OSError, HepflowError, KeyError, TypeError, ValueError) as error:
-            msg = f"{path}: no readable array ({type(error).__name__}: {error}). Run `hepflow features` again."
+            msg = f"{path}: no readable array ({type(error).__name__}: {getattr(error, 'strerror', None) or error}). {MEND}"
             raise DataError(msg) from error
         if not known:
             msg = f"{path}: an array that hepflow has not written. Read it with zarr, or run `hepflow features` again."
@@ -133,14 +134,14 @@ class ShardedArray:
                 for chunk in range(start // size, -(-stop // size)):
                     offset, n_bytes = (int(x) for x in index[chunk])
                     if offset == _MISSING:
-                        msg = f"{path}: chunk {chunk} is missing. {_MEND}"
+                        msg = f"{path}: chunk {chunk} is missing. {MEND}"
                         raise DataError(msg)
                     body = _checked(file.fileno(), offset, n_bytes, f"{path}: chunk {chunk}")
                     _DECODER.decode(body, out=decoded)
                     low, high = max(start, chunk * size), min(stop, (chunk + 1) * size)
                     rows[low - start : high - start] = decoded.T[low - chunk * size : high - chunk * size]
         except (OSError, RuntimeError) as error:  # numcodecs raises the latter
-            msg = f"{path}: not readable ({error}). {_MEND}"
+            msg = f"{path}: not readable ({error}). {MEND}"
             raise DataError(msg) from error
 
     def _index(self, file: int, path: Path) -> np.ndarray:
@@ -163,6 +164,6 @@ def _checked(file: int, start: int, n_bytes: int, where: str) -> bytes:
     body = os.pread(file, n_bytes - _CHECKSUM_BYTES, start)
     checksum = os.pread(file, _CHECKSUM_BYTES, start + n_bytes - _CHECKSUM_BYTES)
     if checksum != _checksum(body):
-        msg = f"{where} is damaged: its checksum is wrong. {_MEND}"
+        msg = f"{where} is damaged: its checksum is wrong. {MEND}"
         raise DataError(msg)
     return body

@@ -17,8 +17,10 @@ from hepflow.blocks import EventBlock, Part
 from hepflow.config_tools import StoreConfig
 from hepflow.errors import DataError
 from hepflow.identity import split_index
+from hepflow.ledger import counted
 from hepflow.moments import Moments
 from hepflow.schema import SPLITS
+from hepflow.shards import MEND
 from hepflow.store import EventStore
 from hepflow.terminal import MESSAGES
 
@@ -44,7 +46,7 @@ def check(config: StoreConfig) -> None:
         log.error("%s: %s", store.path, problem)
     if problems:
         more = f" (and {len(problems) - 1} more, above)" if len(problems) > 1 else ""
-        msg = f"{store.path}: {problems[0]}{more}. Delete the part's record under _parts/ and run `hepflow features` again."
+        msg = f"{store.path}: {problems[0]}{more}. {MEND}"
         raise DataError(msg)
     log.info("%s is sound: %s; checksums, counts, offsets, values, splits, statistics and ledger agree", store.path, store.summary())
 
@@ -64,7 +66,7 @@ def find_problems(store: EventStore) -> Iterator[str]:
         try:
             block = store.read(part)
         except DataError as error:
-            yield str(error)
+            yield str(error).removeprefix(f"{store.path}/").removesuffix(f". {MEND}")
             continue
         yield from (f"{part.path}: {problem}" for problem in _block_problems(store, part, block))
         identities[part.split].append(block.event_id)
@@ -150,24 +152,24 @@ def _block_problems(store: EventStore, part: Part, block: EventBlock) -> Iterato
         yield f"offsets do not rise from 0 to {part.n_particles}"
     for name, values in (("hlf", block.hlf), ("particles", block.particles)):
         if not np.isfinite(values).all():
-            yield f"{(~np.isfinite(values)).sum()} values of {name} are not finite"
+            yield f"NaN or infinite in {name}: {counted((~np.isfinite(values)).sum(), 'value')}"
     if (block.label != store.spec.classes.index(part.class_name)).any():
         yield f"labels of other classes than {part.class_name}"
     if store.spec.splits:
         expected = split_index(block.event_id, {split: store.spec.splits[split] for split in SPLITS})
         wrong = (expected != SPLITS.index(part.split)).sum()
         if wrong:
-            yield f"{wrong} events belong to another split by their identity"
+            yield f"of another split by the hash of the event_id: {counted(wrong, 'event')}"
 
 
 def _identity_problems(by_split: list[np.ndarray]) -> Iterator[str]:
     distinct = [np.unique(ids) for ids in by_split]
     n_repeated = sum(map(len, by_split)) - sum(map(len, distinct))
     if n_repeated:
-        yield f"{n_repeated} events are there more than once"
+        yield f"there more than once: {counted(n_repeated, 'event')}"
     n_shared = sum(map(len, distinct)) - len(np.unique(np.concatenate(distinct)))
     if n_shared:
-        yield f"{n_shared} events are in more than one split"
+        yield f"in more than one split: {counted(n_shared, 'event')}"
 
 
 def _count_problems(store: EventStore, n_events: int) -> Iterator[str]:
@@ -178,7 +180,7 @@ def _count_problems(store: EventStore, n_events: int) -> Iterator[str]:
         yield str(error)
         return
     if not sum(sum(split.values()) for split in counts.values()) == ledger.n_out == n_events:
-        yield f"{n_events} events, but the ledger says {ledger.n_out} and the counts {counts}"
+        yield f"{counted(n_events, 'event')}, but the ledger says {ledger.n_out:,} and the counts {counts}"
 
 
 def _agree(moments: Moments, statistics: dict[str, list[float]]) -> bool:

@@ -48,6 +48,10 @@ def two_numbers(events, definitions):
 def forgetful(events, definitions):
     f = two_numbers(events, definitions)
     return FeatureSet(f.hlf[1:], f.particles, f.offsets[1:], f.index[1:], {}, f.hlf_features, f.particle_features)
+
+def repeating(events, definitions):
+    f = two_numbers(events, definitions)
+    return FeatureSet(f.hlf, f.particles, f.offsets, f.index // 2, {}, f.hlf_features, f.particle_features)
 """
 
 
@@ -142,7 +146,14 @@ def test_an_interrupted_run_is_finished_by_doing_what_is_missing_and_can_be_watc
     assert "make_part" in (tmp_path / "reports" / "dask.html").read_text()
     (link,) = re.findall(r"Dask dashboard: (http\S+)", caplog.text)
     assert build_opener(ProxyHandler({})).open(link, timeout=30).status == 200
-    assert re.search(r"a worker held [\d.]+ [MG]B at most, of the [\d.]+ [MG]B that", caplog.text)
+    assert re.search(r"a worker process used up to [\d.]+ [MG]B \(estimated before: [\d.]+ [MG]B\)", caplog.text)
+
+
+def test_a_part_whose_record_was_deleted_is_made_again(copied):
+    before = contents(copied.output)
+    sorted((copied.output / "_parts").iterdir())[2].unlink()  # as `hepflow store check` advises where a part is damaged
+    run(copied)
+    assert contents(copied.output) == before
 
 
 def test_new_fragments_are_appended_without_touching_the_rest(copied, tmp_path):
@@ -387,6 +398,8 @@ def test_physics_that_loses_events_is_refused(own_physics, finished):
     store = EventStore(own_physics / "own.zarr", EventStore.open(finished.output).spec)
     outcome = make_part(store, dataset.fragments[0], "my_physics:forgetful")
     assert "20 events in, but 19 kept and 0 rejected: none may get lost" in str(outcome.error)
+    outcome = make_part(store, dataset.fragments[0], "my_physics:repeating")
+    assert "index must increase, as no event may come twice" in str(outcome.error)
 
 
 def test_real_delphes_files_go_through(shared, tmp_path, running):

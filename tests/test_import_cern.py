@@ -1,15 +1,19 @@
 """The published datasets, in files of their schemas, become stores like our own."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from delphes_events import random_events, to_awkward
 
+from hepflow.blocks import StoreSpec
 from hepflow.config_tools import ImportConfig, StoreConfig
-from hepflow.errors import DataError
+from hepflow.errors import ConfigError, DataError
 from hepflow.import_cern import run
-from hepflow.physics.features import compute
+from hepflow.physics.features import compute, hlf_features
+from hepflow.schema import CLASSES, PARTICLE
 from hepflow.store import EventStore
 from hepflow.store_tools import check
 
@@ -107,6 +111,20 @@ def test_values_are_those_published(tmp_path, reference):
     np.testing.assert_array_equal(np.sort(rows, axis=0), np.sort(reference.hlf, axis=0))
     particles = np.concatenate([block.particles for block in everything(store, "test")])
     np.testing.assert_array_equal(np.sort(particles, axis=0), np.sort(reference.particles, axis=0))
+
+
+def test_a_store_of_other_events_or_settings_is_replaced_only_when_asked(tmp_path, reference):
+    path, output = write(tmp_path / "a.parquet", reference, HLF_ONLY), tmp_path / "s.zarr"
+    spec = StoreSpec(CLASSES, hlf_features("corrected"), PARTICLE, "corrected", "of hepflow features")
+    EventStore.create(output, spec).finalise()
+    config = ImportConfig(train=path, test=path, output=output)
+    with pytest.raises(ConfigError, match=r"holds a store with definitions corrected \(now reference\)"):
+        run(config)
+    assert EventStore.open(output).spec == spec
+    run(replace(config, overwrite=True))
+    run(config)
+    with pytest.raises(ConfigError, match="other --val-fraction"):
+        run(replace(config, val_fraction=0.2))
 
 
 def test_a_row_without_a_label_is_counted_as_rejected(tmp_path, reference):

@@ -12,7 +12,8 @@ import uproot
 from root_files import corrupt_basket, public_folder, random_events, write_delphes
 
 from hepflow.errors import DataError
-from hepflow.ingest.arrow import arrow_schema, to_arrow
+from hepflow.fragments import arrow_schema
+from hepflow.ingest.arrow import to_arrow
 from hepflow.ingest.delphes import DelphesFile, Unreadable
 from hepflow.ingest.listing import list_files
 from hepflow.ingest.share import Access, Piece, ShareReader

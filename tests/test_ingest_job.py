@@ -17,10 +17,9 @@ from root_files import corrupt_basket, passing_ids, random_events, write_delphes
 
 from hepflow.config import IngestConfig
 from hepflow.errors import ConfigError, DataError
-from hepflow.files import read_json
+from hepflow.files import read_json, write_json
+from hepflow.fragments import MARKER, arrow_schema
 from hepflow.identity import event_ids
-from hepflow.ingest.arrow import arrow_schema
-from hepflow.ingest.dataset import MANIFEST
 from hepflow.ingest.delphes import DelphesFile
 from hepflow.ingest.fragment import Settings, run_task
 from hepflow.ingest.job import run
@@ -55,7 +54,7 @@ def config(raw: Path, **changed: Any) -> IngestConfig:
 
 
 def about(raw: Path) -> dict[str, Any]:
-    return read_json(raw.parent / "events" / MANIFEST)
+    return read_json(raw.parent / "events" / MARKER)
 
 
 def fragments(raw: Path) -> list[Path]:
@@ -172,6 +171,7 @@ def test_a_lost_fragment_is_made_again(raw: Path) -> None:
     run(config(raw))
     before = contents(raw)
     fragments(raw)[0].unlink()
+    shutil.rmtree(raw.parent / "events" / "_records")
     run(config(raw))
     assert contents(raw) == before
 
@@ -229,10 +229,22 @@ def test_a_run_that_cannot_finish_leaves_the_dataset_of_the_one_before(raw: Path
 
 
 def test_what_the_disk_refuses_a_task_is_told_of_the_output(raw: Path) -> None:
-    (raw.parent / "events").mkdir()
+    (raw.parent / "events" / "_records").mkdir(parents=True)
     (raw.parent / "events" / "qcd").write_text("no folder")
     with pytest.raises(OSError, match=f"File exists: '{raw.parent / 'events'}'"):
         run(config(raw))
+
+
+def test_a_folder_of_other_files_is_left_alone(raw: Path) -> None:
+    other = raw.parent / "events" / "run1" / "predictions.parquet"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="events: not a dataset of `hepflow ingest`, as it holds run1"):
+        run(config(raw, overwrite=True))
+    write_json(raw.parent / "events" / MARKER, {"schema_version": 2, "accepted": {}})  # as scores have it
+    with pytest.raises(DataError, match="not a dataset"):
+        run(config(raw))
+    assert other.exists()
 
 
 def test_bad_files_are_quarantined_and_the_rest_is_done(raw: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -310,7 +322,7 @@ def test_an_output_without_events_is_an_error(tmp_path: Path) -> None:
     write_delphes(tmp_path / "raw" / "qcd" / "a.root", [10], **soft)
     with pytest.raises(DataError, match=r"no event passes.*10 no lepton above 23 GeV"):
         run(config(tmp_path / "raw", samples={"qcd": ("qcd",)}))
-    assert not (tmp_path / "events" / MANIFEST).exists()
+    assert not (tmp_path / "events" / MARKER).exists()
 
 
 def test_files_that_differ_give_one_schema(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -354,7 +366,7 @@ def test_files_in_real_layout_go_through(tmp_path: Path) -> None:
 
 def test_a_real_file_goes_through(shared: Path, tmp_path: Path) -> None:
     run(config(shared / "real", output=tmp_path / "events", samples={"real": ("delphes_full*",), "own": ("clones_*",)}))
-    found = read_json(tmp_path / "events" / MANIFEST)
+    found = read_json(tmp_path / "events" / MARKER)
     assert [file["entries"] for file in found["files"]] == [8, 8, 8, 10]
     Ledger.from_dict(found["ledger"]).check()
 
@@ -401,13 +413,19 @@ def test_the_table_at_the_end_knows_what_it_does_not_know(raw: Path, capsys: pyt
 def test_watching_takes_files_as_they_arrive(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A person's interrupt ends it; here the clock brings a new file, then the interrupt."""
     looks: list[list[int]] = []
+    away = raw.with_name("away")
 
     def sleep(seconds: float) -> None:
         if seconds < 5:
             return real_sleep(seconds)
-        looks.append(ids(raw) if (raw.parent / "events" / MANIFEST).exists() else [])
+        if away.exists():
+            away.rename(raw)
+            return None
+        looks.append(ids(raw) if (raw.parent / "events" / MARKER).exists() else [])
         if len(looks) == 2:
             write_delphes(raw / "ttbar" / "late.root", [50], seed=9)
+        if len(looks) == 3:
+            raw.rename(away)  # as a file system does for a moment
         if len(looks) == 4:
             raise KeyboardInterrupt
         return None

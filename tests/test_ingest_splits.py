@@ -100,6 +100,7 @@ def test_samples_map_folders_and_globs_to_classes(tmp_path: Path) -> None:
         ),
         (["qcd/a.root"], {"qcd": ("qcd",), "ttbar": ("q*",)}, "matches the samples of qcd and ttbar"),
         (["qcd/a.root"], {"qcd": ("qcd",), "ttbar": ("tt",)}, "no .*files of class 'ttbar'"),
+        (["qcd/a.root"], {"qcd": ("qcd", "QCD_HT*")}, r"'QCD_HT\*' in samples matches nothing\. Correct the pattern, or take it out"),
     ],
 )
 def test_what_does_not_fit_the_samples_is_said(tmp_path: Path, names: list[str], samples: dict[str, tuple[str, ...]], message: str) -> None:

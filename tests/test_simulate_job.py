@@ -103,6 +103,8 @@ def test_files_of_other_settings_are_replaced_only_when_asked(small: SimulateCon
     before = files(small)
     with pytest.raises(ConfigError, match=r"holds qcd_0000\.root with seed 1 \(now 2\)\. Give another --output, or --overwrite"):
         run(replace(small, seed=2))
+    with pytest.raises(ConfigError, match=r"holds qcd_0001\.root with events 2 \(now 1\)\. Give another --output, or --overwrite"):
+        run(replace(small, events=5))
     assert files(small) == before
 
 
@@ -118,12 +120,16 @@ def test_what_is_replaced_leaves_nothing_beside_the_new(small: SimulateConfig, t
     run(replace(other, overwrite=False))
 
 
-def test_files_of_other_settings_beside_the_new_are_an_error(small: SimulateConfig, tmp_path: Path) -> None:
+def test_files_of_other_settings_beside_the_new_are_an_error(
+    small: SimulateConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     short = replace(small, output=tmp_path, classes=("wjets",), events=2)
     run(short)
     for path in (small.output / "wjets").glob("wjets_0001.*"):
         (tmp_path / "wjets" / path.name).write_bytes(path.read_bytes())
-    run(short)  # those of the same settings may stay
+    with caplog.at_level(logging.INFO, "hepflow"):
+        run(short)  # those of the same settings may stay
+    assert "holds 1 file more than asked for, of the same settings: kept" in caplog.text
     sidecar = tmp_path / "wjets" / "wjets_0001.json"
     sidecar.write_text(sidecar.read_text().replace('"seed": 1,', '"seed": 3,'))
     with pytest.raises(ConfigError, match=r"holds wjets_0001\.root with seed 3 \(now 1\)"):
@@ -151,8 +157,8 @@ def test_two_processes_make_the_same_bytes_as_one(small: SimulateConfig, tmp_pat
     assert files(replace(small, output=tmp_path)) == files(small)
 
 
-@pytest.mark.parametrize("classes", [("qcd", "zjets"), ("qcd", "qcd")])
-def test_unknown_or_repeated_classes_are_refused(classes: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("classes", [("qcd", "zjets"), ("qcd", "qcd"), ()])
+def test_unknown_repeated_or_no_classes_are_refused(classes: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"classes: .*each must be one of qcd, ttbar, wjets"):
         run(SimulateConfig(output=tmp_path, classes=classes))
 

@@ -122,27 +122,28 @@ def swap_splits(store):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (set_nan, "1 values of particles are not finite"),
+        (set_nan, "NaN or infinite in particles: 1 value"),
         (set_offset, "offsets do not rise from 0 to"),
         (set_label, "labels of other classes than qcd"),
-        (set_identity, "events are there more than once"),
+        (set_identity, "there more than once: 1 event"),
         (set_statistics, "the statistics of hlf are not those of the training split"),
         (set_counts, "recorded are"),
-        (set_ledger, "events, but the ledger says"),
+        (set_ledger, ", but the ledger says"),
         (unbalance_ledger, "the ledger does not reconcile"),
         (flip_a_bit, "is damaged: its checksum is wrong"),
         (remove_part, "no readable array"),
-        (set_hlf_infinite, "1 values of hlf are not finite"),
-        (leak, "1 events are in more than one split"),
+        (set_hlf_infinite, "NaN or infinite in hlf: 1 value"),
+        (leak, "in more than one split: 1 event"),
         (add_orphan, "train/qcd/orphan: a part without a record"),
-        (swap_splits, "events belong to another split by their identity"),
+        (swap_splits, "of another split by the hash of the event_id: "),
     ],
 )
 def test_check_finds(store, spoil, message, caplog):
     spoil(store)
-    with pytest.raises(DataError):
+    with pytest.raises(DataError) as error:
         check(StoreConfig(input=store.path))
     assert message in caplog.text
+    assert str(error.value).count(str(store.path)) == str(error.value).count("`hepflow features`") == 1
 
 
 def test_info_tells_events_sizes_and_features(store, capsys):
@@ -165,7 +166,7 @@ def test_both_tell_a_script_one_json_object(store, capsys):
         check(StoreConfig(input=store.path, json=True))
     told = json.loads(capsys.readouterr().out)
     assert not told["sound"]
-    assert "1 values of particles are not finite" in told["problems"][0]
+    assert "NaN or infinite in particles: 1 value" in told["problems"][0]
 
 
 def test_the_documented_lines_read_a_store_without_hepflow(store, monkeypatch):

@@ -17,6 +17,7 @@ from typing import Any
 
 from hepflow.errors import DataError
 from hepflow.files import read_json, refuse_to_replace, write_json
+from hepflow.fragments import MARKER
 from hepflow.ingest.fragment import RECORDS, Settings
 from hepflow.ingest.record import Record, ShareResult
 from hepflow.ingest.splits import Split
@@ -25,12 +26,10 @@ from hepflow.schema import EVENTS_SCHEMA_VERSION
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "_hepflow.json"
-
 
 def manifest(output: Path) -> dict[str, Any] | None:
     """What ``_hepflow.json`` says; None where there is no finished dataset of this schema version."""
-    path = output / MANIFEST
+    path = output / MARKER
     found: dict[str, Any] | None = read_json(path) if path.is_file() else None
     return found if found and found.get("schema_version") == EVENTS_SCHEMA_VERSION else None
 
@@ -86,10 +85,21 @@ def finished(splits: Sequence[Split], settings: Settings, retry_quarantined: boo
 
 
 def prepare(output: Path) -> None:
-    """Make the folders, and remove what killed tasks left half-written."""
-    (output / RECORDS).mkdir(parents=True, exist_ok=True)
-    for part in output.glob("*/.*.part"):
-        part.unlink(missing_ok=True)
+    """Make the folders, and remove what killed tasks left half-written.
+
+    Raises
+    ------
+    DataError
+        The folder holds something else, which would be swept away.
+    """
+    records, marker = output / RECORDS, output / MARKER
+    ours = "fragments" in read_json(marker) if marker.is_file() else records.is_dir()
+    if not ours and (other := next((path for path in output.glob("*") if path.name[0] not in "._"), None)) is not None:
+        msg = f"{output}: not a dataset of `hepflow ingest`, as it holds {other.name}. Give a new or an empty folder as --output."
+        raise DataError(msg)
+    records.mkdir(parents=True, exist_ok=True)
+    for left_over in (*output.glob("*/.*.part"), *records.glob(".*.now")):
+        left_over.unlink(missing_ok=True)
 
 
 def commit(records: Sequence[Record], splits: Sequence[Split], settings: Settings) -> dict[str, Any]:
@@ -125,7 +135,7 @@ def commit(records: Sequence[Record], splits: Sequence[Split], settings: Setting
     gone = _names(before) - _names(about) if before else set()
     if gone:
         log.info("no longer in the input: %s, whose events are removed (the first: %s)", counted(len(gone), "file"), min(gone))
-    write_json(settings.output / MANIFEST, about)
+    write_json(settings.output / MARKER, about)
     sweep(about, settings.output)
     keys = {record.key for record in records}
     for path in (settings.output / RECORDS).iterdir():

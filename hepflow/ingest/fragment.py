@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hepflow.files import write_json
+from hepflow.fragments import arrow_schema
 from hepflow.ingest import skim
-from hepflow.ingest.arrow import arrow_schema, event_columns, to_arrow
+from hepflow.ingest.arrow import event_columns, to_arrow
 from hepflow.ingest.record import Record, ShareResult
 from hepflow.ingest.share import Access, Piece, ShareReader
 from hepflow.ingest.splits import Split

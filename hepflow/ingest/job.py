@@ -14,6 +14,7 @@ from pyspark.errors import PythonException
 from hepflow.config import IngestConfig
 from hepflow.errors import DataError
 from hepflow.files import read_json
+from hepflow.fragments import MARKER
 from hepflow.ingest import dataset
 from hepflow.ingest.fragment import Settings, run_task
 from hepflow.ingest.listing import assign, list_files
@@ -59,22 +60,21 @@ def run(config: IngestConfig) -> None:
 
 
 def _watch(config: IngestConfig) -> None:
-    """Update whenever there are files that have looked the same twice; only an interrupt ends it."""
-    before: set[SourceFile] = set()
+    """Update whenever there are files that have looked the same twice; only an interrupt ends it, and an input that was never there."""
+    before = set(list_files(config.input, config.timeout_s))
     done: list[SourceFile] = []
     with session(config.spark, f"{NAME} --watch"):
         log.info("watching %s every %g s", config.input, config.watch)
         while True:
-            found = set(list_files(config.input, config.timeout_s))
-            settled = sorted(found & before)
-            if settled != done:
-                try:
-                    _update(settled, config)
-                except DataError as error:
-                    log.error("%s", error)
-                done = settled
-            before = found
             time.sleep(config.watch)
+            try:
+                found = set(list_files(config.input, config.timeout_s))
+                settled, before = sorted(found & before), found
+                if settled != done:
+                    done = settled
+                    _update(settled, config)
+            except DataError as error:
+                log.error("%s", error)
 
 
 def _update(files: Sequence[SourceFile], config: IngestConfig) -> None:
@@ -173,7 +173,7 @@ def _judge(files: Sequence[dict[str, Any]], config: IngestConfig) -> None:
         events = "an unknown number of" if file["lost"] is None else f"{file['lost']:,}"
         log.warning("quarantined %s, %s events lost: %s", file["file"], events, file["reason"])
     if len(bad) > _NAMED:
-        log.warning("... and %d more, see %s", len(bad) - _NAMED, config.output / dataset.MANIFEST)
+        log.warning("... and %d more, see %s", len(bad) - _NAMED, config.output / MARKER)
     if len(bad) > config.max_lost_files:
         msg = (
             f"{config.output}: {len(bad)} of {counted(len(files), 'file')} lost events (the first, {bad[0]['file']}: {bad[0]['reason']}), "

@@ -71,7 +71,7 @@ def assign(files: Iterable[SourceFile], samples: Mapping[str, Sequence[str]], ro
     Raises
     ------
     DataError
-        No file at all, a file of no class or of two, or a class without files.
+        No file at all, a file of no class or of two, a class without files, or a pattern that matches none.
     """
     assigned, files = [], list(files)
     for file in files:
@@ -86,6 +86,9 @@ def assign(files: Iterable[SourceFile], samples: Mapping[str, Sequence[str]], ro
         if not any(file.class_name == name for file in assigned):
             msg = f"{root}: no *{SUFFIX} files of class {name!r} (samples: {_patterns(samples)}). Add some, or take it out of samples."
             raise DataError(msg)
+    if idle := _idle(files, samples):
+        msg = f"{root}: {' '.join(idle)} Correct the pattern, or take it out of samples."
+        raise DataError(msg)
     return assigned
 
 
@@ -130,16 +133,17 @@ def _not_one(
     if classes:
         return f"{root}: {file.name} matches the samples of {' and '.join(classes)}. Make the globs in samples exclude each other."
     folder = str(PurePosixPath(file.name).parent)
-    idle = [pattern for patterns in samples.values() for pattern in patterns if not any(_matches(other.name, pattern) for other in files)]
-    folders = sorted({str(PurePosixPath(other.name).parent) for other in files})
-    hints = [f"{pattern!r} in samples matches nothing.{_meant(pattern, folders)}" for pattern in idle]
-    what_to_do = " ".join([*hints, f"Add {folder!r} to samples, or move it away."])
+    what_to_do = " ".join([*_idle(files, samples), f"Add {folder!r} to samples, or move it away."])
     return f"{root}: folder {folder!r} holds ROOT files of no class (samples: {_patterns(samples)}). {what_to_do}"
 
 
-def _meant(pattern: str, folders: Sequence[str]) -> str:
-    close = get_close_matches(pattern, folders, n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+def _idle(files: Sequence[SourceFile], samples: Mapping[str, Sequence[str]]) -> list[str]:
+    """A sentence on each pattern that matches no file."""
+    idle = [pattern for patterns in samples.values() for pattern in patterns if not any(_matches(file.name, pattern) for file in files)]
+    folders = sorted({str(PurePosixPath(file.name).parent) for file in files})
+    close = [get_close_matches(pattern, folders, n=1) for pattern in idle]
+    meant = [f" Did you mean {names[0]!r}?" if names else "" for names in close]
+    return [f"{pattern!r} in samples matches nothing.{hint}" for pattern, hint in zip(idle, meant, strict=True)]
 
 
 def _patterns(samples: Mapping[str, Sequence[str]]) -> str:

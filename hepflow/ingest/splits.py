@@ -94,10 +94,12 @@ def pack(splits: Sequence[Split], target_bytes: int) -> list[tuple[Split, ...]]:
 
 def _fill(splits: Iterable[Split], bound: int) -> Iterator[list[Split]]:
     task: list[Split] = []
+    held = 0
     for split in splits:
-        if task and sum(other.size for other in task) + split.size > bound:
+        if task and held + split.size > bound:
             yield task
-            task = []
+            task, held = [], 0
         task.append(split)
+        held += split.size
     if task:
         yield task

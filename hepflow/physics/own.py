@@ -82,6 +82,9 @@ def check(made: FeatureSet, n_events: int, name: str) -> FeatureSet:
     if made.offsets[0] != 0 or made.offsets[-1] != rows or (made.offsets[1:] < made.offsets[:-1]).any():
         msg = f"{name}: offsets must run from 0 to the number of particles, {rows}, without falling (see docs/own-physics.md)"
         raise DataError(msg)
+    if (made.index[1:] <= made.index[:-1]).any():
+        msg = f"{name}: index must increase, as no event may come twice (see docs/own-physics.md)"
+        raise DataError(msg)
     accounted = kept + sum(made.rejected.values())
     if accounted != n_events or (kept and not 0 <= made.index.min() <= made.index.max() < n_events):
         msg = f"{name}: {n_events} events in, but {kept} kept and {accounted - kept} rejected: none may get lost (see docs/own-physics.md)"

@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from hepflow.errors import one_line
-from hepflow.ingest.arrow import arrow_schema
+from hepflow.fragments import arrow_schema
 from hepflow.schema import COLLECTIONS
 
 IDENTITY = {"event_id": "int64", "file": "string", "entry": "int64"}
-SCHEMA = arrow_schema(COLLECTIONS, IDENTITY)
+SCHEMA = arrow_schema(IDENTITY)
 """What a message must have; further columns are left alone."""
 
 _HEADER, _COMPRESSION = 2, 3  # fields of the tables Message and RecordBatch in Arrow's Message.fbs

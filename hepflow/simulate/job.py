@@ -2,7 +2,7 @@
 
 One file is one job, seeded by its class, its number and the config's seed: the events do not depend on how many jobs run at once or in what
 order. A file made with the same settings is left alone, so a rerun goes on where it stopped, and asking for more events adds files.
-Files of other settings never stay beside the new ones: with ``overwrite`` they go, without it they are an error.
+Files of other settings never stay beside the new ones: with ``overwrite`` they go, without it they are an error, as are longer ones.
 """
 
 import logging
@@ -42,7 +42,11 @@ def run(config: SimulateConfig) -> None:
     missing = [sample for sample in samples if not sample.up_to_date]
     if len(missing) < len(samples):
         log.info("%s is up to date in %d of %s", config.output, len(samples) - len(missing), counted(len(samples), "file"))
-    stale = [sample for sample in _surplus(samples) if config.overwrite or not sample.made_alike]
+    surplus = list(_surplus(samples))
+    stale = [sample for sample in surplus if config.overwrite or not sample.made_alike]
+    if kept := len(surplus) - len(stale):
+        more = counted(kept, "file")
+        log.info("%s holds %s more than asked for, of the same settings: kept, --overwrite removes them", config.output, more)
     if not missing and not stale:
         return
     with locks.exclusive(config.output):
@@ -66,10 +70,13 @@ def _make_missing(config: SimulateConfig, samples: Sequence[Sample], missing: Se
 
 
 def _check_replaceable(samples: Sequence[Sample]) -> None:
-    """Refuse to replace files of other settings; what is missing or too short may be made."""
+    """Refuse to replace files of other settings or of more events; what is missing or too short may be made."""
     for sample in samples:
         if sample.path.is_file() and sample.sidecar.is_file():
-            refuse_to_replace(sample.folder, sample.path.name, read_json(sample.sidecar)["settings"], sample.settings)
+            about = read_json(sample.sidecar)
+            refuse_to_replace(sample.folder, sample.path.name, about["settings"], sample.settings)
+            if about["selected"] > sample.target:
+                refuse_to_replace(sample.folder, sample.path.name, {"events": about["selected"]}, {"events": sample.target})
 
 
 def _surplus(samples: Sequence[Sample]) -> Iterator[Sample]:
@@ -96,11 +103,10 @@ def plan(config: SimulateConfig) -> list[Sample]:
     Raises
     ------
     ConfigError
-        A class is unknown or named twice.
+        No class is named, or one that is unknown, or one twice.
     """
-    unknown = sorted(set(config.classes) - set(CLASSES))
-    if unknown or len(set(config.classes)) < len(config.classes):
-        msg = f"classes: {', '.join(config.classes)}; each must be one of {', '.join(CLASSES)}, and be named once"
+    if not config.classes or not set(config.classes) <= set(CLASSES) or len(set(config.classes)) < len(config.classes):
+        msg = f"classes: {', '.join(config.classes) or 'none'}; each must be one of {', '.join(CLASSES)}, and be named once"
         raise ConfigError(msg)
     if config.input is None:
         identity = identity_of(config.pool, config.seed)
