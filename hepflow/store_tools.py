@@ -61,12 +61,14 @@ def find_problems(store: EventStore) -> Iterator[str]:
     parts = [part for split in SPLITS for name in store.spec.classes for part in store.parts(split, name)]
     yield from _unrecorded(store, parts)
     identities: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+    complete = True
     hlf, particles = Moments.none(len(store.spec.hlf)), Moments.none(len(store.spec.particles))
     for part in track(parts, description="checking", transient=True, console=MESSAGES):
         try:
             block = store.read(part)
         except DataError as error:
             yield str(error).removeprefix(f"{store.path}/").removesuffix(f". {MEND}")
+            complete = False
             continue
         yield from (f"{part.path}: {problem}" for problem in _block_problems(store, part, block))
         identities[part.split].append(block.event_id)
@@ -74,6 +76,8 @@ def find_problems(store: EventStore) -> Iterator[str]:
             with np.errstate(invalid="ignore"):  # values that are not finite were named above
                 hlf, particles = hlf + Moments.of(block.hlf), particles + Moments.of(block.particles)
     yield from _identity_problems([np.concatenate([np.empty(0, np.int64), *found]) for found in identities.values()])
+    if not complete:  # counts and statistics would differ for this reason alone
+        return
     yield from _count_problems(store, sum(len(ids) for found in identities.values() for ids in found))
     for name, moments in (("hlf", hlf), ("particles", particles)):
         if not _agree(moments, store.statistics[name]):

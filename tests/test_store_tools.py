@@ -18,7 +18,7 @@ from hepflow.parts import make_part
 from hepflow.physics.features import hlf_features
 from hepflow.schema import PARTICLE
 from hepflow.store import EventStore
-from hepflow.store_tools import check, info
+from hepflow.store_tools import check, find_problems, info
 
 SPLITS = {"train": 0.6, "val": 0.2, "test": 0.2}
 
@@ -144,6 +144,12 @@ def test_check_finds(store, spoil, message, caplog):
         check(StoreConfig(input=store.path))
     assert message in caplog.text
     assert str(error.value).count(str(store.path)) == str(error.value).count("`hepflow features`") == 1
+
+
+def test_a_part_that_does_not_read_is_one_problem(store):
+    flip_a_bit(store)
+    (problem,) = find_problems(store)
+    assert problem.startswith("train/qcd/")
 
 
 def test_info_tells_events_sizes_and_features(store, capsys):

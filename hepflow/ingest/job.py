@@ -88,7 +88,7 @@ def _update(files: Sequence[SourceFile], config: IngestConfig) -> None:
         records = dataset.finished(splits, settings, config.retry_quarantined)
         pending = _pending(splits, records)
         if records and pending:
-            log.info("%d of %d shares of files are finished, going on with the rest", len(splits) - len(pending), len(splits))
+            log.info("%d of %d files (or pieces of them) are finished: going on with the rest", len(splits) - len(pending), len(splits))
         if pending:
             records += _run_tasks(pack(pending, target), settings, config)
         about = dataset.commit(records, splits, settings)
