@@ -37,7 +37,7 @@ from hepflow.files import read_json
 from hepflow.ingest.fragment import RECORDS, Settings, run_task
 from hepflow.ingest.job import run
 from hepflow.ingest.share import Access
-from hepflow.ingest.splits import SourceFile, Split
+from hepflow.ingest.splits import FileSplit, SourceFile
 from hepflow.schema import COLLECTIONS
 from hepflow.spark import properties, session
 
@@ -139,7 +139,7 @@ def alone(files: Sequence[Path], output: Path) -> None:
     (output / RECORDS).mkdir(parents=True)
     settings = Settings(output, ("qcd",), Access())
     for path in files:
-        run_task([Split(SourceFile("qcd", path.name, str(path), path.stat().st_size, "1"))], settings)
+        run_task([FileSplit(SourceFile("qcd", path.name, str(path), path.stat().st_size, "1"))], settings)
 
 
 def other(spark: object, files: Sequence[Path], output: Path) -> None:
@@ -181,7 +181,7 @@ def peak(path: str) -> None:
         count = -(-size // TARGET)
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / RECORDS).mkdir()
-            split = Split(SourceFile("qcd", "a.root", path, size, "1"), count // 2, count)
+            split = FileSplit(SourceFile("qcd", "a.root", path, size, "1"), count // 2, count)
             run_task([split], Settings(Path(folder), ("qcd",), Access()))
     # not getrusage, which counts what the program held from which this one was started
     print(int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) >> 10)

@@ -30,7 +30,7 @@ from hepflow.ingest import skim
 from hepflow.ingest.delphes import DelphesFile
 from hepflow.ingest.listing import list_files
 from hepflow.ingest.share import Access
-from hepflow.ingest.splits import Split, plan
+from hepflow.ingest.splits import FileSplit, plan
 from hepflow.models.bundle import write_onnx
 from hepflow.models.exported import OnnxNet
 from hepflow.models.hlf import HLFNet
@@ -154,7 +154,7 @@ def only_onnx(path: str, model: Path, sort: bool) -> float:
     return timed(lambda: [net.logits(batch) for batch in tensors], time.process_time)
 
 
-def everything(split: Split, task: Task) -> float:
+def everything(split: FileSplit, task: Task) -> float:
     return timed(lambda: score_share(split, task), time.process_time)
 
 

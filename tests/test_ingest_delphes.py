@@ -18,7 +18,7 @@ from hepflow.ingest.delphes import DelphesFile, Unreadable
 from hepflow.ingest.listing import list_files
 from hepflow.ingest.share import Access, Piece, ShareReader
 from hepflow.ingest.skim import drop_soft, has_lepton, is_finite
-from hepflow.ingest.splits import SourceFile, Split
+from hepflow.ingest.splits import FileSplit, SourceFile
 from hepflow.physics import selection
 from hepflow.physics.columns import columns
 from hepflow.physics.definitions import named
@@ -28,8 +28,8 @@ DATA = Path(__file__).parent / "data"
 CLONES = sorted(DATA.glob("clones_*.root"))
 
 
-def split(path: Path, index: int = 0, count: int = 1) -> Split:
-    return Split(SourceFile("qcd", path.name, str(path), path.stat().st_size, "1"), index, count)
+def split(path: Path, index: int = 0, count: int = 1) -> FileSplit:
+    return FileSplit(SourceFile("qcd", path.name, str(path), path.stat().st_size, "1"), index, count)
 
 
 def read(path: Path, step_bytes: int = 1 << 20, **options: object) -> ak.Array:

@@ -33,7 +33,7 @@ from hepflow.ingest.delphes import DelphesFile
 from hepflow.ingest.job import run
 from hepflow.ingest.listing import list_files
 from hepflow.ingest.share import Access, ShareReader
-from hepflow.ingest.splits import SourceFile, Split
+from hepflow.ingest.splits import FileSplit, SourceFile
 
 pytest.importorskip("aiohttp")
 SAMPLES = {"qcd": ("qcd",)}
@@ -150,8 +150,8 @@ def read(path: str) -> ak.Array:
         return ak.concatenate([events for _, _, events in file.iterate(0, file.n_entries)])
 
 
-def split(path: str) -> Split:
-    return Split(SourceFile("qcd", "a.root", path, 1, "1"))
+def split(path: str) -> FileSplit:
+    return FileSplit(SourceFile("qcd", "a.root", path, 1, "1"))
 
 
 def test_a_server_is_listed_with_sizes(url: str, raw: Path) -> None:

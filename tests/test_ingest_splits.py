@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hepflow.errors import DataError, MissingDependency
 from hepflow.ingest.listing import assign, list_files
-from hepflow.ingest.splits import SourceFile, Split, pack, plan
+from hepflow.ingest.splits import FileSplit, SourceFile, pack, plan
 from hepflow.schema import CLASSES
 
 sizes = st.lists(st.integers(0, 5000), min_size=0, max_size=40)
@@ -24,7 +24,7 @@ def source(name: str = "a.root", size: int = 100, class_name: str = "qcd") -> So
 @given(clusters=sizes, count=st.integers(1, 50))
 def test_shares_tile_a_file_of_any_layout(clusters: list[int], count: int) -> None:
     boundaries = sorted({0, *np.cumsum(clusters).tolist()})
-    ranges = [Split(source(), index, count).entry_range(boundaries) for index in range(count)]
+    ranges = [FileSplit(source(), index, count).entry_range(boundaries) for index in range(count)]
     assert ranges[0][0] == 0
     assert ranges[-1][1] == boundaries[-1]
     assert all(a[1] == b[0] for a, b in itertools.pairwise(ranges))
@@ -34,7 +34,7 @@ def test_shares_tile_a_file_of_any_layout(clusters: list[int], count: int) -> No
 @given(clusters=st.lists(st.integers(90, 110), min_size=50, max_size=60), count=st.integers(1, 10))
 def test_shares_of_even_clusters_are_even(clusters: list[int], count: int) -> None:
     boundaries = [0, *np.cumsum(clusters).tolist()]
-    lengths = [stop - start for start, stop in (Split(source(), i, count).entry_range(boundaries) for i in range(count))]
+    lengths = [stop - start for start, stop in (FileSplit(source(), i, count).entry_range(boundaries) for i in range(count))]
     assert max(lengths) - min(lengths) <= 2 * 110
 
 
@@ -68,7 +68,7 @@ def test_adding_files_leaves_the_shares_of_others_alone() -> None:
 
 def test_a_changed_file_has_new_keys() -> None:
     old, new = (SourceFile("qcd", "a.root", "/a.root", 10, version) for version in ("1", "2"))
-    assert Split(old).key != Split(new).key
+    assert FileSplit(old).key != FileSplit(new).key
 
 
 def touch(root: Path, *names: str) -> Path:

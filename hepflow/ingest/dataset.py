@@ -20,7 +20,7 @@ from hepflow.files import read_json, refuse_to_replace, write_json
 from hepflow.fragments import MARKER
 from hepflow.ingest.fragment import RECORDS, Settings
 from hepflow.ingest.record import Record, ShareResult
-from hepflow.ingest.splits import Split
+from hepflow.ingest.splits import FileSplit
 from hepflow.ledger import Ledger, counted, digest, total
 from hepflow.schema import EVENTS_SCHEMA_VERSION
 
@@ -34,12 +34,12 @@ def manifest(output: Path) -> dict[str, Any] | None:
     return found if found and found.get("schema_version") == EVENTS_SCHEMA_VERSION else None
 
 
-def listing_hash(splits: Sequence[Split], settings: Settings) -> str:
+def listing_hash(splits: Sequence[FileSplit], settings: Settings) -> str:
     """Tells whether a dataset is up to date without looking at its records."""
     return digest(settings.key, [split.key for split in splits])
 
 
-def check_replaceable(splits: Sequence[Split], settings: Settings) -> None:
+def check_replaceable(splits: Sequence[FileSplit], settings: Settings) -> None:
     """Refuse to make another dataset of one that is finished; one whose input has changed is brought up to date.
 
     Raises
@@ -60,12 +60,12 @@ def _names(about: Mapping[str, Any]) -> set[str]:
     return {file["file"] for file in about["files"]}
 
 
-def finished(splits: Sequence[Split], settings: Settings, retry_quarantined: bool) -> list[Record]:
+def finished(splits: Sequence[FileSplit], settings: Settings, retry_quarantined: bool) -> list[Record]:
     """Records of earlier runs that hold: of present files as they are now, with their fragment, each share once.
 
     Parameters
     ----------
-    splits : sequence of Split
+    splits : sequence of FileSplit
         All that the dataset is to hold.
     settings : Settings
     retry_quarantined : bool
@@ -102,7 +102,7 @@ def prepare(output: Path) -> None:
         left_over.unlink(missing_ok=True)
 
 
-def commit(records: Sequence[Record], splits: Sequence[Split], settings: Settings) -> dict[str, Any]:
+def commit(records: Sequence[Record], splits: Sequence[FileSplit], settings: Settings) -> dict[str, Any]:
     """Make the records the dataset: replace ``_hepflow.json``, then remove what it does not name.
 
     Returns

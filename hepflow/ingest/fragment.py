@@ -22,7 +22,7 @@ from hepflow.ingest import skim
 from hepflow.ingest.arrow import event_columns, to_arrow
 from hepflow.ingest.record import Record, ShareResult
 from hepflow.ingest.share import Access, Piece, ShareReader
-from hepflow.ingest.splits import Split
+from hepflow.ingest.splits import FileSplit
 from hepflow.ledger import digest
 from hepflow.schema import EVENTS_SCHEMA_VERSION
 
@@ -46,7 +46,7 @@ class Settings:
         """Changes with whatever changes the fragments."""
         return digest(EVENTS_SCHEMA_VERSION, self.classes, self.access.tree, skim.LEPTON_PT, skim.SOFT, ROWS_PER_GROUP)
 
-    def task_key(self, task: Sequence[Split]) -> str:
+    def task_key(self, task: Sequence[FileSplit]) -> str:
         """Name of a task: which shares, read how."""
         return digest(self.key, [split.key for split in task])
 
@@ -55,12 +55,12 @@ class Settings:
         return self.output / RECORDS / f"{key}.json"
 
 
-def run_task(task: Sequence[Split], settings: Settings, last_attempt: bool = False) -> Record:
+def run_task(task: Sequence[FileSplit], settings: Settings, last_attempt: bool = False) -> Record:
     """Read, skim and write the shares of one task.
 
     Parameters
     ----------
-    task : sequence of Split
+    task : sequence of FileSplit
         Of one class.
     settings : Settings
     last_attempt : bool
@@ -93,7 +93,7 @@ def run_task(task: Sequence[Split], settings: Settings, last_attempt: bool = Fal
     return record
 
 
-def _read_share(split: Split, settings: Settings, fragment: "_Fragment") -> ShareResult:
+def _read_share(split: FileSplit, settings: Settings, fragment: "_Fragment") -> ShareResult:
     started = time.perf_counter()
     reader = ShareReader(split, access=settings.access)
     rejected: Counter[str] = Counter()
@@ -136,7 +136,7 @@ def _table(piece: Piece, passed: np.ndarray, reader: ShareReader, settings: Sett
     return to_arrow(skim.drop_soft(piece.events[passed]), columns, arrow_schema())
 
 
-def _fragment_name(task: Sequence[Split], results: Sequence[ShareResult], settings: Settings) -> str:
+def _fragment_name(task: Sequence[FileSplit], results: Sequence[ShareResult], settings: Settings) -> str:
     content = [(r.split.file.name, r.uuid, r.split.file.size, r.start, r.stop, r.kept, dict(r.lost)) for r in results]
     stem = PurePosixPath(task[0].file.name).stem
     return f"{stem}-{task[0].index:04d}-{digest(settings.key, content)}.parquet"

@@ -22,7 +22,7 @@ from hepflow.ingest.progress import Counters, ingest_progress
 from hepflow.ingest.record import Record
 from hepflow.ingest.report import print_estimate, print_summary
 from hepflow.ingest.share import Access
-from hepflow.ingest.splits import SourceFile, Split, pack, plan
+from hepflow.ingest.splits import FileSplit, SourceFile, pack, plan
 from hepflow.ledger import Ledger, counted
 from hepflow.locks import exclusive
 from hepflow.spark import check_paths, interruptible, nothing_to_do, session
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 NAME = "hepflow ingest"
 """Of the Spark application."""
 
-_Task = tuple[Split, ...]
+_Task = tuple[FileSplit, ...]
 _NAMED = 20
 """Bad files named on the screen; ``_hepflow.json`` has them all."""
 
@@ -109,16 +109,16 @@ def _target(config: IngestConfig) -> int:
     return config.target_partition_mb << 20
 
 
-def _splits(files: Sequence[SourceFile], config: IngestConfig) -> list[Split]:
+def _splits(files: Sequence[SourceFile], config: IngestConfig) -> list[FileSplit]:
     return plan(assign(files, config.samples, config.input), _target(config))
 
 
-def _pending(splits: Sequence[Split], records: Sequence[Record]) -> list[Split]:
+def _pending(splits: Sequence[FileSplit], records: Sequence[Record]) -> list[FileSplit]:
     done = {share.split.key for record in records for share in record.shares}
     return [split for split in splits if split.key not in done]
 
 
-def _up_to_date(splits: Sequence[Split], settings: Settings, config: IngestConfig) -> dict[str, Any] | None:
+def _up_to_date(splits: Sequence[FileSplit], settings: Settings, config: IngestConfig) -> dict[str, Any] | None:
     """The manifest, if there is nothing to do."""
     about = dataset.manifest(settings.output)
     if about is None or about["listing"] != dataset.listing_hash(splits, settings):

@@ -10,7 +10,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from hepflow.ingest.record import Record
-from hepflow.ingest.splits import Split
+from hepflow.ingest.splits import FileSplit
 from hepflow.terminal import MESSAGES
 
 
@@ -36,7 +36,7 @@ class Counters:
 
 
 @contextmanager
-def ingest_progress(tasks: Sequence[Sequence[Split]], counters: Counters) -> Iterator[Callable[[], None]]:
+def ingest_progress(tasks: Sequence[Sequence[FileSplit]], counters: Counters) -> Iterator[Callable[[], None]]:
     """A progress bar on stderr; call what it gives to bring it up to date."""
     n_bytes = sum(split.size for task in tasks for split in task)
     n_files = round(_files(split for task in tasks for split in task))
@@ -53,5 +53,5 @@ def ingest_progress(tasks: Sequence[Sequence[Split]], counters: Counters) -> Ite
         yield update
 
 
-def _files(splits: Iterable[Split]) -> float:
+def _files(splits: Iterable[FileSplit]) -> float:
     return sum(1 / split.count for split in splits)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from hepflow.ingest.splits import SourceFile, Split
+from hepflow.ingest.splits import FileSplit, SourceFile
 from hepflow.ledger import Ledger, Lost
 
 
@@ -12,7 +12,7 @@ from hepflow.ledger import Ledger, Lost
 class ShareResult:
     """What became of the entries of a split."""
 
-    split: Split
+    split: FileSplit
     uuid: str | None = None
     """Hexadecimal; None where the file could not be opened."""
     n_entries: int | None = None
@@ -40,7 +40,7 @@ class ShareResult:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """From plain types."""
         split = data["split"]
-        return cls(**{**data, "split": Split(SourceFile(**split["file"]), split["index"], split["count"])})
+        return cls(**{**data, "split": FileSplit(SourceFile(**split["file"]), split["index"], split["count"])})
 
 
 @dataclass(frozen=True)

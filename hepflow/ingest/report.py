@@ -13,7 +13,7 @@ from rich.table import Table
 
 from hepflow.ingest.fragment import RECORDS, Settings, run_task
 from hepflow.ingest.record import Record, ShareResult
-from hepflow.ingest.splits import Split
+from hepflow.ingest.splits import FileSplit
 from hepflow.ledger import total
 from hepflow.terminal import MESSAGES
 
@@ -48,12 +48,12 @@ def print_summary(records: Sequence[Record], seconds: float) -> None:
     _print("slowest files", {name: _cost(own) for name, own in slowest})
 
 
-def print_estimate(splits: Sequence[Split], n_tasks: int, settings: Settings, *, as_json: bool) -> None:
+def print_estimate(splits: Sequence[FileSplit], n_tasks: int, settings: Settings, *, as_json: bool) -> None:
     """Read a few shares of each class here and now, and scale what they took and gave by the bytes of all.
 
     Parameters
     ----------
-    splits : sequence of Split
+    splits : sequence of FileSplit
         What is left to do.
     n_tasks : int
         Tasks that they make.
@@ -119,5 +119,5 @@ def _print(title: str, rows: Mapping[str, str], console: Console = MESSAGES) -> 
     console.print(table)
 
 
-def _share_name(split: Split) -> str:
+def _share_name(split: FileSplit) -> str:
     return split.file.name if split.count == 1 else f"{split.file.name} [{split.index + 1}/{split.count}]"

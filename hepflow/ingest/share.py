@@ -8,7 +8,7 @@ from time import sleep
 import awkward as ak
 
 from hepflow.ingest.delphes import DelphesFile, Unreadable, Wanted
-from hepflow.ingest.splits import Split
+from hepflow.ingest.splits import FileSplit
 from hepflow.schema import COLLECTIONS, TREE
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class ShareReader:
 
     Parameters
     ----------
-    split : Split
+    split : FileSplit
     wanted : mapping
         Collections and fields to read.
     access : Access
@@ -58,7 +58,7 @@ class ShareReader:
     filled: tuple[str, ...] = ()
     """Optional fields that the file does not have."""
 
-    def __init__(self, split: Split, wanted: Wanted = COLLECTIONS, access: Access | None = None) -> None:
+    def __init__(self, split: FileSplit, wanted: Wanted = COLLECTIONS, access: Access | None = None) -> None:
         self.split, self.wanted, self.access = split, wanted, access or Access()
         self._next: int | None = None
 

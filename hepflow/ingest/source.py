@@ -32,7 +32,7 @@ from hepflow.ingest.arrow import event_columns, to_arrow
 from hepflow.ingest.delphes import Wanted
 from hepflow.ingest.listing import list_files
 from hepflow.ingest.share import Access, Piece, ShareReader
-from hepflow.ingest.splits import Split, pack, plan
+from hepflow.ingest.splits import FileSplit, pack, plan
 from hepflow.schema import CLASSES, COLLECTIONS, EVENT_COLUMNS, TREE
 
 _SQL = {"float32": "float", "float64": "double", "int32": "int", "int64": "bigint", "string": "string"}
@@ -107,7 +107,7 @@ class DelphesSource(DataSource):
 
 
 class _Partition(InputPartition):
-    def __init__(self, splits: tuple[Split, ...]) -> None:
+    def __init__(self, splits: tuple[FileSplit, ...]) -> None:
         super().__init__(splits)
         self.splits = splits
 
@@ -139,7 +139,7 @@ class _Reader(DataSourceReader):
             if reader.unreadable:
                 self._bad(split, reader.unreadable)
 
-    def _bad(self, split: Split, reason: str) -> None:
+    def _bad(self, split: FileSplit, reason: str) -> None:
         if not self.options.skip_bad:
             msg = f"{split.file.path}: {reason}. Remove it, or read what can be read with option bad_files=skip."
             raise DataError(msg)

@@ -34,8 +34,8 @@ class SourceFile:
 
 
 @dataclass(frozen=True, order=True)
-class Split:
-    """Share ``index`` of ``count`` of a file."""
+class FileSplit:
+    """Share ``index`` of ``count`` of a file (and nothing of train, val and test)."""
 
     file: SourceFile
     index: int = 0
@@ -72,16 +72,16 @@ class Split:
         return int(edges[first]), int(edges[last])
 
 
-def plan(files: Iterable[SourceFile], target_bytes: int) -> list[Split]:
+def plan(files: Iterable[SourceFile], target_bytes: int) -> list[FileSplit]:
     """Every share of every file, in a fixed order; the number of a file's shares depends on its size alone."""
-    splits: list[Split] = []
+    splits: list[FileSplit] = []
     for file in sorted(files):
         count = max(1, -(-file.size // target_bytes))
-        splits.extend(Split(file, index, count) for index in range(count))
+        splits.extend(FileSplit(file, index, count) for index in range(count))
     return splits
 
 
-def pack(splits: Sequence[Split], target_bytes: int) -> list[tuple[Split, ...]]:
+def pack(splits: Sequence[FileSplit], target_bytes: int) -> list[tuple[FileSplit, ...]]:
     """Group neighbouring splits of one class into tasks of at most ``target_bytes``, or of one split.
 
     An input too small to make `TASKS_WANTED` tasks of that size is cut finer, down to `SMALLEST_TASK`.
@@ -92,8 +92,8 @@ def pack(splits: Sequence[Split], target_bytes: int) -> list[tuple[Split, ...]]:
     return [tuple(task) for _, group in ordered for task in _fill(group, bound)]
 
 
-def _fill(splits: Iterable[Split], bound: int) -> Iterator[list[Split]]:
-    task: list[Split] = []
+def _fill(splits: Iterable[FileSplit], bound: int) -> Iterator[list[FileSplit]]:
+    task: list[FileSplit] = []
     held = 0
     for split in splits:
         if task and held + split.size > bound:

@@ -15,7 +15,7 @@ import pyarrow.dataset as pads
 
 from hepflow.errors import DataError
 from hepflow.files import read_json, write_json
-from hepflow.ingest.splits import Split
+from hepflow.ingest.splits import FileSplit
 from hepflow.ledger import Ledger, Lost
 from hepflow.schema import SCORES_SCHEMA_VERSION
 from hepflow.score.reading import replaced
@@ -64,7 +64,7 @@ class ScoreFolder:
         self.ledger += record.ledger
         self.accepted.update(record.accepted)
 
-    def pending(self, splits: Sequence[Split]) -> list[Split]:
+    def pending(self, splits: Sequence[FileSplit]) -> list[FileSplit]:
         """What is not done. Scores of files that have another content, or other shares, now are removed: new ones take their place."""
         gone = [self.done.pop(split.key) for split in replaced(splits, [record.split for record in self.done.values() if record.split])]
         for record in gone:

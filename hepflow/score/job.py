@@ -17,7 +17,7 @@ from hepflow import clusters
 from hepflow.config_score import ScoreConfig
 from hepflow.errors import DataError
 from hepflow.ingest.share import Access
-from hepflow.ingest.splits import Split
+from hepflow.ingest.splits import FileSplit
 from hepflow.ledger import counted, digest
 from hepflow.locks import exclusive
 from hepflow.schema import SCORES_SCHEMA_VERSION
@@ -96,7 +96,7 @@ def _score_all(config: ScoreConfig, folder: ScoreFolder, task: Task) -> None:
     log.info("%s holds the scores: %s%s%s", config.output, folder.ledger.summary(), streams, rate)
 
 
-def _run_tasks(client: Client, pending: Sequence[Split], task: Task, folder: ScoreFolder) -> None:
+def _run_tasks(client: Client, pending: Sequence[FileSplit], task: Task, folder: ScoreFolder) -> None:
     rate = TextColumn("shares of files, {task.fields[rate]:,.0f} events/s")
     columns = (SpinnerColumn(), TextColumn("score"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
     futures = {submit(client, split, task): split for split in sorted(pending, key=lambda split: -split.size)}

@@ -22,7 +22,7 @@ from distributed import Client, Future, wait
 from hepflow.config_score import ScoreConfig
 from hepflow.errors import DataError
 from hepflow.ingest.listing import list_files
-from hepflow.ingest.splits import Split, plan
+from hepflow.ingest.splits import FileSplit, plan
 from hepflow.models.drift import Spread
 from hepflow.score.folder import ScoreFolder
 from hepflow.score.pool import outcome, submit, told
@@ -39,9 +39,9 @@ class Stream:
 
     def __init__(self, config: ScoreConfig, folder: ScoreFolder, task: Task, client: Client, view: View) -> None:
         self.config, self.folder, self.task, self.client, self.view = config, folder, task, client, view
-        self.waiting: dict[str, Split] = {}
-        self.in_flight: dict[Future, Split] = {}
-        self._before: set[Split] = set()
+        self.waiting: dict[str, FileSplit] = {}
+        self.in_flight: dict[Future, FileSplit] = {}
+        self._before: set[FileSplit] = set()
         self._seen: dict[str, float] = {}
 
     def look(self) -> None:

@@ -5,7 +5,7 @@ from concurrent.futures import CancelledError
 
 from distributed import Client, Future, KilledWorker
 
-from hepflow.ingest.splits import Split
+from hepflow.ingest.splits import FileSplit
 from hepflow.ledger import Lost, counted
 from hepflow.physics import own
 from hepflow.score.task import WORKER_DIED, Record, Task, score_share
@@ -18,12 +18,12 @@ def upload(client: Client, task: Task) -> None:
         client.upload_file(str(loose))
 
 
-def submit(client: Client, split: Split, task: Task) -> Future:
+def submit(client: Client, split: FileSplit, task: Task) -> Future:
     """Hand a share to a worker."""
     return client.submit(score_share, split, task, pure=False, retries=0)
 
 
-def outcome(future: Future, split: Split, task: Task) -> Record:
+def outcome(future: Future, split: FileSplit, task: Task) -> Record:
     """What came of a share; one that takes its workers down again and again is given up, so that one file cannot stop the rest."""
     try:
         record: Record = future.result()

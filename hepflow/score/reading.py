@@ -1,4 +1,4 @@
-"""Where events come from: ROOT files by ingest's own reader, and ingest's Parquet. A `Split` names a share of either."""
+"""Where events come from: ROOT files by ingest's own reader, and ingest's Parquet. A `FileSplit` names a share of either."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from hepflow.fragments import MARKER, open_events
 from hepflow.identity import event_ids
 from hepflow.ingest.listing import list_files
 from hepflow.ingest.share import Access, Piece, ShareReader
-from hepflow.ingest.splits import SourceFile, Split, plan
+from hepflow.ingest.splits import FileSplit, SourceFile, plan
 from hepflow.schema import COLLECTIONS
 
 PARQUET = ".parquet"
@@ -40,7 +40,7 @@ class ParquetReader:
     start = 0
     stop = 0
 
-    def __init__(self, split: Split) -> None:
+    def __init__(self, split: FileSplit) -> None:
         self.split = split
         self.uuid: bytes | None = bytes.fromhex(split.file.version)
         self.bytes_read = split.file.size
@@ -74,12 +74,12 @@ class ParquetReader:
 Reader = RootReader | ParquetReader
 
 
-def reader_of(split: Split, access: Access) -> Reader:
+def reader_of(split: FileSplit, access: Access) -> Reader:
     """The reader of a share."""
     return ParquetReader(split) if split.file.path.endswith(PARQUET) else RootReader(split, access=access)
 
 
-def splits_of(root: str | Path, access: Access, target_bytes: int) -> list[Split]:
+def splits_of(root: str | Path, access: Access, target_bytes: int) -> list[FileSplit]:
     """Every share of every file below a folder, or of the dataset of ingest that it is.
 
     Raises
@@ -89,7 +89,7 @@ def splits_of(root: str | Path, access: Access, target_bytes: int) -> list[Split
     """
     if isinstance(root, Path) and (root / MARKER).is_file():
         fragments = open_events(root, task_bytes=2**62).fragments
-        return [Split(_parquet_file(root, fragment.path, fragment.fingerprint)) for fragment in fragments]
+        return [FileSplit(_parquet_file(root, fragment.path, fragment.fingerprint)) for fragment in fragments]
     splits = plan(list_files(root, access.timeout_s), target_bytes)
     if not splits:
         msg = f"{root}: neither ROOT files nor a dataset of `hepflow ingest` here. Give the folder of either with --input."
@@ -97,7 +97,7 @@ def splits_of(root: str | Path, access: Access, target_bytes: int) -> list[Split
     return splits
 
 
-def replaced(splits: Sequence[Split], before: Sequence[Split]) -> list[Split]:
+def replaced(splits: Sequence[FileSplit], before: Sequence[FileSplit]) -> list[FileSplit]:
     """Shares done before of files that have another content now, or are cut in another way."""
     now = {split.file.name: (split.file.version, split.count) for split in splits}
     return [split for split in before if now.get(split.file.name) not in {None, (split.file.version, split.count)}]

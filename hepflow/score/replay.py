@@ -12,7 +12,7 @@ from hepflow.config_score import ReplayConfig
 from hepflow.errors import DataError
 from hepflow.ingest.arrow import to_arrow
 from hepflow.ingest.share import Access
-from hepflow.ingest.splits import Split
+from hepflow.ingest.splits import FileSplit
 from hepflow.ledger import counted
 from hepflow.score.messages import SCHEMA, encode
 from hepflow.score.reading import reader_of, splits_of
@@ -58,7 +58,7 @@ def run(config: ReplayConfig) -> None:
         raise DataError(msg)
 
 
-def _publish_all(splits: Sequence[Split], access: Access, publisher: "Publisher", lost: dict[str, str]) -> None:
+def _publish_all(splits: Sequence[FileSplit], access: Access, publisher: "Publisher", lost: dict[str, str]) -> None:
     columns = (SpinnerColumn(), TextColumn("replay"), BarColumn(), MofNCompleteColumn(), TextColumn("files, {task.fields[told]}"))
     with Progress(*columns, console=MESSAGES) as progress:
         bar = progress.add_task("replay", total=len(splits), told="")

@@ -25,7 +25,7 @@ from hepflow.errors import DataError
 from hepflow.files import write_json
 from hepflow.ingest.fragment import NOT_FINITE
 from hepflow.ingest.share import Access
-from hepflow.ingest.splits import SourceFile, Split
+from hepflow.ingest.splits import FileSplit, SourceFile
 from hepflow.ledger import Ledger, Lost
 from hepflow.score.reading import reader_of
 from hepflow.score.scorer import Scorer, Scores
@@ -58,7 +58,7 @@ class Record:
     """Names it among the records."""
     name: str
     """File below the input, or the micro-batch."""
-    split: Split | None = None
+    split: FileSplit | None = None
     """The share; None of a micro-batch."""
     uuid: str | None = None
     """Identity of the file; None where it could not be opened."""
@@ -92,7 +92,7 @@ class Record:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """From plain types."""
-        split = data["split"] and Split(SourceFile(**data["split"]["file"]), data["split"]["index"], data["split"]["count"])
+        split = data["split"] and FileSplit(SourceFile(**data["split"]["file"]), data["split"]["index"], data["split"]["count"])
         lost, histograms = tuple(Lost(**item) for item in data["lost"]), tuple(tuple(row) for row in data["histograms"])
         return cls(**{**data, "split": split, "lost": lost, "histograms": histograms})
 
@@ -138,7 +138,7 @@ class Tally:
         }
 
 
-def score_share(split: Split, task: Task) -> Record:
+def score_share(split: FileSplit, task: Task) -> Record:
     """Read, score and write a share of a file.
 
     Raises
