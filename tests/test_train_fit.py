@@ -196,6 +196,14 @@ def test_a_training_starts_afresh_where_the_events_of_its_store_have_changed(tmp
     assert after["provenance"] != before["provenance"]
 
 
+def test_a_folder_that_holds_no_run_keeps_what_is_in_it(store: EventStore, tmp_path: Path) -> None:
+    theirs = tmp_path / "checkpoints" / "theirs.ckpt"
+    theirs.parent.mkdir()
+    theirs.touch()
+    fit(store, tmp_path, "--trainer.max_epochs", "1")
+    assert theirs.is_file()
+
+
 def test_a_training_needs_no_temporary_folder(store: EventStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From which a checkpoint would come as a copy that a kill cuts short."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))

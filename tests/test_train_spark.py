@@ -145,6 +145,8 @@ def test_a_wrong_option_is_named_before_spark_starts(options: tuple[Path, list[s
 def test_the_first_line_too_goes_to_the_driver_alone() -> None:
     server = LogStreamingServer()
     server.start("127.0.0.1")
+    while server.server is None:  # a thread starts it
+        time.sleep(0.01)
     client = LogStreamingClient("127.0.0.1", server.port)
     try:
         assert client.failed, "PySpark would show a line by itself too"

@@ -105,10 +105,12 @@ def _keep(config: TreesConfig | ForestConfig, settings: Mapping[str, Any], store
 
 def _clear(folder: Path) -> None:
     """Remove what an earlier run left, and nothing that is not ours."""
-    for name in (ABOUT, PREDICTIONS, *FILES_OF_A_NET):  # from here on nobody takes it for a finished run
-        (folder / name).unlink(missing_ok=True)
+    if not (folder / ABOUT).is_file():
+        return
     for name in FOLDERS_OF_A_NET:
         shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (*FILES_OF_A_NET, PREDICTIONS, ABOUT):
+        (folder / name).unlink(missing_ok=True)
 
 
 def balanced(label: np.ndarray) -> np.ndarray:

@@ -118,7 +118,7 @@ class LastCheckpoint(Checkpoint):
         """A training that had stopped early when it was saved has no further epoch."""
         stopping = trainer.early_stopping_callback
         if trainer.ckpt_path == self.folder / LAST and isinstance(stopping, EarlyStopping):
-            trainer.should_stop = stopping.wait_count >= max(1, stopping.patience)
+            trainer.should_stop |= stopping.wait_count >= max(1, stopping.patience)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *hook: Any) -> None:
         """Save within the epoch."""

@@ -98,8 +98,10 @@ def check_replaceable(folder: Path, resolved: Mapping[str, Any], provenance: str
 
 def clear(folder: Path) -> None:
     """Remove what an earlier run left, and nothing that is not ours."""
+    if not (folder / RUN_FILE).is_file():
+        return
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # TensorBoard's logs of other configurations lie beside ours
-    for name in (RUN_FILE, CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, ONNX_FILE):
+    for name in (CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, ONNX_FILE, RUN_FILE):
         (folder / name).unlink(missing_ok=True)
 
 
