@@ -25,7 +25,8 @@ from hepflow.options import spelt
 from hepflow.shipped import with_shipped
 from hepflow.store import EventStore
 from hepflow.train import launch, slurm
-from hepflow.train.callbacks import LAST, LastCheckpoint, PredictionsWriter, Throughput, WholeCheckpoints
+from hepflow.train.callbacks import LastCheckpoint, PredictionsWriter, Throughput, WholeCheckpoints
+from hepflow.train.checks import ONE_BEST, check_fit
 from hepflow.train.data import EventData
 from hepflow.train.folder import BEST, CHECKPOINTS, METRICS_FILE, TENSORBOARD, check_replaceable, config_hash, run_state
 from hepflow.train.help import ALIASES
@@ -42,8 +43,6 @@ MAPPINGS = {"--data.balance", "--spark.conf"}
 
 HALF = {"16", "16-mixed"}
 """Precisions in whose place Lightning takes another one on a CPU."""
-ROUNDING = {"16-true", "bf16-true"}
-"""Precisions at which the features and their normalisation lose most of their digits."""
 
 DEFAULTS = {
     "trainer.max_epochs": 50,
@@ -53,8 +52,7 @@ DEFAULTS = {
     "early_stopping.monitor": "val_loss",
     "early_stopping.patience": 15,
     "checkpoint.monitor": "val_loss",
-    "checkpoint.save_top_k": 1,
-    "checkpoint.filename": Path(BEST).stem,
+    **{f"checkpoint.{name}": value for name, value in ONE_BEST.items()},
     "checkpoint.enable_version_counter": False,
 }
 
@@ -128,8 +126,7 @@ class TrainCLI(LightningCLI):
             msg = f"seed_everything must be from 0 to {2**32 - 1}, got {config.seed_everything}"
             raise ConfigError(msg)
         if self.command == "fit":
-            _check_length(config)
-            _check_kept(config)
+            check_fit(config)
         return config
 
     def before_instantiate_classes(self) -> None:
@@ -272,43 +269,6 @@ class TrainCLI(LightningCLI):
             msg = f"{path}: no checkpoint here. Train one with `hepflow train fit --output {self.folder}`, or name one by --ckpt-path."
             raise DataError(msg)
         return path
-
-
-def _check_length(config: Namespace) -> None:
-    trainer = config.trainer
-    if (trainer.max_epochs or 0) < 1:
-        why = "the learning rate follows the length of the training, and early_stopping.patience ends a long one"
-        msg = f"trainer.max_epochs must be at least 1, got {trainer.max_epochs}: {why}"
-        raise ConfigError(msg)
-    if (patience := config.early_stopping.patience) < 0:
-        msg = f"early_stopping.patience must be at least 0, got {patience}"
-        raise ConfigError(msg)
-    for name in ("max_steps", "limit_train_batches", "limit_val_batches", "limit_test_batches"):
-        if trainer[name] == 0:
-            msg = f"trainer.{name} is 0: a training needs at least 1, and to leave the option out means all"
-            raise ConfigError(msg)
-    if trainer.precision in ROUNDING:
-        msg = f"trainer.precision {trainer.precision} rounds the features too, to three digits; bf16-mixed rounds the arithmetic alone"
-        raise ConfigError(msg)
-
-
-def _check_kept(config: Namespace) -> None:
-    trainer, checkpoint = config.trainer, config.checkpoint
-    for name in ("save_top_k", "filename"):
-        if checkpoint[name] != DEFAULTS[f"checkpoint.{name}"]:
-            kept = f"a run keeps its best epoch as {BEST} and its last as {LAST}; a ModelCheckpoint in trainer.callbacks keeps more"
-            msg = f"checkpoint.{name} must be {DEFAULTS[f'checkpoint.{name}']}, got {checkpoint[name]}: {kept}"
-            raise ConfigError(msg)
-    if trainer.fast_dev_run:
-        msg = "trainer.fast_dev_run keeps no epoch: to try a training out, give --trainer.max-epochs 1 --trainer.limit-train-batches 5"
-        raise ConfigError(msg)
-    for name, every in (
-        ("checkpoint.every_n_epochs", checkpoint.every_n_epochs),
-        ("trainer.check_val_every_n_epoch", trainer.check_val_every_n_epoch),
-    ):
-        if every and every > trainer.max_epochs:
-            msg = f"{name} {every} is more than trainer.max_epochs {trainer.max_epochs}: no epoch would be the best"
-            raise ConfigError(msg)
 
 
 def _name(configs: Sequence[Any]) -> str:

@@ -26,5 +26,6 @@ def train(args: list[str], folder: str | None) -> str | None:
 
 def connected(run: Callable[..., Any], settings: dict[str, Any], *arguments: Any) -> Any:
     """Run PySpark's part of a process. Before the connection to the driver is open, on the driver's machine a line would be shown twice."""
-    settings["log_streaming_client"]._connect()  # noqa: SLF001 - it opens with the first line
+    if connect := getattr(settings.get("log_streaming_client"), "_connect", None):  # it would with the first line
+        connect()
     return run(settings, *arguments)
