@@ -200,6 +200,11 @@ def test_a_folder_that_holds_no_run_keeps_what_is_in_it(store: EventStore, tmp_p
     theirs = tmp_path / "checkpoints" / "theirs.ckpt"
     theirs.parent.mkdir()
     theirs.touch()
+    (tmp_path / "config.yaml").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds config.yaml, but no run\. Give another --output, or --overwrite"):
+        fit(store, tmp_path)
+    assert (tmp_path / "config.yaml").read_text() == "mine"
+    (tmp_path / "config.yaml").unlink()
     fit(store, tmp_path, "--trainer.max_epochs", "1")
     assert theirs.is_file()
 

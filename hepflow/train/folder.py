@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 RUN_FILE, CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE = "run.json", "config.yaml", "metrics.csv", "predictions.parquet"
 ONNX_FILE = "model.onnx"
 CHECKPOINTS, BEST, TENSORBOARD = "checkpoints", "best.ckpt", "tensorboard"
+FILES = (CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, ONNX_FILE, f"{CHECKPOINTS}/{BEST}", f"{CHECKPOINTS}/{LAST}")
+"""Beside run.json, which is there before any of them."""
 
 WHERE_IT_RUNS = {
     "trainer": {"accelerator", "devices", "num_nodes", "strategy", "logger", "profiler", "enable_progress_bar", "default_root_dir"},
@@ -73,9 +75,14 @@ def check_replaceable(folder: Path, resolved: Mapping[str, Any], provenance: str
     Raises
     ------
     ConfigError
-        There is another training, finished or with a checkpoint to go on from.
+        There is another training, finished or with a checkpoint to go on from; or files of somebody's own with names of ours.
     """
-    record = read_json(folder / RUN_FILE) if (folder / RUN_FILE).is_file() else {}
+    if not (folder / RUN_FILE).is_file():
+        if theirs := [name for name in FILES if (folder / name).exists()]:
+            msg = f"{folder} holds {', '.join(theirs)}, but no run. Give another --output, or --overwrite to replace what is there."
+            raise ConfigError(msg)
+        return
+    record = read_json(folder / RUN_FILE)
     if not record.get("finished") and not (folder / CHECKPOINTS / LAST).is_file():
         return
     before = yaml.safe_load((folder / CONFIG_FILE).read_text()) if (folder / CONFIG_FILE).is_file() else {}
@@ -101,7 +108,7 @@ def clear(folder: Path) -> None:
     if not (folder / RUN_FILE).is_file():
         return
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # TensorBoard's logs of other configurations lie beside ours
-    for name in (CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, ONNX_FILE, RUN_FILE):
+    for name in (*FILES, RUN_FILE):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -59,9 +59,9 @@ class RunRecord(Callback):
         if self.state == "fresh":
             clear(self.folder)
         (self.folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        self.write(trainer, pl_module, finished=False)
         with whole(self.folder / CONFIG_FILE) as part:
             part.write_text(self.config_text)
-        self.write(trainer, pl_module, finished=False)
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Start the clock, and forget the rows of epochs that a checkpoint does not know of."""
