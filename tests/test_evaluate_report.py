@@ -333,6 +333,19 @@ def test_the_csv_of_an_efficiency_says_how_wide_its_bins_are(whole: Path) -> Non
     assert set(np.round(lower, 6)) <= set(np.round(edges[:-1], 6))
 
 
+@pytest.mark.parametrize("name", ["efficiency_hlf_HT", "calibration_qcd"])
+def test_error_bars_of_shares_end_within_0_and_1_in_the_csv_and_on_the_page(whole: Path, name: str) -> None:
+    with (whole / "report" / "figures" / f"{name}.csv").open() as stream:
+        rows = list(csv.reader(stream))
+    column = {heading: index for index, heading in enumerate(rows[0])}
+    points = [[float(row[index]) for index in (column["low"], 2, column["high"])] for row in rows[1:]]
+    assert all(0 <= low <= share <= high <= 1 and low < high for low, share, high in points)
+    page = (whole / "report" / "report.html").read_text()
+    data = json.loads(re.search(rf'id="fig-{name}".*?<script type="application/json">(.*?)</script>', page, re.S)[1])
+    drawn = [end for series in data["series"] for end in series["ends"]]
+    assert drawn == pytest.approx(np.array(points)[:, [0, 2]], rel=1e-4)
+
+
 def test_counts_get_a_bin_each() -> None:
     edges, integer = bin_edges(np.array([0, 1, 2, 2, 3, 1, 0, 5] * 40, dtype=np.float32))
     assert integer

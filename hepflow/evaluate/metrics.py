@@ -214,10 +214,17 @@ def balanced_accuracy(confusion_KK: np.ndarray) -> Measured:
 
 
 def binomial_error(passed: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Half-width of Wilson's 68 % interval: unlike sqrt(p(1-p)/n) it is not zero at 0 or n passed (Wilson 1927)."""
+    """Half-width of Wilson's 68 % interval: unlike sqrt(p(1-p)/n) it is not zero at 0 or n passed."""
+    low, high = wilson(passed, total)
+    return (high - low) / 2
+
+
+def wilson(passed: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """(2, ...) low and high end of the 68 % interval of passed / total, never outside [0, 1] and not around the share (Wilson 1927)."""
     n = np.maximum(total, 1)
     p = passed / n
-    return np.sqrt(p * (1 - p) / n + 1 / (4 * n**2)) / (1 + 1 / n)
+    middle, half = (p + 1 / (2 * n)) / (1 + 1 / n), np.sqrt(p * (1 - p) / n + 1 / (4 * n**2)) / (1 + 1 / n)
+    return np.stack([np.clip(middle - half, 0, p), np.clip(middle + half, p, 1)])
 
 
 def roc_points(signal_D: np.ndarray, background_D: np.ndarray, n_points: int = 300) -> tuple[np.ndarray, np.ndarray]:
