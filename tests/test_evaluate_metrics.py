@@ -234,10 +234,23 @@ def test_bootstrap_errors_are_those_of_delong() -> None:
     score = log_odds(logits, [1], [0, 2])
     selection = Selection("ttbar_vs_rest", (1,), (0, 2))
     binned, _ = spectrum(score, label, 3, exact_below=EXACT)
-    result = evaluate_selection(binned, selection, targets=[0.9], mix_K=None, replicas=400, rng=np.random.default_rng(5))
+    drawn = bootstrap(binned.counts, lambda c: np.array(auc(c, [1], [0, 2])), replicas=400, rng=np.random.default_rng(5))
+    result = evaluate_selection(binned, selection, targets=[0.9], mix_K=None, replicas=2, rng=np.random.default_rng(5))
     value, covariance = delong([score], label, selection, exact_below=EXACT)
     assert value[0] == pytest.approx(result["auc"]["value"], abs=1e-12)
-    assert result["auc"]["error"] == pytest.approx(math.sqrt(covariance[0, 0]), rel=0.12)
+    assert result["auc"]["error"] == pytest.approx(math.sqrt(covariance[0, 0]))
+    assert drawn.std() == pytest.approx(result["auc"]["error"], rel=0.12)
+
+
+def test_a_selection_and_its_mirror_image_have_the_same_auc_and_error() -> None:
+    logits, label = sample((90, 60, 120))
+    found = []
+    for signal, background in (((1, 2), (0,)), ((0,), (1, 2))):
+        binned, _ = spectrum(log_odds(logits, signal, background), label, 3, exact_below=EXACT)
+        selection = Selection("headline", signal, background)
+        part = evaluate_selection(binned, selection, targets=[0.9], mix_K=None, replicas=2, rng=np.random.default_rng(sum(signal)))
+        found.append([part["auc"]["value"], part["auc"]["error"]])
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
 
 
 def test_bootstrap_of_counts_is_that_of_events_with_poisson_weights() -> None:

@@ -162,6 +162,28 @@ def auc(counts_KD: np.ndarray, signal: Sequence[int], background: Sequence[int])
     return min(float(signal_D @ (background_D.cumsum() - background_D / 2)), 1.0)  # rounding may end just above
 
 
+def auc_error(counts_KD: np.ndarray, signal: Sequence[int], background: Sequence[int]) -> float:
+    """Standard error of `auc` after DeLong et al. (1988), without random numbers: that of a selection is its mirror image's, too."""
+    placed_KD = placements(counts_KD, signal, background)
+    variance = 0.0
+    for side in (signal, background):
+        for label in side:
+            own_D, n = counts_KD[label], int(counts_KD[label].sum())
+            if n > 1:
+                spread = own_D @ (placed_KD[label] - own_D @ placed_KD[label] / n) ** 2 / (n - 1)
+                variance += float(spread) / n / len(side) ** 2
+    return float(np.sqrt(variance))
+
+
+def placements(counts_KD: np.ndarray, signal: Sequence[int], background: Sequence[int]) -> np.ndarray:
+    """(K, D) share of the other side that an event of the class in the bin is on the right side of, ties counting half."""
+    below_D, above_D = density(counts_KD, background), density(counts_KD, signal)
+    table_KD = np.zeros(counts_KD.shape)
+    table_KD[list(signal)] = below_D.cumsum() - below_D / 2
+    table_KD[list(background)] = 1 - (above_D.cumsum() - above_D / 2)
+    return table_KD
+
+
 def efficiencies(counts_KD: np.ndarray) -> np.ndarray:
     """(K, D) share of each class that scores at or above the floor of each bin."""
     totals = np.maximum(counts_KD.sum(axis=1, keepdims=True), 1)
