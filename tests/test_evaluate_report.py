@@ -129,6 +129,13 @@ def test_the_headline_stands_first_and_the_published_numbers_are_labelled(whole:
     assert "WJETS" not in text
 
 
+def test_a_training_time_is_said_to_leave_out_the_start_of_the_command(whole: Path) -> None:
+    page = (whole / "report" / "report.html").read_text()
+    for section in ("training", "published"):
+        assert "the start of the command" in page.split(f'<section id="{section}">')[1].split("</section>")[0]
+    assert "time within training" in page
+
+
 def test_another_setting_is_no_longer_up_to_date(whole: Path) -> None:
     config = EvaluateConfig(input=whole / "runs", output=whole / "report", bootstrap=10)
     contents = {path.name: content_hash(path) for path in find_runs(config)}
