@@ -163,6 +163,49 @@ def test_a_rival_is_compared_without_the_starts_and_by_the_core() -> None:
     assert {round(ratio.middle, 6) for ratio in found_all} == {0.8}
 
 
+def test_with_one_size_the_start_is_unknown_and_nothing_is_compared_without_it(capsys: pytest.CaptureFixture[str]) -> None:
+    ours = [row for row in rows_of(TRUTH) if (row.size, row.workers, row.cores) == (1000, 1, 1)]
+    rival = [replace(row, way="plain", busy_s=1.0) for row in ours]
+    costs = {"ingest": scaling.fit(ours)}
+    assert not costs["ingest"].start_known
+    assert scaling.fit(rows_of(TRUTH)).start_known
+    assert scaling.fit([replace(row, stage="train hlf") for row in ours]).start_known
+    assert scaling.against_rivals([*ours, *rival], costs) == []
+    summaries = report.summarise([*ours, *rival], costs)
+    assert [summary.start_known for summary in summaries] == [False, True]
+    assert summaries[0].events_per_s == pytest.approx(10_000 / ours[0].seconds)
+    beside = report.beside_published({"ingest": (1.0, 1.0, 1.0), report.BOTH: (1.0, 1.0, 1.0)}, "today", ["ingest"])
+    assert [line.start_known for line in beside if line.ours] == [False, False]
+    report.print_summary(summaries)
+    report.print_per_core(beside)
+    printed = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in printed if line.startswith("ingest  hepflow") and "1x1" in line)
+    assert (line.split()[4][0], line.split()[-1]) == ("≥", "?")
+    assert not any(line.endswith(" 0.1") for line in printed), "a ratio to a published figure"
+
+
+def test_tables_fold_between_words_alone_in_a_terminal_of_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    ours = [replace(row, stage=stage) for stage in ("ingest", "features", "train inclusive") for row in rows_of(TRUTH, noise=0.1)]
+    rival = [replace(row, way=RIVALS["ingest"], busy_s=1.0) for row in rows_of(TRUTH) if row.workers * row.cores == 1]
+    costs = {stage: scaling.fit([row for row in ours if row.stage == stage]) for stage in dict.fromkeys(row.stage for row in ours)}
+    summaries = report.summarise([*ours, *rival], costs)
+    beside = report.beside_published(report.per_core(summaries, 0.3), "2026-01-01 to 2026-01-02")
+    report.print_summary(summaries)
+    report.print_per_core(beside)
+    report.print_costs(costs.values())
+    report.print_rivals(scaling.against_rivals([*ours, *rival], costs))
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "…" not in printed
+    words = {word for line in beside for word in f"{line.stage} {line.what} {line.total} {line.machine * (not line.ours)}".split()}
+    words |= {"events/s", "workers", "parallel", "whole", "pyarrow"}
+    assert {word.strip(",") for word in words} <= {word.strip(",") for word in printed.split()}
+    assert "uproot +  " in printed, "folded once, not at every word"
+
+
 def test_copies_are_other_events_and_made_once(tmp_path: Path) -> None:
     for seed, name in enumerate(("a", "b")):
         write_delphes(tmp_path / "raw" / "qcd" / f"{name}.root", [40], seed=seed)

@@ -23,6 +23,7 @@ from hepflow.evaluate.metrics import (
     predicted,
     roc_points,
     spectrum,
+    wilson,
 )
 from hepflow.evaluate.pairs import accuracy_difference, auc_differences, delong, holm, pass_differences
 from hepflow.evaluate.working_points import Selection, evaluate_selection, mix_of, selections, threshold_bin
@@ -233,10 +234,23 @@ def test_bootstrap_errors_are_those_of_delong() -> None:
     score = log_odds(logits, [1], [0, 2])
     selection = Selection("ttbar_vs_rest", (1,), (0, 2))
     binned, _ = spectrum(score, label, 3, exact_below=EXACT)
-    result = evaluate_selection(binned, selection, targets=[0.9], mix_K=None, replicas=400, rng=np.random.default_rng(5))
+    drawn = bootstrap(binned.counts, lambda c: np.array(auc(c, [1], [0, 2])), replicas=400, rng=np.random.default_rng(5))
+    result = evaluate_selection(binned, selection, targets=[0.9], mix_K=None, replicas=2, rng=np.random.default_rng(5))
     value, covariance = delong([score], label, selection, exact_below=EXACT)
     assert value[0] == pytest.approx(result["auc"]["value"], abs=1e-12)
-    assert result["auc"]["error"] == pytest.approx(math.sqrt(covariance[0, 0]), rel=0.12)
+    assert result["auc"]["error"] == pytest.approx(math.sqrt(covariance[0, 0]))
+    assert drawn.std() == pytest.approx(result["auc"]["error"], rel=0.12)
+
+
+def test_a_selection_and_its_mirror_image_have_the_same_auc_and_error() -> None:
+    logits, label = sample((90, 60, 120))
+    found = []
+    for signal, background in (((1, 2), (0,)), ((0,), (1, 2))):
+        binned, _ = spectrum(log_odds(logits, signal, background), label, 3, exact_below=EXACT)
+        selection = Selection("headline", signal, background)
+        part = evaluate_selection(binned, selection, targets=[0.9], mix_K=None, replicas=2, rng=np.random.default_rng(sum(signal)))
+        found.append([part["auc"]["value"], part["auc"]["error"]])
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
 
 
 def test_bootstrap_of_counts_is_that_of_events_with_poisson_weights() -> None:
@@ -353,6 +367,16 @@ def test_equal_logits_go_to_the_first_class() -> None:
 def test_a_share_of_nothing_has_an_error_all_the_same() -> None:
     assert binomial_error(np.array([0]), np.array([100]))[0] == pytest.approx(0.5 / 101)
     assert binomial_error(np.array([500]), np.array([1000]))[0] == pytest.approx(math.sqrt(0.25 / 1000), rel=1e-3)
+
+
+def test_wilsons_interval_holds_the_shares_that_the_count_is_one_standard_deviation_from() -> None:
+    for n in (1, 3, 1000):
+        for k in {0, 1, n // 2, n}:
+            # the definition: (k - n p)^2 = n p (1 - p), a quadratic equation in p
+            low, high = sorted(np.roots([n * n + n, -(2 * k * n + n), k * k]).real)
+            assert wilson(np.array(k), np.array(n)) == pytest.approx([low, high], abs=1e-7)
+            assert 0 <= wilson(np.array(k), np.array(n))[0] <= k / n <= wilson(np.array(k), np.array(n))[1] <= 1
+    assert wilson(np.array([3, 0]), np.array([3, 3])).tolist() == pytest.approx(np.array([[0.75, 0], [1, 0.25]]))
 
 
 def test_roc_points_are_of_scikit_learns_curve() -> None:

@@ -129,6 +129,13 @@ def test_the_headline_stands_first_and_the_published_numbers_are_labelled(whole:
     assert "WJETS" not in text
 
 
+def test_a_training_time_is_said_to_leave_out_the_start_of_the_command(whole: Path) -> None:
+    page = (whole / "report" / "report.html").read_text()
+    for section in ("training", "published"):
+        assert "the start of the command" in page.split(f'<section id="{section}">')[1].split("</section>")[0]
+    assert "time within training" in page
+
+
 def test_another_setting_is_no_longer_up_to_date(whole: Path) -> None:
     config = EvaluateConfig(input=whole / "runs", output=whole / "report", bootstrap=10)
     contents = {path.name: content_hash(path) for path in find_runs(config)}
@@ -331,6 +338,19 @@ def test_the_csv_of_an_efficiency_says_how_wide_its_bins_are(whole: Path) -> Non
         rows = [row for row in csv.DictReader(stream) if row["series"] == "qcd"]
     lower = [float(row["HT [GeV]"]) - float(row["half width of the bin"]) for row in rows]
     assert set(np.round(lower, 6)) <= set(np.round(edges[:-1], 6))
+
+
+@pytest.mark.parametrize("name", ["efficiency_hlf_HT", "calibration_qcd"])
+def test_error_bars_of_shares_end_within_0_and_1_in_the_csv_and_on_the_page(whole: Path, name: str) -> None:
+    with (whole / "report" / "figures" / f"{name}.csv").open() as stream:
+        rows = list(csv.reader(stream))
+    column = {heading: index for index, heading in enumerate(rows[0])}
+    points = [[float(row[index]) for index in (column["low"], 2, column["high"])] for row in rows[1:]]
+    assert all(0 <= low <= share <= high <= 1 and low < high for low, share, high in points)
+    page = (whole / "report" / "report.html").read_text()
+    data = json.loads(re.search(rf'id="fig-{name}".*?<script type="application/json">(.*?)</script>', page, re.S)[1])
+    drawn = [end for series in data["series"] for end in series["ends"]]
+    assert drawn == pytest.approx(np.array(points)[:, [0, 2]], rel=1e-4)
 
 
 def test_counts_get_a_bin_each() -> None:

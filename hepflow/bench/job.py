@@ -105,7 +105,8 @@ def _report(config: BenchConfig, rows: Sequence[Measured], inputs: Path) -> None
     costs = {stage: scaling.fit([row for row in ours if row.stage == stage]) for stage in dict.fromkeys(row.stage for row in ours)}
     summaries = report.summarise(rows, costs)
     ratios = scaling.against_rivals(rows, costs)
-    beside = report.beside_published(report.per_core(summaries, shares["features"]), dates)
+    unknown = [stage for stage, cost in costs.items() if not cost.start_known]
+    beside = report.beside_published(report.per_core(summaries, shares["features"]), dates, unknown)
     largest = report.largest(summaries)
     report.write_csv(config.output / CSV_FILE, rows, machine)
     plots.throughput(config.output / "throughput.png", largest, report.largest(summaries, way="rivals"), caption)
@@ -121,14 +122,18 @@ def _report(config: BenchConfig, rows: Sequence[Measured], inputs: Path) -> None
     if config.json:
         print((config.output / JSON_FILE).read_text(), end="")
         return
-    report.print_summary(summaries, caption)
-    report.print_rivals(ratios, caption)
-    report.print_per_core(beside, caption)
-    report.print_costs(costs.values(), caption)
+    report.print_summary(summaries)
+    report.print_rivals(ratios)
+    report.print_per_core(beside)
+    report.print_costs(costs.values())
     if extrapolated:
-        report.print_extrapolation(extrapolated, config.extrapolate, config.extrapolate_cores, scaling.measured_range(ours), caption)
+        report.print_extrapolation(extrapolated, config.extrapolate, config.extrapolate_cores, scaling.measured_range(ours))
+    console = Console(highlight=False)
+    if unknown:
+        console.print(f"{', '.join(unknown)}: start unknown with one size (≥, ?; it counts with the events): give two --sizes")
     if GPU in config.stages and not record["machine"]["gpus"]:
-        Console().print(f"{GPU}: not measured, no GPU here", highlight=False)
+        console.print(f"{GPU}: not measured, no GPU here")
+    console.print(caption)
 
 
 def _shares(inputs: Path) -> dict[str, float]:

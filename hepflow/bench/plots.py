@@ -33,6 +33,7 @@ def throughput(path: Path, largest: Mapping[str, Sequence[Summary]], rivals: Map
             name = other.case.way if other.case.cores == 1 else f"{other.case.way}, {other.case.cores} cores"
             place.errorbar([other.case.workers], [other.events_per_s], yerr=_spread([other]), fmt="x", color="0.4", capsize=3, label=name)
         doubt = " (mostly start)" if any(summary.mostly_start for summary in summaries) else ""
+        doubt = doubt if all(summary.start_known for summary in summaries) else " (with the start)"
         _label(place, stage + doubt, "executors" if stage.startswith("spark") else "workers", "events/s")
         place.xaxis.set_major_locator(MaxNLocator(integer=True))
         place.set_ylim(bottom=0)
@@ -45,7 +46,7 @@ def scaling(path: Path, largest: Mapping[str, Sequence[Summary]], caption: str) 
     figure, (left, right) = _figure(2, caption, width=4.8)
     fewest, most = math.inf, 1
     for stage, summaries in largest.items():
-        if any(summary.mostly_start for summary in summaries):
+        if any(summary.mostly_start or not summary.start_known for summary in summaries):
             continue
         first = summaries[0]
         cores = [summary.cores for summary in summaries]
@@ -69,14 +70,15 @@ def scaling(path: Path, largest: Mapping[str, Sequence[Summary]], caption: str) 
 def share(path: Path, costs: Sequence[Cost], shares: Mapping[str, float], caption: str) -> None:
     """Where the time of an event at the beginning goes, without the starts; what is no step of the pipeline, paler and without a share.
 
-    A step whose events are too few to be told from its start has no share either, but ``~``.
+    A step whose events are too few to be told from its start has no share either, but ``~``, and all have where a start is unknown.
     """
     figure, (place,) = _figure(1, caption, width=7.5, height=1.4 + 0.32 * len(costs))
     work = [(cost.serial_s + cost.parallel_s) * shares[cost.stage.split()[0]] for cost in costs]
     steps = [not cost.stage.startswith(OTHER_WAYS) for cost in costs]
     whole = sum(seconds for seconds, step in zip(work, steps, strict=True) if step)
+    known = all(cost.start_known for cost in costs)
     bars = place.barh([cost.stage for cost in costs], [1e3 * seconds for seconds in work], color=["C0" if step else "C7" for step in steps])
-    texts = [f"{seconds / whole:.1%}" if step and seconds else "~" * step for seconds, step in zip(work, steps, strict=True)]
+    texts = [f"{seconds / whole:.1%}" if step and seconds and known else "~" * step for seconds, step in zip(work, steps, strict=True)]
     place.bar_label(bars, texts, padding=3)
     place.invert_yaxis()
     place.margins(x=0.15)
@@ -93,6 +95,7 @@ def per_core(path: Path, lines: Sequence[Beside], caption: str) -> None:
     bars = place.barh(range(len(lines)), values, color=colours, xerr=spread, capsize=3)
     place.bar_label(bars, [f"{value:,.3g}" if value < 1000 else f"{value:,.0f}" for value in values], padding=4, fontsize="small")
     names = [f"{line.stage}: {line.what}" if line.ours else f"{line.what}, {line.machine}, {line.date}" for line in lines]
+    names = [name + " (with the start)" * (not line.start_known) for name, line in zip(names, lines, strict=True)]
     place.set_yticks(range(len(lines)), [name + " (a GPU, not a core)" * line.on_gpu for name, line in zip(names, lines, strict=True)])
     place.invert_yaxis()
     place.set_xscale("log")

@@ -1,11 +1,12 @@
 """Tables of measurements: medians with their spread, rivals, published figures, costs, and the extrapolation."""
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
@@ -15,7 +16,9 @@ from hepflow.bench.scaling import ASSUMPTIONS, Cost, Extrapolated, Ratio, rate, 
 from hepflow.published import RATES
 
 BOTH = "ingest+features"
-LEFT = ("stage", "what", "machine", "date", "rival")
+GAP = 2
+"""Between two columns."""
+LEFT = ("stage", "what", "date", "rival")
 MOST = 0.7
 """Share of a command from which on its start, out of the fit, leaves too little for a rate."""
 
@@ -33,6 +36,8 @@ class Summary:
     """Median of the whole command."""
     start_s: float
     """Median of what of it is no work."""
+    start_known: bool = True
+    """Otherwise the rate is that of the whole command."""
 
     @property
     def cores(self) -> int:
@@ -59,6 +64,7 @@ class Beside:
     ours: bool
     total: str = ""
     """Events a second and on how many cores, as published."""
+    start_known: bool = True
 
 
 def summarise(rows: Iterable[Measured], costs: Mapping[str, Cost]) -> list[Summary]:
@@ -77,7 +83,8 @@ def summarise(rows: Iterable[Measured], costs: Mapping[str, Cost]) -> list[Summa
     for case, own in groups.items():
         rates = [rate(row, costs[case.stage]) * row.workers * row.cores for row in own]
         start = median(start_of(row, costs[case.stage]) for row in own)
-        result.append(Summary(case, median(rates), min(rates), max(rates), median(row.seconds for row in own), start))
+        known = tells(case) or costs[case.stage].start_known
+        result.append(Summary(case, median(rates), min(rates), max(rates), median(row.seconds for row in own), start, known))
     return result
 
 
@@ -104,12 +111,17 @@ def per_core(summaries: Iterable[Summary], kept: float) -> dict[str, tuple[float
     return rates
 
 
-def beside_published(rates: Mapping[str, tuple[float, float, float]], dates: str) -> list[Beside]:
-    """Ours, and after each stage what was published of it; a training inside Spark or on a GPU is a training, too."""
+def beside_published(rates: Mapping[str, tuple[float, float, float]], dates: str, unknown: Collection[str] = ()) -> list[Beside]:
+    """Ours, and after each stage what was published of it; a training inside Spark or on a GPU is a training, too.
+
+    ``unknown``: stages whose start is not known.
+    """
     families: dict[str, list[Beside]] = {}
     for stage, own in rates.items():
         family = stage.replace("spark-train", "train").replace(GPU, "train")
-        families.setdefault(family, []).append(Beside(stage, OURS, "this one", dates, own, stage.startswith(GPU), ours=True))
+        sure = not any(part in unknown for part in stage.split("+"))
+        line = Beside(stage, OURS, "this one", dates, own, stage.startswith(GPU), ours=True, start_known=sure)
+        families.setdefault(family, []).append(line)
     for known in RATES:
         if known.stage in families:
             each = known.events_per_s / (known.cores or 1)
@@ -129,83 +141,99 @@ def write_csv(path: Path, rows: Iterable[Measured], machine: str) -> None:
         writer.writerows(lines)
 
 
-def print_summary(summaries: Sequence[Summary], caption: str) -> None:
+def print_summary(summaries: Sequence[Summary]) -> None:
     """Throughput of every case."""
-    columns = ("stage", "what", "events a class", "workers x cores", "events/s", "spread", "command, s", "start, s")
-    title = f"throughput without the starts, median (lowest to highest); ~: the start is over {MOST:.0%} of the command"
-    table = _table(title, caption, columns)
+    rows = []
     for summary in summaries:
         case = summary.case
-        spread = f"{summary.low:,.0f} to {summary.high:,.0f}"
-        shape = f"{case.workers} x {case.cores}"
-        rate_text = f"{'~' * summary.mostly_start}{summary.events_per_s:,.0f}"
-        numbers = (f"{case.size:,}", shape, rate_text, spread, f"{summary.seconds:.1f}", f"{summary.start_s:.1f}")
-        table.add_row(case.stage, case.way, *numbers)
-    Console().print(table)
+        mark = "" if summary.start_known else "≥"
+        rate_text = f"{mark}{'~' * summary.mostly_start}{summary.events_per_s:,.0f}"
+        start = f"{summary.start_s:.1f}" if summary.start_known else "?"
+        numbers = (rate_text, f"{summary.low:,.0f}–{summary.high:,.0f}", f"{summary.seconds:.1f}", start)
+        rows.append((case.stage, case.way, f"{case.size:,}", _shape(case), *numbers))
+    columns = ("stage", "what", "events a class", "workers x cores", "events/s", "spread", "whole, s", "start, s")
+    _print(f"throughput without the starts, median and spread; ~: start over {MOST:.0%} of it", columns, rows)
 
 
-def print_rivals(ratios: Iterable[Ratio], caption: str) -> None:
+def print_rivals(ratios: Iterable[Ratio]) -> None:
     """Ours over theirs."""
-    table = _table(
-        "hepflow over its rivals, events/s a core without the starts", caption, ("stage", "rival", "workers x cores", "ratio", "spread")
-    )
-    for ratio in ratios:
-        shape = f"{ratio.case.workers} x {ratio.case.cores}"
-        table.add_row(ratio.case.stage, ratio.rival, shape, f"{ratio.middle:.2f}", f"{ratio.low:.2f} to {ratio.high:.2f}")
-    if table.row_count:
-        Console().print(table)
+    rows = [(r.case.stage, r.rival, _shape(r.case), f"{r.middle:.2f}", f"{r.low:.2f}–{r.high:.2f}") for r in ratios]
+    if rows:
+        columns = ("stage", "rival", "workers x cores", "ratio", "spread")
+        _print("hepflow over its rivals, events/s a core without the starts", columns, rows)
 
 
-def print_per_core(lines: Iterable[Beside], caption: str) -> None:
-    """Events a second and core, beside what was published."""
-    columns = ("stage", "what", "machine", "date", "events/s", "events/s a core", "hepflow over it")
-    table = _table("events a second and core; published ones are of other machines, samples and dates", caption, columns)
+def print_per_core(lines: Iterable[Beside]) -> None:
+    """Events a second and core, beside what was published, and the ratio of ours to that."""
+    rows = []
     own: dict[tuple[str, bool], float] = {}
     for line in lines:
         middle, low, high = line.rate
         family = (line.stage.replace(GPU, "train"), line.on_gpu)
         unit = " (a GPU)" if line.on_gpu else ""
         if line.ours:
-            own[family] = middle
-            table.add_row(line.stage, line.what, line.machine, line.date, "", f"{middle:,.1f} ({low:,.1f} to {high:,.1f}){unit}", "")
+            own |= {family: middle} if line.start_known else {}
+            each = f"{'' if line.start_known else '≥'}{middle:,.1f} ({low:,.1f}–{high:,.1f}){unit}"
+            rows.append((line.stage, line.what, "", "", each, ""))
         else:
             ratio = f"{own[family] / middle:,.1f}" if family in own else ""
-            table.add_row("", line.what, line.machine, line.date, line.total, f"{middle:,.1f}{unit}", ratio)
-    Console().print(table)
+            rows.append(("", f"{line.what}, {line.machine}", line.date, line.total, f"{middle:,.1f}{unit}", ratio))
+    columns = ("stage", "what", "date", "events/s", "a core", "ratio")
+    _print("events/s a core; published: other machines, samples, dates; ratio: ours over it", columns, rows)
 
 
-def print_costs(costs: Iterable[Cost], caption: str) -> None:
+def print_costs(costs: Iterable[Cost]) -> None:
     """The fits."""
-    columns = ("stage", "start, s", "shared start, s", "serial, µs", "parallel, µs", "serial share", "fit off by", "bytes an event")
-    table = _table("cost: seconds = start + shared start / cores + events x (serial + parallel / cores)", caption, columns)
+    rows = []
     for cost in costs:
         work = cost.serial_s + cost.parallel_s
         share = f"{cost.serial_s / work:.1%}" if cost.separable and work else "not varied"
-        parts = (f"{cost.start_s:.1f}", f"{cost.shared_start_s:.1f}", f"{cost.serial_s * 1e6:,.1f}", f"{cost.parallel_s * 1e6:,.1f}")
-        table.add_row(cost.stage, *parts, share, f"{cost.error:.0%}", f"{cost.bytes_out:,.0f}")
-    Console().print(table)
+        starts = (f"{cost.start_s:.1f}", f"{cost.shared_start_s:.1f}") if cost.start_known else ("?", "?")
+        parts = (f"{cost.serial_s * 1e6:,.1f}", f"{cost.parallel_s * 1e6:,.1f}")
+        rows.append((cost.stage, *starts, *parts, share, f"{cost.error:.0%}", f"{cost.bytes_out:,.0f}"))
+    columns = ("stage", "start, s", "shared start, s", "serial, µs", "parallel, µs", "serial share", "fit off by", "bytes an event")
+    _print("seconds = start + shared start / cores + events x (serial + parallel / cores)", columns, rows)
 
 
-def print_extrapolation(rows: Sequence[Extrapolated], n_events: float, cores: Sequence[int], tested: str, caption: str) -> None:
+def print_extrapolation(found: Sequence[Extrapolated], n_events: float, cores: Sequence[int], tested: str) -> None:
     """What more events would take, and what that supposes."""
-    columns = ("stage", "events", "core hours", *(f"on {n:,} cores" for n in cores), "written")
-    table = _table(f"extrapolated to {n_events:,.0f} events", caption, columns)
-    for row in rows:
+    rows = []
+    for row in found:
         hours = f"{row.core_hours:,.1f}" + ("" if row.wall_s else " of a GPU")
         walls = (_durations(*row.wall_s[n]) if row.wall_s else "" for n in cores)
-        table.add_row(row.stage, f"{row.events:,.0f}", hours, *walls, decimal(int(row.bytes_out)) if row.bytes_out else "")
+        rows.append((row.stage, f"{row.events:,.0f}", hours, *walls, decimal(int(row.bytes_out)) if row.bytes_out else ""))
+    _print(
+        f"extrapolated to {n_events:,.0f} events", ("stage", "events", "core hours", *(f"on {n:,} cores" for n in cores), "written"), rows
+    )
     console = Console()
-    console.print(table)
     console.print("This assumes:", highlight=False)
     for assumption in (*ASSUMPTIONS, tested):
         console.print(f"- {assumption}", highlight=False)
 
 
-def _table(title: str, caption: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, caption=caption)
-    for column in columns:
-        table.add_column(column, justify="left" if column in LEFT else "right")
-    return table
+def _shape(case: Case) -> str:
+    return f"{case.workers}x{case.cores}"
+
+
+def _print(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table that folds between words alone: every column has room for its longest word, and shares what is left."""
+    console = Console()
+    texts = [[column, *(row[index] for row in rows)] for index, column in enumerate(columns)]
+    widths = [max(len(word) for text in own for word in text.split() or [""]) for own in texts]
+    wanted = [max(width, *map(len, own[1:])) for own, width in zip(texts, widths, strict=True)]
+    room = console.width - sum(widths) - GAP * (len(columns) - 1)
+    while room > 0 and widths != wanted:
+        wider = [min(width + 1, most) for width, most in zip(widths, wanted, strict=True)]
+        room -= sum(wider) - sum(widths)
+        widths = wider if room >= 0 else widths
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    for column, width in zip(columns, widths, strict=True):
+        table.add_column(column, justify="left" if column in LEFT else "right", width=width)
+    for row in rows:
+        table.add_row(*row)
+    console.print(title, style="bold", highlight=False)
+    console.print(table)
+    console.print()
 
 
 def _durations(middle: float, low: float, high: float) -> str:

@@ -46,6 +46,8 @@ class Cost:
     separable: bool
     """Both numbers of events and of cores were varied, so that the three parts can be told apart."""
     on_gpu: bool = False
+    start_known: bool = True
+    """More than one number of events was measured, or the stage tells its start by itself; otherwise the start is in the other parts."""
 
     def start(self, cores: int) -> float:
         """Seconds of a command without any event."""
@@ -105,11 +107,15 @@ def fit(rows: Sequence[Measured]) -> Cost:
     if training:
         start = median(row.seconds - row.busy_s for row in rows)
     size = 0.0 if training else sum(row.bytes_out for row in rows) / events.sum()
-    return Cost(rows[0].stage, start, shared_start, serial, parallel, size, error, many_sizes and many_cores, on_gpu=kind == GPU)
+    return Cost(
+        rows[0].stage, start, shared_start, serial, parallel, size, error, many_sizes and many_cores, kind == GPU, many_sizes or training
+    )
 
 
 def against_rivals(rows: Sequence[Measured], costs: Mapping[str, Cost]) -> list[Ratio]:
     """Ours over the rivals, on the largest input: each rival beside the fewest workers, a training inside Spark beside the same outside.
+
+    Where the start of ours is unknown and the rival's is not, there is no ratio.
 
     Parameters
     ----------
@@ -121,7 +127,7 @@ def against_rivals(rows: Sequence[Measured], costs: Mapping[str, Cost]) -> list[
     found = {(row.case, row.repeat): row for row in rows if row.size == largest}
     repeats = sorted({row.repeat for row in rows})
     result = []
-    for ours, rival, name in _pairs({case for case, _ in found}):
+    for ours, rival, name in _pairs({case for case, _ in found if tells(case) or costs[case.stage].start_known}):
         pairs = [(found[ours, n], found[rival, n]) for n in repeats if (ours, n) in found and (rival, n) in found]
         ratios = [rate(own, costs[own.stage]) / rate(other, costs[other.stage]) for own, other in pairs]
         result.append(Ratio(ours, name, median(ratios), min(ratios), max(ratios)))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hepflow.evaluate.metrics import CHUNK, binomial_error, bootstrap
+from hepflow.evaluate.metrics import CHUNK, bootstrap, wilson
 from hepflow.predictions import softmax
 
 BINS = 15
@@ -34,13 +34,13 @@ class Reliability:
         return len(self.sums)
 
     def curve(self) -> dict[str, list[float]]:
-        """Mean prediction, observed share with its error, and share of events; a point is of as many bins as have events enough."""
+        """Mean prediction, observed share with its interval, and share of events; a point is of as many bins as have events enough."""
         starts = self._starts()
         joined = Reliability(np.add.reduceat(self.counts, starts, axis=1), np.add.reduceat(self.sums, starts, axis=1))
         predicted_B, observed_B, share_B, effective_B = joined._bins(joined.counts)
-        error_B = binomial_error(observed_B * effective_B, effective_B)
-        names = ("predicted", "observed", "error", "share")
-        return {name: values.tolist() for name, values in zip(names, (predicted_B, observed_B, error_B, share_B), strict=True)}
+        low_B, high_B = wilson(observed_B * effective_B, effective_B)
+        columns = {"predicted": predicted_B, "observed": observed_B, "error": (high_B - low_B) / 2, "low": low_B, "high": high_B}
+        return {name: values.tolist() for name, values in {**columns, "share": share_B}.items()}
 
     def ece(self, counts_LB: np.ndarray | None = None) -> float:
         """Expected calibration error: mean distance between prediction and observation (Naeini et al. 2015; Guo et al. 2017)."""

@@ -183,12 +183,18 @@ def _reliability(name: str, heading: str, caption: str, key: str, measured: Sequ
     for index, one in enumerate(measured):
         curve = one.entry["calibration"][key]
         lowest = min([lowest, *curve["predicted"], *curve["observed"]])
-        x, y, error = (np.array(curve[part]) for part in ("predicted", "observed", "error"))
-        series.append(Series(f"{one.name}, ECE {pm(curve['ece'])}", x, y, colour("m", index), error, style="points", dash=index))
+        x, y, low_B, high_B = (np.array(curve[part]) for part in ("predicted", "observed", "low", "high"))
+        label, ends = f"{one.name}, ECE {pm(curve['ece'])}", np.stack([low_B, high_B])
+        series.append(Series(label, x, y, colour("m", index), interval=ends, style="points", dash=index))
     low = float(np.floor(lowest * 10) / 10)
     claimed, observed = Axis("predicted probability", low - 0.02, 1.02), Axis("observed share", low - 0.02, 1.02)
     return Chart(
-        name, heading, f"{caption} Errors are Wilson's; a point has {LEAST_EVENTS} events or more.", claimed, observed, tuple(series)
+        name,
+        heading,
+        f"{caption} Bars are Wilson's 68 % intervals; a point has {LEAST_EVENTS} events or more.",
+        claimed,
+        observed,
+        tuple(series),
     )
 
 
@@ -202,11 +208,12 @@ def efficiencies(name: str, rows: Mapping[str, Mapping[str, Any]], classes: Sequ
             one = row["efficiency"][c]
             filled = np.array(one["events"]) > 0
             centres, halves = (edges[1:] + edges[:-1])[filled] / 2, (edges[1:] - edges[:-1])[filled] / 2
-            value, error = (np.array(one[key])[filled] for key in ("value", "error"))
-            series.append(Series(c, centres, value, colour("c", k), error, halves, style="points"))
+            value, low, high = (np.array(one[key])[filled] for key in ("value", "low", "high"))
+            ends = np.stack([low, high])
+            series.append(Series(c, centres, value, colour("c", k), interval=ends, half_width=halves, style="points"))
         unit = "" if row["unit"] == "1" else f" [{row['unit']}]"
         bins = "; the last bin holds all above" if row["integer"] else ", in bins of equal population, the last with all above"
-        caption = f"Share of each class that the headline's tightest working point keeps{bins}; Wilson errors."
+        caption = f"Share of each class that the headline's tightest working point keeps{bins}; bars are Wilson's 68 % intervals."
         x = Axis(f"{feature}{unit}", edges[0], edges[-1])
         charts.append(
             Chart(
@@ -214,7 +221,7 @@ def efficiencies(name: str, rows: Mapping[str, Mapping[str, Any]], classes: Sequ
                 f"Efficiency against {feature}",
                 caption,
                 x,
-                Axis("efficiency", 0.0, 1.05),
+                Axis("efficiency", -0.05, 1.05),
                 tuple(series),
             )
         )

@@ -31,11 +31,18 @@ class Series:
     colour: str = "ink"
     """``m0, m1, ...`` for models, ``c0, c1, ...`` for classes, ``ink`` for neither"""
     error: np.ndarray | None = None
-    """(n) on y"""
+    """(n) on y, as much to either side"""
+    interval: np.ndarray | None = None
+    """(2, n) low and high end of the bar on y, where it reaches further to one side"""
     half_width: np.ndarray | None = None
     """(n) of the bins that points stand for; such points are not joined by a line"""
     style: Literal["line", "points", "steps", "guide"] = "line"
     dash: int = 0
+
+    @property
+    def ends(self) -> np.ndarray | None:
+        """(2, n) low and high end of the bar on y."""
+        return self.interval if self.error is None else np.stack([self.y - self.error, self.y + self.error])
 
 
 @dataclass(frozen=True)
@@ -56,14 +63,17 @@ class Chart:
     def rows(self) -> tuple[list[str], list[list[object]]]:
         """Header and rows of the CSV."""
         wide = any(series.half_width is not None for series in self.series)
-        header = ["series", self.x.label, self.y.label, "error", *(["half width of the bin"] if wide else [])]
+        uneven = any(series.interval is not None for series in self.series)
+        errors = ["low", "high"] if uneven else ["error"]
+        header = ["series", self.x.label, self.y.label, *errors, *(["half width of the bin"] if wide else [])]
         rows: list[list[object]] = []
         for series in self.series:
             if series.style == "guide":
                 continue
             x = series.x[:-1] if series.style == "steps" else series.x
             none = [""] * len(series.y)
-            columns = [none if values is None else values.tolist() for values in (series.error, series.half_width)[: 2 if wide else 1]]
+            spread = ((None, None) if series.ends is None else tuple(series.ends)) if uneven else (series.error,)
+            columns = [none if values is None else values.tolist() for values in (*spread, *((series.half_width,) if wide else ()))]
             rows += [[series.name, *row] for row in zip(x.tolist(), series.y.tolist(), *columns, strict=True)]
         return header, rows
 

@@ -253,8 +253,9 @@ def _method(config: EvaluateConfig, n_events: int) -> list[str]:
         "A selection is a cut on the log-odds of its signal classes against its background classes; "
         "for a class against the rest that orders events as its probability does.",
         f"AUC and efficiencies count {counted}; ties count half.",
-        f"Errors of AUCs and working points: standard deviation over {config.bootstrap} Poisson bootstrap replicas (seed {config.seed}), "
-        "the threshold set anew in each. Errors of shares: Wilson's 68 % interval.",
+        "Errors of AUCs: DeLong's, of the test sample. Errors of shares: Wilson's 68 % interval.",
+        f"Errors of working points: standard deviation over {config.bootstrap} Poisson bootstrap replicas (seed {config.seed}), "
+        "the threshold set anew in each.",
         "Differences between models: DeLong's covariance on the same events, Holm's correction.",
         f"Hard events are those with the largest log-odds of the predicted against the true class. The {DISPLAYS} hardest are drawn.",
     ]

@@ -12,7 +12,7 @@ from hepflow.blocks import EventBlock
 from hepflow.config import STORE, EvaluateConfig
 from hepflow.errors import ConfigError, DataError
 from hepflow.evaluate.figure import Display
-from hepflow.evaluate.metrics import binomial_error
+from hepflow.evaluate.metrics import wilson
 from hepflow.evaluate.runs import Run
 from hepflow.ledger import counted
 from hepflow.moments import Moments
@@ -229,8 +229,8 @@ def efficiencies(
     Returns
     -------
     mapping
-        Feature -> ``edges, unit, integer``, ``efficiency`` -> class -> ``value, error, events`` a bin, and ``chi2`` with ``ndf`` for
-        an efficiency that does not depend on the feature.
+        Feature -> ``edges, unit, integer``, ``efficiency`` -> class -> ``value, error, low, high, events`` a bin, and ``chi2``
+        with ``ndf`` for an efficiency that does not depend on the feature.
 
     Raises
     ------
@@ -265,12 +265,13 @@ def bin_edges(x: np.ndarray) -> tuple[np.ndarray, bool]:
 
 def _in_bins(bin_N: np.ndarray, kept_N: np.ndarray, n_bins: int) -> dict[str, Any]:
     total, kept = (np.bincount(b, minlength=n_bins) for b in (bin_N, bin_N[kept_N]))
-    value, error = kept / np.maximum(total, 1), binomial_error(kept, total)
+    value, (low, high) = kept / np.maximum(total, 1), wilson(kept, total)
     filled = total > 0
     mean = kept.sum() / max(total.sum(), 1)
     spread = np.maximum(mean * (1 - mean), 1e-12) / np.maximum(total, 1)
     chi2 = float((((value - mean) ** 2) / spread)[filled].sum())
-    return {"value": value.tolist(), "error": error.tolist(), "events": total.tolist(), "chi2": chi2, "ndf": max(int(filled.sum()) - 1, 0)}
+    columns = {"value": value, "error": (high - low) / 2, "low": low, "high": high, "events": total}
+    return {**{name: values.tolist() for name, values in columns.items()}, "chi2": chi2, "ndf": max(int(filled.sum()) - 1, 0)}
 
 
 def hardest(run: Run, n: int = 10) -> list[int]:

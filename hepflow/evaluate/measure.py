@@ -9,7 +9,7 @@ import numpy as np
 
 from hepflow.config import EvaluateConfig
 from hepflow.evaluate.calibration import Probabilities, count
-from hepflow.evaluate.metrics import balanced_accuracy, confusion, confusion_shares, log_odds, predicted, spectrum
+from hepflow.evaluate.metrics import balanced_accuracy, confusion, confusion_shares, log_odds, predicted, spectrum, wilson
 from hepflow.evaluate.runs import Run
 from hepflow.evaluate.working_points import Selection, evaluate_selection, mix_of, roc
 
@@ -99,10 +99,17 @@ def _identity(run: Run) -> dict[str, Any]:
 
 def _numbers(run: Run, confusion_KK: np.ndarray, probabilities: Probabilities, config: EvaluateConfig) -> dict[str, Any]:
     share_KK, error_KK = confusion_shares(confusion_KK)
+    low_KK, high_KK = wilson(confusion_KK, confusion_KK.sum(axis=1, keepdims=True))
     calibration = {"top": probabilities.top, **dict(zip(run.predictions.classes, probabilities.own, strict=True))}
     return {
         "accuracy": balanced_accuracy(confusion_KK).to_dict(),
-        "confusion": {"counts": confusion_KK.tolist(), "share": share_KK.tolist(), "error": error_KK.tolist()},
+        "confusion": {
+            "counts": confusion_KK.tolist(),
+            "share": share_KK.tolist(),
+            "error": error_KK.tolist(),
+            "low": low_KK.tolist(),
+            "high": high_KK.tolist(),
+        },
         "calibration": {
             name: curve.to_dict(replicas=config.bootstrap, rng=generator(config.seed, run.name, "calibration", name))
             for name, curve in calibration.items()

@@ -162,6 +162,28 @@ def auc(counts_KD: np.ndarray, signal: Sequence[int], background: Sequence[int])
     return min(float(signal_D @ (background_D.cumsum() - background_D / 2)), 1.0)  # rounding may end just above
 
 
+def auc_error(counts_KD: np.ndarray, signal: Sequence[int], background: Sequence[int]) -> float:
+    """Standard error of `auc` after DeLong et al. (1988), without random numbers: that of a selection is its mirror image's, too."""
+    placed_KD = placements(counts_KD, signal, background)
+    variance = 0.0
+    for side in (signal, background):
+        for label in side:
+            own_D, n = counts_KD[label], int(counts_KD[label].sum())
+            if n > 1:
+                spread = own_D @ (placed_KD[label] - own_D @ placed_KD[label] / n) ** 2 / (n - 1)
+                variance += float(spread) / n / len(side) ** 2
+    return float(np.sqrt(variance))
+
+
+def placements(counts_KD: np.ndarray, signal: Sequence[int], background: Sequence[int]) -> np.ndarray:
+    """(K, D) share of the other side that an event of the class in the bin is on the right side of, ties counting half."""
+    below_D, above_D = density(counts_KD, background), density(counts_KD, signal)
+    table_KD = np.zeros(counts_KD.shape)
+    table_KD[list(signal)] = below_D.cumsum() - below_D / 2
+    table_KD[list(background)] = 1 - (above_D.cumsum() - above_D / 2)
+    return table_KD
+
+
 def efficiencies(counts_KD: np.ndarray) -> np.ndarray:
     """(K, D) share of each class that scores at or above the floor of each bin."""
     totals = np.maximum(counts_KD.sum(axis=1, keepdims=True), 1)
@@ -214,10 +236,17 @@ def balanced_accuracy(confusion_KK: np.ndarray) -> Measured:
 
 
 def binomial_error(passed: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Half-width of Wilson's 68 % interval: unlike sqrt(p(1-p)/n) it is not zero at 0 or n passed (Wilson 1927)."""
+    """Half-width of Wilson's 68 % interval: unlike sqrt(p(1-p)/n) it is not zero at 0 or n passed."""
+    low, high = wilson(passed, total)
+    return (high - low) / 2
+
+
+def wilson(passed: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """(2, ...) low and high end of the 68 % interval of passed / total, never outside [0, 1] and not around the share (Wilson 1927)."""
     n = np.maximum(total, 1)
     p = passed / n
-    return np.sqrt(p * (1 - p) / n + 1 / (4 * n**2)) / (1 + 1 / n)
+    middle, half = (p + 1 / (2 * n)) / (1 + 1 / n), np.sqrt(p * (1 - p) / n + 1 / (4 * n**2)) / (1 + 1 / n)
+    return np.stack([np.clip(middle - half, 0, p), np.clip(middle + half, p, 1)])
 
 
 def roc_points(signal_D: np.ndarray, background_D: np.ndarray, n_points: int = 300) -> tuple[np.ndarray, np.ndarray]:

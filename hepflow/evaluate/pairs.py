@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hepflow.evaluate.metrics import efficiencies, spectrum
+from hepflow.evaluate.metrics import efficiencies, placements, spectrum
 from hepflow.evaluate.working_points import Selection, threshold_bin
 
 RESOLVED = 0.05
@@ -73,11 +73,7 @@ def delong(
 def _placements(score_N: np.ndarray, label_N: np.ndarray, n_classes: int, selection: Selection, exact_below: int) -> np.ndarray:
     """(N) share of the other side that an event is on the right side of, ties counting half."""
     binned, bin_N = spectrum(score_N, label_N, n_classes, exact_below=exact_below)
-    below_D, above_D = binned.density(selection.background), binned.density(selection.signal)
-    table_KD = np.zeros((n_classes, below_D.size), dtype=np.float64)
-    table_KD[list(selection.signal)] = below_D.cumsum() - below_D / 2
-    table_KD[list(selection.background)] = 1 - (above_D.cumsum() - above_D / 2)
-    return table_KD[label_N, bin_N]
+    return placements(binned.counts, selection.signal, selection.background)[label_N, bin_N]
 
 
 def auc_differences(

@@ -115,9 +115,8 @@ def _draw_series(axes: Axes, series: Series) -> None:
     elif series.style == "points":
         line = "" if series.dash < 0 or series.half_width is not None else DASHES[series.dash % len(DASHES)]
         label = None if series.dash < 0 else series.name
-        axes.errorbar(
-            series.x, series.y, series.error, series.half_width, color=colour, marker="o", linestyle=line, linewidth=1, label=label
-        )
+        spread = None if series.ends is None else np.abs(series.ends - series.y)
+        axes.errorbar(series.x, series.y, spread, series.half_width, color=colour, marker="o", linestyle=line, linewidth=1, label=label)
     elif series.style == "guide":
         axes.plot(series.x, series.y, color="0.55", linestyle=":", linewidth=1)
     else:

@@ -31,6 +31,7 @@ def chart(figure: Chart) -> str:
                 "x": _short(s.x),
                 "y": _short(s.y),
                 "e": None if s.error is None else _short(s.error),
+                "ends": None if s.interval is None else [_short(ends) for ends in s.interval.T],
             }
             for s in figure.series
             if s.style != "guide" and s.dash >= 0
@@ -84,8 +85,8 @@ def _ticks(x: Axis, y: Axis) -> str:
 def _series(series: Series, x: Axis, y: Axis) -> str:
     px, py = place(series.x, x, LEFT, WIDTH - RIGHT), place(series.y, y, HEIGHT - BOTTOM, TOP)
     colour, parts = f"s-{series.colour}", []
-    if series.error is not None and series.style != "steps":
-        low, high = (place(series.y + sign * series.error, y, HEIGHT - BOTTOM, TOP) for sign in (-1, 1))
+    if series.ends is not None and series.style != "steps":
+        low, high = (place(end, y, HEIGHT - BOTTOM, TOP) for end in series.ends)
         bars = "".join(f"M{a:.1f} {b:.1f}V{c:.1f}" for a, b, c in zip(px, low, high, strict=True))
         if series.half_width is not None:
             left, right = (place(series.x + sign * series.half_width, x, LEFT, WIDTH - RIGHT) for sign in (-1, 1))

@@ -165,7 +165,9 @@ def cost(metrics: Mapping[str, Any]) -> Table:
             )
         )
     return Table(
-        "cost", ("model", "where", "processes", "epochs", "events trained", "shuffled among", "wall time", "events/s"), tuple(rows)
+        "cost",
+        ("model", "where", "processes", "epochs", "events trained", "shuffled among", "time within training", "events/s"),
+        tuple(rows),
     )
 
 

@@ -1,4 +1,4 @@
-"""A discriminant's bin counts -> AUC, ROC and working points of one selection, with errors from one and the same bootstrap.
+"""A discriminant's bin counts -> AUC, ROC and working points of one selection; the errors of the working points are from one bootstrap.
 
 A working point is the tightest threshold at which *every* signal class keeps at least the wanted share of its events. With more than
 one signal class that is stricter than the share of all signal together, in which a frequent class could hide the loss of a rare one.
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hepflow.evaluate.metrics import Spectrum, auc, binomial_error, bootstrap, efficiencies, roc_points
+from hepflow.evaluate.metrics import Spectrum, auc, auc_error, binomial_error, bootstrap, efficiencies, roc_points
 
 FEW = 10
 """Background events above a threshold below which a rate is no more than an order of magnitude."""
@@ -89,20 +89,19 @@ def evaluate_selection(
     """
 
     def statistic(counts_KD: np.ndarray) -> np.ndarray:
-        area = auc(counts_KD, selection.signal, selection.background)
         efficiency_KD = efficiencies(counts_KD)
-        return np.concatenate([[area], *(_rates(efficiency_KD, selection, target, mix_K) for target in targets)])
+        return np.concatenate([_rates(efficiency_KD, selection, target, mix_K) for target in targets])
 
     coarse = spectrum.coarse()
     replicas_RS = bootstrap(coarse.counts, statistic, replicas=replicas, rng=rng)
     errors_S = replicas_RS.std(axis=0, ddof=1) if replicas > 1 else np.full(replicas_RS.shape[1], np.nan)
-    per_point = (len(errors_S) - 1) // len(targets)
+    per_point = len(errors_S) // len(targets)
     points = [
-        _working_point(spectrum, selection, target, mix_K, errors_S[1 + index * per_point : 1 + (index + 1) * per_point])
+        _working_point(spectrum, selection, target, mix_K, errors_S[index * per_point : (index + 1) * per_point])
         for index, target in enumerate(targets)
     ]
-    area = auc(spectrum.counts, selection.signal, selection.background)
-    return {"auc": {"value": area, "error": float(errors_S[0])}, "working_points": points}
+    area, error = (measure(spectrum.counts, selection.signal, selection.background) for measure in (auc, auc_error))
+    return {"auc": {"value": area, "error": error}, "working_points": points}
 
 
 def threshold_bin(efficiency_KD: np.ndarray, signal: Sequence[int], target: float) -> int:

@@ -199,7 +199,7 @@
         const row = document.createElement("div");
         const key = document.createElement("i");
         key.style.background = `var(--${series.colour})`;
-        row.append(key, `${series.name.split(", AUC")[0]}: ${round(value.y)}${value.e === null ? "" : ` ± ${Number(value.e.toPrecision(2))}`}`);
+        row.append(key, `${series.name.split(", AUC")[0]}: ${round(value.y)}${spread(value)}`);
         tip.append(row);
       }
       tip.hidden = lines.length === 0;
@@ -248,9 +248,14 @@
     return { svg, zoomBy, reset };
   }
 
+  function spread({ e, ends }) {
+    if (ends) return ` (${round(ends[0])} to ${round(ends[1])})`;
+    return e === null ? "" : ` ± ${Number(e.toPrecision(2))}`;
+  }
+
   // A curve is read between its points, a histogram in its bin, points at the nearest one.
   function read(series, x) {
-    const { x: xs, y: ys, e } = series;
+    const { x: xs, y: ys, e, ends } = series;
     if (series.style === "steps") {
       const bin = xs.findIndex((edge, index) => index + 1 < xs.length && x >= edge && (x < xs[index + 1] || index + 2 === xs.length));
       return bin < 0 ? null : { x, y: ys[bin], e: e ? e[bin] : null };
@@ -258,7 +263,7 @@
     if (series.style === "points") {
       if (!xs.length) return null;
       const nearest = xs.reduce((best, value, index) => (Math.abs(value - x) < Math.abs(xs[best] - x) ? index : best), 0);
-      return { x: xs[nearest], y: ys[nearest], e: e ? e[nearest] : null };
+      return { x: xs[nearest], y: ys[nearest], e: e ? e[nearest] : null, ends: ends && ends[nearest] };
     }
     const above = xs.findIndex((value) => value >= x);
     if (above < 0) return null;
