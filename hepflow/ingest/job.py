@@ -110,7 +110,7 @@ def _target(config: IngestConfig) -> int:
 
 
 def _splits(files: Sequence[SourceFile], config: IngestConfig) -> list[FileSplit]:
-    return plan(assign(files, config.samples, config.input), _target(config))
+    return plan(assign(files, config.samples, config.input, config.unmatched), _target(config))
 
 
 def _pending(splits: Sequence[FileSplit], records: Sequence[Record]) -> list[FileSplit]:
