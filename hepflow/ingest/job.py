@@ -53,10 +53,13 @@ def run(config: IngestConfig) -> None:
         print_estimate(pending, len(pack(pending, target)), settings, as_json=config.json)
         return
     with exclusive(config.output):
-        if config.watch:
-            _watch(config)
-        else:
-            _update(list_files(config.input, config.timeout_s), config)
+        try:
+            if config.watch:
+                _watch(config)
+            else:
+                _update(list_files(config.input, config.timeout_s), config)
+        finally:
+            dataset.remove_empty(config.output, config.samples)
 
 
 def _watch(config: IngestConfig) -> None:
