@@ -103,13 +103,15 @@ class IngestConfig(ReadingConfig):
     """Read Delphes ROOT files with Spark, skim them, and write Parquet with one list of structs a collection."""
 
     input: str | Path = RAW
-    """Folder or URL (root://, s3://, hdfs://, http://) with one folder of ROOT files a class (see samples)."""
+    """Folder or URL (root://, s3://, hdfs://, http://) of ROOT files, one folder a class or as samples say."""
     output: Path = EVENTS
     """Parquet dataset to write."""
     overwrite: bool = False
     """Replace a dataset made with other settings; without it that is an error."""
     samples: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {name: (name,) for name in CLASSES})
-    """Class -> folders or globs under the input; the order gives the labels."""
+    """Class -> folders, files or globs of either under the input; the order gives the labels."""
+    unmatched: Literal["refuse", "skip"] = "refuse"
+    """What to do about ROOT files that samples give no class: end with an error, or leave them out and say how many."""
     target_partition_mb: int = 128
     """MiB (2^20 bytes) of ROOT file a task reads: larger files are cut, smaller ones packed."""
     retry_quarantined: bool = False

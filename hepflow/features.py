@@ -49,7 +49,9 @@ def run(config: FeaturesConfig) -> None:
     spec = _spec(config, dataset)
     with locks.exclusive(config.output):
         if _up_to_date(config.output, spec, dataset):
-            log.info("%s is up to date: %s", config.output, EventStore.open(config.output).summary())
+            there = EventStore.open(config.output)
+            log.info("%s is up to date: %s", config.output, there.summary())
+            _warn_of_empty_classes(there)
             return
         if not config.overwrite:
             _check_replaceable(config.output, spec)
@@ -213,3 +215,12 @@ def _finish(path: Path, spec: StoreSpec, dataset: EventsDataset) -> None:
     log.info("selection: %s", ledger.summary())
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     log.info("wrote %s: %s, %s", path, store.summary(), decimal(size))
+    _warn_of_empty_classes(store)
+
+
+def _warn_of_empty_classes(store: EventStore) -> None:
+    counts = store.attributes["counts"]["train"]
+    empty = [name for name in store.spec.classes if not counts[name]]
+    if empty and store.spec.splits["train"]:
+        which = f"class{'' if len(empty) == 1 else 'es'} {', '.join(empty)}"
+        log.warning("no events to train on of %s: `hepflow train` will refuse it. Look at what `hepflow ingest` lost, or add files.", which)

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def exclusive(output: Path) -> Iterator[None]:
-    """Hold the lock of an output.
+    """Hold the lock of an output. Folders that stay empty, of those made for it, are removed in the end.
 
     Parameters
     ----------
@@ -31,6 +31,7 @@ def exclusive(output: Path) -> Iterator[None]:
         Another process holds it.
     """
     require_folder(output)
+    made = [place for place in (output, *output.parents) if not place.exists()]
     path = output.parent / f".{output.name}.lock"
     with makeable(output):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -44,6 +45,9 @@ def exclusive(output: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)  # while it is held: who waits for it finds out below that it is gone
         os.close(descriptor)
+        with contextlib.suppress(OSError):  # they hold something, or are gone
+            for place in made:
+                place.rmdir()
 
 
 def _acquire(path: Path, output: Path) -> int:

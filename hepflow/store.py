@@ -144,21 +144,22 @@ class EventStore:
             Fingerprint of the fragment, by which a later run knows whether the part is still good.
         """
         scratch = self.path / f".{name}-{uuid.uuid4().hex}"
-        sizes = []
+        parts = []
         hlf, particles = Moments.none(len(self.spec.hlf)), Moments.none(len(self.spec.particles))
-        for (split, class_name), block in sorted(blocks.items()):
-            part = Part(split, class_name, name, len(block), len(block.particles))
-            _write_block(scratch / part.path, block)
-            sizes.append(asdict(part))
-            if split == "train":
-                hlf, particles = hlf + Moments.of(block.hlf), particles + Moments.of(block.particles)
-        self.discard([name])
-        for size in sizes:
-            part = Part(**size)
-            _move(scratch / part.path, self.path / part.path)
-        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            for (split, class_name), block in sorted(blocks.items()):
+                part = Part(split, class_name, name, len(block), len(block.particles))
+                _write_block(scratch / part.path, block)
+                parts.append(part)
+                if split == "train":
+                    hlf, particles = hlf + Moments.of(block.hlf), particles + Moments.of(block.particles)
+            self.discard([name])
+            for part in parts:
+                _move(scratch / part.path, self.path / part.path)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
         moments = [hlf.to_dict(), particles.to_dict()] if hlf.count else None
-        record = {"parts": sizes, "ledger": ledger.check().to_dict(), "moments": moments, "source": source}
+        record = {"parts": [asdict(part) for part in parts], "ledger": ledger.check().to_dict(), "moments": moments, "source": source}
         write_json(self.path / "_parts" / f"{name}.json", record)
         self.__dict__.pop("_records", None)
 

@@ -331,6 +331,15 @@ def test_no_event_that_passes_is_an_error(tmp_path, running):
         EventStore.open(tmp_path / "s.zarr")
 
 
+def test_classes_without_events_to_train_on_are_named_each_time(tmp_path, running, caplog):
+    events = to_arrow([event(Electron=[lepton(50.0)])] * 40)
+    write_marker(tmp_path / "events", write_fragment(tmp_path / "events", "part-000", events, 0, "qcd"))
+    for _ in range(2):
+        caplog.clear()
+        run(FeaturesConfig(input=tmp_path / "events", output=tmp_path / "s.zarr", cluster=running))
+        assert "no events to train on of classes ttbar, wjets: `hepflow train` will refuse" in caplog.text
+
+
 def test_too_little_memory_is_refused_before_the_start(finished, tmp_path, monkeypatch):
     monkeypatch.setattr("hepflow.clusters.connect", no_cluster)
     with pytest.raises(ConfigError, match=r"the largest task needs about .*, a worker has 104\.9 MB: start fewer workers"):

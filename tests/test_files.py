@@ -33,6 +33,16 @@ def test_a_place_where_nothing_can_be_made_is_named(place: Path) -> None:
         demo.run(DemoConfig(output=place))
 
 
+def test_folders_made_for_an_output_that_stays_empty_are_removed_and_no_others(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with exclusive(tmp_path / "mine" / "data" / "events"):
+        (tmp_path / "mine" / "data" / "events").mkdir()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
+    with exclusive(tmp_path / "mine" / "data" / "events"):
+        (tmp_path / "mine" / "data" / "other").touch()
+    assert (tmp_path / "mine" / "data" / "other").exists()
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file that is always full")
 def test_a_full_disk_is_told_of_the_output(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'out'}'"), exclusive(tmp_path / "out"):

@@ -322,7 +322,7 @@ def test_an_output_without_events_is_an_error(tmp_path: Path) -> None:
     write_delphes(tmp_path / "raw" / "qcd" / "a.root", [10], **soft)
     with pytest.raises(DataError, match=r"no event passes.*10 no lepton above 23 GeV"):
         run(config(tmp_path / "raw", samples={"qcd": ("qcd",)}))
-    assert not (tmp_path / "events" / MARKER).exists()
+    assert not (tmp_path / "events").exists()
 
 
 def test_files_that_differ_give_one_schema(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -377,6 +377,19 @@ def test_an_estimate_reads_a_little_and_writes_nothing(raw: Path, capsys: pytest
     text = capsys.readouterr().out
     for word in ("core hours", "partitions", "output", "assuming", "qcd: like qcd/a.root"):
         assert word in text
+
+
+def test_files_of_no_class_that_are_left_out_are_left_out_of_the_estimate_the_run_and_the_next(
+    raw: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "hepflow")
+    own = config(raw, samples={"qcd": ("qcd/a.root",), "ttbar": ("ttbar",)}, unmatched="skip")
+    for each in (replace(own, estimate=True), own, own):
+        caplog.clear()
+        run(each)
+        assert "left out of the input: 1 file of no class, the first qcd/b.root" in caplog.messages
+    assert "is up to date" in caplog.text
+    assert [file["file"] for file in about(raw)["files"]] == ["qcd/a.root", "ttbar/c.root", "ttbar/d.root"]
 
 
 def test_an_estimate_names_what_it_could_not_read(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:

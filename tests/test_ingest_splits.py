@@ -1,6 +1,7 @@
 """Planning: every entry once, whatever the clusters, the sizes and the number of shares."""
 
 import itertools
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,20 @@ def test_samples_map_folders_and_globs_to_classes(tmp_path: Path) -> None:
     ("names", "samples", "message"),
     [
         ([], {"qcd": ("qcd",)}, r"no \*.root files here"),
-        (["qcd/a.root", "zjets/b.root"], {"qcd": ("qcd",)}, "folder 'zjets' holds ROOT files of no class"),
+        (["qcd/a.root", "zjets/b.root"], {"qcd": ("qcd",)}, r"1 file of no class, 'zjets/b.root' .*such as 'zjets', or leave it out with"),
+        (
+            ["q_1.root", "w_1.root", "w_2.root"],
+            {"qcd": ("q_*",)},
+            r"2 files of no class, the first 'w_1.root' .*such as 'w\*', or leave th",
+        ),
+        (["q_1.root", "q_b.root"], {"qcd": ("q_1*",)}, r"such as 'q_b\*'"),
+        (["mixed/q1.root", "mixed/w1.root"], {"qcd": ("mixed/q*",)}, r"such as 'mixed/w\*'"),
+        (["q.root", "q1.root"], {"qcd": ("q.root",)}, r"such as 'q1.root'"),
+        (
+            ["q_1.root"],
+            {"qcd": ("qcd",), "tt": ("tt",), "w": ("w",)},
+            r"'qcd', 'tt' and 'w' in samples match nothing\. Give folders, files or globs below the input, such as 'q\*'\.$",
+        ),
         (
             ["qcd/a.root", "w/b.root"],
             {"qcd": ("qdc",), "w": ("w",)},
@@ -106,6 +120,15 @@ def test_samples_map_folders_and_globs_to_classes(tmp_path: Path) -> None:
 def test_what_does_not_fit_the_samples_is_said(tmp_path: Path, names: list[str], samples: dict[str, tuple[str, ...]], message: str) -> None:
     with pytest.raises(DataError, match=message):
         names_by_class(touch(tmp_path, *names), samples)
+
+
+def test_files_of_no_class_are_left_out_when_asked_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "hepflow")
+    files = list_files(touch(tmp_path, "qcd_1.root", "w/b.root", "w_1.root"))
+    assert [file.name for file in assign(files, {"qcd": ("qcd*",)}, tmp_path, "skip")] == ["qcd_1.root"]
+    assert caplog.messages == ["left out of the input: 2 files of no class, the first w/b.root"]
+    with pytest.raises(DataError, match="3 files of no class"):
+        assign(files, {"qcd": ("nothing",)}, tmp_path, "skip")
 
 
 def test_a_missing_input_is_said(tmp_path: Path) -> None:

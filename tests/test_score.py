@@ -111,8 +111,12 @@ def test_a_second_run_does_what_is_missing_and_nothing_else(trigger: Trigger, tm
     }
     scores = read_scores(output)
     assert len(set(scores["event_id"].to_pylist())) == len(scores) == N_EVENTS + 110
-    with pytest.raises(DataError, match=r"holds scores of another model\. Give another --output, or --overwrite"):
+    with pytest.raises(ConfigError, match=r"holds scores with model HLFNet \w+ \(now InclusiveNet \w+\)\. Give another --output, or"):
         run(config(trigger, output, "inclusive", input=raw))
+    with pytest.raises(
+        ConfigError, match=r"holds scores with working points none \(now ttbar@0.9 at \S+\), report none \(now \w+\)\. Give"
+    ):
+        run(config(trigger, output, "hlf", input=raw, working_point="ttbar@0.9"))
     run(config(trigger, output, "inclusive", input=raw, overwrite=True))
     scores = read_scores(output)
     assert len(set(scores["event_id"].to_pylist())) == len(scores) == N_EVENTS + 110

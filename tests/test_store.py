@@ -137,6 +137,16 @@ def test_a_part_whose_record_is_missing_does_not_exist_and_is_replaced(tmp_path)
     assert contents(store.path) == before
 
 
+def test_a_part_that_cannot_be_written_leaves_nothing(tmp_path):
+    store = filled(tmp_path / "s.zarr")
+    before = contents(store.path)
+    blocks = {("test", "qcd"): block(3), ("train", "no\0name"): block(3)}  # the second cannot be written
+    with pytest.raises(ValueError, match="null"):
+        store.write_part("d", blocks, Ledger(6, 6))
+    assert contents(store.path) == before
+    assert not list(store.path.glob(".*"))
+
+
 def test_what_a_killed_writer_left_is_swept_up(tmp_path):
     store = filled(tmp_path / "s.zarr")
     before = contents(store.path)

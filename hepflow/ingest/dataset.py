@@ -9,6 +9,7 @@ commit is a task: a fragment named after its content, then a record named after 
 bytes; finished shares are told by their records; one list of fragments serves every reader.
 """
 
+import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -119,6 +120,8 @@ def commit(records: Sequence[Record], splits: Sequence[FileSplit], settings: Set
     _check_identity(files)
     ledger = total(share.ledger for record in records for share in record.shares).check()
     if ledger.n_out == 0:
+        for record in records:
+            settings.record_path(record.key).unlink(missing_ok=True)
         raise DataError(_nothing(files, ledger, settings))
     about = {
         "schema_version": EVENTS_SCHEMA_VERSION,
@@ -142,6 +145,15 @@ def commit(records: Sequence[Record], splits: Sequence[FileSplit], settings: Set
         if path.stem not in keys:
             path.unlink(missing_ok=True)
     return about
+
+
+def remove_empty(output: Path, classes: Iterable[str]) -> None:
+    """Remove the folders of a run that wrote nothing; with a fragment there the records' stays, as it tells whose dataset this is."""
+    folders = [output / name for name in (*classes, RECORDS)]
+    with contextlib.suppress(OSError):  # one holds something
+        for folder in folders:
+            if folder.is_dir():
+                folder.rmdir()
 
 
 def sweep(about: Mapping[str, Any], output: Path) -> None:

@@ -53,10 +53,13 @@ def run(config: IngestConfig) -> None:
         print_estimate(pending, len(pack(pending, target)), settings, as_json=config.json)
         return
     with exclusive(config.output):
-        if config.watch:
-            _watch(config)
-        else:
-            _update(list_files(config.input, config.timeout_s), config)
+        try:
+            if config.watch:
+                _watch(config)
+            else:
+                _update(list_files(config.input, config.timeout_s), config)
+        finally:
+            dataset.remove_empty(config.output, config.samples)
 
 
 def _watch(config: IngestConfig) -> None:
@@ -110,7 +113,7 @@ def _target(config: IngestConfig) -> int:
 
 
 def _splits(files: Sequence[SourceFile], config: IngestConfig) -> list[FileSplit]:
-    return plan(assign(files, config.samples, config.input), _target(config))
+    return plan(assign(files, config.samples, config.input, config.unmatched), _target(config))
 
 
 def _pending(splits: Sequence[FileSplit], records: Sequence[Record]) -> list[FileSplit]:

@@ -1,9 +1,11 @@
 """Which ROOT files belong to which class: names, sizes and times from the file system, and nothing from inside the files."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -11,6 +13,9 @@ from fsspec.implementations.local import LocalFileSystem
 from hepflow.errors import DataError, MissingDependency
 from hepflow.ingest.remote import as_io_error, is_remote, set_timeout
 from hepflow.ingest.splits import SourceFile
+from hepflow.ledger import counted
+
+log = logging.getLogger(__name__)
 
 SUFFIX = ".root"
 _VERSIONS = ("mtime", "ETag", "etag", "checksum", "LastModified", "Last-Modified", "last_modified", "created")
@@ -57,7 +62,12 @@ def list_files(root: str | Path, timeout_s: float = 60.0) -> list[SourceFile]:
     return [file for file in files if file.name.endswith(SUFFIX) and not _is_hidden(file.name)]
 
 
-def assign(files: Iterable[SourceFile], samples: Mapping[str, Sequence[str]], root: str | Path) -> list[SourceFile]:
+def assign(
+    files: Iterable[SourceFile],
+    samples: Mapping[str, Sequence[str]],
+    root: str | Path,
+    unmatched: Literal["refuse", "skip"] = "refuse",
+) -> list[SourceFile]:
     """Give each file its class.
 
     Parameters
@@ -67,28 +77,38 @@ def assign(files: Iterable[SourceFile], samples: Mapping[str, Sequence[str]], ro
         Class -> folders, files or globs below the input.
     root : path or URL
         The input, for messages.
+    unmatched : str
+        Whether files of no class are an error, or left out.
 
     Raises
     ------
     DataError
         No file at all, a file of no class or of two, a class without files, or a pattern that matches none.
     """
-    assigned, files = [], list(files)
-    for file in files:
-        classes = [name for name, patterns in samples.items() if any(_matches(file.name, pattern) for pattern in patterns)]
-        if len(classes) != 1:
-            raise DataError(_not_one(file, classes, files, samples, root))
-        assigned.append(SourceFile(classes[0], file.name, file.path, file.size, file.version))
-    if not assigned:
+    assigned, left, files = [], [], list(files)
+    if not files:
         msg = f"{root}: no *{SUFFIX} files here. Give the folder that holds them with --input, or make some with `hepflow simulate`."
         raise DataError(msg)
+    for file in files:
+        classes = [name for name, patterns in samples.items() if any(_matches(file.name, pattern) for pattern in patterns)]
+        if len(classes) > 1:
+            msg = f"{root}: {file.name} matches the samples of {' and '.join(classes)}. Make the globs in samples exclude each other."
+            raise DataError(msg)
+        if classes:
+            assigned.append(SourceFile(classes[0], file.name, file.path, file.size, file.version))
+        else:
+            left.append(file)
+    if left and (unmatched == "refuse" or not assigned):
+        raise DataError(_no_class(left, assigned, samples, root))
     for name in samples:
         if not any(file.class_name == name for file in assigned):
             msg = f"{root}: no *{SUFFIX} files of class {name!r} (samples: {_patterns(samples)}). Add some, or take it out of samples."
             raise DataError(msg)
     if idle := _idle(files, samples):
-        msg = f"{root}: {' '.join(idle)} Correct the pattern, or take it out of samples."
+        msg = f"{root}: {idle} Correct the pattern, or take it out of samples."
         raise DataError(msg)
+    if left:
+        log.info("left out of the input: %s of no class, the first %s", counted(len(left), "file"), left[0].name)
     return assigned
 
 
@@ -127,23 +147,38 @@ def _matches(name: str, pattern: str) -> bool:
     return len(wanted) <= len(parts) and all(fnmatchcase(part, want) for part, want in zip(parts, wanted, strict=False))
 
 
-def _not_one(
-    file: SourceFile, classes: Sequence[str], files: Sequence[SourceFile], samples: Mapping[str, Sequence[str]], root: str | Path
-) -> str:
-    if classes:
-        return f"{root}: {file.name} matches the samples of {' and '.join(classes)}. Make the globs in samples exclude each other."
-    folder = str(PurePosixPath(file.name).parent)
-    what_to_do = " ".join([*_idle(files, samples), f"Add {folder!r} to samples, or move it away."])
-    return f"{root}: folder {folder!r} holds ROOT files of no class (samples: {_patterns(samples)}). {what_to_do}"
+def _no_class(left: Sequence[SourceFile], assigned: Sequence[SourceFile], samples: Mapping[str, Sequence[str]], root: str | Path) -> str:
+    first = f"{'' if len(left) == 1 else 'the first '}{left[0].name!r}"
+    what = f"{root}: {counted(len(left), 'file')} of no class, {first} (samples: {_patterns(samples)})."
+    example = f"such as {_pattern_of(left[0], assigned)!r}"
+    if idle := _idle([*assigned, *left], samples):
+        return f"{what} {idle} Give folders, files or globs below the input, {example}."
+    them = "it" if len(left) == 1 else "them"
+    return f"{what} Add a folder, file or glob to samples, {example}, or leave {them} out with --unmatched skip."
 
 
-def _idle(files: Sequence[SourceFile], samples: Mapping[str, Sequence[str]]) -> list[str]:
-    """A sentence on each pattern that matches no file."""
+def _pattern_of(file: SourceFile, assigned: Sequence[SourceFile]) -> str:
+    """What matches a file, and probably those beside it, but none that has a class."""
+    path = PurePosixPath(file.name)
+    stem = path.stem.rstrip("0123456789_-.")
+    wider = [str(path.parent)] if path.parent.name else []
+    wider += [str(path.with_name(f"{stem}*"))] if stem else []
+    return next((pattern for pattern in wider if not any(_matches(other.name, pattern) for other in assigned)), file.name)
+
+
+def _idle(files: Sequence[SourceFile], samples: Mapping[str, Sequence[str]]) -> str:
+    """A sentence on the patterns that match no file, if there are any."""
     idle = [pattern for patterns in samples.values() for pattern in patterns if not any(_matches(file.name, pattern) for file in files)]
     folders = sorted({str(PurePosixPath(file.name).parent) for file in files})
-    close = [get_close_matches(pattern, folders, n=1) for pattern in idle]
-    meant = [f" Did you mean {names[0]!r}?" if names else "" for names in close]
-    return [f"{pattern!r} in samples matches nothing.{hint}" for pattern, hint in zip(idle, meant, strict=True)]
+    meant = [name for pattern in idle for name in get_close_matches(pattern, folders, n=1)]
+    hint = f" Did you mean {_listed(meant)}?" if meant else ""
+    return f"{_listed(idle)} in samples {'matches' if len(idle) == 1 else 'match'} nothing.{hint}" if idle else ""
+
+
+def _listed(patterns: Sequence[str]) -> str:
+    """``'a', 'b' and 'c'``."""
+    named = [repr(pattern) for pattern in patterns]
+    return " and ".join(filter(None, [", ".join(named[:-1]), *named[-1:]]))
 
 
 def _patterns(samples: Mapping[str, Sequence[str]]) -> str:

@@ -6,7 +6,7 @@ once, also while a run writes.
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 
 from hepflow.errors import DataError
-from hepflow.files import read_json, write_json
+from hepflow.files import read_json, refuse_to_replace, write_json
 from hepflow.ingest.splits import FileSplit
 from hepflow.ledger import Ledger, Lost
 from hepflow.schema import SCORES_SCHEMA_VERSION
@@ -39,8 +39,10 @@ class ScoreFolder:
 
     Raises
     ------
+    ConfigError
+        The folder holds scores of another model, physics or working point.
     DataError
-        The folder holds scores of another model, physics or working point, or something else.
+        It holds something else.
     """
 
     def __init__(self, path: Path, about: dict[str, Any], *, overwrite: bool = False, retry_lost: bool = False) -> None:
@@ -109,12 +111,8 @@ class ScoreFolder:
         there = read_json(path)
         if there.get("key") != self.about["key"]:
             if not overwrite and any((self.path / RECORDS).glob("*.json")):
-                differ = [
-                    name for name in ("model", "physics", "working_points", "topic", "tree") if there.get(name) != self.about.get(name)
-                ]
-                made = " and ".join(differ).replace("_", " ") or "version of hepflow"
-                msg = f"{self.path} holds scores of another {made}. Give another --output, or --overwrite to replace it."
-                raise DataError(msg)
+                refuse_to_replace(self.path, "scores", _made_with(there), _made_with(self.about))
+                refuse_to_replace(self.path, "scores", {"key": there.get("key")}, {"key": self.about["key"]})
             for name in (RECORDS, CLAIMS, CHECKPOINT):
                 shutil.rmtree(self.path / name, ignore_errors=True)
 
@@ -153,6 +151,20 @@ class ScoreFolder:
         records, self.done, self.ledger, self.accepted = list(self.done.values()), {}, Ledger(), Counter()
         for record in records:
             self.add(record)
+
+
+def _made_with(about: Mapping[str, Any]) -> dict[str, str]:
+    """What tells scores apart, in words."""
+    points = about.get("working_points") or []
+    model = about.get("model") or {}
+    return {
+        "model": f"{str(model.get('net')).rpartition('.')[2]} {model.get('hash')}",
+        "physics": str(about.get("physics")),
+        "working points": ", ".join(f"{point['name']} at {point['threshold']:.4g}" for point in points) or "none",
+        "report": ", ".join(sorted({point["report"] for point in points})) or "none",
+        "topic": about.get("topic") or "none",
+        "tree": str(about.get("tree")),
+    }
 
 
 def read_scores(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
