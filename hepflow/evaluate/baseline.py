@@ -82,8 +82,10 @@ def keep(config: TreesConfig | ForestConfig, settings: Mapping[str, Any], fit: F
         return
     if record and not config.overwrite:
         before = {**record, **record.get("settings", {})}
+        if "store" in record:
+            before["store"] = str(Path(record["store"]).resolve())
         held = "a finished run" if record.get("finished") else "an unfinished run"
-        refuse_to_replace(config.output, held, before, {**settings, "store": str(config.input)})
+        refuse_to_replace(config.output, held, before, {**settings, "store": str(config.input.resolve())})
     with locks.exclusive(config.output):
         _keep(config, settings, store, fit)
 
@@ -98,7 +100,7 @@ def _keep(config: TreesConfig | ForestConfig, settings: Mapping[str, Any], store
     _, label, event_id = tables["test"]
     predictions = Predictions(event_id, label, logits, store.spec.classes, config.output.name, {**source, "split": "test"})
     write_predictions(config.output / PREDICTIONS, predictions)
-    about = {**source, "settings": dict(settings), "store": str(config.input), "provenance": store.spec.provenance}
+    about = {**source, "settings": dict(settings), "store": str(config.input.resolve()), "provenance": store.spec.provenance}
     write_json(config.output / ABOUT, {**about, **_about(fitted, len(tables["train"].label)), "name": config.output.name, "finished": True})
     log.info("%s in %.1f s; run folder %s", counted(fitted.n_trees, "tree"), fitted.wall_s, config.output)
 

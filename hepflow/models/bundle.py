@@ -60,7 +60,11 @@ def _store_of(run: Path) -> Path:
     if "store" not in about:
         msg = f"{record}: does not say which store the run was trained on. Name the store by --input."
         raise DataError(msg)
-    return Path(about["store"])
+    store = Path(about["store"])
+    if not store.is_dir():
+        msg = f"{record}: the run was trained on the store {store}, which is not there. Name it, or another one, by --input."
+        raise DataError(msg)
+    return store
 
 
 def load_net(run_folder: Path, checkpoint: str = "best") -> Net:
