@@ -94,6 +94,15 @@ def test_an_export_finds_the_store_of_its_run_from_any_folder(tmp_path: Path, mo
     run(ExportConfig(run=Path("../hlf"), input=moved))
 
 
+def test_an_export_is_checked_on_as_many_events_as_were_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = toy_store(tmp_path / "toy.zarr", events={"qcd": 10, "ttbar": 40, "wjets": 40}, mean_particles=1)
+    with caplog.at_level("INFO", logger="hepflow"):
+        fit(store, tmp_path / "hlf", "--trainer.max_epochs", "1")
+        assert "compared with the checkpoint on 180 test events" in caplog.text, "all there are, of every part"
+        run(ExportConfig(run=tmp_path / "hlf", check_events=150))
+    assert "compared with the checkpoint on 150 test events" in caplog.text
+
+
 def test_a_net_that_gives_no_numbers_is_not_exported(store: EventStore, tmp_path: Path) -> None:
     folder = tmp_path / "hlf"
     fit(store, folder, "--model.lr", "1e30", "--trainer.max_epochs", "1")
