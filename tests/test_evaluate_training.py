@@ -1,5 +1,6 @@
 """The report on what the stages really leave: events -> features of both definitions -> trained nets -> evaluate, leaks and all."""
 
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -256,7 +257,18 @@ def test_trees_say_why_they_stopped(tmp_path: Path, caplog: pytest.LogCaptureFix
     with caplog.at_level("INFO", logger="hepflow"):
         trees.run(TreesConfig(input=store.path, output=tmp_path / "trees", rounds=300))
     n_kept = read_json(tmp_path / "trees" / "run.json")["epochs"]
-    assert f"stopped after {n_kept + 20} trees: no lower val_loss for 20; the first {n_kept} are kept" in caplog.messages
+    assert f"stopped after {n_kept + 20} rounds: no lower val_loss for 20; the first {n_kept} are kept" in caplog.messages
+
+
+def test_trees_end_with_the_numbers_of_a_report(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = toy_store(tmp_path / "toy.zarr", events={"qcd": 90, "ttbar": 20, "wjets": 30}, mean_particles=1)
+    with caplog.at_level("INFO", logger="hepflow"):
+        trees.run(TreesConfig(input=store.path, output=tmp_path / "runs" / "trees", rounds=2))
+    entry = measured(tmp_path, "trees")[0]["models"]["trees"]
+    aucs = ", ".join(f"auc_{name} {area['value']:.4f}" for name, area in entry["auc"].items())
+    assert re.match(
+        rf"trained trees: test loss \d\.\d{{4}}, accuracy {entry['accuracy']['value']:.4f}, {aucs}; 2 rounds in", caplog.messages[-1]
+    )
 
 
 def test_trees_need_every_class(made: Path, tmp_path: Path) -> None:
