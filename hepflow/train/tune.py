@@ -6,6 +6,7 @@ Trials run on Dask workers and meet in a journal file, so that a search goes on 
 import json
 import logging
 import math
+import shlex
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ from hepflow.files import whole
 from hepflow.ledger import digest
 from hepflow.shipped import shipped
 from hepflow.store import EventStore
+from hepflow.terminal import TO_PASTE
 from hepflow.train.callbacks import LAST
 from hepflow.train.cli import prepared
 from hepflow.train.folder import CHECKPOINTS
@@ -84,7 +86,8 @@ def run(config: TuneConfig) -> None:
         best = {name: json.loads(value) if isinstance(value, str) else value for name, value in study.best_params.items()}
         _write_best(config.output / BEST_FILE, merged(overlay, best), study)
         report(study, config.output)
-        log.info("next: hepflow train fit --config %s --data.store %s", config.output / BEST_FILE, config.input)
+        command = ("hepflow", "train", "fit", "--config", str(config.output / BEST_FILE), "--data.store", str(config.input))
+        log.info("next: %s", shlex.join(command), extra=TO_PASTE)
 
 
 def merged(overlay: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
