@@ -33,9 +33,9 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed. On Debian: apt install python3-venv" >&2; exit 2; }
 	@$(BIN)/pip install --quiet --upgrade 'pip>=24'
 	@$(BIN)/python -c 'from importlib.metadata import version; version("torch")' 2>/dev/null || { \
-		echo "$(VENV): PyTorch first, 200 MB to fetch, or some gigabytes where pip finds no CPU build"; \
+		echo "$(VENV): PyTorch first: 200 MB, or gigabytes where pip finds no CPU build"; \
 		$(BIN)/pip install --quiet 'torch==$(TORCH)+cpu' 2>/dev/null || $(BIN)/pip install 'torch==$(TORCH)'; }
-	@echo "$(VENV): some 200 other packages, 1 GB to fetch; pip says nothing for a few minutes"
+	@echo "$(VENV): some 200 other packages, 1 GB; pip is silent for a few minutes"
 	@sed '/^torch==/d' $(or $(CONSTRAINTS),/dev/null) > $(VENV)/constraints.txt
 	@$(BIN)/python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >> $(VENV)/constraints.txt
 	@$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[all,docs,test]'

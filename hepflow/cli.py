@@ -14,7 +14,6 @@ from typing import Any, NoReturn, get_origin
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 
 from hepflow import config, config_score, config_tools
@@ -23,7 +22,7 @@ from hepflow.errors import ConfigError, HepflowError, MissingDependency
 from hepflow.files import OF_THE_DISK
 from hepflow.options import HELP, Groups, groups_of, mappings_of, print_help, spelt
 from hepflow.shipped import with_shipped
-from hepflow.terminal import MESSAGES
+from hepflow.terminal import MESSAGES, Messages
 
 USER_ERROR, INTERRUPTED = 2, 130
 RANKS = ("LOCAL_RANK", "SLURM_PROCID")
@@ -282,7 +281,7 @@ def _set_up_logging() -> None:
     """Messages of hepflow at INFO, of everything else at WARNING; plain lines where nobody watches."""
     handler: logging.Handler = logging.StreamHandler()
     if MESSAGES.is_terminal:
-        handler = RichHandler(console=MESSAGES, show_time=False, show_level=False, show_path=False)
+        handler = Messages()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("hepflow").setLevel(logging.INFO)
 

@@ -172,7 +172,7 @@ class ExportConfig:
     checkpoint: Literal["best", "last"] = "best"
     """Which of the run's checkpoints: best or last."""
     check_events: int = 256
-    """Test events on which the ONNX file and the checkpoint must agree."""
+    """Test events, of every class, on which the ONNX file and the checkpoint must agree; all of them where there are fewer."""
     tolerance: float = 1e-5
     """Largest difference of a logit, absolute or relative."""
 

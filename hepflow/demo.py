@@ -4,6 +4,7 @@ What each stage took, also before it was interrupted, is kept beside its output:
 """
 
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from hepflow.config_tools import DemoConfig
 from hepflow.errors import HepflowError
 from hepflow.files import makeable, read_json, refuse_to_replace, require_folder, write_json
 from hepflow.shipped import shipped
+from hepflow.terminal import TO_PASTE
 
 log = logging.getLogger(__name__)
 NETS = ("hlf", "sequence", "inclusive")
@@ -54,7 +56,7 @@ def run(config: DemoConfig) -> None:
     timings_file = config.output / "timings.json"
     timings: dict[str, Any] = read_json(timings_file) if settings == made and timings_file.is_file() else {}
     for number, step in enumerate(steps := _steps(config), start=1):
-        log.info("[%d/%d] hepflow %s", number, len(steps), " ".join(step.arguments))
+        log.info("[%d/%d] hepflow %s", number, len(steps), shlex.join(step.arguments), extra=TO_PASTE)
         before, known = _last_change(step), timings.get(step.name, {})
         start = time.perf_counter() - known.get("unfinished", 0.0)
         try:
@@ -132,7 +134,8 @@ def _last_change(step: Step) -> int:
 
 
 def _print_timings(timings: dict[str, Any]) -> None:
-    table = Table(title="what each stage took")
+    note = "Whole commands, start included; a stage's own bar and summary count its work alone."
+    table = Table(title="what each stage took", caption=note, caption_justify="left")
     for column in ("stage", "events", "seconds", "events/s"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     for name, row in timings.items():

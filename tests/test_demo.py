@@ -1,6 +1,9 @@
 """The whole pipeline out of a built wheel, from Pythia8 to the report; again, which changes nothing; and the notebooks on what it made."""
 
+import io
+import logging
 import os
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -10,15 +13,17 @@ import nbformat
 import pytest
 from delphes_events import from_root
 from nbclient import NotebookClient
+from rich.console import Console
 from test_physics_features import assert_same_as_plain
 
 from hepflow.cli import COMMANDS
 from hepflow.config_tools import DemoConfig
 from hepflow.demo import run
-from hepflow.errors import ConfigError
+from hepflow.errors import ConfigError, HepflowError
 from hepflow.files import read_json
 from hepflow.ledger import Ledger
 from hepflow.schema import DEFINITIONS
+from hepflow.terminal import Messages
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("pythia8mc", reason="the simulation needs hepflow[simulate]")
@@ -72,9 +77,29 @@ def test_it_ends_with_a_table_and_the_path_of_the_report(made: tuple[Path, str])
     output, printed = made
     assert all(f"train {net}" in printed for net in NETS)
     assert "events/s" in printed
+    assert "Whole commands, start included" in " ".join(printed.split())
     last = printed.strip().splitlines()[-1]
     assert "report: " in last
     assert (output / "report" / "report.html").stat().st_size > 10_000
+
+
+def test_a_command_that_is_shown_can_be_pasted(tmp_path: Path) -> None:
+    output = tmp_path / "a folder with a name that is long"
+    output.mkdir()
+    (output / "raw").touch()  # so that nothing is simulated
+    terminal = Messages(Console(file=io.StringIO(), force_terminal=True, width=80))
+    log = logging.getLogger("hepflow.demo")
+    log.addHandler(terminal)
+    log.setLevel(logging.INFO)
+    try:
+        with pytest.raises(HepflowError):
+            run(DemoConfig(output=output, events=100))
+    finally:
+        log.removeHandler(terminal)
+    assert isinstance(terminal.console.file, io.StringIO)
+    (line,) = terminal.console.file.getvalue().splitlines()
+    words = shlex.split(line.removeprefix("[1/7] "))
+    assert words == ["hepflow", "simulate", "--output", str(output / "raw"), "--events", "100", "--seed", "1"]
 
 
 def test_every_command_of_the_wheel_says_what_it_would_run_with(wheel: Path) -> None:

@@ -1,5 +1,6 @@
 """The report on what the stages really leave: events -> features of both definitions -> trained nets -> evaluate, leaks and all."""
 
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -200,6 +201,32 @@ def test_trees_learn_on_the_training_split_alone(tmp_path: Path) -> None:
     assert metrics["models"]["trees"]["about"]["splits_used"] == {"fit": ["train"], "tuning": ["val"], "statistics": []}
 
 
+def test_a_run_finds_its_store_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    toy_store(tmp_path / "toy.zarr", events=40, mean_particles=1)
+    monkeypatch.chdir(tmp_path)
+    config = TreesConfig(input=Path("toy.zarr"), output=tmp_path / "runs" / "trees", rounds=2)
+    trees.run(config)
+    monkeypatch.chdir("elsewhere")
+    metrics, _ = measured(tmp_path, "trees")
+    assert metrics["checks"]["leak"] is True
+    (tmp_path / "toy.zarr").rename(tmp_path / "moved.zarr")
+    assert measured(tmp_path, "trees")[0]["checks"]["leak"] is False
+    assert measured(tmp_path, "trees", store=Path("../moved.zarr"))[0]["checks"]["leak"] is True
+
+
+def test_a_run_that_names_its_store_by_a_relative_path_is_of_the_same_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy_store(tmp_path / "toy.zarr", events=40, mean_particles=1)
+    monkeypatch.chdir(tmp_path)
+    config = TreesConfig(input=tmp_path / "toy.zarr", output=tmp_path / "runs" / "trees", rounds=2)
+    trees.run(config)
+    record = tmp_path / "runs" / "trees" / "run.json"
+    write_json(record, {**read_json(record), "store": "toy.zarr", "provenance": "before events were added"})
+    assert measured(tmp_path, "trees")[0]["checks"]["leak"] is True
+    trees.run(config)
+    assert read_json(record)["store"] == str(tmp_path / "toy.zarr")
+
+
 def test_trees_replace_another_run_when_they_are_told_to(tmp_path: Path) -> None:
     stores = [toy_store(tmp_path / f"{seed}.zarr", events=40, mean_particles=1, seed=seed) for seed in (1, 2)]
     config = TreesConfig(input=stores[0].path, output=tmp_path / "trees", rounds=2)
@@ -230,7 +257,17 @@ def test_trees_say_why_they_stopped(tmp_path: Path, caplog: pytest.LogCaptureFix
     with caplog.at_level("INFO", logger="hepflow"):
         trees.run(TreesConfig(input=store.path, output=tmp_path / "trees", rounds=300))
     n_kept = read_json(tmp_path / "trees" / "run.json")["epochs"]
-    assert f"stopped after {n_kept + 20} trees: no lower val_loss for 20; the first {n_kept} are kept" in caplog.messages
+    assert f"stopped after {n_kept + 20} rounds: no lower val_loss for 20; the first {n_kept} are kept" in caplog.messages
+
+
+def test_trees_end_with_the_numbers_of_a_report(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = toy_store(tmp_path / "toy.zarr", events={"qcd": 90, "ttbar": 20, "wjets": 30}, mean_particles=1)
+    with caplog.at_level("INFO", logger="hepflow"):
+        trees.run(TreesConfig(input=store.path, output=tmp_path / "runs" / "trees", rounds=2))
+    entry = measured(tmp_path, "trees")[0]["models"]["trees"]
+    aucs = ", ".join(f"auc_{name} {area['value']:.4f}" for name, area in entry["auc"].items())
+    same = rf"trained trees: test loss \d\.\d{{4}}, accuracy {entry['accuracy']['value']:.4f}, {aucs}; 2 rounds in "
+    assert re.match(same, caplog.messages[-1])
 
 
 def test_trees_need_every_class(made: Path, tmp_path: Path) -> None:

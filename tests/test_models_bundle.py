@@ -79,6 +79,30 @@ def test_a_checkpoint_is_exported_into_its_run_folder_and_is_no_model_itself(sto
     assert OnnxNet(model).inputs == Inputs.of(store)
 
 
+def test_an_export_finds_the_store_of_its_run_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    store = toy_store(tmp_path / "toy.zarr", events=40, mean_particles=1)
+    monkeypatch.chdir(tmp_path)
+    fit(EventStore.open(Path("toy.zarr")), Path("hlf"), "--trainer.max_epochs", "1")
+    (tmp_path / "hlf" / "model.onnx").unlink()
+    monkeypatch.chdir("elsewhere")
+    run(ExportConfig(run=Path("../hlf")))
+    assert (tmp_path / "hlf" / "model.onnx").is_file()
+    moved = store.path.rename(tmp_path / "moved.zarr")
+    with pytest.raises(DataError, match=rf"was trained on the store {store.path}, which is not there\. Name it, .* by --input"):
+        run(ExportConfig(run=Path("../hlf")))
+    run(ExportConfig(run=Path("../hlf"), input=moved))
+
+
+def test_an_export_is_checked_on_as_many_events_as_were_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = toy_store(tmp_path / "toy.zarr", events={"qcd": 10, "ttbar": 40, "wjets": 40}, mean_particles=1)
+    with caplog.at_level("INFO", logger="hepflow"):
+        fit(store, tmp_path / "hlf", "--trainer.max_epochs", "1")
+        assert "compared with the checkpoint on 180 test events" in caplog.text, "all there are, of every part"
+        run(ExportConfig(run=tmp_path / "hlf", check_events=150))
+    assert "compared with the checkpoint on 150 test events" in caplog.text
+
+
 def test_a_net_that_gives_no_numbers_is_not_exported(store: EventStore, tmp_path: Path) -> None:
     folder = tmp_path / "hlf"
     fit(store, folder, "--model.lr", "1e30", "--trainer.max_epochs", "1")

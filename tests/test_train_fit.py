@@ -25,6 +25,7 @@ from toy_store import toy_store
 
 from hepflow import locks
 from hepflow.errors import ConfigError, DataError
+from hepflow.evaluate.metrics import balanced_accuracy, confusion, predicted
 from hepflow.files import read_json, write_json
 from hepflow.models.inputs import Order
 from hepflow.models.net import rebuild
@@ -119,6 +120,20 @@ def test_a_training_says_which_epoch_is_the_best_and_why_it_stopped(
     best = [torch.load(tmp_path / name / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] + 1 for name in ("whole", "stopped")]
     assert f"the best epoch is {best[0]} of 3 by val_loss" in caplog.messages
     assert f"stopped after epoch 2: no lower val_loss for 1 epoch; the best is epoch {best[1]} by val_loss" in caplog.messages
+
+
+def test_a_training_says_how_much_of_an_epoch_it_trains_on_and_the_accuracy_of_a_report(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = toy_store(tmp_path / "uneven.zarr", events={"qcd": 90, "ttbar": 16, "wjets": 20}, mean_particles=1)
+    with caplog.at_level("INFO", logger="hepflow"):
+        record = fit(store, tmp_path / "hlf", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2")
+    assert "an epoch: 2 of 3 batches, about 64 of 96 events, shuffled one by one" in caplog.messages
+    assert 0 < record["events_trained"] <= 64
+    written = read_predictions(tmp_path / "hlf" / "predictions.parquet")
+    accuracy = balanced_accuracy(confusion(predicted(written.logits), written.label, 3)).value
+    assert record["test"]["test_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    assert accuracy != pytest.approx((predicted(written.logits) == written.label).mean(), abs=0.01)
 
 
 def test_metrics_have_a_row_an_epoch(run: Path) -> None:

@@ -20,7 +20,7 @@ from hepflow.store import EventStore
 from hepflow.train.batches import Batch
 from hepflow.train.data import EventData
 from hepflow.train.loader import EventLoader
-from hepflow.train.plan import EpochPlan, Slice, make_plan, shuffle_quality
+from hepflow.train.plan import EpochPlan, Slice, described, make_plan
 from hepflow.train.reader import BlockReader
 
 PLAN: dict[str, Any] = {
@@ -369,8 +369,13 @@ def test_options_that_cannot_be_are_refused(store: EventStore) -> None:
         EventData(store.path, batch_size=0)
 
 
-def test_the_quality_of_the_shuffle_is_stated(loader: Loader) -> None:
-    assert "(50% of it" in shuffle_quality(loader(window_events=93).plan)
+def test_what_is_trained_on_and_the_quality_of_the_shuffle_are_stated(loader: Loader) -> None:
+    plan = loader(window_events=93).plan
+    whole = f"an epoch: {plan.n_events} events in {plan.n_batches} batches, shuffled as "
+    assert described(plan, plan.n_batches).startswith(whole)
+    assert "(50% of it" in described(plan, plan.n_batches)
+    n_events = plan.n_events // plan.n_batches
+    assert described(plan, 1).startswith(f"an epoch: 1 of {plan.n_batches} batches, about {n_events} of {plan.n_events} events, shuffled")
 
 
 def test_a_loader_that_is_left_alone_leaves_no_thread(loader: Loader) -> None:

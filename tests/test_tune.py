@@ -4,6 +4,7 @@ import csv
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,9 +115,10 @@ def test_all_trials_are_listed_and_plotted(search: TuneConfig) -> None:
 
 
 def test_another_search_does_not_go_into_the_same_folder(search: TuneConfig) -> None:
-    own = {name: getattr(search, name) for name in ("net", "input", "output", "cluster")}
-    with pytest.raises(ConfigError, match="holds a search with another space"):
-        run(TuneConfig(**own, space={"model.lr": [0.1]}))
+    with pytest.raises(ConfigError, match=r"holds a search with another space\. Choose another --output"):
+        run(replace(search, space={"model.lr": [0.1]}))
+    with pytest.raises(ConfigError, match=r"holds a search with another sampler and another pruning\. Choose"):
+        run(replace(search, sampler="random", pruning=False))
 
 
 def test_a_grid_is_every_combination_once(store: EventStore, net: str, cluster: ClusterConfig, tmp_path: Path) -> None:
@@ -214,10 +216,13 @@ def test_a_trial_waits_for_another_one_of_the_same_point(tmp_path: Path) -> None
 
 
 def test_an_unknown_option_in_the_space_is_one_line(store: EventStore, net: str, cluster: ClusterConfig, tmp_path: Path) -> None:
-    with pytest.raises(HepflowError, match=r"learning_rate.*See `hepflow tune --help`") as error:
+    with pytest.raises(HepflowError, match=r"^space: no option model\.learning_rate\..*See `hepflow tune --help`") as error:
         run(TuneConfig(net=net, input=store.path, output=tmp_path / "tune", space={"model.learning_rate": [0.1]}, cluster=cluster))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "tune").exists(), "before anything is begun"
+    (tmp_path / "own.yaml").write_text("model: {lrr: 0.1}")
+    with pytest.raises(ConfigError, match=r"own\.yaml: no option model\.lrr\. Did you mean model\.lr\?"):
+        run(TuneConfig(net=str(tmp_path / "own.yaml"), input=store.path, output=tmp_path / "tune", cluster=cluster))
 
 
 def test_options_are_put_into_an_overlay() -> None:

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hepflow import locks, machine
+from hepflow.config import EvaluateConfig
 from hepflow.config_tools import ForestConfig, TreesConfig
 from hepflow.errors import DataError
+from hepflow.evaluate.metrics import auc, balanced_accuracy, confusion, log_odds, predicted, spectrum
 from hepflow.evaluate.runs import ABOUT, PREDICTIONS
 from hepflow.files import read_json, refuse_to_replace, write_json
 from hepflow.ledger import code_hash, counted, digest
@@ -45,8 +47,10 @@ class Fitted:
     probability: np.ndarray
     """(test events, classes)"""
     model: str
-    n_trees: int
-    """Or rounds: how often the training events were gone through."""
+    n_steps: int
+    """How often the training events were gone through."""
+    step: str
+    """What a step is: a tree of a forest, a round of boosting."""
     wall_s: float
     engine: str
     package: str
@@ -82,8 +86,10 @@ def keep(config: TreesConfig | ForestConfig, settings: Mapping[str, Any], fit: F
         return
     if record and not config.overwrite:
         before = {**record, **record.get("settings", {})}
+        if "store" in record:
+            before["store"] = str(Path(record["store"]).resolve())
         held = "a finished run" if record.get("finished") else "an unfinished run"
-        refuse_to_replace(config.output, held, before, {**settings, "store": str(config.input)})
+        refuse_to_replace(config.output, held, before, {**settings, "store": str(config.input.resolve())})
     with locks.exclusive(config.output):
         _keep(config, settings, store, fit)
 
@@ -98,9 +104,22 @@ def _keep(config: TreesConfig | ForestConfig, settings: Mapping[str, Any], store
     _, label, event_id = tables["test"]
     predictions = Predictions(event_id, label, logits, store.spec.classes, config.output.name, {**source, "split": "test"})
     write_predictions(config.output / PREDICTIONS, predictions)
-    about = {**source, "settings": dict(settings), "store": str(config.input), "provenance": store.spec.provenance}
+    about = {**source, "settings": dict(settings), "store": str(config.input.resolve()), "provenance": store.spec.provenance}
     write_json(config.output / ABOUT, {**about, **_about(fitted, len(tables["train"].label)), "name": config.output.name, "finished": True})
-    log.info("%s in %.1f s; run folder %s", counted(fitted.n_trees, "tree"), fitted.wall_s, config.output)
+    measured, grown = _words(predictions), counted(fitted.n_steps, fitted.step)
+    log.info("trained %s: test %s; %s in %.1f s; run folder %s", config.output.name, measured, grown, fitted.wall_s, config.output)
+
+
+def _words(predictions: Predictions) -> str:
+    """Loss, accuracy and AUC, as a report has them."""
+    label, logits, names = predictions.label, predictions.logits, predictions.classes
+    values = {"loss": -logits[np.arange(len(label)), label].mean()}
+    values["accuracy"] = balanced_accuracy(confusion(predicted(logits), label, len(names))).value
+    for signal, name in enumerate(names):
+        background = [other for other in range(len(names)) if other != signal]
+        binned, _ = spectrum(log_odds(logits, [signal], background), label, len(names), exact_below=EvaluateConfig.exact_below)
+        values[f"auc_{name}"] = auc(binned.counts, [signal], background)
+    return ", ".join(f"{name} {value:.4f}" for name, value in values.items())
 
 
 def _clear(folder: Path) -> None:
@@ -119,10 +138,10 @@ def balanced(label: np.ndarray) -> np.ndarray:
 
 
 def _about(fitted: Fitted, n_train: int) -> dict[str, Any]:
-    n_seen = n_train * fitted.n_trees
+    n_seen = n_train * fitted.n_steps
     return {
         "model": fitted.model,
-        "epochs": fitted.n_trees,
+        "epochs": fitted.n_steps,
         "events_trained": n_seen,
         "wall_s": fitted.wall_s,
         "events_per_s": n_seen / fitted.wall_s,

@@ -37,7 +37,7 @@ def _fit(config: ForestConfig, tables: Mapping[str, Table]) -> Fitted:
         rows = fitted.transform(_frame(spark, x_test, row=np.arange(len(x_test))))
         found = rows.select("row", vector_to_array("probability").alias("probability")).orderBy("row").toArrow()
     probability = np.array(found["probability"].to_pylist())
-    return Fitted(probability, type(forest).__name__, config.trees, wall_s, ENGINE, "pyspark")
+    return Fitted(probability, type(forest).__name__, config.trees, "tree", wall_s, ENGINE, "pyspark")
 
 
 def _frame(spark: SparkSession, x: np.ndarray, **columns: np.ndarray) -> DataFrame:

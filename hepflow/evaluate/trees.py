@@ -62,6 +62,6 @@ def _fit(config: TreesConfig, tables: Mapping[str, Table]) -> Fitted:
     wall_s = time.perf_counter() - start
     n_rounds = progress.tasks[bar].completed
     if n_rounds < config.rounds:
-        log.info("stopped after %d trees: no lower val_loss for %d; the first %d are kept", n_rounds, PATIENCE, trees.best_iteration)
+        log.info("stopped after %d rounds: no lower val_loss for %d; the first %d are kept", n_rounds, PATIENCE, trees.best_iteration)
     probability = trees.predict(tables["test"].x, num_iteration=trees.best_iteration, num_threads=cores)
-    return Fitted(probability, "gradient-boosted trees", trees.best_iteration, wall_s, ENGINE, "lightgbm", ("val",))
+    return Fitted(probability, "gradient-boosted trees", trees.best_iteration, "round", wall_s, ENGINE, "lightgbm", ("val",))

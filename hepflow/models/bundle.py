@@ -6,6 +6,7 @@ The ONNX file holds the normalisation, takes any number of events and particles,
 import json
 import logging
 import warnings
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,6 +16,7 @@ import numpy as np
 import onnx
 import torch
 
+from hepflow.blocks import EventBlock
 from hepflow.config_tools import ExportConfig
 from hepflow.errors import DataError
 from hepflow.files import read_json, whole
@@ -23,7 +25,7 @@ from hepflow.models.exported import METADATA, OnnxNet
 from hepflow.models.inputs import Inputs
 from hepflow.models.net import Net, rebuild, weights_hash
 from hepflow.models.order import features_of
-from hepflow.store import EventStore, iter_blocks
+from hepflow.store import EventStore
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +62,11 @@ def _store_of(run: Path) -> Path:
     if "store" not in about:
         msg = f"{record}: does not say which store the run was trained on. Name the store by --input."
         raise DataError(msg)
-    return Path(about["store"])
+    store = Path(about["store"])
+    if not store.is_dir():
+        msg = f"{record}: the run was trained on the store {store}, which is not there. Name it, or another one, by --input."
+        raise DataError(msg)
+    return store
 
 
 def load_net(run_folder: Path, checkpoint: str = "best") -> Net:
@@ -149,11 +155,14 @@ def write_onnx(net: Net, path: Path, features: dict[str, np.ndarray], **about: A
 
 
 def _some_events(store: EventStore, config: ExportConfig, net: Net) -> dict[str, np.ndarray]:
-    """Test events of every class, in one batch."""
+    """Test events of every class, in one batch; what a class has too few of is made up for by those after it."""
+    classes = net.inputs.classes
     net.inputs.require_same_features(Inputs.of(store, net.inputs.order), str(config.run))
-    per_class = -(-config.check_events // len(net.inputs.classes))
-    parts = [next(iter(store.parts("test", name)), None) for name in net.inputs.classes]
-    blocks = [store.read(part, 0, min(per_class, part.n_events)) for part in parts if part] or list(iter_blocks(store, "test"))
+    blocks: list[EventBlock] = []
+    n_left = config.check_events
+    for n_classes_left, name in zip(range(len(classes), 0, -1), classes, strict=True):
+        blocks += _first_events(store, name, -(-n_left // n_classes_left))
+        n_left = config.check_events - sum(len(block) for block in blocks)
     if not blocks:
         msg = f"{store.path}: no test events to check the export on; name another store by --input"
         raise DataError(msg)
@@ -163,6 +172,15 @@ def _some_events(store: EventStore, config: ExportConfig, net: Net) -> dict[str,
         short = longest - features["particles"].shape[1]
         features["particles"] = np.pad(features["particles"], ((0, 0), (0, short), (0, 0)))
     return {name: np.concatenate([features[name] for features in each]) for name in each[0]}
+
+
+def _first_events(store: EventStore, name: str, n: int) -> Iterator[EventBlock]:
+    """The first test events of a class, so many if there are."""
+    for part in store.parts("test", name):
+        if n <= 0:
+            return
+        yield store.read(part, 0, min(n, part.n_events))
+        n -= part.n_events
 
 
 def _difference(net: Net, path: Path, features: dict[str, np.ndarray], tolerance: float) -> float:

@@ -13,7 +13,7 @@ from hepflow.errors import ConfigError
 from hepflow.models.inputs import Inputs, Order
 from hepflow.store import EventStore
 from hepflow.train.loader import EventLoader
-from hepflow.train.plan import Balance, EpochPlan, make_plan, shuffle_quality
+from hepflow.train.plan import Balance, EpochPlan, described, make_plan
 from hepflow.train.reader import BlockReader
 
 log = logging.getLogger(__name__)
@@ -93,8 +93,13 @@ class EventData(pl.LightningDataModule):
         """The training split, balanced and shuffled."""
         loader = self.loader("train", shuffle=True)
         if self.trainer is None or self.trainer.is_global_zero:
-            log.info("%s", shuffle_quality(loader.plan))
+            log.info("%s", described(loader.plan, self.batches_trained(loader.plan)))
         return loader
+
+    def batches_trained(self, plan: EpochPlan) -> int:
+        """Of an epoch: as many as trainer.limit_train_batches, a number or a share, allows."""
+        limit = 1.0 if self.trainer is None else self.trainer.limit_train_batches
+        return min(plan.n_batches, limit) if isinstance(limit, int) else int(plan.n_batches * limit)
 
     def val_dataloader(self) -> EventLoader:
         """The validation split, every event once."""

@@ -72,7 +72,7 @@ class Classifier(pl.LightningModule):
         self.torch_compile = torch_compile
         n_classes = len(inputs.classes)
         self.loss = MeanMetric()
-        self.accuracy = MulticlassAccuracy(n_classes, average="micro")
+        self.accuracy = MulticlassAccuracy(n_classes, average="macro")  # each class counts the same, as in a report
         self.auc = MulticlassAUROC(n_classes, average="none")
         # cross-entropy, correct, events of the epoch so far; no buffer, since DDP would overwrite those of the other ranks
         self.sums = torch.zeros(3)
@@ -201,8 +201,7 @@ class Classifier(pl.LightningModule):
         """
         trainer = self.trainer
         data: EventData = trainer.datamodule  # type: ignore[attr-defined]  # Lightning attaches it, undeclared
-        n_batches, limit = data.plan("train", shuffle=True, particles="particles" in self.net.reads).n_batches, trainer.limit_train_batches
-        n_batches = min(n_batches, limit) if isinstance(limit, int) else int(n_batches * limit)
+        n_batches = data.batches_trained(data.plan("train", shuffle=True, particles="particles" in self.net.reads))
         n_steps = math.ceil(n_batches / trainer.accumulate_grad_batches) * (trainer.max_epochs or 1)
         return max(1, n_steps if trainer.max_steps < 0 else min(n_steps, trainer.max_steps))
 

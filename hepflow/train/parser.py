@@ -211,7 +211,8 @@ class TrainCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer with our callbacks and loggers; the user's own come on top."""
         source = {"config_hash": self.config_hash, "seed": self.config.seed_everything}
-        about = {**source, "store": str(self.config.data.store), "engine": self.engine, "began_with": self.resolved.get("ckpt_path")}
+        store = Path(self.config.data.store).resolve()  # which finds it from any folder
+        about = {**source, "store": str(store), "engine": self.engine, "began_with": self.resolved.get("ckpt_path")}
         self.record = RunRecord(self.folder, self.state, self.config_text, about)
         self.writer = PredictionsWriter(self.folder, source, self.config.data.predict_split)
         config = self.config_init.trainer

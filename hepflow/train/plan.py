@@ -265,9 +265,12 @@ def _cut(blocks: Sequence[Slice], start: int, stop: int) -> list[Slice]:
     return found
 
 
-def shuffle_quality(plan: EpochPlan) -> str:
-    """How far events travel, in one line for a person."""
+def described(plan: EpochPlan, n_batches: int) -> str:
+    """What is trained on in an epoch, so many of its batches, and how far events travel: in one line for a person."""
     epoch = f"an epoch: {plan.n_events:,} events in {plan.n_batches:,} batches, "
+    if n_batches < plan.n_batches:
+        n_events = plan.n_events * n_batches // plan.n_batches
+        epoch = f"an epoch: {n_batches:,} of {plan.n_batches:,} batches, about {n_events:,} of {plan.n_events:,} events, "
     if plan.n_windows == 1:
         return epoch + "shuffled one by one"
     n_blocks = sum(len(blocks) for blocks in plan.blocks)

@@ -6,6 +6,7 @@ Trials run on Dask workers and meet in a journal file, so that a search goes on 
 import json
 import logging
 import math
+import shlex
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ from hepflow.files import whole
 from hepflow.ledger import digest
 from hepflow.shipped import shipped
 from hepflow.store import EventStore
+from hepflow.terminal import TO_PASTE
 from hepflow.train.callbacks import LAST
 from hepflow.train.cli import prepared
 from hepflow.train.folder import CHECKPOINTS
@@ -55,9 +57,17 @@ def run(config: TuneConfig) -> None:
         No trial came to its end.
     """
     overlay = _overlay(config.net)
-    _check_options(overlay, config.space)
+    _check_space(overlay, config.space)
     store = EventStore.open(config.input)
-    settings = {"net": overlay, "space": config.space, "store": store.spec.provenance, "number of folds": config.folds, "seed": config.seed}
+    settings = {
+        "net": overlay,
+        "space": config.space,
+        "store": store.spec.provenance,
+        "number of folds": config.folds,
+        "seed": config.seed,
+        "sampler": config.sampler,
+        "pruning": config.pruning,
+    }
     with locks.exclusive(config.output):
         config.output.mkdir(parents=True, exist_ok=True)
         study = _study(config, {name: digest(value) for name, value in settings.items()})
@@ -76,7 +86,8 @@ def run(config: TuneConfig) -> None:
         best = {name: json.loads(value) if isinstance(value, str) else value for name, value in study.best_params.items()}
         _write_best(config.output / BEST_FILE, merged(overlay, best), study)
         report(study, config.output)
-        log.info("next: hepflow train fit --config %s --data.store %s", config.output / BEST_FILE, config.input)
+        command = ("hepflow", "train", "fit", "--config", str(config.output / BEST_FILE), "--data.store", str(config.input))
+        log.info("next: %s", shlex.join(command), extra=TO_PASTE)
 
 
 def merged(overlay: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,29 +120,31 @@ def _overlay(net: str) -> dict[str, Any]:
         known = ", ".join(sorted(found.stem for found in shipped("train").glob("*.yaml")))
         msg = f"net {net!r} is neither a file nor one of {known}"
         raise ConfigError(msg)
+    with prepared():
+        _Options("fit", ("--config", str(path)))
     return yaml.safe_load(path.read_text()) or {}
 
 
-def _check_options(overlay: dict[str, Any], space: Mapping[str, Any]) -> None:
+def _check_space(overlay: dict[str, Any], space: Mapping[str, Any]) -> None:
     """Refuse options that no training has, by reading two points of the space."""
     for end, place in (("low", 0), ("high", -1)):
         point = {name: values[end] if isinstance(values, Mapping) else values[place] for name, values in space.items()}
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
             file.write(yaml.safe_dump(merged(overlay, point)))
             file.flush()
-            with prepared():
-                _Options("fit", ("--config", file.name))
+            try:
+                with prepared():
+                    _Options("fit", ("--config", file.name))
+            except ConfigError as error:
+                raise ConfigError(str(error).replace(file.name, "space")) from error
 
 
 def _study(config: TuneConfig, settings: dict[str, str]) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(storage=_storage(config), study_name=STUDY, load_if_exists=True)
     before = study.user_attrs.get("settings", settings)
-    if before != settings:
-        changed = [name for name, value in settings.items() if isinstance(before, dict) and before[name] != value]
-        msg = (
-            f"{config.output} holds a search with another {' and another '.join(changed) or 'version of hepflow'}. Choose another --output."
-        )
+    if changed := [name for name, value in settings.items() if before.get(name, value) != value]:
+        msg = f"{config.output} holds a search with another {' and another '.join(changed)}. Choose another --output."
         raise ConfigError(msg)
     study.set_user_attr("settings", settings)
     return study
