@@ -45,8 +45,8 @@ def exclusive(output: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)  # while it is held: who waits for it finds out below that it is gone
         os.close(descriptor)
-        with contextlib.suppress(OSError):  # they hold something, or are gone
-            for place in made:
+        for place in made:
+            with contextlib.suppress(OSError):  # it holds something, or was not made
                 place.rmdir()
 
 

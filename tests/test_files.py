@@ -35,9 +35,10 @@ def test_a_place_where_nothing_can_be_made_is_named(place: Path) -> None:
 
 def test_folders_made_for_an_output_that_stays_empty_are_removed_and_no_others(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    with exclusive(tmp_path / "mine" / "data" / "events"):
-        (tmp_path / "mine" / "data" / "events").mkdir()
-    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
+    for make in (Path.mkdir, Path.exists):
+        with exclusive(tmp_path / "mine" / "data" / "events"):
+            make(tmp_path / "mine" / "data" / "events")
+        assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
     with exclusive(tmp_path / "mine" / "data" / "events"):
         (tmp_path / "mine" / "data" / "other").touch()
     assert (tmp_path / "mine" / "data" / "other").exists()
