@@ -46,11 +46,7 @@ def exclusive(output: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)  # while it is held: who waits for it finds out below that it is gone
         os.close(descriptor)
         for place in made:
-<<<<<<< HEAD
             with contextlib.suppress(OSError):  # it holds something, or was never made
-=======
-            with contextlib.suppress(OSError):  # it holds something, or was not made
->>>>>>> c2bef8ac276caa63e2c63ce0707ff1957fc33e6f
                 place.rmdir()
 
 
