@@ -3,14 +3,14 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.hepflow-installed
-# Processes that run tests. Many tests wait for jobs and workers: two a core.
-TESTERS ?= 4
+# Processes that run tests. The slow ones wait for jobs and workers; the fast ones do not, and each process imports everything anew.
+TESTERS ?= 3
 # The versions that the tests are run with; `make test CONSTRAINTS=` takes the newest ones.
 CONSTRAINTS ?= constraints.txt
 # A torch that is in .venv already stays. Else a CPU build where pip can find one (it is a tenth of the size), else PyPI's.
 TORCH  ?= $(shell sed -n 's/^torch==//p' constraints.txt)
 LOWEST := .venv-lowest
-PYTEST := $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
+PYTEST  = $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install demo test fast coverage lint docs lowest constraints clean
 
@@ -47,6 +47,7 @@ demo: install
 test: install
 	$(PYTEST)
 
+fast: TESTERS = 2
 fast: install
 	$(PYTEST) -m 'not slow'
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from slurm_cluster import SlurmCluster, slurm_cluster, why_not
 
-pytestmark = [pytest.mark.slurm, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
+pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
 
 
 @pytest.fixture(scope="module")
