@@ -29,7 +29,8 @@ from rich.table import Table
 from rival_features import isolations, per_event
 
 from hepflow.clusters import SETTINGS
-from hepflow.config import ClusterConfig, FeaturesConfig
+from hepflow.config import FeaturesConfig
+from hepflow.config_engines import ClusterConfig
 from hepflow.features import run
 from hepflow.fragments import Fragment, open_events, read_fragment
 from hepflow.moments import Moments

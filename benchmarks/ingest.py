@@ -32,7 +32,8 @@ import uproot
 from rich.console import Console
 from rich.table import Table
 
-from hepflow.config import IngestConfig, SparkConfig
+from hepflow.config import IngestConfig
+from hepflow.config_engines import SparkConfig
 from hepflow.files import read_json
 from hepflow.ingest.fragment import RECORDS, Settings, run_task
 from hepflow.ingest.job import run

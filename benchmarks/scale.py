@@ -28,7 +28,8 @@ from rich.table import Table
 
 from hepflow.blocks import StoreSpec
 from hepflow.clusters import SETTINGS
-from hepflow.config import ClusterConfig, FeaturesConfig
+from hepflow.config import FeaturesConfig
+from hepflow.config_engines import ClusterConfig
 from hepflow.features import memory_of_task, run, watch
 from hepflow.fragments import Fragment, empty_events, open_events, read_fragment
 from hepflow.parts import Outcome, make_part

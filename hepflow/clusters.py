@@ -18,7 +18,7 @@ from distributed.system import MEMORY_LIMIT
 from rich.filesize import decimal
 
 from hepflow import machine
-from hepflow.config import ClusterConfig
+from hepflow.config_engines import ClusterConfig
 from hepflow.errors import ConfigError, DataError, HepflowError
 
 log = logging.getLogger(__name__)

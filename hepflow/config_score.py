@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from hepflow.config import KAFKA, RAW, REPORT, RUNS, SCORES, ClusterConfig, ReadingConfig, SparkConfig, not_negative, positive
+from hepflow.bounds import not_negative, positive
+from hepflow.config import KAFKA, RAW, REPORT, RUNS, SCORES, ReadingConfig
+from hepflow.config_engines import ClusterConfig, SparkConfig
 from hepflow.errors import ConfigError
 
 

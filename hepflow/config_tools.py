@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from hepflow.config import BENCH, DEMO, RUNS, STORE, TUNE, ClusterConfig, SparkConfig, not_negative, positive
+from hepflow.bounds import not_negative, positive
+from hepflow.config import BENCH, DEMO, RUNS, STORE, TUNE
+from hepflow.config_engines import ClusterConfig, SparkConfig
 from hepflow.errors import ConfigError
 from hepflow.schema import CLASSES
 

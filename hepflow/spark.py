@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from hepflow.config import SparkConfig
+from hepflow.config_engines import SparkConfig
 from hepflow.errors import ConfigError, HepflowError, MissingDependency
 from hepflow.java import JavaWords, java_home
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from hepflow.config import SparkConfig
+from hepflow.config_engines import SparkConfig
 
 # a busy machine is no reason for a property to fail
 settings.register_profile("hepflow", deadline=None, suppress_health_check=[HealthCheck.too_slow])

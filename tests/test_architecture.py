@@ -18,8 +18,8 @@ LAYERS = (
     {"shards", "compiled", "blocks"},
     {"arguments", "config_score", "config_tools"},
     {"ledger", "config", "identity", "locks", "moments"},
-    {"options"},
-    {"schema", "published", "command", "files", "java", "machine", "shipped", "terminal"},
+    {"options", "config_engines"},
+    {"schema", "published", "bounds", "command", "files", "java", "machine", "shipped", "terminal"},
     {"errors"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hepflow.clusters import connect, walltime_seconds, worker_memory
-from hepflow.config import ClusterConfig, SlurmConfig
+from hepflow.config_engines import ClusterConfig, SlurmConfig
 from hepflow.errors import ConfigError
 
 

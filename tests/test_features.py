@@ -20,7 +20,8 @@ from delphes_events import event, from_root, lepton, random_events, to_arrow, to
 from distributed import LocalCluster
 
 from hepflow import locks
-from hepflow.config import ClusterConfig, FeaturesConfig
+from hepflow.config import FeaturesConfig
+from hepflow.config_engines import ClusterConfig
 from hepflow.errors import ConfigError, DataError
 from hepflow.features import memory_of_task, run, task_bytes
 from hepflow.fragments import open_events, read_fragment

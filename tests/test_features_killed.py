@@ -11,7 +11,8 @@ import psutil
 import pytest
 from delphes_events import write_dataset
 
-from hepflow.config import ClusterConfig, FeaturesConfig
+from hepflow.config import FeaturesConfig
+from hepflow.config_engines import ClusterConfig
 from hepflow.features import run
 from hepflow.fragments import open_events
 from hepflow.parts import make_part

@@ -20,7 +20,8 @@ from test_train_fit import fit
 from toy_trigger import Trigger
 
 from hepflow.bench.copies import copy_as_new
-from hepflow.config import ClusterConfig, EvaluateConfig
+from hepflow.config import EvaluateConfig
+from hepflow.config_engines import ClusterConfig
 from hepflow.config_score import ScoreConfig
 from hepflow.errors import ConfigError, DataError
 from hepflow.evaluate.job import run as evaluate

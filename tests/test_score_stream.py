@@ -20,7 +20,7 @@ from distributed import Client, LocalCluster
 from toy_trigger import untrained, write_raw
 
 from hepflow.bench.copies import copy_as_new
-from hepflow.config import ClusterConfig
+from hepflow.config_engines import ClusterConfig
 from hepflow.config_score import ScoreConfig
 from hepflow.errors import ConfigError, DataError
 from hepflow.files import read_json

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hepflow import java, spark
-from hepflow.config import SparkConfig
+from hepflow.config_engines import SparkConfig
 from hepflow.errors import ConfigError, MissingDependency
 
 NO_NEWS = "WARNING: Using incubator modules: jdk.incubator.vector"

@@ -16,7 +16,7 @@ from toy_store import toy_store
 optuna = pytest.importorskip("optuna", reason="needs hepflow[tune]")
 
 from hepflow import locks  # noqa: E402
-from hepflow.config import ClusterConfig  # noqa: E402
+from hepflow.config_engines import ClusterConfig  # noqa: E402
 from hepflow.config_tools import TuneConfig  # noqa: E402
 from hepflow.errors import ConfigError, DataError, HepflowError  # noqa: E402
 from hepflow.files import read_json  # noqa: E402

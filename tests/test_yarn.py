@@ -21,7 +21,7 @@ from yarn_cluster import HADOOP_VERSION, KIND, YarnCluster, why_not, yarn_cluste
 
 import hepflow
 from hepflow import spark
-from hepflow.config import SparkConfig
+from hepflow.config_engines import SparkConfig
 from hepflow.errors import HepflowError
 from hepflow.files import read_json
 from hepflow.ledger import Ledger

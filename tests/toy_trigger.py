@@ -11,7 +11,8 @@ from test_train_fit import fit
 from toy_store import toy_store
 
 from hepflow import features
-from hepflow.config import ClusterConfig, EvaluateConfig, FeaturesConfig
+from hepflow.config import EvaluateConfig, FeaturesConfig
+from hepflow.config_engines import ClusterConfig
 from hepflow.evaluate.job import run as evaluate
 from hepflow.ingest import dataset
 from hepflow.ingest.delphes import DelphesFile

@@ -19,7 +19,8 @@ from pyspark.errors import PySparkException
 from pyspark.ml.torch.distributor import TorchDistributor
 
 from hepflow import machine
-from hepflow.config import RUNS, SparkConfig, SparkTrainConfig
+from hepflow.config import RUNS, SparkTrainConfig
+from hepflow.config_engines import SparkConfig
 from hepflow.errors import HepflowError
 from hepflow.files import read_json
 from hepflow.spark import check_paths, in_cluster_mode, interruptible, is_local, nothing_to_do, session, started_by_submit
