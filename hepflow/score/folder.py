@@ -112,7 +112,8 @@ class ScoreFolder:
         if there.get("key") != self.about["key"]:
             if not overwrite and any((self.path / RECORDS).glob("*.json")):
                 refuse_to_replace(self.path, "scores", _made_with(there), _made_with(self.about))
-                refuse_to_replace(self.path, "scores", {"key": there.get("key")}, {"key": self.about["key"]})
+                why = "hash of settings and format"  # such as a threshold in a digit that is not shown
+                refuse_to_replace(self.path, "scores", {why: there.get("key")}, {why: self.about["key"]})
             for name in (RECORDS, CLAIMS, CHECKPOINT):
                 shutil.rmtree(self.path / name, ignore_errors=True)
 
