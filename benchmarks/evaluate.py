@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from hepflow.blocks import EventBlock, StoreSpec
-from hepflow.evaluate.metrics import auc, bootstrap, log_odds, spectrum
-from hepflow.identity import event_ids
-from hepflow.ledger import Ledger
-from hepflow.predictions import Predictions, write_predictions
+from hepflow.data.blocks import EventBlock, StoreSpec
+from hepflow.data.identity import event_ids
+from hepflow.data.ledger import Ledger
+from hepflow.data.predictions import Predictions, write_predictions
+from hepflow.data.store import EventStore
 from hepflow.schema import CLASSES, HLF, PARTICLE
-from hepflow.store import EventStore
+from hepflow.statistics.metrics import auc, bootstrap, log_odds, spectrum
 
 REPLICAS = 200
 
@@ -41,7 +41,16 @@ def main() -> None:
         ids = event_ids(b"benchmark", np.arange(n))
         for model in range(arguments.models):
             write(Path(folder) / "runs" / f"model{model}", ids, model)
-        command = [sys.executable, "-m", "hepflow", "evaluate", "--input", f"{folder}/runs", "--output", f"{folder}/report"]
+        command = [
+            sys.executable,
+            "-m",
+            "hepflow",
+            "evaluate",
+            "--input",
+            f"{folder}/runs",
+            "--output",
+            f"{folder}/report",
+        ]
         if not arguments.without_store:
             write_store(Path(folder) / "features.zarr", ids)
             command += ["--store", f"{folder}/features.zarr"]
@@ -50,17 +59,34 @@ def main() -> None:
         seconds = time.perf_counter() - start
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     peak_gb, cpu_s = usage.ru_maxrss / 2**20, usage.ru_utime + usage.ru_stime
-    print(f"{arguments.models} x {n:,} predictions: {seconds:.0f} s (limit 120), {cpu_s:.0f} s of CPU, {peak_gb:.1f} GiB (limit 4)")
+    print(
+        f"{arguments.models} x {n:,} predictions: {seconds:.0f} s (limit 120), {cpu_s:.0f} s of CPU, {peak_gb:.1f} GiB (limit 4)"
+    )
     ours, theirs = rival(50_000 if arguments.quick else 200_000)
-    print(f"AUC with {REPLICAS} bootstrap replicas: hepflow {ours:.2f} s, scikit-learn {theirs:.1f} s: {theirs / ours:.0f} times")
-    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_s, "peak_gib": peak_gb, "events": n, "bootstrap_vs_sklearn": theirs / ours}))
+    print(
+        f"AUC with {REPLICAS} bootstrap replicas: hepflow {ours:.2f} s, scikit-learn {theirs:.1f} s: {theirs / ours:.0f} times"
+    )
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                "cpu_seconds": cpu_s,
+                "peak_gib": peak_gb,
+                "events": n,
+                "bootstrap_vs_sklearn": theirs / ours,
+            }
+        )
+    )
 
 
 def write(folder: Path, ids: np.ndarray, model: int) -> None:
     label, logits = make(len(ids), model)
     folder.mkdir(parents=True)
     origin = {"store": "benchmark", "split": "test", "definitions": "corrected"}
-    write_predictions(folder / "predictions.parquet", Predictions(ids, label, logits, CLASSES, folder.name, origin))
+    write_predictions(
+        folder / "predictions.parquet",
+        Predictions(ids, label, logits, CLASSES, folder.name, origin),
+    )
 
 
 def write_store(path: Path, ids: np.ndarray) -> None:
@@ -74,7 +100,11 @@ def write_store(path: Path, ids: np.ndarray) -> None:
         for own, name in enumerate(CLASSES):
             test = ids[start : start + size][label[start : start + size] == own]
             blocks["test", name] = block(test, own, rng)
-            blocks["train", name] = block(event_ids(f"train {start}".encode(), np.arange(own, size // 10, len(CLASSES))), own, rng)
+            blocks["train", name] = block(
+                event_ids(f"train {start}".encode(), np.arange(own, size // 10, len(CLASSES))),
+                own,
+                rng,
+            )
         total = sum(len(one) for one in blocks.values())
         store.write_part(f"part-{start:08d}", blocks, Ledger(n_in=total, n_out=total))
     store.finalise()
@@ -83,7 +113,13 @@ def write_store(path: Path, ids: np.ndarray) -> None:
 def block(ids: np.ndarray, label: int, rng: np.random.Generator) -> EventBlock:
     hlf = rng.exponential(60, (len(ids), len(HLF))).astype(np.float32)
     none = np.empty((0, len(PARTICLE)), dtype=np.float32)
-    return EventBlock(hlf, none, np.zeros(len(ids) + 1, dtype=np.int64), np.full(len(ids), label, dtype=np.int8), ids)
+    return EventBlock(
+        hlf,
+        none,
+        np.zeros(len(ids) + 1, dtype=np.int64),
+        np.full(len(ids), label, dtype=np.int8),
+        ids,
+    )
 
 
 def make(n: int, model: int) -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +139,12 @@ def rival(n: int) -> tuple[float, float]:
         start = time.perf_counter()
         score = log_odds(logits, [0], [1, 2])
         binned, _ = spectrum(score, label, 3, exact_below=n)
-        bootstrap(binned.coarse().counts, lambda c: np.array(auc(c, [0], [1, 2])), replicas=REPLICAS, rng=rng)
+        bootstrap(
+            binned.coarse().counts,
+            lambda c: np.array(auc(c, [0], [1, 2])),
+            replicas=REPLICAS,
+            rng=rng,
+        )
         ours.append(time.perf_counter() - start)
         start = time.perf_counter()
         for _ in range(few):

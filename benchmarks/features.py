@@ -28,26 +28,30 @@ from rich.console import Console
 from rich.table import Table
 from rival_features import isolations, per_event
 
-from hepflow.clusters import SETTINGS
-from hepflow.config import FeaturesConfig
-from hepflow.config_engines import ClusterConfig
-from hepflow.features import run
-from hepflow.fragments import Fragment, open_events, read_fragment
-from hepflow.moments import Moments
-from hepflow.parts import make_part
+from hepflow.config.engines import ClusterConfig
+from hepflow.config.stages import FeaturesConfig
+from hepflow.data.arrays import COMPRESSOR, ROWS_PER_CHUNK
+from hepflow.data.events import Fragment, open_events, read_fragment
+from hepflow.data.moments import Moments
+from hepflow.data.store import EventStore
+from hepflow.engines.dask import SETTINGS
+from hepflow.features.job import run
+from hepflow.features.parts import make_part
 from hepflow.physics.columns import columns
 from hepflow.physics.features import compute
 from hepflow.schema import MAX_PARTICLES, PARTICLE
-from hepflow.shards import COMPRESSOR, ROWS_PER_CHUNK
-from hepflow.store import EventStore
 
 PADDED = MAX_PARTICLES * len(PARTICLE) * 4
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer events and three repeats, in under two minutes")
-    parser.add_argument("--events", type=Path, help="a dataset of `hepflow ingest`; default: generated events")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer events and three repeats, in under two minutes"
+    )
+    parser.add_argument(
+        "--events", type=Path, help="a dataset of `hepflow ingest`; default: generated events"
+    )
     arguments = parser.parse_args()
     repeats = 3 if arguments.quick else 5
     with tempfile.TemporaryDirectory() as scratch:
@@ -66,13 +70,22 @@ def against_rivals(folder: Path, repeats: int) -> dict[str, float]:
     decoded = few.to_list()
     contenders: dict[str, tuple[int, Callable[[], object]]] = {
         "hepflow": (len(ours), lambda: compute(ours, "reference")),
-        "per event, Python and NumPy": (len(decoded), lambda: [per_event(event) for event in decoded]),
+        "per event, Python and NumPy": (
+            len(decoded),
+            lambda: [per_event(event) for event in decoded],
+        ),
         "awkward, cartesian (isolation alone)": (len(chunk), lambda: isolations(chunk)),
         "of hepflow: flattening the columns": (len(ours), lambda: columns(ours)),
     }
     check(few, decoded)
     contenders["hepflow"][1]()
-    rates = medians({name: (lambda n=n, f=f: n / timed(f, time.process_time)) for name, (n, f) in contenders.items()}, repeats)
+    rates = medians(
+        {
+            name: (lambda n=n, f=f: n / timed(f, time.process_time))
+            for name, (n, f) in contenders.items()
+        },
+        repeats,
+    )
     table = Table(
         "physics of reference definitions",
         "events/s",
@@ -109,54 +122,107 @@ def end_to_end(folder: Path, scratch: Path, repeats: int) -> dict[str, float]:
 
     def stage(n: int) -> float:
         """On a cluster that is there for this run alone: idle workers would take their share of the cores too."""
-        with dask.config.set(SETTINGS), LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=":0") as cluster:
+        with (
+            dask.config.set(SETTINGS),
+            LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=":0") as cluster,
+        ):
             there = ClusterConfig(kind="address", address=cluster.scheduler_address)
             for source in (warm, folder):
-                shutil.rmtree(output, ignore_errors=True)  # also so that no earlier output is still on its way to the disk
-                seconds = timed(partial(run, FeaturesConfig(input=source, output=output, cluster=there)))
+                shutil.rmtree(
+                    output, ignore_errors=True
+                )  # also so that no earlier output is still on its way to the disk
+                seconds = timed(
+                    partial(run, FeaturesConfig(input=source, output=output, cluster=there))
+                )
         return n_events / seconds
 
     rates = medians({f"{n} worker{'s' * (n > 1)}": partial(stage, n) for n in (1, 2)}, repeats)
     store = EventStore.open(output)
-    stored = sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()) / store.ledger().n_out
+    stored = (
+        sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file())
+        / store.ledger().n_out
+    )
     of_time = shares(store, dataset.fragments[0], scratch)
     load = os.getloadavg()[0]
-    table = Table("Parquet to store", "events/s", title=f"{n_events:,} events; load {load:.1f} on {os.cpu_count()} cores")
+    table = Table(
+        "Parquet to store",
+        "events/s",
+        title=f"{n_events:,} events; load {load:.1f} on {os.cpu_count()} cores",
+    )
     for name, rate in rates.items():
         table.add_row(name, f"{rate:,.0f}")
     table.add_row("bytes an event, stored", f"{stored:,.0f} of {PADDED:,} padded")
     Console().print(table)
-    ratios = {"two_workers_vs_one": rates["2 workers"] / rates["1 worker"], "bytes_vs_padded": stored / PADDED}
+    ratios = {
+        "two_workers_vs_one": rates["2 workers"] / rates["1 worker"],
+        "bytes_vs_padded": stored / PADDED,
+    }
     return ratios | of_time | {"load": round(load, 1)}
 
 
 def shares(store: EventStore, fragment: Fragment, scratch: Path) -> dict[str, float]:
     """Where a worker's time goes, and what the limit of each step is: what the same bytes cost whoever does nothing else with them."""
-    stores = [EventStore.create(scratch / f"aside-{i}.zarr", store.spec) for i in range(6)]  # a part is not replaced as a rule
+    stores = [
+        EventStore.create(scratch / f"aside-{i}.zarr", store.spec) for i in range(6)
+    ]  # a part is not replaced as a rule
     outcomes = [make_part(aside, fragment, None) for aside in stores][1:]
-    spent = {what: statistics.median(outcome.seconds[what] for outcome in outcomes) for what in outcomes[0].seconds}
+    spent = {
+        what: statistics.median(outcome.seconds[what] for outcome in outcomes)
+        for what in outcomes[0].seconds
+    }
     held = [block.particles for block in blocks(stores[0])]
-    chunks = [np.ascontiguousarray(x[i : i + ROWS_PER_CHUNK].T) for x in held for i in range(0, len(x), ROWS_PER_CHUNK)]
-    codec = Blosc(COMPRESSOR["cname"], COMPRESSOR["clevel"], Blosc.SHUFFLE, COMPRESSOR["blocksize"], typesize=4)
+    chunks = [
+        np.ascontiguousarray(x[i : i + ROWS_PER_CHUNK].T)
+        for x in held
+        for i in range(0, len(x), ROWS_PER_CHUNK)
+    ]
+    codec = Blosc(
+        COMPRESSOR["cname"],
+        COMPRESSOR["clevel"],
+        Blosc.SHUFFLE,
+        COMPRESSOR["blocksize"],
+        typesize=4,
+    )
     compressed = [codec.encode(chunk) for chunk in chunks]
-    spent["compression"] = min(timed(lambda: [codec.encode(chunk) for chunk in chunks]) for _ in range(3))
+    spent["compression"] = min(
+        timed(lambda: [codec.encode(chunk) for chunk in chunks]) for _ in range(3)
+    )
     spent["writing"] -= spent["compression"]
     least = {
-        "reading": ("pyarrow alone, Parquet to Arrow", lambda: pq.read_table(fragment.path, use_threads=False)),
+        "reading": (
+            "pyarrow alone, Parquet to Arrow",
+            lambda: pq.read_table(fragment.path, use_threads=False),
+        ),
         "physics": ("one copy of its output", lambda: [x.copy() for x in held]),
         "compression": ("one copy of its output", lambda: [bytearray(part) for part in compressed]),
-        "writing": ("splitting by class, statistics and a plain file", lambda: write_plainly(held, compressed, scratch / "plain")),
+        "writing": (
+            "splitting by class, statistics and a plain file",
+            lambda: write_plainly(held, compressed, scratch / "plain"),
+        ),
     }
     table = Table(
-        "step", "share", "events/s", "its limit", "of that, events/s", title=f"one worker, one fragment of {fragment.n_events:,} events"
+        "step",
+        "share",
+        "events/s",
+        "its limit",
+        "of that, events/s",
+        title=f"one worker, one fragment of {fragment.n_events:,} events",
     )
     for what in ("reading", "physics", "compression", "writing"):
         name, alone = least[what]
         limit = min(timed(alone) for _ in range(3))
         share = f"{spent[what] / sum(spent.values()):.0%}"
-        table.add_row(what, share, f"{fragment.n_events / spent[what]:,.0f}", name, f"{fragment.n_events / limit:,.0f}")
+        table.add_row(
+            what,
+            share,
+            f"{fragment.n_events / spent[what]:,.0f}",
+            name,
+            f"{fragment.n_events / limit:,.0f}",
+        )
     Console().print(table)
-    return {f"share_{what}": round(seconds / sum(spent.values()), 3) for what, seconds in spent.items()}
+    return {
+        f"share_{what}": round(seconds / sum(spent.values()), 3) for what, seconds in spent.items()
+    }
 
 
 def write_plainly(held: list[np.ndarray], compressed: list[bytes], path: Path) -> None:
@@ -168,7 +234,12 @@ def write_plainly(held: list[np.ndarray], compressed: list[bytes], path: Path) -
 
 def blocks(store: EventStore) -> list:
     store = EventStore(store.path, store.spec)
-    return [store.read(part) for split in ("train", "val", "test") for name in store.spec.classes for part in store.parts(split, name)]
+    return [
+        store.read(part)
+        for split in ("train", "val", "test")
+        for name in store.spec.classes
+        for part in store.parts(split, name)
+    ]
 
 
 def medians(contenders: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:

@@ -22,7 +22,9 @@ from hepflow.models.gru import JaggedGRU
 
 # B events, P particles, C channels, H hidden
 P, C, H = 801, 19, 50
-FLOP_A_PARTICLE = 2 * (2 * 3 * H * (C + H) + 3 * H * H)  # forward, gradient of the weights, gradient of the hidden state
+FLOP_A_PARTICLE = 2 * (
+    2 * 3 * H * (C + H) + 3 * H * H
+)  # forward, gradient of the weights, gradient of the hidden state
 
 KEYS = {
     "torch, padded to 801": "gru_vs_torch_padded",
@@ -33,16 +35,26 @@ KEYS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one batch size, three repeats and no packed rival, in under a minute")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one batch size, three repeats and no packed rival, in under a minute",
+    )
     quick = parser.parse_args().quick
     torch.set_num_threads(1)
     torch.manual_seed(0)
     ratios = [measure(n, quick=quick) for n in ((128,) if quick else (64, 128, 512))]
-    print(json.dumps(ratios[0] if quick else {**ratios[1], "batch_64": ratios[0], "batch_512": ratios[2]}))
+    print(
+        json.dumps(
+            ratios[0] if quick else {**ratios[1], "batch_64": ratios[0], "batch_512": ratios[2]}
+        )
+    )
 
 
 def measure(n_events: int, *, quick: bool) -> dict[str, float]:
-    lengths_B = torch.from_numpy(np.random.default_rng(0).normal(400, 110, n_events).clip(1, P).astype(np.int64))
+    lengths_B = torch.from_numpy(
+        np.random.default_rng(0).normal(400, 110, n_events).clip(1, P).astype(np.int64)
+    )
     x_BPC = torch.randn(n_events, P, C) * (torch.arange(P) < lengths_B[:, None])[..., None]
     contenders = make_contenders(x_BPC, lengths_B)
     if quick or n_events > 128:
@@ -59,8 +71,14 @@ def measure(n_events: int, *, quick: bool) -> dict[str, float]:
     gflop = FLOP_A_PARTICLE * int(lengths_B.sum()) / 1e9
     show(n_events, median, gflop, statistics.median(peak))
     ours = median["hepflow"]
-    ratios = {KEYS[name]: round(seconds / ours, 2) for name, seconds in median.items() if name in KEYS}
-    return {**ratios, "gru_events_per_second": round(n_events / ours), "gru_of_sgemm": round(gflop / ours / statistics.median(peak), 3)}
+    ratios = {
+        KEYS[name]: round(seconds / ours, 2) for name, seconds in median.items() if name in KEYS
+    }
+    return {
+        **ratios,
+        "gru_events_per_second": round(n_events / ours),
+        "gru_of_sgemm": round(gflop / ours / statistics.median(peak), 3),
+    }
 
 
 def make_contenders(x_BPC: Tensor, lengths_B: Tensor) -> dict[str, Callable[[], None]]:
@@ -103,13 +121,23 @@ def sgemm_gflops(n: int = 1024) -> float:
 
 
 def show(n_events: int, median: dict[str, float], gflop: float, peak: float) -> None:
-    table = Table(title=f"GRU {C} to {H}, {n_events} events a batch, forward and backward, one thread")
+    table = Table(
+        title=f"GRU {C} to {H}, {n_events} events a batch, forward and backward, one thread"
+    )
     for column in ("", "events/s", "hepflow is faster by", "GFLOP/s", "of sgemm"):
         table.add_column(column, justify="left" if not column else "right")
     for name, seconds in median.items():
         speed = gflop / seconds
-        table.add_row(name, f"{n_events / seconds:,.0f}", f"{seconds / median['hepflow']:.1f}", f"{speed:.1f}", f"{speed / peak:.2f}")
-    table.add_row("large sgemm, the roofline", f"{n_events * peak / gflop:,.0f}", "", f"{peak:.1f}", "1.00")
+        table.add_row(
+            name,
+            f"{n_events / seconds:,.0f}",
+            f"{seconds / median['hepflow']:.1f}",
+            f"{speed:.1f}",
+            f"{speed / peak:.2f}",
+        )
+    table.add_row(
+        "large sgemm, the roofline", f"{n_events * peak / gflop:,.0f}", "", f"{peak:.1f}", "1.00"
+    )
     Console(width=120).print(table)
 
 

@@ -32,41 +32,76 @@ import uproot
 from rich.console import Console
 from rich.table import Table
 
-from hepflow.config import IngestConfig
-from hepflow.config_engines import SparkConfig
-from hepflow.files import read_json
+from hepflow.config.engines import SparkConfig
+from hepflow.config.stages import IngestConfig
+from hepflow.engines.spark import properties, session
 from hepflow.ingest.fragment import RECORDS, Settings, run_task
 from hepflow.ingest.job import run
-from hepflow.ingest.share import Access
-from hepflow.ingest.splits import FileSplit, SourceFile
+from hepflow.reading.share import Access
+from hepflow.reading.splits import FileSplit, SourceFile
 from hepflow.schema import COLLECTIONS
-from hepflow.spark import properties, session
+from hepflow.system.files import read_json
 
 CORES = 2
-OURS, RIVAL, RIVALS, ALONE = "hepflow, Spark", "uproot + pyarrow", f"{CORES} x uproot + pyarrow", "hepflow, no Spark"
+OURS, RIVAL, RIVALS, ALONE = (
+    "hepflow, Spark",
+    "uproot + pyarrow",
+    f"{CORES} x uproot + pyarrow",
+    "hepflow, no Spark",
+)
 OTHER = "pyspark-root-datasource"
 EVENTS = 400
 """A basket of every branch."""
-MEAN = {"EFlowTrack": 340, "EFlowPhoton": 480, "EFlowNeutralHadron": 390, "Electron": 0.5, "MuonTight": 0.7, "Jet": 4}
+MEAN = {
+    "EFlowTrack": 340,
+    "EFlowPhoton": 480,
+    "EFlowNeutralHadron": 390,
+    "Electron": 0.5,
+    "MuonTight": 0.7,
+    "Jet": 4,
+}
 """Objects an event, as in Delphes with pile-up 20."""
-MEAN_PT = {"EFlowTrack": 0.9, "EFlowPhoton": 0.5, "EFlowNeutralHadron": 0.7, "Electron": 20, "MuonTight": 25, "Jet": 40}
+MEAN_PT = {
+    "EFlowTrack": 0.9,
+    "EFlowPhoton": 0.5,
+    "EFlowNeutralHadron": 0.7,
+    "Electron": 20,
+    "MuonTight": 25,
+    "Jet": 40,
+}
 TARGET = 128 << 20
 MANY_BASKETS = 2
 """In each of many files: 14 MB."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="under two minutes")
     parser.add_argument("--files", type=int, help=f"files of {4 * EVENTS} events to compare on")
-    parser.add_argument("--sizes", type=float, nargs="*", default=[0.2, 1, 4], help="GB of the files for peak memory")
-    parser.add_argument("--numbers", type=int, nargs="*", default=[10, 100, 1000], help="of files for the cost of many")
+    parser.add_argument(
+        "--sizes",
+        type=float,
+        nargs="*",
+        default=[0.2, 1, 4],
+        help="GB of the files for peak memory",
+    )
+    parser.add_argument(
+        "--numbers",
+        type=int,
+        nargs="*",
+        default=[10, 100, 1000],
+        help="of files for the cost of many",
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         n_files = given.files or (24 if given.quick else 48)
         files = write_files(root / "raw" / "qcd", n_files, n_baskets=4)
-        found: dict[str, object] = dict(compare(root, files, n_events=4 * EVENTS * n_files, repeats=3 if given.quick else 5))
+        found: dict[str, object] = dict(
+            compare(root, files, n_events=4 * EVENTS * n_files, repeats=3 if given.quick else 5)
+        )
         if not given.quick:
             found["peak_mb_by_file_gb"] = peaks(root, given.sizes)
             found["seconds_per_1000_events_by_files"] = many_files(root, given.numbers)
@@ -74,7 +109,12 @@ def main() -> None:
 
 
 def compare(root: Path, files: Sequence[Path], n_events: int, repeats: int) -> dict[str, float]:
-    config = IngestConfig(input=root / "raw", output=root / "ours", samples={"qcd": ("qcd",)}, spark=SparkConfig(master=f"local[{CORES}]"))
+    config = IngestConfig(
+        input=root / "raw",
+        output=root / "ours",
+        samples={"qcd": ("qcd",)},
+        spark=SparkConfig(master=f"local[{CORES}]"),
+    )
     ways: dict[str, tuple[Path, int, Callable[[], None]]] = {
         OURS: (config.output, CORES, lambda: run(config)),
         RIVAL: (root / "plain", 1, lambda: plain(files, root / "plain")),
@@ -93,14 +133,32 @@ def compare(root: Path, files: Sequence[Path], n_events: int, repeats: int) -> d
         if find_spec("pyspark_root_datasource"):
             seconds, cpu = fresh(root / "other", lambda: other(spark, files[:2], root / "other"))
             rates[OTHER] = [(8 * EVENTS / seconds / CORES, 8 * EVENTS / cpu)]
-    middle = {name: [statistics.median(column) for column in zip(*pairs, strict=True)] for name, pairs in rates.items()}
+    middle = {
+        name: [statistics.median(column) for column in zip(*pairs, strict=True)]
+        for name, pairs in rates.items()
+    }
     console = Console()
-    table = Table("", "events/s a core", "ratio", "events a CPU second", "ratio", title=f"{n_events:,} events in {len(files)} files")
+    table = Table(
+        "",
+        "events/s a core",
+        "ratio",
+        "events a CPU second",
+        "ratio",
+        title=f"{n_events:,} events in {len(files)} files",
+    )
     for name, (wall, cpu) in middle.items():
-        table.add_row(name, f"{wall:,.0f}", f"{wall / middle[RIVAL][0]:.2f}", f"{cpu:,.0f}", f"{cpu / middle[RIVAL][1]:.2f}")
+        table.add_row(
+            name,
+            f"{wall:,.0f}",
+            f"{wall / middle[RIVAL][0]:.2f}",
+            f"{cpu:,.0f}",
+            f"{cpu / middle[RIVAL][1]:.2f}",
+        )
     console.print(table)
     written, floats = bytes_an_event(config.output)
-    console.print(f"starting Spark, and a first run: {first:.1f} s; {written:,.0f} bytes an event, {written / floats:.2f} of its numbers")
+    console.print(
+        f"starting Spark, and a first run: {first:.1f} s; {written:,.0f} bytes an event, {written / floats:.2f} of its numbers"
+    )
     if OTHER not in middle:
         console.print(f"{OTHER} is not installed: left out")
     ours = middle[OURS]
@@ -109,7 +167,11 @@ def compare(root: Path, files: Sequence[Path], n_events: int, repeats: int) -> d
         "ingest_vs_plain_per_cpu_second": ours[1] / middle[RIVAL][1],
         "ingest_vs_plain_on_both_cores": ours[0] / middle[RIVALS][0],
         "bytes_vs_float32": written / floats,
-        **({"ingest_vs_pyspark_root_datasource": ours[0] / middle[OTHER][0]} if OTHER in middle else {}),
+        **(
+            {"ingest_vs_pyspark_root_datasource": ours[0] / middle[OTHER][0]}
+            if OTHER in middle
+            else {}
+        ),
     }
     return {name: round(value, 3) for name, value in found.items()}
 
@@ -119,20 +181,39 @@ def plain(files: Sequence[Path], output: Path) -> None:
     output.mkdir(parents=True)
     for path in files:
         with uproot.open(path) as file:
-            arrays = file["Delphes"].arrays([f"{name}.{field}" for name, fields in COLLECTIONS.items() for field in fields])
-        events = {name: ak.zip({field: arrays[f"{name}.{field}"] for field in fields}) for name, fields in COLLECTIONS.items()}
-        passed = ak.any(events["Electron"].PT > 23, axis=1) | ak.any(events["MuonTight"].PT > 23, axis=1)
+            arrays = file["Delphes"].arrays(
+                [f"{name}.{field}" for name, fields in COLLECTIONS.items() for field in fields]
+            )
+        events = {
+            name: ak.zip({field: arrays[f"{name}.{field}"] for field in fields})
+            for name, fields in COLLECTIONS.items()
+        }
+        passed = ak.any(events["Electron"].PT > 23, axis=1) | ak.any(
+            events["MuonTight"].PT > 23, axis=1
+        )
         events = {name: column[passed] for name, column in events.items()}
-        for name, field, cut in (("EFlowTrack", "PT", 0.5), ("EFlowPhoton", "ET", 1.0), ("EFlowNeutralHadron", "ET", 1.0)):
+        for name, field, cut in (
+            ("EFlowTrack", "PT", 0.5),
+            ("EFlowPhoton", "ET", 1.0),
+            ("EFlowNeutralHadron", "ET", 1.0),
+        ):
             events[name] = events[name][events[name][field] > cut]
-        table = ak.to_arrow_table(ak.zip(events, depth_limit=1), extensionarray=False, list_to32=True)
+        table = ak.to_arrow_table(
+            ak.zip(events, depth_limit=1), extensionarray=False, list_to32=True
+        )
         pq.write_table(table, output / f"{path.stem}.parquet", compression="zstd")
 
 
 def plains(files: Sequence[Path], output: Path) -> None:
     """The same on all cores, a process each."""
     with ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as pool:
-        list(pool.map(plain, [files[number::CORES] for number in range(CORES)], [output / str(number) for number in range(CORES)]))
+        list(
+            pool.map(
+                plain,
+                [files[number::CORES] for number in range(CORES)],
+                [output / str(number) for number in range(CORES)],
+            )
+        )
 
 
 def alone(files: Sequence[Path], output: Path) -> None:
@@ -140,14 +221,21 @@ def alone(files: Sequence[Path], output: Path) -> None:
     (output / RECORDS).mkdir(parents=True)
     settings = Settings(output, ("qcd",), Access())
     for path in files:
-        run_task([FileSplit(SourceFile("qcd", path.name, str(path), path.stat().st_size, "1"))], settings)
+        run_task(
+            [FileSplit(SourceFile("qcd", path.name, str(path), path.stat().st_size, "1"))], settings
+        )
 
 
 def other(spark: object, files: Sequence[Path], output: Path) -> None:
     """The same branches, read by a data source from PyPI and written by Spark; it cannot skim while it reads."""
     import_module("pyspark_root_datasource").register(spark)
     names = ",".join(f"{name}.{field}" for name, fields in COLLECTIONS.items() for field in fields)
-    reader = spark.read.format("root").option("tree", "Delphes").option("columns", names).option("path", ",".join(map(str, files)))
+    reader = (
+        spark.read.format("root")
+        .option("tree", "Delphes")
+        .option("columns", names)
+        .option("path", ",".join(map(str, files)))
+    )
     reader.load().write.option("compression", "zstd").parquet(str(output))
 
 
@@ -166,14 +254,25 @@ def peaks(root: Path, sizes: Sequence[float]) -> dict[str, int]:
 def peak_of(path: Path | None) -> int:
     code = f"from benchmarks.ingest import peak; peak({str(path or '')!r})"
     place, environment = Path(__file__).parents[1], os.environ | environment_of_workers()
-    done = subprocess.run([sys.executable, "-c", code], cwd=place, env=environment, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=place,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     return int(done.stdout)
 
 
 def environment_of_workers() -> dict[str, str]:
     """The environment that our Spark sessions give their Python workers."""
     prefix = "spark.executorEnv."
-    return {name.removeprefix(prefix): value for name, value in properties(SparkConfig()).items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in properties(SparkConfig()).items()
+        if name.startswith(prefix)
+    }
 
 
 def peak(path: str) -> None:
@@ -192,16 +291,28 @@ def many_files(root: Path, numbers: Sequence[int]) -> dict[str, float]:
     """Seconds per 1,000 events, by the number of equal files; what a run of one such file takes is mostly the job's, and taken off."""
     seconds = {}
     with session(SparkConfig(master=f"local[{CORES}]"), "benchmark"):
-        for number in (numbers[0], 1, *numbers):  # the first run is there to start Python workers on all cores
+        for number in (
+            numbers[0],
+            1,
+            *numbers,
+        ):  # the first run is there to start Python workers on all cores
             raw = root / f"many{number}"
             write_files(raw / "qcd", number, n_baskets=MANY_BASKETS)
             # a task a file, so that ten files keep all cores busy as a thousand do
-            config = IngestConfig(input=raw, output=root / "out", samples={"qcd": ("qcd",)}, target_partition_mb=16)
+            config = IngestConfig(
+                input=raw, output=root / "out", samples={"qcd": ("qcd",)}, target_partition_mb=16
+            )
             seconds[number] = fresh(config.output, lambda config=config: run(config))[0]
             shutil.rmtree(raw)
     n_events = MANY_BASKETS * EVENTS
-    found = {str(number): round((seconds[number] - seconds[1]) / (number - 1) / n_events * 1000, 4) for number in numbers}
-    Console().print(f"one file: {seconds[1]:.2f} s; beyond it, seconds per 1,000 events by number of files of {n_events:,} events:", found)
+    found = {
+        str(number): round((seconds[number] - seconds[1]) / (number - 1) / n_events * 1000, 4)
+        for number in numbers
+    }
+    Console().print(
+        f"one file: {seconds[1]:.2f} s; beyond it, seconds per 1,000 events by number of files of {n_events:,} events:",
+        found,
+    )
     return found
 
 
@@ -216,7 +327,9 @@ def fresh(output: Path, work: Callable[[], None]) -> tuple[float, float]:
 def cpu_seconds() -> float:
     own = psutil.Process()
     living = [each.cpu_times() for each in (own, *own.children(recursive=True))]
-    return sum(each.user + each.system + each.children_user + each.children_system for each in living)
+    return sum(
+        each.user + each.system + each.children_user + each.children_system for each in living
+    )
 
 
 def bytes_an_event(output: Path) -> tuple[float, float]:
@@ -224,8 +337,14 @@ def bytes_an_event(output: Path) -> tuple[float, float]:
     about = read_json(output / "_hepflow.json")
     paths = [output / name for name in about["fragments"]]
     tables = (pq.read_table(path, columns=list(COLLECTIONS)) for path in paths)
-    numbers = sum(len(table[name].combine_chunks().flatten()) * len(fields) for table in tables for name, fields in COLLECTIONS.items())
-    return sum(path.stat().st_size for path in paths) / about["n_events"], 4 * numbers / about["n_events"]
+    numbers = sum(
+        len(table[name].combine_chunks().flatten()) * len(fields)
+        for table in tables
+        for name, fields in COLLECTIONS.items()
+    )
+    return sum(path.stat().st_size for path in paths) / about["n_events"], 4 * numbers / about[
+        "n_events"
+    ]
 
 
 def write_files(folder: Path, n_files: int, n_baskets: int, n_events: int = EVENTS) -> list[Path]:
@@ -246,7 +365,12 @@ def write(path: Path, n_baskets: int, n_events: int = EVENTS) -> Path:
     events = {name: collection(name, fields, n_events, rng) for name, fields in COLLECTIONS.items()}
     types = {name: str(column.type.content) for name, column in events.items()}
     with uproot.recreate(path) as file:
-        tree = file.mktree("Delphes", types, counter_name=lambda name: f"{name}_size", field_name=lambda outer, inner: f"{outer}.{inner}")
+        tree = file.mktree(
+            "Delphes",
+            types,
+            counter_name=lambda name: f"{name}_size",
+            field_name=lambda outer, inner: f"{outer}.{inner}",
+        )
         for _ in range(n_baskets):
             tree.extend(events)
     return path

@@ -31,7 +31,9 @@ class Vector:
         return math.atan2(self.py, self.px)
 
     def delta_r(self, other: "Vector") -> float:
-        return math.hypot(self.eta() - other.eta(), math.remainder(self.phi() - other.phi(), 2 * math.pi))
+        return math.hypot(
+            self.eta() - other.eta(), math.remainder(self.phi() - other.phi(), 2 * math.pi)
+        )
 
 
 def cone(vector: Vector, table: np.ndarray) -> float:
@@ -43,8 +45,15 @@ def cone(vector: Vector, table: np.ndarray) -> float:
 
 def per_event(event: dict) -> tuple[list[float], list[list[float]]] | None:
     """High-level features and the padded list of 801 particles of an event, by the reference definitions."""
-    specs = (("EFlowTrack", "PT", 0.5), ("EFlowPhoton", "ET", 1.0), ("EFlowNeutralHadron", "ET", 1.0))
-    tables = [np.asarray([[c["Eta"], c["Phi"], c[pt]] for c in event[name] if c[pt] > cut]) for name, pt, cut in specs]
+    specs = (
+        ("EFlowTrack", "PT", 0.5),
+        ("EFlowPhoton", "ET", 1.0),
+        ("EFlowNeutralHadron", "ET", 1.0),
+    )
+    tables = [
+        np.asarray([[c["Eta"], c["Phi"], c[pt]] for c in event[name] if c[pt] > cut])
+        for name, pt, cut in specs
+    ]
     if any(len(table) == 0 for table in tables):
         return None
     found = _lepton(event, tables)
@@ -58,16 +67,24 @@ def _lepton(event: dict, tables: list[np.ndarray]) -> tuple | None:
             if source["PT"] <= 23.0:
                 continue
             vector = Vector(source["PT"], source["Eta"], source["Phi"])
-            charged, gamma, neutral = cone(vector, tables[0]) - 1.0, cone(vector, tables[1]), cone(vector, tables[2])
+            charged, gamma, neutral = (
+                cone(vector, tables[0]) - 1.0,
+                cone(vector, tables[1]),
+                cone(vector, tables[2]),
+            )
             if found is None and charged + gamma + neutral < 0.45:
                 found = vector, [charged, gamma, neutral], one_hot, float(source["Charge"])
     return found
 
 
-def _features(event: dict, tables: list[np.ndarray], specs: tuple, found: tuple) -> tuple[list[float], list[list[float]]]:
+def _features(
+    event: dict, tables: list[np.ndarray], specs: tuple, found: tuple
+) -> tuple[list[float], list[list[float]]]:
     vector, isolation, one_hot, charge = found
     particles = [[*_momentum(vector), 0.0, 0.0, 0.0, *isolation, 0.0, 0.0, 0.0, *one_hot, charge]]
-    for (name, pt, cut), kind, cap in zip(specs, ([1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]), (450, 150, 200), strict=True):
+    for (name, pt, cut), kind, cap in zip(
+        specs, ([1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]), (450, 150, 200), strict=True
+    ):
         n = 0
         for c in event[name]:
             if n >= cap or c[pt] <= cut:
@@ -76,7 +93,11 @@ def _features(event: dict, tables: list[np.ndarray], specs: tuple, found: tuple)
             is_track = name == "EFlowTrack"
             if is_track and vector.delta_r(candidate) <= 1e-4:
                 continue
-            cones = [cone(candidate, tables[0]) - 1.0, cone(candidate, tables[1]), cone(candidate, tables[2])]
+            cones = [
+                cone(candidate, tables[0]) - 1.0,
+                cone(candidate, tables[1]),
+                cone(candidate, tables[2]),
+            ]
             vertex = [c["X"], c["Y"], c["Z"]] if is_track else [0.0, 0.0, 0.0]
             sign = float(np.sign(c["PID"])) if is_track else 0.0
             particles.append([*_momentum(candidate), *vertex, *cones, *kind, 0.0, 0.0, sign])
@@ -88,7 +109,11 @@ def _features(event: dict, tables: list[np.ndarray], specs: tuple, found: tuple)
 def isolations(events: ak.Array) -> list[ak.Array]:
     """Sums of pT in the cone of every selected candidate by kind, for a whole chunk at once; reference definitions."""
     kinds = []
-    for name, pt, cut in (("EFlowTrack", "PT", 0.5), ("EFlowPhoton", "ET", 1.0), ("EFlowNeutralHadron", "ET", 1.0)):
+    for name, pt, cut in (
+        ("EFlowTrack", "PT", 0.5),
+        ("EFlowPhoton", "ET", 1.0),
+        ("EFlowNeutralHadron", "ET", 1.0),
+    ):
         selected = events[name][events[name][pt] > cut]
         kinds.append(ak.zip({"pt": selected[pt], "eta": selected["Eta"], "phi": selected["Phi"]}))
     everything = ak.concatenate(kinds, axis=1)
@@ -104,10 +129,22 @@ def _momentum(v: Vector) -> list[float]:
     return [v.energy, v.px, v.py, v.pz, v.pt(), v.eta(), v.phi()]
 
 
-def _high_level(event: dict, vector: Vector, isolation: list[float], one_hot: list[float], charge: float) -> list[float]:
+def _high_level(
+    event: dict, vector: Vector, isolation: list[float], one_hot: list[float], charge: float
+) -> list[float]:
     met = event["MissingET"][0]
     jets = [jet for jet in event["Jet"] if jet["PT"] > 30 and abs(jet["Eta"]) < 2.6]
     mt = 2.0 * met["MET"] * vector.pt() * (1 - math.cos(vector.phi() - met["Phi"]))
     n_b = sum(1 for jet in jets if jet["BTag"] > 0)
-    high = [sum(jet["PT"] for jet in jets), met["MET"], met["Phi"], mt, len(jets), n_b, vector.pt(), vector.eta(), vector.phi()]
+    high = [
+        sum(jet["PT"] for jet in jets),
+        met["MET"],
+        met["Phi"],
+        mt,
+        len(jets),
+        n_b,
+        vector.pt(),
+        vector.eta(),
+        vector.phi(),
+    ]
     return [*high, *isolation, charge, one_hot[0]]

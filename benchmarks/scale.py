@@ -26,25 +26,31 @@ from distributed import Client, LocalCluster
 from rich.console import Console
 from rich.table import Table
 
-from hepflow.blocks import StoreSpec
-from hepflow.clusters import SETTINGS
-from hepflow.config import FeaturesConfig
-from hepflow.config_engines import ClusterConfig
-from hepflow.features import memory_of_task, run, watch
-from hepflow.fragments import Fragment, empty_events, open_events, read_fragment
-from hepflow.parts import Outcome, make_part
+from hepflow.config.engines import ClusterConfig
+from hepflow.config.stages import FeaturesConfig
+from hepflow.data.blocks import StoreSpec
+from hepflow.data.events import Fragment, empty_events, open_events, read_fragment
+from hepflow.data.store import EventStore
+from hepflow.engines.dask import SETTINGS
+from hepflow.features.job import memory_of_task, run, watch
+from hepflow.features.parts import Outcome, make_part
 from hepflow.physics.features import compute
 from hepflow.schema import CLASSES, HLF, PARTICLE
-from hepflow.store import EventStore
 
 MB = 1e6
-SPEC = StoreSpec(CLASSES, HLF, PARTICLE, "corrected", "benchmark", {"train": 0.7, "val": 0.1, "test": 0.2})
+SPEC = StoreSpec(
+    CLASSES, HLF, PARTICLE, "corrected", "benchmark", {"train": 0.7, "val": 0.1, "test": 0.2}
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="10,000 events, in under two minutes")
-    parser.add_argument("--events", type=Path, help="a dataset of `hepflow ingest` whose events are repeated; default: generated events")
+    parser.add_argument(
+        "--events",
+        type=Path,
+        help="a dataset of `hepflow ingest` whose events are repeated; default: generated events",
+    )
     parser.add_argument("--parts", default="graph,memory,run", help="what to measure")
     arguments = parser.parse_args()
     logging.getLogger("hepflow").setLevel(logging.ERROR)
@@ -68,7 +74,17 @@ def graph(n: int) -> dict[str, float]:
     """Seconds and memory that the graph of the stage costs the client and the scheduler."""
     store = EventStore(Path("data/features.zarr"), SPEC)
     parquet = Path("data/events/qcd")
-    fragments = [Fragment(f"qcd--part-{i:05d}", parquet / f"part-{i:05d}.parquet", (0, 1, 2), 3000, 10**8, f"{i:016x}") for i in range(n)]
+    fragments = [
+        Fragment(
+            f"qcd--part-{i:05d}",
+            parquet / f"part-{i:05d}.parquet",
+            (0, 1, 2),
+            3000,
+            10**8,
+            f"{i:016x}",
+        )
+        for i in range(n)
+    ]
     with two_workers() as cluster, Client(cluster) as client:
         client.wait_for_workers(2)
         before, started = held(), time.perf_counter()
@@ -78,12 +94,23 @@ def graph(n: int) -> dict[str, float]:
         done = 1 + sum(1 for _ in outcomes)
         last = time.perf_counter() - started
         grown = peak() - before
-    table = Table("graph of tasks without work", "", title=f"{done:,} fragments, load {os.getloadavg()[0]:.1f}")
+    table = Table(
+        "graph of tasks without work",
+        "",
+        title=f"{done:,} fragments, load {os.getloadavg()[0]:.1f}",
+    )
     table.add_row("until the first result is back", f"{first:.2f} s")
     table.add_row("until the last is", f"{last:.1f} s")
-    table.add_row("memory of client and scheduler", f"{grown / MB:,.0f} MB, {grown / n / 1e3:.1f} kB a fragment")
+    table.add_row(
+        "memory of client and scheduler",
+        f"{grown / MB:,.0f} MB, {grown / n / 1e3:.1f} kB a fragment",
+    )
     Console().print(table)
-    return {"graph_submit_s": round(first, 2), "graph_done_s": round(last, 1), "graph_mb": round(grown / MB)}
+    return {
+        "graph_submit_s": round(first, 2),
+        "graph_done_s": round(last, 1),
+        "graph_mb": round(grown / MB),
+    }
 
 
 def two_workers() -> LocalCluster:
@@ -93,7 +120,15 @@ def two_workers() -> LocalCluster:
 
 def memory(scratch: Path, sizes: tuple[int, ...]) -> dict[str, float]:
     """What a task of each size holds at its peak, in a process of its own, against what is announced for it."""
-    table = Table("events", "Parquet, MB", "announced, MB", "held, MB", "of it before the task", "bytes a byte", title="memory of a task")
+    table = Table(
+        "events",
+        "Parquet, MB",
+        "announced, MB",
+        "held, MB",
+        "of it before the task",
+        "bytes a byte",
+        title="memory of a task",
+    )
     ratios = []
     for n in sizes:
         folder = scratch / f"events-{n}"
@@ -104,9 +139,14 @@ def memory(scratch: Path, sizes: tuple[int, ...]) -> dict[str, float]:
         announced = memory_of_task(fragment)
         ratios.append(announced / after)
         numbers = (fragment.n_bytes / MB, announced / MB, after / MB, before / MB)
-        table.add_row(f"{n:,}", *(f"{x:,.0f}" for x in numbers), f"{(after - before) / fragment.n_bytes:.1f}")
+        table.add_row(
+            f"{n:,}", *(f"{x:,.0f}" for x in numbers), f"{(after - before) / fragment.n_bytes:.1f}"
+        )
     Console().print(table)
-    return {"announced_vs_held_least": round(min(ratios), 2), "announced_vs_held_most": round(max(ratios), 2)}
+    return {
+        "announced_vs_held_least": round(min(ratios), 2),
+        "announced_vs_held_most": round(max(ratios), 2),
+    }
 
 
 def memory_of(fragment: Fragment, output: Path) -> tuple[int, int]:
@@ -125,7 +165,9 @@ def long_run(scratch: Path, events: Path | None, n_events: int) -> dict[str, flo
         done = threading.Event()
         sampler = threading.Thread(target=sample, args=(cluster, samples, done))
         config = FeaturesConfig(
-            input=scratch / "many", output=scratch / "many.zarr", cluster=ClusterConfig(kind="address", address=cluster.scheduler_address)
+            input=scratch / "many",
+            output=scratch / "many.zarr",
+            cluster=ClusterConfig(kind="address", address=cluster.scheduler_address),
         )
         sampler.start()
         started = time.perf_counter()
@@ -135,23 +177,38 @@ def long_run(scratch: Path, events: Path | None, n_events: int) -> dict[str, flo
         sampler.join()
     ledger = EventStore.open(config.output).ledger()
     tenths = [max(part) for part in np.array_split(np.array(samples), 10)]
-    table = Table("tenth of the run", "most memory of a worker, MB", title=f"{ledger.n_in:,} events, {ledger.n_in / seconds:,.0f} events/s")
+    table = Table(
+        "tenth of the run",
+        "most memory of a worker, MB",
+        title=f"{ledger.n_in:,} events, {ledger.n_in / seconds:,.0f} events/s",
+    )
     for i, value in enumerate(tenths):
         table.add_row(str(i + 1), f"{value / MB:,.0f}")
     Console().print(table)
-    return {"run_events": ledger.n_in, "run_events_per_s": round(ledger.n_in / seconds), "run_last_vs_third_tenth": tenths[-1] / tenths[2]}
+    return {
+        "run_events": ledger.n_in,
+        "run_events_per_s": round(ledger.n_in / seconds),
+        "run_last_vs_third_tenth": tenths[-1] / tenths[2],
+    }
 
 
 def sample(cluster: LocalCluster, samples: list[float], done: threading.Event) -> None:
     """The larger of the workers' memories, as they report it, twice a second."""
     while not done.wait(0.5):
-        samples.append(max(worker.metrics.get("memory", 0) for worker in list(cluster.scheduler.workers.values())))
+        samples.append(
+            max(
+                worker.metrics.get("memory", 0)
+                for worker in list(cluster.scheduler.workers.values())
+            )
+        )
 
 
 def some_of(folder: Path, n: int) -> ak.Array:
     """Events of a dataset, of all its fragments."""
     fragments = open_events(folder, 2**26).fragments
-    return ak.concatenate([read_fragment(fragment)[: n // len(fragments) + 1] for fragment in fragments])
+    return ak.concatenate(
+        [read_fragment(fragment)[: n // len(fragments) + 1] for fragment in fragments]
+    )
 
 
 def held() -> int:

@@ -25,21 +25,21 @@ import uproot
 from rich.console import Console
 from rich.table import Table
 
-from hepflow.blocks import EventBlock
-from hepflow.ingest import skim
-from hepflow.ingest.delphes import DelphesFile
-from hepflow.ingest.listing import list_files
-from hepflow.ingest.share import Access
-from hepflow.ingest.splits import FileSplit, plan
-from hepflow.models.bundle import write_onnx
-from hepflow.models.exported import OnnxNet
+from hepflow.data.blocks import EventBlock
+from hepflow.models.export import write_onnx
 from hepflow.models.hlf import HLFNet
 from hepflow.models.inclusive import InclusiveNet
 from hepflow.models.inputs import Inputs
+from hepflow.models.onnx_net import OnnxNet
 from hepflow.models.order import pad, reading_order
 from hepflow.models.sequence import SequenceNet
+from hepflow.physics import skim
 from hepflow.physics.columns import columns
 from hepflow.physics.features import FeatureSet, compute
+from hepflow.reading.delphes import DelphesFile
+from hepflow.reading.listing import list_files
+from hepflow.reading.share import Access
+from hepflow.reading.splits import FileSplit, plan
 from hepflow.schema import CLASSES, HLF, PARTICLE
 from hepflow.score.scorer import BATCH, Scorer
 from hepflow.score.task import CLAIMS, RECORDS, Task, score_share
@@ -50,13 +50,19 @@ NAMES = [feature.name for feature in PARTICLE]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer events and three repeats, in under two minutes")
-    parser.add_argument("--input", type=Path, help="a folder of ROOT files; default: generated events")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer events and three repeats, in under two minutes"
+    )
+    parser.add_argument(
+        "--input", type=Path, help="a folder of ROOT files; default: generated events"
+    )
     arguments = parser.parse_args()
     logging.getLogger("hepflow").setLevel(logging.ERROR)
     repeats = 3 if arguments.quick else 5
     with tempfile.TemporaryDirectory() as scratch:
-        folder = arguments.input or write_raw(Path(scratch) / "raw", 300, 4 if arguments.quick else 16)
+        folder = arguments.input or write_raw(
+            Path(scratch) / "raw", 300, 4 if arguments.quick else 16
+        )
         models = write_models(folder, Path(scratch))
         result = end_to_end(folder, models["inclusive"], Path(scratch), repeats)
         result |= one_core(folder, models, repeats)
@@ -78,13 +84,27 @@ def write_raw(folder: Path, n: int, files: int) -> Path:
         for name in ("EFlowTrack", "EFlowPhoton", "EFlowNeutralHadron"):
             both = ak.concatenate([pool[name][:n], pool[name][n:]], axis=1)
             counts = ak.to_numpy(ak.num(both))
-            columns[name] = both[ak.unflatten(rng.random(counts.sum()) < np.repeat(share, counts), counts)]
+            columns[name] = both[
+                ak.unflatten(rng.random(counts.sum()) < np.repeat(share, counts), counts)
+            ]
         hard = np.where(np.arange(n) % 3 == 0, 0.3, 1.0)
         momentum = ak.values_astype(events["Electron", "PT"] * hard, np.float32)
-        columns["Electron"] = ak.zip({"PT": momentum, **{name: events["Electron", name] for name in ("Eta", "Phi", "Charge")}})
+        columns["Electron"] = ak.zip(
+            {
+                "PT": momentum,
+                **{name: events["Electron", name] for name in ("Eta", "Phi", "Charge")},
+            }
+        )
         with uproot.recreate(folder / f"{number}.root") as file:
-            naming = {"counter_name": lambda name: f"{name}_size", "field_name": lambda outer, inner: f"{outer}.{inner}"}
-            tree = file.mktree("Delphes", {name: str(column.type.content) for name, column in columns.items()}, **naming)
+            naming = {
+                "counter_name": lambda name: f"{name}_size",
+                "field_name": lambda outer, inner: f"{outer}.{inner}",
+            }
+            tree = file.mktree(
+                "Delphes",
+                {name: str(column.type.content) for name, column in columns.items()},
+                **naming,
+            )
             tree.extend(columns)
     return folder
 
@@ -96,7 +116,9 @@ def write_models(folder: Path, scratch: Path) -> dict[str, Path]:
         name: {key: getattr(x, key)(axis=0).tolist() for key in ("mean", "std", "min", "max")}
         for name, x in (("hlf", made.hlf), ("particles", made.particles))
     }
-    inputs = Inputs(CLASSES, tuple(f.name for f in HLF), tuple(NAMES), statistics_of, "corrected", "benchmark")
+    inputs = Inputs(
+        CLASSES, tuple(f.name for f in HLF), tuple(NAMES), statistics_of, "corrected", "benchmark"
+    )
     example = batches(made, sort=True)[0]
     paths = {name: scratch / f"{name}.onnx" for name in NETS}
     for name, net in NETS.items():
@@ -122,12 +144,18 @@ def features_of_file(path: str) -> FeatureSet:
 def batches(made: FeatureSet, *, sort: bool) -> list[dict[str, np.ndarray]]:
     """Tensors that are ready for a net."""
     n = len(made.index)
-    order = reading_order(EventBlock(made.hlf, made.particles, made.offsets, np.zeros(n, np.int8), made.index), NAMES, "delta_r")
+    order = reading_order(
+        EventBlock(made.hlf, made.particles, made.offsets, np.zeros(n, np.int8), made.index),
+        NAMES,
+        "delta_r",
+    )
     by_length = np.argsort(np.diff(made.offsets), kind="stable") if sort else np.arange(n)
     found = []
     for start in range(0, n, BATCH):
         rows = by_length[start : start + BATCH]
-        padded, lengths = pad([made.particles[order][made.offsets[i] : made.offsets[i + 1]] for i in rows])
+        padded, lengths = pad(
+            [made.particles[order][made.offsets[i] : made.offsets[i + 1]] for i in rows]
+        )
         found.append({"hlf": made.hlf[rows], "particles": padded, "lengths": lengths})
     return found
 
@@ -177,12 +205,21 @@ def end_to_end(folder: Path, model: Path, scratch: Path, repeats: int) -> dict[s
         contenders: dict[str, Callable[[], float]] = {
             "hepflow score, ROOT to Parquet": lambda: rate(partial(everything, task=task), splits),
             "features alone, from ROOT": lambda: rate(only_features, paths),
-            "ONNX Runtime alone, sorted by length": lambda: rate(partial(only_onnx, model=model, sort=True), paths),
-            "ONNX Runtime alone, as they arrive": lambda: rate(partial(only_onnx, model=model, sort=False), paths),
+            "ONNX Runtime alone, sorted by length": lambda: rate(
+                partial(only_onnx, model=model, sort=True), paths
+            ),
+            "ONNX Runtime alone, as they arrive": lambda: rate(
+                partial(only_onnx, model=model, sort=False), paths
+            ),
         }
         rates = medians(contenders, repeats)
     ours, *others = rates
-    table = Table("inclusive net", "events/s", "hepflow is", title=f"{n_events:,} events in {len(paths)} files, {workers} processes")
+    table = Table(
+        "inclusive net",
+        "events/s",
+        "hepflow is",
+        title=f"{n_events:,} events in {len(paths)} files, {workers} processes",
+    )
     for name, value in rates.items():
         table.add_row(name, f"{value:,.0f}", f"{rates[ours] / value:.2f}x")
     Console().print(table)
@@ -197,14 +234,28 @@ def one_core(folder: Path, models: dict[str, Path], repeats: int) -> dict[str, f
     """The rate of the HLF net, and how long one call takes, with the share of feature making."""
     events = read(str(first(folder)))
     scorer = Scorer(models["hlf"])
-    hlf_rate = statistics.median(len(events) / timed(lambda: scorer.score(events), time.process_time) for _ in range(2 * repeats))
+    hlf_rate = statistics.median(
+        len(events) / timed(lambda: scorer.score(events), time.process_time)
+        for _ in range(2 * repeats)
+    )
     selected = events[scorer.score(events).selected]
-    header = ("net", "events", "from", "p50 ms", "p99 ms", "p50 ms an event", "features", "net alone p50, p99 ms")
+    header = (
+        "net",
+        "events",
+        "from",
+        "p50 ms",
+        "p99 ms",
+        "p50 ms an event",
+        "features",
+        "net alone p50, p99 ms",
+    )
     table = Table(*header, title="latency, one core, warm")
     result = {"hlf_events_per_second": hlf_rate}
     for name, model in models.items():
         for size, calls in ((1, 200), (32, 20), (1024, 3)):
-            for row, found in latency(name, Scorer(model), selected[np.arange(size) % len(selected)], calls):
+            for row, found in latency(
+                name, Scorer(model), selected[np.arange(size) % len(selected)], calls
+            ):
                 table.add_row(*row)
                 result |= found
     Console().print(table)
@@ -212,15 +263,36 @@ def one_core(folder: Path, models: dict[str, Path], repeats: int) -> dict[str, f
     return result
 
 
-def latency(name: str, scorer: Scorer, chunk: ak.Array, calls: int) -> Iterator[tuple[tuple[str, ...], dict[str, float]]]:
+def latency(
+    name: str, scorer: Scorer, chunk: ak.Array, calls: int
+) -> Iterator[tuple[tuple[str, ...], dict[str, float]]]:
     """From flat arrays, and from awkward ones: a row of the table, and what goes into the result."""
     size, flat, made = len(chunk), columns(chunk), compute(chunk)
     alone = quantiles(lambda: scorer._logits(made), calls)  # noqa: SLF001 - what is left when the features are there
-    for source, call in (("arrays", lambda: scorer.score_columns(flat)), ("awkward", lambda: scorer.score(chunk))):
+    for source, call in (
+        ("arrays", lambda: scorer.score_columns(flat)),
+        ("awkward", lambda: scorer.score(chunk)),
+    ):
         p50, p99 = quantiles(call, calls)
         share = max(0.0, 1 - alone[0] / p50)
-        row = (name, str(size), source, f"{p50:.3f}", f"{p99:.3f}", f"{p50 / size:.3f}", f"{share:.0%}", f"{alone[0]:.3f}, {alone[1]:.3f}")
-        yield row, {f"{name}_{size}_{source}_p99_ms": p99, f"{name}_{size}_net_p99_ms": alone[1], f"{name}_{size}_{source}_features": share}
+        row = (
+            name,
+            str(size),
+            source,
+            f"{p50:.3f}",
+            f"{p99:.3f}",
+            f"{p50 / size:.3f}",
+            f"{share:.0%}",
+            f"{alone[0]:.3f}, {alone[1]:.3f}",
+        )
+        yield (
+            row,
+            {
+                f"{name}_{size}_{source}_p99_ms": p99,
+                f"{name}_{size}_net_p99_ms": alone[1],
+                f"{name}_{size}_{source}_features": share,
+            },
+        )
 
 
 def quantiles(call: Callable[[], object], calls: int) -> tuple[float, float]:

@@ -25,13 +25,13 @@ from rich.console import Console
 from rich.table import Table
 from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 
-from hepflow.blocks import FLOAT_BITS, EventBlock, StoreSpec
-from hepflow.fragments import open_events, read_fragment
-from hepflow.ledger import Ledger
+from hepflow.data.arrays import CHUNKS_PER_SHARD, COMPRESSOR, ROWS_PER_CHUNK
+from hepflow.data.blocks import FLOAT_BITS, EventBlock, StoreSpec
+from hepflow.data.events import open_events, read_fragment
+from hepflow.data.ledger import Ledger
+from hepflow.data.store import EventStore
 from hepflow.physics.features import FeatureSet, compute
 from hepflow.schema import HLF, MAX_PARTICLES, PARTICLE
-from hepflow.shards import CHUNKS_PER_SHARD, COMPRESSOR, ROWS_PER_CHUNK
-from hepflow.store import EventStore
 
 PADDED = MAX_PARTICLES * len(PARTICLE) * 4
 SHUFFLES = {"none": Blosc.NOSHUFFLE, "bytes": Blosc.SHUFFLE, "bits": Blosc.BITSHUFFLE}
@@ -51,11 +51,28 @@ class Choice(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer codecs, in under a minute")
-    parser.add_argument("--events", type=Path, help="a dataset of `hepflow ingest`; default: generated events")
+    parser.add_argument(
+        "--events", type=Path, help="a dataset of `hepflow ingest`; default: generated events"
+    )
     arguments = parser.parse_args()
-    events = some_events(arguments.events) if arguments.events else generated.events(1000 if arguments.quick else 2000)
+    events = (
+        some_events(arguments.events)
+        if arguments.events
+        else generated.events(1000 if arguments.quick else 2000)
+    )
     features = compute(events)
-    table = Table("order", "codec", "shuffle", "rows a chunk", "block", "bits kept", "bytes an event", "of padded", "written/s", "read/s")
+    table = Table(
+        "order",
+        "codec",
+        "shuffle",
+        "rows a chunk",
+        "block",
+        "bits kept",
+        "bytes an event",
+        "of padded",
+        "written/s",
+        "read/s",
+    )
     for choice in choices(quick=arguments.quick):
         measure(features, table, choice)
     Console(width=140).print(table)
@@ -64,8 +81,15 @@ def main() -> None:
 
 def choices(*, quick: bool) -> list[Choice]:
     """One thing varied at a time around what the store does, and the codecs with every shuffle and order."""
-    codecs = [("zstd", 1), ("lz4", 5)] if quick else [("zstd", 1), ("zstd", 3), ("zstd", 5), ("lz4", 1), ("lz4", 5), ("blosclz", 5)]
-    varied = [Choice(*codec, shuffle, columns) for columns, codec, shuffle in product((False, True), codecs, SHUFFLES)]
+    codecs = (
+        [("zstd", 1), ("lz4", 5)]
+        if quick
+        else [("zstd", 1), ("zstd", 3), ("zstd", 5), ("lz4", 1), ("lz4", 5), ("blosclz", 5)]
+    )
+    varied = [
+        Choice(*codec, shuffle, columns)
+        for columns, codec, shuffle in product((False, True), codecs, SHUFFLES)
+    ]
     best = Choice("zstd", 1, "bytes")
     varied += [best._replace(rows=rows) for rows in (4000, 8000, 2**14, 32000)]
     varied += [best._replace(block=block) for block in (0, 2**16, 2**18, 2**20)]
@@ -75,20 +99,37 @@ def choices(*, quick: bool) -> list[Choice]:
 def some_events(folder: Path) -> ak.Array:
     """The first 2,000 events of a dataset, of all its classes."""
     fragments = open_events(folder, 2**26).fragments
-    return ak.concatenate([read_fragment(fragment)[: 2000 // len(fragments) + 1] for fragment in fragments[:: -(-len(fragments) // 40)]])
+    return ak.concatenate(
+        [
+            read_fragment(fragment)[: 2000 // len(fragments) + 1]
+            for fragment in fragments[:: -(-len(fragments) // 40)]
+        ]
+    )
 
 
 def measure(features: FeatureSet, table: Table, choice: Choice) -> None:
-    n_whole = len(features.particles) // choice.rows * choice.rows  # whole chunks, so that sizes compare
-    x, n_events = features.particles[:n_whole], len(features.index) * n_whole / len(features.particles)
+    n_whole = (
+        len(features.particles) // choice.rows * choice.rows
+    )  # whole chunks, so that sizes compare
+    x, n_events = (
+        features.particles[:n_whole],
+        len(features.index) * n_whole / len(features.particles),
+    )
     codec = Blosc(choice.codec, choice.level, SHUFFLES[choice.shuffle], choice.block, typesize=4)
     chunks = x.reshape(-1, choice.rows, x.shape[1])
     out = np.empty(chunks.shape[1:], np.float32)
     decoded = np.empty_like(out.T if choice.columns else out, order="C")
 
     def encode() -> list[bytes]:
-        rounded = chunks if choice.bits == FLOAT_BITS else BitRound(choice.bits).encode(chunks).view(np.float32)
-        return [codec.encode(np.ascontiguousarray(chunk.T if choice.columns else chunk)) for chunk in rounded]
+        rounded = (
+            chunks
+            if choice.bits == FLOAT_BITS
+            else BitRound(choice.bits).encode(chunks).view(np.float32)
+        )
+        return [
+            codec.encode(np.ascontiguousarray(chunk.T if choice.columns else chunk))
+            for chunk in rounded
+        ]
 
     def decode() -> None:
         for part in encoded:
@@ -109,19 +150,27 @@ def measure(features: FeatureSet, table: Table, choice: Choice) -> None:
         f"{size / PADDED:.3f}",
         f"{n_events / written:,.0f}",
         f"{n_events / read:,.0f}",
-        style="bold" if choice == Choice(COMPRESSOR["cname"], COMPRESSOR["clevel"], "bytes") else None,
+        style="bold"
+        if choice == Choice(COMPRESSOR["cname"], COMPRESSOR["clevel"], "bytes")
+        else None,
     )
 
 
 def whole_store(features: FeatureSet, repeats: int) -> dict[str, float]:
     """The store against the same arrays written and read by zarr."""
     n = len(features.index)
-    block = EventBlock(features.hlf, features.particles, features.offsets, np.zeros(n, np.int8), np.arange(n))
+    block = EventBlock(
+        features.hlf, features.particles, features.offsets, np.zeros(n, np.int8), np.arange(n)
+    )
     starts = range(0, n - n % SLICE, SLICE)
     with tempfile.TemporaryDirectory() as folder:
-        store = EventStore.create(Path(folder) / "s.zarr", StoreSpec(("qcd",), HLF, PARTICLE, "corrected", "benchmark"))
+        store = EventStore.create(
+            Path(folder) / "s.zarr", StoreSpec(("qcd",), HLF, PARTICLE, "corrected", "benchmark")
+        )
         contenders = {
-            "write, the store": lambda: store.write_part("a", {("train", "qcd"): block}, Ledger(n, n)),
+            "write, the store": lambda: store.write_part(
+                "a", {("train", "qcd"): block}, Ledger(n, n)
+            ),
             "write, zarr": lambda: write_by_zarr(Path(folder) / "z.zarr", block),
         }
         seconds = cpu(contenders, repeats)
@@ -131,13 +180,24 @@ def whole_store(features: FeatureSet, repeats: int) -> dict[str, float]:
         contenders = {
             "read whole, the store": lambda: store.read(part),
             "read whole, zarr": lambda: read_by_zarr(group, 0, n),
-            f"read by {SLICE}, the store": lambda: [store.read(part, start, start + SLICE) for start in starts],
-            f"read by {SLICE}, zarr": lambda: [read_by_zarr(group, start, start + SLICE) for start in starts],
+            f"read by {SLICE}, the store": lambda: [
+                store.read(part, start, start + SLICE) for start in starts
+            ],
+            f"read by {SLICE}, zarr": lambda: [
+                read_by_zarr(group, start, start + SLICE) for start in starts
+            ],
         }
         seconds |= cpu(contenders, repeats)
         size = sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()) / n
-    rates = {name: (len(starts) * SLICE if "by" in name else n) / value for name, value in seconds.items()}
-    table = Table("files, all arrays", "events/s of one core", title=f"{n:,} events, {size:,.0f} bytes each, load {os.getloadavg()[0]:.1f}")
+    rates = {
+        name: (len(starts) * SLICE if "by" in name else n) / value
+        for name, value in seconds.items()
+    }
+    table = Table(
+        "files, all arrays",
+        "events/s of one core",
+        title=f"{n:,} events, {size:,.0f} bytes each, load {os.getloadavg()[0]:.1f}",
+    )
     for name, rate in rates.items():
         table.add_row(name, f"{rate:,.0f}")
     Console().print(table)

@@ -27,18 +27,18 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from hepflow.blocks import EventBlock, StoreSpec
-from hepflow.files import read_json
-from hepflow.ledger import Ledger
+from hepflow.data.blocks import EventBlock, StoreSpec
+from hepflow.data.ledger import Ledger
+from hepflow.data.store import EventStore
 from hepflow.models.inclusive import InclusiveNet
 from hepflow.models.net import Net
 from hepflow.models.sequence import SequenceNet
 from hepflow.schema import CLASSES, HLF, MAX_PARTICLES, PARTICLE, SPLITS
-from hepflow.store import EventStore
-from hepflow.train.batches import Batch
+from hepflow.system.files import read_json
 from hepflow.train.data import EventData
-from hepflow.train.loader import EventLoader
-from hepflow.train.reader import BlockReader
+from hepflow.train.loading.batches import Batch
+from hepflow.train.loading.loader import EventLoader
+from hepflow.train.loading.reader import BlockReader
 
 NETS: dict[str, type[Net]] = {"sequence": SequenceNet, "inclusive": InclusiveNet}
 CONFIGS = Path(__file__).parents[1] / "configs" / "train"
@@ -46,18 +46,38 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "train"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few events and three repeats, in under two minutes")
-    parser.add_argument("--store", type=Path, help="a store of `hepflow features`; default: generated events of its size")
+    parser.add_argument(
+        "--quick", action="store_true", help="few events and three repeats, in under two minutes"
+    )
+    parser.add_argument(
+        "--store",
+        type=Path,
+        help="a store of `hepflow features`; default: generated events of its size",
+    )
     arguments = parser.parse_args()
     quick: bool = arguments.quick
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        store = arguments.store or generate(scratch / "jagged.zarr", n_events=400 if quick else 1000, mean_particles=400).path
-        flat = generate(scratch / "flat.zarr", n_events=60_000 if quick else 400_000, mean_particles=0).path
-        result = loader_vs_memory(store, repeats=3 if quick else 5) | hlf_vs_stock(flat, scratch, repeats=1 if quick else 3)
-        longer = arguments.store or generate(scratch / "longer.zarr", n_events=800 if quick else 4000, mean_particles=400).path
+        store = (
+            arguments.store
+            or generate(
+                scratch / "jagged.zarr", n_events=400 if quick else 1000, mean_particles=400
+            ).path
+        )
+        flat = generate(
+            scratch / "flat.zarr", n_events=60_000 if quick else 400_000, mean_particles=0
+        ).path
+        result = loader_vs_memory(store, repeats=3 if quick else 5) | hlf_vs_stock(
+            flat, scratch, repeats=1 if quick else 3
+        )
+        longer = (
+            arguments.store
+            or generate(
+                scratch / "longer.zarr", n_events=800 if quick else 4000, mean_particles=400
+            ).path
+        )
         result |= two_vs_one(longer, scratch, repeats=1 if quick else 3)
     result["gru_vs_torch_padded"] = gru.measure(128, quick=True)["gru_vs_torch_padded"]
     print(json.dumps(result))
@@ -71,13 +91,17 @@ def generate(path: Path, *, n_events: int, mean_particles: int) -> EventStore:
         for label, name in enumerate(CLASSES):
             n = n_events if split == "train" else 50
             lengths = (
-                rng.normal(mean_particles, 110, n).clip(1, MAX_PARTICLES).astype(np.int64) if mean_particles else np.zeros(n, np.int64)
+                rng.normal(mean_particles, 110, n).clip(1, MAX_PARTICLES).astype(np.int64)
+                if mean_particles
+                else np.zeros(n, np.int64)
             )
             offsets = np.concatenate([[0], np.cumsum(lengths)])
             particles = rng.normal(size=(offsets[-1], len(PARTICLE))).astype(np.float32)
             hlf = rng.normal(label, 1, (n, len(HLF))).astype(np.float32)
             ids = np.arange(first, first + n)
-            blocks[split, name] = EventBlock(hlf, particles, offsets, np.full(n, label, np.int8), ids)
+            blocks[split, name] = EventBlock(
+                hlf, particles, offsets, np.full(n, label, np.int8), ids
+            )
             first += n
     store.write_part("generated", blocks, Ledger(n_in=first, n_out=first))
     store.finalise()
@@ -93,19 +117,33 @@ def loader_vs_memory(path: Path, repeats: int) -> dict[str, float]:
     size_mb = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
     for name in ("sequence", "inclusive"):
         data = EventData(path, batch_size=64, block_events=256, buffer_mb=max(1, int(size_mb / 6)))
-        reader = BlockReader(data.store, particles=True, order="delta_r", keep=False, block_events=data.block_events)
+        reader = BlockReader(
+            data.store, particles=True, order="delta_r", keep=False, block_events=data.block_events
+        )
         loader = EventLoader(data.plan("train", shuffle=True, particles=True), reader, workers=1)
         net = NETS[name](data.inputs)
         ready = list(loader)
         train(net, ready)  # compiles
         loader.waited_s = 0.0
-        seconds = interleaved({"memory": partial(train, net, ready), "loader": partial(train, net, loader)}, repeats)
+        seconds = interleaved(
+            {"memory": partial(train, net, ready), "loader": partial(train, net, loader)}, repeats
+        )
         ratios[name] = seconds["memory"] / seconds["loader"]
         waited = loader.waited_s / repeats / seconds["loader"]
         rate = loader.plan.n_events / seconds["loader"]
-        table.add_row(name, f"{seconds['memory']:.2f}", f"{seconds['loader']:.2f}", f"{ratios[name]:.2f}", f"{rate:,.0f}", f"{waited:.0%}")
+        table.add_row(
+            name,
+            f"{seconds['memory']:.2f}",
+            f"{seconds['loader']:.2f}",
+            f"{ratios[name]:.2f}",
+            f"{rate:,.0f}",
+            f"{waited:.0%}",
+        )
     Console(stderr=True).print(table)
-    return {"loader_vs_memory": round(ratios["inclusive"], 3), "loader_vs_memory_sequence": round(ratios["sequence"], 3)}
+    return {
+        "loader_vs_memory": round(ratios["inclusive"], 3),
+        "loader_vs_memory_sequence": round(ratios["sequence"], 3),
+    }
 
 
 def train(net: Net, batches: Iterable[Batch]) -> None:
@@ -113,19 +151,33 @@ def train(net: Net, batches: Iterable[Batch]) -> None:
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
     for batch in batches:
         optimizer.zero_grad()
-        functional.cross_entropy(net(**{name: getattr(batch, name) for name in net.reads}), batch.label).backward()
+        functional.cross_entropy(
+            net(**{name: getattr(batch, name) for name in net.reads}), batch.label
+        ).backward()
         optimizer.step()
 
 
 def hlf_vs_stock(path: Path, scratch: Path, repeats: int) -> dict[str, float]:
     """Events a second of the whole trainer against a plain loop over a DataLoader."""
     store = EventStore.open(path)
-    blocks = [store.read(part, particles=False) for name in store.spec.classes for part in store.parts("train", name)]
+    blocks = [
+        store.read(part, particles=False)
+        for name in store.spec.classes
+        for part in store.parts("train", name)
+    ]
     hlf = torch.from_numpy(np.concatenate([block.hlf for block in blocks]))
     label = torch.from_numpy(np.concatenate([block.label for block in blocks]).astype(np.int64))
 
     def stock() -> None:
-        net = nn.Sequential(nn.Linear(14, 50), nn.ReLU(), nn.Linear(50, 20), nn.ReLU(), nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 3))
+        net = nn.Sequential(
+            nn.Linear(14, 50),
+            nn.ReLU(),
+            nn.Linear(50, 20),
+            nn.ReLU(),
+            nn.Linear(20, 10),
+            nn.ReLU(),
+            nn.Linear(10, 3),
+        )
         optimizer = torch.optim.Adam(net.parameters())
         for x, y in DataLoader(TensorDataset(hlf, label), batch_size=128, shuffle=True):
             optimizer.zero_grad()
@@ -139,7 +191,9 @@ def hlf_vs_stock(path: Path, scratch: Path, repeats: int) -> dict[str, float]:
         rates["stock, 128"].append(len(label) / (time.perf_counter() - start))
         for size in (128, 8192):
             run = scratch / f"hlf-{size}-{number}"
-            rates[f"hepflow, {size}"].append(fit(path, run, "hlf", epochs=3, more=("--data.batch_size", str(size))))
+            rates[f"hepflow, {size}"].append(
+                fit(path, run, "hlf", epochs=3, more=("--data.batch_size", str(size)))
+            )
     median = {name: statistics.median(values) for name, values in rates.items()}
     show("HLF, events/s", median)
     keys = {"hlf_vs_stock": "hepflow, 8192", "hlf_vs_stock_same_batch": "hepflow, 128"}
@@ -152,22 +206,68 @@ def two_vs_one(path: Path, scratch: Path, repeats: int) -> dict[str, float]:
     ``two_processes_vs_one`` is against one process with its 128, ``two_processes_vs_one_same_batch`` against one with all 256, whose net is
     the faster one: half as many steps, each with its fixed cost.
     """
-    rates: dict[str, list[float]] = {"one process, 128": [], "one process, 256": [], "two processes, 128 each": []}
-    several = ("--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu")
+    rates: dict[str, list[float]] = {
+        "one process, 128": [],
+        "one process, 256": [],
+        "two processes, 128 each": [],
+    }
+    several = (
+        "--trainer.strategy",
+        "ddp",
+        "--trainer.devices",
+        "2",
+        "--trainer.accelerator",
+        "cpu",
+    )
     for number in range(repeats):
         for name, size, more in zip(rates, ("128", "256", "256"), ((), (), several), strict=True):
-            options = ("--data.batch_size", size, "--data.workers", "0")  # a thread that reads would be a second one of the one process
-            rates[name].append(fit(path, scratch / f"{name}-{number}", "inclusive", epochs=3, more=(*options, *more)))
+            options = (
+                "--data.batch_size",
+                size,
+                "--data.workers",
+                "0",
+            )  # a thread that reads would be a second one of the one process
+            rates[name].append(
+                fit(
+                    path,
+                    scratch / f"{name}-{number}",
+                    "inclusive",
+                    epochs=3,
+                    more=(*options, *more),
+                )
+            )
     median = {name: statistics.median(values) for name, values in rates.items()}
     show("inclusive, events/s", median)
     alone, same, two = median.values()
-    return {"two_processes_vs_one": round(two / alone, 2), "two_processes_vs_one_same_batch": round(two / same, 2)}
+    return {
+        "two_processes_vs_one": round(two / alone, 2),
+        "two_processes_vs_one_same_batch": round(two / same, 2),
+    }
 
 
 def fit(store: Path, run: Path, net: str, *, epochs: int, more: tuple[str, ...]) -> float:
     """Events a second of the fastest epoch of `hepflow train fit` in processes of their own, one thread each."""
-    options = ("--data.store", str(store), "--output", str(run), "--trainer.max_epochs", str(epochs), "--threads", "1")
-    command = [sys.executable, "-m", "hepflow", "train", "fit", "--config", str(CONFIGS / f"{net}.yaml"), *options, *more]
+    options = (
+        "--data.store",
+        str(store),
+        "--output",
+        str(run),
+        "--trainer.max_epochs",
+        str(epochs),
+        "--threads",
+        "1",
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "hepflow",
+        "train",
+        "fit",
+        "--config",
+        str(CONFIGS / f"{net}.yaml"),
+        *options,
+        *more,
+    ]
     quiet = ("--trainer.enable_progress_bar", "false")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     subprocess.run([*command, *quiet], check=True, capture_output=True, env=environment)

@@ -16,5 +16,7 @@ default_role = "code"  # `name` in a docstring is code, as in Markdown
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True  # data/raw as the name of the constant, not as PosixPath('data/raw')
+autodoc_preserve_defaults = (
+    True  # data/raw as the name of the constant, not as PosixPath('data/raw')
+)
 numpydoc_show_class_members = False

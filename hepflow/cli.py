@@ -16,13 +16,15 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from rich.console import Console
 from rich.table import Table
 
-from hepflow import config, config_score, config_tools
-from hepflow.arguments import nearest, read, spelt_out
+from hepflow.config import score as config_score
+from hepflow.config import stages as config
+from hepflow.config import tools as config_tools
+from hepflow.config.arguments import nearest, read, spelt_out
+from hepflow.config.options import HELP, Groups, groups_of, mappings_of, print_help, spelt
+from hepflow.config.shipped import with_shipped
 from hepflow.errors import ConfigError, HepflowError, MissingDependency
-from hepflow.files import OF_THE_DISK
-from hepflow.options import HELP, Groups, groups_of, mappings_of, print_help, spelt
-from hepflow.shipped import with_shipped
-from hepflow.terminal import MESSAGES, Messages
+from hepflow.system.files import OF_THE_DISK
+from hepflow.system.terminal import MESSAGES, Messages
 
 USER_ERROR, INTERRUPTED = 2, 130
 RANKS = ("LOCAL_RANK", "SLURM_PROCID")
@@ -54,20 +56,39 @@ class Command:
 COMMANDS = {
     "simulate": Command(config.SimulateConfig, "hepflow.simulate.job:run", "simulate"),
     "ingest": Command(config.IngestConfig, "hepflow.ingest.job:run", "ingest"),
-    "features": Command(config.FeaturesConfig, "hepflow.features:run", "features"),
+    "features": Command(config.FeaturesConfig, "hepflow.features.job:run", "features"),
     "evaluate": Command(config.EvaluateConfig, "hepflow.evaluate.job:run", "evaluate"),
-    "tune": Command(config_tools.TuneConfig, "hepflow.train.tune:run", "tune"),
-    "trees": Command(config_tools.TreesConfig, "hepflow.evaluate.trees:run", "evaluate"),
-    "forest": Command(config_tools.ForestConfig, "hepflow.evaluate.forest:run", "evaluate,ingest"),
-    "export": Command(config_tools.ExportConfig, "hepflow.models.bundle:run", "train"),
-    "score": Command(config_score.ScoreConfig, "hepflow.score.job:run", "score", topic="hepflow.score.structured:run"),
-    "replay": Command(config_score.ReplayConfig, "hepflow.score.replay:run", "kafka"),
-    "store check": Command(config_tools.StoreConfig, "hepflow.store_tools:check", "features", "Verify every part of a feature store"),
-    "store info": Command(config_tools.StoreConfig, "hepflow.store_tools:info", "features", "Show what a feature store holds"),
-    "import-cern": Command(config_tools.ImportConfig, "hepflow.import_cern:run", "features"),
-    "bench": Command(config_tools.BenchConfig, "hepflow.bench.job:run", "bench"),
-    "demo": Command(config_tools.DemoConfig, "hepflow.demo:run", "all"),
-    "doctor": Command(config_tools.DoctorConfig, "hepflow.doctor:run", "all"),
+    "tune": Command(config_tools.TuneConfig, "hepflow.train.tune.job:run", "tune"),
+    "trees": Command(config_tools.TreesConfig, "hepflow.train.trees.boosted:run", "evaluate"),
+    "forest": Command(
+        config_tools.ForestConfig, "hepflow.train.trees.forest:run", "evaluate,ingest"
+    ),
+    "export": Command(config_tools.ExportConfig, "hepflow.models.export:run", "train"),
+    "score": Command(
+        config_score.ScoreConfig,
+        "hepflow.score.job:run",
+        "score",
+        topic="hepflow.score.kafka.job:run",
+    ),
+    "replay": Command(config_score.ReplayConfig, "hepflow.score.kafka.replay:run", "kafka"),
+    "store check": Command(
+        config_tools.StoreConfig,
+        "hepflow.tools.store:check",
+        "features",
+        "Verify every part of a feature store",
+    ),
+    "store info": Command(
+        config_tools.StoreConfig,
+        "hepflow.tools.store:info",
+        "features",
+        "Show what a feature store holds",
+    ),
+    "import-cern": Command(
+        config_tools.ImportConfig, "hepflow.features.import_cern:run", "features"
+    ),
+    "bench": Command(config_tools.BenchConfig, "hepflow_bench.job:run", "bench"),
+    "demo": Command(config_tools.DemoConfig, "hepflow.tools.demo:run", "all"),
+    "doctor": Command(config_tools.DoctorConfig, "hepflow.tools.doctor:run", "all"),
 }
 TRAIN_SUBCOMMANDS = {
     "fit": "Train a net on the store's training split, then predict its test split",
@@ -108,7 +129,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         if error.errno not in OF_THE_DISK:
             raise
         what = f"{error.filename or 'the output'}: {os.strerror(error.errno)}"
-        _say(f"error: {what}. Give another --output, or mend the permissions or the space there, and run it again.")
+        _say(
+            f"error: {what}. Give another --output, or mend the permissions or the space there, and run it again."
+        )
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         _interrupted()
@@ -138,7 +161,9 @@ def _dispatch(arguments: list[str]) -> None:
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], HELP[0]]
     if not arguments or arguments[0] in HELP:
-        note = "Every command takes --help, and each but completion --config FILE and --print-config."
+        note = (
+            "Every command takes --help, and each but completion --config FILE and --print-config."
+        )
         _print_commands("hepflow COMMAND [options]", _overview(), note)
         return
     if arguments[0] in VERSION:
@@ -146,13 +171,17 @@ def _dispatch(arguments: list[str]) -> None:
         return
     name, rest = _command_of(arguments)
     if name in GROUPS:
-        _print_commands(f"hepflow {name} COMMAND [options]", _commands_of(name), f"The options of one: hepflow {name} COMMAND --help")
+        _print_commands(
+            f"hepflow {name} COMMAND [options]",
+            _commands_of(name),
+            f"The options of one: hepflow {name} COMMAND --help",
+        )
     elif name == "completion":
         _completion(rest)
     elif set(HELP) & set(rest):
         _print_options(name)
     elif name == "spark-train":
-        _load("hepflow.train.spark_run:main", "train,ingest")(rest)
+        _load("hepflow.train.spark.job:main", "train,ingest")(rest)
     elif name in TRAININGS:
         _load("hepflow.train.cli:main", "train")([name.removeprefix("train "), *rest])
     else:
@@ -177,25 +206,37 @@ def _command_of(arguments: list[str]) -> tuple[str, list[str]]:
         if not rest or rest[0] in HELP:
             return first, []
         if rest[0] not in _commands_of(first):
-            msg = (
+            raise ConfigError(
                 f"no command {f'{first} {rest[0]}'!r}.{nearest(rest[0], _commands_of(first))} There are: {', '.join(_commands_of(first))}."
             )
-            raise ConfigError(msg)
         first, *rest = f"{first} {rest[0]}", *rest[1:]
     if first not in SUMMARIES:
-        msg = f"no command {first!r}.{nearest(first, [*_overview(), *SUMMARIES])} See `hepflow --help`."
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"no command {first!r}.{nearest(first, [*_overview(), *SUMMARIES])} See `hepflow --help`."
+        )
     return first, rest
 
 
 def _commands_of(group: str) -> dict[str, str]:
-    return {name.removeprefix(f"{group} "): about for name, about in SUMMARIES.items() if name.startswith(f"{group} ")}
+    return {
+        name.removeprefix(f"{group} "): about
+        for name, about in SUMMARIES.items()
+        if name.startswith(f"{group} ")
+    }
 
 
 def _overview() -> dict[str, str]:
     """Every command, and in place of those of a group the group."""
-    firsts = dict.fromkeys(name if name in SUMMARIES and " " not in name else name.partition(" ")[0] for name in SUMMARIES)
-    return {name: f"{GROUPS[name]} ({', '.join(_commands_of(name))})" if name in GROUPS else SUMMARIES[name] for name in firsts}
+    firsts = dict.fromkeys(
+        name if name in SUMMARIES and " " not in name else name.partition(" ")[0]
+        for name in SUMMARIES
+    )
+    return {
+        name: f"{GROUPS[name]} ({', '.join(_commands_of(name))})"
+        if name in GROUPS
+        else SUMMARIES[name]
+        for name in firsts
+    }
 
 
 def parse(name: str, arguments: Sequence[str]) -> Any:
@@ -213,15 +254,21 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     parser.add_class_arguments(stage)
     switches = {f"--{field.name}" for field in fields(stage) if field.type is bool}
     lists = {f"--{field.name}" for field in fields(stage) if get_origin(field.type) is tuple}
-    words = spelt_out(with_shipped(arguments), switches=switches, lists=lists, mappings={f"--{name}" for name in mappings_of(stage)})
+    words = spelt_out(
+        with_shipped(arguments),
+        switches=switches,
+        lists=lists,
+        mappings={f"--{name}" for name in mappings_of(stage)},
+    )
 
     def configured(namespace: Namespace) -> Any:
         values = dict(vars(parser.instantiate(namespace)))
         values.pop("config", None)
         for option, value in values.items():
             if isinstance(value, Path) and URL.match(str(value)):
-                msg = f"{spelt(option)} {value} is no path of a mounted file system: only ingest, score and replay take URLs, as input"
-                raise ConfigError(msg)
+                raise ConfigError(
+                    f"{spelt(option)} {value} is no path of a mounted file system: only ingest, score and replay take URLs, as input"
+                )
         return stage(**values)
 
     return read(parser, words, configured)
@@ -236,23 +283,36 @@ def _groups(name: str) -> Groups:
 
 
 def _print_options(name: str) -> None:
-    about = (COMMANDS[name].about or COMMANDS[name].config.__doc__ or "").rstrip(".") if name in COMMANDS else TRAININGS[name]
-    last = f"With every option of Lightning's Trainer: hepflow {name} --help-all" if name in TRAININGS else ""
+    about = (
+        (COMMANDS[name].about or COMMANDS[name].config.__doc__ or "").rstrip(".")
+        if name in COMMANDS
+        else TRAININGS[name]
+    )
+    last = (
+        f"With every option of Lightning's Trainer: hepflow {name} --help-all"
+        if name in TRAININGS
+        else ""
+    )
     print_help(f"hepflow {name} [options]", f"{about}.", _groups(name), last)
 
 
 def _completion(arguments: list[str]) -> None:
-    completion = import_module("hepflow.completion")
+    completion = import_module("hepflow.tools.completion")
     if len(arguments) == 1 and arguments[0] in completion.SHELLS:
-        commands: dict[str, tuple[str, Groups]] = {name: (about, {}) for name, about in GROUPS.items()}
+        commands: dict[str, tuple[str, Groups]] = {
+            name: (about, {}) for name, about in GROUPS.items()
+        }
         commands |= {name: (SUMMARIES[name], _groups(name)) for name in (*COMMANDS, *TRAININGS)}
         print(completion.script(arguments[0], commands))
     elif not arguments or set(HELP) & set(arguments):
-        lines = {shell: f"put into ~/.{shell}rc: {line}" for shell, line in completion.SHELLS.items()}
+        lines = {
+            shell: f"put into ~/.{shell}rc: {line}" for shell, line in completion.SHELLS.items()
+        }
         _print_commands("hepflow completion SHELL", lines)
     else:
-        msg = f"no shell {' '.join(arguments)!r}. There are: {', '.join(completion.SHELLS)}. See `hepflow completion --help`."
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"no shell {' '.join(arguments)!r}. There are: {', '.join(completion.SHELLS)}. See `hepflow completion --help`."
+        )
 
 
 def _load(target: str, extra: str) -> Any:
@@ -262,8 +322,9 @@ def _load(target: str, extra: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("hepflow"):
             raise
-        msg = f"this command needs the package {error.name!r}: pip install 'hepflow[{extra}]'"
-        raise MissingDependency(msg) from error
+        raise MissingDependency(
+            f"this command needs the package {error.name!r}: pip install 'hepflow[{extra}]'"
+        ) from error
 
 
 def _print_commands(usage: str, rows: dict[str, str], note: str = "") -> None:

@@ -19,7 +19,16 @@ TREE = "Delphes"
 
 FLOAT, INT = "float32", "int32"
 COLLECTIONS: Mapping[str, Mapping[str, str]] = {
-    "EFlowTrack": {"PID": INT, "Charge": INT, "PT": FLOAT, "Eta": FLOAT, "Phi": FLOAT, "X": FLOAT, "Y": FLOAT, "Z": FLOAT},
+    "EFlowTrack": {
+        "PID": INT,
+        "Charge": INT,
+        "PT": FLOAT,
+        "Eta": FLOAT,
+        "Phi": FLOAT,
+        "X": FLOAT,
+        "Y": FLOAT,
+        "Z": FLOAT,
+    },
     "EFlowPhoton": {"ET": FLOAT, "Eta": FLOAT, "Phi": FLOAT},
     "EFlowNeutralHadron": {"ET": FLOAT, "Eta": FLOAT, "Phi": FLOAT},
     "Electron": {"PT": FLOAT, "Eta": FLOAT, "Phi": FLOAT, "Charge": INT},
@@ -35,7 +44,13 @@ ALIASES: Mapping[str, str] = {"MuonTight": "Muon"}
 OPTIONAL: Mapping[str, Mapping[str, float]] = {"Jet": {"Mass": 0.0}}
 """Collection -> field -> the value it gets where a file does not have it. No feature is made of these; any other field must be there."""
 
-EVENT_COLUMNS: Mapping[str, str] = {"sample": "string", "label": INT, "event_id": "int64", "file": "string", "entry": "int64"}
+EVENT_COLUMNS: Mapping[str, str] = {
+    "sample": "string",
+    "label": INT,
+    "event_id": "int64",
+    "file": "string",
+    "entry": "int64",
+}
 """The flat Parquet columns beside the collections. ``sample`` is the class name, ``entry`` the row of ``file``'s tree."""
 
 

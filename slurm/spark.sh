@@ -2,7 +2,7 @@
 # sets SPARK_MASTER. Only this job can use the cluster: it has a secret of its own.
 # shellcheck shell=bash
 SPARK_HOME=$(python -c 'from importlib.util import find_spec; print(*find_spec("pyspark").submodule_search_locations)')
-JAVA_HOME=$(python -c 'from hepflow.java import java_home; print(java_home())')  # the site's, unless Spark is too new for it
+JAVA_HOME=$(python -c 'from hepflow.engines.java import java_home; print(java_home())')  # the site's, unless Spark is too new for it
 SPARK_SCRATCH=${SPARK_SCRATCH:-$PWD/spark-$SLURM_JOB_ID}
 SPARK_CONF_DIR=$SPARK_SCRATCH/conf
 export SPARK_HOME JAVA_HOME SPARK_CONF_DIR

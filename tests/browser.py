@@ -14,9 +14,19 @@ from urllib.request import urlopen
 
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run", "--mute-audio"),
+    *(
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+        "--no-first-run",
+        "--mute-audio",
+    ),
     *(
         "--disable-background-networking",
         "--disable-component-update",
@@ -40,7 +50,9 @@ class Page:
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
         """One command and its answer."""
         self.number += 1
-        self.socket.write_message(json.dumps({"id": self.number, "method": method, "params": parameters}))
+        self.socket.write_message(
+            json.dumps({"id": self.number, "method": method, "params": parameters})
+        )
         while True:
             message = self._receive()
             if message.get("id") == self.number:
@@ -54,19 +66,44 @@ class Page:
         method, parameters = message.get("method", ""), message.get("params", {})
         self.events.append(method)
         if method == "Runtime.exceptionThrown":
-            self.errors.append(json.dumps(parameters["exceptionDetails"].get("exception", parameters))[:500])
-        if method == "Runtime.consoleAPICalled" and parameters["type"] in {"error", "warning", "assert"}:
+            self.errors.append(
+                json.dumps(parameters["exceptionDetails"].get("exception", parameters))[:500]
+            )
+        if method == "Runtime.consoleAPICalled" and parameters["type"] in {
+            "error",
+            "warning",
+            "assert",
+        }:
             self.errors.append(json.dumps(parameters["args"])[:500])
         if method == "Log.entryAdded" and parameters["entry"]["level"] in {"error", "warning"}:
             self.errors.append(json.dumps(parameters["entry"])[:500])
-        if method == "Network.requestWillBeSent" and not parameters["request"]["url"].startswith(("file:", "data:")):
+        if method == "Network.requestWillBeSent" and not parameters["request"]["url"].startswith(
+            ("file:", "data:")
+        ):
             self.errors.append(f"asked the network for {parameters['request']['url']}")
         return message
 
-    def open(self, path: Path, *, width: int = 1200, height: int = 900, dark: bool = False, touch: bool = False) -> None:
+    def open(
+        self,
+        path: Path,
+        *,
+        width: int = 1200,
+        height: int = 900,
+        dark: bool = False,
+        touch: bool = False,
+    ) -> None:
         """Load a file and wait until it stands."""
-        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=touch)
-        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.send(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=touch,
+        )
+        self.send(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
         self.events.clear()
         self.send("Page.navigate", url=path.resolve().as_uri())
         while "Page.loadEventFired" not in self.events:
@@ -74,7 +111,9 @@ class Page:
 
     def run(self, expression: str) -> Any:
         """The value of an expression."""
-        answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        answer = self.send(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
@@ -89,7 +128,11 @@ class Page:
 
     def pdf(self, path: Path) -> None:
         """Print it."""
-        path.write_bytes(base64.b64decode(self.send("Page.printToPDF", printBackground=True, preferCSSPageSize=True)["data"]))
+        path.write_bytes(
+            base64.b64decode(
+                self.send("Page.printToPDF", printBackground=True, preferCSSPageSize=True)["data"]
+            )
+        )
 
 
 @contextmanager
@@ -97,7 +140,9 @@ def browser(profile: Path) -> Iterator[Page]:
     """Start Chromium with a fresh profile, and end it."""
     assert CHROMIUM is not None
     process = subprocess.Popen(
-        [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     loop = asyncio.new_event_loop()
     try:
@@ -118,7 +163,9 @@ async def _read(socket: WebSocketClientConnection) -> Any:
 
 
 async def _connect(url: str) -> WebSocketClientConnection:
-    return await websocket_connect(url, max_message_size=1 << 28)  # inside the loop that is to run it
+    return await websocket_connect(
+        url, max_message_size=1 << 28
+    )  # inside the loop that is to run it
 
 
 def _wait_for_port(file: Path, process: subprocess.Popen[bytes]) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from hepflow.config_engines import SparkConfig
+from hepflow.config.engines import SparkConfig
 
 # a busy machine is no reason for a property to fail
 settings.register_profile("hepflow", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -29,7 +29,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def shared() -> Path:
     """The folder of real and sample ROOT files that lies beside a developer's checkout."""
     if not (SHARED / "sample").is_dir():
-        pytest.skip(f"no sample files in {SHARED} (set HEPFLOW_SHARED to a folder with real/ and sample/)")
+        pytest.skip(
+            f"no sample files in {SHARED} (set HEPFLOW_SHARED to a folder with real/ and sample/)"
+        )
     return SHARED
 
 
@@ -37,6 +39,8 @@ def shared() -> Path:
 def spark() -> Iterator[Any]:
     """One Spark session for all tests; starting it takes seconds. The stages find it by themselves."""
     pytest.importorskip("pyspark")
-    module = importlib.import_module("hepflow.spark")
-    with module.session(SparkConfig(master="local[2]", driver_memory="1g"), "hepflow tests") as session:
+    module = importlib.import_module("hepflow.engines.spark")
+    with module.session(
+        SparkConfig(master="local[2]", driver_memory="1g"), "hepflow tests"
+    ) as session:
         yield session

@@ -33,7 +33,11 @@ class KillOnce(CrashOnce):
 
     def die(self) -> None:
         process = psutil.Process()
-        executors = (parent for parent in process.parents() if "CoarseGrainedExecutorBackend" in " ".join(parent.cmdline()))
+        executors = (
+            parent
+            for parent in process.parents()
+            if "CoarseGrainedExecutorBackend" in " ".join(parent.cmdline())
+        )
         next(executors, process).kill()
 
 

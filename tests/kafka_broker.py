@@ -27,7 +27,16 @@ def broker(folder: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     binary = Path(found.origin).with_name("noida-db")
     binary.chmod(0o755)
-    command = (str(binary), "start", "--only", "kafka", "--kafka-port", str(port), "--data-dir", str(folder))
+    command = (
+        str(binary),
+        "start",
+        "--only",
+        "kafka",
+        "--kafka-port",
+        str(port),
+        "--data-dir",
+        str(folder),
+    )
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait(port, process)

@@ -43,13 +43,35 @@ def pack(folder: Path) -> Path:
         Where to; the notes will lie there too.
     """
     environment, archive = folder / "environment", folder / "environment.tar.gz"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True, timeout=120
+    )
     (packages,) = environment.glob("lib/python*/site-packages")
-    install = ("pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(packages), str(ROOT))
+    install = (
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        str(packages),
+        str(ROOT),
+    )
     subprocess.run([sys.executable, "-m", *install], check=True, timeout=120)
     (packages / "leaves_a_note.py").write_text(NOTES.format(file=str(folder / "notes")))
-    (packages / "leaves_a_note.pth").write_text(f"import leaves_a_note, sys; sys.path.append({sysconfig.get_path('purelib')!r})\n")
-    packed = [sys.executable, "-m", "venv_pack", "--quiet", "--prefix", str(environment), "--output", str(archive)]
+    (packages / "leaves_a_note.pth").write_text(
+        f"import leaves_a_note, sys; sys.path.append({sysconfig.get_path('purelib')!r})\n"
+    )
+    packed = [
+        sys.executable,
+        "-m",
+        "venv_pack",
+        "--quiet",
+        "--prefix",
+        str(environment),
+        "--output",
+        str(archive),
+    ]
     subprocess.run(packed, check=True, timeout=120)
     return archive
 

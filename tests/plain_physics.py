@@ -18,7 +18,10 @@ def process(event, definitions):
     lepton, reason = choose_lepton(event, candidates, corrected)
     if lepton is None:
         return None, None, reason
-    others = [row(c, candidate_isolation(c, candidates, corrected)) for c in rank(candidates, lepton, corrected)]
+    others = [
+        row(c, candidate_isolation(c, candidates, corrected))
+        for c in rank(candidates, lepton, corrected)
+    ]
     return high_level(event, lepton, corrected), [row(lepton, lepton["iso"]), *others], None
 
 
@@ -34,7 +37,14 @@ def select_candidates(event, corrected):
 
 
 def thing(kind, pt, source, vertex=(0.0, 0.0, 0.0), charge=0):
-    return {"kind": kind, "pt": float(pt), "eta": float(source["Eta"]), "phi": float(source["Phi"]), "vertex": vertex, "charge": charge}
+    return {
+        "kind": kind,
+        "pt": float(pt),
+        "eta": float(source["Eta"]),
+        "phi": float(source["Phi"]),
+        "vertex": vertex,
+        "charge": charge,
+    }
 
 
 def wrapped(delta):
@@ -56,14 +66,21 @@ def same_place(a, b):
 def cone(center, candidates, kind, corrected, leave_out):
     total = 0.0
     for other in candidates:
-        if other["kind"] == kind and squared_distance(center, other, wrap=corrected) < 0.3 * 0.3 and not leave_out(other):
+        if (
+            other["kind"] == kind
+            and squared_distance(center, other, wrap=corrected) < 0.3 * 0.3
+            and not leave_out(other)
+        ):
             total += other["pt"]
     return total / center["pt"]
 
 
 def candidate_isolation(candidate, candidates, corrected):
     leave_out = (lambda other: other is candidate) if corrected else (lambda other: False)
-    charged, gamma, neutral = (cone(candidate, candidates, kind, corrected, leave_out) for kind in ("track", "photon", "neutral"))
+    charged, gamma, neutral = (
+        cone(candidate, candidates, kind, corrected, leave_out)
+        for kind in ("track", "photon", "neutral")
+    )
     return (charged if corrected else charged - 1.0, gamma, neutral)
 
 
@@ -72,7 +89,10 @@ def lepton_isolation(lepton, candidates, corrected):
         charged = cone(lepton, candidates, "track", True, lambda other: same_place(lepton, other))
     else:
         charged = cone(lepton, candidates, "track", False, lambda other: False) - 1.0
-    gamma, neutral = (cone(lepton, candidates, kind, corrected, lambda other: False) for kind in ("photon", "neutral"))
+    gamma, neutral = (
+        cone(lepton, candidates, kind, corrected, lambda other: False)
+        for kind in ("photon", "neutral")
+    )
     return (charged, gamma, neutral)
 
 
@@ -114,15 +134,35 @@ def rank(candidates, lepton, corrected):
 
 
 def row(p, iso):
-    px, py, pz = p["pt"] * math.cos(p["phi"]), p["pt"] * math.sin(p["phi"]), p["pt"] * math.sinh(p["eta"])
+    px, py, pz = (
+        p["pt"] * math.cos(p["phi"]),
+        p["pt"] * math.sin(p["phi"]),
+        p["pt"] * math.sinh(p["eta"]),
+    )
     energy = math.sqrt(px * px + py * py + pz * pz)
     kinds = [float(p["kind"] == kind) for kind in ("track", "neutral", "photon", "ele", "mu")]
-    return [energy, px, py, pz, p["pt"], p["eta"], p["phi"], *p["vertex"], *iso, *kinds, float(p["charge"])]
+    return [
+        energy,
+        px,
+        py,
+        pz,
+        p["pt"],
+        p["eta"],
+        p["phi"],
+        *p["vertex"],
+        *iso,
+        *kinds,
+        float(p["charge"]),
+    ]
 
 
 def high_level(event, lepton, corrected):
     jets = [j for j in event["Jet"] if j["PT"] > 30.0 and abs(j["Eta"]) < 2.6]
-    met, phi_met = (event["MissingET"][0]["MET"], event["MissingET"][0]["Phi"]) if event["MissingET"] else (0.0, 0.0)
+    met, phi_met = (
+        (event["MissingET"][0]["MET"], event["MissingET"][0]["Phi"])
+        if event["MissingET"]
+        else (0.0, 0.0)
+    )
     mt_squared = 2.0 * lepton["pt"] * met * (1.0 - math.cos(lepton["phi"] - phi_met))
     return [
         sum(j["PT"] for j in jets),

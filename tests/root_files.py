@@ -10,12 +10,19 @@ import awkward as ak
 import numpy as np
 import uproot
 
-from hepflow.identity import event_ids
-from hepflow.ingest.delphes import DelphesFile
-from hepflow.ingest.skim import has_lepton
+from hepflow.data.identity import event_ids
+from hepflow.physics.skim import has_lepton
+from hepflow.reading.delphes import DelphesFile
 from hepflow.schema import COLLECTIONS
 
-N_PARTICLES = {"EFlowTrack": 30, "EFlowPhoton": 12, "EFlowNeutralHadron": 10, "Electron": 1, "MuonTight": 1, "Jet": 4}
+N_PARTICLES = {
+    "EFlowTrack": 30,
+    "EFlowPhoton": 12,
+    "EFlowNeutralHadron": 10,
+    "Electron": 1,
+    "MuonTight": 1,
+    "Jet": 4,
+}
 
 
 def random_events(n: int, rng: np.random.Generator) -> dict[str, ak.Array]:
@@ -40,8 +47,13 @@ def write_delphes(
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     first = reshape(random_events(1, rng))
-    types = {name: str(column.type.content) for name, column in first.items() if name not in leave_out}
-    naming: dict[str, Any] = {"counter_name": lambda name: f"{name}_size", "field_name": lambda outer, inner: f"{outer}.{inner}"}
+    types = {
+        name: str(column.type.content) for name, column in first.items() if name not in leave_out
+    }
+    naming: dict[str, Any] = {
+        "counter_name": lambda name: f"{name}_size",
+        "field_name": lambda outer, inner: f"{outer}.{inner}",
+    }
     with uproot.recreate(path) as file:
         for _ in range(cycles):
             tree = file.mktree(tree_name, types, **naming)
@@ -56,7 +68,10 @@ def corrupt_basket(path: Path, branch: str = "EFlowTrack.PT", basket: int = 0) -
     """Overwrite the compressed bytes of one basket."""
     with uproot.open(path) as file:
         where = file["Delphes"][branch]
-        seek, size = int(where.member("fBasketSeek")[basket]), int(where.member("fBasketBytes")[basket])
+        seek, size = (
+            int(where.member("fBasketSeek")[basket]),
+            int(where.member("fBasketBytes")[basket]),
+        )
     content = bytearray(path.read_bytes())
     content[seek + size // 2 : seek + size] = b"\xff" * (size - size // 2)
     path.write_bytes(content)

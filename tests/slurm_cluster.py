@@ -16,7 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "unshare")
-ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
+ENDED = {
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "TIMEOUT",
+}
 START_TIMEOUT_S, POLL_S = 60.0, 0.3
 GPUS = 2
 """That each node claims to have."""
@@ -40,19 +50,35 @@ class SlurmCluster:
     @property
     def environment(self) -> dict[str, str]:
         """Environment in which sbatch and srun speak to this cluster, and in which no job believes that it runs in another one."""
-        outer = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}
+        outer = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("SLURM_", "SBATCH_"))
+        }
         return {**outer, "SLURM_CONF": str(self.root / "slurm.conf")}
 
-    def command(self, *arguments: str, cwd: Path | None = None, extra: Mapping[str, str] | None = None) -> str:
+    def command(
+        self, *arguments: str, cwd: Path | None = None, extra: Mapping[str, str] | None = None
+    ) -> str:
         """Standard output of one of Slurm's commands."""
         environment = {**self.environment, **(extra or {})}
-        result = subprocess.run(arguments, env=environment, cwd=cwd, capture_output=True, text=True, check=False, timeout=60)
+        result = subprocess.run(
+            arguments,
+            env=environment,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
         assert result.returncode == 0, f"{arguments}: {result.stdout}{result.stderr}"
         return result.stdout.strip()
 
     def submit(self, *arguments: str, cwd: Path, extra: Mapping[str, str] | None = None) -> int:
         """Job id of what ``sbatch`` was given."""
-        return int(self.command("sbatch", "--parsable", *arguments, cwd=cwd, extra=extra).split(";")[0])
+        return int(
+            self.command("sbatch", "--parsable", *arguments, cwd=cwd, extra=extra).split(";")[0]
+        )
 
     def job(self, job_id: int) -> dict[str, str]:
         """What ``scontrol show job`` says: JobState, Restarts, ExitCode and so on."""
@@ -63,13 +89,17 @@ class SlurmCluster:
         """The job, once it ended."""
         deadline = time.monotonic() + timeout_s
         while (job := self.job(job_id))["JobState"] not in ENDED:
-            assert time.monotonic() < deadline, f"job {job_id} is still {job['JobState']} ({job.get('Reason')}) after {timeout_s} s"
+            assert time.monotonic() < deadline, (
+                f"job {job_id} is still {job['JobState']} ({job.get('Reason')}) after {timeout_s} s"
+            )
             time.sleep(POLL_S)
         return job
 
     def job_ids(self) -> list[int]:
         """Every job this cluster knows, ended ones too."""
-        return sorted(int(word) for word in self.command("squeue", "-h", "-t", "all", "-o", "%A").split())
+        return sorted(
+            int(word) for word in self.command("squeue", "-h", "-t", "all", "-o", "%A").split()
+        )
 
 
 @contextmanager
@@ -138,12 +168,20 @@ def _write_configuration(root: Path, n_nodes: int, cpus: int) -> None:
     for index, name in enumerate(names, start=1):
         (root / "spool" / name).mkdir()
         shape = f"CPUs={cpus} Boards=1 SocketsPerBoard=1 CoresPerSocket={cpus} ThreadsPerCore=1 RealMemory=16000 Gres=gpu:{GPUS}"
-        lines.append(f"NodeName={name} NodeHostname={name} NodeAddr=127.0.0.1 Port={base + index} {shape}")
-    lines.append(f"PartitionName=debug Nodes={','.join(names)} Default=YES MaxTime=INFINITE State=UP")
+        lines.append(
+            f"NodeName={name} NodeHostname={name} NodeAddr=127.0.0.1 Port={base + index} {shape}"
+        )
+    lines.append(
+        f"PartitionName=debug Nodes={','.join(names)} Default=YES MaxTime=INFINITE State=UP"
+    )
     (root / "slurm.conf").write_text("\n".join(lines) + "\n")
-    (root / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # the one plugin that loads without systemd
+    (root / "cgroup.conf").write_text(
+        "CgroupPlugin=cgroup/v1\n"
+    )  # the one plugin that loads without systemd
     (root / "plugstack.conf").touch()
-    devices = [root / f"gpu{i}" for i in range(GPUS)]  # Slurm only counts devices, and tells jobs the numbers in their names
+    devices = [
+        root / f"gpu{i}" for i in range(GPUS)
+    ]  # Slurm only counts devices, and tells jobs the numbers in their names
     for device in devices:
         device.symlink_to("/dev/null")
     (root / "gres.conf").write_text("".join(f"Name=gpu File={device}\n" for device in devices))
@@ -156,29 +194,69 @@ def _write_configuration(root: Path, n_nodes: int, cpus: int) -> None:
 
 def _start(cluster: SlurmCluster) -> None:
     root, environment = cluster.root, cluster.environment
-    folders = ("munged", "--force", "--num-threads=2", f"--key-file={root}/munge.key", f"--socket={root}/munge/socket")
-    files = (f"--pid-file={root}/pids/munged.pid", f"--log-file={root}/log/munged.log", f"--seed-file={root}/munge/seed")
+    folders = (
+        "munged",
+        "--force",
+        "--num-threads=2",
+        f"--key-file={root}/munge.key",
+        f"--socket={root}/munge/socket",
+    )
+    files = (
+        f"--pid-file={root}/pids/munged.pid",
+        f"--log-file={root}/log/munged.log",
+        f"--seed-file={root}/munge/seed",
+    )
     _run([*folders, *files], environment)
     own_hosts = f"mount --bind {root}/hosts /etc/hosts"
-    _run(["unshare", "--mount", "--propagation", "private", "sh", "-c", f"{own_hosts} && exec slurmctld -c"], environment)
+    _run(
+        [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            f"{own_hosts} && exec slurmctld -c",
+        ],
+        environment,
+    )
     for index in range(1, cluster.n_nodes + 1):
         node = f"hostname n{index} && {own_hosts} && exec slurmd -N n{index}"
-        _run(["unshare", "--uts", "--mount", "--propagation", "private", "sh", "-c", node], environment)
+        _run(
+            ["unshare", "--uts", "--mount", "--propagation", "private", "sh", "-c", node],
+            environment,
+        )
 
 
 def _run(arguments: list[str], environment: Mapping[str, str]) -> None:
-    subprocess.run(arguments, env=dict(environment), check=True, timeout=60, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        arguments,
+        env=dict(environment),
+        check=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def _wait_until_idle(cluster: SlurmCluster) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     arguments = ["sinfo", "-h", "-N", "-t", "idle", "-o", "%N"]
     while True:
-        result = subprocess.run(arguments, env=cluster.environment, capture_output=True, text=True, check=False, timeout=60)
+        result = subprocess.run(
+            arguments,
+            env=cluster.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
         if len(set(result.stdout.split())) == cluster.n_nodes:
             return
         if time.monotonic() > deadline:
-            logs = "".join(path.read_text()[-2000:] for path in sorted((cluster.root / "log").glob("*.log")))
+            logs = "".join(
+                path.read_text()[-2000:] for path in sorted((cluster.root / "log").glob("*.log"))
+            )
             msg = f"the nodes did not become idle\n{logs}"
             raise RuntimeError(msg)
         time.sleep(POLL_S)

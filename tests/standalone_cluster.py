@@ -17,7 +17,7 @@ import psutil
 import pyspark
 import pytest
 
-from hepflow.java import java_home
+from hepflow.engines.java import java_home
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class StandaloneCluster:
 
 
 @contextmanager
-def standalone_cluster(work: Path, *, workers: int, cores: int, memory: str) -> Iterator[StandaloneCluster]:
+def standalone_cluster(
+    work: Path, *, workers: int, cores: int, memory: str
+) -> Iterator[StandaloneCluster]:
     """A cluster for the length of a ``with`` block.
 
     Parameters
@@ -58,14 +60,25 @@ def standalone_cluster(work: Path, *, workers: int, cores: int, memory: str) -> 
     url = f"spark://127.0.0.1:{port}"
 
     def start(name: str, *options: str) -> psutil.Popen:
-        command = [home / "bin" / "spark-class", f"org.apache.spark.deploy.{name}", "--host", "127.0.0.1", *options]
-        return psutil.Popen(command, env=environment, cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = [
+            home / "bin" / "spark-class",
+            f"org.apache.spark.deploy.{name}",
+            "--host",
+            "127.0.0.1",
+            *options,
+        ]
+        return psutil.Popen(
+            command, env=environment, cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
 
     with ExitStack() as stack:
         master = start("master.Master", "--port", str(port), "--webui-port", str(web))
         stack.callback(end, master)
         sizes = ("--cores", str(cores), "--memory", memory, "--webui-port", "0")
-        nodes = tuple(start("worker.Worker", *sizes, "--work-dir", str(work / f"worker-{n}"), url) for n in range(workers))
+        nodes = tuple(
+            start("worker.Worker", *sizes, "--work-dir", str(work / f"worker-{n}"), url)
+            for n in range(workers)
+        )
         for node in nodes:
             stack.callback(end, node)
         status = f"http://127.0.0.1:{web}/json/"

@@ -1,29 +1,38 @@
-"""Imports point down, stages do not know each other, and only cli.py is lazy."""
+"""The house: what each folder holds, and what it may import. This table is the one of docs/architecture.md."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "hepflow"
-LAYERS = (
-    {"__main__"},
-    {"cli"},
-    {"completion"},
-    {"score"},  # at the end of the flow: it takes raw events through ingest's reader, and thresholds from the report
-    {"simulate", "ingest", "features", "train", "evaluate", "bench", "demo", "doctor", "store_tools", "import_cern"},
-    {"spark", "clusters", "parts"},
-    {"physics", "models"},
-    {"store", "predictions", "fragments"},
-    {"shards", "compiled", "blocks"},
-    {"arguments", "config_score", "config_tools"},
-    {"ledger", "config", "identity", "locks", "moments"},
-    {"options", "config_engines"},
-    {"schema", "published", "bounds", "command", "files", "java", "machine", "shipped", "terminal"},
-    {"errors"},
-)
-LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+ROOT = {"errors", "schema"}
+"""Files at the top that everybody may import."""
+LIBRARIES = {
+    "system": set(),
+    "data": {"system"},
+    "config": {"system", "data"},
+    "physics": {"system"},
+    "reading": {"system", "data", "physics"},
+    "statistics": {"data"},
+    "engines": {"system", "config"},
+    "models": {"system", "data", "config"},
+}
+STAGES = ("simulate", "ingest", "features", "train", "evaluate", "score")
+MAY_IMPORT: dict[str, set[str]] = {
+    **LIBRARIES,
+    **{key: set(LIBRARIES) for key in STAGES},  # a stage meets another one on disk
+    "tools": set(LIBRARIES),
+    "cli": {"config", "system", "tools"},  # and by name the command that is called
+    "__main__": {"cli"},
+    "__init__": {*LIBRARIES, *STAGES},  # the public API, lazily
+    "errors": set(),
+    "schema": {"errors"},
+}
 GPL = {"pythia8mc", "fastjet"}
+LAZY = {"cli", "__init__"}
+"""Files whose heavy imports wait until they are needed."""
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -31,53 +40,81 @@ def room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
-    tree = ast.parse(path.read_text())
-    nodes = tree.body if top_level_only else list(ast.walk(tree))
-    names: set[str] = set()
+def named(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+def imports(*nodes: ast.AST) -> Iterator[str]:
     for node in nodes:
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names |= {f"{node.module}.{alias.name}" if node.module == "hepflow" else str(node.module) for alias in node.names}
-    return names
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Import):
+                yield from (alias.name for alias in inner.names)
+            elif isinstance(inner, ast.ImportFrom):
+                assert not inner.level, "absolute imports alone"
+                module = str(inner.module)
+                whole = module == "hepflow"
+                yield from (f"hepflow.{alias.name}" for alias in inner.names) if whole else [module]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_a_folder_imports_what_the_table_allows(path: Path) -> None:
+    own = room(path)
+    for name in imports(ast.parse(path.read_text())):
+        if name.startswith("hepflow."):
+            other = name.split(".")[1]
+            assert other in {own} | ROOT | MAY_IMPORT[own], f"{named(path)} imports {name}"
+
+
+def test_the_table_names_every_room_and_no_more() -> None:
+    rooms = {room(path) for path in MODULES}
+    assert rooms == set(MAY_IMPORT)
+    assert len(rooms) <= 20
+
+
+def test_no_rooms_import_each_other_in_a_circle() -> None:
+    above: set[str] = set()
+    rooms = {
+        own: {other for other in allowed | ROOT if other != own}
+        for own, allowed in MAY_IMPORT.items()
+    }
+    rooms["errors"], rooms["schema"] = set(), {"errors"}
+    while rooms:
+        free = {own for own, allowed in rooms.items() if not allowed & rooms.keys()}
+        assert free, f"a circle among {', '.join(rooms)}"
+        above |= free
+        rooms = {own: allowed for own, allowed in rooms.items() if own not in free}
+
+
+def test_no_stage_may_import_another() -> None:
+    for stage in STAGES:
+        assert not MAY_IMPORT[stage] & (set(STAGES) - {stage})
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if room(p) not in LAZY], ids=named)
+def test_modules_import_at_the_top(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    top = [
+        node
+        for node in tree.body
+        if isinstance(node, (ast.Import, ast.ImportFrom, ast.Try, ast.If))
+    ]
+    inside = set(imports(tree)) - set(imports(*top))
+    assert not inside, f"{named(path)} imports {inside} inside a function"
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if room(p) != "simulate"], ids=named)
+def test_only_simulate_imports_the_gpl_libraries(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imports(ast.parse(path.read_text()))} & GPL
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in MODULES if p.name != "__init__.py" or p.parent != PACKAGE], ids=lambda p: str(p.relative_to(PACKAGE))
+    "path", [p for p in MODULES if room(p) in {"evaluate", "statistics", "data"}], ids=named
 )
-def test_imports_point_down(path: Path) -> None:
-    own = room(path)
-    assert own in LEVEL, f"{own} has no layer: give it one here"
-    for name in imports(path):
-        if not name.startswith("hepflow."):
-            continue
-        other = name.split(".")[1]
-        assert other == own or LEVEL[other] > LEVEL[own], f"{path.name} imports {name}"
+def test_the_report_never_imports_torch(path: Path) -> None:
+    heavy = {"torch", "pytorch_lightning", "torchmetrics"}
+    assert not {name.split(".")[0] for name in imports(ast.parse(path.read_text()))} & heavy
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if room(p) != "cli"], ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_modules_import_at_the_top(path: Path) -> None:
-    lazy = imports(path) - imports(path, top_level_only=True)
-    guarded = {name for node in ast.parse(path.read_text()).body if isinstance(node, (ast.Try, ast.If)) for name in imports_of(node)}
-    assert lazy <= guarded, f"{path.name} imports {lazy - guarded} inside a function"
-
-
-def imports_of(node: ast.AST) -> set[str]:
-    found = (inner for inner in ast.walk(node) if isinstance(inner, (ast.Import, ast.ImportFrom)))
-    return {alias.name if isinstance(inner, ast.Import) else str(inner.module) for inner in found for alias in inner.names}
-
-
-@pytest.mark.parametrize("path", [p for p in MODULES if room(p) != "simulate"], ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_only_simulate_imports_the_gpl_libraries(path: Path) -> None:
-    assert not {name.split(".")[0] for name in imports(path)} & GPL
-
-
-@pytest.mark.parametrize("path", [p for p in MODULES if room(p) == "evaluate"], ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_evaluate_never_imports_torch(path: Path) -> None:
-    assert not {name.split(".")[0] for name in imports(path)} & {"torch", "pytorch_lightning", "torchmetrics"}
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", MODULES, ids=named)
 def test_every_module_says_what_it_does(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text())), path

@@ -15,10 +15,20 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hepflow.cli import COMMANDS, GROUPS, INTERRUPTED, SUMMARIES, _groups, _interrupted, _nobody_reads, main, parse
+from hepflow.cli import (
+    COMMANDS,
+    GROUPS,
+    INTERRUPTED,
+    SUMMARIES,
+    _groups,
+    _interrupted,
+    _nobody_reads,
+    main,
+    parse,
+)
+from hepflow.config.options import SWITCH
+from hepflow.config.shipped import shipped, with_shipped
 from hepflow.errors import ConfigError
-from hepflow.options import SWITCH
-from hepflow.shipped import shipped, with_shipped
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 HEAVY = ("torch", "pyspark", "dask", "distributed", "numba", "uproot", "awkward", "matplotlib")
@@ -53,13 +63,19 @@ def test_a_group_of_commands_lists_them(group: str, say: Callable[..., str]) -> 
 
 
 @pytest.mark.parametrize("name", [name for name in SUMMARIES if name != "completion"])
-def test_help_fits_80_columns_and_says_value_meaning_and_default(name: str, say: Callable[..., str]) -> None:
+def test_help_fits_80_columns_and_says_value_meaning_and_default(
+    name: str, say: Callable[..., str]
+) -> None:
     text = say(*name.split(), "--help")
     assert max(map(len, text.splitlines())) <= 80
     assert not re.search(r"<class|typing|Mapping|tuple|Config\b", text)
     entries = re.split(r"^  (?=--)", text, flags=re.MULTILINE)[1:]
     for option in chain.from_iterable(_groups(name).values()):
-        (entry,) = (" ".join(entry.split()) for entry in entries if entry.split()[0].rstrip(",") == option.flag)
+        (entry,) = (
+            " ".join(entry.split())
+            for entry in entries
+            if entry.split()[0].rstrip(",") == option.flag
+        )
         assert option.text in entry
         assert option.value in entry
         assert option.value == SWITCH or option.name == "config" or "default:" in entry.lower()
@@ -94,24 +110,54 @@ def test_the_version_has_two_spellings(flag: str, say: Callable[..., str]) -> No
         ("train fit --ou x", "--output"),
     ],
 )
-def test_what_is_misspelt_or_abbreviated_is_refused_with_what_was_meant(arguments: str, meant: str, say: Callable[..., str]) -> None:
+def test_what_is_misspelt_or_abbreviated_is_refused_with_what_was_meant(
+    arguments: str, meant: str, say: Callable[..., str]
+) -> None:
     assert f"Did you mean {meant}?" in say(*arguments.split())
 
 
 @pytest.mark.parametrize(
     ("command", "content", "told"),
     [
-        ("ingest", "target_partition_mb: lots", "target_partition_mb must be a whole number; got lots."),
-        ("ingest", "target_partitoin_mb: 3", "no option target_partitoin_mb. Did you mean target_partition_mb?"),
+        (
+            "ingest",
+            "target_partition_mb: lots",
+            "target_partition_mb must be a whole number; got lots.",
+        ),
+        (
+            "ingest",
+            "target_partitoin_mb: 3",
+            "no option target_partitoin_mb. Did you mean target_partition_mb?",
+        ),
         ("ingest", "spark: {mastr: yarn}", "no option spark.mastr. Did you mean spark.master?"),
-        ("features", "cluster: {kind: slrm}", "cluster.kind must be local, slurm or address; got slrm. Did you mean slurm?"),
+        (
+            "features",
+            "cluster: {kind: slrm}",
+            "cluster.kind must be local, slurm or address; got slrm. Did you mean slurm?",
+        ),
         ("evaluate", "runs: inclusive", "runs must be a list; got inclusive."),
         ("ingest", "target_partition_mb: 0", "target_partition_mb must be at least 1, got 0"),
-        ("features", "cluster: {slurm: {max_jobs: 0}}", "cluster.slurm.max_jobs must be at least 1, got 0"),
-        ("features", "output: s3://bucket/f.zarr", "--output s3:/bucket/f.zarr is no path of a mounted file system"),
-        ("demo", "events: 30", "events must be at least 50, with which an epoch has more than a batch; got 30"),
+        (
+            "features",
+            "cluster: {slurm: {max_jobs: 0}}",
+            "cluster.slurm.max_jobs must be at least 1, got 0",
+        ),
+        (
+            "features",
+            "output: s3://bucket/f.zarr",
+            "--output s3:/bucket/f.zarr is no path of a mounted file system",
+        ),
+        (
+            "demo",
+            "events: 30",
+            "events must be at least 50, with which an epoch has more than a batch; got 30",
+        ),
         ("evaluate", "seed: -1", "seed must be at least 0, got -1"),
-        ("train fit", "seed_everything: -1", "seed_everything must be from 0 to 4294967295, got -1"),
+        (
+            "train fit",
+            "seed_everything: -1",
+            "seed_everything must be from 0 to 4294967295, got -1",
+        ),
         ("train fit", "threads: -1", "threads must be at least 0, got -1"),
         ("train fit", "trainer: {max_epochs: 0}", "trainer.max_epochs must be at least 1, got 0"),
         ("spark-train", "spark: {master: bogus}", "spark.master must be local"),
@@ -119,8 +165,16 @@ def test_what_is_misspelt_or_abbreviated_is_refused_with_what_was_meant(argument
         ("ingest", "- a", "options and their values are missing"),
         ("ingest", "", "the file is empty; it has options and their values"),
         ("train fit", "# later", "options and their values are missing"),
-        ("train fit", "data: {batch_sise: 3}", "no option data.batch_sise. Did you mean data.batch_size?"),
-        ("train fit", "trainer: {max_epochs: few}", "trainer.max_epochs must be a whole number; got few."),
+        (
+            "train fit",
+            "data: {batch_sise: 3}",
+            "no option data.batch_sise. Did you mean data.batch_size?",
+        ),
+        (
+            "train fit",
+            "trainer: {max_epochs: few}",
+            "trainer.max_epochs must be a whole number; got few.",
+        ),
         (
             "train fit",
             "model: {net: {class_path: hepflow.models.inclusive.InclusiveNet, init_args: {cell: Foo}}}",
@@ -144,26 +198,52 @@ def test_a_mistake_in_a_file_is_told_by_file_and_key(
 
 
 @pytest.mark.parametrize("command", ["ingest", "train fit"])
-def test_a_file_that_is_no_text_is_no_configuration(command: str, tmp_path: Path, say: Callable[..., str]) -> None:
+def test_a_file_that_is_no_text_is_no_configuration(
+    command: str, tmp_path: Path, say: Callable[..., str]
+) -> None:
     file = tmp_path / "events.root"
     file.write_bytes(b"root\x00\x00\xf5\x1a")
-    assert say(*command.split(), "--config", str(file)).startswith(f"hepflow: error: {file}: not a YAML file")
+    assert say(*command.split(), "--config", str(file)).startswith(
+        f"hepflow: error: {file}: not a YAML file"
+    )
 
 
 @pytest.mark.parametrize(
     ("option", "value", "told"),
     [
-        ("--model.net", "Foo", "--model.net must be a class, such as hepflow.models.hlf.HLFNet; got Foo. "),
-        ("--model.net.cell", "gru", "--model.net.cell: hepflow.models.hlf.HLFNet has no such option. "),
+        (
+            "--model.net",
+            "Foo",
+            "--model.net must be a class, such as hepflow.models.hlf.HLFNet; got Foo. ",
+        ),
+        (
+            "--model.net.cell",
+            "gru",
+            "--model.net.cell: hepflow.models.hlf.HLFNet has no such option. ",
+        ),
         ("--model.net.hidden", "few", "--model.net.hidden must be a list; got few. "),
         ("--trainer.callbacks", "Foo", "--trainer.callbacks must be a class, "),
-        ("--trainer.logger.save_dir", "Foo", "--trainer.logger.save_dir: --trainer.logger has options once it is a class, such as "),
-        ("--trainer.callbacks.monitor", "x", "--trainer.callbacks.monitor: --trainer.callbacks has options once it is a class, "),
-        ("--model.net.foo.bar", "1", "--model.net.foo.bar: hepflow.models.hlf.HLFNet has no such option. "),
+        (
+            "--trainer.logger.save_dir",
+            "Foo",
+            "--trainer.logger.save_dir: --trainer.logger has options once it is a class, such as ",
+        ),
+        (
+            "--trainer.callbacks.monitor",
+            "x",
+            "--trainer.callbacks.monitor: --trainer.callbacks has options once it is a class, ",
+        ),
+        (
+            "--model.net.foo.bar",
+            "1",
+            "--model.net.foo.bar: hepflow.models.hlf.HLFNet has no such option. ",
+        ),
         ("--data.balance.qcd", "x", "--data.balance must be equal or natural or a number; got x. "),
     ],
 )
-def test_a_mistake_about_a_class_is_told_by_its_option(option: str, value: str, told: str, say: Callable[..., str]) -> None:
+def test_a_mistake_about_a_class_is_told_by_its_option(
+    option: str, value: str, told: str, say: Callable[..., str]
+) -> None:
     assert say("train", "fit", option, value).startswith(f"hepflow: error: {told}")
 
 
@@ -175,7 +255,17 @@ def test_an_option_on_the_command_line_is_not_blamed_on_a_file(tmp_path: Path) -
 
 
 def test_names_of_the_user_s_own_keep_their_dashes() -> None:
-    config = parse("ingest", ["--samples.my-class", "[a-b]", "--spark.driver-memory", "1g", "--spark.conf.some-name", "1"])
+    config = parse(
+        "ingest",
+        [
+            "--samples.my-class",
+            "[a-b]",
+            "--spark.driver-memory",
+            "1g",
+            "--spark.conf.some-name",
+            "1",
+        ],
+    )
     assert config.samples["my-class"] == ("a-b",)
     assert (config.spark.driver_memory, config.spark.conf) == ("1g", {"some-name": "1"})
 
@@ -206,7 +296,9 @@ for arguments in {commands!r}:
     heavy = [module for module in {HEAVY!r} if module in sys.modules]
     assert not heavy, (arguments, heavy)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
     assert result.returncode == 0, result.stderr
 
 
@@ -214,7 +306,13 @@ for arguments in {commands!r}:
 def test_a_reader_who_has_seen_enough_is_no_failure(arguments: tuple[str, ...]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    result = subprocess.run([sys.executable, "-m", "hepflow", *arguments], stdout=writer, stderr=subprocess.PIPE, check=False, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-m", "hepflow", *arguments],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=60,
+    )
     os.close(writer)
     assert (result.returncode, result.stderr) == (0, b"")
 
@@ -241,7 +339,9 @@ def test_ctrl_c_while_it_starts_is_no_traceback(seconds: float) -> None:
         "--spark.master",
         "bogus",
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         process.stdout.readline()
         time.sleep(seconds)
@@ -266,7 +366,9 @@ def test_ctrl_c_while_it_starts_is_no_traceback(seconds: float) -> None:
         (("demo", "--output", "/dev/null"), "/dev/null: "),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_2(arguments: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_one_line_and_exit_2(
+    arguments: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
         main(arguments)
     printed, errors = capsys.readouterr()
@@ -307,10 +409,18 @@ def test_a_spark_overlay_leaves_the_rest_of_ingest_alone(path: Path) -> None:
         (("features", "--definitions", ""), {"corrected", "reference"}),
     ],
 )
-def test_bash_completes_commands_options_and_values(completion: Path, words: tuple[str, ...], expected: set[str]) -> None:
+def test_bash_completes_commands_options_and_values(
+    completion: Path, words: tuple[str, ...], expected: set[str]
+) -> None:
     line = " ".join(f"'{word}'" for word in ("hepflow", *words))
     ask = f"COMP_WORDS=({line}); COMP_CWORD={len(words)}; _shtab_hepflow; printf '%s\\n' \"${{COMPREPLY[@]}}\""
-    told = subprocess.run(["bash", "-c", f"source {completion}; {ask}"], capture_output=True, text=True, check=True, timeout=60)
+    told = subprocess.run(
+        ["bash", "-c", f"source {completion}; {ask}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
     assert expected <= {word.strip() for word in told.stdout.splitlines()}
 
 
@@ -318,11 +428,18 @@ def test_bash_completes_commands_options_and_values(completion: Path, words: tup
 def completion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = tmp_path_factory.mktemp("completion") / "hepflow.bash"
     with script.open("w") as stdout:
-        subprocess.run([sys.executable, "-m", "hepflow", "completion", "bash"], stdout=stdout, check=True, timeout=60)
+        subprocess.run(
+            [sys.executable, "-m", "hepflow", "completion", "bash"],
+            stdout=stdout,
+            check=True,
+            timeout=60,
+        )
     return script
 
 
-def test_zsh_has_a_script_too_which_says_what_a_group_of_commands_is_for(say: Callable[..., str]) -> None:
+def test_zsh_has_a_script_too_which_says_what_a_group_of_commands_is_for(
+    say: Callable[..., str],
+) -> None:
     script = say("completion", "zsh")
     assert script.startswith("#compdef hepflow")
     assert all(f"{name}:'{about}'" in script for name, about in GROUPS.items())
@@ -336,8 +453,16 @@ def test_options_after_a_file_win(tmp_path: Path) -> None:
 
 
 def test_dashes_are_as_good_as_underscores_and_a_switch_needs_no_value() -> None:
-    config = parse("ingest", ["--retry-quarantined", "--target-partition-mb", "7", "--estimate=false", "--tree", "a-b"])
-    assert (config.retry_quarantined, config.target_partition_mb, config.estimate, config.tree) == (True, 7, False, "a-b")
+    config = parse(
+        "ingest",
+        ["--retry-quarantined", "--target-partition-mb", "7", "--estimate=false", "--tree", "a-b"],
+    )
+    assert (config.retry_quarantined, config.target_partition_mb, config.estimate, config.tree) == (
+        True,
+        7,
+        False,
+        "a-b",
+    )
 
 
 def test_the_errors_of_a_config_are_config_errors() -> None:
@@ -345,14 +470,32 @@ def test_the_errors_of_a_config_are_config_errors() -> None:
         parse("features", ["--splits", "{train: 0.9, val: 0.2, test: 0.2}"])
 
 
-def test_the_shipped_configurations_are_found_outside_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shipped_configurations_are_found_outside_a_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    own = ["--config", "mine.yaml", "--input", "configs/ingest.yaml", "--config=configs/nothing.yaml"]
-    found = with_shipped(["--config", "configs/train/hlf.yaml", "--config=configs/spark/yarn.yaml", *own])
-    assert found == ["--config", str(shipped("train/hlf.yaml")), f"--config={shipped('spark/yarn.yaml')}", *own]
+    own = [
+        "--config",
+        "mine.yaml",
+        "--input",
+        "configs/ingest.yaml",
+        "--config=configs/nothing.yaml",
+    ]
+    found = with_shipped(
+        ["--config", "configs/train/hlf.yaml", "--config=configs/spark/yarn.yaml", *own]
+    )
+    assert found == [
+        "--config",
+        str(shipped("train/hlf.yaml")),
+        f"--config={shipped('spark/yarn.yaml')}",
+        *own,
+    ]
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "features.yaml").touch()
-    assert with_shipped(["--config", "configs/features.yaml"]) == ["--config", "configs/features.yaml"]
+    assert with_shipped(["--config", "configs/features.yaml"]) == [
+        "--config",
+        "configs/features.yaml",
+    ]
 
 
 @pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hepflow.clusters import connect, walltime_seconds, worker_memory
-from hepflow.config_engines import ClusterConfig, SlurmConfig
+from hepflow.config.engines import ClusterConfig, SlurmConfig
+from hepflow.engines.dask import connect, walltime_seconds, worker_memory
 from hepflow.errors import ConfigError
 
 
@@ -26,7 +26,9 @@ def test_every_format_of_slurms_time_limit_is_understood(walltime, seconds):
     assert walltime_seconds(walltime) == seconds
 
 
-@pytest.mark.parametrize("walltime", ["", "two hours", "1:2:3:4", "-5", "1-", "1-2:3:4:5", "x-1", "0:59"])
+@pytest.mark.parametrize(
+    "walltime", ["", "two hours", "1:2:3:4", "-5", "1-", "1-2:3:4:5", "x-1", "0:59"]
+)
 def test_other_time_limits_are_refused(walltime):
     with pytest.raises(ConfigError, match=r"cluster\.slurm\.walltime must be"):
         walltime_seconds(walltime)
@@ -47,7 +49,7 @@ def test_a_slurm_worker_has_the_memory_of_its_configuration():
 
 def test_ctrl_c_stays_an_interrupt():
     """In a process of its own: whatever else the tests import may have handlers too."""
-    code = "import signal, hepflow.features; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    code = "import signal, hepflow.features.job; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

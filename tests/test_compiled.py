@@ -6,13 +6,26 @@ from pathlib import Path
 
 import pytest
 
-OTHER = "from hepflow.compiled import cached_njit\n\n@cached_njit()\ndef number():\n    return {}\n"
-MAIN = "from hepflow.compiled import cached_njit\nfrom other import number\n\n@cached_njit()\ndef twice():\n    return 2 * number()\n"
+OTHER = "from hepflow.system.compiled import cached_njit\n\n\n@cached_njit()\ndef number():\n    return {}\n"
+MAIN = """\
+from hepflow.system.compiled import cached_njit
+from other import number
+
+@cached_njit()
+def twice():
+    return 2 * number()
+"""
 
 
 def twice(folder: Path) -> str:
-    run = [sys.executable, "-c", "import main; print(main.twice(), sum(main.twice.stats.cache_hits.values()))"]
-    return subprocess.run(run, cwd=folder, capture_output=True, text=True, check=True, timeout=120).stdout.strip()
+    run = [
+        sys.executable,
+        "-c",
+        "import main; print(main.twice(), sum(main.twice.stats.cache_hits.values()))",
+    ]
+    return subprocess.run(
+        run, cwd=folder, capture_output=True, text=True, check=True, timeout=120
+    ).stdout.strip()
 
 
 @pytest.mark.slow

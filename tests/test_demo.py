@@ -17,13 +17,13 @@ from rich.console import Console
 from test_physics_features import assert_same_as_plain
 
 from hepflow.cli import COMMANDS
-from hepflow.config_tools import DemoConfig
-from hepflow.demo import run
+from hepflow.config.tools import DemoConfig
+from hepflow.data.ledger import Ledger
 from hepflow.errors import ConfigError, HepflowError
-from hepflow.files import read_json
-from hepflow.ledger import Ledger
 from hepflow.schema import DEFINITIONS
-from hepflow.terminal import Messages
+from hepflow.system.files import read_json
+from hepflow.system.terminal import Messages
+from hepflow.tools.demo import run
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("pythia8mc", reason="the simulation needs hepflow[simulate]")
@@ -36,7 +36,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package as pip would install it, away from the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
     options = ("--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder))
-    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(ROOT)], check=True, cwd=folder)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", *options, str(ROOT)], check=True, cwd=folder
+    )
     (built,) = folder.glob("*.whl")
     with zipfile.ZipFile(built) as archive:
         archive.extractall(folder / "site")
@@ -46,7 +48,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def demo(wheel: Path, output: Path) -> str:
     command = [sys.executable, "-m", "hepflow", "demo", "--output", str(output), "--events", "100"]
     environment = os.environ | {"PYTHONPATH": str(wheel)}
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200, cwd=wheel.parent, env=environment)
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1200,
+        cwd=wheel.parent,
+        env=environment,
+    )
     assert result.returncode == 0, result.stderr
     assert f"--config {wheel}" in result.stderr  # not the checkout's
     return result.stdout + result.stderr
@@ -68,7 +78,11 @@ def test_every_event_is_accounted_for_from_root_to_report(made: tuple[Path, str]
     metrics = read_json(output / "report" / "metrics.json")
     assert ingested.n_in == written
     assert selected.n_in == ingested.n_out
-    assert selected.n_out == sum(count for split in store["counts"].values() for count in split.values()) >= 300
+    assert (
+        selected.n_out
+        == sum(count for split in store["counts"].values() for count in split.values())
+        >= 300
+    )
     assert metrics["n_events"] == sum(store["counts"]["test"].values())
     assert set(metrics["models"]) == set(NETS)
 
@@ -88,7 +102,7 @@ def test_a_command_that_is_shown_can_be_pasted(tmp_path: Path) -> None:
     output.mkdir()
     (output / "raw").touch()  # so that nothing is simulated
     terminal = Messages(Console(file=io.StringIO(), force_terminal=True, width=80))
-    log = logging.getLogger("hepflow.demo")
+    log = logging.getLogger("hepflow.tools.demo")
     log.addHandler(terminal)
     log.setLevel(logging.INFO)
     try:
@@ -99,7 +113,16 @@ def test_a_command_that_is_shown_can_be_pasted(tmp_path: Path) -> None:
     assert isinstance(terminal.console.file, io.StringIO)
     (line,) = terminal.console.file.getvalue().splitlines()
     words = shlex.split(line.removeprefix("[1/7] "))
-    assert words == ["hepflow", "simulate", "--output", str(output / "raw"), "--events", "100", "--seed", "1"]
+    assert words == [
+        "hepflow",
+        "simulate",
+        "--output",
+        str(output / "raw"),
+        "--events",
+        "100",
+        "--seed",
+        "1",
+    ]
 
 
 def test_every_command_of_the_wheel_says_what_it_would_run_with(wheel: Path) -> None:
@@ -107,7 +130,7 @@ def test_every_command_of_the_wheel_says_what_it_would_run_with(wheel: Path) -> 
     code = """
 from pathlib import Path
 from hepflow import cli
-from hepflow.shipped import shipped
+from hepflow.config.shipped import shipped
 assert not Path("configs").exists()
 needed = {"import-cern": ["--train", "a.parquet", "--test", "b.parquet"]}
 own = {path.stem: ["--config", str(path)] for path in shipped(".").glob("*.yaml")}
@@ -125,13 +148,23 @@ for line in [*lines, ["spark-train"]]:
 """
     environment = os.environ | {"PYTHONPATH": str(wheel)}
     command = [sys.executable, "-W", "ignore", "-c", code]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, cwd=wheel.parent, env=environment)
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+        cwd=wheel.parent,
+        env=environment,
+    )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr
     assert all(f"hepflow {name}" in result.stdout for name in COMMANDS)
 
 
 @pytest.mark.parametrize("definitions", DEFINITIONS)
-def test_simulated_events_agree_with_the_plain_physics(definitions: str, made: tuple[Path, str]) -> None:
+def test_simulated_events_agree_with_the_plain_physics(
+    definitions: str, made: tuple[Path, str]
+) -> None:
     output, _ = made
     for path in sorted((output / "raw").glob("*/*.root")):
         assert len(assert_same_as_plain(from_root(path, stop=15), definitions).index) > 0
@@ -149,7 +182,8 @@ def test_a_demo_of_another_size_or_seed_is_not_replaced_unasked(made: tuple[Path
     output, _ = made
     before = stamps(output)
     with pytest.raises(
-        ConfigError, match=r"holds a demo with events 100 \(now 60\), seed 1 \(now 7\)\. Give another --output, or --overwrite"
+        ConfigError,
+        match=r"holds a demo with events 100 \(now 60\), seed 1 \(now 7\)\. Give another --output, or --overwrite",
     ):
         run(DemoConfig(output=output, events=60, seed=7))
     assert stamps(output) == before
@@ -160,12 +194,19 @@ def stamps(folder: Path) -> dict[Path, int]:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.name)
-def test_a_notebook_runs_from_top_to_bottom(path: Path, made: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_runs_from_top_to_bottom(
+    path: Path, made: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     output, _ = made
     monkeypatch.setenv("HEPFLOW_DEMO", str(output))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     before = sorted(path.parent.iterdir())
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(
+        notebook,
+        timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+    ).execute()
     assert sorted(path.parent.iterdir()) == before  # what it makes goes to the demo
     assert "ipywidgets" not in nbformat.writes(notebook)  # no bar asks for what is not there

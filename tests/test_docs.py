@@ -17,7 +17,11 @@ def names_in(path: Path) -> set[str]:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             names.add(node.name)
         if isinstance(node, ast.ClassDef):
-            names |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)}
+            names |= {
+                f"{node.name}.{inner.name}"
+                for inner in node.body
+                if isinstance(inner, ast.FunctionDef)
+            }
         if isinstance(node, ast.Assign):
             names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
     return names
@@ -27,7 +31,9 @@ def test_the_walk_of_an_event_names_functions_that_exist() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     named = re.findall(r"`([\w/]+\.py): ([\w.]+)`", text)
     assert len(named) > 15
-    assert [f"{file}: {name}" for file, name in named if name not in names_in(ROOT / "hepflow" / file)] == []
+    assert [
+        f"{file}: {name}" for file, name in named if name not in names_in(ROOT / "hepflow" / file)
+    ] == []
 
 
 def test_every_file_and_name_on_the_page_of_the_architecture_is_in_the_package() -> None:
@@ -35,8 +41,14 @@ def test_every_file_and_name_on_the_page_of_the_architecture_is_in_the_package()
     files = set(re.findall(r"`((?:\w+/)*\w+\.py)[:`]", text))
     assert len(files) > 25
     assert sorted(file for file in files if not (ROOT / "hepflow" / file).is_file()) == []
-    words = set(re.findall(r"\w+", " ".join(path.read_text() for path in (ROOT / "hepflow").rglob("*.py"))))
-    named = {part for name in re.findall(r"`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)?)`", text) for part in name.split(".")}
+    words = set(
+        re.findall(r"\w+", " ".join(path.read_text() for path in (ROOT / "hepflow").rglob("*.py")))
+    )
+    named = {
+        part
+        for name in re.findall(r"`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)?)`", text)
+        for part in name.split(".")
+    }
     extensions = {"json", "parquet", "zarr", "onnx", "html", "py"}
     assert sorted(named - words - extensions) == []
 

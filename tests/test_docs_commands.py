@@ -13,11 +13,14 @@ from typing import Any, get_type_hints
 import pytest
 
 from hepflow.cli import COMMANDS, TRAIN_SUBCOMMANDS, parse
-from hepflow.config_tools import DemoConfig
-from hepflow.demo import EVENTS, _steps
+from hepflow.config.tools import DemoConfig
+from hepflow.tools.demo import EVENTS, _steps
 
 ROOT = Path(__file__).parents[1]
-PAGES = {path.name: path.read_text() for path in sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])}
+PAGES = {
+    path.name: path.read_text()
+    for path in sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
+}
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 STAGE_OF_SCRIPT = {"train": ["train", "fit"]}
@@ -25,7 +28,17 @@ STAGE_OF_SCRIPT = {"train": ["train", "fit"]}
 OTHERS = {
     "--": "between sbatch's options and hepflow's",
     **dict.fromkeys(
-        ("--signal", "--time", "--requeue", "--ntasks-per-node", "--gres", "--gpus-per-node", "--gpus-per-task", "--mem-per-cpu"), "sbatch"
+        (
+            "--signal",
+            "--time",
+            "--requeue",
+            "--ntasks-per-node",
+            "--gres",
+            "--gpus-per-node",
+            "--gpus-per-task",
+            "--mem-per-cpu",
+        ),
+        "sbatch",
     ),
     **dict.fromkeys(("--conf", "--files", "--principal", "--keytab"), "spark-submit"),
     "--wait": "slurm/pipeline.sh",
@@ -37,12 +50,16 @@ def blocks(text: str) -> Iterator[str]:
     """Commands in the blocks of a page, a line each."""
     for language, body in re.findall(r"^ *```(\w*)\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL):
         if language in {"", "bash", "console"}:
-            yield from (line.strip().removeprefix("$ ") for line in body.replace("\\\n", " ").splitlines())
+            yield from (
+                line.strip().removeprefix("$ ") for line in body.replace("\\\n", " ").splitlines()
+            )
 
 
 def inline(text: str) -> Iterator[str]:
     """What stands in a sentence or a table as code."""
-    yield from re.findall(r"`([^`\n]+)`", re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL))
+    yield from re.findall(
+        r"`([^`\n]+)`", re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
+    )
 
 
 def calls(line: str) -> Iterator[list[str]]:
@@ -63,7 +80,10 @@ def calls(line: str) -> Iterator[list[str]]:
         for start, stop in pairwise([*starts, len(words)]):
             stage, segment = words[start].removesuffix(":"), words[start + 1 : stop]
             assert (ROOT / "slurm" / f"{stage}.sbatch").is_file(), line
-            yield [*STAGE_OF_SCRIPT.get(stage, [stage]), *(segment[segment.index("--") + 1 :] if "--" in segment else [])]
+            yield [
+                *STAGE_OF_SCRIPT.get(stage, [stage]),
+                *(segment[segment.index("--") + 1 :] if "--" in segment else []),
+            ]
     elif program == "spark-submit":
         send_along(words[words.index("--files") + 1].split(","))
         yield words[next(i for i, word in enumerate(words) if word.endswith("__main__.py")) + 1 :]
@@ -87,7 +107,12 @@ def in_blocks() -> list[tuple[str, str]]:
 
 def in_sentences() -> list[tuple[str, str]]:
     programs = r"(hepflow [a-z-]|sbatch .*\.sbatch|make [a-z]|python \S+\.py)"
-    return [(name, code) for name, text in PAGES.items() for code in inline(text) if re.match(programs, code)]
+    return [
+        (name, code)
+        for name, text in PAGES.items()
+        for code in inline(text)
+        if re.match(programs, code)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +121,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
     for name in ("configs", "slurm", "benchmarks"):
         (folder / name).symlink_to(ROOT / name)
-    (example,) = re.findall(r"^```yaml\n# my-ingest.yaml\n(.*?)^```", PAGES["README.md"], re.MULTILINE | re.DOTALL)
+    (example,) = re.findall(
+        r"^```yaml\n# my-ingest.yaml\n(.*?)^```", PAGES["README.md"], re.MULTILINE | re.DOTALL
+    )
     (folder / "my-ingest.yaml").write_text(example)
     (folder / "tune").mkdir()
     (folder / "tune" / "best.yaml").write_text("model: {lr: 0.001}\n")
@@ -127,7 +154,9 @@ def take(arguments: list[str]) -> None:
 @functools.cache
 def trained(command: str, *options: str) -> Any:
     """The configuration of a training; options of Spark are taken too."""
-    spark_process = pytest.importorskip("hepflow.train.spark_process", reason="the options of a training are Lightning's")
+    spark_process = pytest.importorskip(
+        "hepflow.train.spark.process", reason="the options of a training are Lightning's"
+    )
 
     class OptionsOnly(spark_process.SparkCLI):  # type: ignore[misc, name-defined]
         """Reads its options, and stops."""
@@ -141,21 +170,33 @@ def trained(command: str, *options: str) -> Any:
     return OptionsOnly(command, options)
 
 
-@pytest.mark.parametrize(("page", "line"), list(dict.fromkeys(in_blocks())), ids=lambda text: text[:60])
-def test_a_command_in_a_block_is_taken(page: str, line: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("page", "line"), list(dict.fromkeys(in_blocks())), ids=lambda text: text[:60]
+)
+def test_a_command_in_a_block_is_taken(
+    page: str, line: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(place)
     for arguments in calls(line):
         take(arguments)
 
 
 @pytest.mark.parametrize("code", sorted({code for _, code in in_sentences()}))
-def test_a_command_in_a_sentence_is_taken(code: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_in_a_sentence_is_taken(
+    code: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(place)
     for arguments in calls(code):
         if any(argument.startswith("-") for argument in arguments):
             take(arguments)
         else:  # named, not given: what it cannot do without is not there
-            known = {*COMMANDS, "spark-train", "completion", "train", *(f"train {name}" for name in TRAIN_SUBCOMMANDS)}
+            known = {
+                *COMMANDS,
+                "spark-train",
+                "completion",
+                "train",
+                *(f"train {name}" for name in TRAIN_SUBCOMMANDS),
+            }
             assert " ".join(arguments[:2]) in known or arguments[0] in known
 
 
@@ -175,7 +216,11 @@ def test_options_have_dashes_as_the_help_has_them(page: str) -> None:
 def known_options() -> set[str]:
     general = {"--help", "--print_config", "--config", "--seed", "--help_all"}
     training = {"--" + name for name in trained("fit").parser.get_defaults().keys()}  # noqa: SIM118  a Namespace
-    return general | training | {f"--{name}" for command in COMMANDS.values() for name in option_names(command.config)}
+    return (
+        general
+        | training
+        | {f"--{name}" for command in COMMANDS.values() for name in option_names(command.config)}
+    )
 
 
 def option_names(config: type, prefix: str = "") -> Iterator[str]:
@@ -189,10 +234,20 @@ def option_names(config: type, prefix: str = "") -> Iterator[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_the_extras_and_files_that_a_page_names_exist(page: str) -> None:
     text = PAGES[page]
-    asked = {name for names in re.findall(r"(?:hepflow|\.)\[([a-z0-9,]+)\]'?", text) for name in names.split(",")}
+    asked = {
+        name
+        for names in re.findall(r"(?:hepflow|\.)\[([a-z0-9,]+)\]'?", text)
+        for name in names.split(",")
+    }
     assert asked <= EXTRAS.keys()
-    files = {code for code in inline(text) if re.fullmatch(r"(configs|slurm|benchmarks|tests|hepflow|docs)/[\w./-]+", code)}
-    assert [name for name in sorted(files) if not (ROOT / name).exists() and "NAME" not in name] == []
+    files = {
+        code
+        for code in inline(text)
+        if re.fullmatch(r"(configs|slurm|benchmarks|tests|hepflow|docs)/[\w./-]+", code)
+    }
+    assert [
+        name for name in sorted(files) if not (ROOT / name).exists() and "NAME" not in name
+    ] == []
 
 
 @pytest.mark.parametrize("size", EVENTS)
@@ -203,4 +258,8 @@ def test_the_demo_of_every_size_gives_options_that_exist(size: Any) -> None:
 
 def test_every_command_is_in_the_readme() -> None:
     named = " ".join(inline(PAGES["README.md"]))
-    assert [name for name in [*COMMANDS, "train fit", "spark-train", "completion"] if f"hepflow {name}" not in named] == []
+    assert [
+        name
+        for name in [*COMMANDS, "train fit", "spark-train", "completion"]
+        if f"hepflow {name}" not in named
+    ] == []

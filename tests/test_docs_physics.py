@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from delphes_events import event, lepton, random_events, to_awkward
 
-from hepflow.fragments import empty_events
+from hepflow.data.events import empty_events
 from hepflow.physics import own
 
 PAGE = Path(__file__).parents[1] / "docs" / "own-physics.md"
@@ -32,7 +32,8 @@ def test_the_example_keeps_the_contract_without_events_too(dimuons):
 
 def test_the_example_finds_a_mass(dimuons):
     pair = event(
-        MuonTight=[lepton(45.0, 0.0, 0.0, -1), lepton(45.0, 0.0, float(np.float32(np.pi)), 1)], MissingET=[{"MET": 3.0, "Phi": 0.0}]
+        MuonTight=[lepton(45.0, 0.0, 0.0, -1), lepton(45.0, 0.0, float(np.float32(np.pi)), 1)],
+        MissingET=[{"MET": 3.0, "Phi": 0.0}],
     )
     made = own.load(dimuons)(to_awkward([pair]), "corrected")
     np.testing.assert_allclose(made.hlf, [[90.0, 3.0]], rtol=1e-6)

@@ -9,15 +9,25 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from hepflow import doctor
+from hepflow.tools import doctor
 
 
 def examine(tmp_path: Path, **environment: str) -> dict[str, dict[str, str]]:
     command = [sys.executable, "-m", "hepflow", "doctor", "--json"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, cwd=tmp_path, env=os.environ | environment)
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        cwd=tmp_path,
+        env=os.environ | environment,
+    )
     told = json.loads(result.stdout)
     found = {finding["name"]: finding for finding in told["findings"]}
-    assert told["missing"] == [name for name, finding in found.items() if finding["state"] == "missing"]
+    assert told["missing"] == [
+        name for name, finding in found.items() if finding["state"] == "missing"
+    ]
     return found
 
 
@@ -44,12 +54,24 @@ def test_versions_are_held_against_the_bounds(need: str, problem: str) -> None:
 
 
 def test_what_to_do_is_printed_to_the_letter(capsys: pytest.CaptureFixture[str]) -> None:
-    doctor._print([doctor.Finding("score", "missing", "onnx (not installed)", "pip install 'hepflow[score]'")], ["score"])
+    doctor._print(
+        [
+            doctor.Finding(
+                "score", "missing", "onnx (not installed)", "pip install 'hepflow[score]'"
+            )
+        ],
+        ["score"],
+    )
     assert "pip install 'hepflow[score]'" in capsys.readouterr().out
 
 
 def test_an_extra_made_of_extras_needs_their_packages() -> None:
-    assert doctor._needs("kafka").keys() >= doctor._needs("score").keys() > doctor._needs("features").keys() > set()
+    assert (
+        doctor._needs("kafka").keys()
+        >= doctor._needs("score").keys()
+        > doctor._needs("features").keys()
+        > set()
+    )
 
 
 def test_java_is_looked_for_itself_and_not_as_the_package_that_is_one_way_to_have_it() -> None:
@@ -57,8 +79,13 @@ def test_java_is_looked_for_itself_and_not_as_the_package_that_is_one_way_to_hav
     assert "Java for Spark" in doctor._LOOKS
 
 
-@pytest.mark.parametrize(("sinfo", "told"), [("#!/bin/sh\nexit 3\n", "says: nothing, and ends with 3"), ("\0", "Exec format error")])
-def test_a_slurm_that_does_not_answer_is_no_missing_stage(sinfo: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("sinfo", "told"),
+    [("#!/bin/sh\nexit 3\n", "says: nothing, and ends with 3"), ("\0", "Exec format error")],
+)
+def test_a_slurm_that_does_not_answer_is_no_missing_stage(
+    sinfo: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("sbatch", "sinfo"):
         (tmp_path / name).write_text(sinfo)
         (tmp_path / name).chmod(0o755)

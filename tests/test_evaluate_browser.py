@@ -7,9 +7,12 @@ import pytest
 from browser import CHROMIUM, Page, browser
 from toy_runs import toy_report
 
-from hepflow.files import read_json
+from hepflow.system.files import read_json
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium (Debian: apt install chromium)")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium (Debian: apt install chromium)"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,9 @@ def test_every_figure_is_drawn_and_has_its_files(page: Page, report: Path) -> No
     for name in names:
         drawn = f"document.getElementById('fig-{name}')"
         assert page.run(f"{drawn} !== null"), name
-        width = page.run(f"({drawn}.querySelector('svg:not([hidden])') || {drawn}.querySelector('table')).getBoundingClientRect().width")
+        width = page.run(
+            f"({drawn}.querySelector('svg:not([hidden])') || {drawn}.querySelector('table')).getBoundingClientRect().width"
+        )
         assert width > 200, name
     assert len(names) == page.run("document.querySelectorAll('figure').length")
     bad = "[...document.querySelectorAll('svg path, svg circle, svg line')].filter(n => /NaN|Infinity|undefined/.test(n.outerHTML)).length"
@@ -55,7 +60,9 @@ def test_every_link_resolves(page: Page, report: Path) -> None:
             assert (report.parent / link).is_file(), link
 
 
-def test_a_click_on_a_heading_sorts_by_value_and_another_the_other_way(page: Page, report: Path) -> None:
+def test_a_click_on_a_heading_sorts_by_value_and_another_the_other_way(
+    page: Page, report: Path
+) -> None:
     page.open(report)
     column = "[...document.querySelectorAll('#table-wp-headline tbody tr')].map(r => Number(r.cells[5].dataset.v))"
     head = "document.querySelectorAll('#table-wp-headline thead button')[5]"
@@ -79,7 +86,9 @@ def test_every_table_sorts_by_every_column_without_losing_a_row(page: Page, repo
 
 
 def place(page: Page, figure: str) -> dict[str, float]:
-    page.run(f"document.getElementById({figure!r}).scrollIntoView({{block: 'center', behavior: 'instant'}})")
+    page.run(
+        f"document.getElementById({figure!r}).scrollIntoView({{block: 'center', behavior: 'instant'}})"
+    )
     return page.run(
         f"(() => {{ const r = document.querySelector('#{figure} svg:not([hidden]) .frame').getBoundingClientRect();"
         " return {x: r.x, y: r.y, w: r.width, h: r.height} })()"
@@ -132,7 +141,9 @@ def test_the_background_axis_turns_linear_and_back(page: Page, report: Path) -> 
 def test_keys_move_the_cursor(page: Page, report: Path) -> None:
     page.open(report)
     chart = "document.querySelector('#fig-calibration svg')"
-    page.run(f"{chart}.focus(); {chart}.dispatchEvent(new KeyboardEvent('keydown', {{key: 'ArrowRight', bubbles: true}}))")
+    page.run(
+        f"{chart}.focus(); {chart}.dispatchEvent(new KeyboardEvent('keydown', {{key: 'ArrowRight', bubbles: true}}))"
+    )
     assert not page.run("document.querySelector('#fig-calibration .tip').hidden")
 
 
@@ -146,12 +157,18 @@ def test_a_phone_never_scrolls_sideways(page: Page, report: Path, width: int, da
 
 
 @pytest.mark.parametrize("width", [390, 1000])
-def test_a_table_that_is_wider_than_the_page_says_so_until_its_end_is_seen(page: Page, report: Path, width: int) -> None:
+def test_a_table_that_is_wider_than_the_page_says_so_until_its_end_is_seen(
+    page: Page, report: Path, width: int
+) -> None:
     page.open(report, width=width)
     page.run("document.querySelectorAll('details').forEach(d => { d.open = true })")
     page.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    hidden = "[...document.querySelectorAll('.scroll')].filter(s => s.scrollWidth > s.clientWidth + 1)"
-    assert page.run(f"{hidden}.every(s => s.parentElement.classList.contains('more') && s.tabIndex === 0)")
+    hidden = (
+        "[...document.querySelectorAll('.scroll')].filter(s => s.scrollWidth > s.clientWidth + 1)"
+    )
+    assert page.run(
+        f"{hidden}.every(s => s.parentElement.classList.contains('more') && s.tabIndex === 0)"
+    )
     assert (page.run(f"{hidden}.length") > 5) == (width == 390)
     assert page.run(f"document.querySelectorAll('.wide.more').length === {hidden}.length")
     page.run(f"{hidden}.forEach(s => {{ s.scrollLeft = s.scrollWidth }})")
@@ -161,7 +178,9 @@ def test_a_table_that_is_wider_than_the_page_says_so_until_its_end_is_seen(page:
 
 def test_the_contents_stay_in_sight(page: Page, report: Path) -> None:
     page.open(report)
-    page.run("document.getElementById('provenance').scrollIntoView({block: 'start', behavior: 'instant'})")
+    page.run(
+        "document.getElementById('provenance').scrollIntoView({block: 'start', behavior: 'instant'})"
+    )
     assert page.run("document.querySelector('nav').getBoundingClientRect().top") == 0
     assert page.run("document.querySelector('#provenance').getBoundingClientRect().top") > 0
 
@@ -189,7 +208,18 @@ def contrast(page: Page, selector: str) -> float:
 @pytest.mark.parametrize("dark", [False, True])
 def test_texts_stand_out(page: Page, report: Path, dark: bool) -> None:
     page.open(report, dark=dark)
-    for selector in ("h1", ".lead", "section p", "figcaption", "nav a", "td.n", ".matrix td", ".matrix td.deep", ".note", "tr.best td"):
+    for selector in (
+        "h1",
+        ".lead",
+        "section p",
+        "figcaption",
+        "nav a",
+        "td.n",
+        ".matrix td",
+        ".matrix td.deep",
+        ".note",
+        "tr.best td",
+    ):
         assert contrast(page, selector) >= 4.5, selector
 
 

@@ -8,29 +8,43 @@ from toy_store import toy_store
 
 pytest.importorskip("pyspark", reason="needs hepflow[ingest]")
 
-from hepflow.config_tools import ForestConfig
+from hepflow.config.tools import ForestConfig
+from hepflow.data.predictions import read_predictions
+from hepflow.data.store import iter_blocks
 from hepflow.errors import ConfigError
-from hepflow.evaluate import forest
-from hepflow.files import read_json
-from hepflow.predictions import read_predictions
-from hepflow.store import iter_blocks
+from hepflow.system.files import read_json
+from hepflow.train.trees import forest
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark]
 
 
-def test_a_forest_predicts_every_test_event_once(spark: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store = toy_store(tmp_path / "toy.zarr", events={"qcd": 300, "ttbar": 200, "wjets": 100}, mean_particles=0)
+def test_a_forest_predicts_every_test_event_once(
+    spark: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = toy_store(
+        tmp_path / "toy.zarr", events={"qcd": 300, "ttbar": 200, "wjets": 100}, mean_particles=0
+    )
     config = ForestConfig(input=store.path, output=tmp_path / "forest", trees=20, depth=5)
     forest.run(config)
     predictions = read_predictions(tmp_path / "forest" / "predictions.parquet")
-    truth = {i: label for block in iter_blocks(store, "test") for i, label in zip(block.event_id, block.label, strict=True)}
+    truth = {
+        i: label
+        for block in iter_blocks(store, "test")
+        for i, label in zip(block.event_id, block.label, strict=True)
+    }
     assert len(predictions.event_id) == len(truth)
     assert [truth[i] for i in predictions.event_id] == predictions.label.tolist()
     assert predictions.probabilities.sum(axis=1) == pytest.approx(1)
     correct = predictions.logits.argmax(axis=1) == predictions.label
-    assert correct[predictions.label == 2].mean() > 0.7, "the smallest class is sacrificed to the others"  # 0.54 without weights
+    assert correct[predictions.label == 2].mean() > 0.7, (
+        "the smallest class is sacrificed to the others"
+    )  # 0.54 without weights
     record = read_json(tmp_path / "forest" / "run.json")
-    assert (record["engine"], record["model"], record["finished"]) == ("Spark ML", "RandomForestClassifier", True)
+    assert (record["engine"], record["model"], record["finished"]) == (
+        "Spark ML",
+        "RandomForestClassifier",
+        True,
+    )
     assert record["provenance"] == store.spec.provenance
 
     before = (tmp_path / "forest" / "run.json").stat().st_mtime_ns

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score, roc_curve
 from toy_runs import toy_labels, toy_logits
 
-from hepflow.evaluate.calibration import LEAST_EVENTS, count
-from hepflow.evaluate.metrics import (
+from hepflow.data.predictions import softmax
+from hepflow.statistics.calibration import LEAST_EVENTS, count
+from hepflow.statistics.metrics import (
     auc,
     balanced_accuracy,
     binomial_error,
@@ -25,9 +26,20 @@ from hepflow.evaluate.metrics import (
     spectrum,
     wilson,
 )
-from hepflow.evaluate.pairs import accuracy_difference, auc_differences, delong, holm, pass_differences
-from hepflow.evaluate.working_points import Selection, evaluate_selection, mix_of, selections, threshold_bin
-from hepflow.predictions import softmax
+from hepflow.statistics.pairs import (
+    accuracy_difference,
+    auc_differences,
+    delong,
+    holm,
+    pass_differences,
+)
+from hepflow.statistics.working_points import (
+    Selection,
+    evaluate_selection,
+    mix_of,
+    selections,
+    threshold_bin,
+)
 
 EXACT = 1_000_000
 CLASSES = ("qcd", "ttbar", "wjets")
@@ -45,7 +57,9 @@ def balanced_weights(label: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("per_class", [(300, 200, 400), (50, 90), (40, 60, 80, 20)])
-def test_auc_is_that_of_scikit_learn_with_each_class_of_equal_weight(per_class: tuple[int, ...]) -> None:
+def test_auc_is_that_of_scikit_learn_with_each_class_of_equal_weight(
+    per_class: tuple[int, ...],
+) -> None:
     logits, label = sample(per_class)
     k = len(per_class)
     weight = balanced_weights(label)
@@ -60,13 +74,19 @@ def test_auc_is_that_of_scikit_learn_with_each_class_of_equal_weight(per_class: 
 def test_auc_counts_ties_half_like_a_plain_loop() -> None:
     rng = np.random.default_rng(3)
     score, label = rng.integers(0, 6, size=60).astype(float), rng.integers(0, 2, size=60)
-    wins = [1.0 if s > b else 0.5 if s == b else 0.0 for s in score[label == 1] for b in score[label == 0]]
+    wins = [
+        1.0 if s > b else 0.5 if s == b else 0.0
+        for s in score[label == 1]
+        for b in score[label == 0]
+    ]
     binned, _ = spectrum(score, label, 2, exact_below=EXACT)
     assert auc(binned.counts, [1], [0]) == pytest.approx(np.mean(wins), abs=1e-12)
 
 
 @given(
-    st.lists(st.tuples(st.integers(-20, 20), st.booleans()), min_size=4, max_size=60).filter(lambda rows: len({b for _, b in rows}) == 2)
+    st.lists(st.tuples(st.integers(-20, 20), st.booleans()), min_size=4, max_size=60).filter(
+        lambda rows: len({b for _, b in rows}) == 2
+    )
 )
 def test_auc_of_the_other_side_is_the_rest_to_one(rows: list[tuple[int, bool]]) -> None:
     score, label = np.array([s for s, _ in rows], dtype=float), np.array([int(b) for _, b in rows])
@@ -98,9 +118,14 @@ def test_binned_scores_agree_with_exact_ones() -> None:
     binned, index = spectrum(score, label, 3, exact_below=10)
     assert index.dtype == np.uint16
     assert binned.counts.shape[1] == 65536
-    assert auc(binned.counts, [1, 2], [0]) == pytest.approx(auc(exact.counts, [1, 2], [0]), abs=1e-6)
+    assert auc(binned.counts, [1, 2], [0]) == pytest.approx(
+        auc(exact.counts, [1, 2], [0]), abs=1e-6
+    )
     for target in (0.9, 0.99):
-        kept = [efficiencies(s.counts)[0, threshold_bin(efficiencies(s.counts), [1, 2], target)] for s in (exact, binned)]
+        kept = [
+            efficiencies(s.counts)[0, threshold_bin(efficiencies(s.counts), [1, 2], target)]
+            for s in (exact, binned)
+        ]
         assert kept[1] == pytest.approx(kept[0], rel=0.01)
         assert kept[1] >= kept[0]  # the threshold is never tighter than allowed
 
@@ -155,11 +180,15 @@ def test_efficiencies_are_counted() -> None:
     table = efficiencies(binned.counts)
     for column in (0, 10, 500, len(binned.floor) - 1):
         for k in range(3):
-            assert table[k, column] == pytest.approx(np.mean(score[label == k] >= binned.floor[column]))
+            assert table[k, column] == pytest.approx(
+                np.mean(score[label == k] >= binned.floor[column])
+            )
 
 
 @pytest.mark.parametrize("target", [0.5, 0.9, 0.99])
-def test_a_working_point_is_the_tightest_at_which_every_signal_class_keeps_its_share(target: float) -> None:
+def test_a_working_point_is_the_tightest_at_which_every_signal_class_keeps_its_share(
+    target: float,
+) -> None:
     logits, label = sample()
     score = log_odds(logits, [1, 2], [0])
     binned, _ = spectrum(score, label, 3, exact_below=EXACT)
@@ -171,14 +200,18 @@ def test_a_working_point_is_the_tightest_at_which_every_signal_class_keeps_its_s
 
 
 @pytest.mark.parametrize("exact_below", [EXACT, 10])
-def test_the_histogram_of_a_discriminant_holds_every_event_where_it_belongs(exact_below: int) -> None:
+def test_the_histogram_of_a_discriminant_holds_every_event_where_it_belongs(
+    exact_below: int,
+) -> None:
     logits, label = sample((3000, 2000, 4000))
     score = log_odds(logits, [1, 2], [0])
     binned, _ = spectrum(score, label, 3, exact_below=exact_below)
     edges, counts = binned.histogram(20)
     assert (counts.sum(axis=1) == np.bincount(label)).all()
     inside = np.histogram(score[label == 1], bins=edges)[0]
-    assert counts[1, 1:-1] == pytest.approx(inside[1:-1], abs=2)  # a fine bin across an edge counts on one side of it
+    assert counts[1, 1:-1] == pytest.approx(
+        inside[1:-1], abs=2
+    )  # a fine bin across an edge counts on one side of it
     assert np.mean((score < edges[0]) | (score > edges[-1])) < 0.004
 
 
@@ -215,9 +248,14 @@ def test_no_background_event_passing_gives_a_limit_and_an_error_that_is_not_zero
     score, label = np.concatenate([np.arange(50.0), 100 + np.arange(50.0)]), np.repeat([0, 1], 50)
     binned, _ = spectrum(score, label, 2, exact_below=EXACT)
     selection = Selection("headline", (1,), (0,))
-    (point,) = evaluate_selection(binned, selection, targets=[0.99], mix_K=np.array([0.5, 0.5]), replicas=20, rng=np.random.default_rng(0))[
-        "working_points"
-    ]
+    (point,) = evaluate_selection(
+        binned,
+        selection,
+        targets=[0.99],
+        mix_K=np.array([0.5, 0.5]),
+        replicas=20,
+        rng=np.random.default_rng(0),
+    )["working_points"]
     assert point["background_efficiency"]["value"] == 0
     assert 0 < point["background_efficiency"]["error"] < 0.03
     assert point["purity"]["value"] == 1
@@ -234,8 +272,15 @@ def test_bootstrap_errors_are_those_of_delong() -> None:
     score = log_odds(logits, [1], [0, 2])
     selection = Selection("ttbar_vs_rest", (1,), (0, 2))
     binned, _ = spectrum(score, label, 3, exact_below=EXACT)
-    drawn = bootstrap(binned.counts, lambda c: np.array(auc(c, [1], [0, 2])), replicas=400, rng=np.random.default_rng(5))
-    result = evaluate_selection(binned, selection, targets=[0.9], mix_K=None, replicas=2, rng=np.random.default_rng(5))
+    drawn = bootstrap(
+        binned.counts,
+        lambda c: np.array(auc(c, [1], [0, 2])),
+        replicas=400,
+        rng=np.random.default_rng(5),
+    )
+    result = evaluate_selection(
+        binned, selection, targets=[0.9], mix_K=None, replicas=2, rng=np.random.default_rng(5)
+    )
     value, covariance = delong([score], label, selection, exact_below=EXACT)
     assert value[0] == pytest.approx(result["auc"]["value"], abs=1e-12)
     assert result["auc"]["error"] == pytest.approx(math.sqrt(covariance[0, 0]))
@@ -248,7 +293,14 @@ def test_a_selection_and_its_mirror_image_have_the_same_auc_and_error() -> None:
     for signal, background in (((1, 2), (0,)), ((0,), (1, 2))):
         binned, _ = spectrum(log_odds(logits, signal, background), label, 3, exact_below=EXACT)
         selection = Selection("headline", signal, background)
-        part = evaluate_selection(binned, selection, targets=[0.9], mix_K=None, replicas=2, rng=np.random.default_rng(sum(signal)))
+        part = evaluate_selection(
+            binned,
+            selection,
+            targets=[0.9],
+            mix_K=None,
+            replicas=2,
+            rng=np.random.default_rng(sum(signal)),
+        )
         found.append([part["auc"]["value"], part["auc"]["error"]])
     assert found[0] == pytest.approx(found[1], rel=1e-12)
 
@@ -261,9 +313,21 @@ def test_bootstrap_of_counts_is_that_of_events_with_poisson_weights() -> None:
     by_event = []
     for _ in range(300):
         weight = rng.poisson(1.0, size=len(score))
-        counts = np.stack([np.bincount(index[label == k], weights=weight[label == k], minlength=len(binned.floor)) for k in (0, 1)])
+        counts = np.stack(
+            [
+                np.bincount(
+                    index[label == k], weights=weight[label == k], minlength=len(binned.floor)
+                )
+                for k in (0, 1)
+            ]
+        )
         by_event.append(auc(counts, [1], [0]))
-    by_count = bootstrap(binned.counts, lambda c: np.array(auc(c, [1], [0])), replicas=300, rng=np.random.default_rng(9))
+    by_count = bootstrap(
+        binned.counts,
+        lambda c: np.array(auc(c, [1], [0])),
+        replicas=300,
+        rng=np.random.default_rng(9),
+    )
     assert by_count.std() == pytest.approx(np.std(by_event), rel=0.15)
     assert by_count.mean() == pytest.approx(np.mean(by_event), abs=0.3 * np.std(by_event))
 
@@ -274,7 +338,14 @@ def test_errors_of_samples_of_other_seeds_are_as_large_as_stated() -> None:
     for seed in range(60):
         logits, label = sample((600, 600, 600), seed=seed)
         binned, _ = spectrum(log_odds(logits, [1, 2], [0]), label, 3, exact_below=EXACT)
-        result = evaluate_selection(binned, selection, targets=[0.9], mix_K=None, replicas=40, rng=np.random.default_rng(seed))
+        result = evaluate_selection(
+            binned,
+            selection,
+            targets=[0.9],
+            mix_K=None,
+            replicas=40,
+            rng=np.random.default_rng(seed),
+        )
         numbers = (result["auc"], result["working_points"][0]["background_efficiency"])
         seen.append([number["value"] for number in numbers])
         stated.append([number["error"] for number in numbers])
@@ -287,7 +358,12 @@ def test_delong_is_the_variance_of_plain_loops() -> None:
     scores = [log_odds(x, [1], [0]) for x in (logits, other)]
     selection = Selection("b_vs_rest", (1,), (0,))
     values, covariance = delong(scores, label, selection, exact_below=EXACT)
-    kernel = np.array([[[float(s > b) + 0.5 * float(s == b) for b in x[label == 0]] for s in x[label == 1]] for x in scores])
+    kernel = np.array(
+        [
+            [[float(s > b) + 0.5 * float(s == b) for b in x[label == 0]] for s in x[label == 1]]
+            for x in scores
+        ]
+    )
     v10, v01 = kernel.mean(axis=2), kernel.mean(axis=1)
     assert values == pytest.approx(kernel.mean(axis=(1, 2)))
     assert covariance == pytest.approx(np.cov(v10) / 50 + np.cov(v01) / 40)
@@ -296,13 +372,18 @@ def test_delong_is_the_variance_of_plain_loops() -> None:
 def test_a_model_does_not_differ_from_itself() -> None:
     logits, label = sample()
     score = log_odds(logits, [1], [0, 2])
-    (pair,) = auc_differences(["a", "b"], [score, score], label, Selection("t_vs_rest", (1,), (0, 2)), exact_below=EXACT)
+    (pair,) = auc_differences(
+        ["a", "b"], [score, score], label, Selection("t_vs_rest", (1,), (0, 2)), exact_below=EXACT
+    )
     assert (pair.value, pair.p_value) == (0, 1)
 
 
 def test_pairing_makes_differences_clearer_than_separate_errors() -> None:
     label = toy_labels((800, 800, 800))
-    scores = [log_odds(toy_logits(label, 3, distance, 0, own), [1], [0, 2]) for own, distance in enumerate((1.2, 1.3))]
+    scores = [
+        log_odds(toy_logits(label, 3, distance, 0, own), [1], [0, 2])
+        for own, distance in enumerate((1.2, 1.3))
+    ]
     selection = Selection("t_vs_rest", (1,), (0, 2))
     (pair,) = auc_differences(["a", "b"], scores, label, selection, exact_below=EXACT)
     _, covariance = delong(scores, label, selection, exact_below=EXACT)
@@ -315,7 +396,10 @@ def test_no_difference_is_called_one_as_rarely_as_stated() -> None:
     for seed in range(200):
         label = toy_labels((100, 100, 100), seed)
         scores = [log_odds(toy_logits(label, 3, 1.2, seed, own), [1], [0, 2]) for own in (0, 1)]
-        p_values += [pair.p_value for pair in auc_differences(["a", "b"], scores, label, selection, exact_below=EXACT)]
+        p_values += [
+            pair.p_value
+            for pair in auc_differences(["a", "b"], scores, label, selection, exact_below=EXACT)
+        ]
     assert 0.01 < np.mean(np.array(p_values) < 0.05) < 0.11
 
 
@@ -324,8 +408,13 @@ def test_the_paired_error_of_passing_background_is_that_of_other_samples() -> No
     seen, stated = [], []
     for seed in range(80):
         label = toy_labels((500, 500, 500), seed)
-        scores = [log_odds(toy_logits(label, 3, distance, seed, own), [1, 2], [0]) for own, distance in enumerate((1.4, 1.6))]
-        (pair,) = pass_differences(["a", "b"], scores, label, selection, target=0.9, exact_below=EXACT)
+        scores = [
+            log_odds(toy_logits(label, 3, distance, seed, own), [1, 2], [0])
+            for own, distance in enumerate((1.4, 1.6))
+        ]
+        (pair,) = pass_differences(
+            ["a", "b"], scores, label, selection, target=0.9, exact_below=EXACT
+        )
         seen.append(pair.value)
         stated.append(pair.error)
     assert np.mean(stated) == pytest.approx(np.std(seen), rel=0.3)
@@ -333,10 +422,15 @@ def test_the_paired_error_of_passing_background_is_that_of_other_samples() -> No
 
 def test_accuracy_differences_count_the_events_that_differ() -> None:
     label = np.array([0, 0, 0, 0, 1, 1])
-    first, second = np.array([True, True, False, True, True, False]), np.array([True, False, False, False, True, True])
+    first, second = (
+        np.array([True, True, False, True, True, False]),
+        np.array([True, False, False, False, True, True]),
+    )
     pair = accuracy_difference(("a", "b"), (first, second), label, 2)
     assert pair.value == pytest.approx((3 / 4 + 1 / 2) / 2 - (1 / 4 + 1) / 2)
-    assert pair.error == pytest.approx(math.sqrt(np.var([0, 1, 0, 1]) / 4 / 4 + np.var([0, -1]) / 2 / 4))
+    assert pair.error == pytest.approx(
+        math.sqrt(np.var([0, 1, 0, 1]) / 4 / 4 + np.var([0, -1]) / 2 / 4)
+    )
 
 
 def test_holm_corrects_as_in_his_paper() -> None:
@@ -351,22 +445,32 @@ def test_confusion_and_accuracy_are_counted() -> None:
     guess = logits.argmax(axis=1)
     for i in range(3):
         for j in range(3):
-            assert table[i, j] == sum(1 for a, b in zip(label, guess, strict=True) if (a, b) == (i, j))
+            assert table[i, j] == sum(
+                1 for a, b in zip(label, guess, strict=True) if (a, b) == (i, j)
+            )
     assert confusion_shares(table)[0].sum(axis=1) == pytest.approx(1)
     accuracy = balanced_accuracy(table)
     assert accuracy.value == pytest.approx(balanced_accuracy_score(label, guess))
     p = np.diag(table) / table.sum(axis=1)
-    assert accuracy.error == pytest.approx(math.sqrt((p * (1 - p) / table.sum(axis=1)).sum()) / 3, rel=0.02)
+    assert accuracy.error == pytest.approx(
+        math.sqrt((p * (1 - p) / table.sum(axis=1)).sum()) / 3, rel=0.02
+    )
 
 
 def test_equal_logits_go_to_the_first_class() -> None:
     assert predicted(np.zeros((4, 3), dtype=np.float32)).tolist() == [0, 0, 0, 0]
-    assert predicted(np.array([[1, 2, 2], [0, 3, 4], [5, 5, 1]], dtype=np.float32)).tolist() == [1, 2, 0]
+    assert predicted(np.array([[1, 2, 2], [0, 3, 4], [5, 5, 1]], dtype=np.float32)).tolist() == [
+        1,
+        2,
+        0,
+    ]
 
 
 def test_a_share_of_nothing_has_an_error_all_the_same() -> None:
     assert binomial_error(np.array([0]), np.array([100]))[0] == pytest.approx(0.5 / 101)
-    assert binomial_error(np.array([500]), np.array([1000]))[0] == pytest.approx(math.sqrt(0.25 / 1000), rel=1e-3)
+    assert binomial_error(np.array([500]), np.array([1000]))[0] == pytest.approx(
+        math.sqrt(0.25 / 1000), rel=1e-3
+    )
 
 
 def test_wilsons_interval_holds_the_shares_that_the_count_is_one_standard_deviation_from() -> None:
@@ -375,8 +479,16 @@ def test_wilsons_interval_holds_the_shares_that_the_count_is_one_standard_deviat
             # the definition: (k - n p)^2 = n p (1 - p), a quadratic equation in p
             low, high = sorted(np.roots([n * n + n, -(2 * k * n + n), k * k]).real)
             assert wilson(np.array(k), np.array(n)) == pytest.approx([low, high], abs=1e-7)
-            assert 0 <= wilson(np.array(k), np.array(n))[0] <= k / n <= wilson(np.array(k), np.array(n))[1] <= 1
-    assert wilson(np.array([3, 0]), np.array([3, 3])).tolist() == pytest.approx(np.array([[0.75, 0], [1, 0.25]]))
+            assert (
+                0
+                <= wilson(np.array(k), np.array(n))[0]
+                <= k / n
+                <= wilson(np.array(k), np.array(n))[1]
+                <= 1
+            )
+    assert wilson(np.array([3, 0]), np.array([3, 3])).tolist() == pytest.approx(
+        np.array([[0.75, 0], [1, 0.25]])
+    )
 
 
 def test_roc_points_are_of_scikit_learns_curve() -> None:
@@ -420,7 +532,9 @@ def test_a_point_of_a_reliability_curve_has_events_enough_to_mean_something() ->
     """The curve of a calibrated model on few events stays within its errors, and holds every event."""
     logits, label = sample((40, 30, 50))
     curve = count(logits, label, predicted(logits)).top.curve()
-    predicted_B, observed_B, error_B, share_B = (np.array(curve[key]) for key in ("predicted", "observed", "error", "share"))
+    predicted_B, observed_B, error_B, share_B = (
+        np.array(curve[key]) for key in ("predicted", "observed", "error", "share")
+    )
     assert 2 <= len(share_B) <= 120 // LEAST_EVENTS
     assert (share_B * 120 > 0.7 * LEAST_EVENTS).all()
     assert share_B.sum() == pytest.approx(1)
@@ -439,7 +553,12 @@ def test_a_class_that_is_kept_whole_is_known_no_better_than_its_events_allow() -
     label = np.repeat(np.arange(2, dtype=np.int8), 50)
     binned, _ = spectrum(np.where(label == 1, 5.0, -5.0), label, 2, exact_below=1000)
     part = evaluate_selection(
-        binned, Selection("headline", (1,), (0,)), targets=(0.9,), mix_K=None, replicas=20, rng=np.random.default_rng(0)
+        binned,
+        Selection("headline", (1,), (0,)),
+        targets=(0.9,),
+        mix_K=None,
+        replicas=20,
+        rng=np.random.default_rng(0),
     )
     (point,) = part["working_points"]
     assert point["efficiency"][1]["value"] == 1

@@ -16,22 +16,40 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.metrics import auc as area
 from sklearn.metrics import roc_auc_score
-from toy_runs import toy_about, toy_ids, toy_labels, toy_logits, toy_report, toy_runs, toy_store, write_run
+from toy_runs import (
+    toy_about,
+    toy_ids,
+    toy_labels,
+    toy_logits,
+    toy_report,
+    toy_runs,
+    toy_store,
+    write_run,
+)
 
-from hepflow import published
-from hepflow.config import EvaluateConfig
+from hepflow.config.stages import EvaluateConfig
+from hepflow.data.predictions import read_predictions
+from hepflow.data.runs import read_record
+from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError
-from hepflow.evaluate.figure import Bars
+from hepflow.evaluate import published
+from hepflow.evaluate.figures.figure import Bars
 from hepflow.evaluate.job import _write, evaluate, inputs_hash, run
 from hepflow.evaluate.kinematics import bin_edges, stores_at_hand
 from hepflow.evaluate.report import write_report
-from hepflow.evaluate.runs import content_hash, find_runs, read_about, read_run
-from hepflow.evaluate.tables import ablation, ablation_differences, beside_published, for_terminal, models, summary_table, working_points
+from hepflow.evaluate.runs import content_hash, find_runs, read_run
+from hepflow.evaluate.tables import (
+    ablation,
+    ablation_differences,
+    beside_published,
+    for_terminal,
+    models,
+    summary_table,
+    working_points,
+)
 from hepflow.evaluate.text import compact, duration, factor, headline, p_value, pm, small
-from hepflow.files import read_json
-from hepflow.predictions import read_predictions
 from hepflow.schema import HLF, METRICS_SCHEMA_VERSION
-from hepflow.store import EventStore
+from hepflow.system.files import read_json
 
 SIZES = (250, 200, 300)
 ROOT = Path(__file__).parents[1]
@@ -66,12 +84,20 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_metrics_json_has_the_documented_keys(whole: Path) -> None:
     metrics = read_json(whole / "report" / "metrics.json")
     text = (ROOT / "docs" / "metrics.md").read_text()
-    documented = set(re.findall(r"^- `([a-z_]+)`", text.split("## The file")[1].split("## A model")[0], re.M))
+    documented = set(
+        re.findall(r"^- `([a-z_]+)`", text.split("## The file")[1].split("## A model")[0], re.M)
+    )
     assert set(metrics) == documented
-    entry_keys = set(re.findall(r"^- `([a-z_]+)`", text.split("## A model")[1].split("## A working point")[0], re.M))
+    entry_keys = set(
+        re.findall(
+            r"^- `([a-z_]+)`", text.split("## A model")[1].split("## A working point")[0], re.M
+        )
+    )
     assert set(metrics["models"]["hlf"]) == entry_keys
     point_keys = set(re.findall(r"^- `([a-z_0-9]+)`", text.split("## A working point")[1], re.M))
-    assert set(metrics["models"]["hlf"]["selections"]["headline"]["working_points"][0]) == point_keys
+    assert (
+        set(metrics["models"]["hlf"]["selections"]["headline"]["working_points"][0]) == point_keys
+    )
     assert metrics["schema_version"] == METRICS_SCHEMA_VERSION
     assert f"version {METRICS_SCHEMA_VERSION}" in text
 
@@ -82,8 +108,12 @@ def test_numbers_are_those_of_the_predictions(whole: Path) -> None:
         predictions = read_predictions(whole / "runs" / name / "predictions.parquet")
         weight = (1 / np.bincount(predictions.label))[predictions.label]
         for k, class_name in enumerate(predictions.classes):
-            expected = roc_auc_score(predictions.label == k, predictions.probabilities[:, k], sample_weight=weight)
-            assert metrics["models"][name]["auc"][class_name]["value"] == pytest.approx(expected, abs=1e-9)
+            expected = roc_auc_score(
+                predictions.label == k, predictions.probabilities[:, k], sample_weight=weight
+            )
+            assert metrics["models"][name]["auc"][class_name]["value"] == pytest.approx(
+                expected, abs=1e-9
+            )
             assert 0 < metrics["models"][name]["auc"][class_name]["error"] < 0.05
     assert metrics["best"] == "inclusive"
 
@@ -91,7 +121,9 @@ def test_numbers_are_those_of_the_predictions(whole: Path) -> None:
 def test_every_figure_is_a_png_a_pdf_and_a_csv(whole: Path) -> None:
     folder = whole / "report" / "figures"
     names = read_json(whole / "report" / "metrics.json")["figures"]
-    assert sorted(path.name for path in folder.iterdir()) == sorted(f"{name}.{end}" for name in names for end in ("png", "pdf", "csv"))
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        f"{name}.{end}" for name in names for end in ("png", "pdf", "csv")
+    )
     for name in names:
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
@@ -105,7 +137,10 @@ def test_the_csv_of_a_roc_curve_holds_its_points(whole: Path) -> None:
     with (whole / "report" / "figures" / "roc_qcd_vs_rest.csv").open() as stream:
         rows = [row for row in csv.DictReader(stream) if row["series"].startswith("hlf")]
     x, y = (np.array([float(row[key]) for row in rows]) for key in list(rows[0])[1:3])
-    assert area(x, 1 - y) == pytest.approx(read_json(whole / "report" / "metrics.json")["models"]["hlf"]["auc"]["qcd"]["value"], abs=0.01)
+    assert area(x, 1 - y) == pytest.approx(
+        read_json(whole / "report" / "metrics.json")["models"]["hlf"]["auc"]["qcd"]["value"],
+        abs=0.01,
+    )
 
 
 def test_the_page_needs_no_other_file_and_no_network(whole: Path) -> None:
@@ -122,7 +157,9 @@ def test_the_headline_stands_first_and_the_published_numbers_are_labelled(whole:
     assert (
         first.group(1)
         .replace("\u00a0", " ")
-        .startswith("Keeping 99 % of each of ttbar and wjets, inclusive cuts the qcd rate by a factor of ")
+        .startswith(
+            "Keeping 99 % of each of ttbar and wjets, inclusive cuts the qcd rate by a factor of "
+        )
     )
     assert "Another sample." in text
     assert published.REPOSITORY in text
@@ -132,32 +169,46 @@ def test_the_headline_stands_first_and_the_published_numbers_are_labelled(whole:
 def test_a_training_time_is_said_to_leave_out_the_start_of_the_command(whole: Path) -> None:
     page = (whole / "report" / "report.html").read_text()
     for section in ("training", "published"):
-        assert "the start of the command" in page.split(f'<section id="{section}">')[1].split("</section>")[0]
+        assert (
+            "the start of the command"
+            in page.split(f'<section id="{section}">')[1].split("</section>")[0]
+        )
     assert "time within training" in page
 
 
 def test_another_setting_is_no_longer_up_to_date(whole: Path) -> None:
     config = EvaluateConfig(input=whole / "runs", output=whole / "report", bootstrap=10)
     contents = {path.name: content_hash(path) for path in find_runs(config)}
-    stores = [stores_at_hand(config, read_about(path)) for path in find_runs(config)]
-    hashes = {inputs_hash(replace(config, **changed), contents, stores) for changed in ({}, {"seed": 2}, {"targets": (0.5,)})}
+    stores = [stores_at_hand(config, read_record(path)) for path in find_runs(config)]
+    hashes = {
+        inputs_hash(replace(config, **changed), contents, stores)
+        for changed in ({}, {"seed": 2}, {"targets": (0.5,)})
+    }
     assert len(hashes) == 3
     assert read_json(whole / "report" / "metrics.json")["inputs"] in hashes
     assert inputs_hash(replace(config, output=whole), contents, stores) in hashes
 
 
-def test_a_report_is_no_longer_up_to_date_when_its_store_was_made_anew_or_went(tmp_path: Path) -> None:
+def test_a_report_is_no_longer_up_to_date_when_its_store_was_made_anew_or_went(
+    tmp_path: Path,
+) -> None:
     make(tmp_path, models={"hlf": 1.2})
     config = EvaluateConfig(input=tmp_path / "runs")
-    found = [stores_at_hand(config, read_about(tmp_path / "runs" / "hlf"))]
-    toy_store(tmp_path / "features.zarr", test=(toy_ids(sum(SIZES)), toy_labels(SIZES)), provenance="grown")
-    found.append(stores_at_hand(config, read_about(tmp_path / "runs" / "hlf")))
+    found = [stores_at_hand(config, read_record(tmp_path / "runs" / "hlf"))]
+    toy_store(
+        tmp_path / "features.zarr",
+        test=(toy_ids(sum(SIZES)), toy_labels(SIZES)),
+        provenance="grown",
+    )
+    found.append(stores_at_hand(config, read_record(tmp_path / "runs" / "hlf")))
     shutil.rmtree(tmp_path / "features.zarr")
-    found.append(stores_at_hand(config, read_about(tmp_path / "runs" / "hlf")))
+    found.append(stores_at_hand(config, read_record(tmp_path / "runs" / "hlf")))
     assert len({inputs_hash(config, {"hlf": "content"}, [stores]) for stores in found}) == 3
 
 
-def test_a_second_run_is_up_to_date_and_touches_nothing(whole: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_second_run_is_up_to_date_and_touches_nothing(
+    whole: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     before = {path: path.stat().st_mtime_ns for path in (whole / "report").rglob("*")}
     caplog.set_level("INFO")
     report(whole)
@@ -165,7 +216,9 @@ def test_a_second_run_is_up_to_date_and_touches_nothing(whole: Path, caplog: pyt
     assert {path: path.stat().st_mtime_ns for path in (whole / "report").rglob("*")} == before
 
 
-def test_the_metrics_go_to_a_script_as_they_stand_in_the_file(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_metrics_go_to_a_script_as_they_stand_in_the_file(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     metrics = report(whole, json=True)
     assert json.loads(capsys.readouterr().out) == metrics
 
@@ -175,12 +228,18 @@ def test_a_report_that_was_not_finished_is_not_taken_for_the_one_before(tmp_path
     (tmp_path / "figures" / "bars.png").mkdir(parents=True)
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(OSError, match=r"bars\.png"):
-        _write(tmp_path, {}, {"importance": [Bars("bars", "", "", "loss", ("HT",), np.ones(1), np.ones(1))]})
+        _write(
+            tmp_path,
+            {},
+            {"importance": [Bars("bars", "", "", "loss", ("HT",), np.ones(1), np.ones(1))]},
+        )
     assert not (tmp_path / "metrics.json").exists()
 
 
 @pytest.mark.slow
-def test_the_command_mends_a_spoilt_report_to_the_same_bytes_and_prints_a_table(tmp_path: Path) -> None:
+def test_the_command_mends_a_spoilt_report_to_the_same_bytes_and_prints_a_table(
+    tmp_path: Path,
+) -> None:
     make(tmp_path, models={"hlf": 1.2})
     report(tmp_path, features=("HT",))
     spoilt = tmp_path / "spoilt"
@@ -188,19 +247,34 @@ def test_the_command_mends_a_spoilt_report_to_the_same_bytes_and_prints_a_table(
     (spoilt / "figures" / "calibration.pdf").unlink()
     (spoilt / "figures" / "old.png").write_bytes(b"")
     place = ("--input", str(tmp_path / "runs"), "--output", str(spoilt))
-    command = [sys.executable, "-m", "hepflow", "evaluate", *place, "--bootstrap", "10", "--features", "[HT]"]
+    command = [
+        sys.executable,
+        "-m",
+        "hepflow",
+        "evaluate",
+        *place,
+        "--bootstrap",
+        "10",
+        "--features",
+        "[HT]",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "hlf" in done.stdout
     assert str(spoilt / "report.html") in done.stderr
-    whole, mended = ({path.relative_to(folder): path for path in folder.rglob("*.*")} for folder in (tmp_path / "report", spoilt))
+    whole, mended = (
+        {path.relative_to(folder): path for path in folder.rglob("*.*")}
+        for folder in (tmp_path / "report", spoilt)
+    )
     assert set(whole) == set(mended)
     for name, path in whole.items():
         assert path.read_bytes() == mended[name].read_bytes(), name
 
 
 def test_another_model_in_the_report_changes_no_error_of_the_first(whole: Path) -> None:
-    alone, together = (measured(whole, runs=names)[0]["models"]["hlf"] for names in (("hlf",), ("hlf", "sequence")))
+    alone, together = (
+        measured(whole, runs=names)[0]["models"]["hlf"] for names in (("hlf",), ("hlf", "sequence"))
+    )
     assert alone == together
 
 
@@ -209,19 +283,29 @@ def test_where_nothing_passes_the_headline_is_a_limit_that_holds_whatever_class_
     point = {"target": 0.9, "rejection": None, "background_efficiency": {"value": 0.0}}
     selection = {"signal": ["c"], "background": ["a", "b"], "working_points": [point]}
     confusion = {"counts": [[200, 0, 0], [0, 20, 0], [0, 0, 50]]}
-    entries = {"net": {"selections": {"headline": selection}, "confusion": confusion, "auc_mean": 1.0}}
+    entries = {
+        "net": {"selections": {"headline": selection}, "confusion": confusion, "auc_mean": 1.0}
+    }
     text = headline(entries, ("a", "b", "c")).replace("\u00a0", " ")
-    assert text == "Keeping 90 % of c, net cuts the a or b rate to below 7 % (95 % confidence): none of 220 test events passes."
+    assert (
+        text
+        == "Keeping 90 % of c, net cuts the a or b rate to below 7 % (95 % confidence): none of 220 test events passes."
+    )
 
 
 @pytest.mark.parametrize("classes", [("signal", "noise"), ("qcd", "ttbar", "wjets", "zjets")])
-def test_two_and_four_classes_are_measured_as_well(tmp_path: Path, classes: tuple[str, ...]) -> None:
+def test_two_and_four_classes_are_measured_as_well(
+    tmp_path: Path, classes: tuple[str, ...]
+) -> None:
     sizes = (120, 100, 140, 90)[: len(classes)]
     toy_runs(tmp_path / "runs", per_class=sizes, classes=classes, models={"a": 1.2, "b": 1.6})
     metrics, _ = measured(tmp_path)
     assert metrics["classes"] == list(classes)
     notes = " ".join(note["text"] for note in metrics["notes"])
-    assert f"No share of the trigger's rate is given for {'signal, noise' if len(classes) == 2 else 'zjets'}" in notes
+    assert (
+        f"No share of the trigger's rate is given for {'signal, noise' if len(classes) == 2 else 'zjets'}"
+        in notes
+    )
     assert metrics["models"]["a"]["selections"]["headline"]["working_points"][0]["purity"] is None
     assert beside_published(metrics) is None
     assert metrics["selections"]["headline"]["signal"] == list(classes[1:])
@@ -231,29 +315,57 @@ def test_two_and_four_classes_are_measured_as_well(tmp_path: Path, classes: tupl
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"signal": ("tbar",)}, "--signal names tbar, but the classes of these runs are qcd, ttbar, wjets"),
+        (
+            {"signal": ("tbar",)},
+            "--signal names tbar, but the classes of these runs are qcd, ttbar, wjets",
+        ),
         ({"signal": ("qcd", "ttbar", "wjets")}, "--signal names every class"),
         ({"mix": {"qdc": 1.0}}, "--mix names qdc, but the classes"),
-        ({"mix": dict.fromkeys(("qcd", "ttbar", "wjets"), 0.0)}, "--mix gives no class of these runs a share of the rate"),
-        ({"features": ("HT", "Met")}, "--features names Met, but the high-level features of .* are HT, MET"),
+        (
+            {"mix": dict.fromkeys(("qcd", "ttbar", "wjets"), 0.0)},
+            "--mix gives no class of these runs a share of the rate",
+        ),
+        (
+            {"features": ("HT", "Met")},
+            "--features names Met, but the high-level features of .* are HT, MET",
+        ),
     ],
 )
-def test_a_name_that_there_is_not_is_refused_with_those_that_there_are(whole: Path, options: dict[str, Any], match: str) -> None:
+def test_a_name_that_there_is_not_is_refused_with_those_that_there_are(
+    whole: Path, options: dict[str, Any], match: str
+) -> None:
     with pytest.raises(ConfigError, match=match):
         measured(whole, runs=("hlf",), **options)
 
 
 def test_two_classes_are_not_shown_twice(tmp_path: Path) -> None:
-    toy_runs(tmp_path / "runs", per_class=(60, 60), classes=("noise", "signal"), models={"a": 1.5, "b": 1.8})
+    toy_runs(
+        tmp_path / "runs",
+        per_class=(60, 60),
+        classes=("noise", "signal"),
+        models={"a": 1.5, "b": 1.8},
+    )
     metrics, figures = measured(tmp_path)
     assert not [name for name in figures if "noise" in name]
-    assert {"roc_headline", "roc_signal_vs_rest", "calibration", "calibration_signal", "score_a_signal"} <= set(figures)
+    assert {
+        "roc_headline",
+        "roc_signal_vs_rest",
+        "calibration",
+        "calibration_signal",
+        "score_a_signal",
+    } <= set(figures)
     assert models(metrics).columns == ("model", "accuracy", "AUC signal", "ECE", "parameters")
-    assert {pair["quantity"] for pair in metrics["pairs"]} == {"background passing at 99 %", "AUC signal", "accuracy"}
+    assert {pair["quantity"] for pair in metrics["pairs"]} == {
+        "background passing at 99 %",
+        "AUC signal",
+        "accuracy",
+    }
     assert set(metrics["models"]["a"]["auc"]) == {"noise", "signal"}
 
 
-def test_what_was_chosen_or_left_out_is_said_on_the_terminal_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_was_chosen_or_left_out_is_said_on_the_terminal_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     toy_runs(tmp_path / "runs", per_class=(60, 60), classes=("noise", "signal"), models={"a": 1.5})
     caplog.set_level("INFO")
     report(tmp_path)
@@ -261,15 +373,24 @@ def test_what_was_chosen_or_left_out_is_said_on_the_terminal_too(tmp_path: Path,
 
 
 def test_names_of_classes_and_runs_cannot_break_the_page(tmp_path: Path) -> None:
-    toy_runs(tmp_path / "runs", per_class=(60, 60), classes=("<b>x/y", 'y"&'), models={"<script>alert(1)": 1.5})
+    toy_runs(
+        tmp_path / "runs",
+        per_class=(60, 60),
+        classes=("<b>x/y", 'y"&'),
+        models={"<script>alert(1)": 1.5},
+    )
     config = EvaluateConfig(input=tmp_path / "runs", bootstrap=10)
-    metrics, figures = evaluate([read_run(path, path.name, "content") for path in find_runs(config)], config)
+    metrics, figures = evaluate(
+        [read_run(path, path.name, "content") for path in find_runs(config)], config
+    )
     write_report(tmp_path / "report.html", metrics, figures, "figures")
     text = (tmp_path / "report.html").read_text()
     assert "<script>alert" not in text
     assert "<b>x" not in text
     assert "these are other classes" in text
-    assert all(re.fullmatch(r"[\w.-]+", figure.name) for section in figures.values() for figure in section)
+    assert all(
+        re.fullmatch(r"[\w.-]+", figure.name) for section in figures.values() for figure in section
+    )
 
 
 def test_without_a_store_the_rest_is_there_and_a_note_says_so(tmp_path: Path) -> None:
@@ -282,7 +403,11 @@ def test_without_a_store_the_rest_is_there_and_a_note_says_so(tmp_path: Path) ->
 
 def test_a_store_that_has_grown_since_the_training_is_named_with_what_to_do(tmp_path: Path) -> None:
     make(tmp_path, models={"hlf": 1.2})
-    toy_store(tmp_path / "features.zarr", test=(toy_ids(sum(SIZES)), toy_labels(SIZES)), provenance="grown")
+    toy_store(
+        tmp_path / "features.zarr",
+        test=(toy_ids(sum(SIZES)), toy_labels(SIZES)),
+        provenance="grown",
+    )
     metrics, _ = measured(tmp_path)
     (note,) = (note["text"] for note in metrics["notes"] if note["topic"] == "kinematics")
     assert "features.zarr has changed since" in note
@@ -294,7 +419,13 @@ def test_a_store_that_has_grown_since_the_training_is_named_with_what_to_do(tmp_
 def test_scores_that_are_no_training_are_compared_too(tmp_path: Path) -> None:
     make(tmp_path, store=False, models={"hlf": 1.2})
     label = toy_labels(SIZES)
-    write_run(tmp_path / "runs" / "trees", event_id=toy_ids(len(label)), label=label, logits=toy_logits(label, 3, 1.1), history=False)
+    write_run(
+        tmp_path / "runs" / "trees",
+        event_id=toy_ids(len(label)),
+        label=label,
+        logits=toy_logits(label, 3, 1.1),
+        history=False,
+    )
     metrics, _ = measured(tmp_path)
     assert set(metrics["models"]) == {"hlf", "trees"}
     assert any("No learning curves for trees" in note["text"] for note in metrics["notes"])
@@ -322,18 +453,24 @@ def test_efficiencies_are_counted_in_the_stores_features(whole: Path) -> None:
     for name, row in rows.items():
         for class_name in metrics["classes"]:
             blocks = [store.read(part, particles=False) for part in store.parts("test", class_name)]
-            x = np.concatenate([block.hlf[:, [f.name for f in HLF].index(name)] for block in blocks])
+            x = np.concatenate(
+                [block.hlf[:, [f.name for f in HLF].index(name)] for block in blocks]
+            )
             assert sum(row["efficiency"][class_name]["events"]) == len(x)
             first = np.sum(x < row["edges"][1])
             assert row["efficiency"][class_name]["events"][0] == first
     point = metrics["models"]["hlf"]["selections"]["headline"]["working_points"][-1]
     one = rows["HT"]["efficiency"]["qcd"]
-    total = sum(v * n for v, n in zip(one["value"], one["events"], strict=True)) / sum(one["events"])
+    total = sum(v * n for v, n in zip(one["value"], one["events"], strict=True)) / sum(
+        one["events"]
+    )
     assert total == pytest.approx(point["efficiency"]["qcd"]["value"])
 
 
 def test_the_csv_of_an_efficiency_says_how_wide_its_bins_are(whole: Path) -> None:
-    edges = read_json(whole / "report" / "metrics.json")["models"]["hlf"]["efficiency"]["HT"]["edges"]
+    edges = read_json(whole / "report" / "metrics.json")["models"]["hlf"]["efficiency"]["HT"][
+        "edges"
+    ]
     with (whole / "report" / "figures" / "efficiency_hlf_HT.csv").open() as stream:
         rows = [row for row in csv.DictReader(stream) if row["series"] == "qcd"]
     lower = [float(row["HT [GeV]"]) - float(row["half width of the bin"]) for row in rows]
@@ -341,14 +478,22 @@ def test_the_csv_of_an_efficiency_says_how_wide_its_bins_are(whole: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["efficiency_hlf_HT", "calibration_qcd"])
-def test_error_bars_of_shares_end_within_0_and_1_in_the_csv_and_on_the_page(whole: Path, name: str) -> None:
+def test_error_bars_of_shares_end_within_0_and_1_in_the_csv_and_on_the_page(
+    whole: Path, name: str
+) -> None:
     with (whole / "report" / "figures" / f"{name}.csv").open() as stream:
         rows = list(csv.reader(stream))
     column = {heading: index for index, heading in enumerate(rows[0])}
-    points = [[float(row[index]) for index in (column["low"], 2, column["high"])] for row in rows[1:]]
+    points = [
+        [float(row[index]) for index in (column["low"], 2, column["high"])] for row in rows[1:]
+    ]
     assert all(0 <= low <= share <= high <= 1 and low < high for low, share, high in points)
     page = (whole / "report" / "report.html").read_text()
-    data = json.loads(re.search(rf'id="fig-{name}".*?<script type="application/json">(.*?)</script>', page, re.S)[1])
+    data = json.loads(
+        re.search(rf'id="fig-{name}".*?<script type="application/json">(.*?)</script>', page, re.S)[
+            1
+        ]
+    )
     drawn = [end for series in data["series"] for end in series["ends"]]
     assert drawn == pytest.approx(np.array(points)[:, [0, 2]], rel=1e-4)
 
@@ -357,7 +502,9 @@ def test_counts_get_a_bin_each() -> None:
     edges, integer = bin_edges(np.array([0, 1, 2, 2, 3, 1, 0, 5] * 40, dtype=np.float32))
     assert integer
     assert edges.tolist() == [0, 1, 2, 3, 4, 5, 6]
-    assert bin_edges(np.array([-1, 1, 1, -1], dtype=np.float32))[0].tolist() == [-1, 0, 1, 2], "charges"
+    assert bin_edges(np.array([-1, 1, 1, -1], dtype=np.float32))[0].tolist() == [-1, 0, 1, 2], (
+        "charges"
+    )
     edges, integer = bin_edges(np.random.default_rng(0).exponential(50, 1000).astype(np.float32))
     assert not integer
     assert len(edges) == 11
@@ -369,9 +516,14 @@ def test_the_hardest_events_are_those_most_surely_wrong(whole: Path) -> None:
     metrics = read_json(whole / "report" / "metrics.json")
     predictions = read_predictions(whole / "runs" / "hlf" / "predictions.parquet")
     listed = metrics["models"]["hlf"]["hardest"]
-    ratio = predictions.logits.max(axis=1) - predictions.logits[np.arange(len(predictions.label)), predictions.label]
+    ratio = (
+        predictions.logits.max(axis=1)
+        - predictions.logits[np.arange(len(predictions.label)), predictions.label]
+    )
     order = np.argsort(-ratio, kind="stable")[: len(listed)]
-    assert [event["event_id"] for event in listed] == [str(predictions.event_id[index]) for index in order]
+    assert [event["event_id"] for event in listed] == [
+        str(predictions.event_id[index]) for index in order
+    ]
     assert all(event["true"] != event["predicted"] for event in listed)
     assert set(listed[0]["features"]) == {feature.name for feature in HLF}
 
@@ -384,11 +536,21 @@ def test_chosen_events_are_drawn_and_unknown_ones_noted(whole: Path) -> None:
 
 
 def test_an_event_display_holds_every_particle(whole: Path) -> None:
-    name = next(name for name in read_json(whole / "report" / "metrics.json")["figures"] if name.startswith("event_"))
+    name = next(
+        name
+        for name in read_json(whole / "report" / "metrics.json")["figures"]
+        if name.startswith("event_")
+    )
     store = EventStore.open(whole / "features.zarr")
-    blocks = [store.read(part) for label in store.spec.classes for part in store.parts("test", label)]
+    blocks = [
+        store.read(part) for label in store.spec.classes for part in store.parts("test", label)
+    ]
     wanted = int(name.removeprefix("event_"))
-    block, row = next((block, int(np.flatnonzero(block.event_id == wanted)[0])) for block in blocks if wanted in block.event_id)
+    block, row = next(
+        (block, int(np.flatnonzero(block.event_id == wanted)[0]))
+        for block in blocks
+        if wanted in block.event_id
+    )
     with (whole / "report" / "figures" / f"{name}.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == block.offsets[row + 1] - block.offsets[row]
@@ -397,12 +559,21 @@ def test_an_event_display_holds_every_particle(whole: Path) -> None:
 
 def test_an_ablation_pairs_the_definitions_on_common_events(tmp_path: Path) -> None:
     ids, label = toy_ids(sum(SIZES)), toy_labels(SIZES)
-    for own, (definitions, keep, distance) in enumerate((("corrected", slice(None), 1.6), ("reference", slice(20, None), 1.4))):
+    for own, (definitions, keep, distance) in enumerate(
+        (("corrected", slice(None), 1.6), ("reference", slice(20, None), 1.4))
+    ):
         name = "hlf" if definitions == "corrected" else "hlf-reference"
         origin = {"store": f"hash-{definitions}", "definitions": definitions}
         logits = toy_logits(label, 3, distance, 0, own)[keep]
         about = toy_about(name, definitions=definitions)
-        write_run(tmp_path / "runs" / name, event_id=ids[keep], label=label[keep], logits=logits, provenance=origin, about=about)
+        write_run(
+            tmp_path / "runs" / name,
+            event_id=ids[keep],
+            label=label[keep],
+            logits=logits,
+            provenance=origin,
+            about=about,
+        )
     metrics, _ = measured(tmp_path, ablation=True)
     (row,) = metrics["ablation"]
     assert row["model"] == "HLFNet"
@@ -428,7 +599,9 @@ def test_shuffling_the_only_feature_that_counts_costs_the_most(tmp_path: Path) -
             block = store.read(part, particles=False)
             x[np.searchsorted(ids, block.event_id)] = block.hlf
     about = toy_about("hlf", tmp_path / "features.zarr")
-    folder = write_run(tmp_path / "runs" / "hlf", event_id=ids, label=label, logits=x @ weights, about=about)
+    folder = write_run(
+        tmp_path / "runs" / "hlf", event_id=ids, label=label, logits=x @ weights, about=about
+    )
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["hlf", "weights"], ["logits"])],
         "toy",
@@ -479,7 +652,12 @@ def test_numbers_are_written_to_the_digits_of_their_errors(
 
 
 def test_small_numbers_are_powers_of_ten() -> None:
-    assert [small(0.012), small(0.00012), p_value(1.2e-5), p_value(1e-9)] == ["0.012", "1.2·10⁻⁴", "1.2·10⁻⁵", "< 10⁻⁶"]
+    assert [small(0.012), small(0.00012), p_value(1.2e-5), p_value(1e-9)] == [
+        "0.012",
+        "1.2·10⁻⁴",
+        "1.2·10⁻⁵",
+        "< 10⁻⁶",
+    ]
 
 
 def test_durations_are_written_as_people_say_them() -> None:

@@ -5,16 +5,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_runs import STORE_HASH, toy_about, toy_ids, toy_labels, toy_logits, toy_runs, toy_store, write_run
+from toy_runs import (
+    STORE_HASH,
+    toy_about,
+    toy_ids,
+    toy_labels,
+    toy_logits,
+    toy_runs,
+    toy_store,
+    write_run,
+)
 
-from hepflow.config import EvaluateConfig
+from hepflow.config.stages import EvaluateConfig
+from hepflow.data.ledger import Ledger
+from hepflow.data.predictions import Predictions, write_predictions
+from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError
 from hepflow.evaluate.job import evaluate, named, run
 from hepflow.evaluate.kinematics import check_leak, join, open_store
 from hepflow.evaluate.runs import content_hash, find_runs, read_run
-from hepflow.ledger import Ledger
-from hepflow.predictions import Predictions, write_predictions
-from hepflow.store import EventStore
 
 LABEL, IDS = toy_labels((60, 60, 60)), toy_ids(180)
 LOGITS = toy_logits(LABEL, 3, 1.5)
@@ -47,7 +56,10 @@ def test_other_splits_than_test_are_refused(tmp_path: Path, split: str | None) -
 
 
 def test_a_test_split_that_was_used_for_tuning_is_refused(tmp_path: Path) -> None:
-    good(tmp_path / "hlf", about={**toy_about("hlf"), "splits_used": {"fit": "train", "tuning": ["val", "test"]}})
+    good(
+        tmp_path / "hlf",
+        about={**toy_about("hlf"), "splits_used": {"fit": "train", "tuning": ["val", "test"]}},
+    )
     refuse(tmp_path, "test split was used for tuning")
 
 
@@ -62,9 +74,14 @@ def test_another_store_is_refused_unless_asked_for(tmp_path: Path) -> None:
     good(tmp_path / "b", provenance={"store": "another"})
     refuse(tmp_path, "another feature store.*allow-different-splits")
     config = EvaluateConfig(input=tmp_path, bootstrap=2, allow_different_splits=True)
-    metrics, _ = evaluate([read_run(path, path.name, "content") for path in find_runs(config)], config)
+    metrics, _ = evaluate(
+        [read_run(path, path.name, "content") for path in find_runs(config)], config
+    )
     assert set(metrics["models"]) == {"a", "b"}
-    assert any("different events, because that was asked for" in text for text in metrics["checks"]["passed"])
+    assert any(
+        "different events, because that was asked for" in text
+        for text in metrics["checks"]["passed"]
+    )
 
 
 def test_other_events_of_the_same_store_are_refused(tmp_path: Path) -> None:
@@ -94,7 +111,9 @@ def test_labels_outside_the_classes_are_refused(tmp_path: Path, value: int) -> N
     label = LABEL.copy()
     label[0] = value
     good(tmp_path / "a", label=label)
-    refuse(tmp_path, f"label {value} of event .* is none of the classes \\(0 qcd, 1 ttbar, 2 wjets\\)")
+    refuse(
+        tmp_path, f"label {value} of event .* is none of the classes \\(0 qcd, 1 ttbar, 2 wjets\\)"
+    )
 
 
 def test_an_event_that_is_there_twice_is_refused(tmp_path: Path) -> None:
@@ -128,7 +147,9 @@ def test_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:
 
 def test_a_run_that_is_named_twice_is_compared_once(tmp_path: Path) -> None:
     place = good(tmp_path / "a")
-    assert named(find_runs(EvaluateConfig(input=tmp_path, runs=("a", "a", str(place))))) == {"a": place}
+    assert named(find_runs(EvaluateConfig(input=tmp_path, runs=("a", "a", str(place))))) == {
+        "a": place
+    }
 
 
 def test_runs_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
@@ -140,7 +161,12 @@ def test_runs_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
 def test_scores_without_run_json_or_history_are_read(tmp_path: Path) -> None:
     folder = good(tmp_path / "trees", history=False)
     one = read_run(folder, "trees", content_hash(folder))
-    assert (dict(one.about), dict(one.history), one.definitions, one.store) == ({}, {}, "corrected", STORE_HASH)
+    assert (dict(one.about), dict(one.history), one.definitions, one.store) == (
+        {},
+        {},
+        "corrected",
+        STORE_HASH,
+    )
 
 
 def test_a_sparse_history_is_read_by_epoch(tmp_path: Path) -> None:
@@ -157,7 +183,12 @@ def test_rows_in_any_order_are_sorted_by_event(tmp_path: Path) -> None:
     folder.mkdir()
     shuffle = np.random.default_rng(0).permutation(len(IDS))
     rows = Predictions(
-        IDS[shuffle], LABEL[shuffle], LOGITS[shuffle], ("qcd", "ttbar", "wjets"), "hlf", {"split": "test", "store": STORE_HASH}
+        IDS[shuffle],
+        LABEL[shuffle],
+        LOGITS[shuffle],
+        ("qcd", "ttbar", "wjets"),
+        "hlf",
+        {"split": "test", "store": STORE_HASH},
     )
     write_predictions(folder / "predictions.parquet", rows)
     one = read_run(folder, "hlf", "x").predictions
@@ -176,7 +207,9 @@ def test_a_planted_leak_is_refused(tmp_path: Path) -> None:
     refuse(runs, r"the train split holds \d+ test events, such as .*: a leak")
 
 
-def test_predictions_of_training_events_that_claim_to_be_test_events_are_refused(tmp_path: Path) -> None:
+def test_predictions_of_training_events_that_claim_to_be_test_events_are_refused(
+    tmp_path: Path,
+) -> None:
     store = toy_store(tmp_path / "s.zarr", test=(toy_ids(180, seed=5), LABEL), train=(IDS, LABEL))
     runs = toy_runs(tmp_path / "runs", per_class=(60, 60, 60), store=store)
     refuse(runs, "180 of 180 events.*180 are in its train split: a leak")
@@ -200,7 +233,9 @@ def with_twin(path: Path, momentum: float = 1.0) -> tuple[Path, int]:
     return path, int(other[0])
 
 
-def test_events_that_have_the_same_few_features_but_other_particles_are_no_leak(tmp_path: Path) -> None:
+def test_events_that_have_the_same_few_features_but_other_particles_are_no_leak(
+    tmp_path: Path,
+) -> None:
     store, _ = with_twin(tmp_path / "s.zarr", momentum=1.5)
     one = read_run(good(tmp_path / "hlf"), "hlf", "x")
     check_leak(join(open_store(config_for(store), one), one), one)

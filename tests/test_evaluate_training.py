@@ -14,24 +14,27 @@ from delphes_events import random_events, to_arrow, write_fragment, write_marker
 from test_train_fit import fit
 from toy_store import toy_store
 
-from hepflow.blocks import StoreSpec
-from hepflow.config import EvaluateConfig, FeaturesConfig
-from hepflow.config_tools import TreesConfig
+from hepflow.config.stages import EvaluateConfig, FeaturesConfig
+from hepflow.config.tools import TreesConfig
+from hepflow.data.blocks import StoreSpec
+from hepflow.data.events import open_events
+from hepflow.data.ledger import Ledger
+from hepflow.data.provenance import code_hash
+from hepflow.data.store import EventStore, iter_blocks
 from hepflow.errors import ConfigError, DataError
-from hepflow.evaluate import trees
 from hepflow.evaluate.job import evaluate, run
 from hepflow.evaluate.runs import find_runs, read_run
-from hepflow.files import read_json, write_json
-from hepflow.fragments import open_events
-from hepflow.ledger import Ledger, code_hash
-from hepflow.parts import make_part
+from hepflow.features.parts import make_part
 from hepflow.schema import CLASSES, DEFINITIONS, HLF, PARTICLE
-from hepflow.store import EventStore, iter_blocks
+from hepflow.system.files import read_json, write_json
+from hepflow.train.trees import boosted as trees
 
 HALVES = {"train": 0.5, "val": 0.2, "test": 0.3}
 
 
-def make_store(events: Path, path: Path, definitions: str, splits: Mapping[str, float]) -> EventStore:
+def make_store(
+    events: Path, path: Path, definitions: str, splits: Mapping[str, float]
+) -> EventStore:
     """What `hepflow features` does, without a cluster."""
     spec = StoreSpec(CLASSES, HLF, PARTICLE, definitions, f"{path.name}-hash", splits)
     store = EventStore.create(path, spec)
@@ -47,28 +50,48 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     total = 0
     for label, name in enumerate(CLASSES):
-        events = to_arrow(random_events(170, seed=label, n_tracks=20 + 8 * label, scale=1 + 0.4 * label))
+        events = to_arrow(
+            random_events(170, seed=label, n_tracks=20 + 8 * label, scale=1 + 0.4 * label)
+        )
         total += write_fragment(folder / "events", f"part-{label}", events, label, name)
     write_marker(folder / "events", total)
-    (folder / "code").write_text(code_hash())  # of the moment: somebody may be writing hepflow while it is tested
+    (folder / "code").write_text(
+        code_hash()
+    )  # of the moment: somebody may be writing hepflow while it is tested
     for definitions in DEFINITIONS:
         store = make_store(folder / "events", folder / f"{definitions}.zarr", definitions, HALVES)
         fit(store, folder / "runs" / f"hlf-{definitions}")
-    others = make_store(folder / "events", folder / "others.zarr", "corrected", FeaturesConfig().splits)
+    others = make_store(
+        folder / "events", folder / "others.zarr", "corrected", FeaturesConfig().splits
+    )
     fit(others, folder / "others" / "hlf")
-    trees.run(TreesConfig(input=folder / "corrected.zarr", output=folder / "runs" / "trees", rounds=20))
+    trees.run(
+        TreesConfig(input=folder / "corrected.zarr", output=folder / "runs" / "trees", rounds=20)
+    )
     return folder
 
 
 def measured(folder: Path, *names: str, **options: Any) -> tuple[dict[str, Any], list[str]]:
     config = EvaluateConfig(**{"input": folder / "runs", "runs": names, "bootstrap": 5, **options})
-    metrics, figures = evaluate([read_run(path, path.name, "content") for path in find_runs(config)], config)
+    metrics, figures = evaluate(
+        [read_run(path, path.name, "content") for path in find_runs(config)], config
+    )
     return metrics, [figure.name for section in figures.values() for figure in section]
 
 
 def refuse(folder: Path, match: str, *names: str, **options: Any) -> None:
     with pytest.raises(DataError, match=match) as caught:
-        run(EvaluateConfig(**{"input": folder / "runs", "runs": names, "output": folder / "report", "bootstrap": 2, **options}))
+        run(
+            EvaluateConfig(
+                **{
+                    "input": folder / "runs",
+                    "runs": names,
+                    "output": folder / "report",
+                    "bootstrap": 2,
+                    **options,
+                }
+            )
+        )
     assert "\n" not in str(caught.value)
 
 
@@ -105,7 +128,9 @@ def test_a_trained_run_passes_every_check(made: Path, copied: Path) -> None:
     entry = metrics["models"]["hlf"]
     assert entry["about"]["code"] == (made / "code").read_text()
     assert entry["provenance"]["store"] == "corrected.zarr-hash"
-    assert {"loss_hlf", "importance_hlf", "efficiency_hlf_HT", "validation_accuracy"} <= set(figures)
+    assert {"loss_hlf", "importance_hlf", "efficiency_hlf_HT", "validation_accuracy"} <= set(
+        figures
+    )
 
 
 def test_a_test_event_that_the_fit_saw_is_refused(copied: Path) -> None:
@@ -114,16 +139,25 @@ def test_a_test_event_that_the_fit_saw_is_refused(copied: Path) -> None:
     block = store.read(store.parts("test", "ttbar")[0], 2, 3)
     store.write_part("again", {("train", "ttbar"): block}, Ledger(n_in=1, n_out=1))
     EventStore.open(copied / "corrected.zarr").finalise()
-    refuse(copied, f"the train split holds 1 test event, such as {block.event_id[0]}: a leak", "hlf")
+    refuse(
+        copied, f"the train split holds 1 test event, such as {block.event_id[0]}: a leak", "hlf"
+    )
 
 
 def test_statistics_that_saw_the_test_split_are_refused(copied: Path) -> None:
     store = EventStore.open(copied / "corrected.zarr")
-    everything = np.concatenate([block.hlf for split in ("train", "test") for block in iter_blocks(store, split)])
+    everything = np.concatenate(
+        [block.hlf for split in ("train", "test") for block in iter_blocks(store, split)]
+    )
     root = zarr.open_group(store.path, mode="a")
-    for name, count, match in (("mean", False, "not those of its training split"), ("count", True, "events, the training split has")):
+    for name, count, match in (
+        ("mean", False, "not those of its training split"),
+        ("count", True, "events, the training split has"),
+    ):
         attributes = store.attributes
-        attributes["statistics"]["hlf"][name] = len(everything) if count else everything.mean(axis=0).tolist()
+        attributes["statistics"]["hlf"][name] = (
+            len(everything) if count else everything.mean(axis=0).tolist()
+        )
         root.attrs["hepflow"] = attributes
         refuse(copied, match, "hlf")
 
@@ -140,7 +174,11 @@ def test_statistics_of_another_count_are_recorded_as_seen_on_every_split(copied:
     attributes = store.attributes
     attributes["statistics"]["hlf"]["count"] += 1
     zarr.open_group(store.path, mode="a").attrs["hepflow"] = attributes
-    assert fit(store, copied / "runs" / "spoilt")["splits_used"]["statistics"] == ["train", "val", "test"]
+    assert fit(store, copied / "runs" / "spoilt")["splits_used"]["statistics"] == [
+        "train",
+        "val",
+        "test",
+    ]
     refuse(copied, "the test split was used for statistics", "spoilt")
 
 
@@ -172,11 +210,16 @@ def test_the_ablation_compares_both_definitions_on_common_events(made: Path) -> 
     (row,) = metrics["ablation"]
     assert row["definitions"] == {"corrected": ["hlf-corrected"], "reference": ["hlf-reference"]}
     stores = [EventStore.open(made / f"{name}.zarr") for name in DEFINITIONS]
-    ids = [{i for block in iter_blocks(store, "test") for i in block.event_id.tolist()} for store in stores]
+    ids = [
+        {i for block in iter_blocks(store, "test") for i in block.event_id.tolist()}
+        for store in stores
+    ]
     assert ids[0] != ids[1]
     assert {pair["n_events"] for pair in row["differences"]} == {len(ids[0] & ids[1])}
     assert {pair["quantity"] for pair in row["differences"]} >= {"accuracy", "AUC qcd"}
-    assert all(pair["error"] > 0 for pair in row["differences"] if pair["quantity"].startswith("AUC"))
+    assert all(
+        pair["error"] > 0 for pair in row["differences"] if pair["quantity"].startswith("AUC")
+    )
     assert metrics["checks"]["leak"] is True
 
 
@@ -198,10 +241,16 @@ def test_trees_learn_on_the_training_split_alone(tmp_path: Path) -> None:
     trees.run(TreesConfig(input=store.path, output=tmp_path / "runs" / "trees", rounds=10))
     metrics, _ = measured(tmp_path, "trees", store=store.path)
     assert metrics["models"]["trees"]["auc_mean"] > 0.85
-    assert metrics["models"]["trees"]["about"]["splits_used"] == {"fit": ["train"], "tuning": ["val"], "statistics": []}
+    assert metrics["models"]["trees"]["about"]["splits_used"] == {
+        "fit": ["train"],
+        "tuning": ["val"],
+        "statistics": [],
+    }
 
 
-def test_a_run_finds_its_store_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_finds_its_store_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "elsewhere").mkdir()
     toy_store(tmp_path / "toy.zarr", events=40, mean_particles=1)
     monkeypatch.chdir(tmp_path)
@@ -215,25 +264,35 @@ def test_a_run_finds_its_store_from_any_folder(tmp_path: Path, monkeypatch: pyte
     assert measured(tmp_path, "trees", store=Path("../moved.zarr"))[0]["checks"]["leak"] is True
 
 
-def test_a_run_that_names_its_store_by_a_relative_path_is_of_the_same_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_names_its_store_by_a_relative_path_is_of_the_same_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     toy_store(tmp_path / "toy.zarr", events=40, mean_particles=1)
     monkeypatch.chdir(tmp_path)
     config = TreesConfig(input=tmp_path / "toy.zarr", output=tmp_path / "runs" / "trees", rounds=2)
     trees.run(config)
     record = tmp_path / "runs" / "trees" / "run.json"
-    write_json(record, {**read_json(record), "store": "toy.zarr", "provenance": "before events were added"})
+    write_json(
+        record, {**read_json(record), "store": "toy.zarr", "provenance": "before events were added"}
+    )
     assert measured(tmp_path, "trees")[0]["checks"]["leak"] is True
     trees.run(config)
     assert read_json(record)["store"] == str(tmp_path / "toy.zarr")
 
 
 def test_trees_replace_another_run_when_they_are_told_to(tmp_path: Path) -> None:
-    stores = [toy_store(tmp_path / f"{seed}.zarr", events=40, mean_particles=1, seed=seed) for seed in (1, 2)]
+    stores = [
+        toy_store(tmp_path / f"{seed}.zarr", events=40, mean_particles=1, seed=seed)
+        for seed in (1, 2)
+    ]
     config = TreesConfig(input=stores[0].path, output=tmp_path / "trees", rounds=2)
     trees.run(config)
     before = read_json(tmp_path / "trees" / "run.json")
     other = replace(config, learning_rate=0.1, seed=7)
-    with pytest.raises(ConfigError, match=r"trees holds a finished run with learning_rate 0.05 \(now 0.1\), seed 1 \(now 7\)\. Give"):
+    with pytest.raises(
+        ConfigError,
+        match=r"trees holds a finished run with learning_rate 0.05 \(now 0.1\), seed 1 \(now 7\)\. Give",
+    ):
         trees.run(other)
     with pytest.raises(ConfigError, match="a finished run with store "):
         trees.run(replace(config, input=stores[1].path))
@@ -242,7 +301,9 @@ def test_trees_replace_another_run_when_they_are_told_to(tmp_path: Path) -> None
     for name in ("model.onnx", "notes.txt"):
         (tmp_path / "net" / name).touch()
     write_json(tmp_path / "net" / "run.json", {"engine": "Lightning", "finished": True})
-    with pytest.raises(ConfigError, match=r"net holds a finished run with engine Lightning \(now LightGBM\)"):
+    with pytest.raises(
+        ConfigError, match=r"net holds a finished run with engine Lightning \(now LightGBM\)"
+    ):
         trees.run(replace(config, output=tmp_path / "net"))
     assert read_json(tmp_path / "trees" / "run.json") == before
     trees.run(replace(other, overwrite=True))
@@ -257,11 +318,18 @@ def test_trees_say_why_they_stopped(tmp_path: Path, caplog: pytest.LogCaptureFix
     with caplog.at_level("INFO", logger="hepflow"):
         trees.run(TreesConfig(input=store.path, output=tmp_path / "trees", rounds=300))
     n_kept = read_json(tmp_path / "trees" / "run.json")["epochs"]
-    assert f"stopped after {n_kept + 20} rounds: no lower val_loss for 20; the first {n_kept} are kept" in caplog.messages
+    assert (
+        f"stopped after {n_kept + 20} rounds: no lower val_loss for 20; the first {n_kept} are kept"
+        in caplog.messages
+    )
 
 
-def test_trees_end_with_the_numbers_of_a_report(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store = toy_store(tmp_path / "toy.zarr", events={"qcd": 90, "ttbar": 20, "wjets": 30}, mean_particles=1)
+def test_trees_end_with_the_numbers_of_a_report(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = toy_store(
+        tmp_path / "toy.zarr", events={"qcd": 90, "ttbar": 20, "wjets": 30}, mean_particles=1
+    )
     with caplog.at_level("INFO", logger="hepflow"):
         trees.run(TreesConfig(input=store.path, output=tmp_path / "runs" / "trees", rounds=2))
     entry = measured(tmp_path, "trees")[0]["models"]["trees"]

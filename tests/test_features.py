@@ -16,22 +16,32 @@ import awkward as ak
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from delphes_events import event, from_root, lepton, random_events, to_arrow, to_awkward, write_dataset, write_fragment, write_marker
+from delphes_events import (
+    event,
+    from_root,
+    lepton,
+    random_events,
+    to_arrow,
+    to_awkward,
+    write_dataset,
+    write_fragment,
+    write_marker,
+)
 from distributed import LocalCluster
 
-from hepflow import locks
-from hepflow.config import FeaturesConfig
-from hepflow.config_engines import ClusterConfig
+from hepflow.config.engines import ClusterConfig
+from hepflow.config.stages import FeaturesConfig
+from hepflow.data.events import open_events, read_fragment
+from hepflow.data.identity import split_index
+from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError
-from hepflow.features import memory_of_task, run, task_bytes
-from hepflow.fragments import open_events, read_fragment
-from hepflow.identity import split_index
-from hepflow.parts import make_part
+from hepflow.features.job import memory_of_task, run, task_bytes
+from hepflow.features.parts import make_part
 from hepflow.physics.ablation import compare
 from hepflow.physics.definitions import Definitions
 from hepflow.physics.features import compute
 from hepflow.schema import COLLECTIONS, SPLITS
-from hepflow.store import EventStore
+from hepflow.system import locks
 
 OWN_PHYSICS = """
 import numpy as np
@@ -57,7 +67,11 @@ def repeating(events, definitions):
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+    return {
+        str(file.relative_to(path)): file.read_bytes()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +85,11 @@ def running() -> Iterator[ClusterConfig]:
 def finished(tmp_path_factory, running) -> FeaturesConfig:
     """A dataset of six fragments and the store made from it."""
     folder = tmp_path_factory.mktemp("features")
-    config = FeaturesConfig(input=write_dataset(folder / "events", fragments=6), output=folder / "features.zarr", cluster=running)
+    config = FeaturesConfig(
+        input=write_dataset(folder / "events", fragments=6),
+        output=folder / "features.zarr",
+        cluster=running,
+    )
     run(config)
     return config
 
@@ -97,7 +115,11 @@ def test_every_event_is_in_the_store_once_in_its_split_or_counted_as_rejected(fi
         features = compute(events)
         for row, position in enumerate(features.index):
             particles = features.particles[features.offsets[row] : features.offsets[row + 1]]
-            expected[int(events["event_id"][position])] = (int(events["label"][position]), features.hlf[row], particles)
+            expected[int(events["event_id"][position])] = (
+                int(events["label"][position]),
+                features.hlf[row],
+                particles,
+            )
     seen = {}
     for split in SPLITS:
         for label, name in enumerate(store.spec.classes):
@@ -107,7 +129,11 @@ def test_every_event_is_in_the_store_once_in_its_split_or_counted_as_rejected(fi
                 assert {SPLITS[i] for i in split_index(block.event_id, finished.splits)} == {split}
                 for i, event_id in enumerate(block.event_id.tolist()):
                     assert event_id not in seen
-                    seen[event_id] = (label, block.hlf[i], block.particles[block.offsets[i] : block.offsets[i + 1]])
+                    seen[event_id] = (
+                        label,
+                        block.hlf[i],
+                        block.particles[block.offsets[i] : block.offsets[i + 1]],
+                    )
     assert seen.keys() == expected.keys()
     for event_id, (label, hlf, particles) in expected.items():
         assert seen[event_id][0] == label
@@ -121,14 +147,16 @@ def test_every_event_is_in_the_store_once_in_its_split_or_counted_as_rejected(fi
 
 def test_a_second_run_starts_no_cluster_and_changes_no_byte(finished, monkeypatch, caplog):
     before = contents(finished.output)
-    monkeypatch.setattr("hepflow.clusters.connect", no_cluster)
+    monkeypatch.setattr("hepflow.engines.dask.connect", no_cluster)
     with caplog.at_level(logging.INFO):
         run(finished)
     assert "is up to date" in caplog.text
     assert contents(finished.output) == before
 
 
-def test_an_interrupted_run_is_finished_by_doing_what_is_missing_and_can_be_watched(copied, tmp_path, caplog, capsys):
+def test_an_interrupted_run_is_finished_by_doing_what_is_missing_and_can_be_watched(
+    copied, tmp_path, caplog, capsys
+):
     before = contents(copied.output)
     store = EventStore.open(copied.output)
     gone = sorted(store.done())[2:4]
@@ -137,7 +165,10 @@ def test_an_interrupted_run_is_finished_by_doing_what_is_missing_and_can_be_watc
     metadata = json.loads((copied.output / "zarr.json").read_text())
     metadata["attributes"]["hepflow"]["complete"] = False
     (copied.output / "zarr.json").write_text(json.dumps(metadata))
-    watched = replace(copied, cluster=replace(copied.cluster, performance_report=tmp_path / "reports" / "dask.html"))
+    watched = replace(
+        copied,
+        cluster=replace(copied.cluster, performance_report=tmp_path / "reports" / "dask.html"),
+    )
     with caplog.at_level(logging.INFO):
         run(watched)
     assert "is up to date in 4 of 6 parts" in caplog.text
@@ -147,12 +178,16 @@ def test_an_interrupted_run_is_finished_by_doing_what_is_missing_and_can_be_watc
     assert "make_part" in (tmp_path / "reports" / "dask.html").read_text()
     (link,) = re.findall(r"Dask dashboard: (http\S+)", caplog.text)
     assert build_opener(ProxyHandler({})).open(link, timeout=30).status == 200
-    assert re.search(r"a worker process used up to [\d.]+ [MG]B \(estimated before: [\d.]+ [MG]B\)", caplog.text)
+    assert re.search(
+        r"a worker process used up to [\d.]+ [MG]B \(estimated before: [\d.]+ [MG]B\)", caplog.text
+    )
 
 
 def test_a_part_whose_record_was_deleted_is_made_again(copied):
     before = contents(copied.output)
-    sorted((copied.output / "_parts").iterdir())[2].unlink()  # as `hepflow store check` advises where a part is damaged
+    sorted((copied.output / "_parts").iterdir())[
+        2
+    ].unlink()  # as `hepflow store check` advises where a part is damaged
     run(copied)
     assert contents(copied.output) == before
 
@@ -168,7 +203,9 @@ def test_new_fragments_are_appended_without_touching_the_rest(copied, tmp_path):
     assert grown.ledger().n_in == 140
     assert grown.spec.provenance != provenance
     run(replace(copied, output=tmp_path / "scratch.zarr"))
-    assert contents(tmp_path / "scratch.zarr") == contents(copied.output), "the same as made in one go"
+    assert contents(tmp_path / "scratch.zarr") == contents(copied.output), (
+        "the same as made in one go"
+    )
 
 
 def test_parts_of_changed_and_vanished_fragments_are_made_again_or_removed(copied, tmp_path):
@@ -183,7 +220,10 @@ def test_parts_of_changed_and_vanished_fragments_are_made_again_or_removed(copie
 
 def test_other_definitions_replace_the_store_when_asked(copied):
     before = contents(copied.output)
-    with pytest.raises(ConfigError, match=r"holds a store with definitions corrected \(now reference\)\. Give .* or --overwrite"):
+    with pytest.raises(
+        ConfigError,
+        match=r"holds a store with definitions corrected \(now reference\)\. Give .* or --overwrite",
+    ):
         run(replace(copied, definitions="reference"))
     assert contents(copied.output) == before
     run(replace(copied, definitions="reference", overwrite=True))
@@ -201,7 +241,9 @@ def test_a_large_fragment_is_cut_between_its_row_groups(tmp_path):
     assert [group for fragment in cut for group in fragment.row_groups] == list(whole[0].row_groups)
     assert len({fragment.name for fragment in cut}) == len(cut)
     together = read_fragment(whole[0])["event_id"].to_list()
-    assert [i for fragment in cut for i in read_fragment(fragment)["event_id"].to_list()] == together
+    assert [
+        i for fragment in cut for i in read_fragment(fragment)["event_id"].to_list()
+    ] == together
 
 
 def test_the_order_of_tasks_and_a_task_done_twice_do_not_show(finished, tmp_path):
@@ -215,20 +257,28 @@ def test_the_order_of_tasks_and_a_task_done_twice_do_not_show(finished, tmp_path
 
 
 def test_two_runs_at_once_on_one_output_refuse_each_other(copied):
-    with locks.exclusive(copied.output), pytest.raises(DataError, match=rf"another run is writing it \(process {os.getpid()} on"):
+    with (
+        locks.exclusive(copied.output),
+        pytest.raises(DataError, match=rf"another run is writing it \(process {os.getpid()} on"),
+    ):
         run(copied)
     run(copied)
     assert not list(copied.output.parent.glob(".*.lock"))
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path):
-    holder = multiprocessing.get_context("spawn").Process(target=hold_lock, args=(tmp_path / "s.zarr", tmp_path / "held"))
+    holder = multiprocessing.get_context("spawn").Process(
+        target=hold_lock, args=(tmp_path / "s.zarr", tmp_path / "held")
+    )
     holder.start()
     deadline = time.monotonic() + 60
     while not (tmp_path / "held").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    with pytest.raises(DataError, match=f"process {holder.pid} on"), locks.exclusive(tmp_path / "s.zarr"):
+    with (
+        pytest.raises(DataError, match=f"process {holder.pid} on"),
+        locks.exclusive(tmp_path / "s.zarr"),
+    ):
         pass
     holder.kill()
     holder.join()
@@ -251,7 +301,10 @@ def test_a_damaged_fragment_is_named_and_the_rest_is_done(copied):
     metadata = json.loads((copied.output / "zarr.json").read_text())
     metadata["attributes"]["hepflow"]["complete"] = False
     (copied.output / "zarr.json").write_text(json.dumps(metadata))
-    with pytest.raises(DataError, match=r"1 of 2 fragments could not be used; the rest is done\. The first: .*part-003\.parquet"):
+    with pytest.raises(
+        DataError,
+        match=r"1 of 2 fragments could not be used; the rest is done\. The first: .*part-003\.parquet",
+    ):
         run(copied)
     assert "qcd--part-000" in EventStore(copied.output, None).done()
 
@@ -280,9 +333,18 @@ def spoil(folder: Path, how: str) -> None:
     ("how", "message"),
     [
         ("no marker", r"events: no _hepflow\.json: `hepflow ingest` did not finish here"),
-        ("ROOT files", r"events: ROOT files, which `hepflow ingest --input .*events` reads\. Give the Parquet dataset"),
-        ("a store", r"events: a feature store, which `hepflow train` reads\. Give the Parquet dataset"),
-        ("version", r"events of schema version 99, this hepflow reads 1\. Run `hepflow ingest` again"),
+        (
+            "ROOT files",
+            r"events: ROOT files, which `hepflow ingest --input .*events` reads\. Give the Parquet dataset",
+        ),
+        (
+            "a store",
+            r"events: a feature store, which `hepflow train` reads\. Give the Parquet dataset",
+        ),
+        (
+            "version",
+            r"events of schema version 99, this hepflow reads 1\. Run `hepflow ingest` again",
+        ),
         ("no files", r"part-000\.parquet: missing, though _hepflow\.json names it"),
         ("count", r"20 events in the files, 21 in the ledger"),
         ("not parquet", r"part-000\.parquet: not a Parquet file"),
@@ -290,7 +352,7 @@ def spoil(folder: Path, how: str) -> None:
     ],
 )
 def test_bad_input_is_one_clear_line(tmp_path, how, message, monkeypatch):
-    monkeypatch.setattr("hepflow.clusters.connect", no_cluster)
+    monkeypatch.setattr("hepflow.engines.dask.connect", no_cluster)
     folder = write_dataset(tmp_path / "events", fragments=1)
     spoil(folder, how)
     with pytest.raises(DataError, match=message) as error:
@@ -303,14 +365,26 @@ def test_no_input_is_named(tmp_path):
         run(FeaturesConfig(input=tmp_path / "nowhere", output=tmp_path / "s.zarr"))
 
 
-def test_comparing_the_definitions_prints_what_each_difference_does_and_writes_nothing(finished, tmp_path, capsys, monkeypatch, caplog):
+def test_comparing_the_definitions_prints_what_each_difference_does_and_writes_nothing(
+    finished, tmp_path, capsys, monkeypatch, caplog
+):
     monkeypatch.setenv("COLUMNS", "120")
     with caplog.at_level(logging.INFO):
         run(replace(finished, output=tmp_path / "s.zarr", compare_definitions=True))
     text = capsys.readouterr().out
-    for name in (*Definitions._fields, "all together", "gained", "events moved", "farthest", "LepIsoCh", "mean ChPFIso"):
+    for name in (
+        *Definitions._fields,
+        "all together",
+        "gained",
+        "events moved",
+        "farthest",
+        "LepIsoCh",
+        "mean ChPFIso",
+    ):
         assert name in text
-    changed = compare(ak.concatenate([read_fragment(f) for f in open_events(finished.input, 2**26).fragments]))["mt_is_mass"]
+    changed = compare(
+        ak.concatenate([read_fragment(f) for f in open_events(finished.input, 2**26).fragments])
+    )["mt_is_mass"]
     assert f"{changed.changed:,} ({changed.changed / changed.n_before:.1%})" in text
     assert f"compared the definitions on {changed.n_before} events" in caplog.text
     assert not (tmp_path / "s.zarr").exists()
@@ -324,9 +398,14 @@ def test_an_output_that_is_not_a_store_is_left_alone(finished, tmp_path):
 
 
 def test_no_event_that_passes_is_an_error(tmp_path, running):
-    n = write_fragment(tmp_path / "events", "part-000", to_arrow([event(Electron=[lepton(10.0)])] * 3), 0, "qcd")
+    n = write_fragment(
+        tmp_path / "events", "part-000", to_arrow([event(Electron=[lepton(10.0)])] * 3), 0, "qcd"
+    )
     write_marker(tmp_path / "events", n)
-    with pytest.raises(DataError, match=r"no event passes the trigger \(3 events in, 0 out, 3 no lepton above 23 GeV\)"):
+    with pytest.raises(
+        DataError,
+        match=r"no event passes the trigger \(3 events in, 0 out, 3 no lepton above 23 GeV\)",
+    ):
         run(FeaturesConfig(input=tmp_path / "events", output=tmp_path / "s.zarr", cluster=running))
     with pytest.raises(DataError, match="unfinished"):
         EventStore.open(tmp_path / "s.zarr")
@@ -334,19 +413,39 @@ def test_no_event_that_passes_is_an_error(tmp_path, running):
 
 def test_classes_without_events_to_train_on_are_named_each_time(tmp_path, running, caplog):
     events = to_arrow([event(Electron=[lepton(50.0)])] * 40)
-    write_marker(tmp_path / "events", write_fragment(tmp_path / "events", "part-000", events, 0, "qcd"))
+    write_marker(
+        tmp_path / "events", write_fragment(tmp_path / "events", "part-000", events, 0, "qcd")
+    )
     for _ in range(2):
         caplog.clear()
         run(FeaturesConfig(input=tmp_path / "events", output=tmp_path / "s.zarr", cluster=running))
-        assert "no events to train on of classes ttbar, wjets: `hepflow train` will refuse" in caplog.text
+        assert (
+            "no events to train on of classes ttbar, wjets: `hepflow train` will refuse"
+            in caplog.text
+        )
 
 
 def test_too_little_memory_is_refused_before_the_start(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr("hepflow.clusters.connect", no_cluster)
-    with pytest.raises(ConfigError, match=r"the largest task needs about .*, a worker has 104\.9 MB: start fewer workers"):
-        run(replace(finished, output=tmp_path / "s.zarr", cluster=ClusterConfig(workers=1, memory="100MiB")))
+    monkeypatch.setattr("hepflow.engines.dask.connect", no_cluster)
+    with pytest.raises(
+        ConfigError,
+        match=r"the largest task needs about .*, a worker has 104\.9 MB: start fewer workers",
+    ):
+        run(
+            replace(
+                finished,
+                output=tmp_path / "s.zarr",
+                cluster=ClusterConfig(workers=1, memory="100MiB"),
+            )
+        )
     with pytest.raises(ConfigError, match="must be a size such as 4GiB"):
-        run(replace(finished, output=tmp_path / "s.zarr", cluster=ClusterConfig(workers=1, memory="plenty")))
+        run(
+            replace(
+                finished,
+                output=tmp_path / "s.zarr",
+                cluster=ClusterConfig(workers=1, memory="plenty"),
+            )
+        )
 
 
 def test_a_fragment_too_large_for_a_worker_is_cut_until_it_fits(tmp_path):
@@ -370,7 +469,9 @@ def test_rounding_saves_bytes_keeps_the_promised_precision_and_makes_another_sto
     assert rounded.spec.keep_bits == 10
     assert sum(map(len, contents(copied.output / "train").values())) < 0.8 * size
     for part in rounded.parts("train", "qcd"):
-        np.testing.assert_allclose(rounded.read(part).particles, before[part.path].particles, rtol=2.0**-11)
+        np.testing.assert_allclose(
+            rounded.read(part).particles, before[part.path].particles, rtol=2.0**-11
+        )
         np.testing.assert_array_equal(rounded.read(part).hlf, before[part.path].hlf)
     with pytest.raises(ConfigError, match="keep_bits must be from 1 to 23, got 0"):
         replace(copied, keep_bits=0)
@@ -422,5 +523,13 @@ def test_real_delphes_files_go_through(shared, tmp_path, running):
     store = EventStore.open(tmp_path / "s.zarr")
     assert store.ledger().n_in == n
     assert store.ledger().n_out == len(
-        compute(to_awkward([e for f in ("qcd", "ttbar", "wjets") for e in from_root(shared / "real" / f"clones_{f}.root").to_list()])).index
+        compute(
+            to_awkward(
+                [
+                    e
+                    for f in ("qcd", "ttbar", "wjets")
+                    for e in from_root(shared / "real" / f"clones_{f}.root").to_list()
+                ]
+            )
+        ).index
     )

@@ -11,12 +11,12 @@ import psutil
 import pytest
 from delphes_events import write_dataset
 
-from hepflow.config import FeaturesConfig
-from hepflow.config_engines import ClusterConfig
-from hepflow.features import run
-from hepflow.fragments import open_events
-from hepflow.parts import make_part
-from hepflow.store import EventStore
+from hepflow.config.engines import ClusterConfig
+from hepflow.config.stages import FeaturesConfig
+from hepflow.data.events import open_events
+from hepflow.data.store import EventStore
+from hepflow.features.job import run
+from hepflow.features.parts import make_part
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +32,11 @@ def features(events, definitions):
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+    return {
+        str(file.relative_to(path)): file.read_bytes()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
 
 
 def made_calmly(config: FeaturesConfig, path: Path) -> dict[str, bytes]:
@@ -57,7 +61,11 @@ def is_worker(process: psutil.Process) -> bool:
 
 
 def test_a_run_survives_workers_that_are_killed(tmp_path):
-    config = FeaturesConfig(input=write_dataset(tmp_path / "events", fragments=20), output=tmp_path / "s.zarr", cluster=LOCAL)
+    config = FeaturesConfig(
+        input=write_dataset(tmp_path / "events", fragments=20),
+        output=tmp_path / "s.zarr",
+        cluster=LOCAL,
+    )
     done, killed = threading.Event(), []
 
     def kill_workers():
@@ -80,12 +88,30 @@ def test_a_run_survives_workers_that_are_killed(tmp_path):
     assert contents(config.output) == made_calmly(config, tmp_path / "calm.zarr")
 
 
-def test_after_the_client_and_its_scheduler_are_killed_the_same_command_makes_what_is_missing(tmp_path, monkeypatch):
+def test_after_the_client_and_its_scheduler_are_killed_the_same_command_makes_what_is_missing(
+    tmp_path, monkeypatch
+):
     (tmp_path / "slow.py").write_text(SLOW_PHYSICS)
     monkeypatch.chdir(tmp_path)
-    config = FeaturesConfig(input=write_dataset(tmp_path / "events", fragments=12), output=tmp_path / "s.zarr", physics="slow:features")
-    options = {"input": config.input, "output": config.output, "physics": config.physics, "cluster.workers": 2, "cluster.memory": "2GiB"}
-    command = [sys.executable, "-m", "hepflow", "features", *(word for key, value in options.items() for word in (f"--{key}", str(value)))]
+    config = FeaturesConfig(
+        input=write_dataset(tmp_path / "events", fragments=12),
+        output=tmp_path / "s.zarr",
+        physics="slow:features",
+    )
+    options = {
+        "input": config.input,
+        "output": config.output,
+        "physics": config.physics,
+        "cluster.workers": 2,
+        "cluster.memory": "2GiB",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "hepflow",
+        "features",
+        *(word for key, value in options.items() for word in (f"--{key}", str(value))),
+    ]
     client = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while n_parts(config) < 4:

@@ -10,9 +10,13 @@ import pytest
 from delphes_events import write_dataset
 from slurm_cluster import SlurmCluster, slurm_cluster, why_not
 
-from hepflow.store import EventStore
+from hepflow.data.store import EventStore
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.slow,
+    pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
+]
 
 FRAGMENTS = 110
 """At a second each and two at a time, more than the 40 s after which a worker of a one-minute job leaves at the latest."""
@@ -34,15 +38,33 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
 
 def command(folder: Path, **slurm: str) -> list[str]:
     options = {"interface": "lo", "workers_per_job": "1", "max_jobs": "2", "walltime": "1", **slurm}
-    words = ["features", "--input", "events", "--output", "s.zarr", "--physics", "slow:features", "--cluster.kind", "slurm"]
-    words += ["--cluster.memory", "1GiB", *(word for key, value in options.items() for word in (f"--cluster.slurm.{key}", value))]
+    words = [
+        "features",
+        "--input",
+        "events",
+        "--output",
+        "s.zarr",
+        "--physics",
+        "slow:features",
+        "--cluster.kind",
+        "slurm",
+    ]
+    words += [
+        "--cluster.memory",
+        "1GiB",
+        *(word for key, value in options.items() for word in (f"--cluster.slurm.{key}", value)),
+    ]
     return [sys.executable, "-m", "hepflow", *words]
 
 
-def test_jobs_that_are_cancelled_reach_their_time_limit_or_lose_their_node_are_replaced(cluster: SlurmCluster, tmp_path: Path) -> None:
+def test_jobs_that_are_cancelled_reach_their_time_limit_or_lose_their_node_are_replaced(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
     write_dataset(tmp_path / "events", fragments=FRAGMENTS, events=5)
     (tmp_path / "slow.py").write_text(SLOW_PHYSICS)
-    client = subprocess.Popen(command(tmp_path), cwd=tmp_path, env=cluster.environment, stderr=subprocess.PIPE, text=True)
+    client = subprocess.Popen(
+        command(tmp_path), cwd=tmp_path, env=cluster.environment, stderr=subprocess.PIPE, text=True
+    )
 
     def wait_for_parts(n: int) -> None:
         deadline = time.monotonic() + 240
@@ -54,12 +76,18 @@ def test_jobs_that_are_cancelled_reach_their_time_limit_or_lose_their_node_are_r
     wait_for_parts(5)
     cluster.command("scancel", "--signal=KILL", str(cluster.job_ids()[0]))
     wait_for_parts(20)
-    node = next(job["NodeList"] for job in map(cluster.job, cluster.job_ids()) if job["JobState"] == "RUNNING")
+    node = next(
+        job["NodeList"]
+        for job in map(cluster.job, cluster.job_ids())
+        if job["JobState"] == "RUNNING"
+    )
     cluster.command("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
     _, errors = client.communicate(timeout=300)
     assert client.returncode == 0, errors
     states = [cluster.job(job_id)["JobState"] for job_id in cluster.job_ids()]
-    assert len(states) > 3, f"two jobs at a time, one killed and others at the end of their time: some were not replaced ({states})"
+    assert len(states) > 3, (
+        f"two jobs at a time, one killed and others at the end of their time: some were not replaced ({states})"
+    )
     assert "COMPLETED" in states, f"no worker left in good order at the end of its time ({states})"
     assert "TIMEOUT" not in states, f"a worker overstayed its time ({states})"
     store = EventStore.open(tmp_path / "s.zarr")
@@ -70,7 +98,15 @@ def test_what_slurm_would_refuse_is_an_error_at_once(cluster: SlurmCluster, tmp_
     write_dataset(tmp_path / "events", fragments=1, events=5)
     (tmp_path / "slow.py").write_text(SLOW_PHYSICS)
     words = command(tmp_path, partition="nowhere")
-    result = subprocess.run(words, cwd=tmp_path, env=cluster.environment, capture_output=True, text=True, check=False, timeout=120)
+    result = subprocess.run(
+        words,
+        cwd=tmp_path,
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert result.returncode == 2
     assert "Slurm would not take the jobs" in result.stderr
     assert "invalid partition" in result.stderr

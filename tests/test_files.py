@@ -4,17 +4,24 @@ from pathlib import Path
 
 import pytest
 
-from hepflow import demo
-from hepflow.config_tools import DemoConfig
+from hepflow.config.tools import DemoConfig
 from hepflow.errors import ConfigError, HepflowError
-from hepflow.files import read_json
-from hepflow.locks import exclusive
+from hepflow.system.files import read_json
+from hepflow.system.locks import exclusive
+from hepflow.tools import demo
 
 
 @pytest.mark.parametrize(
-    ("below", "told"), [("", "FILE: is a file"), ("sub", "FILE/sub: .*FILE is a file"), ("a/b", "FILE/a/b: .*FILE is a file")]
+    ("below", "told"),
+    [
+        ("", "FILE: is a file"),
+        ("sub", "FILE/sub: .*FILE is a file"),
+        ("a/b", "FILE/a/b: .*FILE is a file"),
+    ],
 )
-def test_a_file_where_the_output_or_a_folder_above_it_should_be_is_named(tmp_path: Path, below: str, told: str) -> None:
+def test_a_file_where_the_output_or_a_folder_above_it_should_be_is_named(
+    tmp_path: Path, below: str, told: str
+) -> None:
     place = tmp_path / "FILE" / below
     (tmp_path / "FILE").write_text("mine")
     with pytest.raises(ConfigError, match=told), exclusive(place):
@@ -27,13 +34,18 @@ def test_a_file_where_the_output_or_a_folder_above_it_should_be_is_named(tmp_pat
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a folder in which nothing can be made")
 @pytest.mark.parametrize("place", [Path("/proc/x"), Path("/proc/x/y")])
 def test_a_place_where_nothing_can_be_made_is_named(place: Path) -> None:
-    with pytest.raises(ConfigError, match=f"{place}: nothing can be made in {place.parent}"), exclusive(place):
+    with (
+        pytest.raises(ConfigError, match=f"{place}: nothing can be made in {place.parent}"),
+        exclusive(place),
+    ):
         pass
     with pytest.raises(ConfigError, match=f"{place}: nothing can be made in {place.parent}"):
         demo.run(DemoConfig(output=place))
 
 
-def test_folders_made_for_an_output_that_stays_empty_are_removed_and_no_others(tmp_path: Path) -> None:
+def test_folders_made_for_an_output_that_stays_empty_are_removed_and_no_others(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "mine").mkdir()
     with exclusive(tmp_path / "mine" / "data" / "events"):
         pass
@@ -48,7 +60,10 @@ def test_folders_made_for_an_output_that_stays_empty_are_removed_and_no_others(t
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file that is always full")
 def test_a_full_disk_is_told_of_the_output(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'out'}'"), exclusive(tmp_path / "out"):
+    with (
+        pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'out'}'"),
+        exclusive(tmp_path / "out"),
+    ):
         Path("/dev/full").write_text("more")
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from hepflow.models import gru as gru_module
-from hepflow.models import simd
 from hepflow.models.gru import JaggedGRU, JaggedLSTM
+from hepflow.models.kernels import simd
 
 # B events, P particles, C channels, H hidden
 
@@ -25,7 +25,9 @@ def stock_gru(layer: JaggedGRU, x_BPC: Tensor, lengths_B: Tensor) -> tuple[Tenso
     filled = lengths_B > 0
     h_BH = x_BPC.new_zeros(len(x_BPC), layer.hidden_size)
     if filled.any():
-        packed = pack_padded_sequence(x_BPC[filled], lengths_B[filled], batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(
+            x_BPC[filled], lengths_B[filled], batch_first=True, enforce_sorted=False
+        )
         h_BH = h_BH.index_put((filled,), stock(packed)[1][0])
     return h_BH, stock
 
@@ -33,7 +35,12 @@ def stock_gru(layer: JaggedGRU, x_BPC: Tensor, lengths_B: Tensor) -> tuple[Tenso
 def assert_close(ours: Tensor, theirs: Tensor) -> None:
     """Within 1e-5 of the largest value, or 1e-6: states are differences of numbers around 1, in single precision."""
     assert ours.shape == theirs.shape
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * max(float(theirs.abs().max()), 0.1) if theirs.numel() else 0)
+    torch.testing.assert_close(
+        ours,
+        theirs,
+        rtol=0,
+        atol=1e-5 * max(float(theirs.abs().max()), 0.1) if theirs.numel() else 0,
+    )
 
 
 def assert_like_stock(x_BPC: Tensor, lengths_B: Tensor, n_hidden: int) -> None:
@@ -61,14 +68,20 @@ def assert_like_stock(x_BPC: Tensor, lengths_B: Tensor, n_hidden: int) -> None:
     n_hidden=st.integers(1, 70),
     seed=st.integers(0, 1000),
 )
-def test_results_and_gradients_are_those_of_stock_torch(lengths: list[int], extra: int, n_inputs: int, n_hidden: int, seed: int) -> None:
+def test_results_and_gradients_are_those_of_stock_torch(
+    lengths: list[int], extra: int, n_inputs: int, n_hidden: int, seed: int
+) -> None:
     torch.manual_seed(seed)
     x_BPC = torch.randn(len(lengths), max(lengths, default=0) + extra, n_inputs)
     assert_like_stock(x_BPC, torch.tensor(lengths, dtype=torch.int64), n_hidden)
 
 
-@pytest.mark.parametrize("lengths", [[801, 400, 3], [60] * 64, [1] * 70, [0, 0], [0, 1, 801]], ids=str)
-def test_results_and_gradients_are_those_of_stock_torch_at_the_size_of_the_nets(lengths: list[int]) -> None:
+@pytest.mark.parametrize(
+    "lengths", [[801, 400, 3], [60] * 64, [1] * 70, [0, 0], [0, 1, 801]], ids=str
+)
+def test_results_and_gradients_are_those_of_stock_torch_at_the_size_of_the_nets(
+    lengths: list[int],
+) -> None:
     torch.manual_seed(1)
     assert_like_stock(torch.randn(len(lengths), max(lengths) or 1, 19), torch.tensor(lengths), 50)
 
@@ -90,7 +103,11 @@ def test_padding_never_changes_a_bit(garbage: float) -> None:
 
 
 def test_threads_and_repeats_give_the_same_bits() -> None:
-    layer, x_BPC, lengths_B = JaggedGRU(19, 50), torch.randn(300, 30, 19), torch.randint(0, 31, (300,))
+    layer, x_BPC, lengths_B = (
+        JaggedGRU(19, 50),
+        torch.randn(300, 30, 19),
+        torch.randint(0, 31, (300,)),
+    )
     n_threads = torch.get_num_threads()
     results = []
     try:
@@ -99,11 +116,17 @@ def test_threads_and_repeats_give_the_same_bits() -> None:
             results.append(_result_and_gradients(layer, x_BPC, lengths_B))
     finally:
         torch.set_num_threads(n_threads)
-    assert all(torch.equal(a, b) for result in results[1:] for a, b in zip(results[0], result, strict=True))
+    assert all(
+        torch.equal(a, b) for result in results[1:] for a, b in zip(results[0], result, strict=True)
+    )
 
 
 def test_two_python_threads_may_train_at_once() -> None:
-    layer, x_BPC, lengths_B = JaggedGRU(19, 50), torch.randn(200, 60, 19), torch.randint(0, 61, (200,))
+    layer, x_BPC, lengths_B = (
+        JaggedGRU(19, 50),
+        torch.randn(200, 60, 19),
+        torch.randint(0, 61, (200,)),
+    )
     expected = _result_and_gradients(layer, x_BPC, lengths_B)
     found: list[tuple[Tensor, ...]] = []
 
@@ -120,13 +143,21 @@ def test_two_python_threads_may_train_at_once() -> None:
 
 
 def test_the_order_of_events_does_not_change_their_result() -> None:
-    layer, x_BPC, lengths_B = JaggedGRU(19, 50), torch.randn(100, 30, 19), torch.randint(0, 31, (100,))
+    layer, x_BPC, lengths_B = (
+        JaggedGRU(19, 50),
+        torch.randn(100, 30, 19),
+        torch.randint(0, 31, (100,)),
+    )
     order = torch.randperm(100)
     assert torch.equal(layer(x_BPC, lengths_B)[order], layer(x_BPC[order], lengths_B[order]))
 
 
 def test_a_nan_stays_in_its_event() -> None:
-    layer, x_BPC, lengths_B = JaggedGRU(19, 50), torch.randn(100, 30, 19), torch.randint(1, 31, (100,))
+    layer, x_BPC, lengths_B = (
+        JaggedGRU(19, 50),
+        torch.randn(100, 30, 19),
+        torch.randint(1, 31, (100,)),
+    )
     clean_BH = layer(x_BPC, lengths_B)
     x_BPC[7, 0, 3] = float("nan")
     h_BH = layer(x_BPC, lengths_B)
@@ -151,7 +182,11 @@ def test_state_dicts_interchange_with_torch() -> None:
 
 
 def test_no_grad_and_frozen_weights_give_the_same_result() -> None:
-    layer, x_BPC, lengths_B = JaggedGRU(19, 50), torch.randn(40, 30, 19), torch.randint(0, 31, (40,))
+    layer, x_BPC, lengths_B = (
+        JaggedGRU(19, 50),
+        torch.randn(40, 30, 19),
+        torch.randint(0, 31, (40,)),
+    )
     h_BH = layer(x_BPC, lengths_B)
     with torch.no_grad():
         assert torch.equal(layer(x_BPC, lengths_B), h_BH)
@@ -203,12 +238,19 @@ def test_bf16_autocast_trains(cell: type[JaggedGRU | JaggedLSTM]) -> None:
 
 def test_double_precision_goes_through_stock_torch() -> None:
     layer = JaggedGRU(2, 3).double()
-    x_BPC, lengths_B = torch.randn(4, 5, 2, dtype=torch.float64, requires_grad=True), torch.tensor([5, 0, 1, 3])
+    x_BPC, lengths_B = (
+        torch.randn(4, 5, 2, dtype=torch.float64, requires_grad=True),
+        torch.tensor([5, 0, 1, 3]),
+    )
     assert torch.autograd.gradcheck(lambda x: layer(x, lengths_B), (x_BPC,))
 
 
 def test_without_numba_the_results_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer, x_BPC, lengths_B = JaggedGRU(19, 50), torch.randn(20, 30, 19), torch.randint(0, 31, (20,))
+    layer, x_BPC, lengths_B = (
+        JaggedGRU(19, 50),
+        torch.randn(20, 30, 19),
+        torch.randint(0, 31, (20,)),
+    )
     ours = _result_and_gradients(layer, x_BPC, lengths_B)
     monkeypatch.setattr(gru_module, "gru_kernels", None)
     for a, b in zip(ours, _result_and_gradients(layer, x_BPC, lengths_B), strict=True):
@@ -223,14 +265,20 @@ def test_a_simple_loop_learns_to_tell_long_from_short() -> None:
     x_BPC, target_B = torch.randn(128, 20, 2), (lengths_B > 9).float()
     for _ in range(80):
         optimizer.zero_grad()
-        loss = nn.functional.binary_cross_entropy_with_logits(head(layer(x_BPC, lengths_B))[:, 0], target_B)
+        loss = nn.functional.binary_cross_entropy_with_logits(
+            head(layer(x_BPC, lengths_B))[:, 0], target_B
+        )
         loss.backward()
         optimizer.step()
     assert loss < 0.2
 
 
 def test_lstm_is_the_stock_one_with_zeros_for_the_empty() -> None:
-    layer, x_BPC, lengths_B = JaggedLSTM(3, 5), torch.randn(6, 7, 3), torch.tensor([7, 0, 1, 3, 3, 6])
+    layer, x_BPC, lengths_B = (
+        JaggedLSTM(3, 5),
+        torch.randn(6, 7, 3),
+        torch.tensor([7, 0, 1, 3, 3, 6]),
+    )
     stock = nn.LSTM(3, 5, batch_first=True)
     stock.load_state_dict(layer.state_dict())
     h_BH = layer(x_BPC, lengths_B)
@@ -244,10 +292,21 @@ def test_the_onnx_export_has_dynamic_batch_and_length(cell: type[JaggedGRU | Jag
     layer, file = cell(19, 50).eval(), io.BytesIO()
     axes = {"x": {0: "events", 1: "particles"}, "lengths": {0: "events"}}
     example = (torch.randn(3, 6, 19), torch.tensor([6, 0, 2]))
-    torch.onnx.export(layer, example, file, input_names=["x", "lengths"], output_names=["h"], dynamic_axes=axes, dynamo=False)
+    torch.onnx.export(
+        layer,
+        example,
+        file,
+        input_names=["x", "lengths"],
+        output_names=["h"],
+        dynamic_axes=axes,
+        dynamo=False,
+    )
     session = runtime.InferenceSession(file.getvalue())
     for n_events, n_particles in ((1, 1), (5, 40)):
-        x_BPC, lengths_B = torch.randn(n_events, n_particles, 19), torch.randint(0, n_particles + 1, (n_events,))
+        x_BPC, lengths_B = (
+            torch.randn(n_events, n_particles, 19),
+            torch.randint(0, n_particles + 1, (n_events,)),
+        )
         found = session.run(None, {"x": x_BPC.numpy(), "lengths": lengths_B.numpy()})[0]
         np.testing.assert_allclose(found, layer(x_BPC, lengths_B).detach().numpy(), atol=1e-5)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hepflow.identity import event_ids, split_index
+from hepflow.data.identity import event_ids, split_index
 
 FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}
 
@@ -22,7 +22,10 @@ def test_entries_of_a_file_have_distinct_ids(file: uuid.UUID, start: int) -> Non
 @given(st.uuids(), st.integers(0, 1000), st.integers(1, 1000))
 def test_an_id_does_not_depend_on_how_the_file_is_cut(file: uuid.UUID, cut: int, more: int) -> None:
     whole = event_ids(file.bytes, np.arange(cut + more))
-    pieces = [event_ids(file.bytes, np.arange(cut)), event_ids(file.bytes, np.arange(cut, cut + more))]
+    pieces = [
+        event_ids(file.bytes, np.arange(cut)),
+        event_ids(file.bytes, np.arange(cut, cut + more)),
+    ]
     assert np.array_equal(whole, np.concatenate(pieces))
 
 
@@ -32,7 +35,11 @@ def test_ids_of_two_files_differ() -> None:
 
 
 def test_an_id_never_changes_between_versions() -> None:
-    assert event_ids(uuid.UUID(int=7).bytes, np.arange(3)).tolist() == [-3474879520838386357, 5602016235633422425, -1103191435365252119]
+    assert event_ids(uuid.UUID(int=7).bytes, np.arange(3)).tolist() == [
+        -3474879520838386357,
+        5602016235633422425,
+        -1103191435365252119,
+    ]
 
 
 def test_splits_have_their_shares() -> None:
@@ -42,5 +49,7 @@ def test_splits_have_their_shares() -> None:
 
 
 def test_an_empty_split_gets_no_event() -> None:
-    index = split_index(event_ids(b"file", np.arange(10_000)), {"train": 1.0, "val": 0.0, "test": 0.0})
+    index = split_index(
+        event_ids(b"file", np.arange(10_000)), {"train": 1.0, "val": 0.0, "test": 0.0}
+    )
     assert set(index) == {0}

@@ -8,14 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 from delphes_events import random_events, to_awkward
 
-from hepflow.blocks import StoreSpec
-from hepflow.config_tools import ImportConfig, StoreConfig
+from hepflow.config.tools import ImportConfig, StoreConfig
+from hepflow.data.blocks import StoreSpec
+from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError
-from hepflow.import_cern import run
+from hepflow.features.import_cern import run
 from hepflow.physics.features import compute, hlf_features
 from hepflow.schema import CLASSES, PARTICLE
-from hepflow.store import EventStore
-from hepflow.store_tools import check
+from hepflow.tools.store import check
 
 HLF_ONLY, WITH_PARTICLES, FIRST_STEP = "HLF_input", "GRU_input", "lfeatures"
 
@@ -33,14 +33,19 @@ def reference():
 
 def padded(features) -> np.ndarray:
     out = np.zeros((len(features.index), 801, 19))
-    for i, (start, stop) in enumerate(zip(features.offsets[:-1], features.offsets[1:], strict=True)):
+    for i, (start, stop) in enumerate(
+        zip(features.offsets[:-1], features.offsets[1:], strict=True)
+    ):
         out[i, : stop - start] = features.particles[start:stop]
     return out
 
 
 def lists(values: np.ndarray) -> pa.Array:
     """(n, m) -> n lists of m, without the detour over Python lists."""
-    return pa.ListArray.from_arrays(pa.array(np.arange(0, values.size + 1, values.shape[1]), pa.int32()), pa.array(values.ravel()))
+    return pa.ListArray.from_arrays(
+        pa.array(np.arange(0, values.size + 1, values.shape[1]), pa.int32()),
+        pa.array(values.ravel()),
+    )
 
 
 def write(path, features, layout, vectors=False, shift=0):
@@ -53,14 +58,23 @@ def write(path, features, layout, vectors=False, shift=0):
         high = features.hlf.astype(np.float64).tolist()
         if vectors:
             kind = pa.struct(
-                [("type", pa.int8()), ("size", pa.int32()), ("indices", pa.list_(pa.int32())), ("values", pa.list_(pa.float64()))]
+                [
+                    ("type", pa.int8()),
+                    ("size", pa.int32()),
+                    ("indices", pa.list_(pa.int32())),
+                    ("values", pa.list_(pa.float64())),
+                ]
             )
-            hfeatures = pa.array([{"type": 1, "size": None, "indices": None, "values": row} for row in high], kind)
+            hfeatures = pa.array(
+                [{"type": 1, "size": None, "indices": None, "values": row} for row in high], kind
+            )
         else:
             hfeatures = lists(features.hlf.astype(np.float64))
         columns = {
             "hfeatures": hfeatures,
-            "lfeatures": pa.ListArray.from_arrays(pa.array(np.arange(0, 801 * n + 1, 801), pa.int32()), lists(low.reshape(-1, 19))),
+            "lfeatures": pa.ListArray.from_arrays(
+                pa.array(np.arange(0, 801 * n + 1, 801), pa.int32()), lists(low.reshape(-1, 19))
+            ),
             "label": pa.array(label, pa.int64()),
         }
     else:
@@ -101,7 +115,9 @@ def test_every_published_event_is_imported_once(tmp_path, reference, layout):
 @pytest.mark.parametrize("layout", [WITH_PARTICLES, FIRST_STEP])
 def test_padding_is_left_out_and_particles_are_not(tmp_path, reference, layout):
     store = imported(tmp_path, reference, layout)
-    lengths = sorted(length for block in everything(store, "test") for length in np.diff(block.offsets).tolist())
+    lengths = sorted(
+        length for block in everything(store, "test") for length in np.diff(block.offsets).tolist()
+    )
     assert lengths == sorted(np.diff(reference.offsets).tolist())
 
 
@@ -115,10 +131,14 @@ def test_values_are_those_published(tmp_path, reference):
 
 def test_a_store_of_other_events_or_settings_is_replaced_only_when_asked(tmp_path, reference):
     path, output = write(tmp_path / "a.parquet", reference, HLF_ONLY), tmp_path / "s.zarr"
-    spec = StoreSpec(CLASSES, hlf_features("corrected"), PARTICLE, "corrected", "of hepflow features")
+    spec = StoreSpec(
+        CLASSES, hlf_features("corrected"), PARTICLE, "corrected", "of hepflow features"
+    )
     EventStore.create(output, spec).finalise()
     config = ImportConfig(train=path, test=path, output=output)
-    with pytest.raises(ConfigError, match=r"holds a store with definitions corrected \(now reference\)"):
+    with pytest.raises(
+        ConfigError, match=r"holds a store with definitions corrected \(now reference\)"
+    ):
         run(config)
     assert EventStore.open(output).spec == spec
     run(replace(config, overwrite=True))
@@ -133,14 +153,28 @@ def test_a_row_without_a_label_is_counted_as_rejected(tmp_path, reference):
     table = pq.read_table(file)
     labels = table["encoded_label"].to_pylist()
     labels[0], labels[1] = [0.0, 0.0, 0.0], [1.0, 1.0, 0.0]
-    pq.write_table(table.set_column(1, "encoded_label", pa.array(labels, pa.list_(pa.float64()))), file)
+    pq.write_table(
+        table.set_column(1, "encoded_label", pa.array(labels, pa.list_(pa.float64()))), file
+    )
     run(ImportConfig(train=path, test=path, output=tmp_path / "s.zarr"))
     assert EventStore.open(tmp_path / "s.zarr").ledger().rejected == {"no such label": 4}
 
 
 def test_other_files_are_named(tmp_path):
     pq.write_table(pa.table({"x": [1]}), tmp_path / "x.parquet")
-    with pytest.raises(DataError, match=r"x\.parquet: neither HLF_input and encoded_label nor hfeatures and label"):
-        run(ImportConfig(train=tmp_path / "x.parquet", test=tmp_path / "x.parquet", output=tmp_path / "s.zarr"))
+    with pytest.raises(
+        DataError, match=r"x\.parquet: neither HLF_input and encoded_label nor hfeatures and label"
+    ):
+        run(
+            ImportConfig(
+                train=tmp_path / "x.parquet",
+                test=tmp_path / "x.parquet",
+                output=tmp_path / "s.zarr",
+            )
+        )
     with pytest.raises(DataError, match=r"nothing: no Parquet files here"):
-        run(ImportConfig(train=tmp_path / "nothing", test=tmp_path / "x.parquet", output=tmp_path / "s.zarr"))
+        run(
+            ImportConfig(
+                train=tmp_path / "nothing", test=tmp_path / "x.parquet", output=tmp_path / "s.zarr"
+            )
+        )

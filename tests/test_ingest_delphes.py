@@ -11,17 +11,17 @@ import pytest
 import uproot
 from root_files import corrupt_basket, public_folder, random_events, write_delphes
 
+from hepflow.data.events import arrow_schema
 from hepflow.errors import DataError
-from hepflow.fragments import arrow_schema
-from hepflow.ingest.arrow import to_arrow
-from hepflow.ingest.delphes import DelphesFile, Unreadable
-from hepflow.ingest.listing import list_files
-from hepflow.ingest.share import Access, Piece, ShareReader
-from hepflow.ingest.skim import drop_soft, has_lepton, is_finite
-from hepflow.ingest.splits import FileSplit, SourceFile
 from hepflow.physics import selection
 from hepflow.physics.columns import columns
 from hepflow.physics.definitions import named
+from hepflow.physics.skim import drop_soft, has_lepton, is_finite
+from hepflow.reading.arrow import to_arrow
+from hepflow.reading.delphes import DelphesFile, Unreadable
+from hepflow.reading.listing import list_files
+from hepflow.reading.share import Access, Piece, ShareReader
+from hepflow.reading.splits import FileSplit, SourceFile
 from hepflow.schema import COLLECTIONS, OPTIONAL
 
 DATA = Path(__file__).parent / "data"
@@ -29,16 +29,22 @@ CLONES = sorted(DATA.glob("clones_*.root"))
 
 
 def split(path: Path, index: int = 0, count: int = 1) -> FileSplit:
-    return FileSplit(SourceFile("qcd", path.name, str(path), path.stat().st_size, "1"), index, count)
+    return FileSplit(
+        SourceFile("qcd", path.name, str(path), path.stat().st_size, "1"), index, count
+    )
 
 
 def read(path: Path, step_bytes: int = 1 << 20, **options: object) -> ak.Array:
     with DelphesFile(str(path), **options) as file:
-        return ak.concatenate([events for _, _, events in file.iterate(0, file.n_entries, step_bytes)])
+        return ak.concatenate(
+            [events for _, _, events in file.iterate(0, file.n_entries, step_bytes)]
+        )
 
 
 def shares(path: Path, count: int) -> list[list[Piece]]:
-    readers = [ShareReader(split(path, index, count), access=Access(retries=0)) for index in range(count)]
+    readers = [
+        ShareReader(split(path, index, count), access=Access(retries=0)) for index in range(count)
+    ]
     return [list(reader.pieces()) for reader in readers]
 
 
@@ -72,7 +78,10 @@ def test_of_two_cycles_of_the_tree_the_highest_counts(tmp_path: Path) -> None:
 
 
 def test_dotted_and_nested_names_give_one_schema(tmp_path: Path) -> None:
-    tables = [to_arrow(read(path), {}, arrow_schema(columns={})) for path in (write_delphes(tmp_path / "a.root", [5]), CLONES[0])]
+    tables = [
+        to_arrow(read(path), {}, arrow_schema(columns={}))
+        for path in (write_delphes(tmp_path / "a.root", [5]), CLONES[0])
+    ]
     assert tables[0].schema == tables[1].schema
 
 
@@ -93,9 +102,15 @@ def test_an_optional_field_that_is_missing_gets_its_value_and_is_named(tmp_path:
 
 def test_fields_and_collections_that_nobody_asks_for_change_nothing(tmp_path: Path) -> None:
     def more(events: dict[str, ak.Array]) -> dict[str, ak.Array]:
-        return events | {"Jet": ak.with_field(events["Jet"], events["Jet"].PT, "TauTag"), "Tower": events["EFlowPhoton"]}
+        return events | {
+            "Jet": ak.with_field(events["Jet"], events["Jet"].PT, "TauTag"),
+            "Tower": events["EFlowPhoton"],
+        }
 
-    plain, wide = write_delphes(tmp_path / "a.root", [5]), write_delphes(tmp_path / "b.root", [5], reshape=more)
+    plain, wide = (
+        write_delphes(tmp_path / "a.root", [5]),
+        write_delphes(tmp_path / "b.root", [5], reshape=more),
+    )
     assert ak.array_equal(read(wide), read(plain), dtype_exact=True)
 
 
@@ -120,26 +135,37 @@ def test_integers_of_any_width_become_the_schemas(tmp_path: Path, kind: str) -> 
 def test_integers_that_do_not_fit_are_lost_with_the_reason(tmp_path: Path) -> None:
     path = write_delphes(tmp_path / "a.root", [9, 4], reshape=with_flags("int64", add=1 << 40))
     (pieces,) = shares(path, 1)
-    assert [(piece.start, piece.stop, piece.events) for piece in pieces] == [(0, 9, None), (9, 13, None)]
+    assert [(piece.start, piece.stop, piece.events) for piece in pieces] == [
+        (0, 9, None),
+        (9, 13, None),
+    ]
     assert all("numbers too large for int32" in piece.reason for piece in pieces)
 
 
 def with_flags(kind: str, add: int = 0) -> Callable[[dict[str, ak.Array]], dict[str, ak.Array]]:
     def change(events: dict[str, ak.Array]) -> dict[str, ak.Array]:
         jets = events["Jet"]
-        return events | {"Jet": ak.with_field(jets, ak.values_astype(jets.BTag, kind) + np.dtype(kind).type(add), "BTag")}
+        return events | {
+            "Jet": ak.with_field(
+                jets, ak.values_astype(jets.BTag, kind) + np.dtype(kind).type(add), "BTag"
+            )
+        }
 
     return change
 
 
-def test_the_table_has_the_types_of_the_schema_and_unsigned_flags_become_signed(tmp_path: Path) -> None:
+def test_the_table_has_the_types_of_the_schema_and_unsigned_flags_become_signed(
+    tmp_path: Path,
+) -> None:
     path = write_delphes(tmp_path / "a.root", [5])
     table = to_arrow(read(path), {}, arrow_schema(columns={}))
     table.validate(full=True)
     assert table.schema.names == list(COLLECTIONS)
     for name, fields in COLLECTIONS.items():
         struct = table.schema.field(name).type.value_type
-        assert {field.name: str(field.type).replace("float", "float32") for field in struct} == dict(fields)
+        assert {
+            field.name: str(field.type).replace("float", "float32") for field in struct
+        } == dict(fields)
     assert ak.all(ak.from_arrow(table)["Jet", "BTag"] == read(path)["Jet", "BTag"])
 
 
@@ -197,7 +223,9 @@ def no_collection(path: Path) -> None:
 
 def other_type(path: Path) -> None:
     with uproot.recreate(path) as file:
-        file.mktree("Delphes", {"MissingET.MET": "float32"}).extend({"MissingET.MET": np.zeros(3, np.float32)})
+        file.mktree("Delphes", {"MissingET.MET": "float32"}).extend(
+            {"MissingET.MET": np.zeros(3, np.float32)}
+        )
 
 
 def missing(path: Path) -> None:
@@ -242,16 +270,20 @@ def another_user() -> Iterator[None]:
             os.seteuid(0)
 
 
-def test_a_file_without_permission_is_bad_at_once_and_a_folder_without_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_permission_is_bad_at_once_and_a_folder_without_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("hepflow.ingest.share.sleep", waits.append)
+    monkeypatch.setattr("hepflow.reading.share.sleep", waits.append)
     with public_folder() as root:
         write_delphes(root / "open.root", [5]).chmod(0o444)
         write_delphes(root / "closed.root", [5]).chmod(0)
         write_delphes(root / "folder" / "a.root", [5]).parent.chmod(0)
         readers = {name: ShareReader(split(root / f"{name}.root")) for name in ("open", "closed")}
         with another_user():
-            entries = {name: [piece.stop for piece in reader.pieces()] for name, reader in readers.items()}
+            entries = {
+                name: [piece.stop for piece in reader.pieces()] for name, reader in readers.items()
+            }
             with pytest.raises(DataError, match=r"cannot be listed.*Permission denied"):
                 list_files(root / "folder")
         (root / "folder").chmod(0o755)
@@ -287,12 +319,26 @@ def test_a_missing_collection_loses_every_entry_once(tmp_path: Path) -> None:
 
 
 def test_the_skim_keeps_events_with_a_lepton_strictly_above_23_gev() -> None:
-    below, at, above = np.nextafter(np.float32(23), np.float32(0)), np.float32(23), np.nextafter(np.float32(23), np.float32(99))
+    below, at, above = (
+        np.nextafter(np.float32(23), np.float32(0)),
+        np.float32(23),
+        np.nextafter(np.float32(23), np.float32(99)),
+    )
     leptons = [[], [below], [at], [above], [at, above], []]
     column = ak.zip({"PT": ak.values_astype(ak.Array(leptons), np.float32)})
     empty_lists = column[column.PT < 0]
-    for events in ({"Electron": column, "MuonTight": empty_lists}, {"Electron": empty_lists, "MuonTight": column}):
-        assert has_lepton(ak.zip(events, depth_limit=1)).tolist() == [False, False, False, True, True, False]
+    for events in (
+        {"Electron": column, "MuonTight": empty_lists},
+        {"Electron": empty_lists, "MuonTight": column},
+    ):
+        assert has_lepton(ak.zip(events, depth_limit=1)).tolist() == [
+            False,
+            False,
+            False,
+            True,
+            True,
+            False,
+        ]
 
 
 def test_the_skim_makes_the_cuts_of_the_trigger() -> None:
@@ -306,25 +352,43 @@ def test_the_skim_makes_the_cuts_of_the_trigger() -> None:
         ("MuonTight", "PT", 30, 23.0),
     ):
         values = events[name][field]
-        events[name] = ak.with_field(events[name], ak.values_astype(ak.where(values < below, threshold, values), np.float32), field)
+        events[name] = ak.with_field(
+            events[name],
+            ak.values_astype(ak.where(values < below, threshold, values), np.float32),
+            field,
+        )
     full = ak.zip(events, depth_limit=1)
     thin = drop_soft(full)
-    assert np.array_equal(has_lepton(full), selection.choose(columns(full), named("corrected")).status != selection.NO_LEPTON)
-    n_thin = sum(ak.to_numpy(ak.num(thin[name], axis=1)) for name in ("EFlowTrack", "EFlowPhoton", "EFlowNeutralHadron"))
+    assert np.array_equal(
+        has_lepton(full),
+        selection.choose(columns(full), named("corrected")).status != selection.NO_LEPTON,
+    )
+    n_thin = sum(
+        ak.to_numpy(ak.num(thin[name], axis=1))
+        for name in ("EFlowTrack", "EFlowPhoton", "EFlowNeutralHadron")
+    )
     for definitions in ("corrected", "reference"):
-        before, after = (selection.choose(columns(found), named(definitions)) for found in (full, thin))
+        before, after = (
+            selection.choose(columns(found), named(definitions)) for found in (full, thin)
+        )
         assert np.array_equal(after.status, before.status)
         accepted = before.status == selection.PASSES
         for field, value in before._asdict().items():
             assert np.array_equal(getattr(after, field)[accepted], value[accepted]), field
         assert 50 < accepted.sum() < 450
-        assert np.array_equal(before.n_particles[accepted] - 1, n_thin[accepted]), "the skim keeps what the physics does not look at"
+        assert np.array_equal(before.n_particles[accepted] - 1, n_thin[accepted]), (
+            "the skim keeps what the physics does not look at"
+        )
 
 
 def test_the_skim_drops_soft_particles_alone() -> None:
     events = ak.zip(random_events(50, np.random.default_rng(1)), depth_limit=1)
     thin = drop_soft(events)
-    for name, field, cut in (("EFlowTrack", "PT", 0.5), ("EFlowPhoton", "ET", 1.0), ("EFlowNeutralHadron", "ET", 1.0)):
+    for name, field, cut in (
+        ("EFlowTrack", "PT", 0.5),
+        ("EFlowPhoton", "ET", 1.0),
+        ("EFlowNeutralHadron", "ET", 1.0),
+    ):
         assert ak.array_equal(thin[name], events[name][events[name][field] > cut])
     assert ak.array_equal(thin.Jet, events.Jet)
 

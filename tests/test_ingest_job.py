@@ -15,20 +15,20 @@ import pyarrow.parquet as pq
 import pytest
 from root_files import corrupt_basket, passing_ids, random_events, write_delphes
 
-from hepflow.config import IngestConfig
+from hepflow.config.stages import IngestConfig
+from hepflow.data.events import MARKER, arrow_schema
+from hepflow.data.identity import event_ids
+from hepflow.data.ledger import Ledger
 from hepflow.errors import ConfigError, DataError
-from hepflow.files import read_json, write_json
-from hepflow.fragments import MARKER, arrow_schema
-from hepflow.identity import event_ids
-from hepflow.ingest.delphes import DelphesFile
 from hepflow.ingest.fragment import Settings, run_task
 from hepflow.ingest.job import run
-from hepflow.ingest.listing import assign, list_files
-from hepflow.ingest.share import Access
-from hepflow.ingest.skim import drop_soft, has_lepton
-from hepflow.ingest.splits import pack, plan
-from hepflow.ledger import Ledger
+from hepflow.physics.skim import drop_soft, has_lepton
+from hepflow.reading.delphes import DelphesFile
+from hepflow.reading.listing import assign, list_files
+from hepflow.reading.share import Access
+from hepflow.reading.splits import pack, plan
 from hepflow.schema import CLASSES, COLLECTIONS, EVENT_COLUMNS
+from hepflow.system.files import read_json, write_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.usefixtures("spark")]
 DATA = Path(__file__).parent / "data"
@@ -50,7 +50,9 @@ def raw(written: Path, tmp_path: Path) -> Path:
 
 
 def config(raw: Path, **changed: Any) -> IngestConfig:
-    return IngestConfig(**{"input": raw, "output": raw.parent / "events", "samples": TWO, "retries": 0, **changed})
+    return IngestConfig(
+        **{"input": raw, "output": raw.parent / "events", "samples": TWO, "retries": 0, **changed}
+    )
 
 
 def about(raw: Path) -> dict[str, Any]:
@@ -62,13 +64,21 @@ def fragments(raw: Path) -> list[Path]:
 
 
 def ids(raw: Path) -> list[int]:
-    return sorted(event_id for path in fragments(raw) for event_id in pq.read_table(path, columns=["event_id"])["event_id"].to_pylist())
+    return sorted(
+        event_id
+        for path in fragments(raw)
+        for event_id in pq.read_table(path, columns=["event_id"])["event_id"].to_pylist()
+    )
 
 
 def contents(raw: Path, output: str = "events") -> dict[str, bytes]:
     """Every file of the dataset but the records, which hold the time that a task took."""
     root = raw.parent / output
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file() and path.parent.name != "_records"}
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and path.parent.name != "_records"
+    }
 
 
 def test_the_dataset_holds_the_skimmed_events_of_the_files(raw: Path) -> None:
@@ -90,7 +100,9 @@ def test_the_dataset_holds_the_skimmed_events_of_the_files(raw: Path) -> None:
             found = ak.from_arrow(rows)
             for name, fields in COLLECTIONS.items():
                 for field in fields:
-                    assert ak.array_equal(found[name, field], drop_soft(events[passed])[name, field], dtype_exact=True)
+                    assert ak.array_equal(
+                        found[name, field], drop_soft(events[passed])[name, field], dtype_exact=True
+                    )
     assert ids(raw) == passing_ids(raw)
 
 
@@ -101,9 +113,16 @@ def test_every_ledger_reconciles(raw: Path) -> None:
     assert ledger.n_in == 400
     assert ledger.n_out == found["n_events"] == len(ids(raw))
     assert set(ledger.rejected) == {"no lepton above 23 GeV"}
-    assert [file["file"] for file in found["files"]] == ["qcd/a.root", "qcd/b.root", "ttbar/c.root", "ttbar/d.root"]
+    assert [file["file"] for file in found["files"]] == [
+        "qcd/a.root",
+        "qcd/b.root",
+        "ttbar/c.root",
+        "ttbar/d.root",
+    ]
     for file in found["files"]:
-        assert file["entries"] == 100 == file["kept"] + sum(file["rejected"].values()) + file["lost"]
+        assert (
+            file["entries"] == 100 == file["kept"] + sum(file["rejected"].values()) + file["lost"]
+        )
 
 
 def test_a_second_run_skips_and_says_so(raw: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -130,14 +149,19 @@ def test_new_files_are_added_and_finished_ones_are_not_read_again(raw: Path) -> 
     assert ids(raw) == passing_ids(raw)
 
 
-def test_changed_and_removed_files_are_followed(raw: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_changed_and_removed_files_are_followed(
+    raw: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     run(config(raw))
     write_delphes(raw / "qcd" / "a.root", [77], seed=9)
     (raw / "ttbar" / "c.root").unlink()
     run(config(raw))
     assert ids(raw) == passing_ids(raw)
-    assert "no longer in the input: 1 file, whose events are removed (the first: ttbar/c.root)" in caplog.text
+    assert (
+        "no longer in the input: 1 file, whose events are removed (the first: ttbar/c.root)"
+        in caplog.text
+    )
     on_disk = set((raw.parent / "events").rglob("*.parquet"))
     assert on_disk == set(fragments(raw)), "old fragments are gone"
 
@@ -146,13 +170,20 @@ def test_other_labels_make_another_dataset_when_asked(raw: Path) -> None:
     run(config(raw))
     first, before = about(raw), contents(raw)
     renamed = {"qcd": ("qcd",), "top": ("ttbar",)}
-    with pytest.raises(ConfigError, match=r"a dataset with classes \['qcd', 'ttbar'\] \(now \['qcd', 'top'\]\)\. Give .* or --overwrite"):
+    with pytest.raises(
+        ConfigError,
+        match=r"a dataset with classes \['qcd', 'ttbar'\] \(now \['qcd', 'top'\]\)\. Give .* or --overwrite",
+    ):
         run(config(raw, samples=renamed))
     assert contents(raw) == before
     run(config(raw, samples=dict(reversed(TWO.items())), overwrite=True))
     assert about(raw)["provenance"] != first["provenance"]
     assert about(raw)["classes"] == ["ttbar", "qcd"]
-    assert {pq.read_table(path)["label"][0].as_py() for path in fragments(raw) if path.parent.name == "ttbar"} == {0}
+    assert {
+        pq.read_table(path)["label"][0].as_py()
+        for path in fragments(raw)
+        if path.parent.name == "ttbar"
+    } == {0}
 
 
 def test_a_dataset_of_other_files_is_replaced_only_when_asked(raw: Path) -> None:
@@ -160,7 +191,9 @@ def test_a_dataset_of_other_files_is_replaced_only_when_asked(raw: Path) -> None
     for name in ("qcd", "ttbar"):
         write_delphes(raw.parent / "elsewhere" / name / "e.root", [50], seed=9)
     elsewhere = config(raw, input=raw.parent / "elsewhere")
-    with pytest.raises(ConfigError, match=r"a dataset with files such as qcd/a\.root \(now such as qcd/e\.root\)"):
+    with pytest.raises(
+        ConfigError, match=r"a dataset with files such as qcd/a\.root \(now such as qcd/e\.root\)"
+    ):
         run(elsewhere)
     assert ids(raw) == passing_ids(raw)
     run(replace(elsewhere, overwrite=True))
@@ -195,7 +228,9 @@ def test_a_file_that_kills_every_worker_is_given_up_and_its_neighbours_are_not(r
     (settings.output / "_records").mkdir(parents=True)
     task = pack(plan(assign(list_files(raw), TWO, raw), 1 << 20), 1 << 20)[0]
     assert len(task) == 2
-    marker = settings.record_path(settings.task_key(task)).with_name(f".{settings.task_key(task)}.now")
+    marker = settings.record_path(settings.task_key(task)).with_name(
+        f".{settings.task_key(task)}.now"
+    )
     marker.write_text(task[1].key)  # what the attempt that died was reading
     first, second = run_task(task, settings, last_attempt=True).shares
     assert first.n_entries == 100
@@ -239,15 +274,21 @@ def test_a_folder_of_other_files_is_left_alone(raw: Path) -> None:
     other = raw.parent / "events" / "run1" / "predictions.parquet"
     other.parent.mkdir(parents=True)
     other.write_bytes(b"PAR1")
-    with pytest.raises(DataError, match="events: not a dataset of `hepflow ingest`, as it holds run1"):
+    with pytest.raises(
+        DataError, match="events: not a dataset of `hepflow ingest`, as it holds run1"
+    ):
         run(config(raw, overwrite=True))
-    write_json(raw.parent / "events" / MARKER, {"schema_version": 2, "accepted": {}})  # as scores have it
+    write_json(
+        raw.parent / "events" / MARKER, {"schema_version": 2, "accepted": {}}
+    )  # as scores have it
     with pytest.raises(DataError, match="not a dataset"):
         run(config(raw))
     assert other.exists()
 
 
-def test_bad_files_are_quarantined_and_the_rest_is_done(raw: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_bad_files_are_quarantined_and_the_rest_is_done(
+    raw: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (raw / "qcd" / "text.root").write_text("not ROOT")
     (raw / "qcd" / "zero.root").write_bytes(b"")
     (raw / "qcd" / "half.root").write_bytes((raw / "qcd" / "a.root").read_bytes()[:5000])
@@ -255,10 +296,19 @@ def test_bad_files_are_quarantined_and_the_rest_is_done(raw: Path, caplog: pytes
     corrupt_basket(write_delphes(raw / "ttbar" / "basket.root", [20, 30], seed=9), basket=1)
     events = random_events(10, np.random.default_rng(3))
     nan = ak.from_regular(np.full((10, 1), np.nan, np.float32))
-    write_delphes(raw / "ttbar" / "nan.root", [10, 5], seed=10, MissingET=ak.zip({"MET": nan, "Phi": events["MissingET"].Phi}))
+    write_delphes(
+        raw / "ttbar" / "nan.root",
+        [10, 5],
+        seed=10,
+        MissingET=ak.zip({"MET": nan, "Phi": events["MissingET"].Phi}),
+    )
     with pytest.raises(DataError, match=r"6 of 10 files lost events.*--max-lost-files 6"):
         run(config(raw))
-    found = {file["file"]: (file["lost"], file["reason"]) for file in about(raw)["files"] if file["reason"]}
+    found = {
+        file["file"]: (file["lost"], file["reason"])
+        for file in about(raw)["files"]
+        if file["reason"]
+    }
     assert {name: lost for name, (lost, _) in found.items()} == {
         "qcd/half.root": None,
         "qcd/text.root": None,
@@ -325,13 +375,20 @@ def test_an_output_without_events_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "events").exists()
 
 
-def test_files_that_differ_give_one_schema(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_that_differ_give_one_schema(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Dotted and nested names, one cycle and two, Muon for MuonTight, other integers, extra and missing fields."""
 
     def old(events: dict[str, ak.Array]) -> dict[str, ak.Array]:
         jets = events["Jet"][["PT", "Eta", "Phi", "BTag"]]
-        renamed = {"Muon" if name == "MuonTight" else name: column for name, column in events.items()}
-        return renamed | {"Jet": ak.with_field(jets, ak.values_astype(jets.BTag, np.int64), "BTag"), "Tower": events["EFlowPhoton"]}
+        renamed = {
+            "Muon" if name == "MuonTight" else name: column for name, column in events.items()
+        }
+        return renamed | {
+            "Jet": ak.with_field(jets, ak.values_astype(jets.BTag, np.int64), "BTag"),
+            "Tower": events["EFlowPhoton"],
+        }
 
     def no_pt(events: dict[str, ak.Array]) -> dict[str, ak.Array]:
         return events | {"Jet": events["Jet"][["Eta", "Phi", "Mass", "BTag"]]}
@@ -341,10 +398,15 @@ def test_files_that_differ_give_one_schema(tmp_path: Path, caplog: pytest.LogCap
     write_delphes(raw / "qcd" / "old.root", [20], seed=2, reshape=old, cycles=2)
     write_delphes(raw / "qcd" / "unusable.root", [20], seed=3, reshape=no_pt)
     shutil.copy(DATA / "clones_qcd.root", raw / "qcd")
-    with pytest.raises(DataError, match=r"1 of 4 files lost events .*unusable\.root: no field Jet\.PT"):
+    with pytest.raises(
+        DataError, match=r"1 of 4 files lost events .*unusable\.root: no field Jet\.PT"
+    ):
         run(config(raw, samples={"qcd": ("qcd",)}))
     assert {pq.read_schema(path) for path in fragments(raw)} == {arrow_schema()}
-    found = {file["file"].removesuffix(".root").removeprefix("qcd/"): file for file in about(raw)["files"]}
+    found = {
+        file["file"].removesuffix(".root").removeprefix("qcd/"): file
+        for file in about(raw)["files"]
+    }
     assert {name: (file["entries"], file["lost"]) for name, file in found.items()} == {
         "plain": (20, 0),
         "old": (20, 0),
@@ -358,20 +420,30 @@ def test_files_that_differ_give_one_schema(tmp_path: Path, caplog: pytest.LogCap
 def test_files_in_real_layout_go_through(tmp_path: Path) -> None:
     for name in CLASSES:
         (tmp_path / "raw" / name).mkdir(parents=True)
-        (tmp_path / "raw" / name / "clones.root").write_bytes((DATA / f"clones_{name}.root").read_bytes())
+        (tmp_path / "raw" / name / "clones.root").write_bytes(
+            (DATA / f"clones_{name}.root").read_bytes()
+        )
     run(config(tmp_path / "raw", samples={name: (name,) for name in CLASSES}))
     assert ids(tmp_path / "raw") == passing_ids(tmp_path / "raw")
     assert Ledger.from_dict(about(tmp_path / "raw")["ledger"]).check().n_in == 24
 
 
 def test_a_real_file_goes_through(shared: Path, tmp_path: Path) -> None:
-    run(config(shared / "real", output=tmp_path / "events", samples={"real": ("delphes_full*",), "own": ("clones_*",)}))
+    run(
+        config(
+            shared / "real",
+            output=tmp_path / "events",
+            samples={"real": ("delphes_full*",), "own": ("clones_*",)},
+        )
+    )
     found = read_json(tmp_path / "events" / MARKER)
     assert [file["entries"] for file in found["files"]] == [8, 8, 8, 10]
     Ledger.from_dict(found["ledger"]).check()
 
 
-def test_an_estimate_reads_a_little_and_writes_nothing(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_estimate_reads_a_little_and_writes_nothing(
+    raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(config(raw, estimate=True))
     assert not (raw.parent / "events").exists()
     text = capsys.readouterr().out
@@ -389,37 +461,60 @@ def test_files_of_no_class_that_are_left_out_are_left_out_of_the_estimate_the_ru
         run(each)
         assert "left out of the input: 1 file of no class, the first qcd/b.root" in caplog.messages
     assert "is up to date" in caplog.text
-    assert [file["file"] for file in about(raw)["files"]] == ["qcd/a.root", "ttbar/c.root", "ttbar/d.root"]
+    assert [file["file"] for file in about(raw)["files"]] == [
+        "qcd/a.root",
+        "ttbar/c.root",
+        "ttbar/d.root",
+    ]
 
 
-def test_an_estimate_names_what_it_could_not_read(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_estimate_names_what_it_could_not_read(
+    raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (raw / "qcd" / "a.root").write_text("not ROOT")
     run(config(raw, estimate=True))
     assert "of these, qcd/a.root loses events: not a ROOT file" in capsys.readouterr().out
 
 
-def test_an_estimate_is_one_json_object_for_a_script(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_estimate_is_one_json_object_for_a_script(
+    raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(config(raw, estimate=True, json=True))
     told = json.loads(capsys.readouterr().out)
-    assert (told["files"], told["bytes"]) == (4, sum(path.stat().st_size for path in raw.rglob("*.root")))
+    assert (told["files"], told["bytes"]) == (
+        4,
+        sum(path.stat().st_size for path in raw.rglob("*.root")),
+    )
     assert told["core_hours"] > 0 < told["bytes_out"]
     assert 0 < told["events_kept"] < 400
     with pytest.raises(ConfigError, match="json is for the estimate"):
         config(raw, json=True)
 
 
-def test_the_table_at_the_end_counts_what_was_done(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_at_the_end_counts_what_was_done(
+    raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(config(raw))
-    rows = {cells[1].strip(): cells[2].strip() for line in capsys.readouterr().err.splitlines() if len(cells := line.split("│")) == 4}
+    rows = {
+        cells[1].strip(): cells[2].strip()
+        for line in capsys.readouterr().err.splitlines()
+        if len(cells := line.split("│")) == 4
+    }
     assert (rows["files"], rows["entries"], rows["lost"]) == ("4", "400", "0")
     assert int(rows["kept"]) + int(rows["no lepton above 23 GeV"]) == 400
     assert "ttbar/d.root" in rows
 
 
-def test_the_table_at_the_end_knows_what_it_does_not_know(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_at_the_end_knows_what_it_does_not_know(
+    raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (raw / "qcd" / "text.root").write_text("not ROOT")
     run(config(raw, max_lost_files=1))
-    rows = {cells[1].strip(): cells[2].strip() for line in capsys.readouterr().err.splitlines() if len(cells := line.split("│")) == 4}
+    rows = {
+        cells[1].strip(): cells[2].strip()
+        for line in capsys.readouterr().err.splitlines()
+        if len(cells := line.split("│")) == 4
+    }
     assert (rows["lost"], rows["files that do not read"]) == ("an unknown number", "1")
 
 

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from root_files import write_delphes
 
-from hepflow.bench.copies import copy_as_new
-from hepflow.files import read_json
-from hepflow.ledger import Ledger
+from hepflow.data.ledger import Ledger
+from hepflow.system.files import read_json
+from hepflow_bench.copies import copy_as_new
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(1800)]
 N_FILES = 40
@@ -27,22 +27,44 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("killed")
     template = write_delphes(root / "template", [200] * 4)
     for number in range(N_FILES):
-        copy_as_new(template, root / "raw" / ("qcd", "ttbar")[number % 2] / f"{number:02d}.root", number + 1)
+        copy_as_new(
+            template, root / "raw" / ("qcd", "ttbar")[number % 2] / f"{number:02d}.root", number + 1
+        )
     return root / "raw"
 
 
 def ingest(raw: Path, output: Path, stderr: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
-    options = ("--target_partition_mb=1", "--spark.master=local[2]", "--spark.driver_memory=512m", "--samples={qcd: [qcd], ttbar: [ttbar]}")
-    command = (sys.executable, "-m", "hepflow", "ingest", f"--input={raw}", f"--output={output}", *options)
+    options = (
+        "--target_partition_mb=1",
+        "--spark.master=local[2]",
+        "--spark.driver_memory=512m",
+        "--samples={qcd: [qcd], ttbar: [ttbar]}",
+    )
+    command = (
+        sys.executable,
+        "-m",
+        "hepflow",
+        "ingest",
+        f"--input={raw}",
+        f"--output={output}",
+        *options,
+    )
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
 
 
 def dataset(output: Path) -> dict[str, bytes]:
     about = read_json(output / "_hepflow.json")
-    assert {str(path.relative_to(output)) for path in output.rglob("*.parquet")} == set(about["fragments"])
+    assert {str(path.relative_to(output)) for path in output.rglob("*.parquet")} == set(
+        about["fragments"]
+    )
     ledger = Ledger.from_dict(about["ledger"]).check()
     assert ledger.n_in == N_FILES * 800
-    ids = np.concatenate([pq.read_table(output / name, columns=["event_id"])["event_id"].to_numpy() for name in about["fragments"]])
+    ids = np.concatenate(
+        [
+            pq.read_table(output / name, columns=["event_id"])["event_id"].to_numpy()
+            for name in about["fragments"]
+        ]
+    )
     assert len(set(ids.tolist())) == len(ids) == ledger.n_out
     return {name: (output / name).read_bytes() for name in about["fragments"]}
 
@@ -60,7 +82,11 @@ def wait_for_records(process: subprocess.Popen[bytes], output: Path, more: int) 
 def kill_worker(driver: int) -> bool:
     """Kill one Python process that runs tasks: a child of the daemon that the JVM started."""
     with contextlib.suppress(psutil.Error):  # one that ends while it is looked at
-        daemons = [child for child in psutil.Process(driver).children(recursive=True) if "pyspark.daemon" in command(child)]
+        daemons = [
+            child
+            for child in psutil.Process(driver).children(recursive=True)
+            if "pyspark.daemon" in command(child)
+        ]
         workers = [child for child in daemons if child.ppid() in {daemon.pid for daemon in daemons}]
         if workers:
             os.kill(workers[0].pid, signal.SIGKILL)
@@ -81,7 +107,9 @@ def undisturbed(raw: Path) -> dict[str, bytes]:
     return dataset(raw.parent / "undisturbed")
 
 
-def test_killed_drivers_lose_and_double_nothing(raw: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+def test_killed_drivers_lose_and_double_nothing(
+    raw: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
     """Three at random moments of the work, which 40 tasks are enough for; what is being written then is anybody's guess."""
     rng = np.random.default_rng()
     output, left, killed = tmp_path / "events", [], 0
@@ -99,7 +127,9 @@ def test_killed_drivers_lose_and_double_nothing(raw: Path, undisturbed: dict[str
     assert killed == 3
 
 
-def test_killed_workers_lose_and_double_nothing(raw: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+def test_killed_workers_lose_and_double_nothing(
+    raw: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
     """Two, so that no task dies as often as would make a bad file of its input: the first at once, the next amid the work."""
     rng = np.random.default_rng()
     output, killed = tmp_path / "events", 0
@@ -114,11 +144,15 @@ def test_killed_workers_lose_and_double_nothing(raw: Path, undisturbed: dict[str
     assert dataset(output) == undisturbed
 
 
-def test_a_killed_java_is_told_in_one_line_and_the_same_command_goes_on(raw: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_killed_java_is_told_in_one_line_and_the_same_command_goes_on(
+    raw: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
     output = tmp_path / "events"
     process = ingest(raw, output, subprocess.PIPE)
     wait_for_records(process, output, 3)
-    (java,) = (child for child in psutil.Process(process.pid).children() if "SparkSubmit" in command(child))
+    (java,) = (
+        child for child in psutil.Process(process.pid).children() if "SparkSubmit" in command(child)
+    )
     java.kill()
     printed = process.communicate(timeout=60)[1].decode()
     assert process.returncode == 2, printed

@@ -26,14 +26,14 @@ from pyarrow.fs import LocalFileSystem
 from root_files import public_folder, write_delphes
 
 from hepflow.cli import parse
-from hepflow.config import IngestConfig
+from hepflow.config.stages import IngestConfig
 from hepflow.errors import DataError, HepflowError
-from hepflow.files import read_json
-from hepflow.ingest.delphes import DelphesFile
 from hepflow.ingest.job import run
-from hepflow.ingest.listing import list_files
-from hepflow.ingest.share import Access, ShareReader
-from hepflow.ingest.splits import FileSplit, SourceFile
+from hepflow.reading.delphes import DelphesFile
+from hepflow.reading.listing import list_files
+from hepflow.reading.share import Access, ShareReader
+from hepflow.reading.splits import FileSplit, SourceFile
+from hepflow.system.files import read_json
 
 pytest.importorskip("aiohttp")
 SAMPLES = {"qcd": ("qcd",)}
@@ -56,7 +56,9 @@ class RangeHandler(SimpleHTTPRequestHandler):
             part = content[int(first) : int(last) + 1 if last else None]
             self.send_response(HTTPStatus.PARTIAL_CONTENT)
             self.send_header("Content-Length", str(len(part)))
-            self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}")
+            self.send_header(
+                "Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}"
+            )
             self.end_headers()
             self.wfile.write(part)
         else:
@@ -121,12 +123,16 @@ def xrootd(raw: Path) -> Iterator[str]:
         for path in (root / "data").rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
         config = root / "xrootd.cfg"
-        config.write_text(f"all.export /raw\noss.localroot {root}/data\nall.adminpath {root}/run\nall.pidpath {root}/run\n")
+        config.write_text(
+            f"all.export /raw\noss.localroot {root}/data\nall.adminpath {root}/run\nall.pidpath {root}/run\n"
+        )
         (root / "run").mkdir()
         (root / "run").chmod(0o777)
         command = [program, "-c", str(config), "-p", str(port), "-n", "test", "-I", "v4"]
         user = {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}
-        with subprocess.Popen(command, cwd=root / "run", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **user) as server:
+        with subprocess.Popen(
+            command, cwd=root / "run", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **user
+        ) as server:
             wait_for_port(port)
             yield f"root://127.0.0.1:{port}//raw"
             server.terminate()
@@ -156,7 +162,9 @@ def split(path: str) -> FileSplit:
 
 def test_a_server_is_listed_with_sizes(url: str, raw: Path) -> None:
     found = {file.name: file.size for file in list_files(url)}
-    assert found == {f"qcd/{name}.root": (raw / "qcd" / f"{name}.root").stat().st_size for name in "ab"}
+    assert found == {
+        f"qcd/{name}.root": (raw / "qcd" / f"{name}.root").stat().st_size for name in "ab"
+    }
 
 
 def test_remote_events_are_the_local_ones(url: str, raw: Path) -> None:
@@ -164,14 +172,16 @@ def test_remote_events_are_the_local_ones(url: str, raw: Path) -> None:
 
 
 def test_a_server_that_stumbles_is_asked_again(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hepflow.ingest.share.sleep", lambda seconds: None)
+    monkeypatch.setattr("hepflow.reading.share.sleep", lambda seconds: None)
     monkeypatch.setattr(RangeHandler, "failures", 2)
     pieces = list(ShareReader(split(f"{web}/qcd/a.root"), access=Access(retries=3)).pieces())
     assert sum(len(piece.events) for piece in pieces) == 70
 
 
-def test_a_server_that_stays_down_makes_a_bad_file(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hepflow.ingest.share.sleep", lambda seconds: None)
+def test_a_server_that_stays_down_makes_a_bad_file(
+    web: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hepflow.reading.share.sleep", lambda seconds: None)
     monkeypatch.setattr(RangeHandler, "failures", 1000)
     reader = ShareReader(split(f"{web}/qcd/a.root"), access=Access(retries=1))
     assert list(reader.pieces()) == []
@@ -185,10 +195,12 @@ def test_a_missing_remote_file_is_not_asked_for_again(url: str) -> None:
     assert reader.unreadable == "no such file"
 
 
-def test_an_io_error_halfway_costs_no_entry_and_gives_none_twice(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_io_error_halfway_costs_no_entry_and_gives_none_twice(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second step fails once, as a flaky file system would make it."""
     waits: list[float] = []
-    monkeypatch.setattr("hepflow.ingest.share.sleep", waits.append)
+    monkeypatch.setattr("hepflow.reading.share.sleep", waits.append)
     iterate, calls = uproot.TTree.iterate, []
 
     def flaky(tree: object, *args: object, **options: object) -> object:
@@ -199,8 +211,13 @@ def test_an_io_error_halfway_costs_no_entry_and_gives_none_twice(raw: Path, monk
 
     monkeypatch.setattr(uproot.TTree, "iterate", flaky)
     monkeypatch.setattr(DelphesFile.iterate, "__defaults__", (1,))
-    pieces = list(ShareReader(split(str(raw / "qcd" / "a.root")), access=Access(retries=2)).pieces())
-    assert [(piece.start, piece.stop) for piece in pieces][:: len(pieces) - 1] == [(0, pieces[0].stop), (pieces[-1].start, 70)]
+    pieces = list(
+        ShareReader(split(str(raw / "qcd" / "a.root")), access=Access(retries=2)).pieces()
+    )
+    assert [(piece.start, piece.stop) for piece in pieces][:: len(pieces) - 1] == [
+        (0, pieces[0].stop),
+        (pieces[-1].start, 70),
+    ]
     assert all(a.stop == b.start for a, b in pairwise(pieces))
     assert all(piece.events is not None for piece in pieces)
     assert waits == [1.0]
@@ -229,7 +246,10 @@ def test_hdfs_files_go_through_pyarrow(raw: Path, monkeypatch: pytest.MonkeyPatc
     assert ak.array_equal(read(files[0].path), read(str(raw / "qcd" / "a.root")))
 
 
-@pytest.mark.skipif("HEPFLOW_TEST_HDFS" not in os.environ, reason="no HDFS: set HEPFLOW_TEST_HDFS=hdfs://NAMENODE:8020/EMPTY/FOLDER")
+@pytest.mark.skipif(
+    "HEPFLOW_TEST_HDFS" not in os.environ,
+    reason="no HDFS: set HEPFLOW_TEST_HDFS=hdfs://NAMENODE:8020/EMPTY/FOLDER",
+)
 def test_files_of_a_real_name_node_are_read(raw: Path) -> None:
     url = os.environ["HEPFLOW_TEST_HDFS"]
     system, folder = fsspec.core.url_to_fs(url)
@@ -251,7 +271,9 @@ def test_a_url_on_the_command_line_stays_one() -> None:
 
 @pytest.mark.slow
 @pytest.mark.spark
-def test_a_remote_input_gives_the_events_of_a_local_one(url: str, raw: Path, tmp_path: Path, spark: Any) -> None:
+def test_a_remote_input_gives_the_events_of_a_local_one(
+    url: str, raw: Path, tmp_path: Path, spark: Any
+) -> None:
     environment = spark.sparkContext.environment  # of the workers: what spark.executorEnv sets
     environment |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     for name, source in {"remote": url, "local": raw}.items():
@@ -259,5 +281,7 @@ def test_a_remote_input_gives_the_events_of_a_local_one(url: str, raw: Path, tmp
     tables = []
     for name in ("remote", "local"):
         about = read_json(tmp_path / name / "_hepflow.json")
-        tables.append([pq.read_table(tmp_path / name / fragment) for fragment in about["fragments"]])
+        tables.append(
+            [pq.read_table(tmp_path / name / fragment) for fragment in about["fragments"]]
+        )
     assert tables[0] == tables[1]

@@ -7,9 +7,9 @@ import awkward as ak
 import pytest
 from root_files import write_delphes
 
-from hepflow.ingest.delphes import DelphesFile
-from hepflow.ingest.skim import has_lepton
 from hepflow.ingest.source import register
+from hepflow.physics.skim import has_lepton
+from hepflow.reading.delphes import DelphesFile
 from hepflow.schema import COLLECTIONS, EVENT_COLUMNS
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark]
@@ -33,16 +33,18 @@ def test_every_entry_is_a_row_with_all_columns(table: Any, raw: Path) -> None:
     frame = table.load(str(raw))
     assert frame.columns == [*EVENT_COLUMNS, *COLLECTIONS]
     rows = frame.select("sample", "label", "file", "entry", "event_id").collect()
-    assert sorted((row["file"], row["entry"]) for row in rows) == [("mine/b.root", i) for i in range(20)] + [
-        ("qcd/a.root", i) for i in range(70)
-    ]
+    assert sorted((row["file"], row["entry"]) for row in rows) == [
+        ("mine/b.root", i) for i in range(20)
+    ] + [("qcd/a.root", i) for i in range(70)]
     assert {(row["sample"], row["label"]) for row in rows} == {("qcd", 0), ("mine", -1)}
     assert len({row["event_id"] for row in rows}) == 90
 
 
 def test_sql_reaches_into_the_collections(table: Any, spark: Any, raw: Path) -> None:
     table.option("collections", "Jet").load(str(raw / "qcd")).createOrReplaceTempView("events")
-    found = spark.sql("SELECT sum(aggregate(Jet, 0D, (s, j) -> s + j.PT)), sum(size(Jet)) FROM events").first()
+    found = spark.sql(
+        "SELECT sum(aggregate(Jet, 0D, (s, j) -> s + j.PT)), sum(size(Jet)) FROM events"
+    ).first()
     with DelphesFile(str(raw / "qcd" / "a.root")) as file:
         jets = ak.concatenate([events["Jet"] for _, _, events in file.iterate(0, file.n_entries)])
     assert found[0] == pytest.approx(ak.sum(ak.values_astype(jets.PT, float)))
@@ -56,26 +58,43 @@ def test_the_tree_may_have_another_name(table: Any, raw: Path, tmp_path: Path) -
         table.option("tree", "Events").load(str(raw)).collect()
 
 
-def test_large_files_are_cut_into_partitions_and_small_ones_packed(table: Any, tmp_path: Path) -> None:
+def test_large_files_are_cut_into_partitions_and_small_ones_packed(
+    table: Any, tmp_path: Path
+) -> None:
     path = write_delphes(tmp_path / "a.root", [500] * 6)
     whole = -(-path.stat().st_size // (1 << 20))
     assert whole > 2
-    found = {mb: table.option("target_partition_mb", mb).load(str(path)).select("entry") for mb in ("1", "999")}
-    assert {mb: frame.rdd.getNumPartitions() for mb, frame in found.items()} == {"1": whole, "999": 1}
+    found = {
+        mb: table.option("target_partition_mb", mb).load(str(path)).select("entry")
+        for mb in ("1", "999")
+    }
+    assert {mb: frame.rdd.getNumPartitions() for mb, frame in found.items()} == {
+        "1": whole,
+        "999": 1,
+    }
     assert sorted(row["entry"] for row in found["1"].collect()) == list(range(3000))
 
 
 def test_the_skim_keeps_what_ingest_keeps(table: Any, raw: Path) -> None:
-    rows = table.option("skim", "true").schema("entry bigint, EFlowTrack array<struct<Eta: float>>").load(str(raw / "qcd")).collect()
+    rows = (
+        table.option("skim", "true")
+        .schema("entry bigint, EFlowTrack array<struct<Eta: float>>")
+        .load(str(raw / "qcd"))
+        .collect()
+    )
     with DelphesFile(str(raw / "qcd" / "a.root")) as file:
         events = ak.concatenate([events for _, _, events in file.iterate(0, file.n_entries)])
     passed = events[has_lepton(events)]
-    assert [len(row["EFlowTrack"]) for row in sorted(rows)] == ak.sum(passed.EFlowTrack.PT > 0.5, axis=1).tolist()
+    assert [len(row["EFlowTrack"]) for row in sorted(rows)] == ak.sum(
+        passed.EFlowTrack.PT > 0.5, axis=1
+    ).tolist()
 
 
 def test_a_schema_reads_only_what_it_names(table: Any, tmp_path: Path) -> None:
     write_delphes(tmp_path / "a.root", [5], leave_out=["EFlowTrack", "EFlowPhoton"])
-    frame = table.schema("Jet array<struct<PT: double, BTag: bigint>>, entry bigint").load(str(tmp_path / "a.root"))
+    frame = table.schema("Jet array<struct<PT: double, BTag: bigint>>, entry bigint").load(
+        str(tmp_path / "a.root")
+    )
     assert frame.count() == 5
     assert frame.first()["Jet"][0]["PT"] > 0
 
@@ -97,7 +116,9 @@ def test_a_bad_file_fails_the_query_or_is_skipped(table: Any, tmp_path: Path) ->
         ({"target_partition_mb": "0"}, "must be a whole number"),
     ],
 )
-def test_wrong_options_are_said(table: Any, raw: Path, options: dict[str, str], message: str) -> None:
+def test_wrong_options_are_said(
+    table: Any, raw: Path, options: dict[str, str], message: str
+) -> None:
     with pytest.raises(Exception, match=message):
         table.options(**options).load(str(raw)).collect()
 

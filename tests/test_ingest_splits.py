@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hepflow.errors import DataError, MissingDependency
-from hepflow.ingest.listing import assign, list_files
-from hepflow.ingest.splits import FileSplit, SourceFile, pack, plan
+from hepflow.reading.listing import assign, list_files
+from hepflow.reading.splits import FileSplit, SourceFile, pack, plan
 from hepflow.schema import CLASSES
 
 sizes = st.lists(st.integers(0, 5000), min_size=0, max_size=40)
@@ -35,15 +35,24 @@ def test_shares_tile_a_file_of_any_layout(clusters: list[int], count: int) -> No
 @given(clusters=st.lists(st.integers(90, 110), min_size=50, max_size=60), count=st.integers(1, 10))
 def test_shares_of_even_clusters_are_even(clusters: list[int], count: int) -> None:
     boundaries = [0, *np.cumsum(clusters).tolist()]
-    lengths = [stop - start for start, stop in (FileSplit(source(), i, count).entry_range(boundaries) for i in range(count))]
+    lengths = [
+        stop - start
+        for start, stop in (
+            FileSplit(source(), i, count).entry_range(boundaries) for i in range(count)
+        )
+    ]
     assert max(lengths) - min(lengths) <= 2 * 110
 
 
 @given(found=files, target=st.integers(1, 300))
-def test_every_share_of_every_file_is_in_one_task(found: list[tuple[str, int]], target: int) -> None:
+def test_every_share_of_every_file_is_in_one_task(
+    found: list[tuple[str, int]], target: int
+) -> None:
     splits = plan([source(f"{i}.root", size, name) for i, (name, size) in enumerate(found)], target)
     tasks = pack(splits, target)
-    assert sorted(split.key for task in tasks for split in task) == sorted(split.key for split in splits)
+    assert sorted(split.key for task in tasks for split in task) == sorted(
+        split.key for split in splits
+    )
     assert len({split.key for split in splits}) == len(splits)
     for task in tasks:
         assert len({split.file.class_name for split in task}) == 1
@@ -64,7 +73,9 @@ def test_small_files_are_packed_and_large_ones_cut() -> None:
 
 def test_adding_files_leaves_the_shares_of_others_alone() -> None:
     before = {split.key for split in plan([source("a.root", 1000)], 128)}
-    assert before < {split.key for split in plan([source("a.root", 1000), source("0.root", 5000)], 128)}
+    assert before < {
+        split.key for split in plan([source("a.root", 1000), source("0.root", 5000)], 128)
+    }
 
 
 def test_a_changed_file_has_new_keys() -> None:
@@ -84,7 +95,15 @@ def names_by_class(root: Path, samples: dict[str, tuple[str, ...]]) -> dict[str,
 
 
 def test_samples_map_folders_and_globs_to_classes(tmp_path: Path) -> None:
-    touch(tmp_path, "QCD_1/a.root", "QCD_2/deep/b.root", "tt/c.root", "tt/notes.json", "tt/.d.root", "_old/e.root")
+    touch(
+        tmp_path,
+        "QCD_1/a.root",
+        "QCD_2/deep/b.root",
+        "tt/c.root",
+        "tt/notes.json",
+        "tt/.d.root",
+        "_old/e.root",
+    )
     found = names_by_class(tmp_path, {"qcd": ("QCD_*",), "ttbar": ("tt/*.root",)})
     assert found == {"QCD_1/a.root": "qcd", "QCD_2/deep/b.root": "qcd", "tt/c.root": "ttbar"}
 
@@ -93,7 +112,11 @@ def test_samples_map_folders_and_globs_to_classes(tmp_path: Path) -> None:
     ("names", "samples", "message"),
     [
         ([], {"qcd": ("qcd",)}, r"no \*.root files here"),
-        (["qcd/a.root", "zjets/b.root"], {"qcd": ("qcd",)}, r"1 file of no class, 'zjets/b.root' .*such as 'zjets', or leave it out with"),
+        (
+            ["qcd/a.root", "zjets/b.root"],
+            {"qcd": ("qcd",)},
+            r"1 file of no class, 'zjets/b.root' .*such as 'zjets', or leave it out with",
+        ),
         (
             ["q_1.root", "w_1.root", "w_2.root"],
             {"qcd": ("q_*",)},
@@ -112,20 +135,34 @@ def test_samples_map_folders_and_globs_to_classes(tmp_path: Path) -> None:
             {"qcd": ("qdc",), "w": ("w",)},
             r"'qdc' in samples matches nothing\. Did you mean 'qcd'\?",
         ),
-        (["qcd/a.root"], {"qcd": ("qcd",), "ttbar": ("q*",)}, "matches the samples of qcd and ttbar"),
+        (
+            ["qcd/a.root"],
+            {"qcd": ("qcd",), "ttbar": ("q*",)},
+            "matches the samples of qcd and ttbar",
+        ),
         (["qcd/a.root"], {"qcd": ("qcd",), "ttbar": ("tt",)}, "no .*files of class 'ttbar'"),
-        (["qcd/a.root"], {"qcd": ("qcd", "QCD_HT*")}, r"'QCD_HT\*' in samples matches nothing\. Correct the pattern, or take it out"),
+        (
+            ["qcd/a.root"],
+            {"qcd": ("qcd", "QCD_HT*")},
+            r"'QCD_HT\*' in samples matches nothing\. Correct the pattern, or take it out",
+        ),
     ],
 )
-def test_what_does_not_fit_the_samples_is_said(tmp_path: Path, names: list[str], samples: dict[str, tuple[str, ...]], message: str) -> None:
+def test_what_does_not_fit_the_samples_is_said(
+    tmp_path: Path, names: list[str], samples: dict[str, tuple[str, ...]], message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         names_by_class(touch(tmp_path, *names), samples)
 
 
-def test_files_of_no_class_are_left_out_when_asked_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_of_no_class_are_left_out_when_asked_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, "hepflow")
     files = list_files(touch(tmp_path, "qcd_1.root", "w/b.root", "w_1.root"))
-    assert [file.name for file in assign(files, {"qcd": ("qcd*",)}, tmp_path, "skip")] == ["qcd_1.root"]
+    assert [file.name for file in assign(files, {"qcd": ("qcd*",)}, tmp_path, "skip")] == [
+        "qcd_1.root"
+    ]
     assert caplog.messages == ["left out of the input: 2 files of no class, the first w/b.root"]
     with pytest.raises(DataError, match="3 files of no class"):
         assign(files, {"qcd": ("nothing",)}, tmp_path, "skip")

@@ -11,8 +11,8 @@ import pytest
 from root_files import passing_ids, write_delphes
 
 import hepflow
-from hepflow.bench.copies import copy_as_new
-from hepflow.files import read_json
+from hepflow.system.files import read_json
+from hepflow_bench.copies import copy_as_new
 
 pytest.importorskip("pyspark", reason="needs hepflow[ingest]")
 
@@ -35,23 +35,46 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandaloneCluster]:
     # each worker has room for one executor of configs/spark/standalone.yaml
-    with standalone_cluster(tmp_path_factory.mktemp("cluster"), workers=2, cores=4, memory="2g") as running:
+    with standalone_cluster(
+        tmp_path_factory.mktemp("cluster"), workers=2, cores=4, memory="2g"
+    ) as running:
         yield running
 
 
 def ids(output: Path) -> list[int]:
     fragments = read_json(output / "_hepflow.json")["fragments"]
-    return sorted(each for name in fragments for each in pq.read_table(output / name, columns=["event_id"])["event_id"].to_pylist())
+    return sorted(
+        each
+        for name in fragments
+        for each in pq.read_table(output / name, columns=["event_id"])["event_id"].to_pylist()
+    )
 
 
 def options(raw: Path, output: Path) -> list[str]:
-    return [f"--input={raw}", f"--output={output}", "--samples={qcd: [qcd]}", "--target_partition_mb=1"]
+    return [
+        f"--input={raw}",
+        f"--output={output}",
+        "--samples={qcd: [qcd]}",
+        "--target_partition_mb=1",
+    ]
 
 
-def test_a_cluster_that_loses_a_node_gives_the_same_events(cluster: StandaloneCluster, raw: Path, tmp_path: Path) -> None:
+def test_a_cluster_that_loses_a_node_gives_the_same_events(
+    cluster: StandaloneCluster, raw: Path, tmp_path: Path
+) -> None:
     files = [f"--config={CONFIGS / name}" for name in ("ingest.yaml", "spark/standalone.yaml")]
-    command = [sys.executable, "-m", "hepflow", "ingest", *files, *options(raw, tmp_path / "out"), f"--spark.master={cluster.url}"]
-    with subprocess.Popen(command, env=cluster.environment, stderr=subprocess.PIPE, text=True) as driver:
+    command = [
+        sys.executable,
+        "-m",
+        "hepflow",
+        "ingest",
+        *files,
+        *options(raw, tmp_path / "out"),
+        f"--spark.master={cluster.url}",
+    ]
+    with subprocess.Popen(
+        command, env=cluster.environment, stderr=subprocess.PIPE, text=True
+    ) as driver:
         while driver.poll() is None and not list((tmp_path / "out" / "_records").glob("*.json")):
             time.sleep(0.01)
         running = driver.poll() is None
@@ -63,12 +86,24 @@ def test_a_cluster_that_loses_a_node_gives_the_same_events(cluster: StandaloneCl
     assert ids(tmp_path / "out") == passing_ids(raw)
 
 
-def test_spark_submit_runs_the_same_job(cluster: StandaloneCluster, raw: Path, tmp_path: Path) -> None:
+def test_spark_submit_runs_the_same_job(
+    cluster: StandaloneCluster, raw: Path, tmp_path: Path
+) -> None:
     job = Path(hepflow.__file__).with_name("__main__.py")
-    command = [cluster.home / "bin" / "spark-submit", "--master", cluster.url, "--executor-memory", "1g", job, "ingest"]
+    command = [
+        cluster.home / "bin" / "spark-submit",
+        "--master",
+        cluster.url,
+        "--executor-memory",
+        "1g",
+        job,
+        "ingest",
+    ]
     command += options(raw, tmp_path / "out")
     before = len(ask(cluster.status)["completedapps"])
-    done = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, env=cluster.environment, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr
     names = [app["name"] for app in ask(cluster.status)["completedapps"]]
     assert len(names) == before + 1, "spark-submit's word on the master holds"

@@ -15,8 +15,8 @@ import yaml
 from root_files import write_delphes
 from toy_store import toy_store
 
-from hepflow.bench.copies import copy_as_new
-from hepflow.files import read_json
+from hepflow.system.files import read_json
+from hepflow_bench.copies import copy_as_new
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.timeout(1200)]
 CLASSES = ("qcd", "ttbar")
@@ -39,7 +39,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("interrupted")
     template = write_delphes(folder / "template", [200] * 4)
     for number in range(N_FILES):
-        copy_as_new(template, folder / "data" / "raw" / CLASSES[number % 2] / f"{number:02d}.root", number + 1)
+        copy_as_new(
+            template,
+            folder / "data" / "raw" / CLASSES[number % 2] / f"{number:02d}.root",
+            number + 1,
+        )
     return folder
 
 
@@ -62,9 +66,10 @@ def press_ctrl_c(when: Callable[[int], bool], place: Path, *arguments: str) -> N
         os.killpg(process.pid, signal.SIGINT)
         printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130, printed
-    assert printed.strip().splitlines()[-1] == "hepflow: interrupted; run the same command again: what is finished is not done twice", (
-        printed
-    )
+    assert (
+        printed.strip().splitlines()[-1]
+        == "hepflow: interrupted; run the same command again: what is finished is not done twice"
+    ), printed
     assert "Traceback" not in printed, printed
     assert "WARNING" not in printed, printed
     assert left_in(session) == [], printed
@@ -101,14 +106,41 @@ def members(session: int) -> Iterator[str]:
 
 def test_simulate(place: Path) -> None:
     pytest.importorskip("pythia8mc", reason="the simulation needs hepflow[simulate]")
-    options = ("--classes", "[wjets]", "--events", "12", "--events_per_file", "3", "--pool", "10", "--pileup", "1", "--jobs", "2")
+    options = (
+        "--classes",
+        "[wjets]",
+        "--events",
+        "12",
+        "--events_per_file",
+        "3",
+        "--pool",
+        "10",
+        "--pileup",
+        "1",
+        "--jobs",
+        "2",
+    )
     interrupt(place, "simulated/wjets/*.json", "simulate", "--output", "simulated", *options)
     assert sum(read_json(path)["written"] for path in place.glob("simulated/wjets/*.json")) >= 12
 
 
 def test_ingest(place: Path) -> None:
-    options = ("--target_partition_mb", "1", "--spark.master", "local[2]", "--spark.driver_memory", "512m")
-    interrupt(place, "data/events/_records/*.json", "ingest", *options, "--samples", "{qcd: [qcd], ttbar: [ttbar]}")
+    options = (
+        "--target_partition_mb",
+        "1",
+        "--spark.master",
+        "local[2]",
+        "--spark.driver_memory",
+        "512m",
+    )
+    interrupt(
+        place,
+        "data/events/_records/*.json",
+        "ingest",
+        *options,
+        "--samples",
+        "{qcd: [qcd], ttbar: [ttbar]}",
+    )
     assert read_json(place / "data/events/_hepflow.json")["ledger"]["n_in"] == N_FILES * 800
 
 
@@ -122,11 +154,27 @@ def test_ingest_while_spark_starts(place: Path) -> None:
                 seen.append(time.monotonic())
             return bool(seen) and time.monotonic() - seen[0] >= seconds
 
-        press_ctrl_c(is_time, place, "ingest", "--output", "data/other", "--samples", "{qcd: [qcd], ttbar: [ttbar]}")
+        press_ctrl_c(
+            is_time,
+            place,
+            "ingest",
+            "--output",
+            "data/other",
+            "--samples",
+            "{qcd: [qcd], ttbar: [ttbar]}",
+        )
 
 
 def test_features(place: Path) -> None:
-    interrupt(place, "data/features.zarr/_parts/*.json", "features", "--cluster.workers", "2", "--task_mb", "1")
+    interrupt(
+        place,
+        "data/features.zarr/_parts/*.json",
+        "features",
+        "--cluster.workers",
+        "2",
+        "--task_mb",
+        "1",
+    )
     counts = read_json(place / "data/features.zarr/zarr.json")["attributes"]["hepflow"]["counts"]
     assert sum(sum(split.values()) for split in counts.values()) > 0
 
@@ -134,16 +182,38 @@ def test_features(place: Path) -> None:
 def test_train(place: Path) -> None:
     """In the middle of the second epoch. Between epochs Python may lose an interrupt to the closing of a generator."""
     overlay = Path(__file__).parents[1] / "configs" / "train" / "hlf.yaml"
-    trainer = {"callbacks": [{"class_path": "crash.PauseOnce", "init_args": {"step": 40}}], "max_epochs": 4, "accelerator": "cpu"}
+    trainer = {
+        "callbacks": [{"class_path": "crash.PauseOnce", "init_args": {"step": 40}}],
+        "max_epochs": 4,
+        "accelerator": "cpu",
+    }
     (place / "pause.yaml").write_text(yaml.safe_dump({"trainer": trainer}))
-    interrupt(place, "runs/hlf/paused-0", "train", "fit", "--config", str(overlay), "--config", "pause.yaml")
+    interrupt(
+        place,
+        "runs/hlf/paused-0",
+        "train",
+        "fit",
+        "--config",
+        str(overlay),
+        "--config",
+        "pause.yaml",
+    )
     assert read_json(place / "runs/hlf/run.json")["finished"]
     assert (place / "runs/hlf/metrics.csv").read_text().count("\n") == 1 + 4
 
 
 def test_spark_train(place: Path) -> None:
     overlay = Path(__file__).parents[1] / "configs" / "train" / "hlf.yaml"
-    options = ("--config", str(overlay), "--config", "pause.yaml", "--output", "runs/spark", "--spark.driver_memory", "512m")
+    options = (
+        "--config",
+        str(overlay),
+        "--config",
+        "pause.yaml",
+        "--output",
+        "runs/spark",
+        "--spark.driver_memory",
+        "512m",
+    )
     interrupt(place, "runs/spark/paused-0", "spark-train", *options, "--spark.num_processes", "2")
     assert read_json(place / "runs/spark/run.json")["finished"]
 
@@ -157,7 +227,16 @@ def test_forest(place: Path) -> None:
 def test_evaluate(place: Path) -> None:
     store = toy_store(place / "toy.zarr")  # the copies above would be a leak
     overlay = Path(__file__).parents[1] / "configs" / "train" / "hlf.yaml"
-    options = ("--config", str(overlay), "--data.store", str(store.path), "--output", "toy/hlf", "--trainer.max_epochs", "1")
+    options = (
+        "--config",
+        str(overlay),
+        "--data.store",
+        str(store.path),
+        "--output",
+        "toy/hlf",
+        "--trainer.max_epochs",
+        "1",
+    )
     with command(place, "train", "fit", *options) as process:
         assert process.wait(timeout=300) == 0
     interrupt(place, "reports/.latest.lock", "evaluate", "--input", "toy", "--bootstrap", "2000")
@@ -165,19 +244,46 @@ def test_evaluate(place: Path) -> None:
 
 
 def test_tune(place: Path) -> None:
-    interrupt(place, "tune/study.journal", "tune", "--trials", "2", "--space", "{trainer.max_epochs: [2], model.lr: [0.001, 0.01]}")
+    interrupt(
+        place,
+        "tune/study.journal",
+        "tune",
+        "--trials",
+        "2",
+        "--space",
+        "{trainer.max_epochs: [2], model.lr: [0.001, 0.01]}",
+    )
     assert (place / "tune/best.yaml").is_file()
 
 
 def test_a_command_that_runs_others_waits_for_them(place: Path) -> None:
     pytest.importorskip("pythia8mc", reason="the simulation needs hepflow[simulate]")
-    options = ("--stages", "[simulate]", "--sizes", "[6]", "--workers", "[1]", "--repeats", "1", "--output", "bench")
+    options = (
+        "--stages",
+        "[simulate]",
+        "--sizes",
+        "[6]",
+        "--workers",
+        "[1]",
+        "--repeats",
+        "1",
+        "--output",
+        "bench",
+    )
     interrupt(place, "bench/input/6/raw/*/*.json", "bench", *options)
     assert (place / "bench/bench.csv").is_file()
 
 
 def test_score(place: Path) -> None:
     interrupt(
-        place, "scores/_records/*.json", "score", "--model", "runs/hlf/model.onnx", "--target_partition_mb", "1", "--cluster.workers", "2"
+        place,
+        "scores/_records/*.json",
+        "score",
+        "--model",
+        "runs/hlf/model.onnx",
+        "--target_partition_mb",
+        "1",
+        "--cluster.workers",
+        "2",
     )
     assert read_json(place / "scores/_hepflow.json")["complete"]

@@ -7,19 +7,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hepflow.config import IngestConfig
+from hepflow.config.stages import IngestConfig
+from hepflow.data.ledger import Ledger, Lost, total
+from hepflow.data.provenance import digest
 from hepflow.errors import HepflowError
-from hepflow.files import read_json, write_json
-from hepflow.ledger import Ledger, Lost, digest, total
+from hepflow.system.files import read_json, write_json
 
-REASONS = st.dictionaries(st.sampled_from(["no lepton", "not isolated", "no jet"]), st.integers(1, 10**9))
-LOST = st.lists(st.builds(Lost, file=st.text(max_size=8), reason=st.text(max_size=8), events=st.none() | st.integers(0, 10**9)), max_size=3)
+REASONS = st.dictionaries(
+    st.sampled_from(["no lepton", "not isolated", "no jet"]), st.integers(1, 10**9)
+)
+LOST = st.lists(
+    st.builds(
+        Lost,
+        file=st.text(max_size=8),
+        reason=st.text(max_size=8),
+        events=st.none() | st.integers(0, 10**9),
+    ),
+    max_size=3,
+)
 
 
 @st.composite
 def ledgers(draw: st.DrawFn) -> Ledger:
     n_out, rejected, lost = draw(st.integers(0, 10**12)), draw(REASONS), tuple(draw(LOST))
-    return Ledger(n_out + sum(rejected.values()) + sum(item.events or 0 for item in lost), n_out, rejected, lost)
+    return Ledger(
+        n_out + sum(rejected.values()) + sum(item.events or 0 for item in lost),
+        n_out,
+        rejected,
+        lost,
+    )
 
 
 @given(st.lists(ledgers(), max_size=5))
@@ -39,7 +55,11 @@ def test_an_event_too_many_is_noticed(ledger: Ledger, extra: int) -> None:
 
 
 def test_equal_configurations_have_equal_digests() -> None:
-    assert digest(IngestConfig()) == digest(IngestConfig()) != digest(IngestConfig(target_partition_mb=3))
+    assert (
+        digest(IngestConfig())
+        == digest(IngestConfig())
+        != digest(IngestConfig(target_partition_mb=3))
+    )
 
 
 def test_a_digest_sees_the_order_of_the_classes() -> None:
@@ -62,4 +82,7 @@ def test_damaged_json_is_named(tmp_path: Path) -> None:
 def test_a_file_that_tells_no_number_loses_an_unknown_one() -> None:
     ledger = Ledger(3, 1, {}, (Lost("a", "x", 2), Lost("b", "y"), Lost("b", "y")))
     assert ledger.summary() == "3 events in, 1 out, 2 and an unknown number lost in 2 files"
-    assert Ledger(1, 1, {}, (Lost("b", "y"),)).summary() == "1 event in, 1 out, an unknown number lost in 1 file"
+    assert (
+        Ledger(1, 1, {}, (Lost("b", "y"),)).summary()
+        == "1 event in, 1 out, an unknown number lost in 1 file"
+    )

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_store import toy_block, toy_store
 
-from hepflow.blocks import EventBlock
+from hepflow.data.blocks import EventBlock
 from hepflow.errors import ConfigError, DataError
 from hepflow.models.hlf import HLFNet
 from hepflow.models.inclusive import InclusiveNet
@@ -26,21 +26,37 @@ NETS = (HLFNet, SequenceNet, InclusiveNet)
 SEQUENCES = (SequenceNet, InclusiveNet)
 
 
-def inputs_of(n_classes: int = len(CLASSES), n_hlf: int = len(HLF), n_particles: int = len(PARTICLE)) -> Inputs:
+def inputs_of(
+    n_classes: int = len(CLASSES), n_hlf: int = len(HLF), n_particles: int = len(PARTICLE)
+) -> Inputs:
     rng = np.random.default_rng(1)
 
     def statistics(n: int) -> dict[str, list[float]]:
         mean = rng.normal(0, 3, n)
-        return {"mean": mean.tolist(), "std": rng.uniform(0.1, 5, n).tolist(), "min": (mean - 9).tolist(), "max": (mean + 200).tolist()}
+        return {
+            "mean": mean.tolist(),
+            "std": rng.uniform(0.1, 5, n).tolist(),
+            "min": (mean - 9).tolist(),
+            "max": (mean + 200).tolist(),
+        }
 
     names = tuple(f"c{i}" for i in range(n_classes))
-    features = {"hlf": tuple(f"h{i}" for i in range(n_hlf)), "particles": tuple(f"p{i}" for i in range(n_particles))}
+    features = {
+        "hlf": tuple(f"h{i}" for i in range(n_hlf)),
+        "particles": tuple(f"p{i}" for i in range(n_particles)),
+    }
     return Inputs(
-        names, **features, statistics={key: statistics(len(value)) for key, value in features.items()}, definitions="x", provenance="y"
+        names,
+        **features,
+        statistics={key: statistics(len(value)) for key, value in features.items()},
+        definitions="x",
+        provenance="y",
     )
 
 
-def events(inputs: Inputs, lengths: list[int], n_padded: int, padding: float = 0.0) -> dict[str, torch.Tensor]:
+def events(
+    inputs: Inputs, lengths: list[int], n_padded: int, padding: float = 0.0
+) -> dict[str, torch.Tensor]:
     rng = torch.Generator().manual_seed(2)
     hlf = torch.randn(len(lengths), len(inputs.hlf), generator=rng)
     particles = torch.randn(len(lengths), max(lengths), len(inputs.particles), generator=rng)
@@ -56,22 +72,34 @@ def logits(net: Net, features: dict[str, torch.Tensor]) -> torch.Tensor:
         return net(**{name: features[name] for name in net.reads})
 
 
-@pytest.mark.parametrize(("net", "expected"), [(HLFNet, 2013), (SequenceNet, 10803), (InclusiveNet, 12353)])
-def test_the_shipped_sizes_give_the_published_number_of_parameters(net: type[Net], expected: int) -> None:
+@pytest.mark.parametrize(
+    ("net", "expected"), [(HLFNet, 2013), (SequenceNet, 10803), (InclusiveNet, 12353)]
+)
+def test_the_shipped_sizes_give_the_published_number_of_parameters(
+    net: type[Net], expected: int
+) -> None:
     assert parameters(net(inputs_of())) == expected
 
 
 @pytest.mark.parametrize("net", NETS)
 @given(n_classes=st.integers(2, 5), n_hlf=st.integers(1, 6), n_particles=st.integers(1, 6))
-def test_sizes_come_from_the_inputs(net: type[Net], n_classes: int, n_hlf: int, n_particles: int) -> None:
+def test_sizes_come_from_the_inputs(
+    net: type[Net], n_classes: int, n_hlf: int, n_particles: int
+) -> None:
     inputs = inputs_of(n_classes, n_hlf, n_particles)
     assert logits(net(inputs), events(inputs, [3, 1], 3)).shape == (2, n_classes)
 
 
 @pytest.mark.parametrize("net", SEQUENCES)
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-@given(lengths=st.lists(st.integers(0, 7), min_size=1, max_size=6).filter(any), more=st.integers(0, 5), padding=st.floats(-1e3, 1e3))
-def test_padding_does_not_change_a_logit(net: type[Net], cell: str, lengths: list[int], more: int, padding: float) -> None:
+@given(
+    lengths=st.lists(st.integers(0, 7), min_size=1, max_size=6).filter(any),
+    more=st.integers(0, 5),
+    padding=st.floats(-1e3, 1e3),
+)
+def test_padding_does_not_change_a_logit(
+    net: type[Net], cell: str, lengths: list[int], more: int, padding: float
+) -> None:
     inputs = inputs_of()
     torch.manual_seed(3)
     model = net(inputs, cell=cell)
@@ -87,7 +115,9 @@ def test_an_event_says_the_same_in_any_batch(net: type[Net]) -> None:
     together = events(inputs, [5, 0, 9, 2], 9)
     for i in range(4):
         alone = {name: value[i : i + 1] for name, value in together.items()}
-        torch.testing.assert_close(logits(model, alone)[0], logits(model, together)[i], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            logits(model, alone)[0], logits(model, together)[i], rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -103,7 +133,9 @@ def test_a_description_and_a_state_rebuild_the_net(net: type[Net]) -> None:
 def test_normalisation_is_of_the_training_statistics(tmp_path: Path) -> None:
     store = toy_store(tmp_path / "toy.zarr")
     norm = InputNorm(store.statistics["hlf"])
-    hlf = np.concatenate([store.read(part).hlf for name in store.spec.classes for part in store.parts("train", name)])
+    hlf = np.concatenate(
+        [store.read(part).hlf for name in store.spec.classes for part in store.parts("train", name)]
+    )
     z = norm(torch.from_numpy(hlf)).numpy()
     assert np.allclose(z.mean(axis=0), 0, atol=1e-5)
     assert np.allclose(z[:, :-1].std(axis=0), 1, atol=1e-5)
@@ -120,7 +152,12 @@ def test_symlog_keeps_the_order_and_tames_the_tails(x: float, y: float) -> None:
 
 def test_statistics_travel_with_the_weights() -> None:
     state = InclusiveNet(inputs_of()).state_dict()
-    assert {"norm_hlf.shift", "norm_hlf.width", "norm_particles.shift", "norm_particles.width"} <= set(state)
+    assert {
+        "norm_hlf.shift",
+        "norm_hlf.width",
+        "norm_particles.shift",
+        "norm_particles.width",
+    } <= set(state)
 
 
 @pytest.mark.parametrize(
@@ -128,10 +165,16 @@ def test_statistics_travel_with_the_weights() -> None:
     [
         (SequenceNet, {"hidden": 0}, "model.net.hidden must be at least 1, got 0"),
         (InclusiveNet, {"dropout": 1.5}, "model.net.dropout must be between 0 and 1, got 1.5"),
-        (TransformerNet, {"width": 50}, "model.net.width must be a multiple of model.net.heads, got 50 and 4"),
+        (
+            TransformerNet,
+            {"width": 50},
+            "model.net.width must be a multiple of model.net.heads, got 50 and 4",
+        ),
     ],
 )
-def test_a_net_that_cannot_be_is_refused(net: type[Net], arguments: dict[str, float], expected: str) -> None:
+def test_a_net_that_cannot_be_is_refused(
+    net: type[Net], arguments: dict[str, float], expected: str
+) -> None:
     with pytest.raises(ConfigError, match=expected):
         net(inputs_of(), **arguments)
 
@@ -151,7 +194,13 @@ def test_inputs_survive_json_and_name_what_differs() -> None:
 def block_of(eta: list[float], phi: list[float], offsets: list[int]) -> EventBlock:
     n = len(offsets) - 1
     particles = np.stack([np.arange(len(eta)), eta, phi], axis=1).astype(np.float32)
-    return EventBlock(np.zeros((n, 1), np.float32), particles, np.array(offsets), np.zeros(n, np.int8), np.arange(n))
+    return EventBlock(
+        np.zeros((n, 1), np.float32),
+        particles,
+        np.array(offsets),
+        np.zeros(n, np.int8),
+        np.arange(n),
+    )
 
 
 def test_the_lepton_is_read_last_and_the_farthest_first() -> None:
@@ -162,7 +211,9 @@ def test_the_lepton_is_read_last_and_the_farthest_first() -> None:
 
 
 def test_particles_at_one_distance_stay_as_stored() -> None:
-    order = reading_order(block_of([0, 1, 1, -1], [0, 0, 0, 0], [0, 4]), ["n", "Eta", "Phi"], "delta_r")
+    order = reading_order(
+        block_of([0, 1, 1, -1], [0, 0, 0, 0], [0, 4]), ["n", "Eta", "Phi"], "delta_r"
+    )
     assert order is not None
     assert order.tolist() == [1, 2, 3, 0]
 
@@ -188,12 +239,21 @@ def named(inputs: Inputs) -> Inputs:
     return replace(inputs, particles=tuple(feature.name for feature in PARTICLE))
 
 
-@given(lengths=st.lists(st.integers(0, 7), min_size=1, max_size=4).filter(any), more=st.integers(0, 5), padding=st.floats(-1e3, 1e3))
-def test_padding_does_not_change_a_logit_of_the_transformer(lengths: list[int], more: int, padding: float) -> None:
+@given(
+    lengths=st.lists(st.integers(0, 7), min_size=1, max_size=4).filter(any),
+    more=st.integers(0, 5),
+    padding=st.floats(-1e3, 1e3),
+)
+def test_padding_does_not_change_a_logit_of_the_transformer(
+    lengths: list[int], more: int, padding: float
+) -> None:
     inputs = named(inputs_of())
     torch.manual_seed(3)
     model = TransformerNet(inputs, max_particles=5)
-    short, long = events(inputs, lengths, max(lengths)), events(inputs, lengths, max(lengths) + more, padding)
+    short, long = (
+        events(inputs, lengths, max(lengths)),
+        events(inputs, lengths, max(lengths) + more, padding),
+    )
     for features in (short, long):
         features["particles"][..., inputs.particles.index("Pt")].abs_()
     plain, padded = logits(model, short), logits(model, long)
@@ -205,7 +265,9 @@ def test_the_transformer_does_not_depend_on_the_order_of_particles() -> None:
     model = TransformerNet(inputs)
     features = events(inputs, [6, 6], 6)
     shuffled = features | {"particles": features["particles"][:, [3, 1, 5, 0, 2, 4]]}
-    torch.testing.assert_close(logits(model, shuffled), logits(model, features), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        logits(model, shuffled), logits(model, features), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_the_transformer_names_the_feature_it_misses() -> None:

@@ -20,12 +20,21 @@ def cells(path: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def test_there_is_one_for_each_step_of_the_course() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["01_ingest", "02_features", "03_train", "04_results"]
+    assert [path.stem for path in NOTEBOOKS] == [
+        "01_ingest",
+        "02_features",
+        "03_train",
+        "04_results",
+    ]
 
 
 @each
 def test_its_outputs_are_stripped_and_it_is_small(path: Path) -> None:
-    ran = [cell["id"] for cell in cells(path, "code") if cell["outputs"] or cell["execution_count"] is not None]
+    ran = [
+        cell["id"]
+        for cell in cells(path, "code")
+        if cell["outputs"] or cell["execution_count"] is not None
+    ]
     assert ran == [], "clear all outputs before committing"
     assert path.stat().st_size < MOST_BYTES
 
@@ -49,5 +58,7 @@ def test_its_links_and_the_pages_it_names_exist(path: Path) -> None:
     text = "\n".join("".join(cell["source"]) for cell in cells(path, "markdown"))
     links = re.findall(r"\]\((?!https?:)([^)#\s]+)", text)
     pages = re.findall(r"`(docs/[\w-]+\.md)`", text)
-    missing = [link for link in links if not (FOLDER / link).exists()] + [page for page in pages if not (FOLDER.parent / page).exists()]
+    missing = [link for link in links if not (FOLDER / link).exists()] + [
+        page for page in pages if not (FOLDER.parent / page).exists()
+    ]
     assert missing == []

@@ -29,7 +29,9 @@ def declared(extras: tuple[str, ...]) -> dict[str, Requirement]:
 
 def test_conda_and_pip_ask_for_the_same_versions() -> None:
     content = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    lines = [line for line in content if isinstance(line, str)] + next(line["pip"] for line in content if isinstance(line, dict))
+    lines = [line for line in content if isinstance(line, str)] + next(
+        line["pip"] for line in content if isinstance(line, dict)
+    )
     conda = {need.name: need.specifier for need in map(Requirement, lines)}
     (extras,) = (need.extras for need in map(Requirement, EXTRAS["all"]))
     wanted = declared(tuple(extras))
@@ -39,8 +41,14 @@ def test_conda_and_pip_ask_for_the_same_versions() -> None:
 
 
 def test_the_environment_for_gpus_differs_in_torch_alone() -> None:
-    cpu, cuda = (yaml.safe_load((ROOT / name).read_text()) for name in ("environment.yml", "environment-cuda.yml"))
-    as_cuda = ["pytorch-gpu" + line.removeprefix("pytorch-cpu") if "pytorch-cpu" in line else line for line in cpu["dependencies"]]
+    cpu, cuda = (
+        yaml.safe_load((ROOT / name).read_text())
+        for name in ("environment.yml", "environment-cuda.yml")
+    )
+    as_cuda = [
+        "pytorch-gpu" + line.removeprefix("pytorch-cpu") if "pytorch-cpu" in line else line
+        for line in cpu["dependencies"]
+    ]
     assert cuda == cpu | {"name": "hepflow-cuda", "dependencies": as_cuda}
 
 
@@ -50,8 +58,14 @@ def test_the_constraints_pin_every_package_that_make_installs_within_its_bounds(
     wanted = declared(("all", "docs", "test")).values()
     here = [need for need in wanted if need.marker is None or need.marker.evaluate()]
     assert [need.name for need in here if canonicalize_name(need.name) not in pins] == []
-    versions = {need.name: next(iter(pins[canonicalize_name(need.name)].specifier)).version for need in here}
-    assert [(need.name, versions[need.name]) for need in here if not need.specifier.contains(versions[need.name])] == []
+    versions = {
+        need.name: next(iter(pins[canonicalize_name(need.name)].specifier)).version for need in here
+    }
+    assert [
+        (need.name, versions[need.name])
+        for need in here
+        if not need.specifier.contains(versions[need.name])
+    ] == []
 
 
 def test_a_constraint_is_one_version_of_one_index() -> None:
@@ -59,7 +73,11 @@ def test_a_constraint_is_one_version_of_one_index() -> None:
 
 
 def pinned() -> list[str]:
-    return [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    return [
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
 
 
 def test_an_extra_that_repeats_a_package_repeats_its_bound() -> None:
@@ -80,5 +98,9 @@ def test_conda_which_knows_no_extras_has_what_those_of_jsonargparse_bring() -> N
     content = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     conda = {canonicalize_name(Requirement(line).name) for line in content if isinstance(line, str)}
     needs = [Requirement(line) for line in requires("jsonargparse") or ()]
-    brought = {canonicalize_name(need.name) for need in needs if need.marker and need.marker.evaluate({"extra": "signatures"})}
+    brought = {
+        canonicalize_name(need.name)
+        for need in needs
+        if need.marker and need.marker.evaluate({"extra": "signatures"})
+    }
     assert brought - {"jsonargparse"} <= conda

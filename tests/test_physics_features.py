@@ -6,7 +6,17 @@ import awkward as ak
 import numpy as np
 import plain_physics
 import pytest
-from delphes_events import event, from_root, jet, lepton, neutral, random_event, random_events, to_awkward, track
+from delphes_events import (
+    event,
+    from_root,
+    jet,
+    lepton,
+    neutral,
+    random_event,
+    random_events,
+    to_awkward,
+    track,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +27,15 @@ from hepflow.physics.columns import columns
 from hepflow.physics.definitions import CORRECTED, REFERENCE
 from hepflow.physics.features import compute, compute_columns
 from hepflow.physics.selection import isolations, passes
-from hepflow.schema import DEFINITIONS, HLF, MAX_NEUTRALS, MAX_PARTICLES, MAX_PHOTONS, MAX_TRACKS, PARTICLE
+from hepflow.schema import (
+    DEFINITIONS,
+    HLF,
+    MAX_NEUTRALS,
+    MAX_PARTICLES,
+    MAX_PHOTONS,
+    MAX_TRACKS,
+    PARTICLE,
+)
 
 COLUMN = {feature.name: i for i, feature in enumerate(PARTICLE)}
 HIGH = {feature.name: i for i, feature in enumerate(HLF)}
@@ -38,7 +56,12 @@ def assert_same_as_plain(events, definitions):
             continue
         assert got.index[kept] == position
         np.testing.assert_allclose(got.hlf[kept], hlf, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(got.particles[got.offsets[kept] : got.offsets[kept + 1]], particles, rtol=1e-5, atol=1e-9)
+        np.testing.assert_allclose(
+            got.particles[got.offsets[kept] : got.offsets[kept + 1]],
+            particles,
+            rtol=1e-5,
+            atol=1e-9,
+        )
         kept += 1
     assert kept == len(got.index)
     assert reasons == got.rejected
@@ -49,7 +72,9 @@ def assert_same_as_plain(events, definitions):
 @both
 @pytest.mark.parametrize("name", ["qcd/qcd", "ttbar/ttbar", "wjets/wjets"])
 def test_sample_events_agree_with_the_plain_physics(shared, name, definitions):
-    got = assert_same_as_plain(from_root(shared / "sample" / f"{name}_lepFilter_13TeV_1.root", stop=6), definitions)
+    got = assert_same_as_plain(
+        from_root(shared / "sample" / f"{name}_lepFilter_13TeV_1.root", stop=6), definitions
+    )
     assert len(got.index) > 0
 
 
@@ -72,17 +97,27 @@ def test_random_events_agree_with_the_plain_physics(definitions):
     assert len(got.index) > 5
 
 
-angle = st.sampled_from([PI, -PI, float(np.nextafter(np.float32(-np.pi), np.float32(0))), 0.0, 3.0, -3.0, 0.2]) | st.floats(
-    -PI, PI, width=32
-)
+angle = st.sampled_from(
+    [PI, -PI, float(np.nextafter(np.float32(-np.pi), np.float32(0))), 0.0, 3.0, -3.0, 0.2]
+) | st.floats(-PI, PI, width=32)
 rapidity = st.sampled_from([0.0, 0.2, -0.1, 2.6, -2.6, 6.0]) | st.floats(-5.0, 5.0, width=32)
 momentum = st.sampled_from([0.5, 0.75, 1.0, 1.5, 23.0, 24.0]) | st.floats(0.25, 64.0, width=32)
 high = st.sampled_from([23.0, 24.0, 30.0]) | st.floats(22.0, 64.0, width=32)
 charges = st.sampled_from([-1, 1])
-tracks = st.builds(track, momentum, rapidity, angle, st.sampled_from([211, -211, 0]), charges, st.tuples(angle, angle, rapidity))
+tracks = st.builds(
+    track,
+    momentum,
+    rapidity,
+    angle,
+    st.sampled_from([211, -211, 0]),
+    charges,
+    st.tuples(angle, angle, rapidity),
+)
 neutrals = st.builds(neutral, momentum, rapidity, angle)
 leptons = st.builds(lepton, high, rapidity, angle, charges)
-missing = st.just([]) | st.builds(lambda met, phi: [{"MET": met, "Phi": phi}], st.just(0.0) | momentum, angle)
+missing = st.just([]) | st.builds(
+    lambda met, phi: [{"MET": met, "Phi": phi}], st.just(0.0) | momentum, angle
+)
 jets = st.builds(jet, momentum | high, rapidity, st.integers(0, 7))
 ugly = st.builds(
     event,
@@ -102,7 +137,11 @@ def test_ugly_events_agree_with_the_plain_physics(events, definitions):
     assert_same_as_plain(to_awkward(events), definitions)
 
 
-CLUTTER = {"EFlowTrack": [track(9.0, 4.0)], "EFlowPhoton": [neutral(2.0, 4.5)], "EFlowNeutralHadron": [neutral(2.0, 4.2)]}
+CLUTTER = {
+    "EFlowTrack": [track(9.0, 4.0)],
+    "EFlowPhoton": [neutral(2.0, 4.5)],
+    "EFlowNeutralHadron": [neutral(2.0, 4.2)],
+}
 
 
 def crowd(make, n):
@@ -113,14 +152,31 @@ def crowd(make, n):
 LISTED = {
     "no lepton": event(**CLUTTER),
     "only a soft lepton": event(Electron=[lepton(23.0)], **CLUTTER),
-    "two flavours, the muon harder": event(Electron=[lepton(30.0, 1.0)], MuonTight=[lepton(40.0, -1.0)], **CLUTTER),
-    "two flavours, the electron harder": event(Electron=[lepton(40.0, -1.0)], MuonTight=[lepton(30.0, 1.0)], **CLUTTER),
-    "two flavours tied in pT and eta": event(Electron=[lepton(30.0, 0.0, 1.0)], MuonTight=[lepton(30.0, 0.0, -1.0)], **CLUTTER),
-    "two leptons of a flavour tied": event(MuonTight=[lepton(30.0, -1.0), lepton(30.0, 1.0)], **CLUTTER),
-    "candidates tied": event(Electron=[lepton(30.0)], **{k: [v[0], {**v[0], "Eta": -3.0}, v[0]] for k, v in CLUTTER.items()}),
-    "more than 450 tracks": event(Electron=[lepton(30.0)], **{**CLUTTER, "EFlowTrack": crowd(track, 460)}),
-    "more than 150 photons": event(Electron=[lepton(30.0)], **{**CLUTTER, "EFlowPhoton": crowd(neutral, 160)}),
-    "more than 200 neutral hadrons": event(Electron=[lepton(30.0)], **{**CLUTTER, "EFlowNeutralHadron": crowd(neutral, 210)}),
+    "two flavours, the muon harder": event(
+        Electron=[lepton(30.0, 1.0)], MuonTight=[lepton(40.0, -1.0)], **CLUTTER
+    ),
+    "two flavours, the electron harder": event(
+        Electron=[lepton(40.0, -1.0)], MuonTight=[lepton(30.0, 1.0)], **CLUTTER
+    ),
+    "two flavours tied in pT and eta": event(
+        Electron=[lepton(30.0, 0.0, 1.0)], MuonTight=[lepton(30.0, 0.0, -1.0)], **CLUTTER
+    ),
+    "two leptons of a flavour tied": event(
+        MuonTight=[lepton(30.0, -1.0), lepton(30.0, 1.0)], **CLUTTER
+    ),
+    "candidates tied": event(
+        Electron=[lepton(30.0)],
+        **{k: [v[0], {**v[0], "Eta": -3.0}, v[0]] for k, v in CLUTTER.items()},
+    ),
+    "more than 450 tracks": event(
+        Electron=[lepton(30.0)], **{**CLUTTER, "EFlowTrack": crowd(track, 460)}
+    ),
+    "more than 150 photons": event(
+        Electron=[lepton(30.0)], **{**CLUTTER, "EFlowPhoton": crowd(neutral, 160)}
+    ),
+    "more than 200 neutral hadrons": event(
+        Electron=[lepton(30.0)], **{**CLUTTER, "EFlowNeutralHadron": crowd(neutral, 210)}
+    ),
     "particles on both sides of phi = pi": event(
         Electron=[lepton(30.0, 0.0, PI)],
         EFlowTrack=[track(3.0, 0.1, -PI), track(2.0, 0.0, PI), track(1.0, 0.0, -3.0)],
@@ -128,7 +184,9 @@ LISTED = {
         EFlowNeutralHadron=[neutral(2.0, -0.1, 3.0), neutral(2.0, 0.0, -3.0)],
     ),
     "MET 0": event(Electron=[lepton(30.0)], MissingET=[{"MET": 0.0, "Phi": 0.0}], **CLUTTER),
-    "MET at -pi": event(Electron=[lepton(30.0, 0.0, PI)], MissingET=[{"MET": 30.0, "Phi": -PI}], **CLUTTER),
+    "MET at -pi": event(
+        Electron=[lepton(30.0, 0.0, PI)], MissingET=[{"MET": 30.0, "Phi": -PI}], **CLUTTER
+    ),
     "no track": event(Electron=[lepton(30.0)], **{**CLUTTER, "EFlowTrack": []}),
     "no photon": event(Electron=[lepton(30.0)], **{**CLUTTER, "EFlowPhoton": []}),
     "no neutral hadron": event(Electron=[lepton(30.0)], **{**CLUTTER, "EFlowNeutralHadron": []}),
@@ -151,13 +209,19 @@ def test_listed_events_agree_with_the_plain_physics(name, definitions):
 def test_events_over_every_cap_agree_with_the_plain_physics(definitions):
     rng = np.random.default_rng(5)
     crowded = random_event(rng, n_tracks=900, n_photons=260, n_hadrons=330, scale=2.0)
-    for collection, field in (("EFlowTrack", "PT"), ("EFlowPhoton", "ET"), ("EFlowNeutralHadron", "ET")):
+    for collection, field in (
+        ("EFlowTrack", "PT"),
+        ("EFlowPhoton", "ET"),
+        ("EFlowNeutralHadron", "ET"),
+    ):
         for candidate in crowded[collection]:  # coarse momenta: ties at the cap too
             candidate[field] = math.ceil(4 * candidate[field]) / 4
     crowded["Electron"] = [lepton(4000.0, eta=0.5)]
     got = assert_same_as_plain(to_awkward([crowded]), definitions)
     assert got.offsets[-1] == MAX_PARTICLES
-    kinds = got.particles[1:, [COLUMN["isChHad"], COLUMN["isGamma"], COLUMN["isNeuHad"]]].sum(axis=0)
+    kinds = got.particles[1:, [COLUMN["isChHad"], COLUMN["isGamma"], COLUMN["isNeuHad"]]].sum(
+        axis=0
+    )
     assert kinds.tolist() == [MAX_TRACKS, MAX_PHOTONS, MAX_NEUTRALS]
 
 
@@ -187,7 +251,12 @@ def test_a_cone_across_phi_pi_counts_both_sides_only_when_corrected():
 
 def test_a_track_does_not_count_itself_but_its_neighbour():
     events = to_awkward(
-        [event(Electron=[lepton(30.0, eta=2.0)], EFlowTrack=[track(4.0), track(2.0, eta=0.1), neutral(1.0) | track(1.0, 3.0)])]
+        [
+            event(
+                Electron=[lepton(30.0, eta=2.0)],
+                EFlowTrack=[track(4.0), track(2.0, eta=0.1), neutral(1.0) | track(1.0, 3.0)],
+            )
+        ]
     )
     got = compute(events, "corrected").particles
     assert got[1:, COLUMN["Pt"]].tolist() == [4.0, 2.0, 1.0]
@@ -196,21 +265,37 @@ def test_a_track_does_not_count_itself_but_its_neighbour():
 
 def test_the_reference_takes_one_off_the_charged_isolation_of_photons_too():
     cluttered = event(
-        Electron=[lepton(30.0)], EFlowTrack=[track(30.0)], EFlowPhoton=[neutral(2.0, eta=2.0)], EFlowNeutralHadron=[neutral(2.0, eta=-2.0)]
+        Electron=[lepton(30.0)],
+        EFlowTrack=[track(30.0)],
+        EFlowPhoton=[neutral(2.0, eta=2.0)],
+        EFlowNeutralHadron=[neutral(2.0, eta=-2.0)],
     )
     photon = compute(to_awkward([cluttered]), "reference").particles[1]
     assert photon[COLUMN["isGamma"]] == 1.0
-    assert photon[[COLUMN["ChPFIso"], COLUMN["GammaPFIso"], COLUMN["NeuPFIso"]]].tolist() == [-1.0, 1.0, 0.0]
+    assert photon[[COLUMN["ChPFIso"], COLUMN["GammaPFIso"], COLUMN["NeuPFIso"]]].tolist() == [
+        -1.0,
+        1.0,
+        0.0,
+    ]
 
 
 def test_the_lepton_row_is_first_at_the_origin_and_has_its_own_isolations():
-    events = to_awkward([event(MuonTight=[lepton(30.0, charge=1)], EFlowTrack=[track(30.0), track(40.0, eta=1.0), track(3.0, eta=0.2)])])
+    events = to_awkward(
+        [
+            event(
+                MuonTight=[lepton(30.0, charge=1)],
+                EFlowTrack=[track(30.0), track(40.0, eta=1.0), track(3.0, eta=0.2)],
+            )
+        ]
+    )
     got = compute(events, "corrected")
     row = got.particles[0]
     assert row[[COLUMN["isEle"], COLUMN["isMu"], COLUMN["Charge"]]].tolist() == [0.0, 1.0, 1.0]
     assert row[COLUMN["vtxX"] : COLUMN["vtxZ"] + 1].tolist() == [0.0, 0.0, 0.0]
     assert row[COLUMN["ChPFIso"]] == got.hlf[0, HIGH["LepIsoCh"]] == pytest.approx(0.1)
-    assert got.particles[1:, COLUMN["Pt"]].tolist() == [40.0, 3.0], "the lepton's own track is left out"
+    assert got.particles[1:, COLUMN["Pt"]].tolist() == [40.0, 3.0], (
+        "the lepton's own track is left out"
+    )
 
 
 @pytest.mark.parametrize(
@@ -223,14 +308,22 @@ def test_the_lepton_row_is_first_at_the_origin_and_has_its_own_isolations():
 )
 def test_the_definitions_choose_their_lepton(electrons, muons, corrected_pt, reference_pt):
     # one candidate of each kind far away keeps the reference from dropping the event; its tracks make the reference's -1 harmless
-    clutter = {"EFlowTrack": [track(9.0, 4.0)], "EFlowPhoton": [neutral(2.0, 4.5)], "EFlowNeutralHadron": [neutral(2.0, 4.2)]}
+    clutter = {
+        "EFlowTrack": [track(9.0, 4.0)],
+        "EFlowPhoton": [neutral(2.0, 4.5)],
+        "EFlowNeutralHadron": [neutral(2.0, 4.2)],
+    }
     events = to_awkward([event(Electron=electrons, MuonTight=muons, **clutter)])
     assert compute(events, "corrected").hlf[0, HIGH["LepPt"]] == corrected_pt
     assert compute(events, "reference").hlf[0, HIGH["LepPt"]] == reference_pt
 
 
 def test_ties_between_flavours_go_to_the_electron_when_corrected_and_to_the_muon_in_the_reference():
-    clutter = {"EFlowTrack": [track(9.0, 4.0)], "EFlowPhoton": [neutral(2.0, 4.5)], "EFlowNeutralHadron": [neutral(2.0, 4.2)]}
+    clutter = {
+        "EFlowTrack": [track(9.0, 4.0)],
+        "EFlowPhoton": [neutral(2.0, 4.5)],
+        "EFlowNeutralHadron": [neutral(2.0, 4.2)],
+    }
     events = to_awkward([event(Electron=[lepton(30.0)], MuonTight=[lepton(30.0)], **clutter)])
     assert compute(events, "corrected").hlf[0, HIGH["LepIsEle"]] == 1.0
     assert compute(events, "reference").hlf[0, HIGH["LepIsEle"]] == 0.0
@@ -251,12 +344,21 @@ def test_thresholds_are_strict():
 
 
 def test_the_transverse_mass_is_squared_in_the_reference_alone():
-    clutter = {"EFlowTrack": [track(9.0, 4.0)], "EFlowPhoton": [neutral(2.0, 4.5)], "EFlowNeutralHadron": [neutral(2.0, 4.2)]}
-    events = to_awkward([event(Electron=[lepton(40.0, 0.0, 0.0)], MissingET=[{"MET": 40.0, "Phi": PI}], **clutter)])
+    clutter = {
+        "EFlowTrack": [track(9.0, 4.0)],
+        "EFlowPhoton": [neutral(2.0, 4.5)],
+        "EFlowNeutralHadron": [neutral(2.0, 4.2)],
+    }
+    events = to_awkward(
+        [event(Electron=[lepton(40.0, 0.0, 0.0)], MissingET=[{"MET": 40.0, "Phi": PI}], **clutter)]
+    )
     mass, square = compute(events, "corrected"), compute(events, "reference")
     assert mass.hlf[0, HIGH["MT"]] == pytest.approx(80.0)
     assert square.hlf[0, HIGH["MT"]] == pytest.approx(6400.0)
-    assert (mass.hlf_features[HIGH["MT"]].unit, square.hlf_features[HIGH["MT"]].unit) == ("GeV", "GeV^2")
+    assert (mass.hlf_features[HIGH["MT"]].unit, square.hlf_features[HIGH["MT"]].unit) == (
+        "GeV",
+        "GeV^2",
+    )
 
 
 def test_an_event_with_a_feature_that_is_no_number_is_rejected_and_counted():
@@ -281,10 +383,15 @@ def test_high_level_features_are_the_same_without_the_particles(definitions):
     rng = np.random.default_rng(11)
     good = [random_event(rng) for _ in range(40)]
     bad = (track(3e38, 1.0), track(5.0, 200.0), track(5.0, 1.0, vertex=(3e38, 3e38, 0.0)))
-    odd = [{**found, "EFlowTrack": [*found["EFlowTrack"], bad[i % 3]]} for i, found in enumerate(good)]
+    odd = [
+        {**found, "EFlowTrack": [*found["EFlowTrack"], bad[i % 3]]} for i, found in enumerate(good)
+    ]
     for events in (good, good + odd):
         flat = columns(to_awkward(events))
-        whole, part = compute_columns(flat, definitions), compute_columns(flat, definitions, particles=False)
+        whole, part = (
+            compute_columns(flat, definitions),
+            compute_columns(flat, definitions, particles=False),
+        )
         np.testing.assert_array_equal(part.hlf, whole.hlf)
         np.testing.assert_array_equal(part.index, whole.index)
         np.testing.assert_array_equal(part.status, whole.status)
@@ -306,20 +413,34 @@ def test_an_event_does_not_depend_on_its_company(definitions):
 @both
 def test_the_trigger_is_the_one_the_features_use(definitions):
     events = to_awkward(random_events(40, seed=3))
-    assert np.flatnonzero(passes(events, definitions)).tolist() == compute(events, definitions).index.tolist()
+    assert (
+        np.flatnonzero(passes(events, definitions)).tolist()
+        == compute(events, definitions).index.tolist()
+    )
 
 
 @both
 def test_the_isolation_of_every_lepton_is_that_of_the_plain_physics(definitions):
     rng = np.random.default_rng(11)
-    events = to_awkward([*(random_event(rng, electrons=2, muons=1) for _ in range(10)), event(Electron=[lepton(5.0)]), event()])
+    events = to_awkward(
+        [
+            *(random_event(rng, electrons=2, muons=1) for _ in range(10)),
+            event(Electron=[lepton(5.0)]),
+            event(),
+        ]
+    )
     found = isolations(events, definitions)
     for plain, got in zip(events.to_list(), found.to_list(), strict=True):
         candidates = plain_physics.select_candidates(plain, definitions == "corrected")
         for name in ("Electron", "MuonTight"):
             leptons = [plain_physics.thing("lepton", one["PT"], one) for one in plain[name]]
-            expected = [plain_physics.lepton_isolation(one, candidates, definitions == "corrected") for one in leptons]
-            assert [tuple(one.values()) for one in got[name]] == [pytest.approx(iso, rel=1e-5, abs=1e-6) for iso in expected]
+            expected = [
+                plain_physics.lepton_isolation(one, candidates, definitions == "corrected")
+                for one in leptons
+            ]
+            assert [tuple(one.values()) for one in got[name]] == [
+                pytest.approx(iso, rel=1e-5, abs=1e-6) for iso in expected
+            ]
 
 
 def turned(events, angle):
@@ -329,7 +450,13 @@ def turned(events, angle):
         phi = (ak.values_astype(record["Phi"], "float64") + angle + np.pi) % (2 * np.pi) - np.pi
         return ak.with_field(record, ak.values_astype(phi, "float32"), "Phi")
 
-    return ak.zip({name: turn(events[name]) if "Phi" in ak.fields(events[name]) else events[name] for name in events.fields}, depth_limit=1)
+    return ak.zip(
+        {
+            name: turn(events[name]) if "Phi" in ak.fields(events[name]) else events[name]
+            for name in events.fields
+        },
+        depth_limit=1,
+    )
 
 
 @pytest.mark.parametrize("angle", [0.1, 1.0, 3.0, -2.5])
@@ -340,15 +467,21 @@ def test_turning_an_event_around_the_beam_changes_nothing_but_azimuths(angle):
     keep = [i for i, feature in enumerate(HLF) if "Phi" not in feature.name]
     np.testing.assert_allclose(other.hlf[:, keep], plain.hlf[:, keep], rtol=2e-5, atol=1e-4)
     keep = [i for i, feature in enumerate(PARTICLE) if feature.name not in {"Px", "Py", "Phi"}]
-    np.testing.assert_allclose(other.particles[:, keep], plain.particles[:, keep], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        other.particles[:, keep], plain.particles[:, keep], rtol=1e-5, atol=1e-7
+    )
 
 
 @both
 def test_reflecting_an_event_in_eta_flips_eta_and_pz_alone(definitions):
-    events = to_awkward([e for e in random_events(60, seed=6) if not e["MuonTight"]])  # eta decides between flavours
+    events = to_awkward(
+        [e for e in random_events(60, seed=6) if not e["MuonTight"]]
+    )  # eta decides between flavours
     reflected = ak.zip(
         {
-            name: ak.with_field(events[name], -events[name]["Eta"], "Eta") if "Eta" in ak.fields(events[name]) else events[name]
+            name: ak.with_field(events[name], -events[name]["Eta"], "Eta")
+            if "Eta" in ak.fields(events[name])
+            else events[name]
             for name in events.fields
         },
         depth_limit=1,
@@ -357,7 +490,9 @@ def test_reflecting_an_event_in_eta_flips_eta_and_pz_alone(definitions):
     assert len(plain.index) > 3
     sign = np.array([-1.0 if feature.name == "LepEta" else 1.0 for feature in HLF], np.float32)
     np.testing.assert_allclose(other.hlf, plain.hlf * sign, rtol=1e-6)
-    sign = np.array([-1.0 if feature.name in {"Eta", "Pz"} else 1.0 for feature in PARTICLE], np.float32)
+    sign = np.array(
+        [-1.0 if feature.name in {"Eta", "Pz"} else 1.0 for feature in PARTICLE], np.float32
+    )
     np.testing.assert_allclose(other.particles, plain.particles * sign, rtol=1e-6, atol=1e-12)
 
 
@@ -365,7 +500,9 @@ def test_reflecting_an_event_in_eta_flips_eta_and_pz_alone(definitions):
 def test_the_order_of_the_candidates_does_not_matter_when_corrected(seed):
     rng = np.random.default_rng(seed)
     one = random_event(rng, muons=1)
-    shuffled = {name: [items[i] for i in rng.permutation(len(items))] for name, items in one.items()}
+    shuffled = {
+        name: [items[i] for i in rng.permutation(len(items))] for name, items in one.items()
+    }
     plain, other = compute(to_awkward([one])), compute(to_awkward([shuffled]))
     np.testing.assert_allclose(other.hlf, plain.hlf, rtol=1e-6)
     np.testing.assert_allclose(other.particles, plain.particles, rtol=1e-6, atol=1e-12)
@@ -387,7 +524,9 @@ def test_each_choice_alone_lies_between_the_definitions():
     mt_alone = compute(events, REFERENCE._replace(mt_is_mass=True))
     reference = compute(events, "reference")
     np.testing.assert_array_equal(mt_alone.particles, reference.particles)
-    np.testing.assert_allclose(mt_alone.hlf[:, HIGH["MT"]] ** 2, reference.hlf[:, HIGH["MT"]], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        mt_alone.hlf[:, HIGH["MT"]] ** 2, reference.hlf[:, HIGH["MT"]], rtol=1e-5, atol=1e-6
+    )
     assert compute(events, CORRECTED).hlf.tobytes() == compute(events, "corrected").hlf.tobytes()
 
 

@@ -33,7 +33,9 @@ def test_delta_phi_is_within_half_a_turn_and_keeps_sine_and_cosine(a, b):
 
 @given(rapidities, angles, rapidities, angles)
 def test_delta_r_is_a_distance(eta_a, phi_a, eta_b, phi_b):
-    assert delta_r(eta_a, phi_a, eta_b, phi_b) == pytest.approx(delta_r(eta_b, phi_b, eta_a, phi_a), abs=1e-9)
+    assert delta_r(eta_a, phi_a, eta_b, phi_b) == pytest.approx(
+        delta_r(eta_b, phi_b, eta_a, phi_a), abs=1e-9
+    )
     assert delta_r(eta_a, phi_a, eta_a, phi_a) == 0.0
 
 

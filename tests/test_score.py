@@ -19,26 +19,26 @@ from root_files import corrupt_basket
 from test_train_fit import fit
 from toy_trigger import Trigger
 
-from hepflow.bench.copies import copy_as_new
-from hepflow.config import EvaluateConfig
-from hepflow.config_engines import ClusterConfig
-from hepflow.config_score import ScoreConfig
+from hepflow.config.engines import ClusterConfig
+from hepflow.config.score import ScoreConfig
+from hepflow.config.stages import EvaluateConfig
+from hepflow.data.events import open_events, read_fragment
+from hepflow.data.ledger import Ledger
+from hepflow.data.predictions import read_predictions
 from hepflow.errors import ConfigError, DataError
 from hepflow.evaluate.job import run as evaluate
-from hepflow.files import read_json
-from hepflow.fragments import open_events, read_fragment
-from hepflow.ingest.delphes import DelphesFile
-from hepflow.ledger import Ledger
 from hepflow.models.drift import Spread
-from hepflow.models.exported import OnnxNet
+from hepflow.models.onnx_net import OnnxNet
 from hepflow.physics.columns import columns
 from hepflow.physics.definitions import CORRECTED
 from hepflow.physics.selection import PASSES, choose
-from hepflow.predictions import read_predictions
+from hepflow.reading.delphes import DelphesFile
 from hepflow.score.folder import read_scores
 from hepflow.score.job import run
 from hepflow.score.scorer import BATCH, MAX_CANDIDATES, OVERSIZED, Scorer
 from hepflow.score.working_points import resolve
+from hepflow.system.files import read_json
+from hepflow_bench.copies import copy_as_new
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,9 @@ CLASSES = ("qcd", "ttbar", "wjets")
 
 @pytest.fixture(scope="module")
 def trigger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trigger]:
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster:
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0"
+    ) as cluster:
         where = ClusterConfig(kind="address", address=cluster.scheduler_address)
         yield toy_trigger.make(tmp_path_factory.mktemp("trigger"), where, ("hlf", "inclusive"))
 
@@ -65,7 +67,9 @@ def some_events(trigger: Trigger) -> ak.Array:
 
 @pytest.mark.parametrize("net", ["hlf", "inclusive"])
 @pytest.mark.parametrize("source", ["raw", "events"])
-def test_scores_are_the_test_predictions_of_the_training(trigger: Trigger, tmp_path: Path, net: str, source: str) -> None:
+def test_scores_are_the_test_predictions_of_the_training(
+    trigger: Trigger, tmp_path: Path, net: str, source: str
+) -> None:
     run(config(trigger, tmp_path / "scores", net, input=getattr(trigger, source)))
     scores = read_scores(tmp_path / "scores")
     tested = read_predictions(trigger.run(net) / "predictions.parquet")
@@ -73,10 +77,14 @@ def test_scores_are_the_test_predictions_of_the_training(trigger: Trigger, tmp_p
     assert len(row) == len(scores), "an event twice"
     rows = scores.take([row[event_id] for event_id in tested.event_id.tolist()])
     assert rows["selected"].to_numpy().all()
-    assert len(rows) > 25  # a fifth of 317 or so: files have UUIDs at random, and by them events their split
+    assert (
+        len(rows) > 25
+    )  # a fifth of 317 or so: files have UUIDs at random, and by them events their split
     found = np.stack([rows[f"p_{name}"].to_numpy() for name in CLASSES], axis=1)
     np.testing.assert_allclose(found, tested.probabilities, rtol=0, atol=1e-5)
-    assert tested.probabilities.std() > 0.01, "a net that says the same of every event proves nothing"
+    assert tested.probabilities.std() > 0.01, (
+        "a net that says the same of every event proves nothing"
+    )
 
 
 def test_every_event_has_a_score_or_a_reason(trigger: Trigger, tmp_path: Path) -> None:
@@ -89,14 +97,22 @@ def test_every_event_has_a_score_or_a_reason(trigger: Trigger, tmp_path: Path) -
     selected = scores["selected"].to_numpy()
     assert ledger.n_out == selected.sum() == trigger.store.ledger().n_out
     reasons = scores["reason"].to_pylist()
-    assert all((reason is None) == bool(good) for reason, good in zip(reasons, selected, strict=True))
-    assert {reason: reasons.count(reason) for reason in set(reasons) - {None}} == dict(ledger.rejected)
+    assert all(
+        (reason is None) == bool(good) for reason, good in zip(reasons, selected, strict=True)
+    )
+    assert {reason: reasons.count(reason) for reason in set(reasons) - {None}} == dict(
+        ledger.rejected
+    )
     assert set(ledger.rejected) == {"no lepton above 23 GeV", "no isolated lepton"}
     assert scores["p_qcd"].null_count == scores["logit_qcd"].null_count == (~selected).sum()
-    assert scores["decision"].filter(scores["selected"]).null_count == ledger.n_out, "nobody has named a working point"
+    assert scores["decision"].filter(scores["selected"]).null_count == ledger.n_out, (
+        "nobody has named a working point"
+    )
 
 
-def test_a_second_run_does_what_is_missing_and_nothing_else(trigger: Trigger, tmp_path: Path) -> None:
+def test_a_second_run_does_what_is_missing_and_nothing_else(
+    trigger: Trigger, tmp_path: Path
+) -> None:
     raw, output = tmp_path / "raw", tmp_path / "scores"
     shutil.copytree(trigger.raw, raw)
     run(config(trigger, output, "hlf", input=raw))
@@ -112,10 +128,14 @@ def test_a_second_run_does_what_is_missing_and_nothing_else(trigger: Trigger, tm
     }
     scores = read_scores(output)
     assert len(set(scores["event_id"].to_pylist())) == len(scores) == N_EVENTS + 110
-    with pytest.raises(ConfigError, match=r"holds scores with model HLFNet \w+ \(now InclusiveNet \w+\)\. Give another --output, or"):
+    with pytest.raises(
+        ConfigError,
+        match=r"holds scores with model HLFNet \w+ \(now InclusiveNet \w+\)\. Give another --output, or",
+    ):
         run(config(trigger, output, "inclusive", input=raw))
     with pytest.raises(
-        ConfigError, match=r"holds scores with working points none \(now ttbar@0.9 at \S+\), report none \(now \w+\)\. Give"
+        ConfigError,
+        match=r"holds scores with working points none \(now ttbar@0.9 at \S+\), report none \(now \w+\)\. Give",
     ):
         run(config(trigger, output, "hlf", input=raw, working_point="ttbar@0.9"))
     run(config(trigger, output, "inclusive", input=raw, overwrite=True))
@@ -126,11 +146,21 @@ def test_a_second_run_does_what_is_missing_and_nothing_else(trigger: Trigger, tm
 def test_a_run_that_scored_nothing_leaves_the_output_free(trigger: Trigger, tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     with pytest.raises(DataError, match="neither ROOT files nor a dataset"):
-        run(config(trigger, tmp_path / "scores", "hlf", input=tmp_path / "raw", working_point="ttbar@0.9"))
+        run(
+            config(
+                trigger,
+                tmp_path / "scores",
+                "hlf",
+                input=tmp_path / "raw",
+                working_point="ttbar@0.9",
+            )
+        )
     run(config(trigger, tmp_path / "scores", "hlf", input=trigger.raw, working_point="ttbar@0.5"))
 
 
-def test_a_second_run_says_that_there_is_nothing_left_to_do(trigger: Trigger, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_second_run_says_that_there_is_nothing_left_to_do(
+    trigger: Trigger, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run(config(trigger, tmp_path / "scores", "hlf"))
     with caplog.at_level(logging.INFO, logger="hepflow"):
         run(config(trigger, tmp_path / "scores", "hlf"))
@@ -138,7 +168,9 @@ def test_a_second_run_says_that_there_is_nothing_left_to_do(trigger: Trigger, tm
     assert not any("going on" in text or "events/s" in text for text in caplog.messages)
 
 
-def test_bad_files_and_copies_are_quarantined_and_the_rest_goes_on(trigger: Trigger, tmp_path: Path) -> None:
+def test_bad_files_and_copies_are_quarantined_and_the_rest_goes_on(
+    trigger: Trigger, tmp_path: Path
+) -> None:
     raw = tmp_path / "raw"
     shutil.copytree(trigger.raw / "qcd", raw)
     corrupt_basket(raw / "0.root")
@@ -179,14 +211,23 @@ def test_a_working_point_keeps_what_the_report_says(trigger: Trigger, tmp_path: 
     row = {event_id: i for i, event_id in enumerate(scores["event_id"].to_pylist())}
     rows = scores.take([row[event_id] for event_id in tested.event_id.tolist()])
     measured = read_json(trigger.report / "metrics.json")["models"]["inclusive"]["selections"]
-    for stream, selection, target in (("ttbar", "ttbar_vs_rest", 0.9), ("headline", "headline", 0.5)):
-        point = next(point for point in measured[selection]["working_points"] if point["target"] == target)
+    for stream, selection, target in (
+        ("ttbar", "ttbar_vs_rest", 0.9),
+        ("headline", "headline", 0.5),
+    ):
+        point = next(
+            point for point in measured[selection]["working_points"] if point["target"] == target
+        )
         accepted = rows[f"accept_{stream}"].to_numpy()
         for label, name in enumerate(CLASSES):
             if name in point["efficiency"]:
-                assert accepted[tested.label == label].mean() == pytest.approx(point["efficiency"][name]["value"])
+                assert accepted[tested.label == label].mean() == pytest.approx(
+                    point["efficiency"][name]["value"]
+                )
     decision = scores["decision"].to_numpy()
-    assert (decision == (scores["accept_ttbar"].to_numpy() | scores["accept_headline"].to_numpy())).all()
+    assert (
+        decision == (scores["accept_ttbar"].to_numpy() | scores["accept_headline"].to_numpy())
+    ).all()
     assert not decision[~scores["selected"].to_numpy()].any()
     about = read_json(tmp_path / "scores" / "_hepflow.json")
     assert [point["name"] for point in about["working_points"]] == ["ttbar@0.9", "headline@0.5"]
@@ -202,7 +243,9 @@ def test_a_working_point_keeps_what_the_report_says(trigger: Trigger, tmp_path: 
         ("ttbar@0.5,ttbar@0.9", ConfigError, "may be there once"),
     ],
 )
-def test_a_working_point_that_is_not_there_is_refused(trigger: Trigger, asked: str, error: type[Exception], message: str) -> None:
+def test_a_working_point_that_is_not_there_is_refused(
+    trigger: Trigger, asked: str, error: type[Exception], message: str
+) -> None:
     model = trigger.run("hlf") / "model.onnx"
     with pytest.raises(error, match=message):
         resolve(asked, trigger.report, OnnxNet(model))
@@ -225,9 +268,16 @@ def test_a_threshold_of_another_model_is_refused(trigger: Trigger, tmp_path: Pat
 def test_a_threshold_of_an_earlier_training_is_refused(trigger: Trigger, tmp_path: Path) -> None:
     fit(trigger.store, tmp_path / "hlf", "--seed_everything", "2", "--trainer.max_epochs", "1")
     again = OnnxNet(tmp_path / "hlf" / "model.onnx")
-    with pytest.raises(DataError, match=r"report is of an earlier training of hlf, or .*; run `hepflow evaluate` again"):
+    with pytest.raises(
+        DataError,
+        match=r"report is of an earlier training of hlf, or .*; run `hepflow evaluate` again",
+    ):
         resolve("ttbar@0.9", trigger.report, again)
-    evaluate(EvaluateConfig(input=tmp_path, runs=("hlf",), output=tmp_path / "report", targets=(0.9,), bootstrap=2))
+    evaluate(
+        EvaluateConfig(
+            input=tmp_path, runs=("hlf",), output=tmp_path / "report", targets=(0.9,), bootstrap=2
+        )
+    )
     assert resolve("ttbar@0.9", tmp_path / "report", again)
     again.weights = ""  # exported before the file said so
     assert resolve("ttbar@0.9", trigger.report, again)
@@ -238,7 +288,9 @@ def test_events_do_not_depend_on_their_company(trigger: Trigger) -> None:
     scorer, events = Scorer(trigger.run("inclusive") / "model.onnx"), some_events(trigger)
     together = scorer.score(events)
     assert together.selected.sum() > 2 * BATCH
-    chosen = np.concatenate([np.flatnonzero(together.selected)[:4], np.flatnonzero(~together.selected)[:2]])
+    chosen = np.concatenate(
+        [np.flatnonzero(together.selected)[:4], np.flatnonzero(~together.selected)[:2]]
+    )
     for i in chosen:
         alone = scorer.score(events[i : i + 1])
         assert alone.reason.tolist() == [together.reason[i]]
@@ -257,20 +309,38 @@ def broken(events: ak.Array, collection: str, field: str, value: float) -> ak.Ar
     column = ak.to_packed(events[collection])
     values = ak.to_numpy(ak.flatten(column[field])).copy()
     values[0] = value
-    fields = {name: column[name] for name in column.fields} | {field: ak.unflatten(values, ak.num(column))}
-    return ak.zip({name: events[name] if name != collection else ak.zip(fields) for name in events.fields}, depth_limit=1)
+    fields = {name: column[name] for name in column.fields} | {
+        field: ak.unflatten(values, ak.num(column))
+    }
+    return ak.zip(
+        {name: events[name] if name != collection else ak.zip(fields) for name in events.fields},
+        depth_limit=1,
+    )
 
 
 def test_events_that_are_not_numbers_or_too_large_are_told_apart(trigger: Trigger) -> None:
     scorer = Scorer(trigger.run("inclusive") / "model.onnx")
-    events = some_events(trigger)[choose(columns(some_events(trigger)), CORRECTED).status == PASSES][:3]
+    events = some_events(trigger)[
+        choose(columns(some_events(trigger)), CORRECTED).status == PASSES
+    ][:3]
     for value in (np.nan, np.inf, -np.inf):
         scores = scorer.score(broken(events, "EFlowTrack", "Eta", value))
         assert scores.reason.tolist() == ["NaN or infinite values", "", ""]
-        assert scorer.score_columns(columns(broken(events, "EFlowTrack", "Eta", value))).reason.tolist() == scores.reason.tolist()
+        assert (
+            scorer.score_columns(
+                columns(broken(events, "EFlowTrack", "Eta", value))
+            ).reason.tolist()
+            == scores.reason.tolist()
+        )
     assert scorer.score(broken(events, "EFlowTrack", "Eta", 3e38)).reason[1:].tolist() == ["", ""]
-    many = ak.concatenate([events["EFlowPhoton"][:1]] * (MAX_CANDIDATES // max(int(ak.num(events["EFlowPhoton"])[0]), 1) + 1), axis=1)
-    huge = ak.zip({n: events[n][:1] if n != "EFlowPhoton" else many for n in events.fields}, depth_limit=1)
+    many = ak.concatenate(
+        [events["EFlowPhoton"][:1]]
+        * (MAX_CANDIDATES // max(int(ak.num(events["EFlowPhoton"])[0]), 1) + 1),
+        axis=1,
+    )
+    huge = ak.zip(
+        {n: events[n][:1] if n != "EFlowPhoton" else many for n in events.fields}, depth_limit=1
+    )
     assert scorer.score(ak.concatenate([huge, events])).reason.tolist() == [OVERSIZED, "", "", ""]
 
 
@@ -304,7 +374,9 @@ def rewritten(model: Path, path: Path, **changes: object) -> Path:
     return path
 
 
-def test_a_users_own_physics_is_used_and_named(trigger: Trigger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_own_physics_is_used_and_named(
+    trigger: Trigger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "scored_physics.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     shipped = trigger.run("hlf") / "model.onnx"
@@ -315,7 +387,10 @@ def test_a_users_own_physics_is_used_and_named(trigger: Trigger, tmp_path: Path,
     np.testing.assert_allclose(scores.hlf, plain.hlf * 0.5)
     assert (scores.selected == plain.selected).all()
     assert Scorer(own, "scored_physics:half").physics_identity.startswith("scored_physics:half@")
-    with pytest.raises(DataError, match=r"trained on the features of scored_physics:half, not of hepflow.*--physics"):
+    with pytest.raises(
+        DataError,
+        match=r"trained on the features of scored_physics:half, not of hepflow.*--physics",
+    ):
         Scorer(own)
     with pytest.raises(DataError, match=r"made for hlf HT, MET.*this physics makes MET"):
         Scorer(rewritten(shipped, tmp_path / "other.onnx", physics=""), "scored_physics:fewer")
@@ -324,14 +399,20 @@ def test_a_users_own_physics_is_used_and_named(trigger: Trigger, tmp_path: Path,
 def changed_constant(model: Path, path: Path) -> Path:
     content = onnx.load(model)
     tensor = next(item for item in content.graph.initializer if item.name == "norm.shift")
-    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + np.float32(1000), tensor.name))
+    tensor.CopyFrom(
+        onnx.numpy_helper.from_array(
+            onnx.numpy_helper.to_array(tensor) + np.float32(1000), tensor.name
+        )
+    )
     onnx.save(content, path)
     return path
 
 
 def test_a_model_that_is_not_what_it_says_is_refused(trigger: Trigger, tmp_path: Path) -> None:
     model = trigger.run("hlf") / "model.onnx"
-    inputs = json.loads(next(item.value for item in onnx.load(model).metadata_props if item.key == "hepflow"))["inputs"]
+    inputs = json.loads(
+        next(item.value for item in onnx.load(model).metadata_props if item.key == "hepflow")
+    )["inputs"]
     (tmp_path / "pickle.onnx").write_bytes(b"cbuiltins\nexec\n(Vraise SystemExit('it ran')\ntR.")
     (tmp_path / "half.onnx").write_bytes(model.read_bytes()[: model.stat().st_size // 2])
     stranger = onnx.load(model)
@@ -343,14 +424,26 @@ def test_a_model_that_is_not_what_it_says_is_refused(trigger: Trigger, tmp_path:
         tmp_path / "none.onnx": "no model here",
         model.parent: "a folder, not a model. Give the file in it, such as .*model.onnx",
         tmp_path / "pickle.onnx": "not an ONNX model",
-        shutil.copy(trigger.run("hlf") / "checkpoints" / "best.ckpt", tmp_path / "best.onnx"): "not an ONNX model",
+        shutil.copy(
+            trigger.run("hlf") / "checkpoints" / "best.ckpt", tmp_path / "best.onnx"
+        ): "not an ONNX model",
         tmp_path / "half.onnx": "not an ONNX model",
         tmp_path / "stranger.onnx": "not one that hepflow exported",
-        rewritten(model, tmp_path / "fewer.onnx", inputs=fewer): r"it takes .*\(2, 14\).* means .*\(2, 13\)",
-        rewritten(model, tmp_path / "swapped.onnx", inputs=swapped): "made for hlf MET, HT.*this physics makes HT, MET",
-        rewritten(model, tmp_path / "classes.onnx", inputs={**inputs, "classes": ["a", "b"]}): "not logits of 2 classes",
-        rewritten(model, tmp_path / "definitions.onnx", inputs={**inputs, "definitions": "mine"}): "there are none named 'mine'",
-        changed_constant(model, tmp_path / "shifted.onnx"): "the normalisation of hlf in it is not that of the statistics",
+        rewritten(
+            model, tmp_path / "fewer.onnx", inputs=fewer
+        ): r"it takes .*\(2, 14\).* means .*\(2, 13\)",
+        rewritten(
+            model, tmp_path / "swapped.onnx", inputs=swapped
+        ): "made for hlf MET, HT.*this physics makes HT, MET",
+        rewritten(
+            model, tmp_path / "classes.onnx", inputs={**inputs, "classes": ["a", "b"]}
+        ): "not logits of 2 classes",
+        rewritten(
+            model, tmp_path / "definitions.onnx", inputs={**inputs, "definitions": "mine"}
+        ): "there are none named 'mine'",
+        changed_constant(
+            model, tmp_path / "shifted.onnx"
+        ): "the normalisation of hlf in it is not that of the statistics",
     }
     for path, message in cases.items():
         with pytest.raises((DataError, ConfigError), match=message):
@@ -377,7 +470,10 @@ def test_scoring_needs_no_torch(trigger: Trigger) -> None:
 
 def test_drift_is_told_from_chance() -> None:
     rng = np.random.default_rng(3)
-    classes = [np.stack([rng.normal(i, 1, 5000), rng.integers(0, 3, 5000)], axis=1).astype(np.float32) for i in range(2)]
+    classes = [
+        np.stack([rng.normal(i, 1, 5000), rng.integers(0, 3, 5000)], axis=1).astype(np.float32)
+        for i in range(2)
+    ]
     spread = Spread.from_dict(json.loads(json.dumps(Spread.of(classes).to_dict())))
     same = np.stack([rng.normal(rng.integers(0, 2, 300), 1), rng.integers(0, 3, 300)], axis=1)
     psi, chance = spread.distance(spread.count(same))
@@ -387,4 +483,6 @@ def test_drift_is_told_from_chance() -> None:
     assert psi[1] < chance[1]
     only_first = spread.count(classes[0][:300])
     assert spread.distance(only_first)[0][0] > 0.2, "another mix is another spread"
-    assert spread.distance(only_first, np.array([1.0, 0.0]))[0][0] < 0.1, "unless it is the one to expect"
+    assert spread.distance(only_first, np.array([1.0, 0.0]))[0][0] < 0.1, (
+        "unless it is the one to expect"
+    )

@@ -27,18 +27,19 @@ from test_score import rewritten
 from test_score_stream import all_ids, scored_ids
 from toy_trigger import events_of, ingest, untrained, write_raw
 
-from hepflow.bench.copies import copy_as_new
-from hepflow.config_score import KafkaConfig, ReplayConfig, ScoreConfig
+from hepflow.config.score import KafkaConfig, ReplayConfig, ScoreConfig
+from hepflow.data.ledger import Ledger
 from hepflow.errors import ConfigError, DataError
-from hepflow.files import read_json
-from hepflow.ledger import Ledger
 from hepflow.schema import CLASSES
-from hepflow.score import replay, structured
 from hepflow.score.folder import read_scores
-from hepflow.score.kafka_source import fair
-from hepflow.score.messages import decode, encode
+from hepflow.score.kafka import job as structured
+from hepflow.score.kafka import replay
+from hepflow.score.kafka.messages import decode, encode
+from hepflow.score.kafka.source import fair
+from hepflow.score.kafka.topic import Topic
 from hepflow.score.scorer import Scorer
-from hepflow.score.topic import Topic
+from hepflow.system.files import read_json
+from hepflow_bench.copies import copy_as_new
 
 N = 60
 LOSS = 1 << 20
@@ -61,7 +62,9 @@ def model(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Path:
 
 
 def publish(raw: Path, topic: str, **more: Any) -> None:
-    replay.run(ReplayConfig(input=raw, output=topic, **{"rate": 0, "events_per_message": 20} | more))
+    replay.run(
+        ReplayConfig(input=raw, output=topic, **{"rate": 0, "events_per_message": 20} | more)
+    )
 
 
 def messages(topic: str, n_partitions: int) -> list[bytes]:
@@ -84,12 +87,19 @@ def messages(topic: str, n_partitions: int) -> list[bytes]:
 def send(topic: str, *values: bytes | None) -> None:
     producer, refused = Producer(Topic.parse(topic, {}).client()), []
     for value in values:
-        producer.produce(Topic.parse(topic, {}).name, value, partition=0, on_delivery=lambda error, _: refused.append(error))
+        producer.produce(
+            Topic.parse(topic, {}).name,
+            value,
+            partition=0,
+            on_delivery=lambda error, _: refused.append(error),
+        )
     assert producer.flush(60) == 0
     assert refused == [None] * len(values)
 
 
-def test_what_is_replayed_is_what_was_in_the_files(server: str, tmp_path: Path, template: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_replayed_is_what_was_in_the_files(
+    server: str, tmp_path: Path, template: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Twice the same event_ids; a rate that is kept; messages too large for the broker in halves; damaged files named."""
     copy_as_new(template, tmp_path / "raw" / "qcd" / "a.root", 1)
     topic = f"kafka://{server}/replayed"
@@ -111,7 +121,9 @@ def test_what_is_replayed_is_what_was_in_the_files(server: str, tmp_path: Path, 
         publish(tmp_path / "raw", topic)
 
 
-def test_a_replay_of_so_many_events_sends_no_message_after_them(server: str, tmp_path: Path, template: Path) -> None:
+def test_a_replay_of_so_many_events_sends_no_message_after_them(
+    server: str, tmp_path: Path, template: Path
+) -> None:
     for number, name in enumerate(CLASSES):
         copy_as_new(template, tmp_path / "raw" / name / "a.root", number + 1)
     ingest(tmp_path / "raw", tmp_path / "events")
@@ -134,20 +146,29 @@ def test_a_replay_that_is_interrupted_has_published_what_it_says(
     assert f"in {len(messages(topic, 1))} messages" in told
 
 
-def test_a_wrong_address_or_nobody_there_is_said_in_a_line(server: str, tmp_path: Path, template: Path, model: Path) -> None:
+def test_a_wrong_address_or_nobody_there_is_said_in_a_line(
+    server: str, tmp_path: Path, template: Path, model: Path
+) -> None:
     copy_as_new(template, tmp_path / "raw" / "a.root", 1)
     with pytest.raises(ConfigError, match="'kafka://broker' is no topic"):
         publish(tmp_path / "raw", "kafka://broker")
     with pytest.raises(DataError, match=r"no broker answers within 0\.5 s"):
         publish(tmp_path / "raw", "kafka://127.0.0.1:1/events", timeout_s=0.5)
     with pytest.raises(DataError, match="no such topic"):
-        structured.run(ScoreConfig(model=model, input=f"kafka://{server}/none", output=tmp_path / "scores", stream=True))
+        structured.run(
+            ScoreConfig(
+                model=model, input=f"kafka://{server}/none", output=tmp_path / "scores", stream=True
+            )
+        )
     with pytest.raises(ConfigError, match="a topic has no end; add --stream"):
         ScoreConfig(input=f"kafka://{server}/none")
 
 
 def connectors() -> list[Any]:
-    missing = pytest.mark.skipif("HEPFLOW_SPARK_KAFKA" not in os.environ, reason="spark-sql-kafka is in no package: see the module")
+    missing = pytest.mark.skipif(
+        "HEPFLOW_SPARK_KAFKA" not in os.environ,
+        reason="spark-sql-kafka is in no package: see the module",
+    )
     return [pytest.param("python", id="python"), pytest.param("spark", id="spark", marks=missing)]
 
 
@@ -165,12 +186,18 @@ def changed(table: pa.Table, collection: str, field: str, value: float, first: i
     """The same events under other ids, with a value in every element of a collection."""
     ids = pa.array(range(first, first + len(table)))
     column = table[collection].combine_chunks()
-    members = {member.name: column.flatten().field(member.name) for member in column.type.value_type}
+    members = {
+        member.name: column.flatten().field(member.name) for member in column.type.value_type
+    }
     members[field] = pa.array(np.full(len(members[field]), value, np.float32))
     offsets = pa.array(column.offsets.to_numpy() - column.offsets[0].as_py())
-    content = pa.StructArray.from_arrays(list(members.values()), fields=list(column.type.value_type))
+    content = pa.StructArray.from_arrays(
+        list(members.values()), fields=list(column.type.value_type)
+    )
     lists = pa.ListArray.from_arrays(offsets, content, type=column.type)
-    table = table.set_column(table.schema.get_field_index(collection), table.schema.field(collection), lists)
+    table = table.set_column(
+        table.schema.get_field_index(collection), table.schema.field(collection), lists
+    )
     return table.set_column(0, table.schema.field("event_id"), ids)
 
 
@@ -178,7 +205,13 @@ def changed(table: pa.Table, collection: str, field: str, value: float, first: i
 @pytest.mark.slow
 @pytest.mark.parametrize("connector", connectors())
 def test_messages_are_scored_as_files_are_and_bad_ones_named(
-    server: str, tmp_path: Path, template: Path, model: Path, spark: Any, connector: str, monkeypatch: pytest.MonkeyPatch
+    server: str,
+    tmp_path: Path,
+    template: Path,
+    model: Path,
+    spark: Any,
+    connector: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The same logits as of the events in files, in bounded micro-batches; what is wrong with a message costs that message.
 
@@ -193,9 +226,22 @@ def test_messages_are_scored_as_files_are_and_bad_ones_named(
     publish(raw, topic)
     good = messages(topic, 2)
     table = pa.ipc.open_stream(good[0]).read_all()
-    nan, poison = changed(table.slice(0, 3), "EFlowTrack", "PT", np.nan, 1), changed(table.slice(0, 3), "MissingET", "MET", 666, 11)
+    nan, poison = (
+        changed(table.slice(0, 3), "EFlowTrack", "PT", np.nan, 1),
+        changed(table.slice(0, 3), "MissingET", "MET", 666, 11),
+    )
     at = len(messages(topic, 1))
-    send(topic, b"garbage", None, b"x" * 300_000, encode(table.drop_columns(["Jet"])), encode(nan), good[0], good[0][:-400], encode(poison))
+    send(
+        topic,
+        b"garbage",
+        None,
+        b"x" * 300_000,
+        encode(table.drop_columns(["Jet"])),
+        encode(nan),
+        good[0],
+        good[0][:-400],
+        encode(poison),
+    )
     options = ScoreConfig(
         model=model,
         physics="odd_physics:checked",
@@ -231,17 +277,30 @@ def test_messages_are_scored_as_files_are_and_bad_ones_named(
     scores = read_scores(tmp_path / "scores")
     assert sorted(set(scores["event_id"].to_pylist()) - {1, 2, 3}) == all_ids(raw)
     assert len(scores) == 2 * N + 3
-    scorer, rows = Scorer(model, "odd_physics:checked"), {row["event_id"]: row for row in scores.to_pylist()}
+    scorer, rows = (
+        Scorer(model, "odd_physics:checked"),
+        {row["event_id"]: row for row in scores.to_pylist()},
+    )
     for number in range(2):
         wanted = scorer.score(events_of(raw / f"{number}.root"))
-        got = [row for row in rows.values() if row["file"] == f"{number}.root" and row["event_id"] not in {1, 2, 3}]
+        got = [
+            row
+            for row in rows.values()
+            if row["file"] == f"{number}.root" and row["event_id"] not in {1, 2, 3}
+        ]
         got.sort(key=lambda row: row["entry"])
         assert [row["reason"] or "" for row in got] == wanted.reason.tolist()
-        logits = np.array([[row[f"logit_{name}"] for name in scorer.inputs.classes] for row in got], dtype=np.float32)
+        logits = np.array(
+            [[row[f"logit_{name}"] for name in scorer.inputs.classes] for row in got],
+            dtype=np.float32,
+        )
         np.testing.assert_allclose(logits, wanted.logits, rtol=1e-5, atol=1e-6)
     assert rows[1]["reason"] == "NaN or infinite values"
     records = [read_json(path) for path in (tmp_path / "scores" / "_records").iterdir()]
-    sizes = [len({*record["messages"].values(), *(item["file"] for item in record["lost"])}) for record in records]
+    sizes = [
+        len({*record["messages"].values(), *(item["file"] for item in record["lost"])})
+        for record in records
+    ]
     assert sum(sizes) == 6 + 8
     assert max(sizes) <= 4, "a micro-batch is larger than allowed"
     with pytest.raises(DataError, match="8 messages lost events"):
@@ -267,8 +326,23 @@ def kill(process: psutil.Process) -> None:
 
 
 def stream_process(topic: str, output: Path, model: Path, idle_stop_s: float) -> psutil.Popen:
-    options = (f"--input={topic}", f"--output={output}", f"--model={model}", "--poll_s=0.1", "--kafka.max_messages=3")
-    command = (sys.executable, "-m", "hepflow", "score", "--stream", *options, f"--idle-stop-s={idle_stop_s}", "--spark.master=local[1]")
+    options = (
+        f"--input={topic}",
+        f"--output={output}",
+        f"--model={model}",
+        "--poll_s=0.1",
+        "--kafka.max_messages=3",
+    )
+    command = (
+        sys.executable,
+        "-m",
+        "hepflow",
+        "score",
+        "--stream",
+        *options,
+        f"--idle-stop-s={idle_stop_s}",
+        "--spark.master=local[1]",
+    )
     with output.with_suffix(".log").open("a") as log:
         return psutil.Popen((*command, "--spark.driver_memory=512m"), stdout=log, stderr=log)
 
@@ -306,7 +380,11 @@ def test_a_killed_query_loses_and_doubles_nothing(
 
 def test_the_example_of_the_documents_is_an_event_that_is_scored(server: str, model: Path) -> None:
     page = (Path(__file__).parents[1] / "docs" / "scoring.md").read_text()
-    (example,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "Producer" in block]
+    (example,) = [
+        block
+        for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+        if "Producer" in block
+    ]
     exec(example.replace("localhost:9092", server).replace('"events"', '"example"'), {})
     (message,) = messages(f"kafka://{server}/example", 1)
     assert Scorer(model).score(decode(message, LOSS).events).reason.tolist() == [""]

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_trigger import events_of, write_raw
 
-from hepflow.ingest.arrow import to_arrow
+from hepflow.reading.arrow import to_arrow
 from hepflow.schema import COLLECTIONS
-from hepflow.score.messages import SCHEMA, Malformed, decode, encode
+from hepflow.score.kafka.messages import SCHEMA, Malformed, decode, encode
 
 N = 6
 LIMIT = 1 << 20
@@ -35,42 +35,63 @@ def with_column(table: pa.Table, name: str, column: pa.Array | None) -> pa.Table
 
 def test_what_is_encoded_is_decoded(table: pa.Table) -> None:
     content = decode(encode(table), LIMIT)
-    assert ak.to_list(content.events) == [{name: row[name] for name in COLLECTIONS} for row in table.to_pylist()]
+    assert ak.to_list(content.events) == [
+        {name: row[name] for name in COLLECTIONS} for row in table.to_pylist()
+    ]
     assert content.identity["event_id"].to_pylist() == list(range(N))
     assert content.identity["file"].to_pylist() == ["a.root"] * N
 
 
 def test_slices_chunks_nullable_types_and_further_columns_do(table: pa.Table) -> None:
     """What pyarrow makes of Python objects, pieces of a larger table, and a column of the publisher's own."""
-    loose = pa.Table.from_pylist(table.to_pylist(), schema=pa.schema([_nullable(field) for field in SCHEMA]))
-    pieces = pa.concat_tables([loose.slice(1, 2), loose.slice(4, 2)]).append_column("run", pa.array([7] * 4))
+    loose = pa.Table.from_pylist(
+        table.to_pylist(), schema=pa.schema([_nullable(field) for field in SCHEMA])
+    )
+    pieces = pa.concat_tables([loose.slice(1, 2), loose.slice(4, 2)]).append_column(
+        "run", pa.array([7] * 4)
+    )
     wanted = [table.to_pylist()[i] for i in (1, 2, 4, 5)]
     content = decode(encode(pieces), LIMIT)
-    assert ak.to_list(content.events) == [{name: row[name] for name in COLLECTIONS} for row in wanted]
-    assert content.digest == decode(encode(pa.concat_tables([table.slice(1, 2), table.slice(4, 2)])), LIMIT).digest
+    assert ak.to_list(content.events) == [
+        {name: row[name] for name in COLLECTIONS} for row in wanted
+    ]
+    assert (
+        content.digest
+        == decode(encode(pa.concat_tables([table.slice(1, 2), table.slice(4, 2)])), LIMIT).digest
+    )
     assert content.digest != decode(encode(table), LIMIT).digest
 
 
 def _nullable(field: pa.Field) -> pa.Field:
     if not pa.types.is_list(field.type):
         return pa.field(field.name, field.type)
-    members = [pa.field(member.name, member.type) for member in reversed(list(field.type.value_type))]
+    members = [
+        pa.field(member.name, member.type) for member in reversed(list(field.type.value_type))
+    ]
     return pa.field(field.name, pa.list_(pa.struct(members)))
 
 
 def test_whatever_is_wrong_is_said(table: pa.Table) -> None:
     jets = table["Jet"].combine_chunks()
-    no_pt = pa.ListArray.from_arrays(jets.offsets, pa.StructArray.from_arrays([jets.values.field("Eta")], ["Eta"]))
+    no_pt = pa.ListArray.from_arrays(
+        jets.offsets, pa.StructArray.from_arrays([jets.values.field("Eta")], ["Eta"])
+    )
     doubles = pa.ListArray.from_arrays(
         jets.offsets,
-        pa.StructArray.from_arrays([jets.values.field(name).cast(pa.float64()) for name in COLLECTIONS["Jet"]], COLLECTIONS["Jet"]),
+        pa.StructArray.from_arrays(
+            [jets.values.field(name).cast(pa.float64()) for name in COLLECTIONS["Jet"]],
+            COLLECTIONS["Jet"],
+        ),
     )
     holes = pa.array(
-        [None, *table.to_pylist()[1:]][:1] + [row["Jet"] for row in table.to_pylist()[1:]], type=_nullable(SCHEMA.field("Jet")).type
+        [None, *table.to_pylist()[1:]][:1] + [row["Jet"] for row in table.to_pylist()[1:]],
+        type=_nullable(SCHEMA.field("Jet")).type,
     )
     whole = encode(table)
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+    with pa.ipc.new_stream(
+        sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")
+    ) as writer:
         writer.write_table(table)
     cases = {
         "empty": b"",
@@ -82,7 +103,9 @@ def test_whatever_is_wrong_is_said(table: pa.Table) -> None:
         "no column 'Jet', only": encode(with_column(table, "Jet", None)),
         "column 'Jet' is list<": encode(with_column(table, "Jet", no_pt)),
         "column 'Jet' is": encode(with_column(table, "Jet", doubles)),
-        "column 'event_id' is int32": encode(with_column(table, "event_id", pa.array(range(N), pa.int32()))),
+        "column 'event_id' is int32": encode(
+            with_column(table, "event_id", pa.array(range(N), pa.int32()))
+        ),
         "column 'entry' twice": encode(table.append_column("entry", table["entry"])),
         "nulls in Jet": encode(with_column(table, "Jet", holes)),
         "nulls in entry": encode(with_column(table, "entry", pa.array([None] * N, pa.int64()))),

@@ -19,20 +19,20 @@ import pytest
 from distributed import Client, LocalCluster
 from toy_trigger import untrained, write_raw
 
-from hepflow.bench.copies import copy_as_new
-from hepflow.config_engines import ClusterConfig
-from hepflow.config_score import ScoreConfig
+from hepflow.config.engines import ClusterConfig
+from hepflow.config.score import ScoreConfig
+from hepflow.data.identity import event_ids
+from hepflow.data.ledger import Ledger
 from hepflow.errors import ConfigError, DataError
-from hepflow.files import read_json
-from hepflow.identity import event_ids
-from hepflow.ingest.delphes import DelphesFile
-from hepflow.ledger import Ledger
+from hepflow.reading.delphes import DelphesFile
 from hepflow.score import live
 from hepflow.score.folder import ScoreFolder, read_scores
+from hepflow.score.inputs import splits_of
 from hepflow.score.job import prepare, run
-from hepflow.score.reading import splits_of
 from hepflow.score.task import score_share
 from hepflow.score.view import View
+from hepflow.system.files import read_json
+from hepflow_bench.copies import copy_as_new
 
 N = 60
 N_FILES = 24
@@ -50,7 +50,9 @@ def model(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[ClusterConfig]:
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0") as local:
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0"
+    ) as local:
         yield ClusterConfig(kind="address", address=local.scheduler_address)
 
 
@@ -71,7 +73,9 @@ def scored_ids(output: Path) -> list[int]:
     return sorted(read_scores(output, ["event_id"])["event_id"].to_pylist())
 
 
-def test_files_that_arrive_change_move_or_are_bad(tmp_path: Path, model: Path, cluster: ClusterConfig, template: Path) -> None:
+def test_files_that_arrive_change_move_or_are_bad(
+    tmp_path: Path, model: Path, cluster: ClusterConfig, template: Path
+) -> None:
     raw = tmp_path / "raw"
     for number in range(3):
         copy_as_new(template, raw / f"{number}.root", number + 1)
@@ -110,7 +114,9 @@ def wait_for(output: Path, records: int, seconds: float = 240.0) -> None:
         time.sleep(0.005)
 
 
-def test_a_run_without_input_or_with_a_wrong_mix_ends_at_once(tmp_path: Path, model: Path, cluster: ClusterConfig) -> None:
+def test_a_run_without_input_or_with_a_wrong_mix_ends_at_once(
+    tmp_path: Path, model: Path, cluster: ClusterConfig
+) -> None:
     with pytest.raises(DataError, match="raw"):
         run(config(tmp_path, model, cluster))
     (tmp_path / "raw").mkdir()
@@ -135,7 +141,11 @@ def test_no_more_is_handed_out_than_allowed_and_the_oldest_first(
         assert not stream.waiting, "a file is taken once it has looked the same twice"
         stream.look()
         stream.work()
-        assert sorted(split.file.name for split in stream.in_flight.values()) == ["4.root", "5.root", "6.root"]
+        assert sorted(split.file.name for split in stream.in_flight.values()) == [
+            "4.root",
+            "5.root",
+            "6.root",
+        ]
         assert len(stream.waiting) == 4
         while not stream.idle:
             assert len(stream.in_flight) <= 3
@@ -144,7 +154,11 @@ def test_no_more_is_handed_out_than_allowed_and_the_oldest_first(
 
 
 def test_the_view_tells_rates_latency_and_drift(
-    tmp_path: Path, model: Path, cluster: ClusterConfig, template: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    model: Path,
+    cluster: ClusterConfig,
+    template: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The template's events are those of the model's training; others with twice the jet momenta are not."""
     same = config(tmp_path, model, cluster)
@@ -165,7 +179,10 @@ def test_the_view_tells_rates_latency_and_drift(
         p50, p99 = view.latency()
         assert 0 < p50 <= p99 < 60
         record = next(iter(folder.done.values()))
-        moved = tuple((sum(row), *[0] * (len(row) - 1)) if i == 0 else row for i, row in enumerate(record.histograms))
+        moved = tuple(
+            (sum(row), *[0] * (len(row) - 1)) if i == 0 else row
+            for i, row in enumerate(record.histograms)
+        )
         for _ in range(40):
             view.add(type(record)(**{**record.__dict__, "histograms": moved}), [(1.0, record.n_in)])
         assert view.alarms == {"HT"}
@@ -180,13 +197,32 @@ def view_psi(caplog: pytest.LogCaptureFixture) -> float:
     return float(text.rsplit(" ", 1)[1].rstrip(")"))
 
 
-def stream_process(raw: Path, output: Path, model: Path, idle_stop_s: float) -> subprocess.Popen[bytes]:
-    options = (f"--input={raw}", f"--output={output}", f"--model={model}", "--poll_s=0.1", "--in_flight=3", "--cluster.workers=1")
-    command = (sys.executable, "-m", "hepflow", "score", "--stream", *options, f"--idle-stop-s={idle_stop_s}")
+def stream_process(
+    raw: Path, output: Path, model: Path, idle_stop_s: float
+) -> subprocess.Popen[bytes]:
+    options = (
+        f"--input={raw}",
+        f"--output={output}",
+        f"--model={model}",
+        "--poll_s=0.1",
+        "--in_flight=3",
+        "--cluster.workers=1",
+    )
+    command = (
+        sys.executable,
+        "-m",
+        "hepflow",
+        "score",
+        "--stream",
+        *options,
+        f"--idle-stop-s={idle_stop_s}",
+    )
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def test_shares_of_another_size_take_the_place_of_those_before(tmp_path: Path, model: Path, cluster: ClusterConfig) -> None:
+def test_shares_of_another_size_take_the_place_of_those_before(
+    tmp_path: Path, model: Path, cluster: ClusterConfig
+) -> None:
     path = write_raw(tmp_path / "raw" / "a.root", [40, 30], seed=2)
     _, task, about = prepare(config(tmp_path, model, cluster))
     folder = ScoreFolder(task.output, about)
@@ -199,14 +235,18 @@ def test_shares_of_another_size_take_the_place_of_those_before(tmp_path: Path, m
     assert folder.ledger.n_in == 70
 
 
-def test_a_share_that_is_done_again_is_not_left_to_a_copy_of_its_file(tmp_path: Path, model: Path, cluster: ClusterConfig) -> None:
+def test_a_share_that_is_done_again_is_not_left_to_a_copy_of_its_file(
+    tmp_path: Path, model: Path, cluster: ClusterConfig
+) -> None:
     path = write_raw(tmp_path / "raw" / "a.root", [40, 30], seed=2)
     shutil.copy(path, path.with_name("b.root"))
     _, task, about = prepare(config(tmp_path, model, cluster))
     splits = splits_of(tmp_path / "raw", task.access, path.stat().st_size // 2 + 1)
     ScoreFolder(task.output, about)
     records = [score_share(split, task) for split in splits]
-    assert [(record.name, record.n_out > 0) for record in records] == [("a.root", True)] * 2 + [("b.root", False)] * 2
+    assert [(record.name, record.n_out > 0) for record in records] == [("a.root", True)] * 2 + [
+        ("b.root", False)
+    ] * 2
     replace(records[0], transient=True).write(task.output)
     folder = ScoreFolder(task.output, about, retry_lost=True)
     for split in reversed(folder.pending(splits)):
@@ -215,10 +255,17 @@ def test_a_share_that_is_done_again_is_not_left_to_a_copy_of_its_file(tmp_path: 
 
 
 @pytest.mark.slow
-def test_killed_streams_and_workers_lose_and_double_nothing(tmp_path: Path, model: Path, cluster: ClusterConfig, template: Path) -> None:
+def test_killed_streams_and_workers_lose_and_double_nothing(
+    tmp_path: Path, model: Path, cluster: ClusterConfig, template: Path
+) -> None:
     """kill -9 of the run amid the work, then of a worker, while files keep arriving."""
     rng, raw, output = np.random.default_rng(), tmp_path / "raw", tmp_path / "scores"
-    files = iter([copy_as_new(template, tmp_path / "kept" / f"{number:02d}.root", number + 1) for number in range(N_FILES)])
+    files = iter(
+        [
+            copy_as_new(template, tmp_path / "kept" / f"{number:02d}.root", number + 1)
+            for number in range(N_FILES)
+        ]
+    )
     raw.mkdir()
     deliver(files, raw, N_FILES // 2)
     process = stream_process(raw, output, model, 0)
@@ -231,7 +278,11 @@ def test_killed_streams_and_workers_lose_and_double_nothing(tmp_path: Path, mode
     deliver(files, raw, N_FILES // 4)
     process = stream_process(raw, output, model, 3)
     wait_for(output, left + 2)
-    workers = [child for child in psutil.Process(process.pid).children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]
+    workers = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "spawn_main" in " ".join(child.cmdline())
+    ]
     assert workers
     for worker in workers:
         os.kill(worker.pid, signal.SIGKILL)

@@ -15,28 +15,47 @@ def hits(pdg: int, energy: float, eta: float, phi: float = 0.3) -> tuple[np.ndar
     return np.array([pdg], np.int32), np.array([energy]), np.array([eta]), np.array([phi])
 
 
-def tracks(pdg: int, energy: float, resolution: float, eta: float, phi: float = 0.3) -> tuple[np.ndarray, ...]:
-    return np.array([pdg], np.int32), np.array([energy]), np.array([resolution]), np.array([eta]), np.array([phi])
+def tracks(
+    pdg: int, energy: float, resolution: float, eta: float, phi: float = 0.3
+) -> tuple[np.ndarray, ...]:
+    return (
+        np.array([pdg], np.int32),
+        np.array([energy]),
+        np.array([resolution]),
+        np.array([eta]),
+        np.array([phi]),
+    )
 
 
 def look_up(towers: object, eta: float, phi: float) -> int:
     return int(tower_index(towers, np.array([eta]), np.array([phi]))[0])
 
 
-def repeat(compartment: object, particle: tuple[np.ndarray, ...], track: tuple[np.ndarray, ...], n: int = 4000) -> list[EnergyFlow]:
+def repeat(
+    compartment: object,
+    particle: tuple[np.ndarray, ...],
+    track: tuple[np.ndarray, ...],
+    n: int = 4000,
+) -> list[EnergyFlow]:
     rng = np.random.default_rng(4)
     return [measure(rng, compartment, particle, track) for _ in range(n)]
 
 
 @pytest.mark.parametrize("compartment", [ECAL, HCAL])
 @given(eta=st.floats(-4.999, 4.999), phi=st.floats(-np.pi, np.pi))
-def test_a_tower_holds_the_place_it_is_looked_up_by(compartment: object, eta: float, phi: float) -> None:
+def test_a_tower_holds_the_place_it_is_looked_up_by(
+    compartment: object, eta: float, phi: float
+) -> None:
     towers = compartment.towers
     index = look_up(towers, eta, phi)
     row = np.searchsorted(towers.first, index, "right") - 1
     column = index - towers.first[row]
     assert towers.eta[row] < eta <= towers.eta[row + 1]
-    assert -np.pi + 2 * np.pi * column / towers.n_phi[row] - 1e-9 <= phi <= -np.pi + 2 * np.pi * (column + 1) / towers.n_phi[row] + 1e-9
+    assert (
+        -np.pi + 2 * np.pi * column / towers.n_phi[row] - 1e-9
+        <= phi
+        <= -np.pi + 2 * np.pi * (column + 1) / towers.n_phi[row] + 1e-9
+    )
 
 
 @pytest.mark.parametrize("compartment", [ECAL, HCAL])
@@ -53,25 +72,43 @@ def test_towers_are_as_fine_as_the_card_says() -> None:
         row = np.searchsorted(towers.eta, eta) - 1
         return round(towers.eta[row + 1] - towers.eta[row], 4), int(towers.n_phi[row])
 
-    assert size(ECAL.towers, 0.5) == size(ECAL.towers, -2.5) == size(HCAL.towers, 2.5) == (0.0174, 360)
+    assert (
+        size(ECAL.towers, 0.5) == size(ECAL.towers, -2.5) == size(HCAL.towers, 2.5) == (0.0174, 360)
+    )
     assert size(HCAL.towers, -0.5) == (0.087, 72)
     assert size(ECAL.towers, 3.2) == size(HCAL.towers, -3.2) == (0.175, 36)
 
 
 @pytest.mark.parametrize(
-    ("pdg", "ecal", "hcal"), [(22, 1, 0), (-11, 1, 0), (13, 0, 0), (211, 0, 1), (130, 0, 1), (310, 0.3, 0.7), (-3122, 0.3, 0.7)]
+    ("pdg", "ecal", "hcal"),
+    [
+        (22, 1, 0),
+        (-11, 1, 0),
+        (13, 0, 0),
+        (211, 0, 1),
+        (130, 0, 1),
+        (310, 0.3, 0.7),
+        (-3122, 0.3, 0.7),
+    ],
 )
 def test_particles_share_their_energy_as_the_card_says(pdg: int, ecal: float, hcal: float) -> None:
     assert (*share(ECAL, np.array([pdg])), *share(HCAL, np.array([pdg]))) == (ecal, hcal)
 
 
-@pytest.mark.parametrize(("compartment", "pdg", "energy", "eta"), [(ECAL, 22, 50.0, 0.5), (ECAL, 22, 80.0, -2.0), (HCAL, 130, 200.0, 1.0)])
-def test_a_lone_neutral_is_measured_with_the_card_s_resolution(compartment: object, pdg: int, energy: float, eta: float) -> None:
+@pytest.mark.parametrize(
+    ("compartment", "pdg", "energy", "eta"),
+    [(ECAL, 22, 50.0, 0.5), (ECAL, 22, 80.0, -2.0), (HCAL, 130, 200.0, 1.0)],
+)
+def test_a_lone_neutral_is_measured_with_the_card_s_resolution(
+    compartment: object, pdg: int, energy: float, eta: float
+) -> None:
     flow = repeat(compartment, hits(pdg, energy, eta), NO_TRACKS)
     assert all(len(one.et) == 1 for one in flow)
     measured = np.array([one.et[0] * np.cosh(one.eta[0]) for one in flow])
     assert measured.mean() == pytest.approx(energy, rel=0.01)
-    assert measured.std() == pytest.approx(energy_sigma(compartment.resolution, np.array([energy]), np.array([eta]))[0], rel=0.06)
+    assert measured.std() == pytest.approx(
+        energy_sigma(compartment.resolution, np.array([energy]), np.array([eta]))[0], rel=0.06
+    )
     assert max(abs(one.eta[0] - eta) for one in flow) < 0.087
     assert max(abs(one.phi[0] - 0.3) for one in flow) < 2 * np.pi / 72
 
@@ -89,7 +126,10 @@ def test_a_charged_hadron_is_not_counted_twice() -> None:
 
 
 def test_a_neutral_under_a_track_is_what_remains() -> None:
-    both = tuple(np.concatenate(pair) for pair in zip(hits(211, 20.0, 0.5), hits(130, 100.0, 0.5), strict=True))
+    both = tuple(
+        np.concatenate(pair)
+        for pair in zip(hits(211, 20.0, 0.5), hits(130, 100.0, 0.5), strict=True)
+    )
     flow = repeat(HCAL, both, tracks(211, 20.0, 0.01, 0.5))
     remains = np.array([one.et.sum() * np.cosh(0.5) for one in flow])
     assert remains.mean() == pytest.approx(100.0, rel=0.03)
@@ -103,7 +143,9 @@ def test_a_poorly_measured_electron_takes_the_calorimeter_s_energy() -> None:
 
 def test_a_muon_crosses_untouched() -> None:
     for compartment in (ECAL, HCAL):
-        flow = measure(np.random.default_rng(5), compartment, hits(13, 50.0, 0.5), tracks(13, 50.0, 0.01, 0.5))
+        flow = measure(
+            np.random.default_rng(5), compartment, hits(13, 50.0, 0.5), tracks(13, 50.0, 0.01, 0.5)
+        )
         assert len(flow.et) == 0
         assert flow.scale.tolist() == [1.0]
 
@@ -111,7 +153,12 @@ def test_a_muon_crosses_untouched() -> None:
 def test_excesses_come_from_minus_to_plus_eta() -> None:
     n = 200
     rng = np.random.default_rng(6)
-    particles = (np.full(n, 22, np.int32), np.full(n, 30.0), rng.uniform(-2.9, 2.9, n), rng.uniform(-np.pi, np.pi, n))
+    particles = (
+        np.full(n, 22, np.int32),
+        np.full(n, 30.0),
+        rng.uniform(-2.9, 2.9, n),
+        rng.uniform(-np.pi, np.pi, n),
+    )
     eta = measure(rng, ECAL, particles, NO_TRACKS).eta
     assert len(eta) > 150
     assert (np.diff(eta) > -0.0175).all()  # within a tower the place is random

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 pytest.importorskip("pythia8mc", reason="pip install 'hepflow[simulate]'")
 
 from hepflow.simulate import decays
-from hepflow.simulate.decays import BOTTOM, CHARM, Candidate, Library, find_species, join, products, try_decays
+from hepflow.simulate.decays import (
+    BOTTOM,
+    CHARM,
+    Candidate,
+    Library,
+    find_species,
+    join,
+    products,
+    try_decays,
+)
 from hepflow.simulate.pythia import decay_library
 
 B_MASS = 5.27963
@@ -17,17 +26,26 @@ ANY_LEPTON = Candidate(0.0, 99.0, np.inf)
 
 @pytest.fixture(scope="module")
 def library() -> Library:
-    return join([decay_library((*BOTTOM[:2], *CHARM[:2]), 1000, 1, False), decay_library(BOTTOM[:2], 1000, 2, True)])
+    return join(
+        [
+            decay_library((*BOTTOM[:2], *CHARM[:2]), 1000, 1, False),
+            decay_library(BOTTOM[:2], 1000, 2, True),
+        ]
+    )
 
 
 def hadron(pt: float, mass: float = B_MASS) -> np.ndarray:
     return np.array([[pt, 0.0, 0.0, np.hypot(pt, mass)]])
 
 
-def one_decay(library: Library, pdg: int, decay: int, momentum: np.ndarray) -> tuple[np.ndarray, ...]:
+def one_decay(
+    library: Library, pdg: int, decay: int, momentum: np.ndarray
+) -> tuple[np.ndarray, ...]:
     rotation = np.random.default_rng(decay).normal(size=(1, 4))
     rotation /= np.linalg.norm(rotation)
-    return products(library, np.array([decay]), rotation, np.array([pdg]), momentum, np.zeros((1, 3)))
+    return products(
+        library, np.array([decay]), rotation, np.array([pdg]), momentum, np.zeros((1, 3))
+    )
 
 
 def test_the_library_knows_its_species_and_kinds(library: Library) -> None:
@@ -44,7 +62,9 @@ def test_leptonic_decays_are_the_share_that_nature_has(library: Library) -> None
 
 def test_every_forced_decay_has_a_lepton(library: Library) -> None:
     for decay in range(library.first[4], library.first[6]):
-        assert np.isin(np.abs(library.pdg[library.offsets[decay] : library.offsets[decay + 1]]), (11, 13)).any()
+        assert np.isin(
+            np.abs(library.pdg[library.offsets[decay] : library.offsets[decay + 1]]), (11, 13)
+        ).any()
 
 
 def test_no_decay_at_rest_makes_more_energy_than_the_mass(library: Library) -> None:
@@ -53,7 +73,9 @@ def test_no_decay_at_rest_makes_more_energy_than_the_mass(library: Library) -> N
     assert (energy < 5.3).all()
     # neutrinos carry away the rest: their energy is at least the momentum missing
     assert (energy[:1000] + momentum[:1000] <= B_MASS * (1 + 1e-6)).all()
-    charge = np.add.reduceat(library.charge.astype(int), library.offsets[:-1][np.diff(library.offsets) > 0])
+    charge = np.add.reduceat(
+        library.charge.astype(int), library.offsets[:-1][np.diff(library.offsets) > 0]
+    )
     assert set(charge[:1000]) == {0}
 
 
@@ -62,7 +84,9 @@ def test_a_boost_keeps_invariant_masses(library: Library, pt: float, decay: int)
     rest = library.momentum[library.offsets[decay] : library.offsets[decay + 1]].sum(axis=0)
     _, _, momentum, _ = one_decay(library, 511, decay, hadron(pt))
     total = momentum.sum(axis=0)
-    assert total[3] ** 2 - total[:3] @ total[:3] == pytest.approx(rest[3] ** 2 - rest[:3] @ rest[:3], rel=1e-6, abs=1e-5 * pt)
+    assert total[3] ** 2 - total[:3] @ total[:3] == pytest.approx(
+        rest[3] ** 2 - rest[:3] @ rest[:3], rel=1e-6, abs=1e-5 * pt
+    )
 
 
 def test_antiparticles_decay_to_antiparticles(library: Library) -> None:
@@ -87,8 +111,12 @@ def test_rotations_leave_no_direction_preferred(library: Library) -> None:
     at_rest, nothing = hadron(0.0), np.zeros((0, 3))
     leptons = []
     for _ in range(1500):
-        _, _, decay, rotation = try_decays(rng, ANY_LEPTON, library, 1, True, np.array([511]), at_rest, nothing)
-        pdg, _, momentum, _ = products(library, decay, rotation, np.array([511]), at_rest, np.zeros((1, 3)))
+        _, _, decay, rotation = try_decays(
+            rng, ANY_LEPTON, library, 1, True, np.array([511]), at_rest, nothing
+        )
+        pdg, _, momentum, _ = products(
+            library, decay, rotation, np.array([511]), at_rest, np.zeros((1, 3))
+        )
         hardest = momentum[np.argmax(np.where(np.isin(np.abs(pdg), (11, 13)), momentum[:, 3], 0))]
         leptons.append(hardest[:3] / np.linalg.norm(hardest[:3]))
     mean = np.mean(leptons, axis=0)
@@ -99,7 +127,9 @@ def test_rotations_leave_no_direction_preferred(library: Library) -> None:
 def test_compiled_and_plain_python_agree(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     pdg, hadrons = np.array([511, -521]), np.vstack([hadron(50.0), hadron(30.0)[:, [1, 0, 2, 3]]])
     visible = np.array([[3.0, 0.1, 0.1], [40.0, 0.0, 2.0]])
-    arguments = [(Candidate(15.0), library, 300, force, pdg, hadrons, visible) for force in (True, False)]
+    arguments = [
+        (Candidate(15.0), library, 300, force, pdg, hadrons, visible) for force in (True, False)
+    ]
     compiled = [try_decays(np.random.default_rng(7), *rest) for rest in arguments]
     for name in ("_count_passing", "_passes", "_cone_sum", "_transform", "_in_cone"):
         monkeypatch.setattr(decays, name, getattr(decays, name).py_func)
@@ -113,7 +143,9 @@ def test_compiled_and_plain_python_agree(library: Library, monkeypatch: pytest.M
 
 def test_forced_and_natural_decays_give_the_same_chance() -> None:
     """Forcing is a way to look where the leptons are, not a way to make more."""
-    library = join([decay_library((511, 521), 12_000, 4, False), decay_library((511, 521), 6000, 5, True)])
+    library = join(
+        [decay_library((511, 521), 12_000, 4, False), decay_library((511, 521), 6000, 5, True)]
+    )
     candidate, nothing = Candidate(20.0, 4.0, 0.45), np.zeros((0, 3))
     rng, pdg = np.random.default_rng(8), np.array([521, -511])
     hadrons = np.vstack([hadron(50.0), -hadron(40.0)])
@@ -126,7 +158,9 @@ def test_forced_and_natural_decays_give_the_same_chance() -> None:
 def test_a_lepton_in_a_crowd_is_no_candidate(library: Library) -> None:
     rng, pdg = np.random.default_rng(9), np.array([511])
     crowd = np.array([[500.0, 0.0, 0.0]])
-    alone, _, _, _ = try_decays(rng, Candidate(), library, 2000, True, pdg, hadron(80.0), np.zeros((0, 3)))
+    alone, _, _, _ = try_decays(
+        rng, Candidate(), library, 2000, True, pdg, hadron(80.0), np.zeros((0, 3))
+    )
     crowded, _, _, _ = try_decays(rng, Candidate(), library, 2000, True, pdg, hadron(80.0), crowd)
     assert alone > 50
     assert crowded <= alone * 0.1

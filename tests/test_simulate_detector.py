@@ -15,14 +15,22 @@ from hepflow.simulate.jets import cluster, flavours, median_density, tag
 from hepflow.simulate.particles import Events, Particles, offsets_of
 from hepflow.simulate.pileup import overlay
 
-NOTHING = Particles(np.array([0, 0]), np.zeros(0, np.int32), np.zeros(0, np.int8), np.zeros((0, 4)), np.zeros((0, 3)))
+NOTHING = Particles(
+    np.array([0, 0]),
+    np.zeros(0, np.int32),
+    np.zeros(0, np.int8),
+    np.zeros((0, 4)),
+    np.zeros((0, 3)),
+)
 NO_HADRONS = np.zeros((0, 4))
 
 
 def particles(*rows: tuple[int, int, float, float, float], n_events: int = 1) -> Particles:
     """Events of the same (pdg, charge, pT, eta, phi), massless."""
     pdg, charge, pt, eta, phi = (np.array(column) for column in zip(*rows, strict=True))
-    momentum = np.stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), pt * np.cosh(eta)], axis=1)
+    momentum = np.stack(
+        [pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), pt * np.cosh(eta)], axis=1
+    )
     offsets = len(rows) * np.arange(n_events + 1)
     return Particles(
         offsets,
@@ -33,16 +41,30 @@ def particles(*rows: tuple[int, int, float, float, float], n_events: int = 1) ->
     )
 
 
-def detect(*rows: tuple[int, int, float, float, float], n_events: int = 400, heavy: np.ndarray = NO_HADRONS) -> dict[str, ak.Array]:
-    return simulate(np.random.default_rng(1), Events(particles(*rows, n_events=n_events), [heavy] * n_events), NOTHING, 0.0, 0.0)
+def detect(
+    *rows: tuple[int, int, float, float, float], n_events: int = 400, heavy: np.ndarray = NO_HADRONS
+) -> dict[str, ak.Array]:
+    return simulate(
+        np.random.default_rng(1),
+        Events(particles(*rows, n_events=n_events), [heavy] * n_events),
+        NOTHING,
+        0.0,
+        0.0,
+    )
 
 
 @pytest.fixture(scope="module")
 def noisy() -> dict[str, ak.Array]:
     """Two jets' worth of particles under a pile-up of charged and neutral pions' photons."""
     rng = np.random.default_rng(5)
-    soft = [(211 * q, q, rng.exponential(0.8) + 0.2, rng.uniform(-4, 4), rng.uniform(-3, 3)) for q in rng.choice([-1, 1], 60)]
-    soft += [(22, 0, rng.exponential(0.8) + 0.2, rng.uniform(-4, 4), rng.uniform(-3, 3)) for _ in range(60)]
+    soft = [
+        (211 * q, q, rng.exponential(0.8) + 0.2, rng.uniform(-4, 4), rng.uniform(-3, 3))
+        for q in rng.choice([-1, 1], 60)
+    ]
+    soft += [
+        (22, 0, rng.exponential(0.8) + 0.2, rng.uniform(-4, 4), rng.uniform(-3, 3))
+        for _ in range(60)
+    ]
     jets = [
         (211, 1, 40.0, 0.5, 1.0),
         (22, 0, 30.0, 0.55, 1.05),
@@ -59,7 +81,9 @@ def test_the_output_is_the_schema_s(noisy: dict[str, ak.Array]) -> None:
         assert noisy[name].fields == list(fields)
         assert len(noisy[name]) == 60
         for field, kind in fields.items():
-            assert str(ak.flatten(noisy[name][field]).layout.dtype) == ("uint32" if field == "BTag" else kind)
+            assert str(ak.flatten(noisy[name][field]).layout.dtype) == (
+                "uint32" if field == "BTag" else kind
+            )
         for field in fields:
             assert np.isfinite(ak.to_numpy(ak.flatten(noisy[name][field]))).all()
 
@@ -87,7 +111,9 @@ def test_orders_are_those_of_delphes(noisy: dict[str, ak.Array]) -> None:
 def test_tracks_come_from_several_vertices_in_millimetres(noisy: dict[str, ak.Array]) -> None:
     z = noisy["EFlowTrack"].Z
     assert ak.max(abs(z)) <= card.VERTEX_HALF_RANGE
-    assert np.std(ak.to_numpy(ak.flatten(z))) == pytest.approx(card.VERTEX_HALF_RANGE / np.sqrt(3), rel=0.15)
+    assert np.std(ak.to_numpy(ak.flatten(z))) == pytest.approx(
+        card.VERTEX_HALF_RANGE / np.sqrt(3), rel=0.15
+    )
     assert min(len(set(event)) for event in z.tolist()) > 8
 
 
@@ -164,7 +190,9 @@ def test_overlaid_events_are_turned_and_not_stretched() -> None:
     pt = np.hypot(laid.momentum[:, 0], laid.momentum[:, 1])
     assert np.sort(np.unique(pt.round(9))) == pytest.approx([2.0, 3.0])
     phi = np.arctan2(laid.momentum[:, 1], laid.momentum[:, 0])
-    assert (phi[1::2] - phi[::2]) % (2 * np.pi) == pytest.approx(2.0)  # the two of an event stay 2 rad apart
+    assert (phi[1::2] - phi[::2]) % (2 * np.pi) == pytest.approx(
+        2.0
+    )  # the two of an event stay 2 rad apart
     assert np.abs(np.exp(1j * phi[::2]).mean()) < 0.2
 
 
@@ -177,7 +205,9 @@ def test_mean_pile_up_is_the_one_asked_for() -> None:
 
 
 def test_jets_hold_everything_in_their_cone() -> None:
-    momentum = particles((211, 1, 40.0, 0.5, 1.0), (22, 0, 20.0, 0.6, 1.1), (211, 1, 30.0, -2.0, -2.0)).momentum
+    momentum = particles(
+        (211, 1, 40.0, 0.5, 1.0), (22, 0, 20.0, 0.6, 1.1), (211, 1, 30.0, -2.0, -2.0)
+    ).momentum
     jets, offsets = cluster(momentum, np.array([0, 3, 3]))
     assert offsets.tolist() == [0, 2, 2]
     jets = jets[np.argsort(jets[:, 2])]
@@ -197,13 +227,24 @@ def test_the_density_is_the_median_of_the_cells() -> None:
 
 def test_flavour_is_the_heaviest_nearby() -> None:
     heavy = np.array([[30.0, 0.0, 3.1, 4.0], [30.0, 0.2, -3.1, 5.0], [30.0, 2.0, 1.0, 4.0]])
-    assert flavours(np.array([0.1, 2.1, -2.0]), np.array([3.1, 1.1, 0.0]), heavy, card.FLAVOUR_CONE).tolist() == [5, 4, 0]
+    assert flavours(
+        np.array([0.1, 2.1, -2.0]), np.array([3.1, 1.1, 0.0]), heavy, card.FLAVOUR_CONE
+    ).tolist() == [5, 4, 0]
 
 
-@pytest.mark.parametrize(("flavour", "rates"), [(5, (0.837, 0.666, 0.485)), (4, (0.416, 0.188, 0.046)), (0, (0.1, 0.01, 0.001))])
+@pytest.mark.parametrize(
+    ("flavour", "rates"),
+    [(5, (0.837, 0.666, 0.485)), (4, (0.416, 0.188, 0.046)), (0, (0.1, 0.01, 0.001))],
+)
 def test_tag_bits_are_set_at_the_card_s_rates(flavour: int, rates: tuple[float, ...]) -> None:
     n = 20_000
-    bits = tag(np.random.default_rng(8), WORKING_POINTS, np.full(n, 45.0), np.full(n, -0.5), np.full(n, flavour))
+    bits = tag(
+        np.random.default_rng(8),
+        WORKING_POINTS,
+        np.full(n, 45.0),
+        np.full(n, -0.5),
+        np.full(n, flavour),
+    )
     assert bits.dtype == np.uint32
     for bit, rate in enumerate(rates):
         assert np.mean(bits >> bit & 1) == pytest.approx(rate, abs=0.012)
@@ -217,7 +258,10 @@ def test_jets_that_cannot_be_tagged_are_not() -> None:
 
 
 def test_the_same_generator_gives_the_same_event() -> None:
-    first, second = detect((11, -1, 60.0, 0.5, 1.0), n_events=20), detect((11, -1, 60.0, 0.5, 1.0), n_events=20)
+    first, second = (
+        detect((11, -1, 60.0, 0.5, 1.0), n_events=20),
+        detect((11, -1, 60.0, 0.5, 1.0), n_events=20),
+    )
     for name in COLLECTIONS:
         assert ak.array_equal(first[name], second[name])
 

@@ -15,7 +15,7 @@ pytest.importorskip("pythia8mc", reason="pip install 'hepflow[simulate]'")
 
 from delphes_events import from_root
 
-from hepflow.config import SimulateConfig
+from hepflow.config.stages import SimulateConfig
 from hepflow.errors import ConfigError, DataError
 from hepflow.physics.features import compute
 from hepflow.physics.selection import passes
@@ -34,34 +34,52 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def small(pool: Path, tmp_path_factory: pytest.TempPathFactory) -> SimulateConfig:
     """Two files a class, of 4 and 2 selected events."""
-    config = SimulateConfig(input=pool, output=tmp_path_factory.mktemp("raw"), events=6, events_per_file=4, jobs=1)
+    config = SimulateConfig(
+        input=pool, output=tmp_path_factory.mktemp("raw"), events=6, events_per_file=4, jobs=1
+    )
     run(config)
     return config
 
 
 def files(config: SimulateConfig) -> dict[str, bytes]:
-    return {str(path.relative_to(config.output)): path.read_bytes() for path in sorted(config.output.rglob("*.root"))}
+    return {
+        str(path.relative_to(config.output)): path.read_bytes()
+        for path in sorted(config.output.rglob("*.root"))
+    }
 
 
 def events(config: SimulateConfig, name: str) -> ak.Array:
-    return ak.concatenate([from_root(path) for path in sorted((config.output / name).glob("*.root"))])
+    return ak.concatenate(
+        [from_root(path) for path in sorted((config.output / name).glob("*.root"))]
+    )
 
 
 def test_every_class_has_its_files_with_sidecars(small: SimulateConfig) -> None:
-    assert sorted(files(small)) == [f"{name}/{name}_{index:04d}.root" for name in sorted(CLASSES) for index in (0, 1)]
+    assert sorted(files(small)) == [
+        f"{name}/{name}_{index:04d}.root" for name in sorted(CLASSES) for index in (0, 1)
+    ]
     assert not list(small.output.rglob("*.part"))
     for path in small.output.rglob("*.root"):
         sidecar = json.loads(path.with_suffix(".json").read_text())
         with uproot.open(path) as file:
             assert str(file.file.uuid) == sidecar["uuid"]
             assert file["Delphes"].num_entries == sidecar["written"]
-        assert sidecar["selected"] <= sidecar["written"] <= sidecar["generated"]["kept"] <= sidecar["generated"]["showered"]
-        assert 0 < sidecar["cross_section_pb"]["selected"] <= sidecar["cross_section_pb"]["generated"]
+        assert (
+            sidecar["selected"]
+            <= sidecar["written"]
+            <= sidecar["generated"]["kept"]
+            <= sidecar["generated"]["showered"]
+        )
+        assert (
+            0 < sidecar["cross_section_pb"]["selected"] <= sidecar["cross_section_pb"]["generated"]
+        )
         assert 0 < sidecar["filter_efficiency"] < 1
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_files_hold_as_many_selected_events_as_asked_and_the_rejected_between(small: SimulateConfig, name: str) -> None:
+def test_files_hold_as_many_selected_events_as_asked_and_the_rejected_between(
+    small: SimulateConfig, name: str
+) -> None:
     for index, wanted in ((0, 4), (1, 2)):
         selected = passes(from_root(small.output / name / f"{name}_{index:04d}.root"))
         assert selected.sum() == wanted
@@ -77,38 +95,61 @@ def test_a_rerun_is_up_to_date(small: SimulateConfig, caplog: pytest.LogCaptureF
 
 
 def test_more_events_only_add_files(small: SimulateConfig) -> None:
-    assert {sample.path for sample in plan(small)} < {sample.path for sample in plan(replace(small, events=12))}
-    assert [sample.target for sample in plan(replace(small, events=11, classes=("qcd",)))] == [4, 4, 3]
+    assert {sample.path for sample in plan(small)} < {
+        sample.path for sample in plan(replace(small, events=12))
+    }
+    assert [sample.target for sample in plan(replace(small, events=11, classes=("qcd",)))] == [
+        4,
+        4,
+        3,
+    ]
     full = [sample for sample in plan(replace(small, events=12)) if sample.up_to_date]
-    assert [sample.path.name for sample in full] == [f"{name}_0000.root" for name in ("qcd", "ttbar", "wjets")]
+    assert [sample.path.name for sample in full] == [
+        f"{name}_0000.root" for name in ("qcd", "ttbar", "wjets")
+    ]
 
 
-def test_a_longer_file_begins_with_the_events_of_the_shorter(small: SimulateConfig, tmp_path: Path) -> None:
+def test_a_longer_file_begins_with_the_events_of_the_shorter(
+    small: SimulateConfig, tmp_path: Path
+) -> None:
     longer = replace(small, output=tmp_path, events=5, events_per_file=5, classes=("wjets",))
     run(longer)
     short, long = events(replace(small, classes=("wjets",)), "wjets"), events(longer, "wjets")
     n = int(json.loads((small.output / "wjets" / "wjets_0000.json").read_text())["written"])
     assert len(long) > n
     assert ak.array_equal(short[:n].EFlowTrack.PT, long[:n].EFlowTrack.PT)
-    uuids = [uproot.open(config.output / "wjets" / "wjets_0000.root").file.uuid for config in (small, longer)]
+    uuids = [
+        uproot.open(config.output / "wjets" / "wjets_0000.root").file.uuid
+        for config in (small, longer)
+    ]
     assert uuids[0] == uuids[1]
 
 
 @pytest.mark.parametrize("change", [{"seed": 2}, {"pileup": 5.0}, {"underlying_event": "mpi"}])
-def test_other_settings_make_every_file_anew(small: SimulateConfig, change: dict[str, object]) -> None:
+def test_other_settings_make_every_file_anew(
+    small: SimulateConfig, change: dict[str, object]
+) -> None:
     assert not any(sample.up_to_date for sample in plan(replace(small, **change)))
 
 
 def test_files_of_other_settings_are_replaced_only_when_asked(small: SimulateConfig) -> None:
     before = files(small)
-    with pytest.raises(ConfigError, match=r"holds qcd_0000\.root with seed 1 \(now 2\)\. Give another --output, or --overwrite"):
+    with pytest.raises(
+        ConfigError,
+        match=r"holds qcd_0000\.root with seed 1 \(now 2\)\. Give another --output, or --overwrite",
+    ):
         run(replace(small, seed=2))
-    with pytest.raises(ConfigError, match=r"holds qcd_0001\.root with events 2 \(now 1\)\. Give another --output, or --overwrite"):
+    with pytest.raises(
+        ConfigError,
+        match=r"holds qcd_0001\.root with events 2 \(now 1\)\. Give another --output, or --overwrite",
+    ):
         run(replace(small, events=5))
     assert files(small) == before
 
 
-def test_what_is_replaced_leaves_nothing_beside_the_new(small: SimulateConfig, tmp_path: Path) -> None:
+def test_what_is_replaced_leaves_nothing_beside_the_new(
+    small: SimulateConfig, tmp_path: Path
+) -> None:
     for path in (small.output / "wjets").iterdir():
         (tmp_path / "wjets").mkdir(exist_ok=True)
         (tmp_path / "wjets" / path.name).write_bytes(path.read_bytes())
@@ -116,7 +157,11 @@ def test_what_is_replaced_leaves_nothing_beside_the_new(small: SimulateConfig, t
     mine.write_bytes(b"no file of the simulation's, as it has no sidecar")
     other = replace(small, output=tmp_path, classes=("wjets",), events=2, seed=2, overwrite=True)
     run(other)
-    assert sorted(path.name for path in mine.parent.iterdir()) == ["wjets_0000.json", "wjets_0000.root", mine.name]
+    assert sorted(path.name for path in mine.parent.iterdir()) == [
+        "wjets_0000.json",
+        "wjets_0000.root",
+        mine.name,
+    ]
     run(replace(other, overwrite=False))
 
 
@@ -137,11 +182,15 @@ def test_files_of_other_settings_beside_the_new_are_an_error(
 
 
 def test_quarks_matter_to_qcd_alone(small: SimulateConfig) -> None:
-    stale = {sample.name for sample in plan(replace(small, qcd_quarks="bc")) if not sample.up_to_date}
+    stale = {
+        sample.name for sample in plan(replace(small, qcd_quarks="bc")) if not sample.up_to_date
+    }
     assert stale == {"qcd"}
 
 
-def test_files_without_their_sidecar_are_made_anew_the_same(small: SimulateConfig, pool: Path, tmp_path: Path) -> None:
+def test_files_without_their_sidecar_are_made_anew_the_same(
+    small: SimulateConfig, pool: Path, tmp_path: Path
+) -> None:
     config = replace(small, output=tmp_path, classes=("ttbar",), events=4)
     run(config)
     made = files(config)
@@ -158,7 +207,9 @@ def test_two_processes_make_the_same_bytes_as_one(small: SimulateConfig, tmp_pat
 
 
 @pytest.mark.parametrize("classes", [("qcd", "zjets"), ("qcd", "qcd"), ()])
-def test_unknown_repeated_or_no_classes_are_refused(classes: tuple[str, ...], tmp_path: Path) -> None:
+def test_unknown_repeated_or_no_classes_are_refused(
+    classes: tuple[str, ...], tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=r"classes: .*each must be one of qcd, ttbar, wjets"):
         run(SimulateConfig(output=tmp_path, classes=classes))
 
@@ -192,26 +243,70 @@ def test_a_pool_holds_visible_soft_particles_only(pool: Path) -> None:
     assert len(particles) == 120
     assert not np.isin(np.abs(particles.pdg), (12, 14, 16)).any()
     assert set(particles.charge.tolist()) == {-1, 0, 1}
-    central = np.abs(np.arcsinh(particles.momentum[:, 2] / np.hypot(*particles.momentum[:, :2].T))) < 2.5
+    central = (
+        np.abs(np.arcsinh(particles.momentum[:, 2] / np.hypot(*particles.momentum[:, :2].T))) < 2.5
+    )
     # ALICE and CMS measure 5-6 charged particles per unit of eta in inelastic events at 13 TeV
     assert (central & (particles.charge != 0)).sum() / 120 / 5 == pytest.approx(5, abs=1.5)
 
 
 # medians of a sample of 15,000 events of a prototype of this simulation, which was compared with full Pythia and with published selections
 REFERENCE = {
-    "qcd": {"tracks": 241, "photons": 55, "neutrals": 113, "HT": 50, "MET": 22, "MT": 25, "nJets": 1, "nBJets": 1, "LepPt": 28},
-    "ttbar": {"tracks": 275, "photons": 73, "neutrals": 130, "HT": 272, "MET": 60, "MT": 67, "nJets": 4, "nBJets": 2, "LepPt": 53},
-    "wjets": {"tracks": 237, "photons": 52, "neutrals": 114, "HT": 35, "MET": 39, "MT": 69, "nJets": 0, "nBJets": 0, "LepPt": 36},
+    "qcd": {
+        "tracks": 241,
+        "photons": 55,
+        "neutrals": 113,
+        "HT": 50,
+        "MET": 22,
+        "MT": 25,
+        "nJets": 1,
+        "nBJets": 1,
+        "LepPt": 28,
+    },
+    "ttbar": {
+        "tracks": 275,
+        "photons": 73,
+        "neutrals": 130,
+        "HT": 272,
+        "MET": 60,
+        "MT": 67,
+        "nJets": 4,
+        "nBJets": 2,
+        "LepPt": 53,
+    },
+    "wjets": {
+        "tracks": 237,
+        "photons": 52,
+        "neutrals": 114,
+        "HT": 35,
+        "MET": 39,
+        "MT": 69,
+        "nJets": 0,
+        "nBJets": 0,
+        "LepPt": 36,
+    },
 }
 # allowed deviation: the reference's own share plus what the median of some 120 events may do; counts to the unit
-BANDS = {"tracks": 0.15, "photons": 0.25, "neutrals": 0.15, "HT": 0.35, "MET": 0.2, "MT": 0.25, "LepPt": 0.15, "nJets": 0, "nBJets": 0}
+BANDS = {
+    "tracks": 0.15,
+    "photons": 0.25,
+    "neutrals": 0.15,
+    "HT": 0.35,
+    "MET": 0.2,
+    "MT": 0.25,
+    "LepPt": 0.15,
+    "nJets": 0,
+    "nBJets": 0,
+}
 # HT and MT begin at zero, where shares mean little; the median of wjets' jets is on an edge, with a mean of 0.8
 SLACK = {"HT": 8.0, "MT": 8.0, "nJets": 1.0}
 
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> SimulateConfig:
-    config = SimulateConfig(output=tmp_path_factory.mktemp("physics"), events=120, events_per_file=120, pool=300)
+    config = SimulateConfig(
+        output=tmp_path_factory.mktemp("physics"), events=120, events_per_file=120, pool=300
+    )
     run(config)
     return config
 
@@ -223,7 +318,11 @@ def test_medians_are_those_of_the_reference(sample: SimulateConfig, name: str) -
     selected = everything[passes(everything)]
     hlf = compute(everything).hlf
     medians = {feature.name: float(np.median(hlf[:, i])) for i, feature in enumerate(HLF)}
-    for key, collection in (("tracks", "EFlowTrack"), ("photons", "EFlowPhoton"), ("neutrals", "EFlowNeutralHadron")):
+    for key, collection in (
+        ("tracks", "EFlowTrack"),
+        ("photons", "EFlowPhoton"),
+        ("neutrals", "EFlowNeutralHadron"),
+    ):
         medians[key] = float(np.median(ak.num(selected[collection])))
     for key, expected in REFERENCE[name].items():
         assert medians[key] == pytest.approx(expected, rel=BANDS[key], abs=SLACK.get(key, 0.0)), key
@@ -253,7 +352,12 @@ def test_classes_separate_by_isolation_and_missing_energy(sample: SimulateConfig
 @pytest.mark.slow
 def test_cross_sections_are_leading_order_ones(sample: SimulateConfig) -> None:
     """In pb, within a factor: W -> l nu 6e4 before cuts, t tbar 500; QCD 1.3e4 selected, half of it from scattered b quarks."""
-    sections = {name: json.loads((sample.output / name / f"{name}_0000.json").read_text())["cross_section_pb"] for name in CLASSES}
+    sections = {
+        name: json.loads((sample.output / name / f"{name}_0000.json").read_text())[
+            "cross_section_pb"
+        ]
+        for name in CLASSES
+    }
     assert 80 < sections["ttbar"]["selected"] < 250
     assert 8e3 < sections["wjets"]["selected"] < 3e4
     assert 3e3 < sections["qcd"]["selected"] < 1.5e4

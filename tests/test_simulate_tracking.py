@@ -11,10 +11,14 @@ from hepflow.simulate.tracking import evaluate, find_tracks, log_normal, propaga
 RADIUS, HALF_LENGTH, FIELD = card.RADIUS, card.HALF_LENGTH, card.FIELD_TESLA
 
 
-def reach(charge: int, momentum: tuple[float, ...], vertex: tuple[float, ...] = (0.0, 0.0, 0.0)) -> np.ndarray:
+def reach(
+    charge: int, momentum: tuple[float, ...], vertex: tuple[float, ...] = (0.0, 0.0, 0.0)
+) -> np.ndarray:
     px, py, pz = momentum
     four = np.array([[px, py, pz, np.sqrt(px * px + py * py + pz * pz)]])
-    return propagate(np.array([charge], np.int8), four, np.array([vertex]), FIELD, RADIUS, HALF_LENGTH)[0]
+    return propagate(
+        np.array([charge], np.int8), four, np.array([vertex]), FIELD, RADIUS, HALF_LENGTH
+    )[0]
 
 
 def bending_radius(pt: float) -> float:
@@ -22,7 +26,9 @@ def bending_radius(pt: float) -> float:
 
 
 def test_a_neutral_goes_straight_to_the_wall() -> None:
-    assert reach(0, (3.0, 4.0, 5.0)) == pytest.approx([RADIUS * 0.6, RADIUS * 0.8, RADIUS], rel=1e-12)
+    assert reach(0, (3.0, 4.0, 5.0)) == pytest.approx(
+        [RADIUS * 0.6, RADIUS * 0.8, RADIUS], rel=1e-12
+    )
 
 
 def test_a_forward_neutral_leaves_through_the_end() -> None:
@@ -57,7 +63,9 @@ def test_a_looper_spirals_to_the_end() -> None:
     x, y, z = reach(1, (pt, 0.0, pz))
     turn = bending_radius(pt)
     angle = HALF_LENGTH * pt / pz / turn
-    assert (x, y, z) == pytest.approx((turn * np.sin(angle), -turn * (1 - np.cos(angle)), HALF_LENGTH), abs=1e-6)
+    assert (x, y, z) == pytest.approx(
+        (turn * np.sin(angle), -turn * (1 - np.cos(angle)), HALF_LENGTH), abs=1e-6
+    )
 
 
 def test_what_is_born_outside_or_along_the_beam_goes_nowhere() -> None:
@@ -70,8 +78,17 @@ def test_what_is_born_outside_or_along_the_beam_goes_nowhere() -> None:
 momenta = st.floats(-50, 50).filter(lambda p: abs(p) > 0.05)
 
 
-@given(charge=st.sampled_from([-1, 0, 1]), px=momenta, py=momenta, pz=momenta, x=st.floats(-80, 80), y=st.floats(-80, 80))
-def test_everything_ends_on_the_cylinder_on_its_own_circle(charge: int, px: float, py: float, pz: float, x: float, y: float) -> None:
+@given(
+    charge=st.sampled_from([-1, 0, 1]),
+    px=momenta,
+    py=momenta,
+    pz=momenta,
+    x=st.floats(-80, 80),
+    y=st.floats(-80, 80),
+)
+def test_everything_ends_on_the_cylinder_on_its_own_circle(
+    charge: int, px: float, py: float, pz: float, x: float, y: float
+) -> None:
     out = reach(charge, (px, py, pz), (x, y, 10.0))
     on_wall = np.hypot(out[0], out[1]) == pytest.approx(RADIUS, rel=1e-6)
     on_end = abs(out[2]) == pytest.approx(HALF_LENGTH, rel=1e-9)
@@ -104,11 +121,22 @@ def test_everything_ends_on_the_cylinder_on_its_own_circle(charge: int, px: floa
         (card.ELECTRON_ID, 80.0, 1.0, 1.0),
     ],
 )
-def test_tables_give_the_card_s_values(table: card.Table, pt: float, eta: float, value: float) -> None:
+def test_tables_give_the_card_s_values(
+    table: card.Table, pt: float, eta: float, value: float
+) -> None:
     assert evaluate(table, np.array([pt]), np.array([eta])) == pytest.approx([value], abs=2e-4)
 
 
-@pytest.mark.parametrize("table", [card.HADRON_TRACKING, card.ELECTRON_TRACKING, card.MUON_TRACKING, card.ELECTRON_ID, card.MUON_ID])
+@pytest.mark.parametrize(
+    "table",
+    [
+        card.HADRON_TRACKING,
+        card.ELECTRON_TRACKING,
+        card.MUON_TRACKING,
+        card.ELECTRON_ID,
+        card.MUON_ID,
+    ],
+)
 def test_efficiencies_are_probabilities(table: card.Table) -> None:
     pt, eta = np.meshgrid(np.geomspace(0.05, 500, 60), np.linspace(-5, 5, 81))
     values = evaluate(table, pt.ravel(), eta.ravel())
@@ -132,19 +160,38 @@ def beam(pdg: int, charge: int, pt: float, n: int) -> tuple[np.ndarray, np.ndarr
 
 @pytest.mark.parametrize(
     ("pdg", "pt", "eta", "efficiency", "width"),
-    [(211, 5.0, 0.1, 0.97, 0.0049), (-211, 30.0, 2.1, 0.87, 0.02493), (11, 40.0, 0.5, 0.97, 0.03248), (-13, 30.0, 1.1, 1.0, 0.0103)],
+    [
+        (211, 5.0, 0.1, 0.97, 0.0049),
+        (-211, 30.0, 2.1, 0.87, 0.02493),
+        (11, 40.0, 0.5, 0.97, 0.03248),
+        (-13, 30.0, 1.1, 1.0, 0.0103),
+    ],
 )
-def test_tracks_are_found_and_smeared_as_the_card_says(pdg: int, pt: float, eta: float, efficiency: float, width: float) -> None:
+def test_tracks_are_found_and_smeared_as_the_card_says(
+    pdg: int, pt: float, eta: float, efficiency: float, width: float
+) -> None:
     n = 20_000
     found = find_tracks(np.random.default_rng(2), *beam(pdg, 1, pt, n), np.full(n, eta))
     assert len(found.pt) / n == pytest.approx(efficiency, abs=0.006)
     assert found.pt.mean() == pytest.approx(pt, rel=0.002)
     assert found.pt.std() / pt == pytest.approx(width, rel=0.03)
     assert found.phi == pytest.approx(0.0)
-    assert (np.abs(found.energy**2 - found.pt**2 - (0.13957 if abs(pdg) == 211 else 0.10566 if abs(pdg) == 13 else 0.0) ** 2) < 1e-6).all()
+    assert (
+        np.abs(
+            found.energy**2
+            - found.pt**2
+            - (0.13957 if abs(pdg) == 211 else 0.10566 if abs(pdg) == 13 else 0.0) ** 2
+        )
+        < 1e-6
+    ).all()
 
 
 def test_neutrals_and_what_never_arrives_leave_no_track() -> None:
     pdg, charge, momentum = beam(211, 1, 5.0, 50)
-    assert len(find_tracks(np.random.default_rng(3), pdg, 0 * charge, momentum, np.zeros(50)).pt) == 0
-    assert len(find_tracks(np.random.default_rng(3), pdg, charge, momentum, np.full(50, np.nan)).pt) == 0
+    assert (
+        len(find_tracks(np.random.default_rng(3), pdg, 0 * charge, momentum, np.zeros(50)).pt) == 0
+    )
+    assert (
+        len(find_tracks(np.random.default_rng(3), pdg, charge, momentum, np.full(50, np.nan)).pt)
+        == 0
+    )

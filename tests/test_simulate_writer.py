@@ -21,7 +21,9 @@ def collections(n_events: int, seed: int = 1) -> dict[str, ak.Array]:
     for name, fields in COLLECTIONS.items():
         counts = np.ones(n_events, int) if name == "MissingET" else rng.poisson(15, n_events)
         columns = {
-            field: rng.normal(size=counts.sum()).astype(kind) if kind == "float32" else rng.integers(0, 8, counts.sum()).astype(kind)
+            field: rng.normal(size=counts.sum()).astype(kind)
+            if kind == "float32"
+            else rng.integers(0, 8, counts.sum()).astype(kind)
             for field, kind in fields.items()
         }
         if name == "Jet":
@@ -46,11 +48,17 @@ def test_every_branch_reads_back(tmp_path: Path, n_events: int) -> None:
 
 def test_types_are_those_of_delphes(tmp_path: Path, shared: Path) -> None:
     write_events(tmp_path / "x.root", collections(3), IDENTITY)
-    with uproot.open(tmp_path / "x.root") as mine, uproot.open(shared / "real" / "delphes_full_schema_10events.root") as real:
+    with (
+        uproot.open(tmp_path / "x.root") as mine,
+        uproot.open(shared / "real" / "delphes_full_schema_10events.root") as real,
+    ):
         for name, fields in COLLECTIONS.items():
             source = "Muon" if name == "MuonTight" else name
             for field in fields:
-                assert mine[TREE][f"{name}.{field}"].typename == real[TREE][f"{source}.{field}"].typename
+                assert (
+                    mine[TREE][f"{name}.{field}"].typename
+                    == real[TREE][f"{source}.{field}"].typename
+                )
 
 
 @pytest.mark.parametrize("n_events", [3, 5, 50])

@@ -14,12 +14,16 @@ from slurm_cluster import SlurmCluster, slurm_cluster, why_not
 from test_train_fit import assert_same, process, weights
 from toy_store import toy_store
 
-from hepflow.files import read_json
+from hepflow.config.shipped import shipped
 from hepflow.schema import CLASSES
-from hepflow.shipped import shipped
+from hepflow.system.files import read_json
 from hepflow.train.table import read_table
 
-pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.slurm,
+    pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
+]
 
 SCRIPTS = Path(__file__).parents[1] / "slurm"
 ENVIRONMENT = {
@@ -40,18 +44,32 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
 def pipeline(cluster: SlurmCluster, cwd: Path, *options: str) -> subprocess.CompletedProcess[str]:
     environment = {**cluster.environment, **ENVIRONMENT}
     command = [str(SCRIPTS / "pipeline.sh"), "--wait", *options]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=500)
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=500
+    )
 
 
 def logs(folder: Path) -> str:
-    return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(folder.glob("*.log")))
+    return "\n".join(
+        f"--- {path.name}\n{path.read_text()}" for path in sorted(folder.glob("*.log"))
+    )
 
 
-def test_the_pipeline_runs_from_root_files_to_the_report(cluster: SlurmCluster, tmp_path: Path) -> None:
+def test_the_pipeline_runs_from_root_files_to_the_report(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
     for seed, name in enumerate(CLASSES):
         write_delphes(tmp_path / "data" / "raw" / name / "one.root", [300], seed=seed)
-    small = ("--cluster.slurm.workers_per_job=1", "--cluster.slurm.max_jobs=2", "--cluster.slurm.interface=lo", "--cluster.memory=1GiB")
-    nodes, net = ("-N2", "--cpus-per-task=1"), ("--config", str(shipped("train/hlf.yaml")), "--trainer.max_epochs=2")
+    small = (
+        "--cluster.slurm.workers_per_job=1",
+        "--cluster.slurm.max_jobs=2",
+        "--cluster.slurm.interface=lo",
+        "--cluster.memory=1GiB",
+    )
+    nodes, net = (
+        ("-N2", "--cpus-per-task=1"),
+        ("--config", str(shipped("train/hlf.yaml")), "--trainer.max_epochs=2"),
+    )
     done = pipeline(
         cluster,
         tmp_path,
@@ -65,25 +83,47 @@ def test_the_pipeline_runs_from_root_files_to_the_report(cluster: SlurmCluster, 
     assert done.returncode == 0, done.stdout + done.stderr + logs(tmp_path)
     assert (tmp_path / "reports" / "latest" / "report.html").is_file()
     runs = {name: read_json(tmp_path / "runs" / name / "run.json") for name in ("hlf", "spark")}
-    assert {name: (run["engine"], run["processes"]) for name, run in runs.items()} == {"hlf": ("Lightning", 2), "spark": ("Spark", 2)}
-    printed = {path.stem.rpartition("-")[0].removeprefix("hepflow-"): path.read_text() for path in tmp_path.glob("*.log")}
+    assert {name: (run["engine"], run["processes"]) for name, run in runs.items()} == {
+        "hlf": ("Lightning", 2),
+        "spark": ("Spark", 2),
+    }
+    printed = {
+        path.stem.rpartition("-")[0].removeprefix("hepflow-"): path.read_text()
+        for path in tmp_path.glob("*.log")
+    }
     assert "with 2 workers of 1 cores" in printed["ingest"]
-    for stage, page in (("ingest", "Spark master"), ("ingest", "Spark application"), ("features", "Dask dashboard")):
-        assert re.search(rf"{page}: http://n1:(\d+)\n  from outside: ssh -N -L \1:n1:\1 ", printed[stage]), printed[stage]
+    for stage, page in (
+        ("ingest", "Spark master"),
+        ("ingest", "Spark application"),
+        ("features", "Dask dashboard"),
+    ):
+        assert re.search(
+            rf"{page}: http://n1:(\d+)\n  from outside: ssh -N -L \1:n1:\1 ", printed[stage]
+        ), printed[stage]
     assert not list(tmp_path.glob("spark-*")), "Spark's own files"
-    chain = [cluster.job(job_id) for job_id in cluster.job_ids() if cluster.job(job_id)["JobName"].startswith("hepflow-")]
+    chain = [
+        cluster.job(job_id)
+        for job_id in cluster.job_ids()
+        if cluster.job(job_id)["JobName"].startswith("hepflow-")
+    ]
     assert {job["JobState"] for job in chain} == {"COMPLETED"}
     assert {job["Comment"] for job in chain} == {"all"}
 
 
 def test_a_failed_stage_stops_the_chain_and_says_so(cluster: SlurmCluster, tmp_path: Path) -> None:
-    done = pipeline(cluster, tmp_path, "features:", "--", "--input", "nothing-here", "train:", "evaluate:")
+    done = pipeline(
+        cluster, tmp_path, "features:", "--", "--input", "nothing-here", "train:", "evaluate:"
+    )
     first, second, third = cluster.job_ids()[-3:]
     assert done.returncode == 1
     assert "features (job" in done.stdout
     assert "ended FAILED" in done.stdout
     assert "nothing-here" in done.stdout, "the reason"
-    assert [cluster.job(job_id)["JobState"] for job_id in (first, second, third)] == ["FAILED", "CANCELLED", "CANCELLED"]
+    assert [cluster.job(job_id)["JobState"] for job_id in (first, second, third)] == [
+        "FAILED",
+        "CANCELLED",
+        "CANCELLED",
+    ]
     assert f"hepflow-features (job {first}) failed with exit status 2" in logs(tmp_path)
 
 
@@ -99,7 +139,9 @@ def test_what_slurm_refuses_leaves_no_half_chain(cluster: SlurmCluster, tmp_path
     [("--gres=gpu:2", 2), ("--gpus-per-node=2", 2), ("--gpus-per-task=1", 2), ("--gres=gpu:2", 1)],
     ids=["gres", "per-node", "per-task", "too-few-tasks"],
 )
-def test_every_task_of_a_training_chooses_among_the_gpus_of_its_node(cluster: SlurmCluster, tmp_path: Path, asked: str, tasks: int) -> None:
+def test_every_task_of_a_training_chooses_among_the_gpus_of_its_node(
+    cluster: SlurmCluster, tmp_path: Path, asked: str, tasks: int
+) -> None:
     """Seen by a program in hepflow's place: the GPUs are not real."""
     program = tmp_path / "bin" / "hepflow"
     program.parent.mkdir()
@@ -108,15 +150,23 @@ def test_every_task_of_a_training_chooses_among_the_gpus_of_its_node(cluster: Sl
     program.chmod(0o755)
     extra = {**ENVIRONMENT, "HEPFLOW_VENV": str(tmp_path)}
     size = ("-N2", f"--ntasks-per-node={tasks}", "--cpus-per-task=1", asked)
-    job_id = cluster.submit(*size, str(SCRIPTS / "train.sbatch"), "--threads", "1", cwd=tmp_path, extra=extra)
+    job_id = cluster.submit(
+        *size, str(SCRIPTS / "train.sbatch"), "--threads", "1", cwd=tmp_path, extra=extra
+    )
     assert cluster.wait(job_id)["JobState"] == "COMPLETED", logs(tmp_path)
     lines = sorted(line for line in logs(tmp_path).splitlines() if line.startswith("task"))
     command = f"train fit --threads 1 --trainer.num_nodes 2 --trainer.devices {tasks}"
-    assert lines == [f"task {task} of {node}, GPUs 0,1, 1 threads: {command}" for task in range(tasks) for node in ("n1", "n2")]
+    assert lines == [
+        f"task {task} of {node}, GPUs 0,1, 1 threads: {command}"
+        for task in range(tasks)
+        for node in ("n1", "n2")
+    ]
     assert ("only 1 of the 2 GPUs of a node will be used" in logs(tmp_path)) == (tasks == 1)
 
 
-def test_two_nodes_requeued_at_their_time_limit_and_at_a_node_s_death_train_as_one_process(cluster: SlurmCluster, tmp_path: Path) -> None:
+def test_two_nodes_requeued_at_their_time_limit_and_at_a_node_s_death_train_as_one_process(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
     """The same weights, although every batch is shared between two nodes, and the training is cut by the script's --signal and by Slurm."""
     store = toy_store(tmp_path / "toy.zarr", events=40, mean_particles=5)
     config = tmp_path / "mine.yaml"
@@ -130,7 +180,15 @@ def test_two_nodes_requeued_at_their_time_limit_and_at_a_node_s_death_train_as_o
     options = ["--config", str(config), "--data.store", str(store.path)]
     whole, moved = tmp_path / "whole", tmp_path / "moved"
     nodes = ("-N2", "--cpus-per-task=1", "--time=10")
-    job_id = cluster.submit(*nodes, str(SCRIPTS / "train.sbatch"), *options, "--output", str(moved), cwd=tmp_path, extra=ENVIRONMENT)
+    job_id = cluster.submit(
+        *nodes,
+        str(SCRIPTS / "train.sbatch"),
+        *options,
+        "--output",
+        str(moved),
+        cwd=tmp_path,
+        extra=ENVIRONMENT,
+    )
     wait_for((moved / "run.json").is_file, tmp_path)
     cluster.command("scontrol", "update", f"JobId={job_id}", "TimeLimit=2")
     wait_for(lambda: "goes back into the queue" in logs(tmp_path), tmp_path)
@@ -141,7 +199,12 @@ def test_two_nodes_requeued_at_their_time_limit_and_at_a_node_s_death_train_as_o
     cluster.command("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
     job = cluster.wait(job_id)
     assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "2"), logs(tmp_path)
-    assert process("fit", *options, "--output", str(whole), env={"SLURM_RESTART_COUNT": "2"}).returncode == 0
+    assert (
+        process(
+            "fit", *options, "--output", str(whole), env={"SLURM_RESTART_COUNT": "2"}
+        ).returncode
+        == 0
+    )
     assert logs(tmp_path).count("going on from") == 2
     record = read_json(moved / "run.json")
     assert (record["processes"], record["events_trained"]) == (2, 10 * 240)

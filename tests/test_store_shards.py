@@ -10,24 +10,36 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 
+from hepflow.data.arrays import (
+    CHUNKS_PER_SHARD,
+    COMPRESSOR,
+    ROWS_PER_CHUNK,
+    ShardedArray,
+    write_array,
+)
 from hepflow.errors import DataError
-from hepflow.shards import CHUNKS_PER_SHARD, COMPRESSOR, ROWS_PER_CHUNK, ShardedArray, write_array
 
 TYPES = st.sampled_from([np.float32, np.int64, np.int8])
 
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr("hepflow.shards.ROWS_PER_CHUNK", 7)
-    monkeypatch.setattr("hepflow.shards.CHUNKS_PER_SHARD", 3)
+    monkeypatch.setattr("hepflow.data.arrays.ROWS_PER_CHUNK", 7)
+    monkeypatch.setattr("hepflow.data.arrays.CHUNKS_PER_SHARD", 3)
 
 
 @settings(max_examples=25)
-@given(values=TYPES.flatmap(lambda kind: hnp.arrays(kind, st.tuples(st.integers(0, 60)) | st.tuples(st.integers(0, 60), st.just(3)))))
+@given(
+    values=TYPES.flatmap(
+        lambda kind: hnp.arrays(
+            kind, st.tuples(st.integers(0, 60)) | st.tuples(st.integers(0, 60), st.just(3))
+        )
+    )
+)
 def test_zarr_reads_what_is_written(values, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hepflow.shards.ROWS_PER_CHUNK", 7)
-        patch.setattr("hepflow.shards.CHUNKS_PER_SHARD", 3)
+        patch.setattr("hepflow.data.arrays.ROWS_PER_CHUNK", 7)
+        patch.setattr("hepflow.data.arrays.CHUNKS_PER_SHARD", 3)
         path = tmp_path_factory.mktemp("array") / "a"
         write_array(path, values)
     np.testing.assert_array_equal(zarr.open_array(path, mode="r")[...], values)
@@ -48,8 +60,19 @@ def test_rows_of_an_array_that_zarr_wrote_are_those_zarr_reads(tmp_path, shape):
     )
     array[...] = values
     mine = ShardedArray.open(tmp_path / "a")
-    for start, stop in [(0, None), (0, 50), (6, 8), (20, 22), (21, 42), (49, 50), (50, 60), (30, 10)]:
-        np.testing.assert_array_equal(mine.read(start, stop), array[start:stop], err_msg=f"{start}:{stop}")
+    for start, stop in [
+        (0, None),
+        (0, 50),
+        (6, 8),
+        (20, 22),
+        (21, 42),
+        (49, 50),
+        (50, 60),
+        (30, 10),
+    ]:
+        np.testing.assert_array_equal(
+            mine.read(start, stop), array[start:stop], err_msg=f"{start}:{stop}"
+        )
 
 
 def test_an_array_of_many_chunks_and_several_shards_keeps_its_metadata_and_values(tmp_path):
@@ -58,7 +81,9 @@ def test_an_array_of_many_chunks_and_several_shards_keeps_its_metadata_and_value
     array = zarr.open_array(tmp_path / "a", mode="r")
     assert (array.chunks, array.shards) == ((ROWS_PER_CHUNK,), (ROWS_PER_CHUNK * CHUNKS_PER_SHARD,))
     np.testing.assert_array_equal(array[-10:], values[-10:])
-    np.testing.assert_array_equal(ShardedArray.open(tmp_path / "a").read(ROWS_PER_CHUNK - 3), values[ROWS_PER_CHUNK - 3 :])
+    np.testing.assert_array_equal(
+        ShardedArray.open(tmp_path / "a").read(ROWS_PER_CHUNK - 3), values[ROWS_PER_CHUNK - 3 :]
+    )
 
 
 def flip(path, position):

@@ -10,15 +10,15 @@ import pytest
 import zarr
 from delphes_events import write_dataset
 
-from hepflow.blocks import StoreSpec
-from hepflow.config_tools import StoreConfig
+from hepflow.config.tools import StoreConfig
+from hepflow.data.blocks import StoreSpec
+from hepflow.data.events import open_events
+from hepflow.data.store import EventStore
 from hepflow.errors import DataError
-from hepflow.fragments import open_events
-from hepflow.parts import make_part
+from hepflow.features.parts import make_part
 from hepflow.physics.features import hlf_features
 from hepflow.schema import PARTICLE
-from hepflow.store import EventStore
-from hepflow.store_tools import check, find_problems, info
+from hepflow.tools.store import check, find_problems, info
 
 SPLITS = {"train": 0.6, "val": 0.2, "test": 0.2}
 
@@ -27,7 +27,9 @@ SPLITS = {"train": 0.6, "val": 0.2, "test": 0.2}
 def sound(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("store")
     dataset = open_events(write_dataset(folder / "events", fragments=3, events=30), 2**26)
-    spec = StoreSpec(dataset.classes, hlf_features("corrected"), PARTICLE, "corrected", "a test", splits=SPLITS)
+    spec = StoreSpec(
+        dataset.classes, hlf_features("corrected"), PARTICLE, "corrected", "a test", splits=SPLITS
+    )
     store = EventStore.create(folder / "s.zarr", spec)
     for fragment in dataset.fragments:
         assert make_part(store, fragment, None).error is None
@@ -78,11 +80,18 @@ def change_record(store, change):
 
 
 def set_counts(store):
-    change_record(store, lambda data: data["parts"][0].update(n_events=data["parts"][0]["n_events"] + 1))
+    change_record(
+        store, lambda data: data["parts"][0].update(n_events=data["parts"][0]["n_events"] + 1)
+    )
 
 
 def set_ledger(store):
-    change_record(store, lambda data: data["ledger"].update(n_in=data["ledger"]["n_in"] + 1, n_out=data["ledger"]["n_out"] + 1))
+    change_record(
+        store,
+        lambda data: data["ledger"].update(
+            n_in=data["ledger"]["n_in"] + 1, n_out=data["ledger"]["n_out"] + 1
+        ),
+    )
 
 
 def unbalance_ledger(store):
@@ -143,7 +152,9 @@ def test_check_finds(store, spoil, message, caplog):
     with pytest.raises(DataError) as error:
         check(StoreConfig(input=store.path))
     assert message in caplog.text
-    assert str(error.value).count(str(store.path)) == str(error.value).count("`hepflow features`") == 1
+    assert (
+        str(error.value).count(str(store.path)) == str(error.value).count("`hepflow features`") == 1
+    )
 
 
 def test_a_part_that_does_not_read_is_one_problem(store):
@@ -155,7 +166,17 @@ def test_a_part_that_does_not_read_is_one_problem(store):
 def test_info_tells_events_sizes_and_features(store, capsys):
     info(StoreConfig(input=store.path))
     text = " ".join(capsys.readouterr().out.split())
-    for word in ("qcd", "ttbar", "wjets", "train", "bytes an event", "LepIsoCh", "vtxZ", "corrected", "90 events in"):
+    for word in (
+        "qcd",
+        "ttbar",
+        "wjets",
+        "train",
+        "bytes an event",
+        "LepIsoCh",
+        "vtxZ",
+        "corrected",
+        "90 events in",
+    ):
         assert word in text
 
 
@@ -164,9 +185,15 @@ def test_both_tell_a_script_one_json_object(store, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["events"] == store.attributes["counts"]
     assert told["statistics"] == store.statistics
-    assert [feature["name"] for feature in told["features"]["particles"]] == [feature.name for feature in store.spec.particles]
+    assert [feature["name"] for feature in told["features"]["particles"]] == [
+        feature.name for feature in store.spec.particles
+    ]
     check(StoreConfig(input=store.path, json=True))
-    assert json.loads(capsys.readouterr().out) == {"store": str(store.path), "sound": True, "problems": []}
+    assert json.loads(capsys.readouterr().out) == {
+        "store": str(store.path),
+        "sound": True,
+        "problems": [],
+    }
     set_nan(store)
     with pytest.raises(DataError):
         check(StoreConfig(input=store.path, json=True))
@@ -186,4 +213,6 @@ def test_the_documented_lines_read_a_store_without_hepflow(store, monkeypatch):
     last = EventStore.open(Path("features.zarr")).parts("train", "ttbar")[-1]
     block = EventStore.open(Path("features.zarr")).read(last)
     np.testing.assert_array_equal(found["hlf"], block.hlf)
-    np.testing.assert_array_equal(np.concatenate(found["pt"].to_list()).astype(np.float32), block.particles[:, 4])
+    np.testing.assert_array_equal(
+        np.concatenate(found["pt"].to_list()).astype(np.float32), block.particles[:, 4]
+    )

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_store import toy_store
 
-from hepflow.blocks import EventBlock, Part
+from hepflow.data.blocks import EventBlock, Part
+from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError
-from hepflow.store import EventStore
-from hepflow.train.batches import Batch
 from hepflow.train.data import EventData
-from hepflow.train.loader import EventLoader
-from hepflow.train.plan import EpochPlan, Slice, described, make_plan
-from hepflow.train.reader import BlockReader
+from hepflow.train.loading.batches import Batch
+from hepflow.train.loading.loader import EventLoader
+from hepflow.train.loading.plan import EpochPlan, Slice, described, make_plan
+from hepflow.train.loading.reader import BlockReader
 
 PLAN: dict[str, Any] = {
     "balance": "equal",
@@ -36,7 +36,9 @@ PLAN: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> EventStore:
-    return toy_store(tmp_path_factory.mktemp("loader") / "toy.zarr", events={"qcd": 31, "ttbar": 45, "wjets": 83})
+    return toy_store(
+        tmp_path_factory.mktemp("loader") / "toy.zarr", events={"qcd": 31, "ttbar": 45, "wjets": 83}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +52,25 @@ Loader = Callable[..., EventLoader]
 @pytest.fixture
 def loader(store: EventStore) -> Loader:
     def make(
-        *, split: str = "train", particles: bool = True, rank: int = 0, world: int = 1, workers: int = 0, **options: Any
+        *,
+        split: str = "train",
+        particles: bool = True,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        **options: Any,
     ) -> EventLoader:
         options = PLAN | options
-        reader = BlockReader(store, particles=particles, order="delta_r", keep=workers == 1, block_events=options["block_events"])
-        return EventLoader(make_plan(store, split, **options), reader, rank=rank, world=world, workers=workers)
+        reader = BlockReader(
+            store,
+            particles=particles,
+            order="delta_r",
+            keep=workers == 1,
+            block_events=options["block_events"],
+        )
+        return EventLoader(
+            make_plan(store, split, **options), reader, rank=rank, world=world, workers=workers
+        )
 
     return make
 
@@ -76,7 +92,11 @@ def ids(loader: EventLoader) -> list[int]:
 @pytest.mark.parametrize("keep", [True, False])
 def test_what_is_kept_in_memory_is_what_is_read(store: EventStore, keep: bool) -> None:
     plan = make_plan(store, "train", **PLAN)
-    one = EventLoader(plan, BlockReader(store, particles=True, order="delta_r", keep=keep, block_events=20), workers=2)
+    one = EventLoader(
+        plan,
+        BlockReader(store, particles=True, order="delta_r", keep=keep, block_events=20),
+        workers=2,
+    )
     first, again = list(one), list(one)
     for a, b in zip(first, again, strict=True):
         assert torch.equal(a.particles, b.particles)
@@ -86,7 +106,9 @@ def test_what_is_kept_in_memory_is_what_is_read(store: EventStore, keep: bool) -
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("epoch", [0, 3])
-def test_global_batches_depend_on_seed_and_epoch_alone(loader: Loader, world: int, workers: int, epoch: int) -> None:
+def test_global_batches_depend_on_seed_and_epoch_alone(
+    loader: Loader, world: int, workers: int, epoch: int
+) -> None:
     loaders = [loader(rank=rank, world=world, workers=workers) for rank in range(world)]
     reference = loader()
     for one in [*loaders, reference]:
@@ -109,13 +131,28 @@ def test_an_epoch_takes_its_quota_of_each_class_and_no_event_twice(
     counts: list[int], batch_size: int, block: int, window: int, balance: str, epoch: int
 ) -> None:
     parts = [Part("train", f"c{label}", "p", count, count) for label, count in enumerate(counts)]
-    blocks = tuple(tuple(Slice(part, a, min(a + block, part.n_events)) for a in range(0, part.n_events, block)) for part in parts)
+    blocks = tuple(
+        tuple(Slice(part, a, min(a + block, part.n_events)) for a in range(0, part.n_events, block))
+        for part in parts
+    )
     quotas = tuple(counts) if balance == "natural" else (min(counts),) * len(counts)
-    plan = EpochPlan(blocks=blocks, quotas=quotas, batch_size=batch_size, window_events=window, bucket_batches=2, shuffle=True, seed=epoch)
+    plan = EpochPlan(
+        blocks=blocks,
+        quotas=quotas,
+        batch_size=batch_size,
+        window_events=window,
+        bucket_batches=2,
+        shuffle=True,
+        seed=epoch,
+    )
     seen: list[tuple[str, int]] = []
     n_batches = 0
     for number in range(plan.n_windows):
-        events = [(s.part.class_name, i) for s in plan.slices(epoch, number) for i in range(s.start, s.stop)]
+        events = [
+            (s.part.class_name, i)
+            for s in plan.slices(epoch, number)
+            for i in range(s.start, s.stop)
+        ]
         batches = plan.batches(epoch, number, np.arange(len(events)))
         assert sorted(i for batch in batches for i in batch.tolist()) == list(range(len(events)))
         sizes = [len(batch) for batch in batches] or [0]
@@ -124,24 +161,41 @@ def test_an_epoch_takes_its_quota_of_each_class_and_no_event_twice(
         n_batches += len(batches)
         seen += events
     assert len(set(seen)) == len(seen)
-    assert [sum(name == f"c{label}" for name, _ in seen) for label in range(len(counts))] == list(quotas)
+    assert [sum(name == f"c{label}" for name, _ in seen) for label in range(len(counts))] == list(
+        quotas
+    )
     assert n_batches == plan.n_batches
 
 
 def plan_of(counts: list[int], **options: Any) -> EpochPlan:
     """A plan over one part a class, in blocks of seven events."""
     parts = [Part("train", f"c{label}", "p", count, count) for label, count in enumerate(counts)]
-    blocks = tuple(tuple(Slice(part, a, min(a + 7, part.n_events)) for a in range(0, part.n_events, 7)) for part in parts)
-    settings = {"quotas": tuple(counts), "window_events": 10**6, "bucket_batches": 2, "shuffle": True, "seed": 1}
+    blocks = tuple(
+        tuple(Slice(part, a, min(a + 7, part.n_events)) for a in range(0, part.n_events, 7))
+        for part in parts
+    )
+    settings = {
+        "quotas": tuple(counts),
+        "window_events": 10**6,
+        "bucket_batches": 2,
+        "shuffle": True,
+        "seed": 1,
+    }
     return EpochPlan(**settings | {"blocks": blocks} | options)
 
 
 def events_of(slices: list[Slice]) -> list[tuple[str, int]]:
-    return [(part.part.class_name, event) for part in slices for event in range(part.start, part.stop)]
+    return [
+        (part.part.class_name, event) for part in slices for event in range(part.start, part.stop)
+    ]
 
 
-@given(counts=counts_st, world=st.integers(1, 7), window=st.integers(1, 90), epoch=st.integers(0, 3))
-def test_the_shares_of_the_ranks_tile_every_window(counts: list[int], world: int, window: int, epoch: int) -> None:
+@given(
+    counts=counts_st, world=st.integers(1, 7), window=st.integers(1, 90), epoch=st.integers(0, 3)
+)
+def test_the_shares_of_the_ranks_tile_every_window(
+    counts: list[int], world: int, window: int, epoch: int
+) -> None:
     plan = plan_of(counts, batch_size=8, window_events=window)
     for number in range(plan.n_windows):
         everything = events_of(plan.slices(epoch, number))
@@ -155,17 +209,24 @@ def test_the_shares_of_the_ranks_tile_every_window(counts: list[int], world: int
 @pytest.mark.parametrize("world", [2, 3, 4, 8])
 @pytest.mark.parametrize("batch_size", [64, 256, 1000])
 @pytest.mark.parametrize("counts", [[9000, 9000, 9000], [2000, 11000, 401]])
-def test_what_a_rank_reads_holds_its_share_of_every_batch(counts: list[int], batch_size: int, world: int) -> None:
+def test_what_a_rank_reads_holds_its_share_of_every_batch(
+    counts: list[int], batch_size: int, world: int
+) -> None:
     plan = plan_of(counts, batch_size=batch_size, bucket_batches=4)
     lengths = np.random.default_rng(1).integers(1, 801, sum(counts))
     edges = np.cumsum(counts)
     for batch in plan.batches(0, 0, lengths):
         per_class = np.bincount(np.searchsorted(edges, batch, side="right"), minlength=3)
-        assert np.abs(per_class - len(batch) * np.array(counts) / sum(counts)).max() < 5 * np.sqrt(len(batch) / 4)
+        assert np.abs(per_class - len(batch) * np.array(counts) / sum(counts)).max() < 5 * np.sqrt(
+            len(batch) / 4
+        )
         for rank in range(world):
             own = np.isin(batch, plan.share(0, rank, world)).sum()
             assert abs(own - len(batch) / world) <= 16  # a deal
-    uneven = [abs(np.isin(batch, plan.share(0, 0, world)).sum() * world / len(batch) - 1) for batch in plan.batches(0, 0, lengths)]
+    uneven = [
+        abs(np.isin(batch, plan.share(0, 0, world)).sum() * world / len(batch) - 1)
+        for batch in plan.batches(0, 0, lengths)
+    ]
     assert np.mean(uneven) < (0.2 if batch_size == 64 else 0.05)
 
 
@@ -179,7 +240,10 @@ class CountingReader(BlockReader):
 
 def test_a_process_reads_no_more_than_its_share(store: EventStore) -> None:
     plan = make_plan(store, "train", **PLAN)
-    readers = [CountingReader(store, particles=True, order="delta_r", keep=False, block_events=20) for _ in range(3)]
+    readers = [
+        CountingReader(store, particles=True, order="delta_r", keep=False, block_events=20)
+        for _ in range(3)
+    ]
     for rank, reader in enumerate(readers):
         list(EventLoader(plan, reader, rank=rank, world=3, workers=0))
     read = [reader.n_read for reader in readers]
@@ -187,12 +251,19 @@ def test_a_process_reads_no_more_than_its_share(store: EventStore) -> None:
     assert max(read) - min(read) <= plan.n_windows
 
 
-def test_a_large_class_goes_round_before_an_event_comes_again(loader: Loader, store: EventStore) -> None:
+def test_a_large_class_goes_round_before_an_event_comes_again(
+    loader: Loader, store: EventStore
+) -> None:
     one = loader(balance={"qcd": 1, "wjets": 1})
     seen: list[int] = []
     for epoch in range(166 // 62):
         one.set_epoch(epoch)
-        seen += [i for batch in one for i, label in zip(batch.event_id.tolist(), batch.label.tolist(), strict=True) if label == 2]
+        seen += [
+            i
+            for batch in one
+            for i, label in zip(batch.event_id.tolist(), batch.label.tolist(), strict=True)
+            if label == 2
+        ]
     assert len(seen) == len(set(seen)) == 124
 
 
@@ -205,7 +276,9 @@ def test_a_large_class_goes_round_before_an_event_comes_again(loader: Loader, st
         ({"ttbar": 1}, [0, 90, 0]),
     ],
 )
-def test_balance_mixes_the_classes_at_read_time(loader: Loader, balance: Any, expected: list[int]) -> None:
+def test_balance_mixes_the_classes_at_read_time(
+    loader: Loader, balance: Any, expected: list[int]
+) -> None:
     labels = torch.cat([batch.label for batch in loader(balance=balance)])
     assert torch.bincount(labels, minlength=3).tolist() == expected
 
@@ -230,16 +303,25 @@ def test_epochs_and_seeds_differ_and_repeat(loader: Loader) -> None:
 
 @pytest.mark.parametrize("split", ["val", "test"])
 @pytest.mark.parametrize("world", [1, 3])
-def test_evaluation_sees_every_event_once(loader: Loader, store: EventStore, split: str, world: int) -> None:
+def test_evaluation_sees_every_event_once(
+    loader: Loader, store: EventStore, split: str, world: int
+) -> None:
     loaders = [loader(split=split, shuffle=False, rank=rank, world=world) for rank in range(world)]
     seen = sorted(i for batch in global_batches(loaders) for i in batch)
-    everything = [i for name in store.spec.classes for part in store.parts(split, name) for i in store.read(part).event_id.tolist()]
+    everything = [
+        i
+        for name in store.spec.classes
+        for part in store.parts(split, name)
+        for i in store.read(part).event_id.tolist()
+    ]
     assert seen == sorted(everything)
 
 
 @settings(max_examples=25)
 @given(data=st.data())
-def test_a_state_goes_on_with_exactly_the_rest_on_any_number_of_ranks(store: EventStore, reader: BlockReader, data: st.DataObject) -> None:
+def test_a_state_goes_on_with_exactly_the_rest_on_any_number_of_ranks(
+    store: EventStore, reader: BlockReader, data: st.DataObject
+) -> None:
     plan = make_plan(store, "train", **PLAN)
 
     def make(rank: int, world: int) -> EventLoader:
@@ -278,8 +360,12 @@ def test_a_state_of_another_order_is_refused(loader: Loader) -> None:
 def test_padding_ends_at_the_longest_event_and_buckets_make_it_small(loader: Loader) -> None:
     def waste(bucket_batches: int) -> float:
         batches = list(loader(bucket_batches=bucket_batches, window_events=1000))
-        assert all(batch.particles.shape[1] == max(1, int(batch.lengths.max())) for batch in batches)
-        return sum(batch.particles[:, :, 0].numel() for batch in batches) / sum(int(batch.lengths.sum()) for batch in batches)
+        assert all(
+            batch.particles.shape[1] == max(1, int(batch.lengths.max())) for batch in batches
+        )
+        return sum(batch.particles[:, :, 0].numel() for batch in batches) / sum(
+            int(batch.lengths.sum()) for batch in batches
+        )
 
     assert waste(12) < 1.2 < waste(1)
 
@@ -293,13 +379,17 @@ def test_particles_arrive_as_stored_in_reading_order(loader: Loader, store: Even
         for i in range(len(block))
     }
     for batch in loader():
-        for event, length, event_id in zip(batch.particles.numpy(), batch.lengths.tolist(), batch.event_id.tolist(), strict=True):
+        for event, length, event_id in zip(
+            batch.particles.numpy(), batch.lengths.tolist(), batch.event_id.tolist(), strict=True
+        ):
             own = stored[event_id]
             assert length == len(own)
             assert (event[length:] == 0).all()
             assert sorted(map(tuple, event[:length])) == sorted(map(tuple, own))
             if length:
-                assert tuple(event[length - 1]) == tuple(own[0])  # the first particle is at no distance from itself
+                assert tuple(event[length - 1]) == tuple(
+                    own[0]
+                )  # the first particle is at no distance from itself
 
 
 def test_nets_of_event_features_read_no_particles(tmp_path: Path) -> None:
@@ -321,7 +411,10 @@ def test_a_nan_is_named_by_part_event_and_feature(tmp_path: Path, array: str) ->
     zarr.open_group(store.path / part.path, mode="r+")[array][row, 4] = np.nan
     feature = (store.spec.hlf if array == "hlf" else store.spec.particles)[4].name
     reader = BlockReader(store, particles=True, order="delta_r", keep=True, block_events=20)
-    with pytest.raises(DataError, match=rf"ttbar/part-1: event 33 \(id {block.event_id[33]}\) has nan for '{feature}'"):
+    with pytest.raises(
+        DataError,
+        match=rf"ttbar/part-1: event 33 \(id {block.event_id[33]}\) has nan for '{feature}'",
+    ):
         list(EventLoader(make_plan(store, "train", **PLAN), reader, workers=2))
 
 
@@ -339,11 +432,20 @@ def test_a_class_without_events_is_named(tmp_path: Path) -> None:
     store = toy_store(tmp_path / "toy.zarr", events={"qcd": 30, "ttbar": 0, "wjets": 30})
     with pytest.raises(DataError, match="no event of class 'ttbar'"):
         make_plan(store, "train", **PLAN)
-    assert make_plan(store, "train", **PLAN | {"balance": {"qcd": 1, "wjets": 1}}).quotas == (60, 0, 60)
+    assert make_plan(store, "train", **PLAN | {"balance": {"qcd": 1, "wjets": 1}}).quotas == (
+        60,
+        0,
+        60,
+    )
 
 
 @pytest.mark.parametrize(
-    ("balance", "expected"), [({"tt": 1}, "names tt; the classes"), ({"qcd": -1}, "none is negative"), ({"qcd": np.nan}, "finite")]
+    ("balance", "expected"),
+    [
+        ({"tt": 1}, "names tt; the classes"),
+        ({"qcd": -1}, "none is negative"),
+        ({"qcd": np.nan}, "finite"),
+    ],
 )
 def test_a_balance_that_cannot_be_is_refused(loader: Loader, balance: Any, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
@@ -375,7 +477,9 @@ def test_what_is_trained_on_and_the_quality_of_the_shuffle_are_stated(loader: Lo
     assert described(plan, plan.n_batches).startswith(whole)
     assert "(50% of it" in described(plan, plan.n_batches)
     n_events = plan.n_events // plan.n_batches
-    assert described(plan, 1).startswith(f"an epoch: 1 of {plan.n_batches} batches, about {n_events} of {plan.n_events} events, shuffled")
+    assert described(plan, 1).startswith(
+        f"an epoch: 1 of {plan.n_batches} batches, about {n_events} of {plan.n_events} events, shuffled"
+    )
 
 
 def test_a_loader_that_is_left_alone_leaves_no_thread(loader: Loader) -> None:

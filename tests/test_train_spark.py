@@ -14,11 +14,11 @@ import yaml
 from test_train_fit import assert_same, weights
 from toy_store import toy_store
 
-from hepflow.config import SparkTrainConfig
+from hepflow.config.shipped import shipped
+from hepflow.config.stages import SparkTrainConfig
+from hepflow.data.predictions import read_predictions
 from hepflow.errors import ConfigError
-from hepflow.files import read_json
-from hepflow.predictions import read_predictions
-from hepflow.shipped import shipped
+from hepflow.system.files import read_json
 from hepflow.train.help import groups
 
 pytest.importorskip("pyspark", reason="needs hepflow[ingest]")
@@ -26,8 +26,8 @@ pytest.importorskip("pyspark", reason="needs hepflow[ingest]")
 from pyspark.ml.torch.log_communication import LogStreamingClient, LogStreamingServer
 from standalone_cluster import ask, standalone_cluster
 
-from hepflow.train.spark_run import _for_the_job, _reason, main
-from hepflow.train.spark_task import connected
+from hepflow.train.spark.job import _for_the_job, _reason, main
+from hepflow.train.spark.task import connected
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark]
 
@@ -36,14 +36,22 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 def hepflow(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     here = {"MASTER_ADDR": "127.0.0.1", "SPARK_LOCAL_IP": "127.0.0.1"}
-    environment = os.environ | here | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    environment = (
+        os.environ | here | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    )
     command = [sys.executable, "-m", "hepflow", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=550, env=environment, cwd=cwd)
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=550, env=environment, cwd=cwd
+    )
 
 
 def training_in(folder: Path) -> list[int]:
     """Processes that work in a folder."""
-    return [process.pid for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(folder)]
+    return [
+        process.pid
+        for process in psutil.process_iter(["cwd"])
+        if process.info["cwd"] == str(folder)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +61,10 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     toy_store(folder / "toy.zarr", events=35, mean_particles=5)
     text = yaml.safe_load(shipped("train/inclusive.yaml").read_text())
     text["data"] = {"store": "toy.zarr", "batch_size": 31, "eval_batch_size": 50, "workers": 0}
-    text["trainer"] = {"callbacks": [{"class_path": "crash.KillOnce", "init_args": {"step": 9}}], "max_epochs": 2}
+    text["trainer"] = {
+        "callbacks": [{"class_path": "crash.KillOnce", "init_args": {"step": 9}}],
+        "max_epochs": 2,
+    }
     text["checkpoint_every_steps"] = 4
     (folder / "mine.yaml").write_text(yaml.safe_dump(text))
     return folder, ["--config", "mine.yaml", "--threads", "1"]
@@ -64,7 +75,16 @@ def plain(options: tuple[Path, list[str]]) -> Path:
     """The run of two processes without Spark."""
     folder, own = options
     undisturbed(folder / "plain")
-    ddp = ("--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false")
+    ddp = (
+        "--trainer.strategy",
+        "ddp",
+        "--trainer.devices",
+        "2",
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.enable_progress_bar",
+        "false",
+    )
     done = hepflow("train", "fit", *own, *ddp, "--output", "plain", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "plain"
@@ -77,16 +97,30 @@ def undisturbed(output: Path) -> None:
         (output / f"crashed-{rank}").touch()
 
 
-def test_a_job_that_lost_an_executor_goes_on_to_the_weights_of_plain_ddp(options: tuple[Path, list[str]], plain: Path) -> None:
+def test_a_job_that_lost_an_executor_goes_on_to_the_weights_of_plain_ddp(
+    options: tuple[Path, list[str]], plain: Path
+) -> None:
     folder, own = options
-    cluster = ("--spark.master", "local-cluster[2,1,1024]", "--spark.num_processes", "2", "--spark.driver_memory", "1g")
+    cluster = (
+        "--spark.master",
+        "local-cluster[2,1,1024]",
+        "--spark.num_processes",
+        "2",
+        "--spark.driver_memory",
+        "1g",
+    )
     in_spark = ("spark-train", *own, "--output", "spark", *cluster)
     (folder / "spark").mkdir()
-    (folder / "spark" / "crashed-0").touch()  # the executor of the second process is killed, the first is left waiting
+    (
+        folder / "spark" / "crashed-0"
+    ).touch()  # the executor of the second process is killed, the first is left waiting
     lost = hepflow(*in_spark, cwd=folder)
     assert lost.returncode == 2, lost.stderr
     (said,) = (line for line in lost.stderr.splitlines() if line.startswith("hepflow: "))
-    assert "the Spark job of spark ended before its training did (process 2 of 2 ended: ExecutorLostFailure" in said
+    assert (
+        "the Spark job of spark ended before its training did (process 2 of 2 ended: ExecutorLostFailure"
+        in said
+    )
     assert "the same command goes on from spark/checkpoints/last.ckpt" in said
     assert not read_json(folder / "spark" / "run.json")["finished"]
     deadline = time.monotonic() + 60
@@ -101,18 +135,35 @@ def test_a_job_that_lost_an_executor_goes_on_to_the_weights_of_plain_ddp(options
     assert_same(weights(plain), weights(folder / "spark"), **CLOSE)
     one, two = (read_json(folder / name / "run.json") for name in ("plain", "spark"))
     assert (one["engine"], two["engine"]) == ("Lightning", "Spark")
-    for key in ("config_hash", "provenance", "processes", "events_trained", "epochs", "threads", "splits_used"):
+    for key in (
+        "config_hash",
+        "provenance",
+        "processes",
+        "events_trained",
+        "epochs",
+        "threads",
+        "splits_used",
+    ):
         assert one[key] == two[key], key
-    first, second = (read_predictions(folder / name / "predictions.parquet") for name in ("plain", "spark"))
+    first, second = (
+        read_predictions(folder / name / "predictions.parquet") for name in ("plain", "spark")
+    )
     assert first.event_id.tolist() == second.event_id.tolist()
     assert np.allclose(first.logits, second.logits, atol=1e-5)
 
 
-def test_executors_of_a_standalone_cluster_train_to_the_weights_of_plain_ddp(options: tuple[Path, list[str]], plain: Path) -> None:
+def test_executors_of_a_standalone_cluster_train_to_the_weights_of_plain_ddp(
+    options: tuple[Path, list[str]], plain: Path
+) -> None:
     folder, own = options
     undisturbed(folder / "standalone")
-    small = {"spark.executor.memory": "512m", "spark.executorEnv.PYTHONPATH": str(Path(__file__).parent)}
-    (folder / "small.yaml").write_text(yaml.safe_dump({"spark": {"driver_memory": "512m", "num_processes": 2, "conf": small}}))
+    small = {
+        "spark.executor.memory": "512m",
+        "spark.executorEnv.PYTHONPATH": str(Path(__file__).parent),
+    }
+    (folder / "small.yaml").write_text(
+        yaml.safe_dump({"spark": {"driver_memory": "512m", "num_processes": 2, "conf": small}})
+    )
     (folder / "cluster").mkdir()
     with standalone_cluster(folder / "cluster", workers=1, cores=2, memory="1g") as cluster:
         there = ("--config", "small.yaml", "--spark.master", cluster.url, "--output", "standalone")
@@ -124,7 +175,9 @@ def test_executors_of_a_standalone_cluster_train_to_the_weights_of_plain_ddp(opt
     assert_same(weights(plain), weights(folder / "standalone"), **CLOSE)
 
 
-def test_a_finished_training_starts_no_spark(options: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+def test_a_finished_training_starts_no_spark(
+    options: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
     folder, own = options
     monkeypatch.chdir(folder)
     with caplog.at_level("INFO", logger="hepflow"):
@@ -133,7 +186,9 @@ def test_a_finished_training_starts_no_spark(options: tuple[Path, list[str]], mo
     assert not any("Spark" in message for message in caplog.messages)
 
 
-def test_a_wrong_option_is_named_before_spark_starts(options: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_option_is_named_before_spark_starts(
+    options: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, own = options
     monkeypatch.chdir(folder)
     with pytest.raises(ConfigError, match=r"num-procs.*See `hepflow spark-train --help`"):
@@ -150,7 +205,10 @@ def test_the_first_line_too_goes_to_the_driver_alone() -> None:
     client = LogStreamingClient("127.0.0.1", server.port)
     try:
         assert client.failed, "PySpark would show a line by itself too"
-        assert not connected(lambda settings: settings["log_streaming_client"].failed, {"log_streaming_client": client})
+        assert not connected(
+            lambda settings: settings["log_streaming_client"].failed,
+            {"log_streaming_client": client},
+        )
     finally:
         client.close()
         server.shutdown()
@@ -160,7 +218,9 @@ def test_processes_get_as_many_cores_as_they_ask_for() -> None:
     local = _for_the_job(SparkTrainConfig(num_processes=3, cpus_per_process=2))
     assert local.master == "local[6]"
     assert local.conf["spark.task.cpus"] == "2"
-    far = _for_the_job(SparkTrainConfig(master="yarn", num_processes=3, conf={"spark.executor.cores": "8"}))
+    far = _for_the_job(
+        SparkTrainConfig(master="yarn", num_processes=3, conf={"spark.executor.cores": "8"})
+    )
     assert far.master == "yarn"
     assert (far.conf["spark.executor.instances"], far.conf["spark.executor.cores"]) == ("3", "8")
     assert far.conf["spark.dynamicAllocation.enabled"] == "false"
@@ -176,10 +236,22 @@ FAILED = (
 @pytest.mark.parametrize(
     ("spark_says", "expected"),
     [
-        (f"{FAILED}ExecutorLostFailure (executor 1 exited)\n\tat x", "process 2 of 3 ended: ExecutorLostFailure (executor 1 exited)"),
-        (f"{FAILED}org.apache.spark.api.python.PythonException: Traceback\n\tat x", "process 2 of 3 ended, see above"),
-        (f"{JAVA}.scheduler.BarrierJobSlotsNumberCheckFailed: [SPARK-24819]: Barrier execution", "never had the cores for 3 processes"),
-        (f"{JAVA}.SparkException: Job 0 cancelled because SparkContext was shut down\n\tat x", "Job 0 cancelled because"),
+        (
+            f"{FAILED}ExecutorLostFailure (executor 1 exited)\n\tat x",
+            "process 2 of 3 ended: ExecutorLostFailure (executor 1 exited)",
+        ),
+        (
+            f"{FAILED}org.apache.spark.api.python.PythonException: Traceback\n\tat x",
+            "process 2 of 3 ended, see above",
+        ),
+        (
+            f"{JAVA}.scheduler.BarrierJobSlotsNumberCheckFailed: [SPARK-24819]: Barrier execution",
+            "never had the cores for 3 processes",
+        ),
+        (
+            f"{JAVA}.SparkException: Job 0 cancelled because SparkContext was shut down\n\tat x",
+            "Job 0 cancelled because",
+        ),
     ],
 )
 def test_what_spark_says_is_told_in_one_line(spark_says: str, expected: str) -> None:
@@ -191,4 +263,6 @@ def test_what_spark_says_is_told_in_one_line(spark_says: str, expected: str) -> 
 def test_the_help_names_the_options_of_both() -> None:
     named = {option.name for options in groups(in_spark=True).values() for option in options}
     assert {"spark.num_processes", "spark.master", "data.store", "trainer.max_epochs"} <= named
-    assert not {"trainer.devices", "trainer.accelerator", "trainer.num_nodes"} & named, "Spark decides"
+    assert not {"trainer.devices", "trainer.accelerator", "trainer.num_nodes"} & named, (
+        "Spark decides"
+    )

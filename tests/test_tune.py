@@ -15,15 +15,15 @@ from toy_store import toy_store
 
 optuna = pytest.importorskip("optuna", reason="needs hepflow[tune]")
 
-from hepflow import locks  # noqa: E402
-from hepflow.config_engines import ClusterConfig  # noqa: E402
-from hepflow.config_tools import TuneConfig  # noqa: E402
+from hepflow.config.engines import ClusterConfig  # noqa: E402
+from hepflow.config.tools import TuneConfig  # noqa: E402
+from hepflow.data.store import EventStore, iter_blocks  # noqa: E402
 from hepflow.errors import ConfigError, DataError, HepflowError  # noqa: E402
-from hepflow.files import read_json  # noqa: E402
-from hepflow.store import EventStore, iter_blocks  # noqa: E402
+from hepflow.system import locks  # noqa: E402
+from hepflow.system.files import read_json  # noqa: E402
 from hepflow.train.cli import main as train  # noqa: E402
-from hepflow.train.folds import make_folds  # noqa: E402
-from hepflow.train.tune import _alone_in, _fit, _load, merged, run  # noqa: E402
+from hepflow.train.tune.folds import make_folds  # noqa: E402
+from hepflow.train.tune.job import _alone_in, _fit, _load, merged, run  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,9 @@ SPACE = {"model.lr": {"low": 1e-5, "high": 0.05, "log": True}, HIDDEN: [[8], [16
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[ClusterConfig]:
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as running:
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as running:
         yield ClusterConfig(kind="address", address=running.scheduler_address)
 
 
@@ -55,12 +57,20 @@ def net(store: EventStore) -> str:
 
 
 @pytest.fixture(scope="module")
-def search(store: EventStore, net: str, cluster: ClusterConfig, tmp_path_factory: pytest.TempPathFactory) -> TuneConfig:
+def search(
+    store: EventStore, net: str, cluster: ClusterConfig, tmp_path_factory: pytest.TempPathFactory
+) -> TuneConfig:
     """A search that was stopped with a trial in the making, and went on; its store has lost the test split."""
     blind = tmp_path_factory.mktemp("search") / "blind.zarr"
     shutil.copytree(store.path, blind)
     shutil.rmtree(blind / "test")
-    own = {"net": net, "input": blind, "output": blind.parent / "tune", "space": SPACE, "cluster": cluster}
+    own = {
+        "net": net,
+        "input": blind,
+        "output": blind.parent / "tune",
+        "space": SPACE,
+        "cluster": cluster,
+    }
     run(TuneConfig(**own, trials=4))
     distributions = {"model.lr": optuna.distributions.FloatDistribution(1e-5, 0.05, log=True)}
     distributions[HIDDEN] = optuna.distributions.CategoricalDistribution(["[8]", "[16, 8]"])
@@ -77,7 +87,9 @@ def test_a_stopped_search_goes_on_with_the_trial_that_was_in_the_making(search: 
     assert states.count("FAIL") == 1
     assert states.count("COMPLETE") + states.count("PRUNED") == search.trials
     assert set(states) <= {"COMPLETE", "PRUNED", "FAIL"}
-    with_those = [trial.state.name for trial in _load(search).trials if trial.params["model.lr"] == 0.04]
+    with_those = [
+        trial.state.name for trial in _load(search).trials if trial.params["model.lr"] == 0.04
+    ]
     assert with_those[0] == "FAIL"
     assert len(with_those) == 2
     before = (search.output / "study.journal").read_bytes()
@@ -94,14 +106,38 @@ def test_hopeless_trials_end_early(search: TuneConfig) -> None:
     assert all(min(trial.intermediate_values.values()) > best for trial in pruned)
 
 
-def test_the_best_is_an_overlay_that_trains_to_the_loss_it_promises(search: TuneConfig, store: EventStore, tmp_path: Path) -> None:
-    options = ("--data.store", str(store.path), "--output", str(tmp_path / "run"), "--seed", str(search.seed), "--threads", "1")
-    train(["fit", "--config", str(search.output / "best.yaml"), *options, "--trainer.enable_progress_bar", "false"])
+def test_the_best_is_an_overlay_that_trains_to_the_loss_it_promises(
+    search: TuneConfig, store: EventStore, tmp_path: Path
+) -> None:
+    options = (
+        "--data.store",
+        str(store.path),
+        "--output",
+        str(tmp_path / "run"),
+        "--seed",
+        str(search.seed),
+        "--threads",
+        "1",
+    )
+    train(
+        [
+            "fit",
+            "--config",
+            str(search.output / "best.yaml"),
+            *options,
+            "--trainer.enable_progress_bar",
+            "false",
+        ]
+    )
     history = read_json(tmp_path / "run" / "run.json")["history"]
-    assert min(row["val_loss"] for row in history) == pytest.approx(_load(search).best_value, rel=1e-6)
+    assert min(row["val_loss"] for row in history) == pytest.approx(
+        _load(search).best_value, rel=1e-6
+    )
 
 
-def test_a_trial_that_is_taken_up_at_its_end_keeps_its_loss(net: str, store: EventStore, tmp_path: Path) -> None:
+def test_a_trial_that_is_taken_up_at_its_end_keeps_its_loss(
+    net: str, store: EventStore, tmp_path: Path
+) -> None:
     losses = [_fit(Path(net), store.path, tmp_path / "trial", 1) for _ in range(2)]
     assert losses[0] == losses[1]
 
@@ -110,26 +146,45 @@ def test_all_trials_are_listed_and_plotted(search: TuneConfig) -> None:
     with (search.output / "trials.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["trial"]) for row in rows] == list(range(len(_load(search).trials)))
-    assert min(float(row["val_loss"]) for row in rows if row["state"] == "complete") == _load(search).best_value
+    assert (
+        min(float(row["val_loss"]) for row in rows if row["state"] == "complete")
+        == _load(search).best_value
+    )
     assert (search.output / "trials.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_another_search_does_not_go_into_the_same_folder(search: TuneConfig) -> None:
-    with pytest.raises(ConfigError, match=r"holds a search with another space\. Choose another --output"):
+    with pytest.raises(
+        ConfigError, match=r"holds a search with another space\. Choose another --output"
+    ):
         run(replace(search, space={"model.lr": [0.1]}))
-    with pytest.raises(ConfigError, match=r"holds a search with another sampler and another pruning\. Choose"):
+    with pytest.raises(
+        ConfigError, match=r"holds a search with another sampler and another pruning\. Choose"
+    ):
         run(replace(search, sampler="random", pruning=False))
 
 
-def test_a_grid_is_every_combination_once(store: EventStore, net: str, cluster: ClusterConfig, tmp_path: Path) -> None:
+def test_a_grid_is_every_combination_once(
+    store: EventStore, net: str, cluster: ClusterConfig, tmp_path: Path
+) -> None:
     space = {"model.lr": [0.001, 0.01], "trainer.max_epochs": [1, 2]}
-    config = TuneConfig(net=net, input=store.path, output=tmp_path / "grid", space=space, sampler="grid", pruning=False, cluster=cluster)
+    config = TuneConfig(
+        net=net,
+        input=store.path,
+        output=tmp_path / "grid",
+        space=space,
+        sampler="grid",
+        pruning=False,
+        cluster=cluster,
+    )
     run(config)
     points = [tuple(trial.params.values()) for trial in _load(config).trials]
     assert sorted(points) == [("0.001", "1"), ("0.001", "2"), ("0.01", "1"), ("0.01", "2")]
 
 
-def test_a_fold_holds_out_what_no_other_does_and_its_statistics_are_its_own(store: EventStore, tmp_path: Path) -> None:
+def test_a_fold_holds_out_what_no_other_does_and_its_statistics_are_its_own(
+    store: EventStore, tmp_path: Path
+) -> None:
     def events(of: EventStore, split: str) -> set[int]:
         return {i for block in iter_blocks(of, split) for i in block.event_id.tolist()}
 
@@ -142,21 +197,44 @@ def test_a_fold_holds_out_what_no_other_does_and_its_statistics_are_its_own(stor
         assert events(fold, "train") == known - val
         assert events(fold, "test") == set()
         seen = np.concatenate([block.hlf for block in iter_blocks(fold, "train")])
-        assert fold.statistics["hlf"]["mean"] == pytest.approx(seen.mean(axis=0, dtype=np.float64).tolist(), abs=1e-6)
+        assert fold.statistics["hlf"]["mean"] == pytest.approx(
+            seen.mean(axis=0, dtype=np.float64).tolist(), abs=1e-6
+        )
     tiny = toy_store(tmp_path / "tiny.zarr", events=2, parts=1).path
     for _ in range(2):  # also where the fold was made before
         with pytest.raises(DataError, match=r"fold 0 of 9 has no .* Ask for fewer folds"):
             make_folds(tiny, tmp_path / "tiny", 9)
 
 
-def test_cross_validation_gives_the_mean_over_the_folds(store: EventStore, net: str, cluster: ClusterConfig, tmp_path: Path) -> None:
-    config = TuneConfig(net=net, input=store.path, output=tmp_path / "cv", space={"model.lr": [0.01]}, trials=1, folds=2, cluster=cluster)
+def test_cross_validation_gives_the_mean_over_the_folds(
+    store: EventStore, net: str, cluster: ClusterConfig, tmp_path: Path
+) -> None:
+    config = TuneConfig(
+        net=net,
+        input=store.path,
+        output=tmp_path / "cv",
+        space={"model.lr": [0.01]},
+        trials=1,
+        folds=2,
+        cluster=cluster,
+    )
     run(config)
     (trial,) = _load(config).trials
     losses = []
     for fold in range(2):
         output, of_fold = tmp_path / f"own-{fold}", tmp_path / "cv" / f"fold-{fold}-of-2.zarr"
-        options = ("--config", net, "--model.lr", "0.01", "--data.store", str(of_fold), "--output", str(output), "--threads", "1")
+        options = (
+            "--config",
+            net,
+            "--model.lr",
+            "0.01",
+            "--data.store",
+            str(of_fold),
+            "--output",
+            str(output),
+            "--threads",
+            "1",
+        )
         with pytest.raises(DataError, match="split test: no events"):
             train(["fit", *options, "--trainer.enable_progress_bar", "false"])
         losses.append(min(row["val_loss"] for row in read_json(output / "run.json")["history"]))
@@ -169,7 +247,10 @@ def test_cross_validation_gives_the_mean_over_the_folds(store: EventStore, net: 
         ({"space": {}}, "space is empty"),
         ({"space": {"model.lr": 3}}, r"space.model.lr must be a list of values, or a range"),
         ({"space": {"model.lr": {"low": 1, "hihg": 2}}}, "must be a list of values, or a range"),
-        ({"space": {"model.lr": {"low": 1, "high": 0}}}, r"space.model.lr: a range has low below high"),
+        (
+            {"space": {"model.lr": {"low": 1, "high": 0}}},
+            r"space.model.lr: a range has low below high",
+        ),
         ({"space": {"model.lr": {"low": 0, "high": 1, "log": True}}}, "which wants low above 0"),
         ({"space": SPACE, "sampler": "grid"}, r"space.model.lr must be a list of values; got"),
         ({"folds": 1}, "folds must be 0 or at least 2"),
@@ -181,10 +262,18 @@ def test_what_is_no_space_is_named(options: dict[str, object], message: str) -> 
 
 
 def test_a_point_that_cannot_be_trained_does_not_end_the_search(
-    store: EventStore, net: str, cluster: ClusterConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    store: EventStore,
+    net: str,
+    cluster: ClusterConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     own = {"net": net, "input": store.path, "sampler": "grid", "cluster": cluster}
-    config = TuneConfig(**own, output=tmp_path / "tune", space={"trainer.max_epochs": [1], "data.batch_size": [9999, 32]})
+    config = TuneConfig(
+        **own,
+        output=tmp_path / "tune",
+        space={"trainer.max_epochs": [1], "data.batch_size": [9999, 32]},
+    )
     with caplog.at_level("INFO", "hepflow"):
         run(config)
     assert "[1/2] trial 0: batch_size 9999 is more than the 240 events of an epoch" in caplog.text
@@ -192,13 +281,20 @@ def test_a_point_that_cannot_be_trained_does_not_end_the_search(
         bad, good = csv.DictReader(file)
     assert (bad["state"], bad["val_loss"], bad["reason"][:15]) == ("pruned", "", "batch_size 9999")
     assert (good["state"], good["reason"]) == ("complete", "")
-    with pytest.raises(DataError, match=r"no trial came to its end. Look at the space: batch_size 9999 is more than"):
+    with pytest.raises(
+        DataError,
+        match=r"no trial came to its end. Look at the space: batch_size 9999 is more than",
+    ):
         run(TuneConfig(**own, output=tmp_path / "none", space={"data.batch_size": [9999]}))
 
 
-def test_a_loss_that_is_no_number_is_no_result(store: EventStore, net: str, cluster: ClusterConfig, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_is_no_result(
+    store: EventStore, net: str, cluster: ClusterConfig, tmp_path: Path
+) -> None:
     own = {"net": net, "input": store.path, "sampler": "grid", "pruning": False, "cluster": cluster}
-    with pytest.raises(DataError, match=r"no trial came to its end. Look at the space: its loss was no number"):
+    with pytest.raises(
+        DataError, match=r"no trial came to its end. Look at the space: its loss was no number"
+    ):
         run(TuneConfig(**own, output=tmp_path / "tune", space={"model.lr": [1e30]}))
 
 
@@ -215,14 +311,35 @@ def test_a_trial_waits_for_another_one_of_the_same_point(tmp_path: Path) -> None
         second.result()
 
 
-def test_an_unknown_option_in_the_space_is_one_line(store: EventStore, net: str, cluster: ClusterConfig, tmp_path: Path) -> None:
-    with pytest.raises(HepflowError, match=r"^space: no option model\.learning_rate\..*See `hepflow tune --help`") as error:
-        run(TuneConfig(net=net, input=store.path, output=tmp_path / "tune", space={"model.learning_rate": [0.1]}, cluster=cluster))
+def test_an_unknown_option_in_the_space_is_one_line(
+    store: EventStore, net: str, cluster: ClusterConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        HepflowError, match=r"^space: no option model\.learning_rate\..*See `hepflow tune --help`"
+    ) as error:
+        run(
+            TuneConfig(
+                net=net,
+                input=store.path,
+                output=tmp_path / "tune",
+                space={"model.learning_rate": [0.1]},
+                cluster=cluster,
+            )
+        )
     assert "\n" not in str(error.value)
     assert not (tmp_path / "tune").exists(), "before anything is begun"
     (tmp_path / "own.yaml").write_text("model: {lrr: 0.1}")
-    with pytest.raises(ConfigError, match=r"own\.yaml: no option model\.lrr\. Did you mean model\.lr\?"):
-        run(TuneConfig(net=str(tmp_path / "own.yaml"), input=store.path, output=tmp_path / "tune", cluster=cluster))
+    with pytest.raises(
+        ConfigError, match=r"own\.yaml: no option model\.lrr\. Did you mean model\.lr\?"
+    ):
+        run(
+            TuneConfig(
+                net=str(tmp_path / "own.yaml"),
+                input=store.path,
+                output=tmp_path / "tune",
+                cluster=cluster,
+            )
+        )
 
 
 def test_options_are_put_into_an_overlay() -> None:

@@ -20,14 +20,18 @@ pytest.importorskip("pyspark", reason="pip install 'hepflow[ingest]'")
 from yarn_cluster import HADOOP_VERSION, KIND, YarnCluster, why_not, yarn_cluster
 
 import hepflow
-from hepflow import spark
-from hepflow.config_engines import SparkConfig
+from hepflow.config.engines import SparkConfig
+from hepflow.config.shipped import shipped
+from hepflow.data.ledger import Ledger
+from hepflow.engines import spark
 from hepflow.errors import HepflowError
-from hepflow.files import read_json
-from hepflow.ledger import Ledger
-from hepflow.shipped import shipped
+from hepflow.system.files import read_json
 
-pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.spark,
+    pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
+]
 
 SPARK_HOME = Path(str(importlib.util.find_spec("pyspark").origin)).parent
 MAIN = str(Path(hepflow.__path__[0]) / "__main__.py")
@@ -37,7 +41,9 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 
 @pytest.fixture(scope="module", params=[KIND])
-def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[YarnCluster]:
+def cluster(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[YarnCluster]:
     with yarn_cluster(tmp_path_factory.mktemp("yarn"), SPARK_HOME) as running:
         yield running
 
@@ -50,7 +56,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_delphes(folder / "raw" / name / "one.root", [100], seed=seed)
     pack(folder)
     text = yaml.safe_load(shipped("spark/yarn.yaml").read_text())
-    text["spark"] |= {"driver_memory": "512m", "conf": {**text["spark"]["conf"], **for_the_test(folder)}}
+    text["spark"] |= {
+        "driver_memory": "512m",
+        "conf": {**text["spark"]["conf"], **for_the_test(folder)},
+    }
     (folder / "yarn.yaml").write_text(yaml.safe_dump(text))
     return folder
 
@@ -65,7 +74,12 @@ def plain(folder: Path) -> Path:
         "threads": 1,
     }
     (folder / "mine.yaml").write_text(yaml.safe_dump(text))
-    ddp = ("--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false")
+    ddp = (
+        "--trainer.strategy=ddp",
+        "--trainer.devices=2",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+    )
     done = hepflow_here(folder, "train", "fit", "--config=mine.yaml", *ddp, "--output=plain")
     assert done.returncode == 0, done.stderr
     return folder / "plain"
@@ -88,25 +102,62 @@ def for_the_test(folder: Path) -> dict[str, str]:
     }
 
 
-def hepflow_here(folder: Path, *arguments: str, cluster: YarnCluster | None = None) -> subprocess.CompletedProcess[str]:
+def hepflow_here(
+    folder: Path, *arguments: str, cluster: YarnCluster | None = None
+) -> subprocess.CompletedProcess[str]:
     return run([sys.executable, "-m", "hepflow", *arguments], folder, cluster)
 
 
-def submit(cluster: YarnCluster, folder: Path, sent: str, *arguments: str, executors: int) -> subprocess.CompletedProcess[str]:
+def submit(
+    cluster: YarnCluster, folder: Path, sent: str, *arguments: str, executors: int
+) -> subprocess.CompletedProcess[str]:
     """By spark-submit, with the driver in the cluster, and a file sent along."""
-    options = [word for name, value in for_the_test(folder).items() for word in ("--conf", f"{name}={value}")]
-    packed = ("--archives", "environment.tar.gz#environment", "--conf", "spark.pyspark.python=./environment/bin/python")
-    command = [str(SPARK_HOME / "bin" / "spark-submit"), "--master", "yarn", "--deploy-mode", "cluster", "--driver-memory", "512m"]
+    options = [
+        word
+        for name, value in for_the_test(folder).items()
+        for word in ("--conf", f"{name}={value}")
+    ]
+    packed = (
+        "--archives",
+        "environment.tar.gz#environment",
+        "--conf",
+        "spark.pyspark.python=./environment/bin/python",
+    )
+    command = [
+        str(SPARK_HOME / "bin" / "spark-submit"),
+        "--master",
+        "yarn",
+        "--deploy-mode",
+        "cluster",
+        "--driver-memory",
+        "512m",
+    ]
     size = ("--num-executors", str(executors))
-    return run([*command, *packed, "--files", sent, *size, *options, MAIN, *arguments], folder, cluster)
+    return run(
+        [*command, *packed, "--files", sent, *size, *options, MAIN, *arguments], folder, cluster
+    )
 
 
-def run(command: list[str], folder: Path, cluster: YarnCluster | None) -> subprocess.CompletedProcess[str]:
-    environment = {**(cluster.environment if cluster else os.environ), "SPARK_LOCAL_IP": "127.0.0.1", "MASTER_ADDR": "127.0.0.1"}
+def run(
+    command: list[str], folder: Path, cluster: YarnCluster | None
+) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **(cluster.environment if cluster else os.environ),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "MASTER_ADDR": "127.0.0.1",
+    }
     environment |= {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
     environment.pop("PYSPARK_PYTHON", None)
     notes(folder)  # of earlier commands
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=550)
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=550,
+    )
 
 
 def containers(left: list[Note]) -> set[str]:
@@ -126,25 +177,46 @@ def test_the_servers_that_maven_would_fetch_are_of_the_version_of_spark_s_client
     assert (SPARK_HOME / "jars" / f"hadoop-client-api-{HADOOP_VERSION}.jar").is_file()
 
 
-def test_without_the_cluster_s_configuration_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_cluster_s_configuration_it_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name in ("HADOOP_CONF_DIR", "YARN_CONF_DIR", "PYSPARK_GATEWAY_PORT"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(HepflowError, match="HADOOP_CONF_DIR is not set"):
         spark._start(SparkConfig(master="yarn"), "test")
 
 
-def test_the_kerberos_options_that_the_shipped_configuration_offers_reach_hadoop_s_login(tmp_path: Path, folder: Path) -> None:
+def test_the_kerberos_options_that_the_shipped_configuration_offers_reach_hadoop_s_login(
+    tmp_path: Path, folder: Path
+) -> None:
     (tmp_path / "core-site.xml").write_text(
         "<configuration><property><name>hadoop.security.authentication</name><value>kerberos</value></property></configuration>"
     )
     text = shipped("spark/yarn.yaml").read_text().replace("# spark.kerberos.", "spark.kerberos.")
     (tmp_path / "mine.yaml").write_text(text.replace("/home/me/me.keytab", "me.keytab"))
     realm = "-Djava.security.krb5.realm=EXAMPLE.ORG -Djava.security.krb5.kdc=localhost"
-    command = [sys.executable, "-m", "hepflow", "ingest", "--config=mine.yaml", f"--input={folder}/raw", SAMPLES, "--output=out"]
+    command = [
+        sys.executable,
+        "-m",
+        "hepflow",
+        "ingest",
+        "--config=mine.yaml",
+        f"--input={folder}/raw",
+        SAMPLES,
+        "--output=out",
+    ]
     environment = {**os.environ, "HADOOP_CONF_DIR": str(tmp_path), "JAVA_TOOL_OPTIONS": realm}
 
     def said() -> str:
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300)
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
         assert done.returncode == 2, done.stderr
         return done.stderr
 
@@ -154,20 +226,40 @@ def test_the_kerberos_options_that_the_shipped_configuration_offers_reach_hadoop
 
 
 def test_ingest_in_client_mode(cluster: YarnCluster, folder: Path) -> None:
-    done = hepflow_here(folder, "ingest", "--config=yarn.yaml", "--input=raw", "--output=client", SAMPLES, cluster=cluster)
+    done = hepflow_here(
+        folder,
+        "ingest",
+        "--config=yarn.yaml",
+        "--input=raw",
+        "--output=client",
+        SAMPLES,
+        cluster=cluster,
+    )
     assert done.returncode == 0, done.stderr + cluster.log
     assert "on yarn, UI at" in done.stderr
     check(folder / "client")
     (executor,) = containers(notes(folder))
     if KIND == "stand_in":
-        assert (cluster.root / "containers" / executor / "pyspark.zip").is_file(), "Spark's own Python part comes along"
+        assert (cluster.root / "containers" / executor / "pyspark.zip").is_file(), (
+            "Spark's own Python part comes along"
+        )
         assert "queue=research name=hepflow ingest" in cluster.log
         assert "memory=1536 cores=1" in cluster.log
 
 
 def test_ingest_in_cluster_mode(cluster: YarnCluster, folder: Path) -> None:
-    (folder / "ingest.yaml").write_text(yaml.safe_dump({"input": f"{folder}/raw", "samples": {"qcd": ["qcd"], "ttbar": ["ttbar"]}}))
-    done = submit(cluster, folder, "ingest.yaml", "ingest", "--config=ingest.yaml", f"--output={folder}/cluster", executors=1)
+    (folder / "ingest.yaml").write_text(
+        yaml.safe_dump({"input": f"{folder}/raw", "samples": {"qcd": ["qcd"], "ttbar": ["ttbar"]}})
+    )
+    done = submit(
+        cluster,
+        folder,
+        "ingest.yaml",
+        "ingest",
+        "--config=ingest.yaml",
+        f"--output={folder}/cluster",
+        executors=1,
+    )
     assert done.returncode == 0, done.stderr + cluster.log
     assert "queue: research" in done.stderr
     assert "final status: SUCCEEDED" in done.stderr
@@ -175,8 +267,15 @@ def test_ingest_in_cluster_mode(cluster: YarnCluster, folder: Path) -> None:
     assert len(containers(notes(folder))) == 2, "those of the driver and of an executor"
 
 
-def test_spark_train_in_client_mode_gives_the_weights_of_plain_ddp(cluster: YarnCluster, folder: Path, plain: Path) -> None:
-    options = ("--config=mine.yaml", "--config=yarn.yaml", "--output=trained", "--spark.num_processes=2")
+def test_spark_train_in_client_mode_gives_the_weights_of_plain_ddp(
+    cluster: YarnCluster, folder: Path, plain: Path
+) -> None:
+    options = (
+        "--config=mine.yaml",
+        "--config=yarn.yaml",
+        "--output=trained",
+        "--spark.num_processes=2",
+    )
     done = hepflow_here(folder, "spark-train", *options, cluster=cluster)
     assert done.returncode == 0, done.stderr + cluster.log
     assert "epoch 2 of 2  val_loss" in done.stderr, "on the driver's terminal"
@@ -186,20 +285,28 @@ def test_spark_train_in_client_mode_gives_the_weights_of_plain_ddp(cluster: Yarn
     assert folder in {note.ended for note in left}, "paths are those of the driver's folder"
 
 
-def test_spark_train_in_cluster_mode_gives_the_weights_of_plain_ddp(cluster: YarnCluster, folder: Path, plain: Path) -> None:
+def test_spark_train_in_cluster_mode_gives_the_weights_of_plain_ddp(
+    cluster: YarnCluster, folder: Path, plain: Path
+) -> None:
     output = folder / "trained-there"
     command = ("spark-train", "--config=mine.yaml", f"--output={output}", "--spark.num_processes=2")
-    done = submit(cluster, folder, "mine.yaml", *command, executors=1)  # those of the job are hepflow's to ask for
+    done = submit(
+        cluster, folder, "mine.yaml", *command, executors=1
+    )  # those of the job are hepflow's to ask for
     assert done.returncode == 0, done.stderr + cluster.log
     assert "final status: SUCCEEDED" in done.stderr
     assert_same(weights(plain), weights(output), **CLOSE)
     left = notes(folder)
-    assert all(note.ended == note.began for note in left), "no process looks for files in the driver's container"
+    assert all(note.ended == note.began for note in left), (
+        "no process looks for files in the driver's container"
+    )
     assert len(containers(left)) == 3, "those of the driver and of an executor a process"
 
 
-def test_an_application_that_fails_in_client_mode_is_a_failure_to_yarn_too(cluster: YarnCluster, folder: Path) -> None:
-    start = "from hepflow.cli import parse; from hepflow.spark import session; config = parse('ingest', ['--config=yarn.yaml'])"
+def test_an_application_that_fails_in_client_mode_is_a_failure_to_yarn_too(
+    cluster: YarnCluster, folder: Path
+) -> None:
+    start = "from hepflow.cli import parse; from hepflow.engines.spark import session; config = parse('ingest', ['--config=yarn.yaml'])"
     fail = "with session(config.spark, 'fails'): raise SystemError('so')"
     done = run([sys.executable, "-c", f"{start}\n{fail}"], folder, cluster)
     assert "SystemError: so" in done.stderr

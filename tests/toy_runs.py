@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from hepflow.blocks import EventBlock, StoreSpec
-from hepflow.config import EvaluateConfig
+from hepflow.config.stages import EvaluateConfig
+from hepflow.data.blocks import EventBlock, StoreSpec
+from hepflow.data.ledger import Ledger
+from hepflow.data.predictions import Predictions, write_predictions
+from hepflow.data.store import EventStore
 from hepflow.evaluate.job import run
-from hepflow.files import write_json
-from hepflow.ledger import Ledger
-from hepflow.predictions import Predictions, write_predictions
 from hepflow.schema import CLASSES, HLF, PARTICLE
-from hepflow.store import EventStore
+from hepflow.system.files import write_json
 
 STORE_HASH = "00c0ffee00c0ffee"
 HARD = {"hlf": 1.2, "sequence": 1.6, "inclusive": 1.9}
@@ -26,10 +26,15 @@ def toy_labels(per_class: Sequence[int], seed: int = 0) -> np.ndarray:
 
 
 def toy_ids(n: int, seed: int = 0) -> np.ndarray:
-    return np.sort(np.random.default_rng([seed, 2]).choice(2**62, size=n, replace=False).astype(np.int64) - 2**61)
+    return np.sort(
+        np.random.default_rng([seed, 2]).choice(2**62, size=n, replace=False).astype(np.int64)
+        - 2**61
+    )
 
 
-def toy_logits(label: np.ndarray, n_classes: int, distance: float, seed: int = 0, own: int = 0) -> np.ndarray:
+def toy_logits(
+    label: np.ndarray, n_classes: int, distance: float, seed: int = 0, own: int = 0
+) -> np.ndarray:
     """Calibrated logits of classes ``distance`` apart; ``own`` numbers the part of the noise that is the model's alone."""
     shared = np.random.default_rng([seed, 3]).normal(size=(len(label), n_classes))
     private = np.random.default_rng([seed, 4, own]).normal(size=(len(label), n_classes))
@@ -50,26 +55,45 @@ def write_run(
     history: bool = True,
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    origin = {"store": STORE_HASH, "split": "test", "definitions": "corrected", "config_hash": "feed", "seed": 1, **(provenance or {})}
-    write_predictions(folder / "predictions.parquet", Predictions(event_id, label, logits, tuple(classes), folder.name, origin))
+    origin = {
+        "store": STORE_HASH,
+        "split": "test",
+        "definitions": "corrected",
+        "config_hash": "feed",
+        "seed": 1,
+        **(provenance or {}),
+    }
+    write_predictions(
+        folder / "predictions.parquet",
+        Predictions(event_id, label, logits, tuple(classes), folder.name, origin),
+    )
     if about is not None:
         write_json(folder / "run.json", about)
     if history:
         rows = ["epoch,step,lr,train_loss,val_loss,val_accuracy"]
         for epoch in range(6):
             loss = 0.2 + 0.8 * np.exp(-epoch / 2)
-            rows += [f"{epoch},{epoch * 10},0.001,{loss:.5f},,", f"{epoch},{epoch * 10},,,{loss + 0.03:.5f},{1 - loss / 3:.5f}"]
+            rows += [
+                f"{epoch},{epoch * 10},0.001,{loss:.5f},,",
+                f"{epoch},{epoch * 10},,,{loss + 0.03:.5f},{1 - loss / 3:.5f}",
+            ]
         (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
     return folder
 
 
-def toy_about(name: str, store: Path | None = None, definitions: str = "corrected") -> dict[str, object]:
+def toy_about(
+    name: str, store: Path | None = None, definitions: str = "corrected"
+) -> dict[str, object]:
     return {
         "name": name,
-        "model": {"hlf": "HLFNet", "sequence": "SequenceNet", "inclusive": "InclusiveNet"}.get(name.split("-", 1)[0], name),
+        "model": {"hlf": "HLFNet", "sequence": "SequenceNet", "inclusive": "InclusiveNet"}.get(
+            name.split("-", 1)[0], name
+        ),
         "classes": list(CLASSES),
         "definitions": definitions,
-        "parameters": {"hlf": 2003, "sequence": 10803, "inclusive": 12353}.get(name.split("-", 1)[0], 1),
+        "parameters": {"hlf": 2003, "sequence": 10803, "inclusive": 12353}.get(
+            name.split("-", 1)[0], 1
+        ),
         "provenance": STORE_HASH,
         "epochs": 6,
         "events_trained": 120_000,
@@ -98,7 +122,15 @@ def toy_runs(
     for own, (name, distance) in enumerate(models.items()):
         logits = toy_logits(label, len(classes), distance, seed, own)
         about = toy_about(name, store)
-        write_run(folder / name, event_id=ids, label=label, logits=logits, classes=classes, provenance=provenance, about=about)
+        write_run(
+            folder / name,
+            event_id=ids,
+            label=label,
+            logits=logits,
+            classes=classes,
+            provenance=provenance,
+            about=about,
+        )
     return folder
 
 
@@ -135,7 +167,9 @@ def toy_store(
     provenance: str = STORE_HASH,
 ) -> Path:
     """A store whose splits hold these (event_id, label); by default another 300 events to train on."""
-    store = EventStore.create(path, StoreSpec(tuple(classes), HLF, PARTICLE, definitions, provenance))
+    store = EventStore.create(
+        path, StoreSpec(tuple(classes), HLF, PARTICLE, definitions, provenance)
+    )
     if train is None:
         train = toy_ids(300, seed=99), toy_labels([100] * len(classes), seed=99)[:300]
     blocks = {}

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hepflow.blocks import EventBlock, StoreSpec
-from hepflow.ledger import Ledger
+from hepflow.data.blocks import EventBlock, StoreSpec
+from hepflow.data.ledger import Ledger
+from hepflow.data.store import EventStore
 from hepflow.schema import CLASSES, HLF, PARTICLE, SPLITS, Feature
-from hepflow.store import EventStore
 
 
 def toy_store(
@@ -40,7 +40,15 @@ def toy_store(
             for label, name in enumerate(classes):
                 count = events if isinstance(events, int) else events[name]
                 if count:
-                    blocks[split, name] = toy_block(rng, count, label, len(hlf), [f.name for f in particles], mean_particles, first_id)
+                    blocks[split, name] = toy_block(
+                        rng,
+                        count,
+                        label,
+                        len(hlf),
+                        [f.name for f in particles],
+                        mean_particles,
+                        first_id,
+                    )
                     first_id += count
         total = sum(len(block) for block in blocks.values())
         store.write_part(f"part-{number}", blocks, Ledger(n_in=total, n_out=total))
@@ -49,7 +57,13 @@ def toy_store(
 
 
 def toy_block(
-    rng: np.random.Generator, count: int, label: int, n_hlf: int, names: list[str], mean_particles: int, first_id: int
+    rng: np.random.Generator,
+    count: int,
+    label: int,
+    n_hlf: int,
+    names: list[str],
+    mean_particles: int,
+    first_id: int,
 ) -> EventBlock:
     """Events of a class: shifted features, other multiplicities."""
     lengths = rng.poisson(mean_particles * (1 + label), count)

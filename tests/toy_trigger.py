@@ -10,24 +10,24 @@ from root_files import write_delphes
 from test_train_fit import fit
 from toy_store import toy_store
 
-from hepflow import features
-from hepflow.config import EvaluateConfig, FeaturesConfig
-from hepflow.config_engines import ClusterConfig
+from hepflow.config.engines import ClusterConfig
+from hepflow.config.stages import EvaluateConfig, FeaturesConfig
+from hepflow.data.store import EventStore, iter_blocks
 from hepflow.evaluate.job import run as evaluate
+from hepflow.features import job as features
 from hepflow.ingest import dataset
-from hepflow.ingest.delphes import DelphesFile
 from hepflow.ingest.fragment import Settings, run_task
-from hepflow.ingest.listing import assign, list_files
-from hepflow.ingest.share import Access
-from hepflow.ingest.splits import plan
-from hepflow.models.bundle import write_onnx
 from hepflow.models.drift import Spread
+from hepflow.models.export import write_onnx
 from hepflow.models.hlf import HLFNet
 from hepflow.models.inputs import Inputs
 from hepflow.models.order import features_of
 from hepflow.physics.features import compute
+from hepflow.reading.delphes import DelphesFile
+from hepflow.reading.listing import assign, list_files
+from hepflow.reading.share import Access
+from hepflow.reading.splits import plan
 from hepflow.schema import CLASSES
-from hepflow.store import EventStore, iter_blocks
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,11 @@ def spread_out(collections: dict[str, ak.Array]) -> dict[str, ak.Array]:
     made = {}
     for name, column in collections.items():
         factors = narrow | ({"PT": 0.1} if name == "EFlowTrack" else {})
-        fields = {field: ak.values_astype(column[field] * factors[field], np.float32) for field in factors if field in column.fields}
+        fields = {
+            field: ak.values_astype(column[field] * factors[field], np.float32)
+            for field in factors
+            if field in column.fields
+        }
         made[name] = ak.zip({**{field: column[field] for field in column.fields}, **fields})
     return made
 
@@ -81,7 +85,12 @@ def untrained(folder: Path, template: Path) -> Path:
     net = HLFNet(Inputs.of(store)).eval()
     hlf = compute(events_of(template)).hlf
     block = next(iter_blocks(store, "test"))
-    write_onnx(net, folder / "model.onnx", features_of(block, net.inputs.particles, "delta_r"), spread=Spread.of([hlf] * 3).to_dict())
+    write_onnx(
+        net,
+        folder / "model.onnx",
+        features_of(block, net.inputs.particles, "delta_r"),
+        spread=Spread.of([hlf] * 3).to_dict(),
+    )
     return folder / "model.onnx"
 
 
@@ -98,8 +107,12 @@ def make(root: Path, cluster: ClusterConfig, nets: Sequence[str]) -> Trigger:
     for number, name in enumerate(CLASSES * 2):
         write_raw(trigger.raw / name / f"{number}.root", [60, 50], seed=number)
     ingest(trigger.raw, trigger.events)
-    features.run(FeaturesConfig(input=trigger.events, output=root / "features.zarr", cluster=cluster))
+    features.run(
+        FeaturesConfig(input=trigger.events, output=root / "features.zarr", cluster=cluster)
+    )
     for net in nets:
         fit(trigger.store, trigger.run(net), net=net)
-    evaluate(EvaluateConfig(input=root / "runs", output=trigger.report, targets=(0.5, 0.9), bootstrap=2))
+    evaluate(
+        EvaluateConfig(input=root / "runs", output=trigger.report, targets=(0.5, 0.9), bootstrap=2)
+    )
     return trigger

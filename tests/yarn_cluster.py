@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from hepflow.engines.spark import java_home
 from hepflow.errors import MissingDependency
-from hepflow.spark import java_home
 
 SOURCE, POM = (Path(__file__).parent / "yarn" / name for name in ("MiniYarn.java", "pom.xml"))
 HADOOP_VERSION = POM.read_text().split("<hadoop>")[1].split("<")[0]
@@ -34,8 +34,21 @@ log4j.appender.screen.layout.ConversionPattern=%d %p %c{1} %m%n
 def _kind() -> str:
     if os.environ.get("HADOOP_HOME"):
         return "resourcemanager_of_hadoop_home"
-    jars = Path.home() / ".m2" / "repository" / "org" / "apache" / "hadoop" / "hadoop-client-minicluster" / HADOOP_VERSION
-    return "resourcemanager_from_maven" if shutil.which("mvn") and any(jars.glob("*.jar")) else "stand_in"
+    jars = (
+        Path.home()
+        / ".m2"
+        / "repository"
+        / "org"
+        / "apache"
+        / "hadoop"
+        / "hadoop-client-minicluster"
+        / HADOOP_VERSION
+    )
+    return (
+        "resourcemanager_from_maven"
+        if shutil.which("mvn") and any(jars.glob("*.jar"))
+        else "stand_in"
+    )
 
 
 KIND = _kind()
@@ -61,7 +74,11 @@ class YarnCluster:
     @property
     def environment(self) -> dict[str, str]:
         """Environment in which Spark finds this cluster."""
-        return {**os.environ, "HADOOP_CONF_DIR": str(self.root / "conf"), "JAVA_HOME": str(java_home())}
+        return {
+            **os.environ,
+            "HADOOP_CONF_DIR": str(self.root / "conf"),
+            "JAVA_HOME": str(java_home()),
+        }
 
     @property
     def log(self) -> str:
@@ -87,7 +104,11 @@ def yarn_cluster(root: Path, spark_home: Path) -> Iterator[YarnCluster]:
     try:
         for name, command in commands.items():
             with (root / f"{name}.log").open("w") as log:
-                running.append(subprocess.Popen(command, env=cluster.environment, stdout=log, stderr=subprocess.STDOUT))
+                running.append(
+                    subprocess.Popen(
+                        command, env=cluster.environment, stdout=log, stderr=subprocess.STDOUT
+                    )
+                )
         _wait_until_ready(cluster, running)
         yield cluster
     finally:
@@ -99,13 +120,24 @@ def yarn_cluster(root: Path, spark_home: Path) -> Iterator[YarnCluster]:
 
 def _write_configuration(root: Path) -> None:
     ports = _free_ports(8)
-    addresses = ("address", "scheduler.address", "resource-tracker.address", "admin.address", "webapp.address")
-    queues = {f"yarn.scheduler.capacity.root.{name}.capacity": 100 // len(QUEUES) for name in QUEUES}
+    addresses = (
+        "address",
+        "scheduler.address",
+        "resource-tracker.address",
+        "admin.address",
+        "webapp.address",
+    )
+    queues = {
+        f"yarn.scheduler.capacity.root.{name}.capacity": 100 // len(QUEUES) for name in QUEUES
+    }
     files: dict[str, Mapping[str, object]] = {
         "core-site": {"fs.defaultFS": "file:///"},
         "yarn-site": {
             **{f"yarn.resourcemanager.{name}": f"127.0.0.1:{ports.pop()}" for name in addresses},
-            **{f"yarn.nodemanager.{name}": f"127.0.0.1:{ports.pop()}" for name in ("address", "localizer.address", "webapp.address")},
+            **{
+                f"yarn.nodemanager.{name}": f"127.0.0.1:{ports.pop()}"
+                for name in ("address", "localizer.address", "webapp.address")
+            },
             "yarn.application.classpath": "",
             "yarn.nodemanager.local-dirs": root / "local",
             "yarn.nodemanager.log-dirs": root / "logs",
@@ -122,15 +154,38 @@ def _write_configuration(root: Path) -> None:
         },
     }
     (root / "conf").mkdir(parents=True)
-    (root / "conf" / "log4j.properties").write_text(TO_THE_SCREEN)  # of Hadoop's own daemons, whose words are waited for
+    (root / "conf" / "log4j.properties").write_text(
+        TO_THE_SCREEN
+    )  # of Hadoop's own daemons, whose words are waited for
     for name, properties in files.items():
-        lines = [f"<property><name>{key}</name><value>{value}</value></property>" for key, value in properties.items()]
-        (root / "conf" / f"{name}.xml").write_text("\n".join(["<configuration>", *lines, "</configuration>"]))
+        lines = [
+            f"<property><name>{key}</name><value>{value}</value></property>"
+            for key, value in properties.items()
+        ]
+        (root / "conf" / f"{name}.xml").write_text(
+            "\n".join(["<configuration>", *lines, "</configuration>"])
+        )
 
 
 def _stand_in(root: Path, spark_home: Path) -> dict[str, list[str]]:
-    jars = [str(jar) for pattern in ("hadoop-client-*.jar", "*.jar") for jar in sorted((spark_home / "jars").glob(pattern))]
-    subprocess.run(["javac", "-proc:none", "-cp", ":".join(jars[:2]), "-d", str(root / "classes"), str(SOURCE)], check=True, timeout=120)
+    jars = [
+        str(jar)
+        for pattern in ("hadoop-client-*.jar", "*.jar")
+        for jar in sorted((spark_home / "jars").glob(pattern))
+    ]
+    subprocess.run(
+        [
+            "javac",
+            "-proc:none",
+            "-cp",
+            ":".join(jars[:2]),
+            "-d",
+            str(root / "classes"),
+            str(SOURCE),
+        ],
+        check=True,
+        timeout=120,
+    )
     path = ":".join([str(root / "conf"), str(root / "classes"), *jars])
     quick = ("-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
     return {"yarn": [str(java_home() / "bin" / "java"), *quick, "-cp", path, "MiniYarn", str(root)]}
@@ -139,12 +194,31 @@ def _stand_in(root: Path, spark_home: Path) -> dict[str, list[str]]:
 def _hadoop(root: Path) -> dict[str, list[str]]:
     servers = {"resourcemanager": "ResourceManager", "nodemanager": "NodeManager"}
     if home := os.environ.get("HADOOP_HOME"):
-        return {name: [str(Path(home) / "bin" / "yarn"), "--config", str(root / "conf"), name] for name in servers}
+        return {
+            name: [str(Path(home) / "bin" / "yarn"), "--config", str(root / "conf"), name]
+            for name in servers
+        }
     jars = root / "jars.txt"
-    fetch = ["mvn", "--batch-mode", "--quiet", "--offline", f"--file={POM}", "dependency:build-classpath", f"-Dmdep.outputFile={jars}"]
+    fetch = [
+        "mvn",
+        "--batch-mode",
+        "--quiet",
+        "--offline",
+        f"--file={POM}",
+        "dependency:build-classpath",
+        f"-Dmdep.outputFile={jars}",
+    ]
     subprocess.run(fetch, check=True, timeout=120)
-    java = [str(java_home() / "bin" / "java"), "-Xmx512m", "-cp", f"{root / 'conf'}:{jars.read_text().strip()}"]
-    return {name: [*java, f"org.apache.hadoop.yarn.server.{name}.{main}"] for name, main in servers.items()}
+    java = [
+        str(java_home() / "bin" / "java"),
+        "-Xmx512m",
+        "-cp",
+        f"{root / 'conf'}:{jars.read_text().strip()}",
+    ]
+    return {
+        name: [*java, f"org.apache.hadoop.yarn.server.{name}.{main}"]
+        for name, main in servers.items()
+    }
 
 
 def _wait_until_ready(cluster: YarnCluster, running: list[subprocess.Popen[bytes]]) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from hepflow.data.runs import ONNX
 from hepflow.evaluate.kinematics import Joined
-from hepflow.evaluate.metrics import auc, log_odds, spectrum
-from hepflow.evaluate.runs import MODEL, Run
+from hepflow.evaluate.runs import Run
+from hepflow.statistics.metrics import auc, log_odds, spectrum
 
 MAX_EVENTS = 20_000
 SHUFFLES = 5
@@ -43,21 +44,22 @@ def importance(run: Run, joined: Joined, *, rng: np.random.Generator) -> dict[st
     NoImportanceError
         The model is not at hand, takes other inputs, or is another one than made the predictions.
     """
-    session = _session(run.path / MODEL)
+    session = _session(run.path / ONNX)
     names = [feature.name for feature in joined.store.spec.hlf]
     n_classes = len(run.predictions.classes)
     rows = np.sort(rng.permutation(len(joined.hlf))[:MAX_EVENTS])
     x, label = joined.hlf[rows].copy(), run.predictions.label[rows]
     if session.get_inputs()[0].shape[-1] != len(names):
-        msg = f"{MODEL} takes {session.get_inputs()[0].shape[-1]} features, the feature store has {len(names)}"
-        raise NoImportanceError(msg)
+        raise NoImportanceError(
+            f"{ONNX} takes {session.get_inputs()[0].shape[-1]} features, the feature store has {len(names)}"
+        )
     if len(np.unique(label)) < n_classes:
-        msg = "too few events of some class"
-        raise NoImportanceError(msg)
+        raise NoImportanceError("too few events of some class")
     logits = _logits(session, x)
     if not np.allclose(logits, run.predictions.logits[rows], rtol=TOLERANCE, atol=TOLERANCE):
-        msg = f"{MODEL} is not of the net that made the predictions; `hepflow export --run {run.path}` writes it anew"
-        raise NoImportanceError(msg)
+        raise NoImportanceError(
+            f"{ONNX} is not of the net that made the predictions; `hepflow export --run {run.path}` writes it anew"
+        )
     reference = _mean_auc(logits, label, n_classes)
     found = {}
     for column, name in enumerate(names):
@@ -67,22 +69,25 @@ def importance(run: Run, joined: Joined, *, rng: np.random.Generator) -> dict[st
             x[:, column] = rng.permutation(kept)
             losses.append(reference - _mean_auc(_logits(session, x), label, n_classes))
         x[:, column] = kept
-        found[name] = {"value": float(np.mean(losses)), "error": float(np.std(losses, ddof=1) / np.sqrt(SHUFFLES))}
+        found[name] = {
+            "value": float(np.mean(losses)),
+            "error": float(np.std(losses, ddof=1) / np.sqrt(SHUFFLES)),
+        }
     return found
 
 
 def _session(file: Path) -> Any:
     """The run's model, which takes one array of features an event."""
     if not file.is_file():
-        msg = f"no {MODEL} beside the predictions (that of a net is written by `hepflow export --run RUN`; trees have none)"
-        raise NoImportanceError(msg)
+        raise NoImportanceError(
+            f"no {ONNX} beside the predictions (that of a net is written by `hepflow export --run RUN`; trees have none)"
+        )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 2:
-        msg = "nets on particles are not shuffled"
-        raise NoImportanceError(msg)
+        raise NoImportanceError("nets on particles are not shuffled")
     return session
 
 
@@ -95,6 +100,8 @@ def _mean_auc(logits_NK: np.ndarray, label_N: np.ndarray, n_classes: int) -> flo
     areas = []
     for own in range(n_classes):
         rest = [other for other in range(n_classes) if other != own]
-        binned, _ = spectrum(log_odds(logits_NK, [own], rest), label_N, n_classes, exact_below=MAX_EVENTS)
+        binned, _ = spectrum(
+            log_odds(logits_NK, [own], rest), label_N, n_classes, exact_below=MAX_EVENTS
+        )
         areas.append(auc(binned.counts, [own], rest))
     return float(np.mean(areas))

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from hepflow.blocks import EventBlock
-from hepflow.config import STORE, EvaluateConfig
+from hepflow.config.stages import STORE, EvaluateConfig
+from hepflow.data.blocks import EventBlock
+from hepflow.data.moments import Moments
+from hepflow.data.predictions import softmax
+from hepflow.data.store import EventStore, iter_blocks
 from hepflow.errors import ConfigError, DataError
-from hepflow.evaluate.figure import Display
-from hepflow.evaluate.metrics import wilson
+from hepflow.evaluate.figures.figure import Display
 from hepflow.evaluate.runs import Run
-from hepflow.ledger import counted
-from hepflow.moments import Moments
-from hepflow.predictions import softmax
 from hepflow.schema import HLF
-from hepflow.store import EventStore, iter_blocks
+from hepflow.statistics.metrics import wilson
+from hepflow.system.terminal import counted
 
 BINS = 10
 MAX_INTEGER = 12
@@ -83,13 +83,16 @@ def open_store(config: EvaluateConfig, run: Run) -> EventStore:
         own = store.spec.provenance
         changed = path if str(path) == named else changed
         if config.store is not None and not (config.ablation or config.allow_different_splits):
-            msg = f"{path}: its hash is {own}, but {run.path} was made from {run.store}. {RETRAIN}, or name the store it was trained on."
-            raise DataError(msg)
+            raise DataError(
+                f"{path}: its hash is {own}, but {run.path} was made from {run.store}. {RETRAIN}, or name the store it was trained on."
+            )
     if changed is not None:
-        msg = f"{changed} has changed since (events were added, or features made anew). {RETRAIN}"
-        raise NoStoreError(msg)
-    msg = f"the feature store {named or run.store or '(not recorded)'} of the training is not at hand. Name it by --store"
-    raise NoStoreError(msg)
+        raise NoStoreError(
+            f"{changed} has changed since (events were added, or features made anew). {RETRAIN}"
+        )
+    raise NoStoreError(
+        f"the feature store {named or run.store or '(not recorded)'} of the training is not at hand. Name it by --store"
+    )
 
 
 def stores_at_hand(config: EvaluateConfig, about: Mapping[str, Any]) -> list[str]:
@@ -106,7 +109,11 @@ def stores_at_hand(config: EvaluateConfig, about: Mapping[str, Any]) -> list[str
 
 def _candidates(config: EvaluateConfig, about: Mapping[str, Any]) -> list[Path]:
     named = about.get("store")
-    return [config.store] if config.store else [*([Path(named)] if isinstance(named, str) else []), STORE]
+    return (
+        [config.store]
+        if config.store
+        else [*([Path(named)] if isinstance(named, str) else []), STORE]
+    )
 
 
 def join(store: EventStore, run: Run) -> Joined:
@@ -126,23 +133,34 @@ def join(store: EventStore, run: Run) -> Joined:
         at, row = _find(ids, block.event_id)
         other = run.predictions.label[at] != block.label[row]
         if other.any():
-            msg = f"{run.path}: event {int(ids[at][other][0])} has another label than in {store.path}. Predict again."
-            raise DataError(msg)
+            raise DataError(
+                f"{run.path}: event {int(ids[at][other][0])} has another label than in {store.path}. Predict again."
+            )
         hlf[at] = block.hlf[row]
         where[0, at], where[1, at] = number, row
     if (where[0] < 0).any():
         missing = where[0] < 0
         found = f"{int(missing.sum()):,} of {len(ids):,} events, such as {int(ids[missing][0])}"
-        msg = f"{run.path}: {found}, are not in the test split of {store.path}. {_whose(store, ids[missing])}"
-        raise DataError(msg)
+        raise DataError(
+            f"{run.path}: {found}, are not in the test split of {store.path}. {_whose(store, ids[missing])}"
+        )
     return Joined(store, hlf, where[0], where[1], parts)
 
 
 def _whose(store: EventStore, ids: np.ndarray) -> str:
     blocks = {split: iter_blocks(store, split, particles=False) for split in ("train", "val")}
-    found = {split: sum(len(_find(ids, block.event_id)[0]) for block in own) for split, own in blocks.items()}
-    seen = ", ".join(f"{count:,} are in its {split} split" for split, count in found.items() if count)
-    return f"{seen}: a leak. Predict on the test split alone." if seen else "They are in no other split either: predict again."
+    found = {
+        split: sum(len(_find(ids, block.event_id)[0]) for block in own)
+        for split, own in blocks.items()
+    }
+    seen = ", ".join(
+        f"{count:,} are in its {split} split" for split, count in found.items() if count
+    )
+    return (
+        f"{seen}: a leak. Predict on the test split alone."
+        if seen
+        else "They are in no other split either: predict again."
+    )
 
 
 def check_leak(joined: Joined, run: Run) -> None:
@@ -167,15 +185,15 @@ def check_leak(joined: Joined, run: Run) -> None:
             shared, _ = _find(ids, block.event_id)
             if len(shared):
                 found = f"the {split} split holds {counted(len(shared), 'test event')}, such as {int(ids[shared][0])}"
-                msg = f"{store.path}: {found}: a leak. Run `hepflow features` again."
-                raise DataError(msg)
+                raise DataError(f"{store.path}: {found}: a leak. Run `hepflow features` again.")
             for twin, row in islice(zip(*_find(own, row_hash(block.hlf)), strict=True), MAX_TWINS):
                 particles = store.read(part, int(row), int(row) + 1).particles
                 if not np.array_equal(particles, joined.event(int(order[twin])).particles):
                     continue
                 found = f"event {int(block.event_id[row])} of the {split} split has the same features as a test event"
-                msg = f"{store.path}: {found}: it was ingested twice, a leak. Remove the copy from the raw files."
-                raise DataError(msg)
+                raise DataError(
+                    f"{store.path}: {found}: it was ingested twice, a leak. Remove the copy from the raw files."
+                )
     _check_statistics(store, trained.statistics())
 
 
@@ -184,12 +202,14 @@ def _check_statistics(store: EventStore, trained: Mapping[str, Any]) -> None:
     stored = store.statistics["hlf"]
     if stored["count"] != trained["count"]:
         what = f"its statistics are of {stored['count']:,} events, the training split has {trained['count']:,}"
-    elif not all(np.allclose(stored[name], trained[name], rtol=1e-6, atol=1e-6 * np.max(trained["std"])) for name in ("mean", "std")):
+    elif not all(
+        np.allclose(stored[name], trained[name], rtol=1e-6, atol=1e-6 * np.max(trained["std"]))
+        for name in ("mean", "std")
+    ):
         what = "its statistics are not those of its training split"
     else:
         return
-    msg = f"{store.path}: {what}: they saw other splits. Run `hepflow features` again."
-    raise DataError(msg)
+    raise DataError(f"{store.path}: {what}: they saw other splits. Run `hepflow features` again.")
 
 
 def row_hash(x: np.ndarray) -> np.ndarray:
@@ -215,7 +235,11 @@ def _find(sorted_ids: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def efficiencies(
-    joined: Joined, label_N: np.ndarray, kept_N: np.ndarray, features: Sequence[str], classes: Sequence[str]
+    joined: Joined,
+    label_N: np.ndarray,
+    kept_N: np.ndarray,
+    features: Sequence[str],
+    classes: Sequence[str],
 ) -> dict[str, Any]:
     """Share of each class that is kept, in bins of each feature.
 
@@ -238,28 +262,45 @@ def efficiencies(
         A feature is neither the store's nor, where the store has a user's own ones, one of the default.
     """
     units = {feature.name: feature.unit for feature in joined.store.spec.hlf}
-    if unknown := [name for name in features if name not in {*units, *(feature.name for feature in HLF)}]:
-        msg = f"--features names {', '.join(unknown)}, but the high-level features of {joined.store.path} are {', '.join(units)}"
-        raise ConfigError(msg)
+    if unknown := [
+        name for name in features if name not in {*units, *(feature.name for feature in HLF)}
+    ]:
+        raise ConfigError(
+            f"--features names {', '.join(unknown)}, but the high-level features of {joined.store.path} are {', '.join(units)}"
+        )
     found: dict[str, Any] = {}
     for name in (name for name in features if name in units):
         x_N = joined.column(name)
         edges, integer = bin_edges(x_N)
         bin_N = np.clip(np.searchsorted(edges, x_N, side="right") - 1, 0, len(edges) - 2)
-        rows = {c: _in_bins(bin_N[label_N == k], kept_N[label_N == k], len(edges) - 1) for k, c in enumerate(classes)}
-        found[name] = {"edges": edges.tolist(), "unit": units[name], "integer": integer, "efficiency": rows}
+        rows = {
+            c: _in_bins(bin_N[label_N == k], kept_N[label_N == k], len(edges) - 1)
+            for k, c in enumerate(classes)
+        }
+        found[name] = {
+            "edges": edges.tolist(),
+            "unit": units[name],
+            "integer": integer,
+            "efficiency": rows,
+        }
     return found
 
 
 def bin_edges(x: np.ndarray) -> tuple[np.ndarray, bool]:
     """Edges of equally populated bins; of counts (and charges), a bin each, the last for all above. And whether they are counts."""
-    if np.array_equal(x, np.round(x)) and x.min(initial=0) >= -MAX_INTEGER and len(np.unique(x[:100_000])) <= 40:
+    if (
+        np.array_equal(x, np.round(x))
+        and x.min(initial=0) >= -MAX_INTEGER
+        and len(np.unique(x[:100_000])) <= 40
+    ):
         top = int(min(np.quantile(x, 0.995), MAX_INTEGER))
         return np.arange(int(x.min(initial=0)), top + 2, dtype=np.float64), True
     edges = np.unique(np.quantile(x.astype(np.float64), np.linspace(0, 1, BINS + 1)))
     if len(edges) < 2:
         return np.array([edges[0], edges[0] + 1]), False
-    edges[-1] = min(edges[-1], float(np.quantile(x, 0.99)) + (edges[-1] - edges[0]) * 0.05)  # the tail would leave no room for the rest
+    edges[-1] = min(
+        edges[-1], float(np.quantile(x, 0.99)) + (edges[-1] - edges[0]) * 0.05
+    )  # the tail would leave no room for the rest
     return edges, False
 
 
@@ -271,15 +312,25 @@ def _in_bins(bin_N: np.ndarray, kept_N: np.ndarray, n_bins: int) -> dict[str, An
     spread = np.maximum(mean * (1 - mean), 1e-12) / np.maximum(total, 1)
     chi2 = float((((value - mean) ** 2) / spread)[filled].sum())
     columns = {"value": value, "error": (high - low) / 2, "low": low, "high": high, "events": total}
-    return {**{name: values.tolist() for name, values in columns.items()}, "chi2": chi2, "ndf": max(int(filled.sum()) - 1, 0)}
+    return {
+        **{name: values.tolist() for name, values in columns.items()},
+        "chi2": chi2,
+        "ndf": max(int(filled.sum()) - 1, 0),
+    }
 
 
 def hardest(run: Run, n: int = 10) -> list[int]:
     """Positions of the events that the model is most sure about and wrong."""
     logits, label = run.predictions.logits, run.predictions.label
-    own = np.select([label == k for k in range(1, logits.shape[1])], list(logits.T[1:]), logits[:, 0])
+    own = np.select(
+        [label == k for k in range(1, logits.shape[1])], list(logits.T[1:]), logits[:, 0]
+    )
     wrong = np.maximum.reduce(logits.T) - own  # 0 where it is right
-    order = np.lexsort((run.predictions.event_id, -wrong))[:n] if len(wrong) <= 4096 else _largest(wrong, run.predictions.event_id, n)
+    order = (
+        np.lexsort((run.predictions.event_id, -wrong))[:n]
+        if len(wrong) <= 4096
+        else _largest(wrong, run.predictions.event_id, n)
+    )
     return [int(index) for index in order if wrong[index] > 0]
 
 
@@ -301,7 +352,10 @@ def describe(run: Run, index: int, joined: Joined | None) -> dict[str, Any]:
         "p_true": float(p_K[truth]),
     }
     if joined is not None:
-        facts["features"] = {feature.name: float(value) for feature, value in zip(joined.store.spec.hlf, joined.hlf[index], strict=True)}
+        facts["features"] = {
+            feature.name: float(value)
+            for feature, value in zip(joined.store.spec.hlf, joined.hlf[index], strict=True)
+        }
     return facts
 
 
@@ -314,7 +368,22 @@ def display(run: Run, index: int, joined: Joined, facts: Mapping[str, Any]) -> D
     kind = np.zeros(len(particles), dtype=np.int64)
     for flag, number in FLAGS.items():
         kind[particles[:, names.index(flag)] > 0] = number
-    eta, phi, pt = (particles[:, names.index(name)].astype(np.float64) for name in ("Eta", "Phi", "Pt"))
-    told = (("truth", facts["true"]), (run.name, f"{facts['predicted']} ({facts['p_predicted']:.3f})"))
+    eta, phi, pt = (
+        particles[:, names.index(name)].astype(np.float64) for name in ("Eta", "Phi", "Pt")
+    )
+    told = (
+        ("truth", facts["true"]),
+        (run.name, f"{facts['predicted']} ({facts['p_predicted']:.3f})"),
+    )
     caption = f"{len(particles)} particles; the area of a circle grows with pT."
-    return Display(f"event_{facts['event_id']}", f"Event {facts['event_id']}", caption, KINDS, kind, eta, phi, pt, told)
+    return Display(
+        f"event_{facts['event_id']}",
+        f"Event {facts['event_id']}",
+        caption,
+        KINDS,
+        kind,
+        eta,
+        phi,
+        pt,
+        told,
+    )

@@ -7,11 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from hepflow.config import EvaluateConfig
-from hepflow.evaluate.calibration import Probabilities, count
-from hepflow.evaluate.metrics import balanced_accuracy, confusion, confusion_shares, log_odds, predicted, spectrum, wilson
+from hepflow.config.stages import EvaluateConfig
 from hepflow.evaluate.runs import Run
-from hepflow.evaluate.working_points import Selection, evaluate_selection, mix_of, roc
+from hepflow.statistics.calibration import Probabilities, count
+from hepflow.statistics.metrics import (
+    balanced_accuracy,
+    confusion,
+    confusion_shares,
+    log_odds,
+    predicted,
+    spectrum,
+    wilson,
+)
+from hepflow.statistics.working_points import Selection, evaluate_selection, mix_of, roc
 
 ABOUT_KEYS = (
     *(
@@ -52,15 +60,25 @@ class Measured:
 
 def measure(run: Run, config: EvaluateConfig, chosen: Mapping[str, Selection]) -> Measured:
     """Everything that needs one run alone."""
-    logits_NK, label_N, classes = run.predictions.logits, run.predictions.label, run.predictions.classes
+    logits_NK, label_N, classes = (
+        run.predictions.logits,
+        run.predictions.label,
+        run.predictions.classes,
+    )
     parts: dict[str, dict[str, Any]] = {}
     rocs = {}
     kept_N = np.empty(0, dtype=bool)
     discriminant = kept_N, kept_N
     for name, selection in chosen.items():
         score_N = log_odds(logits_NK, selection.signal, selection.background)
-        used_N = slice(None) if len(selection.labels) == len(classes) else np.isin(label_N, selection.labels)
-        binned, _ = spectrum(score_N[used_N], label_N[used_N], len(classes), exact_below=config.exact_below)
+        used_N = (
+            slice(None)
+            if len(selection.labels) == len(classes)
+            else np.isin(label_N, selection.labels)
+        )
+        binned, _ = spectrum(
+            score_N[used_N], label_N[used_N], len(classes), exact_below=config.exact_below
+        )
         parts[name] = evaluate_selection(
             binned,
             selection,
@@ -77,7 +95,11 @@ def measure(run: Run, config: EvaluateConfig, chosen: Mapping[str, Selection]) -
     predicted_N = predicted(logits_NK)
     probabilities = count(logits_NK, label_N, predicted_N)
     confusion_KK = confusion(predicted_N, label_N, len(classes))
-    entry = {**_identity(run), **_numbers(run, confusion_KK, probabilities, config), **_selections(parts, chosen, classes)}
+    entry = {
+        **_identity(run),
+        **_numbers(run, confusion_KK, probabilities, config),
+        **_selections(parts, chosen, classes),
+    }
     return Measured(run.name, entry, rocs, probabilities.histograms, discriminant, kept_N)
 
 
@@ -97,10 +119,15 @@ def _identity(run: Run) -> dict[str, Any]:
     }
 
 
-def _numbers(run: Run, confusion_KK: np.ndarray, probabilities: Probabilities, config: EvaluateConfig) -> dict[str, Any]:
+def _numbers(
+    run: Run, confusion_KK: np.ndarray, probabilities: Probabilities, config: EvaluateConfig
+) -> dict[str, Any]:
     share_KK, error_KK = confusion_shares(confusion_KK)
     low_KK, high_KK = wilson(confusion_KK, confusion_KK.sum(axis=1, keepdims=True))
-    calibration = {"top": probabilities.top, **dict(zip(run.predictions.classes, probabilities.own, strict=True))}
+    calibration = {
+        "top": probabilities.top,
+        **dict(zip(run.predictions.classes, probabilities.own, strict=True)),
+    }
     return {
         "accuracy": balanced_accuracy(confusion_KK).to_dict(),
         "confusion": {
@@ -111,19 +138,26 @@ def _numbers(run: Run, confusion_KK: np.ndarray, probabilities: Probabilities, c
             "high": high_KK.tolist(),
         },
         "calibration": {
-            name: curve.to_dict(replicas=config.bootstrap, rng=generator(config.seed, run.name, "calibration", name))
+            name: curve.to_dict(
+                replicas=config.bootstrap, rng=generator(config.seed, run.name, "calibration", name)
+            )
             for name, curve in calibration.items()
         },
     }
 
 
-def _selections(parts: dict[str, dict[str, Any]], chosen: Mapping[str, Selection], classes: tuple[str, ...]) -> dict[str, Any]:
+def _selections(
+    parts: dict[str, dict[str, Any]], chosen: Mapping[str, Selection], classes: tuple[str, ...]
+) -> dict[str, Any]:
     auc = {name: parts[f"{name}_vs_rest"]["auc"] for name in classes}
     mean = float(np.mean([area["value"] for area in auc.values()]))
     named = {}
     for name, part in parts.items():
         points = [
-            {**point, "efficiency": {classes[label]: kept for label, kept in point["efficiency"].items()}}
+            {
+                **point,
+                "efficiency": {classes[label]: kept for label, kept in point["efficiency"].items()},
+            }
             for point in part["working_points"]
         ]
         named[name] = {

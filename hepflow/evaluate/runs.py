@@ -12,13 +12,12 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from hepflow.config import EvaluateConfig
+from hepflow.config.stages import EvaluateConfig
+from hepflow.data.predictions import Predictions, read_predictions
+from hepflow.data.runs import HISTORY, ONNX, PREDICTIONS, RECORD, read_record
 from hepflow.errors import DataError
-from hepflow.files import read_json
-from hepflow.predictions import Predictions, read_predictions
 
 log = logging.getLogger(__name__)
-PREDICTIONS, ABOUT, HISTORY, MODEL = "predictions.parquet", "run.json", "metrics.csv", "model.onnx"
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,12 @@ class Run:
         """Which physics the features follow; empty where it is not recorded."""
         store = self.about.get("store")
         recorded = store.get("definitions") if isinstance(store, Mapping) else None
-        return str(self.predictions.provenance.get("definitions") or recorded or self.about.get("definitions") or "")
+        return str(
+            self.predictions.provenance.get("definitions")
+            or recorded
+            or self.about.get("definitions")
+            or ""
+        )
 
     @property
     def store(self) -> str:
@@ -62,8 +66,9 @@ def find_runs(config: EvaluateConfig) -> list[Path]:
         if (config.input / PREDICTIONS).is_file():
             found.append(config.input)
         if not found:
-            msg = f"{config.input}: no runs found (no */{PREDICTIONS}). Train a model with `hepflow train fit`, or name another --input."
-            raise DataError(msg)
+            raise DataError(
+                f"{config.input}: no runs found (no */{PREDICTIONS}). Train a model with `hepflow train fit`, or name another --input."
+            )
         return found
     return [_find(config.input, name) for name in config.runs]
 
@@ -73,27 +78,23 @@ def _find(folder: Path, name: str) -> Path:
         if (path / PREDICTIONS).is_file() or path.is_file():
             return path
     there = sorted(path.parent.name for path in folder.glob(f"*/{PREDICTIONS}"))
-    msg = f"{folder}: no run {name!r} with a {PREDICTIONS} (there are: {', '.join(there) or 'none'})."
-    raise DataError(msg)
+    raise DataError(
+        f"{folder}: no run {name!r} with a {PREDICTIONS} (there are: {', '.join(there) or 'none'})."
+    )
 
 
 def content_hash(path: Path) -> str:
     """Hash of the files of a run that the report depends on."""
     state = blake2b(digest_size=8)
-    for file in [path] if path.is_file() else [path / part for part in (PREDICTIONS, ABOUT, HISTORY, MODEL)]:
+    for file in (
+        [path] if path.is_file() else [path / part for part in (PREDICTIONS, RECORD, HISTORY, ONNX)]
+    ):
         if file.is_file():
             state.update(file.name.encode())
             with file.open("rb") as stream:
                 while block := stream.read(1 << 22):
                     state.update(block)
     return state.hexdigest()
-
-
-def read_about(path: Path) -> Mapping[str, Any]:
-    """A run's run.json; empty where there is none."""
-    record = path / ABOUT
-    about: Mapping[str, Any] = read_json(record) if record.is_file() else {}
-    return about
 
 
 def read_run(path: Path, name: str, content: str) -> Run:
@@ -107,7 +108,7 @@ def read_run(path: Path, name: str, content: str) -> Run:
     file = path if path.is_file() else path / PREDICTIONS
     folder = file.parent
     history = _read_history(folder / HISTORY) if not path.is_file() else {}
-    run = Run(name, folder, _sorted(read_predictions(file)), read_about(path), history, content)
+    run = Run(name, folder, _sorted(read_predictions(file)), read_record(path), history, content)
     _check_values(run, file)
     _check_split(run, file)
     return run
@@ -119,46 +120,56 @@ def _sorted(predictions: Predictions) -> Predictions:
     if len(ids) < 2 or bool((ids[1:] >= ids[:-1]).all()):
         return replace(predictions, logits=np.asfortranarray(predictions.logits))
     order = np.argsort(ids, kind="stable")
-    return replace(predictions, event_id=ids[order], label=predictions.label[order], logits=np.asfortranarray(predictions.logits[order]))
+    return replace(
+        predictions,
+        event_id=ids[order],
+        label=predictions.label[order],
+        logits=np.asfortranarray(predictions.logits[order]),
+    )
 
 
 def _check_values(run: Run, file: Path) -> None:
     label, logits, ids = run.predictions.label, run.predictions.logits, run.predictions.event_id
     classes = run.predictions.classes
     if len(classes) < 2:
-        msg = f"{file}: a report needs at least two classes, these predictions have {', '.join(classes) or 'none'}."
-        raise DataError(msg)
+        raise DataError(
+            f"{file}: a report needs at least two classes, these predictions have {', '.join(classes) or 'none'}."
+        )
     outside = (label < 0) | (label >= len(classes))
     if outside.any():
         allowed = ", ".join(f"{number} {name}" for number, name in enumerate(classes))
-        msg = f"{file}: label {int(label[outside][0])} of event {int(ids[outside][0])} is none of the classes ({allowed})."
-        raise DataError(msg)
+        raise DataError(
+            f"{file}: label {int(label[outside][0])} of event {int(ids[outside][0])} is none of the classes ({allowed})."
+        )
     counts = np.bincount(label, minlength=len(classes))
     if (counts == 0).any():
         missing = ", ".join(name for name, count in zip(classes, counts, strict=True) if not count)
-        msg = f"{file}: no test events of class {missing}. Simulate or ingest more, or predict on the whole test split."
-        raise DataError(msg)
+        raise DataError(
+            f"{file}: no test events of class {missing}. Simulate or ingest more, or predict on the whole test split."
+        )
     wrong = ~np.isfinite(logits).all(axis=1)
     if wrong.any():
         found = f"{int(wrong.sum()):,} of {len(ids):,} events have a logit that is not finite, the first is {int(ids[wrong][0])}"
-        msg = f"{file}: {found}. Did the training diverge?"
-        raise DataError(msg)
+        raise DataError(f"{file}: {found}. Did the training diverge?")
     twice = ids[1:] == ids[:-1]
     if twice.any():
-        msg = f"{file}: event {int(ids[1:][twice][0])} is there more than once. Predict again into an empty folder."
-        raise DataError(msg)
+        raise DataError(
+            f"{file}: event {int(ids[1:][twice][0])} is there more than once. Predict again into an empty folder."
+        )
 
 
 def _check_split(run: Run, file: Path) -> None:
     split = run.predictions.provenance.get("split")
     if split != "test":
-        msg = f"{file}: predictions of the split {split!r}; only 'test' is compared. Make them with `hepflow train predict`."
-        raise DataError(msg)
+        raise DataError(
+            f"{file}: predictions of the split {split!r}; only 'test' is compared. Make them with `hepflow train predict`."
+        )
     used = run.about.get("splits_used")
     for purpose, name in used.items() if isinstance(used, Mapping) else ():
         if name == "test" or (isinstance(name, (list, tuple)) and "test" in name):
-            msg = f"{file.parent / ABOUT}: the test split was used for {purpose}, so its numbers would flatter. Train again without it."
-            raise DataError(msg)
+            raise DataError(
+                f"{file.parent / RECORD}: the test split was used for {purpose}, so its numbers would flatter. Train again without it."
+            )
 
 
 def check_comparable(runs: Sequence[Run], *, same_events: bool) -> None:
@@ -173,14 +184,16 @@ def check_comparable(runs: Sequence[Run], *, same_events: bool) -> None:
     for run in runs[1:]:
         if run.predictions.classes != first.predictions.classes:
             a, b = (", ".join(r.predictions.classes) for r in (first, run))
-            msg = f"{run.path}: classes {b}, but {first.path} has {a}. Compare them in separate reports (--runs)."
-            raise DataError(msg)
+            raise DataError(
+                f"{run.path}: classes {b}, but {first.path} has {a}. Compare them in separate reports (--runs)."
+            )
         what = _difference(first, run)
         if what and same_events:
-            ask = "--ablation" if run.definitions != first.definitions else "--allow-different-splits"
+            ask = (
+                "--ablation" if run.definitions != first.definitions else "--allow-different-splits"
+            )
             do = "Train on one store (if it has grown since, the older run again, by the same command), name fewer --runs"
-            msg = f"{run.path}: {what} than {first.path}. {do}, or pass {ask}."
-            raise DataError(msg)
+            raise DataError(f"{run.path}: {what} than {first.path}. {do}, or pass {ask}.")
     _check_labels(runs)
 
 
@@ -199,11 +212,14 @@ def _check_labels(runs: Sequence[Run]) -> None:
         other = first.label[a] != run.predictions.label[b]
         if other.any():
             event = int(first.event_id[a][other][0])
-            msg = f"{run.path}: event {event} has another label than in {runs[0].path}. They are not of the same data."
-            raise DataError(msg)
+            raise DataError(
+                f"{run.path}: event {event} has another label than in {runs[0].path}. They are not of the same data."
+            )
 
 
-def common_events(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray | slice, np.ndarray | slice]:
+def common_events(
+    first: np.ndarray, second: np.ndarray
+) -> tuple[np.ndarray | slice, np.ndarray | slice]:
     """Where the events that both have stand in each; sorted and unique event_ids in."""
     if len(first) == len(second) and np.array_equal(first, second):
         return slice(None), slice(None)
@@ -213,7 +229,9 @@ def common_events(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray | s
 
 def same_events(runs: Sequence[Run]) -> bool:
     """Whether all runs were tested on the same events."""
-    return all(np.array_equal(run.predictions.event_id, runs[0].predictions.event_id) for run in runs[1:])
+    return all(
+        np.array_equal(run.predictions.event_id, runs[0].predictions.event_id) for run in runs[1:]
+    )
 
 
 def _read_history(path: Path) -> dict[str, tuple[list[float], list[float]]]:
@@ -223,7 +241,9 @@ def _read_history(path: Path) -> dict[str, tuple[list[float], list[float]]]:
     try:
         rows = csv.read_csv(path).to_pydict()
     except pa.ArrowInvalid as error:
-        log.warning("%s: not readable as CSV (%s); the report goes without its learning curves", path, error)
+        log.warning(
+            "%s: not readable as CSV (%s); the report goes without its learning curves", path, error
+        )
         return {}
     if "epoch" not in rows:
         return {}
@@ -231,10 +251,17 @@ def _read_history(path: Path) -> dict[str, tuple[list[float], list[float]]]:
     for name, column in rows.items():
         if name in {"epoch", "step"}:
             continue
-        points = {e: v for e, v in zip(rows["epoch"], column, strict=True) if _is_number(e) and _is_number(v)}  # the last of an epoch
+        points = {
+            e: v
+            for e, v in zip(rows["epoch"], column, strict=True)
+            if _is_number(e) and _is_number(v)
+        }  # the last of an epoch
         if points:
             epochs = sorted(points)
-            found[name.removesuffix("_epoch")] = ([float(e) for e in epochs], [float(points[e]) for e in epochs])
+            found[name.removesuffix("_epoch")] = (
+                [float(e) for e in epochs],
+                [float(points[e]) for e in epochs],
+            )
     return found
 
 

@@ -7,10 +7,21 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table as TerminalTable
 
-from hepflow import published
-from hepflow.evaluate.figure import file_name
-from hepflow.evaluate.pairs import PASSING
-from hepflow.evaluate.text import best_model, compact, duration, factor, hundredths, p_value, percent, pm, small, tightest
+from hepflow.evaluate import published
+from hepflow.evaluate.figures.figure import file_name
+from hepflow.evaluate.text import (
+    best_model,
+    compact,
+    duration,
+    factor,
+    hundredths,
+    p_value,
+    percent,
+    pm,
+    small,
+    tightest,
+)
+from hepflow.statistics.pairs import PASSING
 
 ROUGH = "Fewer than ten background test events pass: the rejection is a rough number."
 NOT_KNOWN = "No background test event passes, or no share of the rate is given for a class (--mix)."
@@ -60,7 +71,11 @@ def _plain(value: Any, form: str = ",") -> Cell:
 
 def auc_classes(metrics: Mapping[str, Any]) -> Sequence[str]:
     """Classes with an AUC of their own: of two the signal, whose AUC is the other's too."""
-    classes: Sequence[str] = metrics["classes"] if len(metrics["classes"]) > 2 else metrics["selections"]["headline"]["signal"]
+    classes: Sequence[str] = (
+        metrics["classes"]
+        if len(metrics["classes"]) > 2
+        else metrics["selections"]["headline"]["signal"]
+    )
     return classes
 
 
@@ -69,9 +84,15 @@ def models(metrics: Mapping[str, Any]) -> Table:
     classes, best = auc_classes(metrics), metrics["best"]
     rows = []
     for name, entry in metrics["models"].items():
-        cells = [Cell(name), _of(entry["accuracy"], percent), *(_of(entry["auc"][c]) for c in classes)]
+        cells = [
+            Cell(name),
+            _of(entry["accuracy"], percent),
+            *(_of(entry["auc"][c]) for c in classes),
+        ]
         cells += [_of(entry["calibration"]["top"]["ece"]), _plain(entry["about"].get("parameters"))]
-        rows.append(Row(tuple(cells), "best" if name == best and len(metrics["models"]) > 1 else ""))
+        rows.append(
+            Row(tuple(cells), "best" if name == best and len(metrics["models"]) > 1 else "")
+        )
     columns = ("model", "accuracy", *(f"AUC {name}" for name in classes), "ECE", "parameters")
     return Table("models", columns, tuple(rows))
 
@@ -89,12 +110,20 @@ def working_points(metrics: Mapping[str, Any], selection: str) -> Table:
             rejection = _of(point["rejection"], factor)
             cells = [Cell(name), Cell(f"{100 * point['target']:g} %", point["target"])]
             cells += [_of(point["efficiency"][c], hundredths) for c in (*signal, *background)]
-            cells += [Cell(rejection.text + mark, rejection.key), _of(point["rate_reduction"], factor), _of(point["purity"], hundredths)]
+            cells += [
+                Cell(rejection.text + mark, rejection.key),
+                _of(point["rate_reduction"], factor),
+                _of(point["purity"], hundredths),
+            ]
             rows.append(Row(tuple(cells)))
     shares = (*(f"{c} kept, %" for c in signal), *(f"{c} passes, %" for c in background))
     columns = ("model", "target", *shares, "rejection", "rate ÷", "purity, %")
     marks = [f"† {ROUGH}"] if any(row.cells[-3].text.endswith("†") for row in rows) else []
-    marks += [f"– {NOT_KNOWN}"] if any(cell.text.startswith("–") for row in rows for cell in row.cells) else []
+    marks += (
+        [f"– {NOT_KNOWN}"]
+        if any(cell.text.startswith("–") for row in rows for cell in row.cells)
+        else []
+    )
     return Table(f"wp-{selection}", columns, tuple(rows), foot=" ".join(marks))
 
 
@@ -132,9 +161,29 @@ def ablation(metrics: Mapping[str, Any]) -> Table:
         for definitions, names in sorted(group["definitions"].items()):
             for name in names:
                 entry = metrics["models"][name]
-                cells = [Cell(group["model"]), Cell(definitions), Cell(name), _of(entry["accuracy"], percent)]
-                rows.append(Row((*cells, *(_of(entry["auc"][c]) for c in classes), _of(tightest(entry)["background_efficiency"], percent))))
-    columns = ("net", "definitions", "run", "accuracy", *(f"AUC {name}" for name in classes), "background passes")
+                cells = [
+                    Cell(group["model"]),
+                    Cell(definitions),
+                    Cell(name),
+                    _of(entry["accuracy"], percent),
+                ]
+                rows.append(
+                    Row(
+                        (
+                            *cells,
+                            *(_of(entry["auc"][c]) for c in classes),
+                            _of(tightest(entry)["background_efficiency"], percent),
+                        )
+                    )
+                )
+    columns = (
+        "net",
+        "definitions",
+        "run",
+        "accuracy",
+        *(f"AUC {name}" for name in classes),
+        "background passes",
+    )
     return Table("ablation", columns, tuple(rows))
 
 
@@ -166,7 +215,16 @@ def cost(metrics: Mapping[str, Any]) -> Table:
         )
     return Table(
         "cost",
-        ("model", "where", "processes", "epochs", "events trained", "shuffled among", "time within training", "events/s"),
+        (
+            "model",
+            "where",
+            "processes",
+            "epochs",
+            "events trained",
+            "shuffled among",
+            "time within training",
+            "events/s",
+        ),
         tuple(rows),
     )
 
@@ -185,16 +243,43 @@ def beside_published(metrics: Mapping[str, Any]) -> Table | None:
         aucs = tuple(_of(entry["auc"][c], compact) for c in classes)
         about = entry["about"]
         where = Cell(": ".join(part for part in ("this report", _where(about)) if part))
-        own = (Cell(name), where, _plain(entry["n_events"]), *aucs, _of(entry["accuracy"], compact), Cell(_training(about)))
+        own = (
+            Cell(name),
+            where,
+            _plain(entry["n_events"]),
+            *aucs,
+            _of(entry["accuracy"], compact),
+            Cell(_training(about)),
+        )
         rows.append(Row((*own, _plain(about.get("events_per_s"), ",.0f")), "best"))
     for line in published.TABLE:
         digits = ".5f" if len(line.auc) == len(classes) else ".4f"  # as published
-        aucs = tuple(Cell(format(line.auc[c], digits), line.auc[c]) if c in line.auc else Cell("–", -1.0) for c in classes)
-        accuracy = Cell("–", -1.0) if line.accuracy is None else Cell(f"{line.accuracy:g}", line.accuracy)
+        aucs = tuple(
+            Cell(format(line.auc[c], digits), line.auc[c]) if c in line.auc else Cell("–", -1.0)
+            for c in classes
+        )
+        accuracy = (
+            Cell("–", -1.0) if line.accuracy is None else Cell(f"{line.accuracy:g}", line.accuracy)
+        )
         source = Cell(f"{line.run}: {line.where}", href=line.source)
-        cells = (Cell(line.model), source, _plain(published.TEST_EVENTS), *aucs, accuracy, Cell(line.training or "–"))
+        cells = (
+            Cell(line.model),
+            source,
+            _plain(published.TEST_EVENTS),
+            *aucs,
+            accuracy,
+            Cell(line.training or "–"),
+        )
         rows.append(Row((*cells, _plain(line.train_events_per_s, ",.0f"))))
-    columns = ("model", "where", "test events", *(f"AUC {name}" for name in classes), "accuracy", "training", "events/s")
+    columns = (
+        "model",
+        "where",
+        "test events",
+        *(f"AUC {name}" for name in classes),
+        "accuracy",
+        "training",
+        "events/s",
+    )
     return Table("published", columns, tuple(rows))
 
 
@@ -208,15 +293,28 @@ def _training(about: Mapping[str, Any]) -> str:
 def hard_events(model: str, entry: Mapping[str, Any], shown: Sequence[str]) -> Table:
     """The events that a model is most sure about and wrong; those that are drawn are links."""
     events = entry["hardest"]
-    features = [name for name in ("HT", "MET", "MT", "nJets", "nBJets", "LepPt") if events and name in events[0].get("features", {})]
+    features = [
+        name
+        for name in ("HT", "MET", "MT", "nJets", "nBJets", "LepPt")
+        if events and name in events[0].get("features", {})
+    ]
     rows = []
     for event in events:
         link = f"#fig-event_{event['event_id']}" if event["event_id"] in shown else ""
         cells = [Cell(event["event_id"], href=link), Cell(event["true"]), Cell(event["predicted"])]
-        cells += [Cell(f"{event['p_predicted']:.4f}", event["p_predicted"]), Cell(small(event["p_true"]), event["p_true"])]
-        cells += [Cell(f"{event['features'][name]:.4g}", event["features"][name]) for name in features]
+        cells += [
+            Cell(f"{event['p_predicted']:.4f}", event["p_predicted"]),
+            Cell(small(event["p_true"]), event["p_true"]),
+        ]
+        cells += [
+            Cell(f"{event['features'][name]:.4g}", event["features"][name]) for name in features
+        ]
         rows.append(Row(tuple(cells)))
-    return Table(f"hard-{file_name(model)}", ("event_id", "true", "predicted", "p of predicted", "p of true", *features), tuple(rows))
+    return Table(
+        f"hard-{file_name(model)}",
+        ("event_id", "true", "predicted", "p of predicted", "p of true", *features),
+        tuple(rows),
+    )
 
 
 def sculpting(entry: Mapping[str, Any]) -> Table:
@@ -226,9 +324,29 @@ def sculpting(entry: Mapping[str, Any]) -> Table:
         for name, one in row["efficiency"].items():
             values = [v for v, n in zip(one["value"], one["events"], strict=True) if n]
             per = one["chi2"] / one["ndf"] if one["ndf"] else 0.0
-            spread = Cell(f"{100 * min(values):.1f} … {100 * max(values):.1f} %", max(values) - min(values)) if values else Cell("–", -1.0)
-            rows.append(Row((Cell(feature), Cell(name), spread, Cell(f"{one['chi2']:.0f} / {one['ndf']}", per))))
-    return Table("sculpting", ("feature", "class", "efficiency, lowest to highest bin", "χ² / ndf of a constant"), tuple(rows))
+            spread = (
+                Cell(
+                    f"{100 * min(values):.1f} … {100 * max(values):.1f} %",
+                    max(values) - min(values),
+                )
+                if values
+                else Cell("–", -1.0)
+            )
+            rows.append(
+                Row(
+                    (
+                        Cell(feature),
+                        Cell(name),
+                        spread,
+                        Cell(f"{one['chi2']:.0f} / {one['ndf']}", per),
+                    )
+                )
+            )
+    return Table(
+        "sculpting",
+        ("feature", "class", "efficiency, lowest to highest bin", "χ² / ndf of a constant"),
+        tuple(rows),
+    )
 
 
 def _words(splits: str | Sequence[str]) -> str:
@@ -245,14 +363,36 @@ def provenance(metrics: Mapping[str, Any]) -> Table:
     rows = []
     for name, entry in metrics["models"].items():
         origin, about = entry["provenance"], entry["about"]
-        versions = ", ".join(f"{package} {number}" for package, number in sorted(about.get("versions", {}).items()))
+        versions = ", ".join(
+            f"{package} {number}" for package, number in sorted(about.get("versions", {}).items())
+        )
         config = about.get("config_hash") or origin.get("config_hash")
         seed = about.get("seed", origin.get("seed"))
-        used = ", ".join(f"{purpose}: {_words(splits)}" for purpose, splits in about.get("splits_used", {}).items() if splits)
-        hashes = tuple(_hash(own) for own in (origin.get("store"), config, about.get("code"), origin["content"]))
-        rest = (Cell(str(cell) if cell not in {None, ""} else "not recorded") for cell in (seed, used, versions))
+        used = ", ".join(
+            f"{purpose}: {_words(splits)}"
+            for purpose, splits in about.get("splits_used", {}).items()
+            if splits
+        )
+        hashes = tuple(
+            _hash(own)
+            for own in (origin.get("store"), config, about.get("code"), origin["content"])
+        )
+        rest = (
+            Cell(str(cell) if cell not in {None, ""} else "not recorded")
+            for cell in (seed, used, versions)
+        )
         rows.append(Row((Cell(name), Cell(entry["definitions"] or "not recorded"), *hashes, *rest)))
-    columns = ("model", "definitions", "data", "configuration", "code", "run files", "seed", "splits used", "versions")
+    columns = (
+        "model",
+        "definitions",
+        "data",
+        "configuration",
+        "code",
+        "run files",
+        "seed",
+        "splits used",
+        "versions",
+    )
     return Table("provenance", columns, tuple(rows))
 
 
@@ -263,7 +403,10 @@ def for_terminal(table: Table) -> TerminalTable:
         numbers = all(row.cells[index].key is not None for row in table.rows)
         shown.add_column(escape(column), justify="right" if numbers else "left")
     for row in table.rows:
-        shown.add_row(*(escape(cell.text) for cell in row.cells), style={"best": "bold", "quiet": "dim"}.get(row.tone, ""))
+        shown.add_row(
+            *(escape(cell.text) for cell in row.cells),
+            style={"best": "bold", "quiet": "dim"}.get(row.tone, ""),
+        )
     return shown
 
 
@@ -272,13 +415,25 @@ def summary_table(metrics: Mapping[str, Any]) -> TerminalTable:
     classes = auc_classes(metrics)
     target = 100 * max(metrics["settings"]["targets"])
     first = next(iter(metrics["models"].values()))["selections"]["headline"]
-    table = TerminalTable(title=f"test split, {metrics['n_events']:,} events, classes of equal weight; 0.97(2) is 0.97 ± 0.02")
+    table = TerminalTable(
+        title=f"test split, {metrics['n_events']:,} events, classes of equal weight; 0.97(2) is 0.97 ± 0.02"
+    )
     table.add_column("model")
     rejected = escape("+".join(first["background"]))
-    for column in ("accuracy", *(f"AUC {escape(name)}" for name in classes), f"1/ε {rejected} at {target:g} %"):
+    for column in (
+        "accuracy",
+        *(f"AUC {escape(name)}" for name in classes),
+        f"1/ε {rejected} at {target:g} %",
+    ):
         table.add_column(column, justify="right")
     for name, entry in metrics["models"].items():
         marked = name == best_model(metrics["models"]) and len(metrics["models"]) > 1
         aucs = (compact(entry["auc"][c]) for c in classes)
-        table.add_row(escape(name), compact(entry["accuracy"]), *aucs, factor(tightest(entry)["rejection"]), style="bold" if marked else "")
+        table.add_row(
+            escape(name),
+            compact(entry["accuracy"]),
+            *aucs,
+            factor(tightest(entry)["rejection"]),
+            style="bold" if marked else "",
+        )
     return table

@@ -62,7 +62,11 @@ def p_value(p: float) -> str:
 def small(value: float) -> str:
     """A number between 0 and 1 to two figures: ``0.012``, ``1.2·10⁻⁵``."""
     digits, exponent = f"{value:.1e}".split("e")
-    return f"{value:.2g}" if value == 0 or int(exponent) > -4 else f"{digits}·{power_of_ten(int(exponent))}"
+    return (
+        f"{value:.2g}"
+        if value == 0 or int(exponent) > -4
+        else f"{digits}·{power_of_ten(int(exponent))}"
+    )
 
 
 def power_of_ten(exponent: int) -> str:
@@ -72,7 +76,9 @@ def power_of_ten(exponent: int) -> str:
 
 def joined(names: Sequence[str], word: str = "and") -> str:
     """``a, b and c``."""
-    return f" {word} ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} {word} {names[-1]}"
+    return (
+        f" {word} ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} {word} {names[-1]}"
+    )
 
 
 def tied(text: str) -> str:
@@ -91,7 +97,9 @@ def duration(seconds: float) -> str:
 def mix_text(mix: Mapping[str, float], classes: Sequence[str]) -> str:
     """``wjets 63.4 %, qcd 36.2 %, ttbar 0.4 %``."""
     total = sum(mix[name] for name in classes)
-    return ", ".join(f"{name} {100 * mix[name] / total:.3g} %" for name in sorted(classes, key=lambda c: -mix[c]))
+    return ", ".join(
+        f"{name} {100 * mix[name] / total:.3g} %" for name in sorted(classes, key=lambda c: -mix[c])
+    )
 
 
 def tightest(entry: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -101,7 +109,14 @@ def tightest(entry: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def best_model(entries: Mapping[str, Mapping[str, Any]]) -> str:
     """The one that lets the least background through at the tightest working point; the first by name of equals."""
-    return min(entries, key=lambda name: (tightest(entries[name])["background_efficiency"]["value"], -entries[name]["auc_mean"], name))
+    return min(
+        entries,
+        key=lambda name: (
+            tightest(entries[name])["background_efficiency"]["value"],
+            -entries[name]["auc_mean"],
+            name,
+        ),
+    )
 
 
 def headline(entries: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> str:
@@ -110,18 +125,33 @@ def headline(entries: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -
     selection, point = entries[name]["selections"]["headline"], tightest(entries[name])
     signal, background = joined(selection["signal"]), joined(selection["background"], "or")
     each = "each of " if len(selection["signal"]) > 1 else ""
-    sentence = f"Keeping {100 * point['target']:g} % of {each}{signal}, {name} cuts the {background} rate "
+    sentence = (
+        f"Keeping {100 * point['target']:g} % of {each}{signal}, {name} cuts the {background} rate "
+    )
     if point["rejection"] is None:
-        events = [sum(entries[name]["confusion"]["counts"][classes.index(c)]) for c in selection["background"]]
-        most = (1 - 0.05 ** (1 / min(events))) / len(events)  # all that may pass unseen is of the class with the fewest events
-        return tied(f"{sentence}to below {100 * most:.2g} % (95 % confidence): none of {sum(events):,} test events passes.")
-    return tied(f"{sentence}by a factor of {factor(point['rejection'])}: {percent(point['background_efficiency'])} of it passes.")
+        events = [
+            sum(entries[name]["confusion"]["counts"][classes.index(c)])
+            for c in selection["background"]
+        ]
+        most = (1 - 0.05 ** (1 / min(events))) / len(
+            events
+        )  # all that may pass unseen is of the class with the fewest events
+        return tied(
+            f"{sentence}to below {100 * most:.2g} % (95 % confidence): none of {sum(events):,} test events passes."
+        )
+    return tied(
+        f"{sentence}by a factor of {factor(point['rejection'])}: {percent(point['background_efficiency'])} of it passes."
+    )
 
 
-def rate_sentence(entries: Mapping[str, Mapping[str, Any]], classes: Sequence[str], mix: Mapping[str, float]) -> str:
+def rate_sentence(
+    entries: Mapping[str, Mapping[str, Any]], classes: Sequence[str], mix: Mapping[str, float]
+) -> str:
     """What that makes of the trigger's whole rate; empty where the mix does not name the classes."""
     point = tightest(entries[best_model(entries)])
     if point["rate_reduction"] is None:
         return ""
     sentence = f"At the online mix of {mix_text(mix, classes)} the lepton trigger's whole rate falls by a factor of "
-    return tied(f"{sentence}{factor(point['rate_reduction'])}, and {percent(point['purity'])} of what is left is signal.")
+    return tied(
+        f"{sentence}{factor(point['rate_reduction'])}, and {percent(point['purity'])} of what is left is signal."
+    )

@@ -16,14 +16,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hepflow.data.events import MARKER
+from hepflow.data.ledger import Ledger, total
+from hepflow.data.output import refuse_to_replace
+from hepflow.data.provenance import digest
 from hepflow.errors import DataError
-from hepflow.files import read_json, refuse_to_replace, write_json
-from hepflow.fragments import MARKER
 from hepflow.ingest.fragment import RECORDS, Settings
 from hepflow.ingest.record import Record, ShareResult
-from hepflow.ingest.splits import FileSplit
-from hepflow.ledger import Ledger, counted, digest, total
+from hepflow.reading.splits import FileSplit
 from hepflow.schema import EVENTS_SCHEMA_VERSION
+from hepflow.system.files import read_json, write_json
+from hepflow.system.terminal import counted
 
 log = logging.getLogger(__name__)
 
@@ -51,17 +54,29 @@ def check_replaceable(splits: Sequence[FileSplit], settings: Settings) -> None:
     about = manifest(settings.output)
     if about is None:
         return
-    refuse_to_replace(settings.output, "a dataset", about, {"classes": list(settings.classes), "tree": settings.access.tree})
+    refuse_to_replace(
+        settings.output,
+        "a dataset",
+        about,
+        {"classes": list(settings.classes), "tree": settings.access.tree},
+    )
     there = _names(about)
     if there.isdisjoint(split.file.name for split in splits):
-        refuse_to_replace(settings.output, "a dataset", {"files": f"such as {min(there)}"}, {"files": f"such as {splits[0].file.name}"})
+        refuse_to_replace(
+            settings.output,
+            "a dataset",
+            {"files": f"such as {min(there)}"},
+            {"files": f"such as {splits[0].file.name}"},
+        )
 
 
 def _names(about: Mapping[str, Any]) -> set[str]:
     return {file["file"] for file in about["files"]}
 
 
-def finished(splits: Sequence[FileSplit], settings: Settings, retry_quarantined: bool) -> list[Record]:
+def finished(
+    splits: Sequence[FileSplit], settings: Settings, retry_quarantined: bool
+) -> list[Record]:
     """Records of earlier runs that hold: of present files as they are now, with their fragment, each share once.
 
     Parameters
@@ -78,7 +93,9 @@ def finished(splits: Sequence[FileSplit], settings: Settings, retry_quarantined:
         record = Record.from_dict(read_json(path))
         keys = {share.split.key for share in record.shares}
         same_settings = record.key == settings.task_key([share.split for share in record.shares])
-        again = any(share.transient or (share.lost and retry_quarantined) for share in record.shares)
+        again = any(
+            share.transient or (share.lost and retry_quarantined) for share in record.shares
+        )
         if keys <= wanted and same_settings and _has_fragment(record, settings) and not again:
             records.append(record)
             wanted -= keys
@@ -95,15 +112,22 @@ def prepare(output: Path) -> None:
     """
     records, marker = output / RECORDS, output / MARKER
     ours = "fragments" in read_json(marker) if marker.is_file() else records.is_dir()
-    if not ours and (other := next((path for path in output.glob("*") if path.name[0] not in "._"), None)) is not None:
-        msg = f"{output}: not a dataset of `hepflow ingest`, as it holds {other.name}. Give a new or an empty folder as --output."
-        raise DataError(msg)
+    if (
+        not ours
+        and (other := next((path for path in output.glob("*") if path.name[0] not in "._"), None))
+        is not None
+    ):
+        raise DataError(
+            f"{output}: not a dataset of `hepflow ingest`, as it holds {other.name}. Give a new or an empty folder as --output."
+        )
     records.mkdir(parents=True, exist_ok=True)
     for left_over in (*output.glob("*/.*.part"), *records.glob(".*.now")):
         left_over.unlink(missing_ok=True)
 
 
-def commit(records: Sequence[Record], splits: Sequence[FileSplit], settings: Settings) -> dict[str, Any]:
+def commit(
+    records: Sequence[Record], splits: Sequence[FileSplit], settings: Settings
+) -> dict[str, Any]:
     """Make the records the dataset: replace ``_hepflow.json``, then remove what it does not name.
 
     Returns
@@ -127,7 +151,13 @@ def commit(records: Sequence[Record], splits: Sequence[FileSplit], settings: Set
         "schema_version": EVENTS_SCHEMA_VERSION,
         "classes": list(settings.classes),
         "tree": settings.access.tree,
-        "provenance": digest(settings.key, [[f[key] for key in ("file", "class", "uuid", "size", "kept", "reasons")] for f in files]),
+        "provenance": digest(
+            settings.key,
+            [
+                [f[key] for key in ("file", "class", "uuid", "size", "kept", "reasons")]
+                for f in files
+            ],
+        ),
         "listing": listing_hash(splits, settings),
         "ledger": ledger.to_dict(),
         "n_events": ledger.n_out,
@@ -137,7 +167,11 @@ def commit(records: Sequence[Record], splits: Sequence[FileSplit], settings: Set
     before = manifest(settings.output)
     gone = _names(before) - _names(about) if before else set()
     if gone:
-        log.info("no longer in the input: %s, whose events are removed (the first: %s)", counted(len(gone), "file"), min(gone))
+        log.info(
+            "no longer in the input: %s, whose events are removed (the first: %s)",
+            counted(len(gone), "file"),
+            min(gone),
+        )
     write_json(settings.output / MARKER, about)
     sweep(about, settings.output)
     keys = {record.key for record in records}
@@ -177,7 +211,10 @@ def _files(records: Iterable[Record]) -> list[dict[str, Any]]:
     for record in records:
         for share in record.shares:
             shares[share.split.file.class_name, share.split.file.name].append(share)
-    return [_file(sorted(group, key=lambda share: share.split.index)) for _, group in sorted(shares.items())]
+    return [
+        _file(sorted(group, key=lambda share: share.split.index))
+        for _, group in sorted(shares.items())
+    ]
 
 
 def _file(shares: Sequence[ShareResult]) -> dict[str, Any]:
@@ -185,15 +222,19 @@ def _file(shares: Sequence[ShareResult]) -> dict[str, Any]:
     ledger = total(share.ledger for share in shares).check()
     told = {(share.uuid, share.n_entries) for share in shares if share.n_entries is not None}
     if len(told) > 1:
-        msg = f"{file.path}: it changed while it was read. Run the same command again when it is complete."
-        raise DataError(msg)
+        raise DataError(
+            f"{file.path}: it changed while it was read. Run the same command again when it is complete."
+        )
     uuid, n_entries = told.pop() if told else (None, None)
     reasons: dict[str, int | None] = {}
     for item in ledger.lost:  # every share of a file that does not open says the same
-        reasons[item.reason] = None if item.events is None else (reasons.get(item.reason) or 0) + item.events
+        reasons[item.reason] = (
+            None if item.events is None else (reasons.get(item.reason) or 0) + item.events
+        )
     if n_entries != ledger.n_in and None not in reasons.values():
-        msg = f"{file.path}: {n_entries} entries, but its {len(shares)} shares cover {ledger.n_in}"
-        raise AssertionError(msg)
+        raise AssertionError(
+            f"{file.path}: {n_entries} entries, but its {len(shares)} shares cover {ledger.n_in}"
+        )
     return {
         "file": file.name,
         "class": file.class_name,
@@ -214,9 +255,13 @@ def _check_identity(files: Sequence[Mapping[str, Any]]) -> None:
     """A file and its copy would give the same events twice."""
     first: dict[str, str] = {}
     for file in files:
-        if file["uuid"] is not None and first.setdefault(file["uuid"], file["file"]) != file["file"]:
-            msg = f"{file['file']} is a copy of {first[file['uuid']]} (same UUID): its events would count twice. Remove one and run again."
-            raise DataError(msg)
+        if (
+            file["uuid"] is not None
+            and first.setdefault(file["uuid"], file["file"]) != file["file"]
+        ):
+            raise DataError(
+                f"{file['file']} is a copy of {first[file['uuid']]} (same UUID): its events would count twice. Remove one and run again."
+            )
 
 
 def _nothing(files: Sequence[Mapping[str, Any]], ledger: Ledger, settings: Settings) -> str:

@@ -16,20 +16,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hepflow.files import write_json
-from hepflow.fragments import arrow_schema
-from hepflow.ingest import skim
-from hepflow.ingest.arrow import event_columns, to_arrow
+from hepflow.data.events import arrow_schema
+from hepflow.data.provenance import digest
 from hepflow.ingest.record import Record, ShareResult
-from hepflow.ingest.share import Access, Piece, ShareReader
-from hepflow.ingest.splits import FileSplit
-from hepflow.ledger import digest
+from hepflow.physics import skim
+from hepflow.reading.arrow import event_columns, to_arrow
+from hepflow.reading.share import Access, Piece, ShareReader
+from hepflow.reading.splits import FileSplit
 from hepflow.schema import EVENTS_SCHEMA_VERSION
+from hepflow.system.files import write_json
 
 RECORDS = "_records"
 ROWS_PER_GROUP = 1000
 """Events a Parquet row group: what the features stage can read of a fragment at a time."""
-NOT_FINITE = "NaN or infinite values"
 WORKER_DIED = "the worker died whenever it read this file"
 
 
@@ -44,7 +43,14 @@ class Settings:
     @property
     def key(self) -> str:
         """Changes with whatever changes the fragments."""
-        return digest(EVENTS_SCHEMA_VERSION, self.classes, self.access.tree, skim.LEPTON_PT, skim.SOFT, ROWS_PER_GROUP)
+        return digest(
+            EVENTS_SCHEMA_VERSION,
+            self.classes,
+            self.access.tree,
+            skim.LEPTON_PT,
+            skim.SOFT,
+            ROWS_PER_GROUP,
+        )
 
     def task_key(self, task: Sequence[FileSplit]) -> str:
         """Name of a task: which shares, read how."""
@@ -84,10 +90,14 @@ def run_task(task: Sequence[FileSplit], settings: Settings, last_attempt: bool =
                 marker.write_text(split.key)
                 results.append(_read_share(split, settings, fragment))
             name, size = fragment.finish(_fragment_name(task, results, settings))
-    except OSError:  # of the output's, as one that reading meets is its share's: no file is to blame
+    except (
+        OSError
+    ):  # of the output's, as one that reading meets is its share's: no file is to blame
         marker.unlink(missing_ok=True)
         raise
-    record = Record(key, name and f"{task[0].file.class_name}/{name}", fragment.n_events, size, tuple(results))
+    record = Record(
+        key, name and f"{task[0].file.class_name}/{name}", fragment.n_events, size, tuple(results)
+    )
     write_json(settings.record_path(key), record.to_dict())
     marker.unlink(missing_ok=True)
     return record
@@ -105,7 +115,7 @@ def _read_share(split: FileSplit, settings: Settings, fragment: "_Fragment") -> 
             continue
         finite = skim.is_finite(piece.events)
         passed = finite & skim.has_lepton(piece.events)
-        lost[NOT_FINITE] += int((~finite).sum())
+        lost[skim.NOT_FINITE] += int((~finite).sum())
         rejected[skim.NO_LEPTON] += int((finite & ~passed).sum())
         kept += int(passed.sum())
         if passed.any():
@@ -136,8 +146,13 @@ def _table(piece: Piece, passed: np.ndarray, reader: ShareReader, settings: Sett
     return to_arrow(skim.drop_soft(piece.events[passed]), columns, arrow_schema())
 
 
-def _fragment_name(task: Sequence[FileSplit], results: Sequence[ShareResult], settings: Settings) -> str:
-    content = [(r.split.file.name, r.uuid, r.split.file.size, r.start, r.stop, r.kept, dict(r.lost)) for r in results]
+def _fragment_name(
+    task: Sequence[FileSplit], results: Sequence[ShareResult], settings: Settings
+) -> str:
+    content = [
+        (r.split.file.name, r.uuid, r.split.file.size, r.start, r.stop, r.kept, dict(r.lost))
+        for r in results
+    ]
     stem = PurePosixPath(task[0].file.name).stem
     return f"{stem}-{task[0].index:04d}-{digest(settings.key, content)}.parquet"
 
@@ -186,10 +201,14 @@ class _Fragment:
     def _flush(self, whole_groups: bool) -> None:
         if not self._waiting:
             return
-        table = pa.concat_tables(self._waiting).combine_chunks()  # or the bytes would depend on the steps they were read in
+        table = pa.concat_tables(
+            self._waiting
+        ).combine_chunks()  # or the bytes would depend on the steps they were read in
         rows = len(table) // ROWS_PER_GROUP * ROWS_PER_GROUP if whole_groups else len(table)
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._part, table.schema, compression="zstd", use_dictionary=_DICTIONARY)
+            self._writer = pq.ParquetWriter(
+                self._part, table.schema, compression="zstd", use_dictionary=_DICTIONARY
+            )
         self._writer.write_table(table.slice(0, rows), row_group_size=ROWS_PER_GROUP)
         self._waiting = [table.slice(rows)] if rows < len(table) else []
 

@@ -11,21 +11,22 @@ from typing import Any
 from pyspark import SparkContext, TaskContext
 from pyspark.errors import PythonException
 
-from hepflow.config import IngestConfig
+from hepflow.config.stages import IngestConfig
+from hepflow.data.events import MARKER
+from hepflow.data.ledger import Ledger
+from hepflow.engines.spark import check_paths, interruptible, nothing_to_do, session
 from hepflow.errors import DataError
-from hepflow.files import read_json
-from hepflow.fragments import MARKER
 from hepflow.ingest import dataset
 from hepflow.ingest.fragment import Settings, run_task
-from hepflow.ingest.listing import assign, list_files
 from hepflow.ingest.progress import Counters, ingest_progress
 from hepflow.ingest.record import Record
 from hepflow.ingest.report import print_estimate, print_summary
-from hepflow.ingest.share import Access
-from hepflow.ingest.splits import FileSplit, SourceFile, pack, plan
-from hepflow.ledger import Ledger, counted
-from hepflow.locks import exclusive
-from hepflow.spark import check_paths, interruptible, nothing_to_do, session
+from hepflow.reading.listing import assign, list_files
+from hepflow.reading.share import Access
+from hepflow.reading.splits import FileSplit, SourceFile, pack, plan
+from hepflow.system.files import read_json
+from hepflow.system.locks import exclusive
+from hepflow.system.terminal import counted
 
 log = logging.getLogger(__name__)
 
@@ -91,21 +92,39 @@ def _update(files: Sequence[SourceFile], config: IngestConfig) -> None:
         records = dataset.finished(splits, settings, config.retry_quarantined)
         pending = _pending(splits, records)
         if records and pending:
-            log.info("%d of %d files (or pieces of them) are finished: going on with the rest", len(splits) - len(pending), len(splits))
+            log.info(
+                "%d of %d files (or pieces of them) are finished: going on with the rest",
+                len(splits) - len(pending),
+                len(splits),
+            )
         if pending:
             records += _run_tasks(pack(pending, target), settings, config)
         about = dataset.commit(records, splits, settings)
         ledger = Ledger.from_dict(about["ledger"])
-        log.info("wrote %s to %s: %s", counted(len(about["fragments"]), "fragment"), config.output, ledger.summary())
+        log.info(
+            "wrote %s to %s: %s",
+            counted(len(about["fragments"]), "fragment"),
+            config.output,
+            ledger.summary(),
+        )
     else:
         nothing_to_do(config.spark, NAME)
         dataset.sweep(about, settings.output)
-        log.info("%s is up to date: %s of %s", config.output, counted(about["n_events"], "event"), counted(len(about["files"]), "file"))
+        log.info(
+            "%s is up to date: %s of %s",
+            config.output,
+            counted(about["n_events"], "event"),
+            counted(len(about["files"]), "file"),
+        )
     _judge(about["files"], config)
 
 
 def _settings(config: IngestConfig) -> Settings:
-    return Settings(config.output.absolute(), tuple(config.samples), Access(config.tree, config.retries, config.timeout_s))
+    return Settings(
+        config.output.absolute(),
+        tuple(config.samples),
+        Access(config.tree, config.retries, config.timeout_s),
+    )
 
 
 def _target(config: IngestConfig) -> int:
@@ -121,12 +140,17 @@ def _pending(splits: Sequence[FileSplit], records: Sequence[Record]) -> list[Fil
     return [split for split in splits if split.key not in done]
 
 
-def _up_to_date(splits: Sequence[FileSplit], settings: Settings, config: IngestConfig) -> dict[str, Any] | None:
+def _up_to_date(
+    splits: Sequence[FileSplit], settings: Settings, config: IngestConfig
+) -> dict[str, Any] | None:
     """The manifest, if there is nothing to do."""
     about = dataset.manifest(settings.output)
     if about is None or about["listing"] != dataset.listing_hash(splits, settings):
         return None
-    if any(file["transient"] or (file["reason"] and config.retry_quarantined) for file in about["files"]):
+    if any(
+        file["transient"] or (file["reason"] and config.retry_quarantined)
+        for file in about["files"]
+    ):
         return None
     return about if all((settings.output / name).is_file() for name in about["fragments"]) else None
 
@@ -137,7 +161,9 @@ def _run_tasks(tasks: Sequence[_Task], settings: Settings, config: IngestConfig)
         started = time.monotonic()
         _run_job(tasks, settings, spark.sparkContext)
         seconds = time.monotonic() - started
-    records = [Record.from_dict(read_json(settings.record_path(settings.task_key(task)))) for task in tasks]
+    records = [
+        Record.from_dict(read_json(settings.record_path(settings.task_key(task)))) for task in tasks
+    ]
     print_summary(records, seconds)
     return records
 
@@ -150,7 +176,9 @@ def _run_job(tasks: Sequence[_Task], settings: Settings, context: SparkContext) 
         if not gc.get_freeze_count():
             gc.freeze()  # pyspark looks for garbage after every task; among all that is imported that takes as long as some tasks
         attempt = TaskContext.get()
-        record = run_task(task, settings, last_attempt=attempt is not None and attempt.attemptNumber() >= last)
+        record = run_task(
+            task, settings, last_attempt=attempt is not None and attempt.attemptNumber() >= last
+        )
         counters.add(record)
 
     jobs = context.parallelize(tasks, len(tasks))
@@ -170,7 +198,11 @@ def _judge(files: Sequence[dict[str, Any]], config: IngestConfig) -> None:
     filled = [file for file in files if file["filled"]]
     if filled:
         first = f"{filled[0]['file']}: {', '.join(filled[0]['filled'])}"
-        log.warning("without optional fields: %s (%s), filled as hepflow.schema.OPTIONAL says", counted(len(filled), "file"), first)
+        log.warning(
+            "without optional fields: %s (%s), filled as hepflow.schema.OPTIONAL says",
+            counted(len(filled), "file"),
+            first,
+        )
     bad = [file for file in files if file["reason"]]
     for file in bad[:_NAMED]:
         events = "an unknown number of" if file["lost"] is None else f"{file['lost']:,}"
@@ -178,8 +210,7 @@ def _judge(files: Sequence[dict[str, Any]], config: IngestConfig) -> None:
     if len(bad) > _NAMED:
         log.warning("... and %d more, see %s", len(bad) - _NAMED, config.output / MARKER)
     if len(bad) > config.max_lost_files:
-        msg = (
+        raise DataError(
             f"{config.output}: {len(bad)} of {counted(len(files), 'file')} lost events (the first, {bad[0]['file']}: {bad[0]['reason']}), "
             f"{config.max_lost_files} allowed; the rest is done. Repair them and run again, or allow it with --max-lost-files {len(bad)}."
         )
-        raise DataError(msg)

@@ -10,8 +10,8 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from hepflow.ingest.record import Record
-from hepflow.ingest.splits import FileSplit
-from hepflow.terminal import MESSAGES
+from hepflow.reading.splits import FileSplit
+from hepflow.system.terminal import MESSAGES
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,36 @@ class Counters:
 
 
 @contextmanager
-def ingest_progress(tasks: Sequence[Sequence[FileSplit]], counters: Counters) -> Iterator[Callable[[], None]]:
+def ingest_progress(
+    tasks: Sequence[Sequence[FileSplit]], counters: Counters
+) -> Iterator[Callable[[], None]]:
     """A progress bar on stderr; call what it gives to bring it up to date."""
     n_bytes = sum(split.size for task in tasks for split in task)
     n_files = round(_files(split for task in tasks for split in task))
-    texts = [TextColumn(text) for text in ("ingest", "{task.percentage:>3.0f} %", "{task.fields[done]}", "{task.fields[rate]}")]
+    texts = [
+        TextColumn(text)
+        for text in (
+            "ingest",
+            "{task.percentage:>3.0f} %",
+            "{task.fields[done]}",
+            "{task.fields[rate]}",
+        )
+    ]
     started = time.monotonic()
-    with Progress(SpinnerColumn(), texts[0], BarColumn(), *texts[1:], TimeRemainingColumn(), console=MESSAGES) as progress:
+    with Progress(
+        SpinnerColumn(), texts[0], BarColumn(), *texts[1:], TimeRemainingColumn(), console=MESSAGES
+    ) as progress:
         bar = progress.add_task("", total=n_bytes, done="", rate="")
 
         def update() -> None:
             seconds = time.monotonic() - started
             rate = f"{counters.events.value / seconds:,.0f} events/s, {decimal(int(counters.file_bytes.value / seconds))}/s"
-            progress.update(bar, completed=counters.file_bytes.value, done=f"{counters.files.value:,.0f}/{n_files:,} files", rate=rate)
+            progress.update(
+                bar,
+                completed=counters.file_bytes.value,
+                done=f"{counters.files.value:,.0f}/{n_files:,} files",
+                rate=rate,
+            )
 
         yield update
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from hepflow.ingest.splits import FileSplit, SourceFile
-from hepflow.ledger import Ledger, Lost
+from hepflow.data.ledger import Ledger, Lost
+from hepflow.reading.splits import FileSplit, SourceFile
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,21 @@ class ShareResult:
     @property
     def ledger(self) -> Ledger:
         """The same as a ledger."""
-        lost = tuple(Lost(self.split.file.name, reason, events) for reason, events in self.lost.items())
+        lost = tuple(
+            Lost(self.split.file.name, reason, events) for reason, events in self.lost.items()
+        )
         return Ledger(self.stop - self.start, self.kept, self.rejected, lost).check()
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """From plain types."""
         split = data["split"]
-        return cls(**{**data, "split": FileSplit(SourceFile(**split["file"]), split["index"], split["count"])})
+        return cls(
+            **{
+                **data,
+                "split": FileSplit(SourceFile(**split["file"]), split["index"], split["count"]),
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -61,4 +68,6 @@ class Record:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Inverse of `to_dict`."""
-        return cls(**{**data, "shares": tuple(ShareResult.from_dict(share) for share in data["shares"])})
+        return cls(
+            **{**data, "shares": tuple(ShareResult.from_dict(share) for share in data["shares"])}
+        )

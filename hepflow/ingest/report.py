@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from hepflow.data.ledger import total
 from hepflow.ingest.fragment import RECORDS, Settings, run_task
 from hepflow.ingest.record import Record, ShareResult
-from hepflow.ingest.splits import FileSplit
-from hepflow.ledger import total
-from hepflow.terminal import MESSAGES
+from hepflow.reading.splits import FileSplit
+from hepflow.system.terminal import MESSAGES
 
 SAMPLED = 2
 """Shares of a class that an estimate reads."""
@@ -44,11 +44,15 @@ def print_summary(records: Sequence[Record], seconds: float) -> None:
     files: dict[str, list[ShareResult]] = defaultdict(list)
     for share in shares:
         files[share.split.file.name].append(share)
-    slowest = sorted(files.items(), key=lambda item: sum(share.seconds for share in item[1]), reverse=True)[:_SLOWEST]
+    slowest = sorted(
+        files.items(), key=lambda item: sum(share.seconds for share in item[1]), reverse=True
+    )[:_SLOWEST]
     _print("slowest files", {name: _cost(own) for name, own in slowest})
 
 
-def print_estimate(splits: Sequence[FileSplit], n_tasks: int, settings: Settings, *, as_json: bool) -> None:
+def print_estimate(
+    splits: Sequence[FileSplit], n_tasks: int, settings: Settings, *, as_json: bool
+) -> None:
     """Read a few shares of each class here and now, and scale what they took and gave by the bytes of all.
 
     Parameters
@@ -80,13 +84,22 @@ def print_estimate(splits: Sequence[FileSplit], n_tasks: int, settings: Settings
         output += record.bytes_written * scale
         events += record.n_events * scale
         bad |= {share.split.file.name: reason for share in record.shares for reason in share.lost}
-        assumptions.append(f"{name}: like {', '.join(map(_share_name, chosen))}, {record.n_events:,} of {n_in:,} kept in {seconds:.1f} s")
+        assumptions.append(
+            f"{name}: like {', '.join(map(_share_name, chosen))}, {record.n_events:,} of {n_in:,} kept in {seconds:.1f} s"
+        )
     n_files, n_bytes = len({split.file for split in splits}), sum(split.size for split in splits)
     if as_json:
         counts = {"files": n_files, "bytes": n_bytes, "partitions": n_tasks, "core_hours": hours}
         print(
             json.dumps(
-                {**counts, "events_kept": round(events), "bytes_out": round(output), "assumptions": assumptions, "bad": bad}, indent=1
+                {
+                    **counts,
+                    "events_kept": round(events),
+                    "bytes_out": round(output),
+                    "assumptions": assumptions,
+                    "bad": bad,
+                },
+                indent=1,
             )
         )
         return
@@ -120,4 +133,8 @@ def _print(title: str, rows: Mapping[str, str], console: Console = MESSAGES) -> 
 
 
 def _share_name(split: FileSplit) -> str:
-    return split.file.name if split.count == 1 else f"{split.file.name} [{split.index + 1}/{split.count}]"
+    return (
+        split.file.name
+        if split.count == 1
+        else f"{split.file.name} [{split.index + 1}/{split.count}]"
+    )

@@ -27,17 +27,33 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import ArrayType, StructField, StructType
 
 from hepflow.errors import ConfigError, DataError
-from hepflow.ingest import skim
-from hepflow.ingest.arrow import event_columns, to_arrow
-from hepflow.ingest.delphes import Wanted
-from hepflow.ingest.listing import list_files
-from hepflow.ingest.share import Access, Piece, ShareReader
-from hepflow.ingest.splits import FileSplit, pack, plan
+from hepflow.physics import skim
+from hepflow.reading.arrow import event_columns, to_arrow
+from hepflow.reading.delphes import Wanted
+from hepflow.reading.listing import list_files
+from hepflow.reading.share import Access, Piece, ShareReader
+from hepflow.reading.splits import FileSplit, pack, plan
 from hepflow.schema import CLASSES, COLLECTIONS, EVENT_COLUMNS, TREE
 
-_SQL = {"float32": "float", "float64": "double", "int32": "int", "int64": "bigint", "string": "string"}
+_SQL = {
+    "float32": "float",
+    "float64": "double",
+    "int32": "int",
+    "int64": "bigint",
+    "string": "string",
+}
 _KINDS = {sql: kind for kind, sql in _SQL.items() if kind != "string"}
-_OPTIONS = ("path", "tree", "collections", "skim", "target_partition_mb", "classes", "bad_files", "retries", "timeout_s")
+_OPTIONS = (
+    "path",
+    "tree",
+    "collections",
+    "skim",
+    "target_partition_mb",
+    "classes",
+    "bad_files",
+    "retries",
+    "timeout_s",
+)
 
 
 def register(spark: SparkSession) -> None:
@@ -69,15 +85,22 @@ class Options:
         unknown = sorted(set(given) - set(_OPTIONS))
         if unknown or "path" not in given:
             wrong = f"unknown option {unknown[0]!r}" if unknown else "no path given"
-            msg = f"delphes: {wrong}. The options are {', '.join(_OPTIONS)}."
-            raise ConfigError(msg)
-        access = Access(given.get("tree", TREE), _number(given, "retries", 3), float(_number(given, "timeout_s", 60)))
+            raise ConfigError(f"delphes: {wrong}. The options are {', '.join(_OPTIONS)}.")
+        access = Access(
+            given.get("tree", TREE),
+            _number(given, "retries", 3),
+            float(_number(given, "timeout_s", 60)),
+        )
         return cls(
             path=given["path"],
-            collections=tuple(name.strip() for name in given.get("collections", ",".join(COLLECTIONS)).split(",")),
+            collections=tuple(
+                name.strip() for name in given.get("collections", ",".join(COLLECTIONS)).split(",")
+            ),
             skim=_choice(given, "skim", ("false", "true")) == "true",
             target_bytes=_number(given, "target_partition_mb", 128) << 20,
-            classes=tuple(name.strip() for name in given.get("classes", ",".join(CLASSES)).split(",")),
+            classes=tuple(
+                name.strip() for name in given.get("classes", ",".join(CLASSES)).split(",")
+            ),
             skip_bad=_choice(given, "bad_files", ("fail", "skip")) == "skip",
             access=access,
         )
@@ -96,10 +119,13 @@ class DelphesSource(DataSource):
         chosen = Options.parse(self.options).collections
         unknown = [name for name in chosen if name not in COLLECTIONS]
         if unknown:
-            msg = f"delphes: unknown collection {unknown[0]!r}, allowed are {', '.join(COLLECTIONS)}. For others give a schema."
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"delphes: unknown collection {unknown[0]!r}, allowed are {', '.join(COLLECTIONS)}. For others give a schema."
+            )
         flat = [f"{name} {_SQL[kind]}" for name, kind in EVENT_COLUMNS.items()]
-        return ", ".join(flat + [f"{name} array<struct<{_struct(COLLECTIONS[name])}>>" for name in chosen])
+        return ", ".join(
+            flat + [f"{name} array<struct<{_struct(COLLECTIONS[name])}>>" for name in chosen]
+        )
 
     def reader(self, schema: StructType) -> DataSourceReader:
         """A reader of ``schema``'s columns."""
@@ -115,15 +141,19 @@ class _Partition(InputPartition):
 class _Reader(DataSourceReader):
     def __init__(self, options: Options, schema: StructType) -> None:
         self.options, self.schema = options, schema
-        self.wanted = {field.name: _fields(field) for field in schema if field.name not in EVENT_COLUMNS}
+        self.wanted = {
+            field.name: _fields(field) for field in schema if field.name not in EVENT_COLUMNS
+        }
 
     def partitions(self) -> Sequence[InputPartition]:
         files = list_files(self.options.path, self.options.access.timeout_s)
         if not files:
-            msg = f"{self.options.path}: no ROOT files here"
-            raise DataError(msg)
+            raise DataError(f"{self.options.path}: no ROOT files here")
         named = [replace(file, class_name=_class_of(file.path)) for file in files]
-        return [_Partition(task) for task in pack(plan(named, self.options.target_bytes), self.options.target_bytes)]
+        return [
+            _Partition(task)
+            for task in pack(plan(named, self.options.target_bytes), self.options.target_bytes)
+        ]
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         assert isinstance(partition, _Partition)
@@ -141,8 +171,9 @@ class _Reader(DataSourceReader):
 
     def _bad(self, split: FileSplit, reason: str) -> None:
         if not self.options.skip_bad:
-            msg = f"{split.file.path}: {reason}. Remove it, or read what can be read with option bad_files=skip."
-            raise DataError(msg)
+            raise DataError(
+                f"{split.file.path}: {reason}. Remove it, or read what can be read with option bad_files=skip."
+            )
 
     def _table(self, piece: Piece, reader: ShareReader, schema: pa.Schema) -> pa.Table:
         assert piece.events is not None
@@ -152,7 +183,11 @@ class _Reader(DataSourceReader):
             passed = skim.has_lepton(events) & skim.is_finite(events)
             events, entries = skim.drop_soft(events[passed]), entries[passed]
         file = reader.split.file
-        label = self.options.classes.index(file.class_name) if file.class_name in self.options.classes else -1
+        label = (
+            self.options.classes.index(file.class_name)
+            if file.class_name in self.options.classes
+            else -1
+        )
         columns = event_columns(file, label, reader.uuid, entries)
         return to_arrow(events, columns, schema)
 
@@ -167,23 +202,29 @@ def _class_of(path: str) -> str:
 
 def _with_cuts(wanted: Wanted) -> Wanted:
     """What the skim looks at, too."""
-    cuts = dict.fromkeys(skim.LEPTONS, "PT") | {name: field for name, (field, _) in skim.SOFT.items() if name in wanted}
-    return {**wanted, **{name: {field: "float32", **wanted.get(name, {})} for name, field in cuts.items()}}
+    cuts = dict.fromkeys(skim.LEPTONS, "PT") | {
+        name: field for name, (field, _) in skim.SOFT.items() if name in wanted
+    }
+    return {
+        **wanted,
+        **{name: {field: "float32", **wanted.get(name, {})} for name, field in cuts.items()},
+    }
 
 
 def _fields(field: StructField) -> dict[str, str]:
     """Fields and types of a column of a user's schema."""
     kind = field.dataType
     if isinstance(kind, ArrayType) and isinstance(kind.elementType, StructType):
-        types = {child.name: _KINDS.get(child.dataType.simpleString()) for child in kind.elementType}
+        types = {
+            child.name: _KINDS.get(child.dataType.simpleString()) for child in kind.elementType
+        }
         wrong = [name for name, known in types.items() if known is None]
         if types and not wrong:
             return {name: known for name, known in types.items() if known is not None}
-    msg = (
+    raise ConfigError(
         f"delphes: column {field.name!r} is {kind.simpleString()}; allowed are {', '.join(EVENT_COLUMNS)} and collections as "
         f"array<struct<...>> of {', '.join(_KINDS)}"
     )
-    raise ConfigError(msg)
 
 
 def _struct(fields: Mapping[str, str]) -> str:
@@ -193,14 +234,12 @@ def _struct(fields: Mapping[str, str]) -> str:
 def _choice(given: Mapping[str, str], name: str, allowed: Sequence[str]) -> str:
     value = given.get(name, allowed[0]).lower()
     if value not in allowed:
-        msg = f"delphes: option {name} is {value!r}, allowed are {', '.join(allowed)}"
-        raise ConfigError(msg)
+        raise ConfigError(f"delphes: option {name} is {value!r}, allowed are {', '.join(allowed)}")
     return value
 
 
 def _number(given: Mapping[str, Any], name: str, default: int) -> int:
     value = given.get(name, str(default))
     if not value.isdecimal() or (name.startswith("target") and int(value) == 0):
-        msg = f"delphes: option {name} must be a whole number, got {value!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"delphes: option {name} must be a whole number, got {value!r}")
     return int(value)

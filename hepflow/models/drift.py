@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hepflow.store import EventStore
+from hepflow.data.store import EventStore
 
 BINS = 10
 MOST_EVENTS = 100_000
@@ -35,24 +35,36 @@ class Spread:
         together = np.concatenate(hlf_by_class)
         edges = tuple(_edges(column) for column in together.T)
         counts = np.array([len(hlf) for hlf in hlf_by_class])
-        share = [[_count(hlf[:, i], inner) / max(len(hlf), 1) for hlf in hlf_by_class] for i, inner in enumerate(edges)]
+        share = [
+            [_count(hlf[:, i], inner) / max(len(hlf), 1) for hlf in hlf_by_class]
+            for i, inner in enumerate(edges)
+        ]
         return cls(edges, tuple(np.array(rows) for rows in share), counts)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Spread":
         """Inverse of `to_dict`."""
-        edges, share = (tuple(np.asarray(values, dtype=np.float64) for values in data[key]) for key in ("edges", "share"))
+        edges, share = (
+            tuple(np.asarray(values, dtype=np.float64) for values in data[key])
+            for key in ("edges", "share")
+        )
         return cls(edges, share, np.asarray(data["counts"]))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
-        return {"edges": _lists(self.edges), "share": _lists(self.share), "counts": self.counts.tolist()}
+        return {
+            "edges": _lists(self.edges),
+            "share": _lists(self.share),
+            "counts": self.counts.tolist(),
+        }
 
     def count(self, hlf: np.ndarray) -> list[np.ndarray]:
         """Histogram of each feature of (events, features); histograms of several chunks add up."""
         return [_count(column, inner) for column, inner in zip(hlf.T, self.edges, strict=True)]
 
-    def distance(self, histograms: Iterable[np.ndarray], mix_K: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def distance(
+        self, histograms: Iterable[np.ndarray], mix_K: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Of each feature: the index, and how large chance alone makes it.
 
         Parameters
@@ -68,7 +80,10 @@ class Spread:
         """
         weight_K = self.counts if mix_K is None else mix_K
         weight_K = weight_K / weight_K.sum()
-        rows = [_index(found, weight_K @ share, int(self.counts.sum())) for found, share in zip(histograms, self.share, strict=True)]
+        rows = [
+            _index(found, weight_K @ share, int(self.counts.sum()))
+            for found, share in zip(histograms, self.share, strict=True)
+        ]
         psi, by_chance = np.array(rows).T
         return psi, by_chance
 
@@ -85,7 +100,9 @@ def _hlf(store: EventStore, class_name: str) -> np.ndarray:
             break
         blocks.append(store.read(part, particles=False).hlf)
         held += len(blocks[-1])
-    return np.concatenate(blocks) if blocks else np.empty((0, len(store.spec.hlf)), dtype=np.float32)
+    return (
+        np.concatenate(blocks) if blocks else np.empty((0, len(store.spec.hlf)), dtype=np.float32)
+    )
 
 
 def _edges(values: np.ndarray) -> np.ndarray:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 try:
-    from hepflow.models import gru_kernels, simd
+    from hepflow.models.kernels import gru as gru_kernels
+    from hepflow.models.kernels import simd
 except ImportError:  # numba is optional: the stock GRU gives the same numbers, more slowly
     gru_kernels = None  # type: ignore[assignment]
 
@@ -48,7 +49,9 @@ class JaggedGRU(nn.GRU):
         if x_BPC.is_cuda:
             return _zero_if_empty(super().forward(_pack(x_BPC, lengths_B))[1][0], lengths_B)
         weights = (self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0)
-        if gru_kernels is not None and all(w.device.type == "cpu" and w.dtype == torch.float32 for w in weights):
+        if gru_kernels is not None and all(
+            w.device.type == "cpu" and w.dtype == torch.float32 for w in weights
+        ):
             return _tiled_gru(x_BPC.float(), lengths_B, weights)
         return _last(super().forward(_trim(x_BPC, lengths_B))[0], lengths_B)
 
@@ -76,13 +79,17 @@ def _is_exporting() -> bool:
 def _last(h_BPH: Tensor, lengths_B: Tensor) -> Tensor:
     """The state at the last step of each sequence, out of all: an exported graph knows no packed sequences."""
     last_B11 = (lengths_B.to(h_BPH.device) - 1).clamp(min=0)[:, None, None]
-    return _zero_if_empty(h_BPH.gather(1, last_B11.expand(-1, 1, h_BPH.shape[2])).squeeze(1), lengths_B)
+    return _zero_if_empty(
+        h_BPH.gather(1, last_B11.expand(-1, 1, h_BPH.shape[2])).squeeze(1), lengths_B
+    )
 
 
 def _trim(x_BPC: Tensor, lengths_B: Tensor) -> Tensor:
     """The particles alone, zero beyond them; on the CPU stock torch trains many times slower on packed sequences."""
     x_BPC = x_BPC[:, : max(1, int(lengths_B.max()))]
-    inside_BP = torch.arange(x_BPC.shape[1], device=x_BPC.device) < lengths_B.to(x_BPC.device)[:, None]
+    inside_BP = (
+        torch.arange(x_BPC.shape[1], device=x_BPC.device) < lengths_B.to(x_BPC.device)[:, None]
+    )
     return torch.where(inside_BP[..., None], x_BPC, 0)  # NaN times a gradient of zero would be NaN
 
 
@@ -91,7 +98,9 @@ def _zero_if_empty(h_BH: Tensor, lengths_B: Tensor) -> Tensor:
 
 
 def _pack(x_BPC: Tensor, lengths_B: Tensor) -> PackedSequence:
-    return pack_padded_sequence(x_BPC, lengths_B.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
+    return pack_padded_sequence(
+        x_BPC, lengths_B.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
+    )
 
 
 @torch.compiler.disable  # numba cannot be traced: the graph is split around it
@@ -121,24 +130,36 @@ class _Schedule:
         """Deal the sequences, the longest first, each to the lane that ends first."""
         n_particles = x_BPC.shape[1]
         lengths = lengths_B.detach().cpu().numpy().astype(np.int64)
-        if lengths.shape != x_BPC.shape[:1] or (lengths.size and not 0 <= lengths.min() <= lengths.max() <= n_particles):
-            msg = f"lengths must be {x_BPC.shape[0]} integers from 0 to {n_particles}, got {lengths_B}"
-            raise ValueError(msg)
+        if lengths.shape != x_BPC.shape[:1] or (
+            lengths.size and not 0 <= lengths.min() <= lengths.max() <= n_particles
+        ):
+            raise ValueError(
+                f"lengths must be {x_BPC.shape[0]} integers from 0 to {n_particles}, got {lengths_B}"
+            )
         order = np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]
         n_tiles = -(-len(order) // (SEQUENCES_A_LANE * simd.LANES))
         lanes = [(0, lane) for lane in range(n_tiles * simd.LANES)]
         jobs = np.empty((len(order), 4), np.int64)  # lane, start, end, sequence
-        for i, (sequence, length) in enumerate(zip(order.tolist(), lengths[order].tolist(), strict=True)):
+        for i, (sequence, length) in enumerate(
+            zip(order.tolist(), lengths[order].tolist(), strict=True)
+        ):
             start, lane = heapq.heappop(lanes)
             heapq.heappush(lanes, (start + length, lane))
             jobs[i] = lane, start, start + length, sequence
-        return cls([_tile(jobs[jobs[:, 0] % n_tiles == i] // (n_tiles, 1, 1, 1), n_particles) for i in range(n_tiles)])
+        return cls(
+            [
+                _tile(jobs[jobs[:, 0] % n_tiles == i] // (n_tiles, 1, 1, 1), n_particles)
+                for i in range(n_tiles)
+            ]
+        )
 
 
 def _tile(jobs: NDArray[np.int64], n_particles: int) -> _Tile:
     rows = np.full((jobs[:, 2].max(), simd.LANES), -1, np.int64)
     for lane, start, end, sequence in jobs.tolist():
-        rows[start:end, lane] = np.arange(sequence * n_particles, sequence * n_particles + end - start)
+        rows[start:end, lane] = np.arange(
+            sequence * n_particles, sequence * n_particles + end - start
+        )
     starts = jobs[np.argsort(jobs[:, 1], kind="stable")][:, [1, 0, 3]]
     ends = jobs[np.argsort(jobs[:, 2], kind="stable")][:, [2, 0, 3]] - (1, 0, 0)
     return _Tile(rows, np.ascontiguousarray(starts), np.ascontiguousarray(ends))
@@ -163,7 +184,9 @@ class _TiledGRU(torch.autograd.Function):
         return (dx, None, *(d if need else None for d, need in zip(dw, needs[1:], strict=True)))
 
 
-def _forward(x_BPC: Tensor, schedule: _Schedule, weights: tuple[Tensor, ...], *, keep: bool) -> tuple[Tensor, list[Tensor]]:
+def _forward(
+    x_BPC: Tensor, schedule: _Schedule, weights: tuple[Tensor, ...], *, keep: bool
+) -> tuple[Tensor, list[Tensor]]:
     """Hidden states (B, H) and, to go back from, those of every lane before each chunk of a tile."""
     layout, packed = _prepare(x_BPC, weights)
     h_BH, x = torch.zeros((x_BPC.shape[0], layout.hidden)), _flat(x_BPC)
@@ -172,14 +195,22 @@ def _forward(x_BPC: Tensor, schedule: _Schedule, weights: tuple[Tensor, ...], *,
 
     def run(tile: _Tile, kept: Tensor) -> None:
         work = gru_kernels.Workspace.of(layout)
-        gru_kernels.forward_tile(layout, packed, work, x, tile.rows, tile.starts, tile.ends, kept.numpy(), _flat(h_BH))
+        gru_kernels.forward_tile(
+            layout, packed, work, x, tile.rows, tile.starts, tile.ends, kept.numpy(), _flat(h_BH)
+        )
 
     _in_threads(gru_kernels.forward_tile, run, schedule.tiles, checkpoints)
     return h_BH, checkpoints
 
 
 def _backward(
-    x_BPC: Tensor, schedule: _Schedule, weights: tuple[Tensor, ...], checkpoints: list[Tensor], dh_BH: Tensor, *, needs_dx: bool
+    x_BPC: Tensor,
+    schedule: _Schedule,
+    weights: tuple[Tensor, ...],
+    checkpoints: list[Tensor],
+    dh_BH: Tensor,
+    *,
+    needs_dx: bool,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of x, if needed, and of the weights."""
     layout, packed = _prepare(x_BPC, weights)
@@ -189,21 +220,34 @@ def _backward(
     def run(tile: _Tile, kept: Tensor) -> NDArray[np.float32]:
         work = gru_kernels.Workspace.of(layout)
         dw = np.zeros(layout.gates * layout.xh, np.float32)
-        gru_kernels.backward_tile(layout, packed, work, x, tile.rows, tile.starts, tile.ends, kept.numpy(), dh, dw, dx)
+        gru_kernels.backward_tile(
+            layout, packed, work, x, tile.rows, tile.starts, tile.ends, kept.numpy(), dh, dw, dx
+        )
         return dw
 
     total = np.zeros(layout.gates * layout.xh)
-    for dw in _in_threads(gru_kernels.backward_tile, run, schedule.tiles, checkpoints):  # always in this order
+    for dw in _in_threads(
+        gru_kernels.backward_tile, run, schedule.tiles, checkpoints
+    ):  # always in this order
         total += dw
     gradients = gru_kernels.unpack_gradients(layout, total.reshape(layout.gates, layout.xh))
-    return (dx_BPC if needs_dx else None, *(torch.from_numpy(g.astype(np.float32)) for g in gradients))
+    return (
+        dx_BPC if needs_dx else None,
+        *(torch.from_numpy(g.astype(np.float32)) for g in gradients),
+    )
 
 
 def _stock_backward(
-    x_BPC: Tensor, lengths_B: Tensor, weights: tuple[Tensor, ...], dh_BH: Tensor, needs: tuple[bool, ...]
+    x_BPC: Tensor,
+    lengths_B: Tensor,
+    weights: tuple[Tensor, ...],
+    dh_BH: Tensor,
+    needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
     h0_1BH = x_BPC.new_zeros(1, x_BPC.shape[0], weights[1].shape[1])
-    h_BPH, _ = torch.gru(_trim(x_BPC, lengths_B), h0_1BH, list(weights), True, 1, 0.0, False, False, True)
+    h_BPH, _ = torch.gru(
+        _trim(x_BPC, lengths_B), h0_1BH, list(weights), True, 1, 0.0, False, False, True
+    )
     h_BH = _last(h_BPH, lengths_B)
     wanted = [tensor for tensor, need in zip((x_BPC, *weights), needs, strict=True) if need]
     found = iter(torch.autograd.grad(h_BH, wanted, dh_BH, create_graph=True))
@@ -211,11 +255,12 @@ def _stock_backward(
     return (dx, None, *dw)
 
 
-def _prepare(x_BPC: Tensor, weights: tuple[Tensor, ...]) -> tuple["gru_kernels.Layout", "gru_kernels.Weights"]:
+def _prepare(
+    x_BPC: Tensor, weights: tuple[Tensor, ...]
+) -> tuple["gru_kernels.Layout", "gru_kernels.Weights"]:
     n_inputs, n_hidden = weights[0].shape[1], weights[1].shape[1]
     if x_BPC.dim() != 3 or x_BPC.shape[2] != n_inputs:
-        msg = f"x must be (events, particles, {n_inputs}), got {tuple(x_BPC.shape)}"
-        raise ValueError(msg)
+        raise ValueError(f"x must be (events, particles, {n_inputs}), got {tuple(x_BPC.shape)}")
     layout = gru_kernels.Layout.of(n_inputs, n_hidden)
     return layout, gru_kernels.pack_weights(layout, *(w.detach().numpy() for w in weights))
 
@@ -224,21 +269,27 @@ def _flat(tensor: Tensor) -> NDArray[np.float32]:
     return tensor.detach().contiguous().view(-1).numpy()
 
 
-def _in_threads(kernel: Any, run: Callable[[_Tile, Tensor], _T], tiles: list[_Tile], checkpoints: list[Tensor]) -> list[_T]:
+def _in_threads(
+    kernel: Any, run: Callable[[_Tile, Tensor], _T], tiles: list[_Tile], checkpoints: list[Tensor]
+) -> list[_T]:
     """Run every tile on as many threads as torch has; more than this one live for this call only, so that forking is always safe."""
     if tiles and not kernel.signatures:
         run(
             _Tile(tiles[0].rows[:0], tiles[0].starts[:0], tiles[0].ends[:0]), torch.empty(0)
         )  # compile where denormals are as numba expects
     # Gradients fade over hundreds of steps into denormal numbers, on which the CPU is a hundred times slower.
-    if torch.get_num_threads() == 1:  # a thread for each call would often begin on a core that has none of this in its cache
+    if (
+        torch.get_num_threads() == 1
+    ):  # a thread for each call would often begin on a core that has none of this in its cache
         before = _flushes_denormals()
         torch.set_flush_denormal(True)
         try:
             return list(map(run, tiles, checkpoints))
         finally:
             torch.set_flush_denormal(before)
-    with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_flush_denormal, initargs=(True,)) as pool:
+    with ThreadPoolExecutor(
+        torch.get_num_threads(), initializer=torch.set_flush_denormal, initargs=(True,)
+    ) as pool:
         return list(pool.map(run, tiles, checkpoints))
 
 

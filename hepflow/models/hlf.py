@@ -26,7 +26,9 @@ class HLFNet(Net):
 
     reads: ClassVar[tuple[str, ...]] = ("hlf",)
 
-    def __init__(self, inputs: Inputs, *, hidden: Sequence[int] = (50, 20, 10), scale: Scale = "standard") -> None:
+    def __init__(
+        self, inputs: Inputs, *, hidden: Sequence[int] = (50, 20, 10), scale: Scale = "standard"
+    ) -> None:
         super().__init__(inputs, hidden=list(hidden), scale=scale)
         check_arguments(**{f"hidden[{i}]": width for i, width in enumerate(hidden)})
         self.norm = InputNorm(inputs.statistics["hlf"], scale)

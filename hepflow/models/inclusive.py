@@ -34,9 +34,18 @@ class InclusiveNet(Net):
     reads: ClassVar[tuple[str, ...]] = ("hlf", "particles", "lengths")
 
     def __init__(
-        self, inputs: Inputs, *, hidden: int = 50, dense: int = 25, dropout: float = 0.2, cell: Cell = "gru", scale: Scale = "standard"
+        self,
+        inputs: Inputs,
+        *,
+        hidden: int = 50,
+        dense: int = 25,
+        dropout: float = 0.2,
+        cell: Cell = "gru",
+        scale: Scale = "standard",
     ) -> None:
-        super().__init__(inputs, hidden=hidden, dense=dense, dropout=dropout, cell=cell, scale=scale)
+        super().__init__(
+            inputs, hidden=hidden, dense=dense, dropout=dropout, cell=cell, scale=scale
+        )
         check_arguments(hidden=hidden, dense=dense, dropout=dropout)
         self.norm_hlf = InputNorm(inputs.statistics["hlf"], scale)
         self.norm_particles = InputNorm(inputs.statistics["particles"], scale)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from hepflow.data.store import EventStore
 from hepflow.errors import DataError
-from hepflow.store import EventStore
 
 Order = Literal["delta_r", "stored"]
 
@@ -29,18 +29,26 @@ class Inputs:
     def of(cls, store: EventStore, order: Order = "delta_r") -> "Inputs":
         """From a finished store."""
         spec = store.spec
-        hlf, particles = (tuple(feature.name for feature in features) for features in (spec.hlf, spec.particles))
-        return cls(spec.classes, hlf, particles, store.statistics, spec.definitions, spec.provenance, order)
+        hlf, particles = (
+            tuple(feature.name for feature in features) for features in (spec.hlf, spec.particles)
+        )
+        return cls(
+            spec.classes, hlf, particles, store.statistics, spec.definitions, spec.provenance, order
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for a checkpoint."""
         data = asdict(self)
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in data.items()
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Inputs":
         """Inverse of `to_dict`."""
-        plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+        }
         return cls(**plain)
 
     def require_same_features(self, other: "Inputs", where: str) -> None:
@@ -54,8 +62,9 @@ class Inputs:
         for name in ("classes", "hlf", "particles", "definitions", "order"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
-                msg = f"{where}: made for {name} {words(mine)}, the store has {words(theirs)}. Give the store it was trained on."
-                raise DataError(msg)
+                raise DataError(
+                    f"{where}: made for {name} {words(mine)}, the store has {words(theirs)}. Give the store it was trained on."
+                )
 
 
 def words(value: Any) -> str:

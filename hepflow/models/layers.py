@@ -34,7 +34,10 @@ class InputNorm(nn.Module):
 
     def __init__(self, statistics: Mapping[str, Any], scale: Scale = "standard") -> None:
         super().__init__()
-        mean, std, low, high = (torch.tensor(statistics[name], dtype=torch.float64) for name in ("mean", "std", "min", "max"))
+        mean, std, low, high = (
+            torch.tensor(statistics[name], dtype=torch.float64)
+            for name in ("mean", "std", "min", "max")
+        )
         std = torch.where(std > 0, std, 1.0)  # a constant feature becomes 0, not infinite
         tails = torch.maximum(high - mean, mean - low) / std > HEAVY_TAIL
         log = tails & (scale == "symlog")
@@ -47,7 +50,9 @@ class InputNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Same shape as ``x`` (..., C)."""
         z = (x - self.shift) / self.width
-        return torch.where(self.log, torch.sign(z) * torch.log1p(z.abs()), z) if self.uses_log else z
+        return (
+            torch.where(self.log, torch.sign(z) * torch.log1p(z.abs()), z) if self.uses_log else z
+        )
 
 
 def check_arguments(*, dropout: float = 0.0, **sizes: int) -> None:
@@ -60,11 +65,9 @@ def check_arguments(*, dropout: float = 0.0, **sizes: int) -> None:
     """
     for name, size in sizes.items():
         if size < 1:
-            msg = f"model.net.{name} must be at least 1, got {size}"
-            raise ConfigError(msg)
+            raise ConfigError(f"model.net.{name} must be at least 1, got {size}")
     if not 0 <= dropout <= 1:
-        msg = f"model.net.dropout must be between 0 and 1, got {dropout}"
-        raise ConfigError(msg)
+        raise ConfigError(f"model.net.dropout must be between 0 and 1, got {dropout}")
 
 
 def jagged_rnn(cell: Cell, n_inputs: int, n_hidden: int) -> nn.Module:

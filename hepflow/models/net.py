@@ -27,15 +27,20 @@ class Net(nn.Module):
     def __init__(self, inputs: Inputs, **arguments: Any) -> None:
         super().__init__()
         if len(inputs.classes) < 2:
-            msg = f"a classifier needs two classes at least, the store has {words(inputs.classes)}"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"a classifier needs two classes at least, the store has {words(inputs.classes)}"
+            )
         self.inputs = inputs
         self.arguments = arguments
 
     def describe(self) -> dict[str, Any]:
         """What `rebuild` needs, in plain types."""
         own = type(self)
-        return {"net": f"{own.__module__}.{own.__qualname__}", "arguments": self.arguments, "inputs": self.inputs.to_dict()}
+        return {
+            "net": f"{own.__module__}.{own.__qualname__}",
+            "arguments": self.arguments,
+            "inputs": self.inputs.to_dict(),
+        }
 
 
 def rebuild(description: Mapping[str, Any]) -> Net:
@@ -44,8 +49,9 @@ def rebuild(description: Mapping[str, Any]) -> Net:
     try:
         own = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        msg = f"the net {module}.{name} of the checkpoint is not to be found ({error}): put its module where Python looks, see PYTHONPATH"
-        raise ConfigError(msg) from error
+        raise ConfigError(
+            f"the net {module}.{name} of the checkpoint is not to be found ({error}): put its module where Python looks, see PYTHONPATH"
+        ) from error
     net: Net = own(Inputs.from_dict(description["inputs"]), **description["arguments"])
     return net
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hepflow.blocks import EventBlock
-from hepflow.compiled import cached_njit
+from hepflow.data.blocks import EventBlock
 from hepflow.errors import DataError
 from hepflow.models.inputs import Order
+from hepflow.system.compiled import cached_njit
 
 
 def reading_order(block: EventBlock, names: Sequence[str], order: Order) -> np.ndarray | None:
@@ -27,16 +27,21 @@ def reading_order(block: EventBlock, names: Sequence[str], order: Order) -> np.n
     if order == "stored" or not len(block.particles):
         return None
     if missing := {"Eta", "Phi"} - set(names):
-        msg = f"the store has no particle feature {' and '.join(sorted(missing))}, which `order: delta_r` needs; use `order: stored`"
-        raise DataError(msg)
-    eta, phi = (block.particles[:, list(names).index(name)].astype(np.float64) for name in ("Eta", "Phi"))
+        raise DataError(
+            f"the store has no particle feature {' and '.join(sorted(missing))}, which `order: delta_r` needs; use `order: stored`"
+        )
+    eta, phi = (
+        block.particles[:, list(names).index(name)].astype(np.float64) for name in ("Eta", "Phi")
+    )
     rows = np.empty(len(eta), np.int64)
     _by_falling_distance(eta, phi, block.offsets, rows)
     return rows
 
 
 @cached_njit(nogil=True)  # so that threads that read leave the one that trains alone
-def _by_falling_distance(eta: np.ndarray, phi: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> None:
+def _by_falling_distance(
+    eta: np.ndarray, phi: np.ndarray, offsets: np.ndarray, rows: np.ndarray
+) -> None:
     for event in range(len(offsets) - 1):
         start, stop = offsets[event], offsets[event + 1]
         nearer = np.empty(stop - start, np.float64)
@@ -60,7 +65,9 @@ def pad(events: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     lengths : (events,) int64
     """
     lengths = np.array([len(event) for event in events], dtype=np.int64)
-    padded = np.zeros((len(events), max(1, lengths.max(initial=0)), events[0].shape[1]), dtype=np.float32)
+    padded = np.zeros(
+        (len(events), max(1, lengths.max(initial=0)), events[0].shape[1]), dtype=np.float32
+    )
     for row, event in zip(padded, events, strict=True):
         row[: len(event)] = event
     return padded, lengths

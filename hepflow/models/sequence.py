@@ -28,7 +28,15 @@ class SequenceNet(Net):
 
     reads: ClassVar[tuple[str, ...]] = ("particles", "lengths")
 
-    def __init__(self, inputs: Inputs, *, hidden: int = 50, dropout: float = 0.2, cell: Cell = "gru", scale: Scale = "standard") -> None:
+    def __init__(
+        self,
+        inputs: Inputs,
+        *,
+        hidden: int = 50,
+        dropout: float = 0.2,
+        cell: Cell = "gru",
+        scale: Scale = "standard",
+    ) -> None:
         super().__init__(inputs, hidden=hidden, dropout=dropout, cell=cell, scale=scale)
         check_arguments(hidden=hidden, dropout=dropout)
         self.norm = InputNorm(inputs.statistics["particles"], scale)

@@ -18,7 +18,9 @@ from hepflow.models.net import Net
 # B events, P particles, Q kept particles, T tokens (Q + 1), C particle features, F high-level features, W width, A heads, K classes
 
 TINY = 1e-6
-EXCLUDED = -1e4  # of the attention's logits; finite, so that a token that sees nobody stays finite too
+EXCLUDED = (
+    -1e4
+)  # of the attention's logits; finite, so that a token that sees nobody stays finite too
 
 
 class TransformerNet(Net):
@@ -53,20 +55,32 @@ class TransformerNet(Net):
         dropout: float = 0.1,
         scale: Scale = "symlog",
     ) -> None:
-        super().__init__(inputs, width=width, heads=heads, layers=layers, max_particles=max_particles, dropout=dropout, scale=scale)
+        super().__init__(
+            inputs,
+            width=width,
+            heads=heads,
+            layers=layers,
+            max_particles=max_particles,
+            dropout=dropout,
+            scale=scale,
+        )
         check_arguments(width=width, heads=heads, max_particles=max_particles, dropout=dropout)
         if width % heads:
-            msg = f"model.net.width must be a multiple of model.net.heads, got {width} and {heads}"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"model.net.width must be a multiple of model.net.heads, got {width} and {heads}"
+            )
         if missing := {"Pt", "Eta", "Phi"} - set(inputs.particles):
-            msg = f"the store has no particle feature {' and '.join(sorted(missing))}, from which the transformer makes its pair features"
-            raise DataError(msg)
+            raise DataError(
+                f"the store has no particle feature {' and '.join(sorted(missing))}, from which the transformer makes its pair features"
+            )
         self.columns = tuple(inputs.particles.index(name) for name in ("Pt", "Eta", "Phi"))
         self.max_particles = max_particles
         self.norm_hlf = InputNorm(inputs.statistics["hlf"], scale)
         self.norm_particles = InputNorm(inputs.statistics["particles"], scale)
         self.embed_hlf = nn.Linear(len(inputs.hlf), width)
-        self.embed_particles = nn.Sequential(nn.Linear(len(inputs.particles), width), nn.GELU(), nn.Linear(width, width))
+        self.embed_particles = nn.Sequential(
+            nn.Linear(len(inputs.particles), width), nn.GELU(), nn.Linear(width, width)
+        )
         self.pairs = nn.Sequential(nn.Linear(3, 8), nn.GELU(), nn.Linear(8, heads))
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(inputs.classes)))
@@ -76,7 +90,9 @@ class TransformerNet(Net):
         particles_BQC, real_BQ = self._hardest(particles, lengths)
         tokens_BQW = self.embed_particles(self.norm_particles(particles_BQC))
         x_BTW = torch.cat([self.embed_hlf(self.norm_hlf(hlf))[:, None], tokens_BQW], dim=1)
-        bias_BATT = functional.pad(self.pairs(self._pair_features(particles_BQC)).permute(0, 3, 1, 2), (1, 0, 1, 0))
+        bias_BATT = functional.pad(
+            self.pairs(self._pair_features(particles_BQC)).permute(0, 3, 1, 2), (1, 0, 1, 0)
+        )
         seen_BT = functional.pad(real_BQ, (1, 0), value=True)
         bias_BATT = bias_BATT.masked_fill(~seen_BT[:, None, None, :], EXCLUDED)
         for block in self.blocks:
@@ -103,7 +119,9 @@ class TransformerNet(Net):
         softer = torch.minimum(pt[:, :, None], pt[:, None, :])
         share = softer / (pt[:, :, None] + pt[:, None, :] + TINY)
         log_distance, log_softer = 0.5 * torch.log(distance2 + TINY), torch.log(softer + TINY)
-        return torch.stack([log_distance, log_distance + log_softer, torch.log(share + TINY)], dim=-1)
+        return torch.stack(
+            [log_distance, log_distance + log_softer, torch.log(share + TINY)], dim=-1
+        )
 
 
 class Block(nn.Module):
@@ -114,13 +132,19 @@ class Block(nn.Module):
         self.heads = heads
         self.norm_in, self.norm_mid = nn.LayerNorm(width), nn.LayerNorm(width)
         self.to_qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.dense = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.dense = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_BTW: Tensor, bias_BATT: Tensor) -> Tensor:
         """Tokens (B, T, W), with a bias (B, A, T, T) of the attention's logits."""
         split = (x_BTW.shape[0], x_BTW.shape[1], 3, self.heads, x_BTW.shape[2] // self.heads)
         q, k, v = self.to_qkv(self.norm_in(x_BTW)).view(split).permute(2, 0, 3, 1, 4)
-        seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias_BATT).transpose(1, 2).flatten(2)
+        seen = (
+            functional.scaled_dot_product_attention(q, k, v, attn_mask=bias_BATT)
+            .transpose(1, 2)
+            .flatten(2)
+        )
         x_BTW = x_BTW + self.dropout(self.out(seen))
         return x_BTW + self.dropout(self.dense(self.norm_mid(x_BTW)))

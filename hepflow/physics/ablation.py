@@ -57,15 +57,22 @@ def compare(events: ak.Array) -> dict[str, Change]:
     """
     reference = compute(events, REFERENCE)
     before = _values(reference)
-    return {name: _change(reference.index, before, compute(events, step)) for name, step in STEPS.items()}
+    return {
+        name: _change(reference.index, before, compute(events, step))
+        for name, step in STEPS.items()
+    }
 
 
 def _values(features: FeatureSet) -> np.ndarray:
     """High-level features and means over the particles, (events, features); every event has its lepton, so no mean is of nothing."""
     totals = (
-        np.add.reduceat(features.particles.astype(np.float64), features.offsets[:-1], axis=0) if len(features.index) else features.particles
+        np.add.reduceat(features.particles.astype(np.float64), features.offsets[:-1], axis=0)
+        if len(features.index)
+        else features.particles
     )
-    return np.concatenate([features.hlf, totals / np.maximum(np.diff(features.offsets), 1)[:, None]], axis=1)
+    return np.concatenate(
+        [features.hlf, totals / np.maximum(np.diff(features.offsets), 1)[:, None]], axis=1
+    )
 
 
 def _change(index: np.ndarray, before: np.ndarray, other: FeatureSet) -> Change:

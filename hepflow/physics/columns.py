@@ -98,21 +98,30 @@ def columns(events: ak.Array) -> Columns:
 
 def _flat(events: ak.Array, collection: str, names: tuple[str, ...]) -> list[np.ndarray]:
     if collection not in events.fields:
-        msg = f"the events have no collection {collection!r}, only {', '.join(events.fields)}. Were they written by `hepflow ingest`?"
-        raise DataError(msg)
+        raise DataError(
+            f"the events have no collection {collection!r}, only {', '.join(events.fields)}. Were they written by `hepflow ingest`?"
+        )
     lists = events[collection]
     fields = ak.fields(lists)
     for name in names:
         if name not in fields:
-            msg = f"the events' {collection!r} have no field {name!r}, only {', '.join(fields)}. Were they written by `hepflow ingest`?"
-            raise DataError(msg)
+            raise DataError(
+                f"the events' {collection!r} have no field {name!r}, only {', '.join(fields)}. Were they written by `hepflow ingest`?"
+            )
     try:
         counts = ak.to_numpy(ak.num(lists), allow_missing=False)
         flat = ak.flatten(lists)
         arrays = [ak.to_numpy(flat[name], allow_missing=False) for name in names]
     except ValueError as error:
-        msg = f"the events' collection {collection!r} has missing values ({error}). Ingest the files again."
-        raise DataError(msg) from error
+        raise DataError(
+            f"the events' collection {collection!r} has missing values ({error}). Ingest the files again."
+        ) from error
     offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     types = (COLLECTIONS[collection][name] for name in names)
-    return [offsets, *(np.ascontiguousarray(a, dtype=np.float32 if t == FLOAT else np.int32) for a, t in zip(arrays, types, strict=True))]
+    return [
+        offsets,
+        *(
+            np.ascontiguousarray(a, dtype=np.float32 if t == FLOAT else np.int32)
+            for a, t in zip(arrays, types, strict=True)
+        ),
+    ]

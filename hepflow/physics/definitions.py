@@ -46,6 +46,7 @@ def named(definitions: "str | Definitions") -> Definitions:
     if isinstance(definitions, Definitions):
         return definitions
     if definitions not in _BY_NAME:
-        msg = f"definitions: there are none named {definitions!r}, only {' and '.join(_BY_NAME)}"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"definitions: there are none named {definitions!r}, only {' and '.join(_BY_NAME)}"
+        )
     return _BY_NAME[definitions]

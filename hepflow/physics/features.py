@@ -7,14 +7,23 @@ from dataclasses import dataclass
 import awkward as ak
 import numpy as np
 
-from hepflow.compiled import cached_njit
 from hepflow.physics import isolation
 from hepflow.physics.columns import Columns, columns
 from hepflow.physics.definitions import Definitions, named
 from hepflow.physics.isolation import HADRON, PHOTON, TRACK, Scratch
 from hepflow.physics.kinematics import momentum, transverse_mass_squared
-from hepflow.physics.selection import NOT_FINITE, PASSES, REASONS, Chosen, choose, gather, largest, mark_own_tracks
+from hepflow.physics.selection import (
+    NOT_FINITE,
+    PASSES,
+    REASONS,
+    Chosen,
+    choose,
+    gather,
+    largest,
+    mark_own_tracks,
+)
 from hepflow.schema import HLF, MAX_NEUTRALS, MAX_PHOTONS, MAX_TRACKS, PARTICLE, Feature
+from hepflow.system.compiled import cached_njit
 
 JET_PT = 30.0
 """GeV, strict, for HT and the numbers of jets and b-jets alike (the reference's convert)."""
@@ -65,7 +74,9 @@ def compute(events: ak.Array, definitions: str | Definitions = "corrected") -> F
     return compute_columns(columns(events), definitions)
 
 
-def compute_columns(c: Columns, definitions: str | Definitions = "corrected", *, particles: bool = True) -> FeatureSet:
+def compute_columns(
+    c: Columns, definitions: str | Definitions = "corrected", *, particles: bool = True
+) -> FeatureSet:
     """`compute` for events that are flat arrays already: for a few events at a time, most of its time goes into making these.
 
     Without ``particles`` the same events have the same high-level features and no rows of particles, in a fraction of the time.
@@ -91,7 +102,9 @@ def compute_columns(c: Columns, definitions: str | Definitions = "corrected", *,
         rows, counts = rows[:0], np.zeros(len(index), np.int64)
     offsets = np.concatenate([[0], np.cumsum(counts)])
     statuses, numbers = np.unique(chosen.status[chosen.status != PASSES], return_counts=True)
-    rejected = {REASONS[int(status)]: int(number) for status, number in zip(statuses, numbers, strict=True)}
+    rejected = {
+        REASONS[int(status)]: int(number) for status, number in zip(statuses, numbers, strict=True)
+    }
     return FeatureSet(hlf, rows, offsets, index, rejected, hlf_features(d), status=chosen.status)
 
 
@@ -99,7 +112,9 @@ def _within_bounds(c: Columns) -> bool:
     """Whether no feature of a particle can overflow, so that none needs to be made to know it."""
     flat = (c.tracks, c.photons, c.hadrons, c.electrons, c.muons)
     sizes = [*(group.pt for group in flat), c.tracks.x, c.tracks.y, c.tracks.z]
-    return all(_below(values, 1e15) for values in sizes) and all(_below(group.eta, 50.0) for group in flat)
+    return all(_below(values, 1e15) for values in sizes) and all(
+        _below(group.eta, 50.0) for group in flat
+    )
 
 
 def _below(values: np.ndarray, bound: float) -> bool:
@@ -109,7 +124,9 @@ def _below(values: np.ndarray, bound: float) -> bool:
 def hlf_features(definitions: str | Definitions) -> tuple[Feature, ...]:
     """The high-level features with their units, which MT's definition decides."""
     unit = "GeV" if named(definitions).mt_is_mass else "GeV^2"
-    return tuple(Feature(feature.name, unit) if feature.name == "MT" else feature for feature in HLF)
+    return tuple(
+        Feature(feature.name, unit) if feature.name == "MT" else feature for feature in HLF
+    )
 
 
 @cached_njit()
@@ -117,11 +134,18 @@ def _lepton(event: int, c: Columns, chosen: Chosen) -> tuple[float, float, float
     """pT, eta, phi and charge of the event's lepton."""
     leptons = c.electrons if chosen.is_electron[event] else c.muons
     i = chosen.source[event]
-    return np.float64(leptons.pt[i]), np.float64(leptons.eta[i]), np.float64(leptons.phi[i]), np.float64(leptons.charge[i])
+    return (
+        np.float64(leptons.pt[i]),
+        np.float64(leptons.eta[i]),
+        np.float64(leptons.phi[i]),
+        np.float64(leptons.charge[i]),
+    )
 
 
 @cached_njit()
-def _rank(n: int, n_tracks: int, s: Scratch, mine: np.ndarray, cap_by_pt: bool, listed: np.ndarray) -> int:
+def _rank(
+    n: int, n_tracks: int, s: Scratch, mine: np.ndarray, cap_by_pt: bool, listed: np.ndarray
+) -> int:
     """Fill ``listed`` with the candidates to list, by decreasing pT, ties in the order of the scratch; how many they are."""
     room = np.array([MAX_TRACKS, MAX_PHOTONS, MAX_NEUTRALS])
     kind = s.kind
@@ -201,12 +225,22 @@ def _fill_particles(
         n_listed = _rank(n, n_tracks, s, mine, d.cap_by_pt, listed)
         finite[k] &= _write_candidates(particles, first + 1, listed[:n_listed], s, d.leave_self_out)
         finite[k] &= _write_track_fields(
-            particles, first + 1, listed[:n_listed], s.kind, s.source, c.tracks.x, c.tracks.y, c.tracks.z, track_charge
+            particles,
+            first + 1,
+            listed[:n_listed],
+            s.kind,
+            s.source,
+            c.tracks.x,
+            c.tracks.y,
+            c.tracks.z,
+            track_charge,
         )
 
 
 @cached_njit()
-def _write_candidates(particles: np.ndarray, first: int, listed: np.ndarray, s: Scratch, leave_self_out: bool) -> bool:
+def _write_candidates(
+    particles: np.ndarray, first: int, listed: np.ndarray, s: Scratch, leave_self_out: bool
+) -> bool:
     """The rows of the listed candidates, but for what tracks alone have; whether all are finite."""
     all_eta, all_phi, all_pt, all_kind, all_sums = s.eta, s.phi, s.pt, s.kind, s.sums
     good = True
@@ -220,8 +254,21 @@ def _write_candidates(particles: np.ndarray, first: int, listed: np.ndarray, s: 
             charged = (charged + (pt if kind == TRACK else 0.0)) / pt - 1.0
             gamma += pt if kind == PHOTON else 0.0
             neutral += pt if kind == HADRON else 0.0
-        column = 0 if kind == TRACK else (2 if kind == PHOTON else 1)  # isChHad, isNeuHad, isGamma stand in this order
-        good &= _write_row(particles, first + rank, pt, all_eta[j], all_phi[j], charged, gamma / pt, neutral / pt, column, 0.0)
+        column = (
+            0 if kind == TRACK else (2 if kind == PHOTON else 1)
+        )  # isChHad, isNeuHad, isGamma stand in this order
+        good &= _write_row(
+            particles,
+            first + rank,
+            pt,
+            all_eta[j],
+            all_phi[j],
+            charged,
+            gamma / pt,
+            neutral / pt,
+            column,
+            0.0,
+        )
     return good
 
 
@@ -243,7 +290,11 @@ def _write_track_fields(
         j = listed[rank]
         if kind[j] == TRACK:
             i, row = source[j], first + rank
-            particles[row, _VERTEX], particles[row, _VERTEX + 1], particles[row, _VERTEX + 2] = x[i], y[i], z[i]
+            particles[row, _VERTEX], particles[row, _VERTEX + 1], particles[row, _VERTEX + 2] = (
+                x[i],
+                y[i],
+                z[i],
+            )
             particles[row, _CHARGE] = charge[i]
             good &= math.isfinite(x[i] + y[i] + z[i])
     return good
@@ -268,14 +319,20 @@ def _write_row(
     energy, px, py, pz = momentum(pt, eta, phi)
     particles[row, 0], particles[row, 1], particles[row, 2], particles[row, 3] = energy, px, py, pz
     particles[row, 4], particles[row, 5], particles[row, 6] = pt, eta, phi
-    particles[row, _ISO], particles[row, _ISO + 1], particles[row, _ISO + 2] = charged, gamma, neutral
+    particles[row, _ISO], particles[row, _ISO + 1], particles[row, _ISO + 2] = (
+        charged,
+        gamma,
+        neutral,
+    )
     particles[row, _KIND + kind] = 1.0
     particles[row, _CHARGE] = charge
     return math.isfinite(particles[row, 0]) and math.isfinite(charged + gamma + neutral)
 
 
 @cached_njit()
-def _fill_hlf(index: np.ndarray, c: Columns, chosen: Chosen, d: Definitions, hlf: np.ndarray) -> None:
+def _fill_hlf(
+    index: np.ndarray, c: Columns, chosen: Chosen, d: Definitions, hlf: np.ndarray
+) -> None:
     for k in range(len(index)):
         event = index[k]
         ht, n_jets, n_b_jets = 0.0, 0, 0
@@ -286,7 +343,10 @@ def _fill_hlf(index: np.ndarray, c: Columns, chosen: Chosen, d: Definitions, hlf
                 n_b_jets += c.jets.btag[i] > 0
         met, met_phi = 0.0, 0.0
         if c.met.offsets[event + 1] > c.met.offsets[event]:
-            met, met_phi = np.float64(c.met.met[c.met.offsets[event]]), np.float64(c.met.phi[c.met.offsets[event]])
+            met, met_phi = (
+                np.float64(c.met.met[c.met.offsets[event]]),
+                np.float64(c.met.phi[c.met.offsets[event]]),
+            )
         pt, eta, phi, charge = _lepton(event, c, chosen)
         mt = transverse_mass_squared(pt, phi, met, met_phi)
         iso = chosen.isolation[event]

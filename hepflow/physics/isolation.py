@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hepflow.compiled import cached_njit
 from hepflow.physics.definitions import Definitions
 from hepflow.physics.kinematics import TWO_PI, delta_phi, delta_r
+from hepflow.system.compiled import cached_njit
 
 CONE = 0.3
 """Cone radius (Nguyen et al., Comput. Softw. Big Sci. 3 (2019) 12, and the reference's PFIso)."""
@@ -74,7 +74,9 @@ def scratch(room: int) -> Scratch:
 
 
 @cached_njit()
-def around(eta: float, phi: float, n: int, s: Scratch, d: Definitions) -> tuple[float, float, float]:
+def around(
+    eta: float, phi: float, n: int, s: Scratch, d: Definitions
+) -> tuple[float, float, float]:
     """Sums of pT of the tracks, photons and neutral hadrons in the cone around a lepton, GeV.
 
     Parameters
@@ -88,7 +90,11 @@ def around(eta: float, phi: float, n: int, s: Scratch, d: Definitions) -> tuple[
         d_eta = eta - s.eta[j]
         d_phi = delta_phi(phi, s.phi[j]) if d.wrap_phi else phi - s.phi[j]
         if d_phi * d_phi + d_eta * d_eta < CONE * CONE:
-            if d.leave_self_out and s.kind[j] == TRACK and delta_r(eta, phi, s.eta[j], s.phi[j]) <= SAME_PLACE:
+            if (
+                d.leave_self_out
+                and s.kind[j] == TRACK
+                and delta_r(eta, phi, s.eta[j], s.phi[j]) <= SAME_PLACE
+            ):
                 continue
             sums[s.kind[j]] += s.pt[j]
     return sums[TRACK], sums[PHOTON], sums[HADRON]
@@ -106,7 +112,12 @@ def around_all(n: int, s: Scratch, wrap: bool) -> None:
     # arrays by name, and no call in the loops: taking them out of the tuple or passing it costs more than a pair does
     all_eta, all_phi, all_pt, all_kind = s.sorted_eta, s.sorted_phi, s.pt, s.kind
     starts, cells, order, sums = s.starts, s.cell, s.order, s.sums
-    tracks, photons, hadrons, before = s.sorted_pt[TRACK], s.sorted_pt[PHOTON], s.sorted_pt[HADRON], s.from_before
+    tracks, photons, hadrons, before = (
+        s.sorted_pt[TRACK],
+        s.sorted_pt[PHOTON],
+        s.sorted_pt[HADRON],
+        s.from_before,
+    )
     before[:, :n] = 0.0
     for i in range(n):
         own = order[i]
@@ -144,11 +155,15 @@ def _sort_into_cells(n: int, s: Scratch, wrap: bool) -> None:
     starts[:] = 0
     for j in range(n):
         phi[j] = delta_phi(s.phi[j], 0.0) if wrap else s.phi[j]
-        cell[j] = _cell((s.eta[j] + _ETA_EDGE) / _CELL_ETA, _N_ETA) * _N_PHI + _cell((phi[j] / TWO_PI + 0.5) * _N_PHI, _N_PHI)
+        cell[j] = _cell((s.eta[j] + _ETA_EDGE) / _CELL_ETA, _N_ETA) * _N_PHI + _cell(
+            (phi[j] / TWO_PI + 0.5) * _N_PHI, _N_PHI
+        )
         starts[cell[j] + 1] += 1
     for c in range(_N_CELLS):
         starts[c + 1] += starts[c]
-    for j in range(n - 1, -1, -1):  # fills each cell from its end: what was the end of a cell becomes its start
+    for j in range(
+        n - 1, -1, -1
+    ):  # fills each cell from its end: what was the end of a cell becomes its start
         starts[cell[j] + 1] -= 1
         order[starts[cell[j] + 1]] = j
     for c in range(_N_CELLS):

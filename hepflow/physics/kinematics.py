@@ -2,7 +2,7 @@
 
 import math
 
-from hepflow.compiled import cached_njit
+from hepflow.system.compiled import cached_njit
 
 TWO_PI = 2.0 * math.pi
 
@@ -32,7 +32,15 @@ def sinh(x: float) -> float:
         e = math.exp(abs(x))
         return math.copysign(0.5 * (e - 1.0 / e), x)
     q = x * x
-    return x * (1.0 + q / 6.0 * (1.0 + q / 20.0 * (1.0 + q / 42.0 * (1.0 + q / 72.0 * (1.0 + q / 110.0 * (1.0 + q / 156.0))))))
+    return x * (
+        1.0
+        + q
+        / 6.0
+        * (
+            1.0
+            + q / 20.0 * (1.0 + q / 42.0 * (1.0 + q / 72.0 * (1.0 + q / 110.0 * (1.0 + q / 156.0))))
+        )
+    )
 
 
 @cached_njit()
@@ -50,6 +58,8 @@ def delta_r(eta_a: float, phi_a: float, eta_b: float, phi_b: float) -> float:
 
 
 @cached_njit()
-def transverse_mass_squared(lepton_pt: float, lepton_phi: float, met: float, met_phi: float) -> float:
+def transverse_mass_squared(
+    lepton_pt: float, lepton_phi: float, met: float, met_phi: float
+) -> float:
     """Square of the transverse mass of lepton and missing momentum, ``2 pT MET (1 - cos dphi)``, GeV^2."""
     return 2.0 * lepton_pt * met * (1.0 - math.cos(lepton_phi - met_phi))

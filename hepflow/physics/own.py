@@ -36,7 +36,9 @@ def load(name: str | None) -> Physics:
     return compute if name is None else _resolve(name)[1]
 
 
-def names(name: str | None, definitions_name: str, no_events: ak.Array) -> tuple[tuple[Feature, ...], tuple[Feature, ...]]:
+def names(
+    name: str | None, definitions_name: str, no_events: ak.Array
+) -> tuple[tuple[Feature, ...], tuple[Feature, ...]]:
     """High-level and particle features that the physics makes, told from what it returns for ``no_events``."""
     if name is None:
         return hlf_features(definitions_name), PARTICLE
@@ -53,7 +55,10 @@ def identity(name: str | None) -> str:
         There is no such module or function.
     """
     if name is None:
-        sources = [inspect.getsource(module).encode() for module in (columns, definitions, features, isolation, kinematics, selection)]
+        sources = [
+            inspect.getsource(module).encode()
+            for module in (columns, definitions, features, isolation, kinematics, selection)
+        ]
         caps = repr((schema.MAX_TRACKS, schema.MAX_PHOTONS, schema.MAX_NEUTRALS)).encode()
         return f"{compute.__module__}:{compute.__name__}@{_hash(*sources, caps)}"
     module, _ = _resolve(name)
@@ -77,18 +82,26 @@ def check(made: FeatureSet, n_events: int, name: str) -> FeatureSet:
     }
     for field, (got, wanted) in expected.items():
         if got != wanted:
-            msg = f"{name}: {field} has the shape {got}, it should be {wanted} (see docs/own-physics.md)"
-            raise DataError(msg)
-    if made.offsets[0] != 0 or made.offsets[-1] != rows or (made.offsets[1:] < made.offsets[:-1]).any():
-        msg = f"{name}: offsets must run from 0 to the number of particles, {rows}, without falling (see docs/own-physics.md)"
-        raise DataError(msg)
+            raise DataError(
+                f"{name}: {field} has the shape {got}, it should be {wanted} (see docs/own-physics.md)"
+            )
+    if (
+        made.offsets[0] != 0
+        or made.offsets[-1] != rows
+        or (made.offsets[1:] < made.offsets[:-1]).any()
+    ):
+        raise DataError(
+            f"{name}: offsets must run from 0 to the number of particles, {rows}, without falling (see docs/own-physics.md)"
+        )
     if (made.index[1:] <= made.index[:-1]).any():
-        msg = f"{name}: index must increase, as no event may come twice (see docs/own-physics.md)"
-        raise DataError(msg)
+        raise DataError(
+            f"{name}: index must increase, as no event may come twice (see docs/own-physics.md)"
+        )
     accounted = kept + sum(made.rejected.values())
     if accounted != n_events or (kept and not 0 <= made.index.min() <= made.index.max() < n_events):
-        msg = f"{name}: {n_events} events in, but {kept} kept and {accounted - kept} rejected: none may get lost (see docs/own-physics.md)"
-        raise DataError(msg)
+        raise DataError(
+            f"{name}: {n_events} events in, but {kept} kept and {accounted - kept} rejected: none may get lost (see docs/own-physics.md)"
+        )
     return made
 
 
@@ -108,12 +121,12 @@ def _resolve(name: str) -> tuple[ModuleType, Physics]:
     try:
         module = import_module(module_name)
     except ImportError as error:
-        msg = f"physics: no module {module_name!r} ({error}). It is looked for in {here} and on the Python path."
-        raise ConfigError(msg) from error
+        raise ConfigError(
+            f"physics: no module {module_name!r} ({error}). It is looked for in {here} and on the Python path."
+        ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        msg = f"physics: {module_name} has no function {function_name!r}"
-        raise ConfigError(msg)
+        raise ConfigError(f"physics: {module_name} has no function {function_name!r}")
     return module, function
 
 

@@ -5,13 +5,13 @@ from typing import NamedTuple
 import awkward as ak
 import numpy as np
 
-from hepflow.compiled import cached_njit
 from hepflow.physics import isolation
 from hepflow.physics.columns import Columns, Leptons, Neutrals, columns
 from hepflow.physics.definitions import Definitions, named
 from hepflow.physics.isolation import HADRON, PHOTON, SAME_PLACE, TRACK, Scratch
 from hepflow.physics.kinematics import delta_r
 from hepflow.schema import MAX_NEUTRALS, MAX_PHOTONS, MAX_TRACKS
+from hepflow.system.compiled import cached_njit
 
 LEPTON_PT = 23.0
 """GeV, strict (the reference's selection)."""
@@ -104,7 +104,12 @@ def largest(c: Columns) -> int:
     """Candidates in the event that has most, before the cuts."""
     most = 0
     for i in range(len(c.tracks.offsets) - 1):
-        n = c.tracks.offsets[i + 1] - c.tracks.offsets[i] + c.photons.offsets[i + 1] - c.photons.offsets[i]
+        n = (
+            c.tracks.offsets[i + 1]
+            - c.tracks.offsets[i]
+            + c.photons.offsets[i + 1]
+            - c.photons.offsets[i]
+        )
         most = max(most, n + c.hadrons.offsets[i + 1] - c.hadrons.offsets[i])
     return most
 
@@ -115,7 +120,11 @@ def gather(event: int, c: Columns, s: Scratch) -> tuple[int, int, int]:
     n_tracks = 0
     for i in range(c.tracks.offsets[event], c.tracks.offsets[event + 1]):
         if c.tracks.pt[i] > TRACK_PT:
-            s.eta[n_tracks], s.phi[n_tracks], s.pt[n_tracks] = c.tracks.eta[i], c.tracks.phi[i], c.tracks.pt[i]
+            s.eta[n_tracks], s.phi[n_tracks], s.pt[n_tracks] = (
+                c.tracks.eta[i],
+                c.tracks.phi[i],
+                c.tracks.pt[i],
+            )
             s.kind[n_tracks], s.source[n_tracks] = TRACK, i
             n_tracks += 1
     n_photons = _gather_neutral(event, c.photons, PHOTON, n_tracks, s)
@@ -139,7 +148,10 @@ def mark_own_tracks(n_tracks: int, eta: float, phi: float, s: Scratch, mine: np.
     """Mark the tracks that are the lepton's; how many they are."""
     n_mine = 0
     for j in range(n_tracks):
-        mine[j] = abs(eta - s.eta[j]) <= SAME_PLACE and delta_r(eta, phi, s.eta[j], s.phi[j]) <= SAME_PLACE
+        mine[j] = (
+            abs(eta - s.eta[j]) <= SAME_PLACE
+            and delta_r(eta, phi, s.eta[j], s.phi[j]) <= SAME_PLACE
+        )
         n_mine += mine[j]
     return n_mine
 
@@ -162,7 +174,11 @@ def _choose(c: Columns, d: Definitions, chosen: Chosen) -> None:
             continue
         is_electron = mu < 0
         if ele >= 0 and mu >= 0:
-            is_electron = c.electrons.pt[ele] >= c.muons.pt[mu] if d.flavour_by_pt else c.electrons.eta[ele] > c.muons.eta[mu]
+            is_electron = (
+                c.electrons.pt[ele] >= c.muons.pt[mu]
+                if d.flavour_by_pt
+                else c.electrons.eta[ele] > c.muons.eta[mu]
+            )
         chosen.status[event] = PASSES
         chosen.is_electron[event] = is_electron
         chosen.source[event] = ele if is_electron else mu
@@ -171,7 +187,12 @@ def _choose(c: Columns, d: Definitions, chosen: Chosen) -> None:
         eta = c.electrons.eta[ele] if is_electron else c.muons.eta[mu]
         phi = c.electrons.phi[ele] if is_electron else c.muons.phi[mu]
         n_others = n_tracks - mark_own_tracks(n_tracks, np.float64(eta), np.float64(phi), s, mine)
-        chosen.n_particles[event] = 1 + min(n_others, MAX_TRACKS) + min(n_photons, MAX_PHOTONS) + min(n_hadrons, MAX_NEUTRALS)
+        chosen.n_particles[event] = (
+            1
+            + min(n_others, MAX_TRACKS)
+            + min(n_photons, MAX_PHOTONS)
+            + min(n_hadrons, MAX_NEUTRALS)
+        )
 
 
 @cached_njit()
@@ -181,19 +202,27 @@ def _isolate(c: Columns, leptons: Leptons, d: Definitions, relative: np.ndarray)
     for event in range(len(leptons.offsets) - 1):
         n = sum(gather(event, c, s))
         for i in range(leptons.offsets[event], leptons.offsets[event + 1]):
-            relative[i, TRACK], relative[i, PHOTON], relative[i, HADRON] = _isolation(leptons, i, n, s, d)
+            relative[i, TRACK], relative[i, PHOTON], relative[i, HADRON] = _isolation(
+                leptons, i, n, s, d
+            )
 
 
 @cached_njit()
-def _isolation(leptons: Leptons, i: int, n: int, s: Scratch, d: Definitions) -> tuple[float, float, float]:
+def _isolation(
+    leptons: Leptons, i: int, n: int, s: Scratch, d: Definitions
+) -> tuple[float, float, float]:
     """Charged, gamma and neutral sums around a lepton, over its pT."""
     pt = np.float64(leptons.pt[i])
-    charged, gamma, neutral = isolation.around(np.float64(leptons.eta[i]), np.float64(leptons.phi[i]), n, s, d)
+    charged, gamma, neutral = isolation.around(
+        np.float64(leptons.eta[i]), np.float64(leptons.phi[i]), n, s, d
+    )
     return charged / pt - (0.0 if d.leave_self_out else 1.0), gamma / pt, neutral / pt
 
 
 @cached_njit()
-def _best(event: int, leptons: Leptons, n: int, s: Scratch, d: Definitions) -> tuple[int, tuple[float, float, float], bool]:
+def _best(
+    event: int, leptons: Leptons, n: int, s: Scratch, d: Definitions
+) -> tuple[int, tuple[float, float, float], bool]:
     """Position of the flavour's lepton (-1: none isolated), its isolations, and whether any is above the threshold."""
     best, best_iso, any_above = -1, (0.0, 0.0, 0.0), False
     for i in range(leptons.offsets[event], leptons.offsets[event + 1]):

@@ -13,13 +13,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as pads
 
+from hepflow.data.ledger import Ledger, Lost
+from hepflow.data.output import refuse_to_replace
 from hepflow.errors import DataError
-from hepflow.files import read_json, refuse_to_replace, write_json
-from hepflow.ingest.splits import FileSplit
-from hepflow.ledger import Ledger, Lost
+from hepflow.reading.splits import FileSplit
 from hepflow.schema import SCORES_SCHEMA_VERSION
-from hepflow.score.reading import replaced
+from hepflow.score.inputs import replaced
 from hepflow.score.task import CLAIMS, RECORDS, Record
+from hepflow.system.files import read_json, write_json
 
 MANIFEST, CHECKPOINT = "_hepflow.json", "_checkpoint"
 
@@ -45,7 +46,14 @@ class ScoreFolder:
         It holds something else.
     """
 
-    def __init__(self, path: Path, about: dict[str, Any], *, overwrite: bool = False, retry_lost: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        about: dict[str, Any],
+        *,
+        overwrite: bool = False,
+        retry_lost: bool = False,
+    ) -> None:
         self.path, self.about = path, about
         self._require_own(overwrite)
         for name in (RECORDS, CLAIMS):
@@ -68,7 +76,12 @@ class ScoreFolder:
 
     def pending(self, splits: Sequence[FileSplit]) -> list[FileSplit]:
         """What is not done. Scores of files that have another content, or other shares, now are removed: new ones take their place."""
-        gone = [self.done.pop(split.key) for split in replaced(splits, [record.split for record in self.done.values() if record.split])]
+        gone = [
+            self.done.pop(split.key)
+            for split in replaced(
+                splits, [record.split for record in self.done.values() if record.split]
+            )
+        ]
         for record in gone:
             self._forget(record)
             self._release(record)
@@ -105,15 +118,18 @@ class ScoreFolder:
         path = self.path / MANIFEST
         if not path.is_file():
             if self.path.exists() and any(self.path.iterdir()):
-                msg = f"{self.path}: there is something here that is not scores of hepflow. Choose another output."
-                raise DataError(msg)
+                raise DataError(
+                    f"{self.path}: there is something here that is not scores of hepflow. Choose another output."
+                )
             return
         there = read_json(path)
         if there.get("key") != self.about["key"]:
             if not overwrite and any((self.path / RECORDS).glob("*.json")):
                 refuse_to_replace(self.path, "scores", _made_with(there), _made_with(self.about))
                 why = "hash of settings and format"  # such as a threshold in a digit that is not shown
-                refuse_to_replace(self.path, "scores", {why: there.get("key")}, {why: self.about["key"]})
+                refuse_to_replace(
+                    self.path, "scores", {why: there.get("key")}, {why: self.about["key"]}
+                )
             for name in (RECORDS, CLAIMS, CHECKPOINT):
                 shutil.rmtree(self.path / name, ignore_errors=True)
 
@@ -145,11 +161,20 @@ class ScoreFolder:
     def _release(self, record: Record) -> None:
         """Another file may have the events, once no share of this one is done."""
         claim = self.path / CLAIMS / str(record.uuid)
-        if claim.is_file() and claim.read_text() == record.name and all(other.uuid != record.uuid for other in self.done.values()):
+        if (
+            claim.is_file()
+            and claim.read_text() == record.name
+            and all(other.uuid != record.uuid for other in self.done.values())
+        ):
             claim.unlink()
 
     def _count(self) -> None:
-        records, self.done, self.ledger, self.accepted = list(self.done.values()), {}, Ledger(), Counter()
+        records, self.done, self.ledger, self.accepted = (
+            list(self.done.values()),
+            {},
+            Ledger(),
+            Counter(),
+        )
         for record in records:
             self.add(record)
 
@@ -161,7 +186,10 @@ def _made_with(about: Mapping[str, Any]) -> dict[str, str]:
     return {
         "model": f"{str(model.get('net')).rpartition('.')[2]} {model.get('hash')}",
         "physics": str(about.get("physics")),
-        "working points": ", ".join(f"{point['name']} at {point['threshold']:.4g}" for point in points) or "none",
+        "working points": ", ".join(
+            f"{point['name']} at {point['threshold']:.4g}" for point in points
+        )
+        or "none",
         "report": ", ".join(sorted({point["report"] for point in points})) or "none",
         "topic": about.get("topic") or "none",
         "tree": str(about.get("tree")),
@@ -184,6 +212,7 @@ def read_scores(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
     """
     files = sorted(str(file) for file in path.glob("*.parquet"))
     if not files:
-        msg = f"{path}: no scores here. Make some with `hepflow score --output {path}`."
-        raise DataError(msg)
-    return pads.dataset(files, format="parquet").to_table(columns=None if columns is None else list(columns))
+        raise DataError(f"{path}: no scores here. Make some with `hepflow score --output {path}`.")
+    return pads.dataset(files, format="parquet").to_table(
+        columns=None if columns is None else list(columns)
+    )

@@ -19,11 +19,11 @@ from types import FrameType
 
 from distributed import Client, Future, wait
 
-from hepflow.config_score import ScoreConfig
+from hepflow.config.score import ScoreConfig
 from hepflow.errors import DataError
-from hepflow.ingest.listing import list_files
-from hepflow.ingest.splits import FileSplit, plan
 from hepflow.models.drift import Spread
+from hepflow.reading.listing import list_files
+from hepflow.reading.splits import FileSplit, plan
 from hepflow.score.folder import ScoreFolder
 from hepflow.score.pool import outcome, submit, told
 from hepflow.score.task import Task
@@ -37,8 +37,16 @@ _WRITE_EVERY_S = 10.0
 class Stream:
     """What waits, what is in the workers' hands, and what is done."""
 
-    def __init__(self, config: ScoreConfig, folder: ScoreFolder, task: Task, client: Client, view: View) -> None:
-        self.config, self.folder, self.task, self.client, self.view = config, folder, task, client, view
+    def __init__(
+        self, config: ScoreConfig, folder: ScoreFolder, task: Task, client: Client, view: View
+    ) -> None:
+        self.config, self.folder, self.task, self.client, self.view = (
+            config,
+            folder,
+            task,
+            client,
+            view,
+        )
         self.waiting: dict[str, FileSplit] = {}
         self.in_flight: dict[Future, FileSplit] = {}
         self._before: set[FileSplit] = set()
@@ -52,7 +60,9 @@ class Stream:
         for split in found - self._before:
             self._seen.setdefault(split.key, now)
         busy = {split.key for split in self.in_flight.values()}
-        pending = self.folder.pending(sorted(found & self._before, key=lambda split: (split.file.version, split)))
+        pending = self.folder.pending(
+            sorted(found & self._before, key=lambda split: (split.file.version, split))
+        )
         self.waiting = {split.key: split for split in pending if split.key not in busy}
         self._before = found
 
@@ -64,7 +74,15 @@ class Stream:
         for future in [future for future in self.in_flight if future.done()]:
             record = outcome(future, self.in_flight.pop(future), self.task)
             self.folder.add(record)
-            self.view.add(record, [(time.monotonic() - self._seen.pop(record.key, time.monotonic()), max(record.n_in, 1))])
+            self.view.add(
+                record,
+                [
+                    (
+                        time.monotonic() - self._seen.pop(record.key, time.monotonic()),
+                        max(record.n_in, 1),
+                    )
+                ],
+            )
             if record.lost:
                 log.warning("quarantined %s", told(record.lost))
         self.view.waiting = len(self.waiting) + len(self.in_flight)
@@ -72,10 +90,16 @@ class Stream:
     @property
     def idle(self) -> bool:
         """Whether nothing is left to do at the moment, of what has settled or is about to."""
-        return not self.waiting and not self.in_flight and all(split.key in self.folder.done for split in self._before)
+        return (
+            not self.waiting
+            and not self.in_flight
+            and all(split.key in self.folder.done for split in self._before)
+        )
 
 
-def run(config: ScoreConfig, folder: ScoreFolder, task: Task, spread: Spread | None, client: Client) -> None:
+def run(
+    config: ScoreConfig, folder: ScoreFolder, task: Task, spread: Spread | None, client: Client
+) -> None:
     """Score what arrives, until interrupted, or until nothing has arrived for ``idle_stop_s`` seconds.
 
     Raises
@@ -90,7 +114,9 @@ def run(config: ScoreConfig, folder: ScoreFolder, task: Task, spread: Spread | N
     looked = written = busy = time.monotonic()
     try:
         with terminated(), shown(view) as tick:
-            while not (config.idle_stop_s and stream.idle and time.monotonic() - busy > config.idle_stop_s):
+            while not (
+                config.idle_stop_s and stream.idle and time.monotonic() - busy > config.idle_stop_s
+            ):
                 stream.work()
                 tick()
                 now = time.monotonic()

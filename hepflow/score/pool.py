@@ -5,10 +5,11 @@ from concurrent.futures import CancelledError
 
 from distributed import Client, Future, KilledWorker
 
-from hepflow.ingest.splits import FileSplit
-from hepflow.ledger import Lost, counted
+from hepflow.data.ledger import Lost
 from hepflow.physics import own
+from hepflow.reading.splits import FileSplit
 from hepflow.score.task import WORKER_DIED, Record, Task, score_share
+from hepflow.system.terminal import counted
 
 
 def upload(client: Client, task: Task) -> None:
@@ -28,12 +29,22 @@ def outcome(future: Future, split: FileSplit, task: Task) -> Record:
     try:
         record: Record = future.result()
     except (KilledWorker, CancelledError):
-        record = Record(split.key, split.file.name, split, lost=(Lost(split.file.name, WORKER_DIED),), transient=True).write(task.output)
+        record = Record(
+            split.key,
+            split.file.name,
+            split,
+            lost=(Lost(split.file.name, WORKER_DIED),),
+            transient=True,
+        ).write(task.output)
     return record
 
 
 def told(lost: Sequence[Lost]) -> str:
     """What was lost of one file or message, in words."""
     n_lost = sum(item.events or 0 for item in lost)
-    events = "an unknown number of events" if any(item.events is None for item in lost) else counted(n_lost, "event")
+    events = (
+        "an unknown number of events"
+        if any(item.events is None for item in lost)
+        else counted(n_lost, "event")
+    )
     return f"{lost[0].file}, {events} lost: {'; '.join(item.reason for item in lost)}"

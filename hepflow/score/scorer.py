@@ -2,7 +2,7 @@
 
 >>> from hepflow.score.scorer import Scorer
 >>> scorer = Scorer(Path("runs/inclusive/model.onnx"))
->>> scores = scorer.score(events)  # awkward records, as `hepflow.ingest` reads them and `hepflow.fragments` does
+>>> scores = scorer.score(events)  # awkward records, as `hepflow.ingest` reads them and `hepflow.data.events` does
 >>> scores.probabilities[scores.selected]
 
 Nothing of it depends on the other events of a call, but for rounding in the last bits of a logit.
@@ -17,22 +17,21 @@ from typing import Any
 import awkward as ak
 import numpy as np
 
-from hepflow.blocks import EventBlock
+from hepflow.data.blocks import EventBlock
+from hepflow.data.events import empty_events
+from hepflow.data.predictions import softmax
+from hepflow.data.store import EventStore
 from hepflow.errors import DataError
-from hepflow.fragments import empty_events
-from hepflow.ingest import skim
-from hepflow.ingest.fragment import NOT_FINITE
-from hepflow.models.exported import OnnxNet
 from hepflow.models.inputs import Inputs, words
+from hepflow.models.onnx_net import OnnxNet
 from hepflow.models.order import pad, reading_order
-from hepflow.physics import own
+from hepflow.physics import own, skim
 from hepflow.physics.columns import Columns, columns
 from hepflow.physics.features import FeatureSet, compute_columns
 from hepflow.physics.selection import REASONS
-from hepflow.predictions import softmax
+from hepflow.physics.skim import NOT_FINITE
 from hepflow.schema import COLLECTIONS
 from hepflow.score.working_points import WorkingPoint
-from hepflow.store import EventStore
 
 log = logging.getLogger(__name__)
 
@@ -128,12 +127,18 @@ class Scorer:
         _require_collections(events)
         events = ak.to_packed(events[list(COLLECTIONS)])
         finite = skim.is_finite(events) if len(events) else np.empty(0, bool)
-        if self.physics is None:  # its selection asks for the lepton, and leaves out the soft particles, by itself
+        if (
+            self.physics is None
+        ):  # its selection asks for the lepton, and leaves out the soft particles, by itself
             return self._score_columns(columns(events), finite)
         oversized = _n_candidates(columns(events)) > MAX_CANDIDATES
         ready = finite & ~oversized & skim.has_lepton(events)
         skipped = np.select([~finite, oversized], [NOT_FINITE, OVERSIZED], skim.NO_LEPTON)
-        features = own.check(self._physics(skim.drop_soft(events[ready]), self.inputs.definitions), int(ready.sum()), self.physics)
+        features = own.check(
+            self._physics(skim.drop_soft(events[ready]), self.inputs.definitions),
+            int(ready.sum()),
+            self.physics,
+        )
         return self._finish(features, ready, skipped)
 
     def score_columns(self, flat: Columns) -> Scores:
@@ -149,7 +154,11 @@ class Scorer:
         for column in flat:
             for values in column[1:]:
                 if values.dtype.kind == "f" and not np.isfinite(values).all():
-                    finite[np.repeat(np.arange(n_events), np.diff(column.offsets))[~np.isfinite(values)]] = False
+                    finite[
+                        np.repeat(np.arange(n_events), np.diff(column.offsets))[
+                            ~np.isfinite(values)
+                        ]
+                    ] = False
         return self._score_columns(flat, finite)
 
     def _score_columns(self, flat: Columns, finite: np.ndarray) -> Scores:
@@ -157,7 +166,11 @@ class Scorer:
         ready = finite & ~oversized
         skipped = np.where(finite, OVERSIZED, NOT_FINITE)
         chosen = flat if ready.all() else _rows(flat, ready)
-        return self._finish(compute_columns(chosen, self.inputs.definitions, particles=self._reads_particles), ready, skipped)
+        return self._finish(
+            compute_columns(chosen, self.inputs.definitions, particles=self._reads_particles),
+            ready,
+            skipped,
+        )
 
     def _finish(self, features: FeatureSet, ready: np.ndarray, skipped: np.ndarray) -> Scores:
         """Scores of all events, from the features of those that were ``ready`` for them."""
@@ -180,32 +193,50 @@ class Scorer:
         logits = np.empty((n, len(self.inputs.classes)), dtype=np.float32)
         if not self._reads_particles:
             for start in range(0, n, BATCH_HLF):
-                logits[start : start + BATCH_HLF] = self.net.logits({"hlf": features.hlf[start : start + BATCH_HLF]})
+                logits[start : start + BATCH_HLF] = self.net.logits(
+                    {"hlf": features.hlf[start : start + BATCH_HLF]}
+                )
             return logits
-        block = EventBlock(features.hlf, features.particles, features.offsets, np.zeros(n, np.int8), features.index)
+        block = EventBlock(
+            features.hlf, features.particles, features.offsets, np.zeros(n, np.int8), features.index
+        )
         order = reading_order(block, self.inputs.particles, self.inputs.order)
         particles = features.particles if order is None else features.particles[order]
         by_length = np.argsort(np.diff(features.offsets), kind="stable")
         for start in range(0, n, BATCH):
             rows = by_length[start : start + BATCH]
-            padded, lengths = pad([particles[features.offsets[i] : features.offsets[i + 1]] for i in rows])
-            logits[rows] = self.net.logits({"hlf": features.hlf[rows], "particles": padded, "lengths": lengths})
+            padded, lengths = pad(
+                [particles[features.offsets[i] : features.offsets[i + 1]] for i in rows]
+            )
+            logits[rows] = self.net.logits(
+                {"hlf": features.hlf[rows], "particles": padded, "lengths": lengths}
+            )
         return logits
 
     def _require_same_physics(self, model: Path) -> None:
         """Refuse a net that was trained on the features of other physics."""
         made = own.names(self.physics, self.inputs.definitions, empty_events())
-        for what, wanted, there in zip(("hlf", "particles"), (self.inputs.hlf, self.inputs.particles), made, strict=True):
+        for what, wanted, there in zip(
+            ("hlf", "particles"), (self.inputs.hlf, self.inputs.particles), made, strict=True
+        ):
             names = tuple(feature.name for feature in there)
             if names != wanted:
-                msg = f"{model}: made for {what} {words(wanted)}, this physics makes {words(names)}. Name its own by --physics."
-                raise DataError(msg)
-        trained, used = (identity.partition("@") for identity in (self.net.physics, self.physics_identity))
+                raise DataError(
+                    f"{model}: made for {what} {words(wanted)}, this physics makes {words(names)}. Name its own by --physics."
+                )
+        trained, used = (
+            identity.partition("@") for identity in (self.net.physics, self.physics_identity)
+        )
         if trained[0] and trained[0] != used[0]:
-            msg = f"{model}: trained on the features of {trained[0]}, not of {used[0]}. Name the one of its training by --physics."
-            raise DataError(msg)
+            raise DataError(
+                f"{model}: trained on the features of {trained[0]}, not of {used[0]}. Name the one of its training by --physics."
+            )
         if trained[2] and trained[2] != used[2]:
-            log.warning("%s: the sources of %s have changed since its training; scores may differ from its test", model, used[0])
+            log.warning(
+                "%s: the sources of %s have changed since its training; scores may differ from its test",
+                model,
+                used[0],
+            )
 
 
 def _require_same_store(store: EventStore, inputs: Inputs, model: Path) -> None:
@@ -217,15 +248,17 @@ def _require_same_store(store: EventStore, inputs: Inputs, model: Path) -> None:
             mine, theirs = (np.asarray(side.statistics[what][name]) for side in (inputs, wanted))
             if not np.allclose(mine, theirs, rtol=1e-6, atol=1e-9):
                 worst = getattr(inputs, what)[int(np.argmax(np.abs(mine - theirs)))]
-                msg = f"{model}: its normalisation ({name} of {worst} in {what}) is not that of {store.path}. Give its own store."
-                raise DataError(msg)
+                raise DataError(
+                    f"{model}: its normalisation ({name} of {worst} in {what}) is not that of {store.path}. Give its own store."
+                )
 
 
 def _require_collections(events: ak.Array) -> None:
     missing = [name for name in COLLECTIONS if name not in events.fields]
     if missing:
-        msg = f"the events have no collection {missing[0]!r}, only {', '.join(events.fields)}. Scoring needs {', '.join(COLLECTIONS)}."
-        raise DataError(msg)
+        raise DataError(
+            f"the events have no collection {missing[0]!r}, only {', '.join(events.fields)}. Scoring needs {', '.join(COLLECTIONS)}."
+        )
 
 
 def _why(features: FeatureSet, n_events: int, ready: np.ndarray) -> np.ndarray:

@@ -21,15 +21,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hepflow.data.ledger import Ledger, Lost
 from hepflow.errors import DataError
-from hepflow.files import write_json
-from hepflow.ingest.fragment import NOT_FINITE
-from hepflow.ingest.share import Access
-from hepflow.ingest.splits import FileSplit, SourceFile
-from hepflow.ledger import Ledger, Lost
-from hepflow.score.reading import reader_of
+from hepflow.physics.skim import NOT_FINITE
+from hepflow.reading.share import Access
+from hepflow.reading.splits import FileSplit, SourceFile
+from hepflow.score.inputs import reader_of
 from hepflow.score.scorer import Scorer, Scores
 from hepflow.score.working_points import WorkingPoint
+from hepflow.system.files import write_json
 
 RECORDS, CLAIMS = "_records", "_claims"
 WORKER_DIED = "the workers died whenever they read this file"
@@ -92,8 +92,13 @@ class Record:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """From plain types."""
-        split = data["split"] and FileSplit(SourceFile(**data["split"]["file"]), data["split"]["index"], data["split"]["count"])
-        lost, histograms = tuple(Lost(**item) for item in data["lost"]), tuple(tuple(row) for row in data["histograms"])
+        split = data["split"] and FileSplit(
+            SourceFile(**data["split"]["file"]), data["split"]["index"], data["split"]["count"]
+        )
+        lost, histograms = (
+            tuple(Lost(**item) for item in data["lost"]),
+            tuple(tuple(row) for row in data["histograms"]),
+        )
         return cls(**{**data, "split": split, "lost": lost, "histograms": histograms})
 
 
@@ -125,7 +130,11 @@ class Tally:
         self._accepted += scores.accepted.sum(axis=0)
         if self.scorer.net.spread is not None:
             found = self.scorer.net.spread.count(scores.hlf)
-            self.histograms = [a + b for a, b in zip(self.histograms, found, strict=True)] if self.histograms else found
+            self.histograms = (
+                [a + b for a, b in zip(self.histograms, found, strict=True)]
+                if self.histograms
+                else found
+            )
 
     @property
     def counts(self) -> dict[str, Any]:
@@ -133,7 +142,10 @@ class Tally:
         return {
             "n_out": self.n_out,
             "rejected": dict(sorted(self.rejected.items())),
-            "accepted": {point.stream: int(n) for point, n in zip(self.scorer.working_points, self._accepted, strict=True)},
+            "accepted": {
+                point.stream: int(n)
+                for point, n in zip(self.scorer.working_points, self._accepted, strict=True)
+            },
             "histograms": tuple(tuple(counts.tolist()) for counts in self.histograms),
         }
 
@@ -167,7 +179,9 @@ def score_share(split: FileSplit, task: Task) -> Record:
         name=name,
         split=split,
         uuid=reader.uuid.hex() if reader.uuid else None,
-        fragment=write_scores(tally.tables, f"{PurePosixPath(name).stem}-{split.index:04d}-{split.key}", task),
+        fragment=write_scores(
+            tally.tables, f"{PurePosixPath(name).stem}-{split.index:04d}-{split.key}", task
+        ),
         n_in=reader.stop - reader.start,
         lost=tuple(Lost(name, reason, n) for reason, n in reasons.items()),
         transient=reader.transient,
@@ -192,22 +206,38 @@ def claim(output: Path, identity: bytes, name: str) -> str:
 
 def schema(classes: tuple[str, ...], working_points: tuple[WorkingPoint, ...]) -> pa.Schema:
     """Columns of the scores (docs/scoring.md)."""
-    fields = [pa.field("event_id", pa.int64(), nullable=False), pa.field("file", pa.string(), nullable=False)]
-    fields += [pa.field("entry", pa.int64(), nullable=False), pa.field("selected", pa.bool_(), nullable=False)]
+    fields = [
+        pa.field("event_id", pa.int64(), nullable=False),
+        pa.field("file", pa.string(), nullable=False),
+    ]
+    fields += [
+        pa.field("entry", pa.int64(), nullable=False),
+        pa.field("selected", pa.bool_(), nullable=False),
+    ]
     fields += [pa.field("reason", pa.string()), pa.field("decision", pa.bool_())]
     fields += [pa.field(f"accept_{point.stream}", pa.bool_()) for point in working_points]
-    return pa.schema(fields + [pa.field(f"{what}_{name}", pa.float32()) for what in ("p", "logit") for name in classes])
+    return pa.schema(
+        fields
+        + [pa.field(f"{what}_{name}", pa.float32()) for what in ("p", "logit") for name in classes]
+    )
 
 
 def _table(scores: Scores, identity: Mapping[str, pa.Array], scorer: Scorer) -> pa.Table:
     selected = scores.selected
     points, classes = scorer.working_points, scorer.inputs.classes
-    columns: dict[str, Any] = {**identity, "selected": selected, "reason": pa.array(scores.reason, pa.string(), mask=selected)}
+    columns: dict[str, Any] = {
+        **identity,
+        "selected": selected,
+        "reason": pa.array(scores.reason, pa.string(), mask=selected),
+    }
     # without a working point nobody has said what to do with an event that has a score
     columns["decision"] = pa.array(scores.accepted.any(axis=1), mask=selected & (len(points) == 0))
     columns |= {f"accept_{point.stream}": scores.accepted[:, i] for i, point in enumerate(points)}
     for what, values in (("p", scores.probabilities), ("logit", scores.logits)):
-        columns |= {f"{what}_{name}": pa.array(values[:, i].astype(np.float32), mask=~selected) for i, name in enumerate(classes)}
+        columns |= {
+            f"{what}_{name}": pa.array(values[:, i].astype(np.float32), mask=~selected)
+            for i, name in enumerate(classes)
+        }
     return pa.table(columns, schema=schema(classes, points))
 
 
@@ -238,9 +268,12 @@ def scorer_of(task: Task) -> Scorer:
 
 
 @lru_cache(maxsize=1)
-def _scorer(model: Path, identity: str, physics: str | None, working_points: tuple[WorkingPoint, ...]) -> Scorer:
+def _scorer(
+    model: Path, identity: str, physics: str | None, working_points: tuple[WorkingPoint, ...]
+) -> Scorer:
     scorer = Scorer(model, physics, working_points=working_points)
     if scorer.net.identity != identity:
-        msg = f"{model}: it has changed since this run began. Run the same command again."
-        raise DataError(msg)
+        raise DataError(
+            f"{model}: it has changed since this run began. Run the same command again."
+        )
     return scorer

@@ -13,13 +13,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hepflow.config_score import ScoreConfig
+from hepflow.config.score import ScoreConfig
 from hepflow.errors import ConfigError
 from hepflow.models.drift import Spread
 from hepflow.score.folder import ScoreFolder
 from hepflow.score.task import Record
 from hepflow.score.working_points import WorkingPoint
-from hepflow.terminal import MESSAGES
+from hepflow.system.terminal import MESSAGES
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,13 @@ class View:
     folder : ScoreFolder
     """
 
-    def __init__(self, config: ScoreConfig, working_points: Sequence[WorkingPoint], spread: Spread | None, folder: ScoreFolder) -> None:
+    def __init__(
+        self,
+        config: ScoreConfig,
+        working_points: Sequence[WorkingPoint],
+        spread: Spread | None,
+        folder: ScoreFolder,
+    ) -> None:
         self.config, self.spread, self.folder = config, spread, folder
         self.streams = [point.stream for point in working_points]
         self.waiting = 0
@@ -65,7 +71,10 @@ class View:
         self._latency.extend(latencies)
         if record.histograms:
             self._window.append(record)
-            while sum(held.n_out for held in self._window) - self._window[0].n_out >= self.config.drift_events:
+            while (
+                sum(held.n_out for held in self._window) - self._window[0].n_out
+                >= self.config.drift_events
+            ):
                 self._window.popleft()
             self._judge()
 
@@ -75,7 +84,10 @@ class View:
         while self._recent and now - self._recent[0].at > RATE_WINDOW_S:
             self._recent.popleft()
         seconds = max(min(now - self._started, RATE_WINDOW_S), 1e-9)
-        kept = {name: sum(item.record.accepted.get(name, 0) for item in self._recent) / seconds for name in self.streams}
+        kept = {
+            name: sum(item.record.accepted.get(name, 0) for item in self._recent) / seconds
+            for name in self.streams
+        }
         return sum(item.record.n_in for item in self._recent) / seconds, kept
 
     def latency(self) -> tuple[float, float]:
@@ -85,22 +97,36 @@ class View:
         values, weights = np.array(self._latency).T
         order = np.argsort(values)
         share = np.cumsum(weights[order]) / weights.sum()
-        return tuple(float(values[order][min(np.searchsorted(share, q), len(values) - 1)]) for q in (0.5, 0.99))  # type: ignore[return-value]
+        return tuple(
+            float(values[order][min(np.searchsorted(share, q), len(values) - 1)])
+            for q in (0.5, 0.99)
+        )  # type: ignore[return-value]
 
     def drift(self) -> dict[str, tuple[float, float]]:
         """Feature -> its distance from the training events (PSI), and how much of that is chance, over the last events."""
         if self.spread is None or not self._window:
             return {}
-        sums = [np.sum(rows, axis=0) for rows in zip(*(record.histograms for record in self._window), strict=True)]
+        sums = [
+            np.sum(rows, axis=0)
+            for rows in zip(*(record.histograms for record in self._window), strict=True)
+        ]
         psi, chance = self.spread.distance(sums, self._mix)
-        return {name: (float(a), float(b)) for name, a, b in zip(self._names, psi, chance, strict=True)}
+        return {
+            name: (float(a), float(b)) for name, a, b in zip(self._names, psi, chance, strict=True)
+        }
 
     def line(self) -> str:
         """Everything in a line, for a log."""
         rate, kept = self.rates()
         p50, p99 = self.latency()
         streams = "".join(f", {name} keeps {value:,.1f}/s" for name, value in kept.items())
-        drift = f"drift of {', '.join(sorted(self.alarms))}" if self.alarms else "no drift" if self.spread else "drift unknown"
+        drift = (
+            f"drift of {', '.join(sorted(self.alarms))}"
+            if self.alarms
+            else "no drift"
+            if self.spread
+            else "drift unknown"
+        )
         batches, unit = self.units
         done = f"{self.folder.n_files:,} {batches} done, {self.waiting:,} {unit} waiting, {len(self.folder.lost)} quarantined"
         return f"{rate:,.1f} events/s in{streams}; latency p50 {p50:.2f} s, p99 {p99:.2f} s; {done}; {drift}"
@@ -113,7 +139,13 @@ class View:
             self._logged = now
 
     def __rich__(self) -> Group:
-        table = Table("feature", "PSI", "alarm above", "", title=f"drift from the training, last {self.config.drift_events:,} events")
+        table = Table(
+            "feature",
+            "PSI",
+            "alarm above",
+            "",
+            title=f"drift from the training, last {self.config.drift_events:,} events",
+        )
         for name, (psi, chance) in sorted(self.drift().items(), key=lambda item: -item[1][0]):
             mark = Text("ALARM", "bold red") if name in self.alarms else Text("")
             table.add_row(name, f"{psi:.3f}", f"{self.config.drift_alarm + chance:.3f}", mark)
@@ -121,9 +153,17 @@ class View:
 
     def _judge(self) -> None:
         """Tell when a feature begins to drift, and when it is back."""
-        now = {name for name, (psi, chance) in self.drift().items() if psi > self.config.drift_alarm + chance}
+        now = {
+            name
+            for name, (psi, chance) in self.drift().items()
+            if psi > self.config.drift_alarm + chance
+        }
         for name in sorted(now - self.alarms):
-            log.warning("ALARM: %s has drifted from the training events (PSI %.3f)", name, self.drift()[name][0])
+            log.warning(
+                "ALARM: %s has drifted from the training events (PSI %.3f)",
+                name,
+                self.drift()[name][0],
+            )
         for name in sorted(self.alarms - now):
             log.info("%s is back where it was in the training", name)
         self.alarms = now
@@ -143,6 +183,7 @@ def _mix(config: ScoreConfig, classes: Sequence[str]) -> np.ndarray | None:
     if not config.mix:
         return None
     if set(config.mix) != set(classes) or sum(config.mix.values()) <= 0:
-        msg = f"mix must name every class ({', '.join(classes)}) and hold more than nothing, got {dict(config.mix)}"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"mix must name every class ({', '.join(classes)}) and hold more than nothing, got {dict(config.mix)}"
+        )
     return np.array([config.mix[name] for name in classes])

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from hepflow.errors import ConfigError, DataError, HepflowError
-from hepflow.evaluate.metrics import log_odds
-from hepflow.files import read_json
-from hepflow.models.exported import OnnxNet
 from hepflow.models.inputs import Inputs
+from hepflow.models.onnx_net import OnnxNet
 from hepflow.schema import METRICS_SCHEMA_VERSION
+from hepflow.statistics.metrics import log_odds
+from hepflow.system.files import read_json
 
 METRICS = "metrics.json"
 
@@ -70,8 +70,9 @@ def resolve(asked: str, report: Path, net: OnnxNet) -> tuple[WorkingPoint, ...]:
     measured = _of_model(metrics, report, net)
     points = tuple(_resolve(name, metrics, measured, net.inputs) for name in names)
     if len({point.stream for point in points}) < len(points):
-        msg = f"working_point {asked!r}: a selection may be there once, each makes a column of its name"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"working_point {asked!r}: a selection may be there once, each makes a column of its name"
+        )
     return points
 
 
@@ -80,13 +81,13 @@ def _metrics(report: Path) -> Mapping[str, Any]:
     try:
         metrics: Mapping[str, Any] = read_json(path)
     except (OSError, HepflowError) as error:
-        msg = (
+        raise DataError(
             f"{path}: no readable report to take the working point from ({error}). Make one with `hepflow evaluate --output {path.parent}`."
-        )
-        raise DataError(msg) from error
+        ) from error
     if metrics.get("schema_version") != METRICS_SCHEMA_VERSION:
-        msg = f"{path}: report of schema version {metrics.get('schema_version')}, this hepflow reads {METRICS_SCHEMA_VERSION}."
-        raise DataError(msg)
+        raise DataError(
+            f"{path}: report of schema version {metrics.get('schema_version')}, this hepflow reads {METRICS_SCHEMA_VERSION}."
+        )
     return metrics
 
 
@@ -95,38 +96,57 @@ def _of_model(metrics: Mapping[str, Any], report: Path, net: OnnxNet) -> Mapping
     run = net.path.absolute().parent.name
     measured: Mapping[str, Any] | None = metrics["models"].get(run)
     if measured is None:
-        msg = f"{report}: no model {run!r} in it, only {', '.join(metrics['models'])}. A threshold is one model's: evaluate this run."
-        raise DataError(msg)
+        raise DataError(
+            f"{report}: no model {run!r} in it, only {', '.join(metrics['models'])}. A threshold is one model's: evaluate this run."
+        )
     inputs, provenance = net.inputs, measured["provenance"]
     if tuple(metrics["classes"]) != inputs.classes or provenance.get("store") != inputs.provenance:
-        msg = (
+        raise DataError(
             f"{report}: its {run!r} was made for other classes or another feature store than {net.path} "
             f"({provenance.get('store')}, not {inputs.provenance}). Evaluate this run again."
         )
-        raise DataError(msg)
     if net.weights and provenance.get("weights", net.weights) != net.weights:
-        msg = f"the report {report} is of an earlier training of {run}, or of another of its checkpoints; run `hepflow evaluate` again"
-        raise DataError(msg)
+        raise DataError(
+            f"the report {report} is of an earlier training of {run}, or of another of its checkpoints; run `hepflow evaluate` again"
+        )
     return measured
 
 
-def _resolve(name: str, metrics: Mapping[str, Any], measured: Mapping[str, Any], inputs: Inputs) -> WorkingPoint:
+def _resolve(
+    name: str, metrics: Mapping[str, Any], measured: Mapping[str, Any], inputs: Inputs
+) -> WorkingPoint:
     choice, _, number = name.partition("@")
     try:
         target = float(number)
     except ValueError as error:
-        msg = f"working_point must be SELECTION@EFFICIENCY, such as {inputs.classes[-1]}@0.99, got {name!r}"
-        raise ConfigError(msg) from error
-    selection = next((key for key in (choice, f"{choice}_vs_rest") if key in metrics["selections"]), None)
+        raise ConfigError(
+            f"working_point must be SELECTION@EFFICIENCY, such as {inputs.classes[-1]}@0.99, got {name!r}"
+        ) from error
+    selection = next(
+        (key for key in (choice, f"{choice}_vs_rest") if key in metrics["selections"]), None
+    )
     if selection is None:
-        msg = f"working_point {name!r}: the report has no selection {choice!r}, only {', '.join([*inputs.classes, *metrics['selections']])}"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"working_point {name!r}: the report has no selection {choice!r}, only {', '.join([*inputs.classes, *metrics['selections']])}"
+        )
     points = measured["selections"][selection]["working_points"]
     point = next((point for point in points if abs(point["target"] - target) < 1e-9), None)
     if point is None:
         targets = ", ".join(str(point["target"]) for point in points)
-        msg = f"working_point {name!r}: the report has the efficiencies {targets}; for others run `hepflow evaluate --targets=[{number}]`"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"working_point {name!r}: the report has the efficiencies {targets}; for others run `hepflow evaluate --targets=[{number}]`"
+        )
     of = metrics["selections"][selection]
-    signal, background = (tuple(inputs.classes.index(member) for member in of[side]) for side in ("signal", "background"))
-    return WorkingPoint(name, selection, target, signal, background, float(point["threshold"]), str(metrics["inputs"]))
+    signal, background = (
+        tuple(inputs.classes.index(member) for member in of[side])
+        for side in ("signal", "background")
+    )
+    return WorkingPoint(
+        name,
+        selection,
+        target,
+        signal,
+        background,
+        float(point["threshold"]),
+        str(metrics["inputs"]),
+    )

@@ -7,8 +7,54 @@ modules BTaggingLoose, -Medium and -Tight: bits 0, 1 and 2 of ``Jet.BTag``. Jets
 from hepflow.simulate.card import INF, Table, flat, table
 
 MIN_PT = 20.0
-_BARREL = (30, 40, 50, 60, 70, 80, 90, 100, 120, 140, 160, 180, 200, 250, 300, 350, 400, 500, 600, 700, 800, 1000, 1400, 2000)
-_MIDDLE = (30, 40, 50, 60, 70, 80, 90, 100, 120, 140, 160, 180, 200, 250, 300, 350, 400, 500, 600, 3000)
+_BARREL = (
+    30,
+    40,
+    50,
+    60,
+    70,
+    80,
+    90,
+    100,
+    120,
+    140,
+    160,
+    180,
+    200,
+    250,
+    300,
+    350,
+    400,
+    500,
+    600,
+    700,
+    800,
+    1000,
+    1400,
+    2000,
+)
+_MIDDLE = (
+    30,
+    40,
+    50,
+    60,
+    70,
+    80,
+    90,
+    100,
+    120,
+    140,
+    160,
+    180,
+    200,
+    250,
+    300,
+    350,
+    400,
+    500,
+    600,
+    3000,
+)
 _FORWARD = (30, 40, 50, 60, 70, 80, 90, 100, 120, 140, 160, 180, 200, 250, 350, 3000)
 _SLICES = ((1.8, _BARREL), (2.4, _MIDDLE), (3.0, _FORWARD), (3.4, _FORWARD))
 
@@ -17,7 +63,10 @@ def _heavy(*rows: str) -> Table:
     """Efficiencies in the four slices of |eta|, in bins of pT from 20 GeV up."""
     slices = []
     for (eta, edges), values in zip(_SLICES, rows, strict=True):
-        bins = [(float(edge), float(value), 0.0) for edge, value in zip(edges, values.split(), strict=True)]
+        bins = [
+            (float(edge), float(value), 0.0)
+            for edge, value in zip(edges, values.split(), strict=True)
+        ]
         slices.append((eta, [(MIN_PT, 0.0, 0.0), *bins]))
     return table(slices)
 

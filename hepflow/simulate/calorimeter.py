@@ -36,15 +36,33 @@ class EnergyFlow(NamedTuple):
 
 
 def _calorimeter(
-    towers: Towers, resolution: Resolution, min_energy: float, shares: Mapping[int, float], default_share: float
+    towers: Towers,
+    resolution: Resolution,
+    min_energy: float,
+    shares: Mapping[int, float],
+    default_share: float,
 ) -> Calorimeter:
     species = np.array(sorted(shares))
     values = np.array([shares[kind] for kind in sorted(shares)])
-    return Calorimeter(towers, resolution, min_energy, card.MIN_SIGNIFICANCE, species, values, default_share)
+    return Calorimeter(
+        towers, resolution, min_energy, card.MIN_SIGNIFICANCE, species, values, default_share
+    )
 
 
-ECAL = _calorimeter(card.ECAL_TOWERS, card.ECAL_RESOLUTION, card.ECAL_MIN_ENERGY, card.ECAL_FRACTION, card.ECAL_DEFAULT)
-HCAL = _calorimeter(card.HCAL_TOWERS, card.HCAL_RESOLUTION, card.HCAL_MIN_ENERGY, card.HCAL_FRACTION, card.HCAL_DEFAULT)
+ECAL = _calorimeter(
+    card.ECAL_TOWERS,
+    card.ECAL_RESOLUTION,
+    card.ECAL_MIN_ENERGY,
+    card.ECAL_FRACTION,
+    card.ECAL_DEFAULT,
+)
+HCAL = _calorimeter(
+    card.HCAL_TOWERS,
+    card.HCAL_RESOLUTION,
+    card.HCAL_MIN_ENERGY,
+    card.HCAL_FRACTION,
+    card.HCAL_DEFAULT,
+)
 
 
 def tower_index(towers: Towers, eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
@@ -53,7 +71,9 @@ def tower_index(towers: Towers, eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
     inside = (row >= 0) & (row < len(towers.n_phi))  # NaN sorts last
     row = np.where(inside, row, 0)
     n_phi = towers.n_phi[row]
-    column = np.ceil((np.where(inside, phi, 0.0) + np.pi) * n_phi / (2 * np.pi)).astype(np.int64) - 1
+    column = (
+        np.ceil((np.where(inside, phi, 0.0) + np.pi) * n_phi / (2 * np.pi)).astype(np.int64) - 1
+    )
     return np.where(inside, towers.first[row] + np.clip(column, 0, n_phi - 1), -1)
 
 
@@ -61,7 +81,11 @@ def share(calorimeter: Calorimeter, pdg: np.ndarray) -> np.ndarray:
     """The shares of their energy that (n,) particles leave in the compartment."""
     place = np.searchsorted(calorimeter.species, np.abs(pdg))
     place = np.minimum(place, len(calorimeter.species) - 1)
-    return np.where(calorimeter.species[place] == np.abs(pdg), calorimeter.shares[place], calorimeter.default_share)
+    return np.where(
+        calorimeter.species[place] == np.abs(pdg),
+        calorimeter.shares[place],
+        calorimeter.default_share,
+    )
 
 
 def measure(
@@ -86,7 +110,9 @@ def measure(
     tower = np.where(left > 0, tower_index(calorimeter.towers, eta, phi), -1)
     track_pdg, track_energy, resolution, track_eta, track_phi = tracks
     track_share = share(calorimeter, track_pdg)
-    track_tower = np.where(track_share > 0, tower_index(calorimeter.towers, track_eta, track_phi), -1)
+    track_tower = np.where(
+        track_share > 0, tower_index(calorimeter.towers, track_eta, track_phi), -1
+    )
     hit, tracked = np.flatnonzero(tower >= 0), np.flatnonzero(track_tower >= 0)
     cells, cell = np.unique(np.concatenate([tower[hit], track_tower[tracked]]), return_inverse=True)
     deposit = np.bincount(cell[: len(hit)], left[hit], len(cells))
@@ -95,11 +121,16 @@ def measure(
     cell = cell[len(hit) :]
     charged = np.bincount(cell, (track_share * track_energy)[tracked], len(cells))
     # Delphes counts the whole energy where the track is measured better than the compartment could
-    better = energy_sigma(calorimeter.resolution, track_energy[tracked], geometry.centre[cell]) >= (resolution * track_energy)[tracked]
+    better = (
+        energy_sigma(calorimeter.resolution, track_energy[tracked], geometry.centre[cell])
+        >= (resolution * track_energy)[tracked]
+    )
     counted = np.where(better, 1.0, track_share[tracked]) * track_energy[tracked]
     variance = np.bincount(cell, (resolution[tracked] * counted) ** 2, len(cells))
     excess = measured - charged
-    neutral = (excess > calorimeter.min_energy) & (excess > calorimeter.min_significance * np.sqrt(variance + sigma**2))
+    neutral = (excess > calorimeter.min_energy) & (
+        excess > calorimeter.min_significance * np.sqrt(variance + sigma**2)
+    )
     eta, phi = geometry.random_place(rng)
     scale = np.ones(len(track_energy))
     scale[tracked] = np.where(neutral, 1.0, _average(charged, variance, measured, sigma))[cell]
@@ -118,7 +149,12 @@ class _Cells(NamedTuple):
     def of(cls, towers: Towers, cells: np.ndarray) -> "_Cells":
         row = np.searchsorted(towers.first, cells, "right") - 1
         width = 2 * np.pi / towers.n_phi[row]
-        return cls(towers.eta[row], towers.eta[row + 1], -np.pi + width * (cells - towers.first[row]), width)
+        return cls(
+            towers.eta[row],
+            towers.eta[row + 1],
+            -np.pi + width * (cells - towers.first[row]),
+            width,
+        )
 
     @property
     def centre(self) -> np.ndarray:
@@ -130,7 +166,9 @@ class _Cells(NamedTuple):
         return self.low_eta + u * (self.high_eta - self.low_eta), self.low_phi + v * self.width_phi
 
 
-def _smear(rng: np.random.Generator, calorimeter: Calorimeter, deposit: np.ndarray, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _smear(
+    rng: np.random.Generator, calorimeter: Calorimeter, deposit: np.ndarray, eta: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Measured energies of towers, zero below the thresholds, and their resolutions; GeV."""
     energy = log_normal(rng, deposit, energy_sigma(calorimeter.resolution, deposit, eta))
     sigma = energy_sigma(calorimeter.resolution, energy, eta)
@@ -138,7 +176,9 @@ def _smear(rng: np.random.Generator, calorimeter: Calorimeter, deposit: np.ndarr
     return np.where(seen, energy, 0.0), sigma
 
 
-def _average(charged: np.ndarray, variance: np.ndarray, measured: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+def _average(
+    charged: np.ndarray, variance: np.ndarray, measured: np.ndarray, sigma: np.ndarray
+) -> np.ndarray:
     """What the tracks' energy is multiplied by to become its weighted average with the tower's; 1 without tracks."""
     has_tracks = (charged > 0) & (variance > 0) & (sigma > 0)
     weight_track = 1.0 / np.where(has_tracks, variance, 1.0)

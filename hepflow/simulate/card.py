@@ -61,7 +61,12 @@ def table(rows: Sequence[tuple[float, Sequence[tuple[float, float, float]]]]) ->
 
 def flat(pt: Sequence[float], rows: Sequence[tuple[float, Sequence[float]]]) -> Table:
     """A table of constants: the upper edges in pT, then rows of (upper |eta|, values)."""
-    return table([(eta, [(edge, value, 0.0) for edge, value in zip(pt, values, strict=True)]) for eta, values in rows])
+    return table(
+        [
+            (eta, [(edge, value, 0.0) for edge, value in zip(pt, values, strict=True)])
+            for eta, values in rows
+        ]
+    )
 
 
 # --- PileUpMerger: vertices are flat in |z| <= 0.15 m ------------------------------------------------------------------------------
@@ -123,8 +128,15 @@ _TRACK_RESOLUTION = (
 )
 
 
-def _track_bins(at1: float, slope1: float, at10: float, slope10: float, at100: float) -> list[tuple[float, float, float]]:
-    return [(1.0, at1, 0.0), (10.0, at1 - slope1, slope1), (100.0, at10 - 10 * slope10, slope10), (INF, 0.0, at100 / 100)]
+def _track_bins(
+    at1: float, slope1: float, at10: float, slope10: float, at100: float
+) -> list[tuple[float, float, float]]:
+    return [
+        (1.0, at1, 0.0),
+        (10.0, at1 - slope1, slope1),
+        (100.0, at10 - 10 * slope10, slope10),
+        (INF, 0.0, at100 / 100),
+    ]
 
 
 HADRON_RESOLUTION = table([(eta, _track_bins(*values)) for eta, *values in _TRACK_RESOLUTION])
@@ -153,7 +165,9 @@ _MUON_RESOLUTION = (
 def _muon_bins(eta: float, values: Sequence[float]) -> list[tuple[float, float, float]]:
     at1, slope1 = next(row[1:3] for row in _TRACK_RESOLUTION if eta <= row[0])
     soft = [(1.0, at1, 0.0), (5.0, at1 - slope1, slope1)]
-    return soft + [(edge, value, 0.0) for edge, value in zip((10.0, 20.0, 40.0, INF), values, strict=True)]
+    return soft + [
+        (edge, value, 0.0) for edge, value in zip((10.0, 20.0, 40.0, INF), values, strict=True)
+    ]
 
 
 MUON_RESOLUTION = table(
@@ -207,7 +221,17 @@ MUON_ID = flat(
 ECAL_MIN_ENERGY, HCAL_MIN_ENERGY = 0.5, 1.0
 MIN_SIGNIFICANCE = 1.0
 ECAL_FRACTION = {11: 1.0, 22: 1.0, 111: 1.0, 310: 0.3, 3122: 0.3}
-HCAL_FRACTION = {11: 0.0, 22: 0.0, 111: 0.0, 12: 0.0, 13: 0.0, 14: 0.0, 16: 0.0, 310: 0.7, 3122: 0.7}
+HCAL_FRACTION = {
+    11: 0.0,
+    22: 0.0,
+    111: 0.0,
+    12: 0.0,
+    13: 0.0,
+    14: 0.0,
+    16: 0.0,
+    310: 0.7,
+    3122: 0.7,
+}
 ECAL_DEFAULT, HCAL_DEFAULT = 0.0, 1.0
 
 ECAL_RESOLUTION = Resolution(
@@ -236,8 +260,13 @@ def _towers(positive: np.ndarray, slices: np.ndarray) -> Towers:
     return Towers(eta, n_phi, np.concatenate([[0], np.cumsum(n_phi)]))
 
 
-ECAL_TOWERS = _towers(np.concatenate([0.0174 * np.arange(86), _ENDCAP, _FORWARD[1:]]), np.repeat([360, 36], [170, 11]))
-HCAL_TOWERS = _towers(np.concatenate([0.087 * np.arange(18), _ENDCAP, _FORWARD[1:]]), np.repeat([72, 360, 36], [17, 85, 11]))
+ECAL_TOWERS = _towers(
+    np.concatenate([0.0174 * np.arange(86), _ENDCAP, _FORWARD[1:]]), np.repeat([360, 36], [170, 11])
+)
+HCAL_TOWERS = _towers(
+    np.concatenate([0.087 * np.arange(18), _ENDCAP, _FORWARD[1:]]),
+    np.repeat([72, 360, 36], [17, 85, 11]),
+)
 
 # --- FastJetFinder, JetFlavorAssociation -------------------------------------------------------------------------------------------
 JET_RADIUS = 0.4

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hepflow.compiled import cached_njit
 from hepflow.simulate.particles import offsets_of
+from hepflow.system.compiled import cached_njit
 
 # weakly decaying hadrons; antiparticles are drawn by conjugation
 BOTTOM = (511, 521, 531, 541, 5122, 5132, 5232, 5332)
@@ -56,13 +56,19 @@ def find_species(library: Library, pdg: np.ndarray, leptonic: bool) -> np.ndarra
 
 
 @cached_njit()
-def _transform(vector: np.ndarray, rotation: np.ndarray, hadron: np.ndarray) -> tuple[float, float, float, float]:
+def _transform(
+    vector: np.ndarray, rotation: np.ndarray, hadron: np.ndarray
+) -> tuple[float, float, float, float]:
     """Turn a four-vector (space, time) by a unit quaternion and boost it from the hadron's rest frame."""
     w, x, y, z = rotation
     a, b, c, t = vector
     # v + 2 w (q x v) + 2 q x (q x v)
     u, v, r = y * c - z * b, z * a - x * c, x * b - y * a
-    a, b, c = a + 2 * (w * u + y * r - z * v), b + 2 * (w * v + z * u - x * r), c + 2 * (w * r + x * v - y * u)
+    a, b, c = (
+        a + 2 * (w * u + y * r - z * v),
+        b + 2 * (w * v + z * u - x * r),
+        c + 2 * (w * r + x * v - y * u),
+    )
     px, py, pz, energy = hadron
     mass = np.sqrt(energy * energy - px * px - py * py - pz * pz)
     along = (a * px + b * py + c * pz) / mass
@@ -78,7 +84,14 @@ def _in_cone(eta: float, phi: float, other_eta: float, other_phi: float, cone: f
 
 @cached_njit()
 def _cone_sum(
-    library: Library, hadrons: np.ndarray, decay: np.ndarray, rotation: np.ndarray, visible: np.ndarray, eta: float, phi: float, cone: float
+    library: Library,
+    hadrons: np.ndarray,
+    decay: np.ndarray,
+    rotation: np.ndarray,
+    visible: np.ndarray,
+    eta: float,
+    phi: float,
+    cone: float,
 ) -> float:
     """Sum of pT around a direction, over the stable particles (n, 3: pT, eta, phi) and the decays chosen; GeV."""
     total = 0.0
@@ -96,7 +109,13 @@ def _cone_sum(
 
 @cached_njit()
 def _passes(
-    candidate: Candidate, library: Library, hadrons: np.ndarray, decay: np.ndarray, rotation: np.ndarray, visible: np.ndarray, only: int
+    candidate: Candidate,
+    library: Library,
+    hadrons: np.ndarray,
+    decay: np.ndarray,
+    rotation: np.ndarray,
+    visible: np.ndarray,
+    only: int,
 ) -> bool:
     """Whether the decays chosen hold a lepton candidate; of hadron ``only``, or of any where that is -1."""
     for h in range(len(hadrons)):
@@ -111,7 +130,10 @@ def _passes(
                 continue
             eta, phi = np.arcsinh(pz / pt), np.arctan2(py, px)
             if abs(eta) < candidate.max_eta:
-                around = _cone_sum(library, hadrons, decay, rotation, visible, eta, phi, candidate.cone) - pt
+                around = (
+                    _cone_sum(library, hadrons, decay, rotation, visible, eta, phi, candidate.cone)
+                    - pt
+                )
                 if around < candidate.max_isolation * pt:
                     return True
     return False
@@ -180,7 +202,9 @@ def try_decays(
         return 0, 0.0, np.zeros(n, np.int64), np.zeros((n, 4))
     forced = np.full(tries, -1)
     if force:
-        forced = np.searchsorted(np.cumsum(branching), share * rng.random(tries), "right").clip(max=n - 1)
+        forced = np.searchsorted(np.cumsum(branching), share * rng.random(tries), "right").clip(
+            max=n - 1
+        )
     species = np.where(np.arange(n) == forced[:, None], leptonic, natural)
     low, high = library.first[species], library.first[species + 1]
     decay = low + (rng.random((tries, n)) * (high - low)).astype(np.int64)
@@ -192,7 +216,12 @@ def try_decays(
 
 @cached_njit()
 def products(
-    library: Library, decay: np.ndarray, rotation: np.ndarray, pdg: np.ndarray, hadrons: np.ndarray, born: np.ndarray
+    library: Library,
+    decay: np.ndarray,
+    rotation: np.ndarray,
+    pdg: np.ndarray,
+    hadrons: np.ndarray,
+    born: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The particles of the decays chosen: pdg, charge, momentum (n, 4) GeV and vertex (n, 3) mm.
 
@@ -212,7 +241,11 @@ def products(
             px, py, pz, energy = _transform(library.momentum[i], rotation[h], hadrons[h])
             momentum[at, 0], momentum[at, 1], momentum[at, 2], momentum[at, 3] = px, py, pz, energy
             x, y, z, _ = _transform(library.vertex[i], rotation[h], hadrons[h])
-            vertex[at, 0], vertex[at, 1], vertex[at, 2] = born[h, 0] + x, born[h, 1] + y, born[h, 2] + z
+            vertex[at, 0], vertex[at, 1], vertex[at, 2] = (
+                born[h, 0] + x,
+                born[h, 1] + y,
+                born[h, 2] + z,
+            )
             at += 1
     return out_pdg, out_charge, momentum, vertex
 
@@ -220,7 +253,9 @@ def products(
 def join(parts: Sequence[Library]) -> Library:
     """One library from several."""
     columns = {
-        name: np.concatenate([getattr(part, name) for part in parts]) for name in Library._fields if name not in ("first", "offsets")
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in Library._fields
+        if name not in ("first", "offsets")
     }
     n_decays = np.concatenate([np.diff(part.first) for part in parts])
     n_particles = np.concatenate([np.diff(part.offsets) for part in parts])

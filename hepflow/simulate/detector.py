@@ -35,7 +35,9 @@ class _Reconstructed:
     density: float
 
 
-def simulate(rng: np.random.Generator, events: Events, pool: Particles, pileup: float, soft: float) -> dict[str, ak.Array]:
+def simulate(
+    rng: np.random.Generator, events: Events, pool: Particles, pileup: float, soft: float
+) -> dict[str, ak.Array]:
     """Overlay pile-up and pass events through the detector.
 
     Parameters
@@ -52,24 +54,47 @@ def simulate(rng: np.random.Generator, events: Events, pool: Particles, pileup: 
     dict
         Delphes collection -> (events, var) records, as ``hepflow.schema.COLLECTIONS`` has them.
     """
-    done = [_reconstruct(rng, overlay(rng, events.particles.event(i), pool, pileup, soft)) for i in range(len(events.particles))]
+    done = [
+        _reconstruct(rng, overlay(rng, events.particles.event(i), pool, pileup, soft))
+        for i in range(len(events.particles))
+    ]
     inputs = np.concatenate([event.jet_inputs for event in done])
-    jets, jet_offsets = cluster(inputs, offsets_of(np.array([len(event.jet_inputs) for event in done])))
+    jets, jet_offsets = cluster(
+        inputs, offsets_of(np.array([len(event.jet_inputs) for event in done]))
+    )
     for i, (event, heavy) in enumerate(zip(done, events.heavy, strict=True)):
-        event.collections["Jet"] = _jets(rng, jets[jet_offsets[i] : jet_offsets[i + 1]], event.density, heavy)
-    return {name: _collect([event.collections[name] for event in done], fields) for name, fields in COLLECTIONS.items()}
+        event.collections["Jet"] = _jets(
+            rng, jets[jet_offsets[i] : jet_offsets[i + 1]], event.density, heavy
+        )
+    return {
+        name: _collect([event.collections[name] for event in done], fields)
+        for name, fields in COLLECTIONS.items()
+    }
 
 
 def _reconstruct(rng: np.random.Generator, event: Overlaid) -> _Reconstructed:
     """Tracks, towers, leptons and missing ET of one event."""
-    outer = propagate(event.charge, event.momentum, event.vertex, card.FIELD_TESLA, card.RADIUS, card.HALF_LENGTH)
+    outer = propagate(
+        event.charge, event.momentum, event.vertex, card.FIELD_TESLA, card.RADIUS, card.HALF_LENGTH
+    )
     _, outer_eta, outer_phi = pt_eta_phi(outer)
     found = find_tracks(rng, event.pdg, event.charge, event.momentum, outer_eta)
-    track_eta, track_phi, track_pdg = outer_eta[found.particle], outer_phi[found.particle], event.pdg[found.particle]
+    track_eta, track_phi, track_pdg = (
+        outer_eta[found.particle],
+        outer_phi[found.particle],
+        event.pdg[found.particle],
+    )
     particles = (event.pdg, event.momentum[:, 3], outer_eta, outer_phi)
-    photons = measure(rng, ECAL, particles, (track_pdg, found.energy, found.resolution, track_eta, track_phi))
+    photons = measure(
+        rng, ECAL, particles, (track_pdg, found.energy, found.resolution, track_eta, track_phi)
+    )
     found_ecal = _rescale(found, photons.scale)
-    neutrals = measure(rng, HCAL, particles, (track_pdg, found_ecal.energy, found_ecal.resolution, track_eta, track_phi))
+    neutrals = measure(
+        rng,
+        HCAL,
+        particles,
+        (track_pdg, found_ecal.energy, found_ecal.resolution, track_eta, track_phi),
+    )
     tracks = _rescale(found_ecal, neutrals.scale)
     order = _eflow_order(track_eta, track_phi)
     collections = {
@@ -87,7 +112,9 @@ def _reconstruct(rng: np.random.Generator, event: Overlaid) -> _Reconstructed:
 def _rescale(tracks: Tracks, scale: np.ndarray) -> Tracks:
     """Tracks with their momenta scaled and their masses kept."""
     momentum2 = (tracks.pt * np.cosh(tracks.eta)) ** 2
-    return tracks._replace(pt=tracks.pt * scale, energy=np.sqrt(tracks.energy**2 + momentum2 * (scale**2 - 1)))
+    return tracks._replace(
+        pt=tracks.pt * scale, energy=np.sqrt(tracks.energy**2 + momentum2 * (scale**2 - 1))
+    )
 
 
 def _eflow_order(eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
@@ -120,17 +147,32 @@ def _towers(flow: EnergyFlow) -> dict[str, np.ndarray]:
 
 
 def _leptons(
-    rng: np.random.Generator, event: Overlaid, tracks: Tracks, order: np.ndarray, outer_eta: np.ndarray, species: int
+    rng: np.random.Generator,
+    event: Overlaid,
+    tracks: Tracks,
+    order: np.ndarray,
+    outer_eta: np.ndarray,
+    species: int,
 ) -> dict[str, np.ndarray]:
     """Electrons or muons of one event: tracks of that kind that pass the identification, by falling pT."""
     order = order[np.abs(event.pdg[tracks.particle[order]]) == species]
     efficiency = card.ELECTRON_ID if species == ELECTRON else card.MUON_ID
-    order = order[rng.random(len(order)) < evaluate(efficiency, tracks.pt[order], outer_eta[tracks.particle[order]])]
+    order = order[
+        rng.random(len(order))
+        < evaluate(efficiency, tracks.pt[order], outer_eta[tracks.particle[order]])
+    ]
     order = order[np.argsort(-tracks.pt[order], kind="stable")]
-    return {"PT": tracks.pt[order], "Eta": tracks.eta[order], "Phi": tracks.phi[order], "Charge": event.charge[tracks.particle[order]]}
+    return {
+        "PT": tracks.pt[order],
+        "Eta": tracks.eta[order],
+        "Phi": tracks.phi[order],
+        "Charge": event.charge[tracks.particle[order]],
+    }
 
 
-def _missing_et(tracks: Tracks, order: np.ndarray, photons: EnergyFlow, neutrals: EnergyFlow) -> dict[str, np.ndarray]:
+def _missing_et(
+    tracks: Tracks, order: np.ndarray, photons: EnergyFlow, neutrals: EnergyFlow
+) -> dict[str, np.ndarray]:
     """Minus the vector sum of the energy flow, pile-up included."""
     pt = np.concatenate([tracks.pt[order], photons.et, neutrals.et])
     phi = np.concatenate([tracks.phi[order], photons.phi, neutrals.phi])
@@ -138,10 +180,15 @@ def _missing_et(tracks: Tracks, order: np.ndarray, photons: EnergyFlow, neutrals
     return {"MET": np.array([np.hypot(px, py)]), "Phi": np.array([np.arctan2(py, px)])}
 
 
-def _jet_inputs(event: Overlaid, tracks: Tracks, order: np.ndarray, photons: EnergyFlow, neutrals: EnergyFlow) -> tuple[np.ndarray, float]:
+def _jet_inputs(
+    event: Overlaid, tracks: Tracks, order: np.ndarray, photons: EnergyFlow, neutrals: EnergyFlow
+) -> tuple[np.ndarray, float]:
     """Four-momenta (n, 4) that jets are made of, and their median pT density (GeV)."""
     source = tracks.particle[order]
-    own = order[~event.pileup[source] | (np.abs(event.vertex[source, 2] - event.z) <= card.VERTEX_RESOLUTION)]
+    own = order[
+        ~event.pileup[source]
+        | (np.abs(event.vertex[source, 2] - event.z) <= card.VERTEX_RESOLUTION)
+    ]
     pt = np.concatenate([tracks.pt[own], photons.et, neutrals.et])
     eta = np.concatenate([tracks.eta[own], photons.eta, neutrals.eta])
     phi = np.concatenate([tracks.phi[own], photons.phi, neutrals.phi])
@@ -150,7 +197,9 @@ def _jet_inputs(event: Overlaid, tracks: Tracks, order: np.ndarray, photons: Ene
     return momentum, median_density(pt, eta, phi)
 
 
-def _jets(rng: np.random.Generator, clustered: np.ndarray, density: float, heavy: np.ndarray) -> dict[str, np.ndarray]:
+def _jets(
+    rng: np.random.Generator, clustered: np.ndarray, density: float, heavy: np.ndarray
+) -> dict[str, np.ndarray]:
     """Jets of one event: pile-up subtracted, above 15 GeV, tagged, by falling pT.
 
     Parameters
@@ -160,11 +209,25 @@ def _jets(rng: np.random.Generator, clustered: np.ndarray, density: float, heavy
     raw_pt, eta, phi = pt_eta_phi(clustered)
     scale = 1 - density * np.pi * card.JET_RADIUS**2 / np.maximum(raw_pt, 1e-9)
     pt = raw_pt * scale
-    mass = scale * np.sqrt(np.maximum(clustered[:, 3] ** 2 - np.sum(clustered[:, :3] ** 2, axis=1), 0))
+    mass = scale * np.sqrt(
+        np.maximum(clustered[:, 3] ** 2 - np.sum(clustered[:, :3] ** 2, axis=1), 0)
+    )
     order = np.argsort(-pt, kind="stable")
     order = order[pt[order] > card.JET_MIN_PT]
-    bits = tag(rng, WORKING_POINTS, pt[order], eta[order], flavours(eta[order], phi[order], _near(heavy), card.FLAVOUR_CONE))
-    return {"PT": pt[order], "Eta": eta[order], "Phi": phi[order], "Mass": mass[order], "BTag": bits}
+    bits = tag(
+        rng,
+        WORKING_POINTS,
+        pt[order],
+        eta[order],
+        flavours(eta[order], phi[order], _near(heavy), card.FLAVOUR_CONE),
+    )
+    return {
+        "PT": pt[order],
+        "Eta": eta[order],
+        "Phi": phi[order],
+        "Mass": mass[order],
+        "BTag": bits,
+    }
 
 
 def _near(heavy: np.ndarray) -> np.ndarray:
@@ -175,5 +238,8 @@ def _near(heavy: np.ndarray) -> np.ndarray:
 def _collect(events: list[dict[str, np.ndarray]], fields: Mapping[str, str]) -> ak.Array:
     """One jagged array of records from the events' own."""
     counts = [len(next(iter(event.values()))) for event in events]
-    columns = {name: np.concatenate([event[name] for event in events]).astype(_DTYPES.get(name, kind)) for name, kind in fields.items()}
+    columns = {
+        name: np.concatenate([event[name] for event in events]).astype(_DTYPES.get(name, kind))
+        for name, kind in fields.items()
+    }
     return ak.unflatten(ak.zip(columns), counts)

@@ -31,8 +31,13 @@ def cluster(momentum: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.n
     -------
     (jets, 4) px py pz E, and the (events + 1,) offsets of the events in them
     """
-    flat = ak.zip({name: momentum[:, i] for i, name in enumerate(("px", "py", "pz", "E"))}, with_name="Momentum4D")
-    jets = fastjet.ClusterSequence(ak.unflatten(flat, np.diff(offsets)), _ANTI_KT).inclusive_jets(min_pt=10.0)
+    flat = ak.zip(
+        {name: momentum[:, i] for i, name in enumerate(("px", "py", "pz", "E"))},
+        with_name="Momentum4D",
+    )
+    jets = fastjet.ClusterSequence(ak.unflatten(flat, np.diff(offsets)), _ANTI_KT).inclusive_jets(
+        min_pt=10.0
+    )
     columns = [ak.to_numpy(ak.flatten(jets[name])) for name in ("px", "py", "pz", "E")]
     return np.stack(columns, axis=1), offsets_of(ak.to_numpy(ak.num(jets)))
 
@@ -45,7 +50,9 @@ def median_density(pt: np.ndarray, eta: np.ndarray, phi: np.ndarray) -> float:
     pt, eta, phi : (particles,)
     """
     row = np.floor((eta + _GRID_ETA) / (2 * _GRID_ETA) * _GRID_ETA_CELLS).astype(np.int64)
-    column = np.floor((phi + np.pi) / (2 * np.pi) * _GRID_PHI_CELLS).astype(np.int64) % _GRID_PHI_CELLS
+    column = (
+        np.floor((phi + np.pi) / (2 * np.pi) * _GRID_PHI_CELLS).astype(np.int64) % _GRID_PHI_CELLS
+    )
     inside = (row >= 0) & (row < _GRID_ETA_CELLS)
     n_cells = _GRID_ETA_CELLS * _GRID_PHI_CELLS
     cells = np.bincount((row * _GRID_PHI_CELLS + column)[inside], pt[inside], n_cells)
@@ -71,7 +78,11 @@ def flavours(eta: np.ndarray, phi: np.ndarray, heavy: np.ndarray, cone: float) -
 
 
 def tag(
-    rng: np.random.Generator, points: tuple[tuple[Table, Table, Table], ...], pt: np.ndarray, eta: np.ndarray, flavour: np.ndarray
+    rng: np.random.Generator,
+    points: tuple[tuple[Table, Table, Table], ...],
+    pt: np.ndarray,
+    eta: np.ndarray,
+    flavour: np.ndarray,
 ) -> np.ndarray:
     """b-tag bits: 1 loose, 2 medium, 4 tight, each drawn on its own as Delphes' three BTagging modules do.
 
@@ -88,6 +99,8 @@ def tag(
     bits = np.zeros(len(pt), np.uint32)
     for bit, (light, charm, bottom) in enumerate(points):
         efficiency = [evaluate(table, pt, eta) for table in (light, charm, bottom)]
-        chosen = np.select([flavour == 5, flavour == 4], [efficiency[2], efficiency[1]], efficiency[0])
+        chosen = np.select(
+            [flavour == 5, flavour == 4], [efficiency[2], efficiency[1]], efficiency[0]
+        )
         bits |= (rng.random(len(pt)) < chosen).astype(np.uint32) << np.uint32(bit)
     return bits

@@ -19,15 +19,15 @@ from functools import partial
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hepflow import locks, machine
-from hepflow.config import SimulateConfig
+from hepflow.config.stages import SimulateConfig
+from hepflow.data.output import refuse_to_replace
 from hepflow.errors import ConfigError, HepflowError
-from hepflow.files import read_json, refuse_to_replace
-from hepflow.ledger import counted
 from hepflow.schema import CLASSES
 from hepflow.simulate.pool import ensure_pool, identity_of, load
 from hepflow.simulate.sample import Sample, make_sample
-from hepflow.terminal import MESSAGES
+from hepflow.system import locks, processes
+from hepflow.system.files import read_json
+from hepflow.system.terminal import MESSAGES, counted
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +41,21 @@ def run(config: SimulateConfig) -> None:
     samples = plan(config)
     missing = [sample for sample in samples if not sample.up_to_date]
     if len(missing) < len(samples):
-        log.info("%s is up to date in %d of %s", config.output, len(samples) - len(missing), counted(len(samples), "file"))
+        log.info(
+            "%s is up to date in %d of %s",
+            config.output,
+            len(samples) - len(missing),
+            counted(len(samples), "file"),
+        )
     surplus = list(_surplus(samples))
     stale = [sample for sample in surplus if config.overwrite or not sample.made_alike]
     if kept := len(surplus) - len(stale):
         more = counted(kept, "file")
-        log.info("%s holds %s more than asked for, of the same settings: kept, --overwrite removes them", config.output, more)
+        log.info(
+            "%s holds %s more than asked for, of the same settings: kept, --overwrite removes them",
+            config.output,
+            more,
+        )
     if not missing and not stale:
         return
     with locks.exclusive(config.output):
@@ -58,15 +67,23 @@ def run(config: SimulateConfig) -> None:
             _make_missing(config, samples, missing)
 
 
-def _make_missing(config: SimulateConfig, samples: Sequence[Sample], missing: Sequence[Sample]) -> None:
+def _make_missing(
+    config: SimulateConfig, samples: Sequence[Sample], missing: Sequence[Sample]
+) -> None:
     start = time.perf_counter()
     if config.input is None:
         config.output.mkdir(parents=True, exist_ok=True)
         ensure_pool(missing[0].pool, config.pool, config.seed)
     with _progress_bar(samples, missing) as advance:
-        _make(missing, min(config.jobs or machine.cores(), len(missing)), advance)
+        _make(missing, min(config.jobs or processes.cores(), len(missing)), advance)
     total, seconds = sum(sample.target for sample in missing), time.perf_counter() - start
-    log.info("wrote %s with %s to %s in %.0f s", counted(len(missing), "file"), counted(total, "selected event"), config.output, seconds)
+    log.info(
+        "wrote %s with %s to %s in %.0f s",
+        counted(len(missing), "file"),
+        counted(total, "selected event"),
+        config.output,
+        seconds,
+    )
 
 
 def _check_replaceable(samples: Sequence[Sample]) -> None:
@@ -76,7 +93,12 @@ def _check_replaceable(samples: Sequence[Sample]) -> None:
             about = read_json(sample.sidecar)
             refuse_to_replace(sample.folder, sample.path.name, about["settings"], sample.settings)
             if about["selected"] > sample.target:
-                refuse_to_replace(sample.folder, sample.path.name, {"events": about["selected"]}, {"events": sample.target})
+                refuse_to_replace(
+                    sample.folder,
+                    sample.path.name,
+                    {"events": about["selected"]},
+                    {"events": sample.target},
+                )
 
 
 def _surplus(samples: Sequence[Sample]) -> Iterator[Sample]:
@@ -94,7 +116,11 @@ def _remove(samples: Sequence[Sample]) -> None:
         sample.path.unlink(missing_ok=True)
         sample.sidecar.unlink(missing_ok=True)  # last: by it the file is known
     if samples:
-        log.info("removed %s not asked for (the first: %s)", counted(len(samples), "file"), samples[0].path)
+        log.info(
+            "removed %s not asked for (the first: %s)",
+            counted(len(samples), "file"),
+            samples[0].path,
+        )
 
 
 def plan(config: SimulateConfig) -> list[Sample]:
@@ -105,9 +131,14 @@ def plan(config: SimulateConfig) -> list[Sample]:
     ConfigError
         No class is named, or one that is unknown, or one twice.
     """
-    if not config.classes or not set(config.classes) <= set(CLASSES) or len(set(config.classes)) < len(config.classes):
-        msg = f"classes: {', '.join(config.classes) or 'none'}; each must be one of {', '.join(CLASSES)}, and be named once"
-        raise ConfigError(msg)
+    if (
+        not config.classes
+        or not set(config.classes) <= set(CLASSES)
+        or len(set(config.classes)) < len(config.classes)
+    ):
+        raise ConfigError(
+            f"classes: {', '.join(config.classes) or 'none'}; each must be one of {', '.join(CLASSES)}, and be named once"
+        )
     if config.input is None:
         identity = identity_of(config.pool, config.seed)
         path = config.output / f".pool-{identity}.npz"
@@ -159,7 +190,11 @@ def _make_in_processes(samples: Sequence[Sample], jobs: int, advance: Advance) -
         raise
 
 
-def _await(futures: dict[Future[None], Sample], reports: "multiprocessing.Queue[tuple[str, int]]", advance: Advance) -> None:
+def _await(
+    futures: dict[Future[None], Sample],
+    reports: "multiprocessing.Queue[tuple[str, int]]",
+    advance: Advance,
+) -> None:
     pending = set(futures)
     while pending:
         done, pending = wait(pending, timeout=_POLL_S, return_when=FIRST_COMPLETED)
@@ -169,12 +204,13 @@ def _await(futures: dict[Future[None], Sample], reports: "multiprocessing.Queue[
             try:
                 future.result()
             except BrokenProcessPool as error:
-                unfinished = ", ".join(sample.path.name for sample in futures.values() if not sample.up_to_date)
-                msg = (
+                unfinished = ", ".join(
+                    sample.path.name for sample in futures.values() if not sample.up_to_date
+                )
+                raise HepflowError(
                     f"a simulation process died (out of memory, or a crash inside Pythia or FastJet); not made: {unfinished}. "
                     "Finished files are kept: run the same command again, with fewer --jobs if memory is short."
-                )
-                raise HepflowError(msg) from error
+                ) from error
     for name, n in _drain(reports):
         advance(name, n)
 
@@ -211,13 +247,14 @@ _reports: "multiprocessing.Queue[tuple[str, int]] | None" = None
 
 def _start_worker(reports: "multiprocessing.Queue[tuple[str, int]]") -> None:
     global _reports  # noqa: PLW0603 - a worker process has one parent to report to
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends the workers
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the parent too, which ends the workers
     _reports = reports
 
 
 def _work(sample: Sample) -> None:
     reports = _reports
     if reports is None:
-        msg = "no queue: this function runs in a worker"
-        raise AssertionError(msg)
+        raise AssertionError("no queue: this function runs in a worker")
     make_sample(sample, lambda n: reports.put((sample.name, n)))

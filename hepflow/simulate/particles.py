@@ -59,11 +59,19 @@ def take(particles: Particles, keep: np.ndarray) -> Particles:
     """The particles of which the (n,) mask is true, in the same events."""
     running = np.concatenate([[0], np.cumsum(keep, dtype=np.int64)])
     return Particles(
-        running[particles.offsets], particles.pdg[keep], particles.charge[keep], particles.momentum[keep], particles.vertex[keep]
+        running[particles.offsets],
+        particles.pdg[keep],
+        particles.charge[keep],
+        particles.momentum[keep],
+        particles.vertex[keep],
     )
 
 
 def pt_eta_phi(momentum: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Transverse momentum, pseudorapidity and azimuth of (n, 3 or more) momenta."""
     pt = np.hypot(momentum[:, 0], momentum[:, 1])
-    return pt, np.arcsinh(momentum[:, 2] / np.maximum(pt, 1e-12)), np.arctan2(momentum[:, 1], momentum[:, 0])
+    return (
+        pt,
+        np.arcsinh(momentum[:, 2] / np.maximum(pt, 1e-12)),
+        np.arctan2(momentum[:, 1], momentum[:, 0]),
+    )

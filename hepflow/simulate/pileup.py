@@ -29,7 +29,13 @@ class Overlaid(NamedTuple):
     z: float
 
 
-def overlay(rng: np.random.Generator, event: tuple[np.ndarray, ...], pool: Particles, pileup: float, soft: float) -> Overlaid:
+def overlay(
+    rng: np.random.Generator,
+    event: tuple[np.ndarray, ...],
+    pool: Particles,
+    pileup: float,
+    soft: float,
+) -> Overlaid:
     """One event with minimum-bias events over it, each turned by a random angle around the beam.
 
     Parameters
@@ -49,7 +55,9 @@ def overlay(rng: np.random.Generator, event: tuple[np.ndarray, ...], pool: Parti
     lengths = np.diff(pool.offsets)[picks]
     total = int(lengths.sum())
     # the places of the picked events' particles in the pool, one event after another
-    place = np.arange(total) + np.repeat(pool.offsets[picks] - np.cumsum(lengths) + lengths, lengths)
+    place = np.arange(total) + np.repeat(
+        pool.offsets[picks] - np.cumsum(lengths) + lengths, lengths
+    )
     turn = np.repeat(angles, lengths)
     momentum, vertex = _rotate(pool.momentum[place], turn), _rotate(pool.vertex[place], turn)
     pdg, charge, own_momentum, own_vertex = event

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hepflow.data.provenance import digest
 from hepflow.errors import DataError
-from hepflow.files import whole
-from hepflow.ledger import digest
 from hepflow.simulate.decays import BOTTOM, CHARM, Library, join
 from hepflow.simulate.particles import Particles
 from hepflow.simulate.pythia import decay_library, minimum_bias
+from hepflow.system.files import whole
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,12 @@ def ensure_pool(path: Path, n_events: int, seed: int) -> None:
     start = time.perf_counter()
     pool = make_pool(n_events, seed)
     save(path, pool)
-    log.info("made a pool of %d minimum-bias events in %.0f s: %s", n_events, time.perf_counter() - start, path)
+    log.info(
+        "made a pool of %d minimum-bias events in %.0f s: %s",
+        n_events,
+        time.perf_counter() - start,
+        path,
+    )
 
 
 def make_pool(n_events: int, seed: int) -> Pool:
@@ -54,7 +59,9 @@ def make_pool(n_events: int, seed: int) -> Pool:
     n_events : int
     seed : int
     """
-    groups = [(species, leptonic) for species, leptonic in ((BOTTOM + CHARM, False), (BOTTOM, True))]
+    groups = [
+        (species, leptonic) for species, leptonic in ((BOTTOM + CHARM, False), (BOTTOM, True))
+    ]
     parts = []
     for k, (species, leptonic) in enumerate(groups):
         common = tuple(kind for kind in species if kind not in _RARE_SPECIES)
@@ -66,7 +73,9 @@ def make_pool(n_events: int, seed: int) -> Pool:
 
 def save(path: Path, pool: Pool) -> None:
     """Write a pool whole or not at all."""
-    arrays: dict[str, Any] = {f"events_{name}": _narrow(getattr(pool.events, name)) for name in _PARTICLE_FIELDS}
+    arrays: dict[str, Any] = {
+        f"events_{name}": _narrow(getattr(pool.events, name)) for name in _PARTICLE_FIELDS
+    }
     arrays |= {f"decays_{name}": _narrow(value) for name, value in pool.decays._asdict().items()}
     with whole(path) as part, part.open("wb") as file:
         np.savez_compressed(file, identity=np.array(pool.identity), **arrays)
@@ -82,12 +91,15 @@ def load(path: Path) -> Pool:
     """
     try:
         with np.load(path) as file:
-            events = Particles(**{name: _widen(file[f"events_{name}"]) for name in _PARTICLE_FIELDS})
+            events = Particles(
+                **{name: _widen(file[f"events_{name}"]) for name in _PARTICLE_FIELDS}
+            )
             decays = Library(**{name: _widen(file[f"decays_{name}"]) for name in Library._fields})
             return Pool(str(file["identity"]), events, decays)
     except (OSError, KeyError, ValueError) as error:
-        msg = f"{path}: not a minimum-bias pool ({error}). Leave --input out to have one made."
-        raise DataError(msg) from error
+        raise DataError(
+            f"{path}: not a minimum-bias pool ({error}). Leave --input out to have one made."
+        ) from error
 
 
 def _narrow(array: np.ndarray) -> np.ndarray:

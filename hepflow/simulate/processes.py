@@ -127,7 +127,10 @@ class LeptonicProcess:
             self.counts.kept += int(keep.sum())
             self.counts.weight += float(keep.sum())
             if keep.any():
-                yield Events(pick(particles, keep), [rows for rows, kept in zip(heavy, keep, strict=True) if kept])
+                yield Events(
+                    pick(particles, keep),
+                    [rows for rows, kept in zip(heavy, keep, strict=True) if kept],
+                )
 
     def cross_section_pb(self) -> float:
         """See ``Process``."""
@@ -137,7 +140,9 @@ class LeptonicProcess:
 class MultijetProcess:
     """QCD with heavy quarks, decayed until a lepton is isolated."""
 
-    def __init__(self, settings: tuple[str, ...], seed: int, quarks: Literal["b", "bc"], library: Library) -> None:
+    def __init__(
+        self, settings: tuple[str, ...], seed: int, quarks: Literal["b", "bc"], library: Library
+    ) -> None:
         self.counts = Counts()
         self._hooks = _HeavyQuarkHooks(self.counts, (5,) if quarks == "b" else (4, 5))
         self._held = BOTTOM if quarks == "b" else BOTTOM + CHARM
@@ -146,7 +151,9 @@ class MultijetProcess:
         hard = ["HardQCD:gg2bbbar", "HardQCD:qqbar2bbbar", "HardQCD:qg2qg", "HardQCD:qq2qq"]
         hard += ["HardQCD:gg2ccbar", "HardQCD:qqbar2ccbar"] if quarks == "bc" else []
         on = [f"{name} = on" for name in hard]
-        self._pythia = start((*settings, *on, f"PhaseSpace:pTHatMin = {QCD_MIN_PT_HAT}", *stable), seed, self._hooks)
+        self._pythia = start(
+            (*settings, *on, f"PhaseSpace:pTHatMin = {QCD_MIN_PT_HAT}", *stable), seed, self._hooks
+        )
         self._rng = np.random.default_rng([seed, 1])
 
     def batches(self) -> Iterator[Events]:
@@ -161,13 +168,22 @@ class MultijetProcess:
             if events:
                 yield Events(_join([event for event, _ in events]), [rows for _, rows in events])
 
-    def _decay(self, pdg: np.ndarray, charge: np.ndarray, momentum: np.ndarray, vertex: np.ndarray) -> tuple[np.ndarray, ...] | None:
+    def _decay(
+        self, pdg: np.ndarray, charge: np.ndarray, momentum: np.ndarray, vertex: np.ndarray
+    ) -> tuple[np.ndarray, ...] | None:
         """The event with its heavy hadrons decayed and a lepton isolated, if a try led to one."""
         held = np.isin(np.abs(pdg), self._held)
         hadrons, born = momentum[held], vertex[held]
         visible = np.stack(pt_eta_phi(momentum[~held]), axis=1)
         passed, probability, decay, rotation = try_decays(
-            self._rng, Candidate(), self._library, self._tries, self._force, pdg[held], hadrons, visible
+            self._rng,
+            Candidate(),
+            self._library,
+            self._tries,
+            self._force,
+            pdg[held],
+            hadrons,
+            visible,
         )
         self.counts.weight += probability
         if not passed:
@@ -181,7 +197,9 @@ class MultijetProcess:
         return _cross_section_pb(self._pythia, self.counts)
 
 
-def make_process(name: str, seed: int, mpi: bool, quarks: Literal["b", "bc"], library: Library) -> Process:
+def make_process(
+    name: str, seed: int, mpi: bool, quarks: Literal["b", "bc"], library: Library
+) -> Process:
     """The process of a class.
 
     Parameters
@@ -205,7 +223,11 @@ def make_process(name: str, seed: int, mpi: bool, quarks: Literal["b", "bc"], li
 def has_lepton(particles: Particles) -> np.ndarray:
     """(events,) mask: an electron or a muon with pT > 20 GeV and |eta| < 4."""
     pt, eta, _ = pt_eta_phi(particles.momentum)
-    good = np.isin(np.abs(particles.pdg), (11, 13)) & (pt > LEPTON_MIN_PT) & (np.abs(eta) < LEPTON_MAX_ETA)
+    good = (
+        np.isin(np.abs(particles.pdg), (11, 13))
+        & (pt > LEPTON_MIN_PT)
+        & (np.abs(eta) < LEPTON_MAX_ETA)
+    )
     running = np.concatenate([[0], np.cumsum(good)])
     return np.diff(running[particles.offsets]) > 0
 
@@ -214,13 +236,17 @@ def pick(particles: Particles, keep: np.ndarray) -> Particles:
     """The events of which the (events,) mask is true."""
     counts = np.diff(particles.offsets)
     chosen = take(particles, np.repeat(keep, counts))
-    return Particles(offsets_of(counts[keep]), chosen.pdg, chosen.charge, chosen.momentum, chosen.vertex)
+    return Particles(
+        offsets_of(counts[keep]), chosen.pdg, chosen.charge, chosen.momentum, chosen.vertex
+    )
 
 
 def _join(events: list[tuple[np.ndarray, ...]]) -> Particles:
     """Particles from events of (pdg, charge, momentum, vertex)."""
     pdg, charge, momentum, vertex = (np.concatenate(column) for column in zip(*events, strict=True))
-    return Particles(offsets_of(np.array([len(event[0]) for event in events])), pdg, charge, momentum, vertex)
+    return Particles(
+        offsets_of(np.array([len(event[0]) for event in events])), pdg, charge, momentum, vertex
+    )
 
 
 def _cross_section_pb(pythia: pythia8mc.Pythia, counts: Counts) -> float:

@@ -25,7 +25,9 @@ _COMMON = (
 _MINIMUM_BIAS = ("SoftQCD:all = on", "Diffraction:mMinPert = 20000")
 
 
-def start(settings: Sequence[str], seed: int, hooks: pythia8mc.UserHooks | None = None) -> pythia8mc.Pythia:
+def start(
+    settings: Sequence[str], seed: int, hooks: pythia8mc.UserHooks | None = None
+) -> pythia8mc.Pythia:
     """An initialised Pythia.
 
     Parameters
@@ -40,13 +42,13 @@ def start(settings: Sequence[str], seed: int, hooks: pythia8mc.UserHooks | None 
     pythia = pythia8mc.Pythia("", False)
     for line in (*_COMMON, f"Random:seed = {1 + seed % 900_000_000}", *settings):
         if not pythia.readString(line):
-            msg = f"Pythia does not know the setting {line!r}: is another version than 8.3 installed?"
-            raise HepflowError(msg)
+            raise HepflowError(
+                f"Pythia does not know the setting {line!r}: is another version than 8.3 installed?"
+            )
     if hooks is not None:
         pythia.addUserHooksPtr(hooks)
     if not pythia.init():
-        msg = f"Pythia does not start with the settings {'; '.join(settings)}"
-        raise HepflowError(msg)
+        raise HepflowError(f"Pythia does not start with the settings {'; '.join(settings)}")
     return pythia
 
 
@@ -69,7 +71,9 @@ class Record:
         axes = ("px", "py", "pz", "e")
         self.momentum = np.stack([ak.to_numpy(entries.p[axis]) for axis in axes], axis=1)
         # None stands for the origin
-        self.vertex = np.stack([ak.to_numpy(ak.fill_none(entries.vProd[axis], 0.0)) for axis in axes], axis=1)
+        self.vertex = np.stack(
+            [ak.to_numpy(ak.fill_none(entries.vProd[axis], 0.0)) for axis in axes], axis=1
+        )
 
     @property
     def visible(self) -> np.ndarray:
@@ -82,7 +86,11 @@ class Record:
         running = np.concatenate([[0], np.cumsum(keep)])
         pdg = self.pdg[keep].astype(np.int32)
         return Particles(
-            running[offsets_of(self.counts)], pdg, charges(pythia, pdg), self.momentum[keep], np.ascontiguousarray(self.vertex[keep, :3])
+            running[offsets_of(self.counts)],
+            pdg,
+            charges(pythia, pdg),
+            self.momentum[keep],
+            np.ascontiguousarray(self.vertex[keep, :3]),
         )
 
     def heavy(self) -> list[np.ndarray]:
@@ -98,7 +106,9 @@ class Record:
 def charges(pythia: pythia8mc.Pythia, pdg: np.ndarray) -> np.ndarray:
     """Electric charges, (n,) int8 in units of e."""
     kinds, inverse = np.unique(pdg, return_inverse=True)
-    return np.array([round(pythia.particleData.charge(int(kind))) for kind in kinds], np.int8)[inverse]
+    return np.array([round(pythia.particleData.charge(int(kind))) for kind in kinds], np.int8)[
+        inverse
+    ]
 
 
 def minimum_bias(n_events: int, seed: int) -> Particles:
@@ -130,7 +140,11 @@ def decay_library(species: Sequence[int], n_decays: int, seed: int, leptonic: bo
         channels = [entry.channel(i) for i in range(entry.sizeChannels())]
         # mode 1: on; 2: on for the particle only, as for mixing B0, of which the antiparticle's channels (3) are listed too
         branching = sum(channel.bRatio() for channel in channels if channel.onMode() in (1, 2))
-        parts.append(_decays_at_rest(pythia, kind, n_decays)._replace(leptonic=np.array([leptonic]), branching=np.array([branching])))
+        parts.append(
+            _decays_at_rest(pythia, kind, n_decays)._replace(
+                leptonic=np.array([leptonic]), branching=np.array([branching])
+            )
+        )
     return join(parts)
 
 

@@ -12,14 +12,14 @@ from typing import Any, Literal
 import awkward as ak
 import numpy as np
 
-from hepflow import machine
-from hepflow.files import read_json, write_json
 from hepflow.physics.selection import passes
 from hepflow.simulate.detector import simulate
 from hepflow.simulate.pileup import SOFT_EVENTS
 from hepflow.simulate.pool import Pool, load
 from hepflow.simulate.processes import Process, make_process
 from hepflow.simulate.writer import write_events
+from hepflow.system import processes
+from hepflow.system.files import read_json, write_json
 
 VERSION = 1
 """Raised when the same settings would give other events, so that older files are made anew."""
@@ -68,7 +68,11 @@ class Sample:
     @property
     def up_to_date(self) -> bool:
         """Whether the file is there, made with these settings, and as long as it is to be."""
-        return self.path.is_file() and self.made_alike and bool(read_json(self.sidecar)["selected"] == self.target)
+        return (
+            self.path.is_file()
+            and self.made_alike
+            and bool(read_json(self.sidecar)["selected"] == self.target)
+        )
 
     @property
     def made_alike(self) -> bool:
@@ -89,7 +93,9 @@ def make_sample(sample: Sample, progress: Callable[[int], None]) -> None:
     text = f"{sample.name}/{sample.index}/{sample.seed}"
     seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
     pool = _load_pool(sample.pool)
-    process = make_process(sample.name, seed, sample.underlying_event == "mpi", sample.qcd_quarks, pool.decays)
+    process = make_process(
+        sample.name, seed, sample.underlying_event == "mpi", sample.qcd_quarks, pool.decays
+    )
     collections = _generate(sample, process, pool, np.random.default_rng(seed), progress)
     identity = uuid.uuid5(_NAMESPACE, repr(sorted(sample.settings.items())))
     sample.path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,18 +108,29 @@ def make_sample(sample: Sample, progress: Callable[[int], None]) -> None:
         "uuid": str(identity),
         "selected": sample.target,
         "written": written,
-        "generated": {"hard": process.counts.hard, "showered": process.counts.showered, "kept": process.counts.kept},
+        "generated": {
+            "hard": process.counts.hard,
+            "showered": process.counts.showered,
+            "kept": process.counts.kept,
+        },
         "filter_efficiency": process.counts.weight / process.counts.hard,
-        "cross_section_pb": {"generated": cross_section, "selected": cross_section * sample.target / written},
+        "cross_section_pb": {
+            "generated": cross_section,
+            "selected": cross_section * sample.target / written,
+        },
         "job_seed": seed,
-        "versions": machine.versions(("hepflow", "pythia8mc", "fastjet", "uproot")),
+        "versions": processes.versions(("hepflow", "pythia8mc", "fastjet", "uproot")),
         "elapsed_s": round(time.perf_counter() - start, 2),
     }
     write_json(sample.sidecar, about)
 
 
 def _generate(
-    sample: Sample, process: Process, pool: Pool, rng: np.random.Generator, progress: Callable[[int], None]
+    sample: Sample,
+    process: Process,
+    pool: Pool,
+    rng: np.random.Generator,
+    progress: Callable[[int], None],
 ) -> dict[str, ak.Array]:
     """Events up to the last one selected that is wanted, as Delphes collections."""
     soft = 0.0 if sample.underlying_event == "mpi" else SOFT_EVENTS

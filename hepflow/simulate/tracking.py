@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hepflow.compiled import cached_njit
 from hepflow.simulate import card
 from hepflow.simulate.card import Resolution, Table
 from hepflow.simulate.particles import pt_eta_phi
+from hepflow.system.compiled import cached_njit
 
 ELECTRON, MUON = 11, 13
 # GeV per (tesla mm): pT = 0.299792458e-3 B R for a unit charge
@@ -43,7 +43,11 @@ def energy_sigma(resolution: Resolution, energy: np.ndarray, eta: np.ndarray) ->
     row = np.searchsorted(resolution.eta, np.abs(eta))
     inside = row < len(resolution.eta)
     row = np.minimum(row, len(resolution.eta) - 1)
-    variance = (resolution.constant[row] * energy) ** 2 + resolution.stochastic[row] ** 2 * energy + resolution.noise[row] ** 2
+    variance = (
+        (resolution.constant[row] * energy) ** 2
+        + resolution.stochastic[row] ** 2 * energy
+        + resolution.noise[row] ** 2
+    )
     return np.where(inside, (1.0 + resolution.curve[row] * eta * eta) * np.sqrt(variance), 0.0)
 
 
@@ -54,7 +58,9 @@ def log_normal(rng: np.random.Generator, mean: np.ndarray, sigma: np.ndarray) ->
 
 
 @cached_njit()
-def _path_length(x: float, y: float, px: float, py: float, curvature: float, radius: float) -> float:
+def _path_length(
+    x: float, y: float, px: float, py: float, curvature: float, radius: float
+) -> float:
     """Transverse path (mm) to the cylinder of this radius along a line or a circle; infinite for a loop that never gets there."""
     pt = np.hypot(px, py)
     if curvature == 0.0:
@@ -66,16 +72,28 @@ def _path_length(x: float, y: float, px: float, py: float, curvature: float, rad
     if distance + turn <= radius:
         return np.inf
     # the circle and the cylinder meet where the angle around the centre is its direction +- half
-    half = np.arccos(min(max((radius**2 - distance**2 - turn**2) / (2 * distance * turn), -1.0), 1.0))
+    half = np.arccos(
+        min(max((radius**2 - distance**2 - turn**2) / (2 * distance * turn), -1.0), 1.0)
+    )
     towards = np.arctan2(centre_y, centre_x)
     start = np.arctan2(y - centre_y, x - centre_x)
     sense = 1.0 if curvature > 0 else -1.0
-    angle = min((sense * (start - towards - half)) % (2 * np.pi), (sense * (start - towards + half)) % (2 * np.pi))
+    angle = min(
+        (sense * (start - towards - half)) % (2 * np.pi),
+        (sense * (start - towards + half)) % (2 * np.pi),
+    )
     return angle * turn
 
 
 @cached_njit()
-def propagate(charge: np.ndarray, momentum: np.ndarray, vertex: np.ndarray, field: float, radius: float, half_length: float) -> np.ndarray:
+def propagate(
+    charge: np.ndarray,
+    momentum: np.ndarray,
+    vertex: np.ndarray,
+    field: float,
+    radius: float,
+    half_length: float,
+) -> np.ndarray:
     """Where particles leave the tracker: helices in a field along z, from the vertex to the cylinder's wall or end.
 
     Parameters
@@ -114,7 +132,13 @@ def propagate(charge: np.ndarray, momentum: np.ndarray, vertex: np.ndarray, fiel
     return out
 
 
-def find_tracks(rng: np.random.Generator, pdg: np.ndarray, charge: np.ndarray, momentum: np.ndarray, outer_eta: np.ndarray) -> Tracks:
+def find_tracks(
+    rng: np.random.Generator,
+    pdg: np.ndarray,
+    charge: np.ndarray,
+    momentum: np.ndarray,
+    outer_eta: np.ndarray,
+) -> Tracks:
     """Tracks of one event: charged particles kept with the tracking efficiency, their pT smeared.
 
     As in Delphes, efficiency and resolution are looked up at the eta of the outer end; a NaN there means that there is none.
@@ -130,16 +154,23 @@ def find_tracks(rng: np.random.Generator, pdg: np.ndarray, charge: np.ndarray, m
     pt, eta, phi = pt_eta_phi(momentum[particle])
     energy, outer = momentum[particle, 3], outer_eta[particle]
     kind = np.abs(pdg[particle])
-    efficiency, resolution = evaluate(card.HADRON_TRACKING, pt, outer), evaluate(card.HADRON_RESOLUTION, pt, outer)
+    efficiency, resolution = (
+        evaluate(card.HADRON_TRACKING, pt, outer),
+        evaluate(card.HADRON_RESOLUTION, pt, outer),
+    )
     electron, muon = np.flatnonzero(kind == ELECTRON), np.flatnonzero(kind == MUON)
     efficiency[electron] = evaluate(card.ELECTRON_TRACKING, pt[electron], outer[electron])
-    resolution[electron] = energy_sigma(card.ELECTRON_RESOLUTION, energy[electron], outer[electron]) / energy[electron]
+    resolution[electron] = (
+        energy_sigma(card.ELECTRON_RESOLUTION, energy[electron], outer[electron]) / energy[electron]
+    )
     efficiency[muon] = evaluate(card.MUON_TRACKING, pt[muon], outer[muon])
     resolution[muon] = evaluate(card.MUON_RESOLUTION, pt[muon], outer[muon])
     resolution = np.minimum(resolution, 1.0)
     measured = log_normal(rng, pt, resolution * pt)
     # EnergySmearing is normal, MomentumSmearing log-normal
-    measured[electron] = pt[electron] * (1.0 + resolution[electron] * rng.standard_normal(len(electron)))
+    measured[electron] = pt[electron] * (
+        1.0 + resolution[electron] * rng.standard_normal(len(electron))
+    )
     found = (rng.random(len(pt)) < efficiency) & (measured > 0.0)
     total = pt * np.cosh(eta)
     energy = np.sqrt(np.maximum(energy**2 - total**2, 0.0) + (total * measured / pt) ** 2)

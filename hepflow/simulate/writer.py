@@ -8,8 +8,8 @@ from pathlib import Path
 import awkward as ak
 import uproot
 
-from hepflow.files import whole
 from hepflow.schema import COLLECTIONS, TREE
+from hepflow.system.files import whole
 
 _UNSIGNED = {"BTag": "uint32"}
 # 1995-01-01 00:00:00, the first second that ROOT can tell
@@ -28,7 +28,9 @@ def write_events(path: Path, collections: Mapping[str, ak.Array], identity: uuid
         The file's; events are known by it and their entry.
     """
     with whole(path) as part:
-        with uproot.recreate(part, compression=uproot.ZSTD(5), uuid_function=lambda: identity) as file:
+        with uproot.recreate(
+            part, compression=uproot.ZSTD(5), uuid_function=lambda: identity
+        ) as file:
             tree = file.mktree(
                 TREE,
                 {name: _record_type(fields) for name, fields in COLLECTIONS.items()},
@@ -55,8 +57,19 @@ def _stop_clock(path: Path) -> None:
     old = path.read_bytes()
     begin, _, free, _, _, n_name = struct.unpack_from(">6i", old, 8)
     with uproot.open(path) as file:
-        baskets = [seek for branch in file[TREE].branches for seek in branch.member("fBasketSeek")[: branch.num_baskets]]
-        seeks = [begin, free, file.file.fSeekInfo, file.fSeekKeys, file.key(TREE).fSeekKey, *map(int, baskets)]
+        baskets = [
+            seek
+            for branch in file[TREE].branches
+            for seek in branch.member("fBasketSeek")[: branch.num_baskets]
+        ]
+        seeks = [
+            begin,
+            free,
+            file.file.fSeekInfo,
+            file.fSeekKeys,
+            file.key(TREE).fSeekKey,
+            *map(int, baskets),
+        ]
         keys = file.fSeekKeys
     data = bytearray(len(old))
     data[:begin] = old[:begin]

@@ -14,14 +14,13 @@ from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from hepflow.files import whole
+from hepflow.data.predictions import Predictions, write_predictions
+from hepflow.data.runs import LAST, PREDICTIONS
 from hepflow.models.net import weights_hash
-from hepflow.predictions import Predictions, write_predictions
-from hepflow.train.batches import Batch
-from hepflow.train.loader import EventLoader
+from hepflow.system.files import whole
+from hepflow.train.loading.batches import Batch
+from hepflow.train.loading.loader import EventLoader
 from hepflow.train.module import net_of
-
-LAST = "last.ckpt"
 
 
 class Throughput(Callback):
@@ -55,7 +54,11 @@ class Throughput(Callback):
         if self._busy:
             rate = self._events / self._busy
             wait = waited - self._waited
-            values = {"events_per_s": rate, "events_per_s_a_process": rate / trainer.world_size, "data_wait_s": wait}
+            values = {
+                "events_per_s": rate,
+                "events_per_s_a_process": rate / trainer.world_size,
+                "data_wait_s": wait,
+            }
             pl_module.log_dict(values, rank_zero_only=True)
         self._busy, self._events, self._waited = 0.0, 0, waited
 
@@ -90,7 +93,12 @@ def _loader(trainer: pl.Trainer) -> EventLoader:
 class WholeCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint beside its place. Lightning's own comes from the temporary folder, by a copy if that is on another disk."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ARG002 - of the interface
+    def save_checkpoint(
+        self,
+        checkpoint: dict[str, Any],
+        path: str | Path,
+        storage_options: Any = None,  # noqa: ARG002 - part of the interface
+    ) -> None:
         """Write it whole."""
         content = io.BytesIO()
         torch.save(checkpoint, content)
@@ -122,7 +130,11 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *hook: Any) -> None:
         """Save within the epoch."""
-        if self.every_steps and trainer.global_step % self.every_steps == 0 and can_go_on_after(trainer, hook[-1]):
+        if (
+            self.every_steps
+            and trainer.global_step % self.every_steps == 0
+            and can_go_on_after(trainer, hook[-1])
+        ):
             trainer.save_checkpoint(self.folder / LAST)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -169,19 +181,32 @@ class PredictionsWriter(Callback):
         self._write(trainer, pl_module, self.predict_split)
 
     def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, split: str) -> None:
-        own = {name: torch.cat([batch[name] for batch in self._seen]).numpy() for name in self._seen[0]}
+        own = {
+            name: torch.cat([batch[name] for batch in self._seen]).numpy() for name in self._seen[0]
+        }
         self._seen = []
         everyone: list[Any] = [own]
         if dist.is_available() and dist.is_initialized():
             everyone = [None] * trainer.world_size
             dist.all_gather_object(everyone, own)
-        self.path = self.folder / ("predictions.parquet" if split == "test" else f"predictions-{split}.parquet")
+        self.path = self.folder / (
+            PREDICTIONS if split == "test" else f"predictions-{split}.parquet"
+        )
         if not trainer.is_global_zero:
             return
         columns = {name: np.concatenate([rank[name] for rank in everyone]) for name in own}
         net = net_of(pl_module)
         inputs = net.inputs
-        made_from = {"weights": weights_hash(net), "store": inputs.provenance, "definitions": inputs.definitions}
+        made_from = {
+            "weights": weights_hash(net),
+            "store": inputs.provenance,
+            "definitions": inputs.definitions,
+        }
         about = {**self.provenance, **made_from, "split": split}
         columns["label"] = columns["label"].astype(np.int8)
-        write_predictions(self.path, Predictions(**columns, classes=inputs.classes, model=self.folder.name, provenance=about))
+        write_predictions(
+            self.path,
+            Predictions(
+                **columns, classes=inputs.classes, model=self.folder.name, provenance=about
+            ),
+        )

@@ -4,9 +4,8 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
+from hepflow.data.runs import BEST, LAST
 from hepflow.errors import ConfigError
-from hepflow.train.callbacks import LAST
-from hepflow.train.folder import BEST
 
 ROUNDING = {"16-true", "bf16-true"}
 """Precisions at which the features and their normalisation lose most of their digits."""
@@ -35,18 +34,18 @@ def _check_length(config: Namespace) -> None:
     trainer = config.trainer
     if (trainer.max_epochs or 0) < 1:
         why = "the learning rate follows the length of the training, and early_stopping.patience ends a long one"
-        msg = f"trainer.max_epochs must be at least 1, got {trainer.max_epochs}: {why}"
-        raise ConfigError(msg)
+        raise ConfigError(f"trainer.max_epochs must be at least 1, got {trainer.max_epochs}: {why}")
     if (patience := config.early_stopping.patience) < 0:
-        msg = f"early_stopping.patience must be at least 0, got {patience}"
-        raise ConfigError(msg)
+        raise ConfigError(f"early_stopping.patience must be at least 0, got {patience}")
     for name in ("max_steps", "limit_train_batches", "limit_val_batches", "limit_test_batches"):
         if trainer[name] == 0:
-            msg = f"trainer.{name} is 0: a training needs at least 1, and to leave the option out means all"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"trainer.{name} is 0: a training needs at least 1, and to leave the option out means all"
+            )
     if trainer.precision in ROUNDING:
-        msg = f"trainer.precision {trainer.precision} rounds the features too, to three digits; bf16-mixed rounds the arithmetic alone"
-        raise ConfigError(msg)
+        raise ConfigError(
+            f"trainer.precision {trainer.precision} rounds the features too, to three digits; bf16-mixed rounds the arithmetic alone"
+        )
 
 
 def _check_kept(config: Namespace) -> None:
@@ -54,15 +53,16 @@ def _check_kept(config: Namespace) -> None:
     for name, value in ONE_BEST.items():
         if checkpoint[name] != value:
             kept = f"a run keeps its best epoch as {BEST} and its last as {LAST}; a ModelCheckpoint in trainer.callbacks keeps more"
-            msg = f"checkpoint.{name} must be {value}, got {checkpoint[name]}: {kept}"
-            raise ConfigError(msg)
+            raise ConfigError(f"checkpoint.{name} must be {value}, got {checkpoint[name]}: {kept}")
     if trainer.fast_dev_run:
-        msg = "trainer.fast_dev_run keeps no epoch: to try a training out, give --trainer.max-epochs 1 --trainer.limit-train-batches 5"
-        raise ConfigError(msg)
+        raise ConfigError(
+            "trainer.fast_dev_run keeps no epoch: to try a training out, give --trainer.max-epochs 1 --trainer.limit-train-batches 5"
+        )
     for name, every in (
         ("checkpoint.every_n_epochs", checkpoint.every_n_epochs),
         ("trainer.check_val_every_n_epoch", trainer.check_val_every_n_epoch),
     ):
         if every and every > trainer.max_epochs:
-            msg = f"{name} {every} is more than trainer.max_epochs {trainer.max_epochs}: no epoch would be the best"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"{name} {every} is more than trainer.max_epochs {trainer.max_epochs}: no epoch would be the best"
+            )

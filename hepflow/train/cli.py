@@ -12,15 +12,14 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks.early_stopping import EarlyStopping, EarlyStoppingReason
 from pytorch_lightning.utilities import rank_zero_only
 
-from hepflow import locks
-from hepflow.config_tools import ExportConfig
+from hepflow.config.tools import ExportConfig
+from hepflow.data.runs import CHECKPOINTS, LAST
 from hepflow.errors import ConfigError, DataError, one_line
-from hepflow.models.bundle import read_checkpoint
-from hepflow.models.bundle import run as export
+from hepflow.models.export import read_checkpoint
+from hepflow.models.export import run as export
+from hepflow.system import locks
 from hepflow.train import launch
-from hepflow.train.callbacks import LAST
 from hepflow.train.find_lr import find_lr
-from hepflow.train.folder import CHECKPOINTS
 from hepflow.train.parser import TrainCLI
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,9 @@ def fit(cli: TrainCLI) -> None:
     if cli.state == "done":
         log.info("%s is up to date: same configuration, same store", cli.folder)
         return
-    with locks.exclusive(cli.folder) if cli.trainer.is_global_zero else nullcontext():  # the first process speaks for all
+    with (
+        locks.exclusive(cli.folder) if cli.trainer.is_global_zero else nullcontext()
+    ):  # the first process speaks for all
         _fit(cli)
 
 
@@ -56,7 +57,9 @@ def _fit(cli: TrainCLI) -> None:
     if cli.trainer.interrupted:
         raise KeyboardInterrupt
     log.info("%s", _ending(cli))
-    (metrics,) = cli.trainer.test(cli.model, cli.datamodule, ckpt_path=cli.best, verbose=False, weights_only=True)
+    (metrics,) = cli.trainer.test(
+        cli.model, cli.datamodule, ckpt_path=cli.best, verbose=False, weights_only=True
+    )
     if cli.trainer.is_global_zero:
         _export(cli)
     cli.record.write(cli.trainer, cli.model, finished=True, test=metrics)
@@ -65,11 +68,19 @@ def _fit(cli: TrainCLI) -> None:
 
 def _ending(cli: TrainCLI) -> str:
     """Which epoch is kept, and why there are no more of them."""
-    n_epochs, kept, stopping = cli.trainer.current_epoch, cli.config.checkpoint.monitor, cli.trainer.early_stopping_callback
+    n_epochs, kept, stopping = (
+        cli.trainer.current_epoch,
+        cli.config.checkpoint.monitor,
+        cli.trainer.early_stopping_callback,
+    )
     best = read_checkpoint(cli.best)["epoch"] + 1
     by = f" by {kept}" if kept else ""
     usual = f"the best epoch is {best} of {n_epochs}{by}"
-    if not isinstance(stopping, EarlyStopping) or stopping.stopped_epoch + 1 != n_epochs or n_epochs == cli.trainer.max_epochs:
+    if (
+        not isinstance(stopping, EarlyStopping)
+        or stopping.stopped_epoch + 1 != n_epochs
+        or n_epochs == cli.trainer.max_epochs
+    ):
         return usual
     n, measure = stopping.wait_count, stopping.monitor
     why = {
@@ -78,7 +89,11 @@ def _ending(cli: TrainCLI) -> str:
         EarlyStoppingReason.STOPPING_THRESHOLD: f"{measure} has reached early_stopping.stopping_threshold",
         EarlyStoppingReason.DIVERGENCE_THRESHOLD: f"{measure} is beyond early_stopping.divergence_threshold",
     }.get(stopping.stopping_reason)
-    return usual if why is None else f"stopped after epoch {n_epochs}: {why}; the best is epoch {best}{by}"
+    return (
+        usual
+        if why is None
+        else f"stopped after epoch {n_epochs}: {why}; the best is epoch {best}{by}"
+    )
 
 
 def _export(cli: TrainCLI) -> None:
@@ -91,19 +106,25 @@ def _export(cli: TrainCLI) -> None:
 
 def validate(cli: TrainCLI) -> None:
     """Loss, accuracy and AUC of a checkpoint on the validation split."""
-    (metrics,) = cli.trainer.validate(cli.model, cli.datamodule, ckpt_path=cli.best, verbose=False, weights_only=True)
+    (metrics,) = cli.trainer.validate(
+        cli.model, cli.datamodule, ckpt_path=cli.best, verbose=False, weights_only=True
+    )
     log.info("%s: %s", cli.best, _words(metrics))
 
 
 def test(cli: TrainCLI) -> None:
     """Loss, accuracy and AUC of a checkpoint on the test split; its predictions are written."""
-    (metrics,) = cli.trainer.test(cli.model, cli.datamodule, ckpt_path=cli.best, verbose=False, weights_only=True)
+    (metrics,) = cli.trainer.test(
+        cli.model, cli.datamodule, ckpt_path=cli.best, verbose=False, weights_only=True
+    )
     log.info("%s: %s; predictions in %s", cli.best, _words(metrics), cli.writer.path)
 
 
 def predict(cli: TrainCLI) -> None:
     """Write a checkpoint's predictions on a split, see --data.predict-split."""
-    cli.trainer.predict(cli.model, cli.datamodule, ckpt_path=cli.best, return_predictions=False, weights_only=True)
+    cli.trainer.predict(
+        cli.model, cli.datamodule, ckpt_path=cli.best, return_predictions=False, weights_only=True
+    )
     log.info("wrote predictions of %s to %s", cli.best, cli.writer.path)
 
 
@@ -140,7 +161,9 @@ def prepared() -> Iterator[None]:
         warnings.filterwarnings("ignore", told)
     if rank_zero_only.rank:  # type: ignore[attr-defined]  # Lightning sets it; the first process speaks for all
         logging.getLogger("hepflow").setLevel(logging.WARNING)
-    torch.set_flush_denormal(True)  # gradients fade into denormal numbers, with which a CPU is many times slower
+    torch.set_flush_denormal(
+        True
+    )  # gradients fade into denormal numbers, with which a CPU is many times slower
     try:
         yield
     except MisconfigurationException as error:

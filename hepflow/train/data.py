@@ -8,13 +8,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from hepflow.config import STORE
+from hepflow.config.stages import STORE
+from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError
 from hepflow.models.inputs import Inputs, Order
-from hepflow.store import EventStore
-from hepflow.train.loader import EventLoader
-from hepflow.train.plan import Balance, EpochPlan, described, make_plan
-from hepflow.train.reader import BlockReader
+from hepflow.train.loading.loader import EventLoader
+from hepflow.train.loading.plan import Balance, EpochPlan, described, make_plan
+from hepflow.train.loading.reader import BlockReader
 
 log = logging.getLogger(__name__)
 
@@ -75,17 +75,22 @@ class EventData(pl.LightningDataModule):
         predict_split: Literal["train", "val", "test"] = "test",
     ) -> None:
         super().__init__()
-        least = dict.fromkeys(("batch_size", "eval_batch_size", "block_events", "buffer_mb", "bucket_batches"), 1)
+        least = dict.fromkeys(
+            ("batch_size", "eval_batch_size", "block_events", "buffer_mb", "bucket_batches"), 1
+        )
         least |= dict.fromkeys(("seed", "workers", "prefetch", "memory_mb"), 0)
         for name, minimum in least.items():
             if locals()[name] < minimum:
-                msg = f"data.{name} must be at least {minimum}, got {locals()[name]}"
-                raise ConfigError(msg)
+                raise ConfigError(f"data.{name} must be at least {minimum}, got {locals()[name]}")
         self.store = EventStore.open(store)
         self.inputs = Inputs.of(self.store, order)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.balance, self.order, self.seed = balance, order, seed
-        self.block_events, self.buffer_mb, self.bucket_batches = block_events, buffer_mb, bucket_batches
+        self.block_events, self.buffer_mb, self.bucket_batches = (
+            block_events,
+            buffer_mb,
+            bucket_batches,
+        )
         self.workers, self.prefetch, self.memory_mb = workers, prefetch, memory_mb
         self.predict_split = predict_split
 
@@ -121,7 +126,9 @@ class EventData(pl.LightningDataModule):
             balance=self.balance,
             batch_size=self.batch_size if shuffle else self.eval_batch_size,
             block_events=self.block_events,
-            window_events=max(1, int(self.buffer_mb * MB / self._bytes_an_event(split, particles=particles))),
+            window_events=max(
+                1, int(self.buffer_mb * MB / self._bytes_an_event(split, particles=particles))
+            ),
             bucket_batches=self.bucket_batches if shuffle else np.iinfo(np.int64).max,
             shuffle=shuffle,
             seed=self.seed,
@@ -134,18 +141,40 @@ class EventData(pl.LightningDataModule):
         plan = self.plan(split, shuffle=shuffle, particles=particles)
         size = self._bytes_an_event(split, particles=particles) * self._n_events(split)
         reader = BlockReader(
-            self.store, particles=particles, order=self.order, keep=size <= self.memory_mb * MB, block_events=self.block_events
+            self.store,
+            particles=particles,
+            order=self.order,
+            keep=size <= self.memory_mb * MB,
+            block_events=self.block_events,
         )
         rank, world = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-        pin = trainer is not None and trainer.strategy.root_device.type == "cuda" and torch.cuda.is_available()
-        return EventLoader(plan, reader, rank=rank, world=world, workers=self.workers, prefetch=self.prefetch, pin=pin)
+        pin = (
+            trainer is not None
+            and trainer.strategy.root_device.type == "cuda"
+            and torch.cuda.is_available()
+        )
+        return EventLoader(
+            plan,
+            reader,
+            rank=rank,
+            world=world,
+            workers=self.workers,
+            prefetch=self.prefetch,
+            pin=pin,
+        )
 
     def _n_events(self, split: str) -> int:
-        return sum(part.n_events for name in self.inputs.classes for part in self.store.parts(split, name))
+        return sum(
+            part.n_events for name in self.inputs.classes for part in self.store.parts(split, name)
+        )
 
     def _bytes_an_event(self, split: str, *, particles: bool) -> float:
         flat = 4 * len(self.inputs.hlf) + 16
         if not particles:
             return flat
-        n_particles = sum(part.n_particles for name in self.inputs.classes for part in self.store.parts(split, name))
+        n_particles = sum(
+            part.n_particles
+            for name in self.inputs.classes
+            for part in self.store.parts(split, name)
+        )
         return flat + 4 * len(self.inputs.particles) * n_particles / max(1, self._n_events(split))

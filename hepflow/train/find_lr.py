@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
 from hepflow.errors import DataError
-from hepflow.files import whole
+from hepflow.system.files import whole
 from hepflow.train.parser import TrainCLI
 
 log = logging.getLogger(__name__)
@@ -55,11 +55,20 @@ class Sweep(Callback):
 def find_lr(cli: TrainCLI) -> None:
     """Try learning rates from tiny to huge on a copy of the net, and name the one where the loss falls fastest."""
     sweep = Sweep()
-    ours: dict[str, Any] = {name: cli.config.trainer[name] for name in ("accelerator", "precision", "gradient_clip_val")}
+    ours: dict[str, Any] = {
+        name: cli.config.trainer[name] for name in ("accelerator", "precision", "gradient_clip_val")
+    }
     length: dict[str, Any] = {"max_epochs": STEPS, "max_steps": STEPS, "limit_val_batches": 0}
-    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    quiet: dict[str, Any] = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+    }
     shown = cli.config.trainer.enable_progress_bar is not False
-    bar: dict[str, Any] = {"callbacks": [sweep, *([cli.progress()] if shown else [])], "enable_progress_bar": shown}
+    bar: dict[str, Any] = {
+        "callbacks": [sweep, *([cli.progress()] if shown else [])],
+        "enable_progress_bar": shown,
+    }
     trainer = pl.Trainer(devices=1, **ours, **length, **quiet, **bar)
     trainer.fit(cli.model, cli.datamodule)
     if trainer.interrupted:
@@ -67,9 +76,24 @@ def find_lr(cli: TrainCLI) -> None:
     path = cli.folder / LR_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as part:
-        part.write_text("".join(["lr,loss\n", *(f"{lr:.6g},{loss:.6g}\n" for lr, loss in zip(sweep.rates, sweep.losses, strict=False))]))
+        part.write_text(
+            "".join(
+                [
+                    "lr,loss\n",
+                    *(
+                        f"{lr:.6g},{loss:.6g}\n"
+                        for lr, loss in zip(sweep.rates, sweep.losses, strict=False)
+                    ),
+                ]
+            )
+        )
     suggestion = sweep.suggestion()
     if suggestion is None:
-        msg = f"the loss never fell, see {path}: look at the data, or at --data.batch-size"
-        raise DataError(msg)
-    log.info("the loss falls fastest near --model.lr %.2g; losses by learning rate in %s", suggestion, path)
+        raise DataError(
+            f"the loss never fell, see {path}: look at the data, or at --data.batch-size"
+        )
+    log.info(
+        "the loss falls fastest near --model.lr %.2g; losses by learning rate in %s",
+        suggestion,
+        path,
+    )

@@ -1,29 +1,31 @@
 """A run folder: its files, and whether a training is finished in it, can go on in it, or would replace another one."""
 
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from hepflow.config.options import shown
+from hepflow.data.provenance import digest
+from hepflow.data.runs import BEST, CHECKPOINTS, CONFIG, FILES, LAST, PREDICTIONS, RECORD
 from hepflow.errors import ConfigError
-from hepflow.files import read_json
-from hepflow.ledger import digest
-from hepflow.options import shown
-from hepflow.train.callbacks import LAST
+from hepflow.system.files import read_json
 
 log = logging.getLogger(__name__)
 
-RUN_FILE, CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE = "run.json", "config.yaml", "metrics.csv", "predictions.parquet"
-ONNX_FILE = "model.onnx"
-CHECKPOINTS, BEST, TENSORBOARD = "checkpoints", "best.ckpt", "tensorboard"
-FILES = (CONFIG_FILE, METRICS_FILE, PREDICTIONS_FILE, ONNX_FILE, f"{CHECKPOINTS}/{BEST}", f"{CHECKPOINTS}/{LAST}")
-"""Beside run.json, which is there before any of them."""
-
 WHERE_IT_RUNS = {
-    "trainer": {"accelerator", "devices", "num_nodes", "strategy", "logger", "profiler", "enable_progress_bar", "default_root_dir"},
+    "trainer": {
+        "accelerator",
+        "devices",
+        "num_nodes",
+        "strategy",
+        "logger",
+        "profiler",
+        "enable_progress_bar",
+        "default_root_dir",
+    },
     "data": {"store", "workers", "prefetch", "memory_mb", "predict_split", "eval_batch_size"},
     "": {"config", "output", "overwrite", "checkpoint_every_steps", "threads"},
 }
@@ -36,9 +38,15 @@ State = Literal["fresh", "resume", "done"]
 
 def decisive(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """A resolved configuration without the options that do not change the result."""
-    kept = {key: value for key, value in resolved.items() if key not in WHERE_IT_RUNS[""] and (key, value) != ("ckpt_path", None)}
+    kept = {
+        key: value
+        for key, value in resolved.items()
+        if key not in WHERE_IT_RUNS[""] and (key, value) != ("ckpt_path", None)
+    }
     for group in WHERE_IT_RUNS.keys() & kept.keys():
-        kept[group] = {key: value for key, value in kept[group].items() if key not in WHERE_IT_RUNS[group]}
+        kept[group] = {
+            key: value for key, value in kept[group].items() if key not in WHERE_IT_RUNS[group]
+        }
     return kept
 
 
@@ -49,13 +57,17 @@ def config_hash(resolved: Mapping[str, Any]) -> str:
 
 def run_state(folder: Path, own_hash: str, provenance: str) -> State:
     """Whether a training of this configuration on this store is finished in the folder, was begun, or neither."""
-    if not (folder / RUN_FILE).is_file():
+    if not (folder / RECORD).is_file():
         return "fresh"
-    record = read_json(folder / RUN_FILE)
+    record = read_json(folder / RECORD)
     if (record.get("config_hash"), record.get("provenance")) != (own_hash, provenance):
         return "fresh"
     checkpoints = folder / CHECKPOINTS
-    if record.get("finished") and (folder / PREDICTIONS_FILE).is_file() and (checkpoints / BEST).is_file():
+    if (
+        record.get("finished")
+        and (folder / PREDICTIONS).is_file()
+        and (checkpoints / BEST).is_file()
+    ):
         return "done"
     return "resume" if (checkpoints / LAST).is_file() else "fresh"
 
@@ -77,47 +89,52 @@ def check_replaceable(folder: Path, resolved: Mapping[str, Any], provenance: str
     ConfigError
         There is another training, finished or with a checkpoint to go on from; or files of somebody's own with names of ours.
     """
-    if not (folder / RUN_FILE).is_file():
+    if not (folder / RECORD).is_file():
         if theirs := [name for name in FILES if (folder / name).exists()]:
-            msg = f"{folder} holds {', '.join(theirs)}, but no run. Give another --output, or --overwrite to replace what is there."
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"{folder} holds {', '.join(theirs)}, but no run. Give another --output, or --overwrite to replace what is there."
+            )
         return
-    record = read_json(folder / RUN_FILE)
+    record = read_json(folder / RECORD)
     if not record.get("finished") and not (folder / CHECKPOINTS / LAST).is_file():
         return
-    before = yaml.safe_load((folder / CONFIG_FILE).read_text()) if (folder / CONFIG_FILE).is_file() else {}
+    before = yaml.safe_load((folder / CONFIG).read_text()) if (folder / CONFIG).is_file() else {}
     if before:
         before["ckpt_path"] = record.get("began_with")
-    changed = [*_differences(decisive(before), decisive(resolved))] if before else [f"another model ({record.get('model', 'unknown')})"]
+    changed = (
+        [*_differences(decisive(before), decisive(resolved))]
+        if before
+        else [f"another model ({record.get('model', 'unknown')})"]
+    )
     if record.get("provenance") != provenance:
         there, here = (str(config.get("data", {}).get("store")) for config in (before, resolved))
         if Path(there).absolute() != Path(here).absolute():
             changed.append(f"data.store {there} (now {here})")
         elif not changed:
-            log.info("%s: the events of %s have changed since; the training starts afresh", folder, here)
+            log.info(
+                "%s: the events of %s have changed since; the training starts afresh", folder, here
+            )
     if not changed:
         return
-    named = ", ".join(changed[:NAMED]) + (f" and {len(changed) - NAMED} more" if len(changed) > NAMED else "")
+    named = ", ".join(changed[:NAMED]) + (
+        f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
+    )
     kind = "a finished run" if record.get("finished") else "an unfinished run"
-    msg = f"{folder} holds {kind} with {named}. Give another --output, or --overwrite to replace it."
-    raise ConfigError(msg)
+    raise ConfigError(
+        f"{folder} holds {kind} with {named}. Give another --output, or --overwrite to replace it."
+    )
 
 
-def clear(folder: Path) -> None:
-    """Remove what an earlier run left, and nothing that is not ours."""
-    if not (folder / RUN_FILE).is_file():
-        return
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # TensorBoard's logs of other configurations lie beside ours
-    for name in (*FILES, RUN_FILE):
-        (folder / name).unlink(missing_ok=True)
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
+) -> Iterator[str]:
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name), now.get(name)
         if old == new:
             continue
-        if all(isinstance(value, Mapping | None) for value in (old, new)):  # an option's own options; those of a class may be left out
+        if all(
+            isinstance(value, Mapping | None) for value in (old, new)
+        ):  # an option's own options; those of a class may be left out
             yield from _differences(old or {}, new or {}, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name} {shown(old)} (now {shown(new)})"

@@ -8,8 +8,8 @@ import sys
 import pytorch_lightning as pl
 from pytorch_lightning.accelerators import CPUAccelerator
 
-from hepflow import machine
 from hepflow.errors import ConfigError
+from hepflow.system import processes
 
 LAUNCHER = "HEPFLOW_LAUNCHER"
 """Environment variable with the number of the process that starts the others."""
@@ -26,9 +26,12 @@ def prepare(trainer: pl.Trainer) -> None:
     """
     if trainer.strategy.launcher is None:  # one process, or Slurm, torchrun or Spark start them
         return
-    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > (cores := machine.cores()):
-        msg = f"trainer.devices {trainer.num_devices} asks for more processes than the {cores} cores that hepflow may use here"
-        raise ConfigError(msg)
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > (
+        cores := processes.cores()
+    ):
+        raise ConfigError(
+            f"trainer.devices {trainer.num_devices} asks for more processes than the {cores} cores that hepflow may use here"
+        )
     os.environ[LAUNCHER] = str(os.getpid())
 
 

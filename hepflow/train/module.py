@@ -18,8 +18,8 @@ from hepflow.errors import ConfigError, DataError
 from hepflow.models.hlf import HLFNet
 from hepflow.models.inputs import Inputs
 from hepflow.models.net import Net
-from hepflow.train.batches import Batch
 from hepflow.train.data import EventData
+from hepflow.train.loading.batches import Batch
 from hepflow.train.measures import measures
 
 # B events, K classes
@@ -65,14 +65,23 @@ class Classifier(pl.LightningModule):
     ) -> None:
         super().__init__()
         if lr <= 0 or not 0 <= warmup <= 1:
-            msg = f"model.lr must be positive and model.warmup between 0 and 1, got {lr} and {warmup}"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"model.lr must be positive and model.warmup between 0 and 1, got {lr} and {warmup}"
+            )
         self.net = net(inputs)
-        self.lr, self.weight_decay, self.schedule, self.warmup, self.seed = lr, weight_decay, schedule, warmup, seed
+        self.lr, self.weight_decay, self.schedule, self.warmup, self.seed = (
+            lr,
+            weight_decay,
+            schedule,
+            warmup,
+            seed,
+        )
         self.torch_compile = torch_compile
         n_classes = len(inputs.classes)
         self.loss = MeanMetric()
-        self.accuracy = MulticlassAccuracy(n_classes, average="macro")  # each class counts the same, as in a report
+        self.accuracy = MulticlassAccuracy(
+            n_classes, average="macro"
+        )  # each class counts the same, as in a report
         self.auc = MulticlassAUROC(n_classes, average="none")
         # cross-entropy, correct, events of the epoch so far; no buffer, since DDP would overwrite those of the other ranks
         self.sums = torch.zeros(3)
@@ -99,7 +108,11 @@ class Classifier(pl.LightningModule):
         batch = self.global_step * batches_a_step + batch_index % batches_a_step
         seed = (self.seed * 1_000_003 + batch) * 4099 + self.global_rank
         # torch.manual_seed would seed every device there could be, which takes longer than a step of a small net
-        generator = torch.cuda.default_generators[self.device.index or 0] if self.device.type == "cuda" else torch.default_generator
+        generator = (
+            torch.cuda.default_generators[self.device.index or 0]
+            if self.device.type == "cuda"
+            else torch.default_generator
+        )
         generator.manual_seed(seed)
 
     def training_step(self, batch: Batch) -> Tensor:
@@ -113,7 +126,9 @@ class Classifier(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's loss and accuracy, which changed while it ran."""
-        loss, correct, n_events = self.trainer.strategy.reduce(self.sums.clone(), reduce_op="sum").tolist()
+        loss, correct, n_events = self.trainer.strategy.reduce(
+            self.sums.clone(), reduce_op="sum"
+        ).tolist()
         self.sums.zero_()
         values = dict(zip(measures("train"), (loss / n_events, correct / n_events), strict=True))
         self.log_dict({**values, "lr": self._lr_now()}, rank_zero_only=True)
@@ -142,10 +157,16 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Adam, with a learning rate that follows the schedule step by step."""
-        fused = "mixed" not in str(self.trainer.precision)  # Lightning's mixed precision clips no gradients of a fused optimizer
-        optimizer: Optimizer = AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=fused)
+        fused = "mixed" not in str(
+            self.trainer.precision
+        )  # Lightning's mixed precision clips no gradients of a fused optimizer
+        optimizer: Optimizer = AdamW(
+            self.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=fused
+        )
         n_steps = self._n_steps()
-        schedule = LambdaLR(optimizer, lambda step: lr_factor(step, n_steps, self.warmup, self.schedule))
+        schedule = LambdaLR(
+            optimizer, lambda step: lr_factor(step, n_steps, self.warmup, self.schedule)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -172,12 +193,14 @@ class Classifier(pl.LightningModule):
         theirs, mine = checkpoint["hepflow"], self.net.describe()
         for key in ("net", "arguments"):
             if theirs[key] != mine[key]:
-                msg = f"the checkpoint holds a net with {key} {theirs[key]}, the configuration asks for {mine[key]}. Give its config.yaml."
-                raise ConfigError(msg)
+                raise ConfigError(
+                    f"the checkpoint holds a net with {key} {theirs[key]}, the configuration asks for {mine[key]}. Give its config.yaml."
+                )
         Inputs.from_dict(theirs["inputs"]).require_same_features(self.net.inputs, "the checkpoint")
         if training and theirs["inputs"]["statistics"] != mine["inputs"]["statistics"]:
-            msg = "the checkpoint was trained with another normalisation (other training events); start afresh in another --output"
-            raise DataError(msg)
+            raise DataError(
+                "the checkpoint was trained with another normalisation (other training events); start afresh in another --output"
+            )
 
     def _measure(self, batch: Batch, logits_BK: Tensor) -> None:
         real = batch.weight > 0
@@ -188,7 +211,13 @@ class Classifier(pl.LightningModule):
 
     def _log_measured(self, split: str) -> None:
         names = measures(split, self.net.inputs.classes)
-        values = dict(zip(names, (self.loss.compute(), self.accuracy.compute(), *self.auc.compute()), strict=True))
+        values = dict(
+            zip(
+                names,
+                (self.loss.compute(), self.accuracy.compute(), *self.auc.compute()),
+                strict=True,
+            )
+        )
         for metric in (self.loss, self.accuracy, self.auc):
             metric.reset()
         # every rank computed the same from all ranks' events
@@ -201,7 +230,9 @@ class Classifier(pl.LightningModule):
         """
         trainer = self.trainer
         data: EventData = trainer.datamodule  # type: ignore[attr-defined]  # Lightning attaches it, undeclared
-        n_batches = data.batches_trained(data.plan("train", shuffle=True, particles="particles" in self.net.reads))
+        n_batches = data.batches_trained(
+            data.plan("train", shuffle=True, particles="particles" in self.net.reads)
+        )
         n_steps = math.ceil(n_batches / trainer.accumulate_grad_batches) * (trainer.max_epochs or 1)
         return max(1, n_steps if trainer.max_steps < 0 else min(n_steps, trainer.max_steps))
 
@@ -230,4 +261,8 @@ def lr_factor(step: int, n_steps: int, warmup: float, schedule: str) -> float:
 
 def _outputs(batch: Batch, logits_BK: Tensor) -> dict[str, Tensor]:
     real = batch.weight > 0
-    return {"event_id": batch.event_id[real], "label": batch.label[real], "logits": logits_BK[real].float()}
+    return {
+        "event_id": batch.event_id[real],
+        "label": batch.label[real],
+        "logits": logits_BK[real].float(),
+    }

@@ -17,18 +17,19 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 
-from hepflow.arguments import nearest, read, spelt_out
-from hepflow.config import RUNS, TrainConfig
+from hepflow.config.arguments import nearest, read, spelt_out
+from hepflow.config.options import spelt
+from hepflow.config.shipped import with_shipped
+from hepflow.config.stages import RUNS, TrainConfig
+from hepflow.data.runs import BEST, CHECKPOINTS, HISTORY, TENSORBOARD
+from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError, one_line
-from hepflow.models.bundle import read_checkpoint
-from hepflow.options import spelt
-from hepflow.shipped import with_shipped
-from hepflow.store import EventStore
+from hepflow.models.export import read_checkpoint
 from hepflow.train import launch, slurm
 from hepflow.train.callbacks import LastCheckpoint, PredictionsWriter, Throughput, WholeCheckpoints
 from hepflow.train.checks import ONE_BEST, check_fit
 from hepflow.train.data import EventData
-from hepflow.train.folder import BEST, CHECKPOINTS, METRICS_FILE, TENSORBOARD, check_replaceable, config_hash, run_state
+from hepflow.train.folder import check_replaceable, config_hash, run_state
 from hepflow.train.help import ALIASES
 from hepflow.train.measures import of_an_epoch
 from hepflow.train.module import Classifier
@@ -94,7 +95,9 @@ class TrainCLI(LightningCLI):
                 "usage": f"{self.prog} [options]",
                 "description": about,
             },
-            args=spelt_out(with_shipped(args), switches=SWITCHES, mappings=MAPPINGS, aliases=ALIASES),
+            args=spelt_out(
+                with_shipped(args), switches=SWITCHES, mappings=MAPPINGS, aliases=ALIASES
+            ),
             run=False,
         )
 
@@ -121,10 +124,13 @@ class TrainCLI(LightningCLI):
 
     def checked(self, config: Namespace) -> Namespace:
         """Options, each of which is allowed, that go together too."""
-        TrainConfig(**{field.name: config[field.name] for field in fields(TrainConfig)})  # checks itself
+        TrainConfig(
+            **{field.name: config[field.name] for field in fields(TrainConfig)}
+        )  # checks itself
         if not 0 <= (config.seed_everything or 0) < 2**32:
-            msg = f"seed_everything must be from 0 to {2**32 - 1}, got {config.seed_everything}"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"seed_everything must be from 0 to {2**32 - 1}, got {config.seed_everything}"
+            )
         if self.command == "fit":
             check_fit(config)
         return config
@@ -136,7 +142,10 @@ class TrainCLI(LightningCLI):
         self.overwrite, config.overwrite = config.overwrite, False  # meant for this time
         store = EventStore.open(Path(config.data.store))
         self.provenance = store.spec.provenance
-        checkpoint, config.ckpt_path = config.ckpt_path, None  # whoever reads the file later wants the checkpoints of this run
+        checkpoint, config.ckpt_path = (
+            config.ckpt_path,
+            None,
+        )  # whoever reads the file later wants the checkpoints of this run
         self.config_text = self.parser.dump(config)  # --config reads it back
         config.ckpt_path = checkpoint
         self.resolved = yaml.safe_load(self.config_text)
@@ -150,11 +159,17 @@ class TrainCLI(LightningCLI):
 
     def _check_checkpoint(self, path: Path) -> None:
         if not path.is_file():
-            msg = f"{path}: no checkpoint here. Name one by --ckpt-path, such as runs/hlf/checkpoints/{BEST}."
-            raise DataError(msg)
-        if self.command == "fit" and self.state == "fresh" and path.resolve().is_relative_to(self.folder.resolve()):
-            msg = f"--ckpt-path {path} lies in {self.folder}, which a training of this configuration would replace: give another --output"
-            raise ConfigError(msg)
+            raise DataError(
+                f"{path}: no checkpoint here. Name one by --ckpt-path, such as runs/hlf/checkpoints/{BEST}."
+            )
+        if (
+            self.command == "fit"
+            and self.state == "fresh"
+            and path.resolve().is_relative_to(self.folder.resolve())
+        ):
+            raise ConfigError(
+                f"--ckpt-path {path} lies in {self.folder}, which a training of this configuration would replace: give another --output"
+            )
 
     def instantiate_classes(self) -> None:
         """Nothing is made where there is nothing to do."""
@@ -164,7 +179,9 @@ class TrainCLI(LightningCLI):
             try:
                 super().instantiate_classes()
             except ValueError as error:
-                if not str(error).startswith("Does not validate"):  # jsonargparse's, when a class of the user's choice cannot be made
+                if not str(error).startswith(
+                    "Does not validate"
+                ):  # jsonargparse's, when a class of the user's choice cannot be made
                     raise
                 raise ConfigError(one_line(error)) from error
             self._check_parts()
@@ -179,18 +196,22 @@ class TrainCLI(LightningCLI):
                 self._check_start(content)
         if self.command == "fit":
             for split in ("train", "val"):
-                self.datamodule.plan(split, shuffle=split == "train", particles="particles" in self.model.net.reads)
+                self.datamodule.plan(
+                    split, shuffle=split == "train", particles="particles" in self.model.net.reads
+                )
             self.check_replaceable()
 
     def _check_start(self, checkpoint: dict[str, Any]) -> None:
         path, n_most = self.config.ckpt_path, self.config.trainer.max_epochs
         if "loops" not in checkpoint:  # checkpoint.save_weights_only
-            msg = f"{path}: holds the weights alone, without the optimizer that a training needs to go on; give its last.ckpt"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"{path}: holds the weights alone, without the optimizer that a training needs to go on; give its last.ckpt"
+            )
         n_done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         if n_done >= n_most:
-            msg = f"{path}: has {n_done} epochs behind it; to go on from it, trainer.max_epochs must be more, got {n_most}"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"{path}: has {n_done} epochs behind it; to go on from it, trainer.max_epochs must be more, got {n_most}"
+            )
 
     def check_replaceable(self) -> None:
         """Refuse to begin where another training has left what it learnt, unless that is wished."""
@@ -202,17 +223,26 @@ class TrainCLI(LightningCLI):
         for callback in ("early_stopping", "checkpoint"):
             name, mode = self.config[callback].monitor, self.config[callback].mode
             if name in known and mode == "min" and not name.endswith("_loss"):
-                msg = f"{callback}.monitor {name}: this would keep the worst epoch: give {spelt(f'{callback}.mode')} max"
-                raise ConfigError(msg)
-            if name not in known and name is not None and not self.config.trainer.callbacks:  # whose measures nobody knows yet
-                msg = f"{callback}.monitor {name}: nothing of this name is measured.{nearest(name, known)} There are: {', '.join(known)}."
-                raise ConfigError(msg)
+                raise ConfigError(
+                    f"{callback}.monitor {name}: this would keep the worst epoch: give {spelt(f'{callback}.mode')} max"
+                )
+            if (
+                name not in known and name is not None and not self.config.trainer.callbacks
+            ):  # whose measures nobody knows yet
+                raise ConfigError(
+                    f"{callback}.monitor {name}: nothing of this name is measured.{nearest(name, known)} There are: {', '.join(known)}."
+                )
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer with our callbacks and loggers; the user's own come on top."""
         source = {"config_hash": self.config_hash, "seed": self.config.seed_everything}
         store = Path(self.config.data.store).resolve()  # which finds it from any folder
-        about = {**source, "store": str(store), "engine": self.engine, "began_with": self.resolved.get("ckpt_path")}
+        about = {
+            **source,
+            "store": str(store),
+            "engine": self.engine,
+            "began_with": self.resolved.get("ckpt_path"),
+        }
         self.record = RunRecord(self.folder, self.state, self.config_text, about)
         self.writer = PredictionsWriter(self.folder, source, self.config.data.predict_split)
         config = self.config_init.trainer
@@ -222,7 +252,11 @@ class TrainCLI(LightningCLI):
             callbacks.append(self.progress())
         if self.command == "fit" and self.requeues and slurm.in_a_job():
             callbacks.append(slurm.SlurmRequeue(self.folder / CHECKPOINTS))
-        ours: dict[str, Any] = {"callbacks": callbacks, "logger": self._loggers(config.logger), "default_root_dir": str(self.folder)}
+        ours: dict[str, Any] = {
+            "callbacks": callbacks,
+            "logger": self._loggers(config.logger),
+            "default_root_dir": str(self.folder),
+        }
         plugins = config.plugins or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -231,17 +265,30 @@ class TrainCLI(LightningCLI):
         try:
             trainer = super().instantiate_trainer(**ours, **kwargs)
         except (MisconfigurationException, ValueError, TypeError) as error:
-            chosen = {name: config[name] for name in ("accelerator", "devices", "num_nodes", "strategy", "precision")}
-            asked = ", ".join(f"trainer.{name} {value}" for name, value in chosen.items() if value not in (None, "auto", 1))
-            msg = f"{asked}: {one_line(error)} `hepflow doctor` says what this machine has." if asked else one_line(error)
-            raise ConfigError(msg) from error
+            chosen = {
+                name: config[name]
+                for name in ("accelerator", "devices", "num_nodes", "strategy", "precision")
+            }
+            asked = ", ".join(
+                f"trainer.{name} {value}"
+                for name, value in chosen.items()
+                if value not in (None, "auto", 1)
+            )
+            raise ConfigError(
+                f"{asked}: {one_line(error)} `hepflow doctor` says what this machine has."
+                if asked
+                else one_line(error)
+            ) from error
         if isinstance(trainer.accelerator, CPUAccelerator) and str(config.precision) in HALF:
-            msg = f"trainer.precision {config.precision} is for GPUs; a CPU has 32-true and bf16-mixed"
-            raise ConfigError(msg)
+            raise ConfigError(
+                f"trainer.precision {config.precision} is for GPUs; a CPU has 32-true and bf16-mixed"
+            )
         launch.prepare(trainer)
         if isinstance(trainer.strategy, DDPStrategy):  # also where `auto` took it
             own = trainer.strategy._ddp_kwargs  # noqa: SLF001 - of a strategy that Lightning made it is the only way
-            own.setdefault("broadcast_buffers", False)  # they are statistics that never change: not sent before every step
+            own.setdefault(
+                "broadcast_buffers", False
+            )  # they are statistics that never change: not sent before every step
             own.setdefault("gradient_as_bucket_view", True)
         # last.ckpt knows what the best checkpoint is by now: else a resumed run may replace it with a worse one
         trainer.callbacks.sort(key=lambda callback: isinstance(callback, LastCheckpoint))  # type: ignore[attr-defined]  # Lightning sets it
@@ -250,9 +297,12 @@ class TrainCLI(LightningCLI):
     def _loggers(self, configured: Any) -> list[Logger] | bool:
         if configured is False or self.command != "fit":
             return False
-        own: list[Logger] = [EpochTable(self.folder / METRICS_FILE, go_on=self.state == "resume")]
+        own: list[Logger] = [EpochTable(self.folder / HISTORY, go_on=self.state == "resume")]
         if configured in (None, True):
-            return [TensorBoardLogger(str(self.folder), name=TENSORBOARD, version=self.config_hash), *own]
+            return [
+                TensorBoardLogger(str(self.folder), name=TENSORBOARD, version=self.config_hash),
+                *own,
+            ]
         return [*(configured if isinstance(configured, list) else [configured]), *own]
 
     @property
@@ -264,17 +314,24 @@ class TrainCLI(LightningCLI):
         DataError
             There is none.
         """
-        named = self.config.ckpt_path if self.command != "fit" else None  # a training only begins with it
+        named = (
+            self.config.ckpt_path if self.command != "fit" else None
+        )  # a training only begins with it
         path: Path = named or self.folder / CHECKPOINTS / BEST
         if not path.is_file():
-            msg = f"{path}: no checkpoint here. Train one with `hepflow train fit --output {self.folder}`, or name one by --ckpt-path."
-            raise DataError(msg)
+            raise DataError(
+                f"{path}: no checkpoint here. Train one with `hepflow train fit --output {self.folder}`, or name one by --ckpt-path."
+            )
         return path
 
 
 def _name(configs: Sequence[Any]) -> str:
     """Name of the run: of the last configuration file that chooses a net, or else of the net that is trained without one."""
-    named = [path for path in (Path(str(config)) for config in configs if config is not None) if _chooses_net(path)]
+    named = [
+        path
+        for path in (Path(str(config)) for config in configs if config is not None)
+        if _chooses_net(path)
+    ]
     return named[-1].stem if named else "hlf"
 
 

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hepflow.terminal import MESSAGES
+from hepflow.system.terminal import MESSAGES
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,12 @@ class FitProgress(ProgressBar):
         super().on_train_start(trainer, pl_module)
         if not self._enabled:
             return
-        columns = (TextColumn("{task.description}"), BarColumn(BAR_WIDTH), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(BAR_WIDTH),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
         self._bar = Progress(*columns, console=MESSAGES)
         self._bar.add_task(self._epoch(trainer), total=None, note="")
         self._bar.start()
@@ -63,11 +68,21 @@ class FitProgress(ProgressBar):
     def _move(self, trainer: pl.Trainer, **more: Any) -> None:
         if self._bar:
             (bar,) = self._bar.task_ids
-            self._bar.update(bar, description=self._epoch(trainer), completed=trainer.global_step, total=_steps(trainer), **more)
+            self._bar.update(
+                bar,
+                description=self._epoch(trainer),
+                completed=trainer.global_step,
+                total=_steps(trainer),
+                **more,
+            )
 
     @staticmethod
     def _epoch(trainer: pl.Trainer) -> str:
-        return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}" if trainer.max_steps < 0 else "steps"
+        return (
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            if trainer.max_steps < 0
+            else "steps"
+        )
 
     def _close(self) -> None:
         if self._bar:
@@ -95,7 +110,9 @@ class EpochLines(ProgressBar):
             loss = trainer.callback_metrics.get("val_loss")
             known = "" if loss is None else f", val_loss {loss:.4f} before"
             batch = trainer.fit_loop.epoch_loop.batch_idx + 1
-            self._say(f"epoch {trainer.current_epoch + 1}, batch {batch:,} of {trainer.num_training_batches:,}{known}")
+            self._say(
+                f"epoch {trainer.current_epoch + 1}, batch {batch:,} of {trainer.num_training_batches:,}{known}"
+            )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Say what came of it."""
@@ -109,12 +126,20 @@ class EpochLines(ProgressBar):
 
 def newest(trainer: pl.Trainer) -> str:
     """What the last epoch came to, in words that fit beside a bar."""
-    formats = {"val_loss": "val_loss {:.4f}", "val_accuracy": "acc {:.4f}", "events_per_s": "{:,.0f} events/s"}
+    formats = {
+        "val_loss": "val_loss {:.4f}",
+        "val_accuracy": "acc {:.4f}",
+        "events_per_s": "{:,.0f} events/s",
+    }
     values = {name: trainer.callback_metrics.get(name) for name in formats}
-    return "  ".join(formats[name].format(float(value)) for name, value in values.items() if value is not None)
+    return "  ".join(
+        formats[name].format(float(value)) for name, value in values.items() if value is not None
+    )
 
 
 def _steps(trainer: pl.Trainer) -> int:
     """Of the whole training."""
-    n_steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches) * (trainer.max_epochs or 1)
+    n_steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches) * (
+        trainer.max_epochs or 1
+    )
     return n_steps if trainer.max_steps < 0 else min(n_steps, trainer.max_steps)

@@ -9,15 +9,16 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from hepflow import machine
-from hepflow.files import whole, write_json
-from hepflow.ledger import code_hash
+from hepflow.data.provenance import code_hash
+from hepflow.data.runs import CHECKPOINTS, CONFIG, HISTORY, RECORD, clear
 from hepflow.models.net import parameters
 from hepflow.schema import SPLITS
+from hepflow.system import processes
+from hepflow.system.files import whole, write_json
 from hepflow.train.callbacks import batch_of
 from hepflow.train.data import EventData
-from hepflow.train.folder import CHECKPOINTS, CONFIG_FILE, METRICS_FILE, RUN_FILE, State, clear
-from hepflow.train.loader import EventLoader
+from hepflow.train.folder import State
+from hepflow.train.loading.loader import EventLoader
 from hepflow.train.module import net_of
 from hepflow.train.table import EpochTable, read_table
 
@@ -39,7 +40,9 @@ class RunRecord(Callback):
         ``config_hash``, ``seed``, ``store`` and ``engine``.
     """
 
-    def __init__(self, folder: Path, state: State, config_text: str, about: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, state: State, config_text: str, about: Mapping[str, Any]
+    ) -> None:
         self.folder = folder
         self.state = state
         self.config_text = config_text
@@ -60,7 +63,7 @@ class RunRecord(Callback):
             clear(self.folder)
         (self.folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         self.write(trainer, pl_module, finished=False)
-        with whole(self.folder / CONFIG_FILE) as part:
+        with whole(self.folder / CONFIG) as part:
             part.write_text(self.config_text)
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -68,7 +71,11 @@ class RunRecord(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, EpochTable):
                 logger.drop_from(trainer.current_epoch)
-        self._splits = {**self._splits, "fit": _splits_of(trainer.train_dataloader), "statistics": _splits_of_statistics(trainer)}
+        self._splits = {
+            **self._splits,
+            "fit": _splits_of(trainer.train_dataloader),
+            "statistics": _splits_of_statistics(trainer),
+        }
         assert isinstance(trainer.train_dataloader, EventLoader)
         self._reach = trainer.train_dataloader.plan.reach
         self._since = time.perf_counter()
@@ -98,16 +105,22 @@ class RunRecord(Callback):
         """Go on with those totals, unless the checkpoint is that of the best epoch, loaded for the test."""
         if self._fitted:
             return
-        self._events, self._wall_s, self._splits = state_dict["events"], state_dict["wall_s"], state_dict["splits"]
+        self._events, self._wall_s, self._splits = (
+            state_dict["events"],
+            state_dict["wall_s"],
+            state_dict["splits"],
+        )
         self._since = time.perf_counter()
 
-    def write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, finished: bool, **more: Any) -> None:
+    def write(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, finished: bool, **more: Any
+    ) -> None:
         """Write run.json whole."""
         if not trainer.is_global_zero:
             return
         net = net_of(pl_module)
         inputs = net.inputs
-        history = read_table(self.folder / METRICS_FILE)
+        history = read_table(self.folder / HISTORY)
         wall_s = self._wall_s if finished else self._wall_so_far()
         record = {
             "name": self.folder.name,
@@ -128,13 +141,13 @@ class RunRecord(Callback):
             "processes": trainer.world_size,
             "threads": torch.get_num_threads(),
             "device": _device(trainer),
-            "versions": machine.versions(PACKAGES),
+            "versions": processes.versions(PACKAGES),
             "history": history,
             "finished": finished,
             **self.about,
             **more,
         }
-        write_json(self.folder / RUN_FILE, record)
+        write_json(self.folder / RECORD, record)
 
     def _wall_so_far(self) -> float:
         return self._wall_s + time.perf_counter() - self._since
@@ -157,4 +170,4 @@ def _device(trainer: pl.Trainer) -> str:
     device = trainer.strategy.root_device
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    return f"{device.type}, {machine.cores()} cores"
+    return f"{device.type}, {processes.cores()} cores"

@@ -21,7 +21,8 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.callbacks import Callback
 
-from hepflow.train.callbacks import LAST, can_go_on_after
+from hepflow.data.runs import LAST
+from hepflow.train.callbacks import can_go_on_after
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,11 @@ def in_a_job() -> bool:
 
 def environment() -> list[SLURMEnvironment]:
     """Lightning's plugin with its own signal handler switched off, where Slurm and nobody in between started this process."""
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect() else []
+    return (
+        [SLURMEnvironment(auto_requeue=False)]
+        if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+        else []
+    )
 
 
 class SlurmRequeue(Callback):
@@ -64,7 +69,11 @@ class SlurmRequeue(Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *hook: Any) -> None:
         """Ask, save, requeue."""
-        if trainer.global_step % self.every == 0 and can_go_on_after(trainer, hook[-1]) and self._anyone_asked(trainer):
+        if (
+            trainer.global_step % self.every == 0
+            and can_go_on_after(trainer, hook[-1])
+            and self._anyone_asked(trainer)
+        ):
             trainer.save_checkpoint(self.folder / LAST)
             self._requeue(trainer)
 
@@ -83,14 +92,19 @@ class SlurmRequeue(Callback):
 
     def _anyone_asked(self, trainer: pl.Trainer) -> bool:
         end = float(os.environ.get("SLURM_JOB_END_TIME", "inf"))
-        mine = torch.tensor(int(self._asked or time.time() > end - self.margin_s), device=trainer.strategy.root_device)
+        mine = torch.tensor(
+            int(self._asked or time.time() > end - self.margin_s),
+            device=trainer.strategy.root_device,
+        )
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(mine, op=dist.ReduceOp.MAX)
         return bool(mine.item())
 
     def _requeue(self, trainer: pl.Trainer) -> None:
         trainer.strategy.barrier("requeue")
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning's handler would wait for another batch
+        signal.signal(
+            signal.SIGTERM, signal.SIG_DFL
+        )  # Lightning's handler would wait for another batch
         if trainer.is_global_zero:
             self._ask_slurm()
         time.sleep(UNTIL_KILLED_S)  # Slurm ends this step
@@ -100,8 +114,18 @@ class SlurmRequeue(Callback):
         if task := os.environ.get("SLURM_ARRAY_TASK_ID"):
             job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{task}"
         last = self.folder / LAST
-        onward = f"to go on from {last}" if last.is_file() else "to begin anew, since there is no checkpoint yet"
+        onward = (
+            f"to go on from {last}"
+            if last.is_file()
+            else "to begin anew, since there is no checkpoint yet"
+        )
         log.warning("the time is up: job %s goes back into the queue, %s", job, onward)
-        result = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            ["scontrol", "requeue", job], capture_output=True, text=True, check=False
+        )
         if result.returncode:
-            log.error("the job could not be requeued (%s); submit it again, %s", result.stderr.strip(), onward)
+            log.error(
+                "the job could not be requeued (%s); submit it again, %s",
+                result.stderr.strip(),
+                onward,
+            )

@@ -7,7 +7,7 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from hepflow.files import whole
+from hepflow.system.files import whole
 
 
 class EpochTable(Logger):
@@ -46,7 +46,12 @@ class EpochTable(Logger):
         """Put numbers into the row of their epoch."""
         if "val_loss" in metrics or "train_loss" in metrics:
             epoch = int(metrics["epoch"])
-            self.rows[epoch] = {**self.rows.get(epoch, {}), **metrics, "epoch": epoch, "step": step or 0}
+            self.rows[epoch] = {
+                **self.rows.get(epoch, {}),
+                **metrics,
+                "epoch": epoch,
+                "step": step or 0,
+            }
 
     @rank_zero_only
     def drop_from(self, epoch: int) -> None:
@@ -59,7 +64,11 @@ class EpochTable(Logger):
         if not self.rows:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        names = ["epoch", "step", *sorted({name for row in self.rows.values() for name in row} - {"epoch", "step"})]
+        names = [
+            "epoch",
+            "step",
+            *sorted({name for row in self.rows.values() for name in row} - {"epoch", "step"}),
+        ]
         with whole(self.path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
@@ -71,4 +80,7 @@ def read_table(path: Path) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     with path.open(newline="") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+        return [
+            {name: float(value) for name, value in row.items() if value}
+            for row in csv.DictReader(file)
+        ]

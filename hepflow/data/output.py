@@ -1,0 +1,60 @@
+"""An output folder: the marker by which it is known, and when it may be replaced.
+
+A stage writes the marker last, so a folder without one is unfinished. Feature stores and run
+folders have markers of their own formats (`hepflow.data.store`, `hepflow.data.runs`).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hepflow.errors import ConfigError
+from hepflow.system.files import read_json, write_json
+
+MARKER = "_hepflow.json"
+
+
+def read_marker(folder: Path) -> dict[str, Any] | None:
+    """Return the content of a folder's marker; None if there is none.
+
+    Raises
+    ------
+    DataError
+        The marker is not JSON.
+    """
+    path = folder / MARKER
+    return read_json(path) if path.is_file() else None
+
+
+def write_marker(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write a folder's marker: readers see the old or the new one, never a part."""
+    write_json(folder / MARKER, dict(about))
+
+
+def refuse_to_replace(
+    output: Path, held: str, before: Mapping[str, Any], now: Mapping[str, Any]
+) -> None:
+    """Refuse an output that holds what was made with other settings.
+
+    Parameters
+    ----------
+    output : Path
+    held : str
+        What it holds.
+    before, now : mapping
+        Setting -> value; one that either does not name is not compared.
+
+    Raises
+    ------
+    ConfigError
+        A setting differs.
+    """
+    named = [
+        f"{name} {before[name]} (now {value})"
+        for name, value in now.items()
+        if name in before and before[name] != value
+    ]
+    if named:
+        raise ConfigError(
+            f"{output} holds {held} with {', '.join(named)}. Give another --output, or --overwrite to replace it."
+        )

@@ -1,0 +1,53 @@
+"""A run folder: the names of its files, its record, and how to empty it.
+
+Trainings of nets and trees write it; evaluate, export and score read it. No other module knows these names.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hepflow.system.files import read_json
+
+RECORD = "run.json"
+"""How the run came about; the first file of a run."""
+CONFIG = "config.yaml"
+HISTORY = "metrics.csv"
+PREDICTIONS = "predictions.parquet"
+ONNX = "model.onnx"
+CHECKPOINTS, BEST, LAST = "checkpoints", "best.ckpt", "last.ckpt"
+TENSORBOARD = "tensorboard"
+FILES = (CONFIG, HISTORY, PREDICTIONS, ONNX, f"{CHECKPOINTS}/{BEST}", f"{CHECKPOINTS}/{LAST}")
+"""Files of a run except its record."""
+
+
+def read_record(folder: Path) -> Mapping[str, Any]:
+    """Return the run's record; empty if there is none.
+
+    Raises
+    ------
+    DataError
+        The record is not JSON.
+    """
+    path = folder / RECORD
+    record: Mapping[str, Any] = read_json(path) if path.is_file() else {}
+    return record
+
+
+def clear(folder: Path, *, logs: bool = False) -> None:
+    """Remove an earlier run, and nothing that hepflow did not write.
+
+    Parameters
+    ----------
+    folder : Path
+    logs : bool
+        Also TensorBoard's, where those of other configurations lie next to this run's.
+    """
+    if not (folder / RECORD).is_file():
+        return
+    if logs:
+        shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    for name in (*FILES, RECORD):
+        (folder / name).unlink(missing_ok=True)

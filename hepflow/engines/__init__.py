@@ -1,0 +1,1 @@
+"""A SparkSession, a Java, a Dask client. Knows no stage."""

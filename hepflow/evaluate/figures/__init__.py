@@ -1,0 +1,1 @@
+"""Chart data -> SVG, PNG, PDF and CSV. Knows no run."""

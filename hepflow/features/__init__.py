@@ -1,0 +1,1 @@
+"""Parquet events -> jagged Zarr features, with Dask and Awkward Array."""

@@ -1,0 +1,1 @@
+"""ROOT files -> awkward events. Knows neither Spark nor a stage."""

@@ -1,0 +1,344 @@
+"""One Delphes ROOT file -> awkward events of the collections that are asked for, range of entries by range of entries.
+
+Real files name a branch ``Jet/Jet.PT``, files written by uproot ``Jet.PT``; both are asked for by the branch's own name. Of
+several cycles of the tree the highest counts. Whatever is wrong with a file comes out as `Unreadable`, with a reason.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import awkward as ak
+import numpy as np
+import uproot
+from awkward.contents import ListOffsetArray, NumpyArray, RecordArray
+from awkward.index import Index64
+
+from hepflow.errors import DataError
+from hepflow.reading.remote import as_io_error, is_remote, set_timeout, source
+from hepflow.schema import ALIASES, COLLECTIONS, OPTIONAL, TREE
+
+STEP_BYTES = 48 << 20
+"""Uncompressed bytes of the branches asked for that are in memory at a time."""
+
+Wanted = Mapping[str, Mapping[str, str]]
+"""Collection -> field -> type, as `hepflow.schema.COLLECTIONS`."""
+
+
+class Unreadable(DataError):
+    """A file, or entries of it, that cannot be read; the text is the reason."""
+
+
+class DelphesFile:
+    """An open file.
+
+    Parameters
+    ----------
+    path : str
+        Local path or URL.
+    tree : str
+    wanted : mapping
+        Collections and fields to read; nothing else is.
+    timeout_s : float
+        Seconds to wait for a remote server.
+
+    Raises
+    ------
+    Unreadable
+        The file is empty, not ROOT, truncated, or has no such tree.
+    OSError
+        The file system says no; it may be worth another try.
+    """
+
+    def __init__(
+        self, path: str, tree: str = TREE, wanted: Wanted = COLLECTIONS, timeout_s: float = 60.0
+    ) -> None:
+        self.path, self.wanted = path, wanted
+        with ExitStack() as stack:
+            self._file = _open(path, timeout_s, stack)
+            self._tree = _get_tree(self._file, tree, path)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        self._stack.close()
+
+    @property
+    def uuid(self) -> bytes:
+        """The file's identity, which copies keep; 16 bytes."""
+        return self._file.uuid.bytes
+
+    @property
+    def n_entries(self) -> int:
+        """Entries of the tree."""
+        return int(self._tree.num_entries)
+
+    @cached_property
+    def branches(self) -> dict[str, dict[str, str]]:
+        """Collection -> field -> name of its branch, aliases resolved, without the optional fields that are missing.
+
+        Raises
+        ------
+        Unreadable
+            The file lacks a collection or a field, or has it in another type.
+        """
+        present = [name for name in self._tree.keys(full_paths=False) if "." in name]
+        found = {
+            collection: _find(collection, fields, present)
+            for collection, fields in self.wanted.items()
+        }
+        for collection, branches in found.items():
+            for field, branch in branches.items():
+                _check_type(self._tree[branch], self.wanted[collection][field])
+        return found
+
+    @property
+    def filled(self) -> tuple[str, ...]:
+        """Optional fields that are asked for and that the file does not have."""
+        return tuple(
+            f"{name}.{field}"
+            for name, fields in self.wanted.items()
+            for field in fields
+            if field not in self.branches[name]
+        )
+
+    @cached_property
+    def boundaries(self) -> list[int]:
+        """Entries at which the baskets of all wanted branches begin anew, from 0 to the number of entries."""
+        names = set(self._names)
+        common = self._tree.common_entry_offsets(filter_branch=lambda branch: branch.name in names)
+        return sorted({0, *(entry for entry in common if entry < self.n_entries), self.n_entries})
+
+    def compressed_bytes(self, start: int, stop: int) -> int:
+        """Size in the file of what `iterate` reads, about."""
+        return (
+            sum(self._tree[name].compressed_bytes for name in self._names)
+            * (stop - start)
+            // max(self.n_entries, 1)
+        )
+
+    def iterate(
+        self, start: int, stop: int, step_bytes: int = STEP_BYTES
+    ) -> Iterator[tuple[int, int, ak.Array | Unreadable]]:
+        """Read a range of entries in steps of bounded memory; what cannot be read is said, not raised, and the rest goes on.
+
+        Parameters
+        ----------
+        start, stop : int
+            Best two of `boundaries`: a basket is then decompressed once.
+        step_bytes : int
+            Uncompressed bytes to hold at a time.
+
+        Yields
+        ------
+        (int, int, array or Unreadable)
+            First entry and the one past the last; records with one list of structs a collection, or why the entries are lost.
+        """
+        size = sum(self._tree[name].uncompressed_bytes for name in self._names)
+        step = max(1, int(step_bytes * self.n_entries // max(size, 1)))
+        edges = (
+            [start, *(edge for edge in self.boundaries if start < edge < stop), stop]
+            if start < stop
+            else []
+        )
+        first = 0
+        while first + 1 < len(edges):
+            last = max(
+                first + 1, int(np.searchsorted(edges, edges[first] + step, side="right")) - 1
+            )
+            yield from self._read(edges[first : last + 1], step)
+            first = last
+
+    def _read(
+        self, edges: list[int], step: int
+    ) -> Iterator[tuple[int, int, ak.Array | Unreadable]]:
+        """Whole clusters at once; when that fails, in halves down to the cluster at fault."""
+        entry = edges[0]
+        try:
+            # A cluster larger than a step comes in several, and uproot keeps the baskets that straddle two of them.
+            for arrays in self._tree.iterate(
+                self._names,
+                step_size=step,
+                entry_start=edges[0],
+                entry_stop=edges[-1],
+                library="ak",
+            ):
+                events = self._events(arrays)
+                yield entry, entry + len(events), events
+                entry += len(events)
+        except Exception as error:
+            if (io_error := _io_error(error, self.path)) is not None:
+                raise io_error from error
+            if len(edges) > 2 and entry == edges[0]:
+                half = len(edges) // 2
+                yield from self._read(edges[: half + 1], step)
+                yield from self._read(edges[half:], step)
+            else:
+                yield (
+                    entry,
+                    edges[-1],
+                    Unreadable(
+                        f"corrupt baskets in entries {entry} to {edges[-1]} ({_brief(error)})"
+                    ),
+                )
+
+    def _events(self, arrays: ak.Array) -> ak.Array:
+        contents = [self._structs(arrays, collection) for collection in self.branches]
+        return ak.Array(RecordArray(contents, list(self.branches), length=len(arrays)))
+
+    def _structs(self, arrays: ak.Array, collection: str) -> ListOffsetArray:
+        """Branches of one collection as lists of structs; they share their offsets, or the file is damaged."""
+        offsets, contents = None, {}
+        for field, branch in self.branches[collection].items():
+            layout = arrays[branch].layout.to_ListOffsetArray64(True)
+            own = layout.offsets.data
+            if offsets is None:
+                offsets = own
+            elif not np.array_equal(offsets, own):
+                raise ValueError(f"branches of {collection} differ in length")
+            values = ak.to_numpy(layout.content[: own[-1]])
+            contents[field] = _cast(values, self.wanted[collection][field])
+        fields = self.wanted[collection]
+        assert offsets is not None, "a collection has at least one branch"
+        for field in fields.keys() - contents.keys():
+            contents[field] = np.full(offsets[-1], OPTIONAL[collection][field], fields[field])
+        return ListOffsetArray(
+            Index64(offsets),
+            RecordArray([NumpyArray(contents[field]) for field in fields], list(fields)),
+        )
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return [branch for fields in self.branches.values() for branch in fields.values()]
+
+
+_SMALLEST = 403
+"""Bytes of an empty ROOT file."""
+_HOPELESS = {
+    PermissionError: "permission denied",
+    FileNotFoundError: "no such file",
+    IsADirectoryError: "a folder, not a file",
+}
+"""I/O errors that another try does not mend."""
+
+
+def _open(path: str, timeout_s: float, stack: ExitStack) -> uproot.ReadOnlyFile:
+    try:
+        if is_remote(path):
+            set_timeout(path, timeout_s)
+            found, n_bytes = source(path, stack)
+            file = stack.enter_context(uproot.reading.ReadOnlyFile(found))
+            size = file.source.num_bytes if n_bytes is None else n_bytes
+        else:  # our own handle: its I/O errors have an errno, and a mapped file that shrinks would kill the process
+            stream = stack.enter_context(Path(path).open("rb", buffering=0))  # noqa: SIM115 - the stack closes it
+            size = os.fstat(stream.fileno()).st_size
+            if size < _SMALLEST or stream.read(4) != b"root":
+                raise Unreadable("not a ROOT file" if size else "an empty file")
+            file = stack.enter_context(uproot.reading.ReadOnlyFile(stream))
+    except Unreadable:
+        raise
+    except Exception as error:
+        if (io_error := _io_error(error, path)) is not None:
+            raise io_error from error
+        raise Unreadable(f"not a ROOT file, or a damaged one ({_brief(error)})") from error
+    if size < file.fEND:
+        raise Unreadable(f"truncated: {size:,} bytes of {file.fEND:,}")
+    return file
+
+
+def _io_error(error: Exception, path: str) -> OSError | Unreadable | None:
+    """The error as the file system's, if it is: an OSError if another try may mend it, Unreadable if it is hopeless."""
+    found = as_io_error(error) if is_remote(path) else error
+    # of a local file, uproot reports its own short reads as errors without an errno
+    if not isinstance(found, OSError) or (found.errno is None and not is_remote(path)):
+        return None
+    hopeless = next((reason for kind, reason in _HOPELESS.items() if isinstance(found, kind)), None)
+    return (
+        OSError(*(found.args or [type(found).__name__]))
+        if hopeless is None
+        else Unreadable(hopeless)
+    )
+
+
+def _get_tree(file: uproot.ReadOnlyFile, name: str, path: str) -> uproot.TTree:
+    try:
+        root = file.root_directory
+        names = root.keys(cycle=False)
+        if name not in names:
+            raise Unreadable(f"no tree {name!r} (it has: {_some(names)})")
+        tree = root[name]
+    except Unreadable:
+        raise
+    except Exception as error:
+        if (io_error := _io_error(error, path)) is not None:
+            raise io_error from error
+        raise Unreadable(f"damaged directory or tree ({_brief(error)})") from error
+    if not isinstance(tree, uproot.TTree):
+        raise Unreadable(f"{name!r} is a {root.classname_of(name)}, not a TTree")
+    return tree
+
+
+def _find(collection: str, fields: Mapping[str, str], present: list[str]) -> dict[str, str]:
+    groups: dict[str, list[str]] = {}
+    for name in present:
+        group, _, field = name.partition(".")
+        groups.setdefault(group, []).append(field)
+    source = next((name for name in (collection, ALIASES.get(collection)) if name in groups), None)
+    if source is None:
+        hint = " Was it written with the EFlow branches?" if collection.startswith("EFlow") else ""
+        raise Unreadable(f"no collection {collection!r} (it has: {_some(groups)}).{hint}")
+    there = [field for field in fields if field in groups[source]]
+    missing = [
+        field
+        for field in fields
+        if field not in there and (field not in OPTIONAL.get(collection, {}) or not there)
+    ]
+    if missing:
+        raise Unreadable(f"no field {source}.{missing[0]} (it has: {_some(groups[source])})")
+    return {field: f"{source}.{field}" for field in there}
+
+
+def _check_type(branch: uproot.TBranch, kind: str) -> None:
+    found = branch.interpretation
+    numbers = (
+        found.content.to_dtype
+        if isinstance(found, uproot.AsJagged) and isinstance(found.content, uproot.AsDtype)
+        else None
+    )
+    if numbers is None or numbers.shape or not np.can_cast(numbers, kind, casting="same_kind"):
+        raise Unreadable(f"{branch.name} holds {branch.typename}, not a list of {kind} an event")
+
+
+def _cast(values: np.ndarray, kind: str) -> np.ndarray:
+    """Unsigned flags keep their bits; numbers that do not fit are an error."""
+    cast = values.astype(kind, copy=False)
+    if (
+        values.dtype.itemsize > cast.dtype.itemsize
+        and values.dtype.kind in "iu"
+        and not np.array_equal(cast, values)
+    ):
+        raise ValueError(f"numbers too large for {kind}")
+    return cast
+
+
+def _some(names: Any) -> str:
+    unique = list(dict.fromkeys(names))
+    return (", ".join(unique[:8]) + (" …" if len(unique) > 8 else "")) or "nothing"
+
+
+def _brief(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__

@@ -1,0 +1,1 @@
+"""Everything about Kafka: topics as input, and events published to one."""

@@ -1,0 +1,146 @@
+"""The terminal: results on stdout, messages and progress on stderr.
+
+All messages, bars and tables go through the two consoles here, so that a message does not tear a
+progress bar, and text from outside (file names, class names) is never taken for markup.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+Item = TypeVar("Item")
+
+# In a notebook rich's bars need ipywidgets, and warn if they are missing.
+PLAIN = False if "ipykernel" in sys.modules else None
+MESSAGES = Console(stderr=True, force_jupyter=PLAIN, force_terminal=PLAIN)
+RESULTS = Console(force_jupyter=PLAIN, force_terminal=PLAIN)
+
+TO_PASTE = {"to_paste": True}
+"""``extra`` of a log message with a command to copy: only the terminal wraps its lines."""
+
+
+class Messages(RichHandler):
+    """Log handler that prints messages as text wrapped between words."""
+
+    def __init__(self, console: Console = MESSAGES) -> None:
+        super().__init__(console=console, show_time=False, show_level=False, show_path=False)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message."""
+        if getattr(record, "to_paste", False):
+            message = self.format(record)
+            self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+        else:
+            super().emit(record)
+
+
+def counted(number: int, what: str) -> str:
+    """Return ``1 file``, ``2,000 files``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+class Bar:
+    """One row of a progress display."""
+
+    def __init__(self, display: Progress, task: TaskID) -> None:
+        self._display, self._task = display, task
+
+    def advance(self, steps: float = 1, note: str | None = None) -> None:
+        """Add finished steps, and replace the note behind the bar."""
+        fields = {} if note is None else {"note": note}
+        self._display.update(self._task, advance=steps, **fields)  # type: ignore[arg-type]
+
+    def update(self, completed: float, note: str = "") -> None:
+        """Set the number of finished steps, and replace the note behind the bar."""
+        self._display.update(self._task, completed=completed, note=note)
+
+
+@contextmanager
+def bars(*, transient: bool = False) -> Iterator[Callable[..., Bar]]:
+    """Show progress bars on stderr, two updates per second.
+
+    Parameters
+    ----------
+    transient : bool
+        Remove the bars at the end.
+
+    Yields
+    ------
+    callable
+        ``new(label, total, completed=0)`` adds a row and returns its `Bar`; a ``total`` of None
+        shows activity without an end.
+    """
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        TimeRemainingColumn(),
+    )
+    options = {"console": MESSAGES, "refresh_per_second": 2, "transient": transient}
+    with Progress(*columns, **options) as display:  # type: ignore[arg-type]
+
+        def new(label: str, total: float | None, completed: int = 0) -> Bar:
+            return Bar(display, display.add_task(label, total=total, completed=completed, note=""))
+
+        yield new
+
+
+@contextmanager
+def bar(label: str, total: float | None, *, transient: bool = False) -> Iterator[Bar]:
+    """Show one progress bar; see `bars`."""
+    with bars(transient=transient) as new:
+        yield new(label, total)
+
+
+def tracked(items: Sequence[Item], label: str) -> Iterator[Item]:
+    """Yield the items, and show a bar that disappears at the end."""
+    with bar(label, len(items), transient=True) as progress:
+        for item in items:
+            yield item
+            progress.advance()
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
+    """Return a table for `show`: the first column is text, the others are numbers.
+
+    Parameters
+    ----------
+    columns : sequence of str
+        Headings; empty strings for a table without headings.
+    rows : iterable
+        Cells of each row, as many as there are columns.
+    title : str
+    """
+    made = Table(
+        title=Text(title) if title else None,
+        title_justify="left",
+        show_header=any(columns),
+        min_width=len(title) or None,
+    )
+    for number, column in enumerate(columns):
+        made.add_column(Text(column), justify="right" if number else "left")
+    for row in rows:
+        made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+    return made
+
+
+def show(*tables: Table, console: Console = RESULTS) -> None:
+    """Print tables, on stdout unless told otherwise."""
+    for one in tables:
+        console.print(one)

@@ -1,0 +1,1 @@
+"""Commands next to the pipeline. Imported by nobody."""

@@ -1,0 +1,1 @@
+"""A feature store -> batches: order, reading and padding, without a training loop."""

@@ -1,0 +1,1 @@
+"""The training of `hepflow train fit`, on CPU inside Spark executors."""
