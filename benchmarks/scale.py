@@ -31,8 +31,8 @@ from hepflow.config.stages import FeaturesConfig
 from hepflow.data.blocks import StoreSpec
 from hepflow.data.events import Fragment, empty_events, open_events, read_fragment
 from hepflow.data.store import EventStore
-from hepflow.engines.dask import SETTINGS
-from hepflow.features.job import memory_of_task, run, watch
+from hepflow.engines.dask import SETTINGS, watch
+from hepflow.features.job import memory_of_task, run
 from hepflow.features.parts import Outcome, make_part
 from hepflow.physics.features import compute
 from hepflow.schema import CLASSES, HLF, PARTICLE
@@ -88,7 +88,9 @@ def graph(n: int) -> dict[str, float]:
     with two_workers() as cluster, Client(cluster) as client:
         client.wait_for_workers(2)
         before, started = held(), time.perf_counter()
-        outcomes = watch(client, partial(no_work, store, physics=None), fragments)
+        outcomes = watch(
+            client, partial(no_work, store, physics=None), fragments, "scale", "fragments"
+        )
         next(outcomes)
         first = time.perf_counter() - started
         done = 1 + sum(1 for _ in outcomes)

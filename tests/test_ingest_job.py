@@ -16,9 +16,10 @@ import pytest
 from root_files import corrupt_basket, passing_ids, random_events, write_delphes
 
 from hepflow.config.stages import IngestConfig
-from hepflow.data.events import MARKER, arrow_schema
+from hepflow.data.events import arrow_schema
 from hepflow.data.identity import event_ids
 from hepflow.data.ledger import Ledger
+from hepflow.data.output import MARKER
 from hepflow.errors import ConfigError, DataError
 from hepflow.ingest.fragment import Settings, run_task
 from hepflow.ingest.job import run

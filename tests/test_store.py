@@ -239,3 +239,21 @@ def test_a_flipped_byte_is_noticed_by_whoever_reads(tmp_path):
     shard.write_bytes(bytes(data))
     with pytest.raises(DataError, match="checksum"):
         store.read(part)
+
+
+def test_events_of_a_block_are_selected_by_slice_mask_or_positions() -> None:
+    whole = block(20)
+    mask = np.arange(20) % 3 == 1
+    for chosen in (whole[mask], whole[1::3], whole[np.flatnonzero(mask)]):
+        assert chosen.event_id.tolist() == whole.event_id[1::3].tolist()
+        for i, j in enumerate(range(1, 20, 3)):
+            np.testing.assert_array_equal(rows(chosen, i), rows(whole, j))
+    part = whole[2:5]
+    assert np.shares_memory(part.particles, whole.particles), "a slice is a view"
+    np.testing.assert_array_equal(rows(part, 0), rows(whole, 2))
+    assert len(whole[5:2]) == len(whole[mask & False]) == 0
+    assert whole[20:].offsets.tolist() == [0]
+
+
+def rows(events: EventBlock, i: int) -> np.ndarray:
+    return events.particles[events.offsets[i] : events.offsets[i + 1]]

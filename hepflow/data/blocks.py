@@ -1,4 +1,4 @@
-"""What a store is made of: its description, blocks of events, and where they lie."""
+"""Parts of a feature store in memory: its description, blocks of events, and where a block is."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,18 +15,18 @@ FLOAT_BITS = 23
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """What a store holds: fixed when it is created, but for the provenance, which appending changes."""
+    """Description of a store: fixed at its creation, except for the provenance of its events."""
 
     classes: tuple[str, ...]
-    """The label of a class is its position."""
+    """Names of the classes; the label of a class is its position."""
     hlf: tuple[Feature, ...]
     particles: tuple[Feature, ...]
     definitions: str
-    """``corrected`` or ``reference``: what the physics was asked for."""
+    """Definitions of the physics, ``corrected`` or ``reference``."""
     provenance: str
     """Hash of the configuration and the input."""
     splits: Mapping[str, float] = field(default_factory=dict)
-    """Share of the events in each split."""
+    """Fraction of the events in each split."""
     physics: str = ""
     """``package.module:function@hash`` of a user's own physics."""
     input: str = ""
@@ -36,7 +36,7 @@ class StoreSpec:
 
     @property
     def settings(self) -> str:
-        """Hash of what every part has in common: parts of the same settings belong together."""
+        """Hash of everything that the parts of one store have in common."""
         return digest(
             self.classes,
             self.hlf,
@@ -49,23 +49,23 @@ class StoreSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "StoreSpec":
-        """From the attributes of a store."""
-        hlf, particles = (
-            tuple(Feature(**feature) for feature in data[key]) for key in ("hlf", "particles")
-        )
-        rest = {
-            key: data[key] for key in ("splits", "physics", "input", "keep_bits") if key in data
-        }
+        """Return the description in the attributes of a store."""
+        optional = ("splits", "physics", "input", "keep_bits")  # older stores lack some of them
         return cls(
-            tuple(data["classes"]), hlf, particles, data["definitions"], data["provenance"], **rest
+            tuple(data["classes"]),
+            tuple(Feature(**feature) for feature in data["hlf"]),
+            tuple(Feature(**feature) for feature in data["particles"]),
+            data["definitions"],
+            data["provenance"],
+            **{key: data[key] for key in optional if key in data},
         )
 
 
 @dataclass(frozen=True)
 class EventBlock:
-    """Events, jagged; those of a part are of one class.
+    """Jagged events: ``particles[offsets[i]:offsets[i + 1]]`` are the particles of event ``i``.
 
-    ``particles[offsets[i]:offsets[i + 1]]`` are those of event ``i``.
+    ``block[events]`` selects events by a slice (views, no copies), a mask or positions.
     """
 
     hlf: np.ndarray
@@ -80,26 +80,35 @@ class EventBlock:
     """(events) int64"""
 
     def __len__(self) -> int:
-        """Events."""
         return len(self.label)
 
-    def take(self, events: np.ndarray) -> "EventBlock":
-        """Some of the events, by their positions."""
-        spans = zip(self.offsets[events], self.offsets[events + 1], strict=True)
+    def __getitem__(self, events: slice | np.ndarray) -> "EventBlock":
+        if isinstance(events, slice):
+            start, stop, step = events.indices(len(self))
+            if step == 1:
+                stop = max(start, stop)
+                offsets = self.offsets[start : stop + 1] - self.offsets[start]
+                particles = self.particles[self.offsets[start] : self.offsets[stop]]
+                return self._of(events, particles, offsets)
+            events = np.arange(start, stop, step)
+        elif events.dtype == bool:
+            events = np.flatnonzero(events)
+        first, lengths = self.offsets[:-1][events], np.diff(self.offsets)[events]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        rows = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], lengths)
+        return self._of(events, self.particles.take(rows, axis=0), offsets)
+
+    def _of(
+        self, events: slice | np.ndarray, particles: np.ndarray, offsets: np.ndarray
+    ) -> "EventBlock":
         return EventBlock(
-            hlf=self.hlf[events],
-            particles=np.concatenate(
-                [self.particles[:0], *(self.particles[first:last] for first, last in spans)]
-            ),
-            offsets=np.concatenate([[0], np.cumsum(np.diff(self.offsets)[events])]),
-            label=self.label[events],
-            event_id=self.event_id[events],
+            self.hlf[events], particles, offsets, self.label[events], self.event_id[events]
         )
 
 
 @dataclass(frozen=True)
 class Part:
-    """Where a block lies, and how large it is."""
+    """Place and size of a block in a store."""
 
     split: str
     class_name: str

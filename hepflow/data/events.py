@@ -14,12 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hepflow.data.ledger import Ledger
+from hepflow.data.output import MARKER, read_marker
 from hepflow.errors import DataError, one_line
 from hepflow.schema import COLLECTIONS, EVENT_COLUMNS, EVENTS_SCHEMA_VERSION
-from hepflow.system.files import read_json
 
-MARKER = "_hepflow.json"
-"""What is in a dataset; written last."""
 COLUMNS = ("label", "event_id", *COLLECTIONS)
 """What is read of each event."""
 _FOOTER = struct.Struct("<I4s")  # a Parquet file ends in the footer's length and PAR1
@@ -137,20 +135,19 @@ def empty_events() -> ak.Array:
 def _marker(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise DataError(f"{path}: no such folder. Make it with `hepflow ingest --output {path}`.")
-    marker = path / MARKER
-    if not marker.is_file() and next(path.rglob("*.root"), None) is not None:
+    about = read_marker(path)
+    if about is None and next(path.rglob("*.root"), None) is not None:
         raise DataError(
             f"{path}: ROOT files, which `hepflow ingest --input {path}` reads. Give the Parquet dataset that it writes."
         )
-    if not marker.is_file() and (path / "zarr.json").is_file():
+    if about is None and (path / "zarr.json").is_file():
         raise DataError(
             f"{path}: a feature store, which `hepflow train` reads. Give the Parquet dataset of `hepflow ingest`."
         )
-    if not marker.is_file():
+    if about is None:
         raise DataError(
             f"{path}: no {MARKER}: `hepflow ingest` did not finish here. Run it again, it goes on where it stopped."
         )
-    about: dict[str, Any] = read_json(marker)
     if about.get("schema_version") != EVENTS_SCHEMA_VERSION:
         raise DataError(
             f"{path}: events of schema version {about.get('schema_version')}, this hepflow reads {EVENTS_SCHEMA_VERSION}. "

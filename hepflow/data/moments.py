@@ -1,5 +1,9 @@
-"""Count, mean, spread and range of features, in pieces that add up: the statistics of a data set without holding it."""
+"""Statistics of features, in sums that add up: no data set has to be in memory.
 
+Moments of two samples are combined as by Chan, Golub and LeVeque (1979), without cancellation.
+"""
+
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +14,7 @@ _BLOCK = 4000  # rows at once: their 64-bit copy stays in the cache
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, mean, sum of squared deviations, minimum and maximum of each feature; adds up as Chan, Golub and LeVeque (1979)."""
+    """Count, mean, sum of squared deviations, minimum and maximum of each feature."""
 
     count: int
     mean: np.ndarray
@@ -20,62 +24,55 @@ class Moments:
 
     @classmethod
     def none(cls, n_features: int) -> "Moments":
-        """Moments of no rows."""
-        return cls(
-            0,
-            np.zeros(n_features),
-            np.zeros(n_features),
-            np.full(n_features, np.inf),
-            np.full(n_features, -np.inf),
-        )
+        """Return the moments of no rows."""
+        zero, infinity = np.zeros(n_features), np.full(n_features, np.inf)
+        return cls(0, zero, zero, infinity, -infinity)
 
     @classmethod
     def of(cls, x: np.ndarray) -> "Moments":
-        """Moments of the rows of ``x``, (n, features)."""
+        """Return the moments of the rows of ``x``, (n, features)."""
         moments = cls.none(x.shape[1])
         for start in range(0, len(x), _BLOCK):
-            columns = np.ascontiguousarray(
-                x[start : start + _BLOCK].T
-            )  # along rows of memory all of this is three times as fast
-            low, high = (
-                columns.min(axis=1).astype(np.float64),
-                columns.max(axis=1).astype(np.float64),
-            )
+            # three times as fast along contiguous memory
+            columns = np.ascontiguousarray(x[start : start + _BLOCK].T)
+            low, high = (edge.astype(np.float64) for edge in (columns.min(1), columns.max(1)))
             wide = columns.astype(np.float64)
             mean = wide.mean(axis=1)
             wide -= mean[:, None]
             moments += cls(columns.shape[1], mean, np.einsum("ij,ij->i", wide, wide), low, high)
         return moments
 
+    @classmethod
+    def total(cls, samples: "Iterable[Moments | np.ndarray]", n_features: int) -> "Moments":
+        """Return the moments of all samples together; a sample is its moments or its rows."""
+        return sum(
+            (sample if isinstance(sample, Moments) else cls.of(sample) for sample in samples),
+            start=cls.none(n_features),
+        )
+
     def __add__(self, other: "Moments") -> "Moments":
-        """Moments of both samples together."""
         count = self.count + other.count
         delta = other.mean - self.mean
-        share = other.count / count if count else 0.0
-        mean = self.mean + delta * share
-        m2 = self.m2 + other.m2 + delta**2 * self.count * share
+        fraction = other.count / count if count else 0.0
         return Moments(
-            count, mean, m2, np.minimum(self.min, other.min), np.maximum(self.max, other.max)
+            count,
+            self.mean + delta * fraction,
+            self.m2 + other.m2 + delta**2 * self.count * fraction,
+            np.minimum(self.min, other.min),
+            np.maximum(self.max, other.max),
         )
 
     def statistics(self) -> dict[str, Any]:
-        """``count``, and ``mean, std, min, max`` a feature, as stored in the attributes."""
+        """Return ``count``, and ``mean, std, min, max`` per feature, as a store's attributes."""
+        names = ("mean", "std", "min", "max")
         if not self.count:
-            return {
-                "count": 0,
-                **{name: [0.0] * len(self.mean) for name in ("mean", "std", "min", "max")},
-            }
-        std = np.sqrt(self.m2 / self.count)
-        return {
-            "count": self.count,
-            "mean": self.mean.tolist(),
-            "std": std.tolist(),
-            "min": self.min.tolist(),
-            "max": self.max.tolist(),
-        }
+            return {"count": 0, **{name: [0.0] * len(self.mean) for name in names}}
+        values = (self.mean, np.sqrt(self.m2 / self.count), self.min, self.max)
+        columns = zip(names, (value.tolist() for value in values), strict=True)
+        return {"count": self.count, **dict(columns)}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for a part's record (its range is infinite where there are no rows, so those are left out by the writer)."""
+        """Return plain types for JSON, which has no infinite ranges: write those of rows only."""
         return {
             key: value.tolist() if isinstance(value, np.ndarray) else value
             for key, value in asdict(self).items()
@@ -83,8 +80,6 @@ class Moments:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Moments":
-        """Inverse of `to_dict`."""
-        return cls(
-            data["count"],
-            *(np.asarray(data[key], dtype=np.float64) for key in ("mean", "m2", "min", "max")),
-        )
+        """Return the moments of `to_dict`."""
+        arrays = (np.asarray(data[key], float) for key in ("mean", "m2", "min", "max"))
+        return cls(data["count"], *arrays)

@@ -171,23 +171,20 @@ class EventStore:
         """
         scratch = self.path / f".{name}-{uuid.uuid4().hex}"
         parts = []
-        hlf, particles = Moments.none(len(self.spec.hlf)), Moments.none(len(self.spec.particles))
+        train = [block for (split, _), block in sorted(blocks.items()) if split == "train"]
+        hlf = Moments.total([block.hlf for block in train], len(self.spec.hlf))
+        particles = Moments.total([block.particles for block in train], len(self.spec.particles))
+        moments = [hlf.to_dict(), particles.to_dict()] if hlf.count else None
         try:
             for (split, class_name), block in sorted(blocks.items()):
                 part = Part(split, class_name, name, len(block), len(block.particles))
                 _write_block(scratch / part.path, block)
                 parts.append(part)
-                if split == "train":
-                    hlf, particles = (
-                        hlf + Moments.of(block.hlf),
-                        particles + Moments.of(block.particles),
-                    )
             self.discard([name])
             for part in parts:
                 _move(scratch / part.path, self.path / part.path)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        moments = [hlf.to_dict(), particles.to_dict()] if hlf.count else None
         record = {
             "parts": [asdict(part) for part in parts],
             "ledger": ledger.check().to_dict(),
@@ -204,12 +201,11 @@ class EventStore:
     def finalise(self) -> Ledger:
         """Add up the parts' statistics and ledgers, sweep up after killed workers, and mark the store complete."""
         _sweep(self.path)
-        records = self._records
-        hlf, particles = Moments.none(len(self.spec.hlf)), Moments.none(len(self.spec.particles))
-        for record in records:
-            if record["moments"]:
-                own = [Moments.from_dict(m) for m in record["moments"]]
-                hlf, particles = hlf + own[0], particles + own[1]
+        moments = [record["moments"] for record in self._records if record["moments"]]
+        hlf, particles = (
+            Moments.total((Moments.from_dict(own[i]) for own in moments), len(features))
+            for i, features in enumerate((self.spec.hlf, self.spec.particles))
+        )
         ledger = self.ledger()
         counts = {
             split: {

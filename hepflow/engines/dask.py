@@ -5,13 +5,16 @@ import logging
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from multiprocessing import resource_tracker
+from typing import TypeVar
 
 import dask
 from dask.utils import format_bytes, parse_bytes
 from dask_jobqueue import SLURMCluster
-from distributed import Client, LocalCluster, performance_report
+from distributed import Client, LocalCluster, as_completed, performance_report
 from distributed.deploy.cluster import Cluster
 from distributed.scheduler import KilledWorker
 from distributed.system import MEMORY_LIMIT
@@ -20,8 +23,12 @@ from rich.filesize import decimal
 from hepflow.config.engines import ClusterConfig
 from hepflow.errors import ConfigError, DataError, HepflowError
 from hepflow.system import processes
+from hepflow.system.terminal import bar
 
 log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 if getattr(signal.getsignal(signal.SIGINT), "__module__", None) == "dask_jobqueue.runner":
     signal.signal(
@@ -89,6 +96,53 @@ def connect(config: ClusterConfig, n_tasks: int) -> Iterator[Client]:
             nanny.setLevel(
                 max(nanny.level, logging.ERROR)
             )  # an idle worker that is slow to end is killed, and nobody's concern
+
+
+def watch(
+    client: Client,
+    task: Callable[[Item], Result],
+    items: Sequence[Item],
+    label: str,
+    unit: str,
+    *,
+    n_events: Callable[[Result], int] | None = None,
+    failed: Callable[[Item], Result] | None = None,
+    retries: int = 0,
+) -> Iterator[Result]:
+    """Run a task per item, in this order, and yield the results as they finish, with a bar.
+
+    Parameters
+    ----------
+    client : Client
+    task : callable
+        Item -> result, in a worker.
+    items : sequence
+    label, unit : str
+        Text before the bar, and what an item is, in the plural.
+    n_events : callable, optional
+        Events of a result: the bar shows their rate.
+    failed : callable, optional
+        Result for an item whose task killed its workers; without it `KilledWorker` is raised.
+    retries : int
+        Further attempts if the task raises an error.
+    """
+    futures = dict(zip(client.map(task, items, pure=False, retries=retries), items, strict=True))
+    total, started = 0, time.perf_counter()
+    with bar(label, len(futures)) as progress:
+        for done, future in enumerate(as_completed(futures), start=1):
+            try:
+                result = future.result()
+            except (KilledWorker, CancelledError):
+                if failed is None:
+                    raise
+                result = failed(futures[future])
+            note = f"{done:,}/{len(futures):,} {unit}"
+            if n_events is not None:
+                total += n_events(result)
+                note += f", {total / (time.perf_counter() - started):,.0f} events/s"
+            progress.advance(1, note)
+            future.release()
+            yield result
 
 
 def _chatty() -> list[logging.Logger]:

@@ -229,7 +229,7 @@ def _import_batch(
         (name, class_name): np.flatnonzero(good & (held_out == i) & (label == j))
         for (i, name), (j, class_name) in places
     }
-    blocks = {place: block.take(events) for place, events in wanted.items() if len(events)}
+    blocks = {place: block[events] for place, events in wanted.items() if len(events)}
     rejected = {_NO_LABEL: int((~labelled).sum()), _NOT_FINITE: int((labelled & ~finite).sum())}
     store.write_part(
         name,

@@ -2,24 +2,15 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
-from distributed import Client, as_completed
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    track,
-)
 from rich.table import Table
 
 from hepflow.config.stages import FeaturesConfig
@@ -30,12 +21,12 @@ from hepflow.data.provenance import digest
 from hepflow.data.store import EventStore
 from hepflow.engines import dask
 from hepflow.errors import DataError
-from hepflow.features.parts import Outcome, compare_fragment, make_part
+from hepflow.features.parts import compare_fragment, make_part
 from hepflow.physics import own
 from hepflow.physics.ablation import FEATURES, Change
 from hepflow.schema import SPLITS
 from hepflow.system import locks
-from hepflow.system.terminal import MESSAGES, counted
+from hepflow.system.terminal import counted
 
 log = logging.getLogger(__name__)
 
@@ -89,12 +80,8 @@ def task_bytes(config: FeaturesConfig) -> int:
 def _compare(config: FeaturesConfig, dataset: EventsDataset) -> None:
     changes: dict[str, Change] = {}
     with dask.connect(config.cluster, len(dataset.fragments)) as client:
-        futures = client.map(compare_fragment, dataset.fragments, pure=False)
-        for _, found in track(
-            as_completed(futures, with_results=True),
-            "comparing",
-            total=len(futures),
-            console=MESSAGES,
+        for found in dask.watch(
+            client, compare_fragment, dataset.fragments, "comparing", "fragments"
         ):
             changes = {
                 name: changes[name] + change if changes else change
@@ -214,7 +201,19 @@ def _make_parts(config: FeaturesConfig, store: EventStore, missing: list[Fragmen
         loose = own.loose_file(config.physics)
         if loose is not None:
             client.upload_file(str(loose))
-        outcomes = list(watch(client, partial(make_part, store, physics=config.physics), missing))
+        task = partial(make_part, store, physics=config.physics)
+        longest_first = sorted(missing, key=lambda fragment: (-fragment.n_events, fragment.name))
+        outcomes = list(
+            dask.watch(
+                client,
+                task,
+                longest_first,
+                "features",
+                "fragments",
+                n_events=attrgetter("n_events"),
+                retries=2,
+            )
+        )
     bad = [outcome for outcome in outcomes if outcome.error is not None]
     if bad:
         raise DataError(
@@ -247,26 +246,6 @@ def _compile(config: FeaturesConfig) -> None:
             "compiled the physics in %.0f s; the next run finds it in numba's cache",
             time.perf_counter() - started,
         )
-
-
-def watch(
-    client: Client, task: Callable[[Fragment], Outcome], fragments: Sequence[Fragment]
-) -> Iterator[Outcome]:
-    """Submit a task a fragment, longest first, and show how they end."""
-    longest_first = sorted(fragments, key=lambda fragment: (-fragment.n_events, fragment.name))
-    futures = client.map(task, longest_first, pure=False, retries=2)
-    rate = TextColumn("fragments, {task.fields[rate]:,.0f} events/s")
-    columns = (SpinnerColumn(), TextColumn("features"), BarColumn(), MofNCompleteColumn(), rate)
-    with Progress(
-        *columns, TimeRemainingColumn(), refresh_per_second=2, console=MESSAGES
-    ) as progress:  # the workers want every core
-        bar = progress.add_task("features", total=len(futures), rate=0.0)
-        n_events, started = 0, time.perf_counter()
-        for future, outcome in as_completed(futures, with_results=True):
-            n_events += outcome.n_events
-            progress.update(bar, advance=1, rate=n_events / (time.perf_counter() - started))
-            future.release()
-            yield outcome
 
 
 def _finish(path: Path, spec: StoreSpec, dataset: EventsDataset) -> None:

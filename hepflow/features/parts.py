@@ -115,7 +115,7 @@ def split_blocks(
         (name, class_name): np.flatnonzero((split == i) & (label == j))
         for (i, name), (j, class_name) in places
     }
-    return {place: block.take(events) for place, events in wanted.items() if len(events)}
+    return {place: block[events] for place, events in wanted.items() if len(events)}
 
 
 def compare_fragment(fragment: Fragment) -> dict[str, Change]:

@@ -16,16 +16,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hepflow.data.events import MARKER
 from hepflow.data.ledger import Ledger, total
-from hepflow.data.output import refuse_to_replace
+from hepflow.data.output import read_marker, refuse_to_replace, write_marker
 from hepflow.data.provenance import digest
 from hepflow.errors import DataError
 from hepflow.ingest.fragment import RECORDS, Settings
 from hepflow.ingest.record import Record, ShareResult
 from hepflow.reading.splits import FileSplit
 from hepflow.schema import EVENTS_SCHEMA_VERSION
-from hepflow.system.files import read_json, write_json
+from hepflow.system.files import read_json
 from hepflow.system.terminal import counted
 
 log = logging.getLogger(__name__)
@@ -33,8 +32,7 @@ log = logging.getLogger(__name__)
 
 def manifest(output: Path) -> dict[str, Any] | None:
     """What ``_hepflow.json`` says; None where there is no finished dataset of this schema version."""
-    path = output / MARKER
-    found: dict[str, Any] | None = read_json(path) if path.is_file() else None
+    found = read_marker(output)
     return found if found and found.get("schema_version") == EVENTS_SCHEMA_VERSION else None
 
 
@@ -110,8 +108,8 @@ def prepare(output: Path) -> None:
     DataError
         The folder holds something else, which would be swept away.
     """
-    records, marker = output / RECORDS, output / MARKER
-    ours = "fragments" in read_json(marker) if marker.is_file() else records.is_dir()
+    records, about = output / RECORDS, read_marker(output)
+    ours = records.is_dir() if about is None else "fragments" in about
     if (
         not ours
         and (other := next((path for path in output.glob("*") if path.name[0] not in "._"), None))
@@ -172,7 +170,7 @@ def commit(
             counted(len(gone), "file"),
             min(gone),
         )
-    write_json(settings.output / MARKER, about)
+    write_marker(settings.output, about)
     sweep(about, settings.output)
     keys = {record.key for record in records}
     for path in (settings.output / RECORDS).iterdir():

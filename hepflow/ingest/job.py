@@ -12,8 +12,8 @@ from pyspark import SparkContext, TaskContext
 from pyspark.errors import PythonException
 
 from hepflow.config.stages import IngestConfig
-from hepflow.data.events import MARKER
 from hepflow.data.ledger import Ledger
+from hepflow.data.output import MARKER
 from hepflow.engines.spark import check_paths, interruptible, nothing_to_do, session
 from hepflow.errors import DataError
 from hepflow.ingest import dataset

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hepflow.data.events import MARKER, open_events
+from hepflow.data.events import open_events
 from hepflow.data.identity import event_ids
+from hepflow.data.output import read_marker
 from hepflow.errors import DataError, one_line
 from hepflow.reading.listing import list_files
 from hepflow.reading.share import Access, Piece, ShareReader
@@ -101,7 +102,7 @@ def splits_of(root: str | Path, access: Access, target_bytes: int) -> list[FileS
     DataError
         There is nothing of the kind.
     """
-    if isinstance(root, Path) and (root / MARKER).is_file():
+    if isinstance(root, Path) and read_marker(root) is not None:
         fragments = open_events(root, task_bytes=2**62).fragments
         return [
             FileSplit(_parquet_file(root, fragment.path, fragment.fingerprint))

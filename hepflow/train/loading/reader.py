@@ -43,7 +43,7 @@ class BlockReader:
             self._kept[key] = self._load(
                 Slice(wanted.part, base, min(base + self.block_events, wanted.part.n_events))
             )
-        return _take(self._kept[key], wanted.start - base, wanted.stop - base)
+        return self._kept[key][wanted.start - base : wanted.stop - base]
 
     def lengths(self, wanted: Slice) -> np.ndarray:
         """(events,) particles of each event of a slice."""
@@ -86,18 +86,6 @@ class BlockReader:
             block.label,
             block.event_id,
         )
-
-
-def _take(block: EventBlock, start: int, stop: int) -> EventBlock:
-    first, last = block.offsets[start], block.offsets[stop]
-    particles, offsets = block.particles[first:last], block.offsets[start : stop + 1] - first
-    return EventBlock(
-        block.hlf[start:stop],
-        particles,
-        offsets,
-        block.label[start:stop],
-        block.event_id[start:stop],
-    )
 
 
 def _refuse(where: str, event: int, event_id: int, feature: str, value: float) -> None:

@@ -6,9 +6,7 @@ So its normalisation comes from its own training events, and the test split is n
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from hepflow.data.blocks import EventBlock, StoreSpec
+from hepflow.data.blocks import StoreSpec
 from hepflow.data.identity import fold_index
 from hepflow.data.ledger import Ledger
 from hepflow.data.provenance import digest
@@ -55,8 +53,8 @@ def _make(store: EventStore, path: Path, spec: StoreSpec, fold: int, n_folds: in
                 block = store.read(part)
                 held_out = fold_index(block.event_id, n_folds) == fold
                 blocks = {
-                    ("val", name): _where(block, held_out),
-                    ("train", name): _where(block, ~held_out),
+                    ("val", name): block[held_out],
+                    ("train", name): block[~held_out],
                 }
                 n = len(block)
                 target.write_part(
@@ -81,15 +79,3 @@ def _is_there(path: Path, spec: StoreSpec) -> bool:
         return EventStore.open(path).spec.provenance == spec.provenance
     except DataError:
         return False
-
-
-def _where(block: EventBlock, chosen: np.ndarray) -> EventBlock:
-    """The events of a block that a mask (events) chooses."""
-    lengths = np.diff(block.offsets)
-    return EventBlock(
-        hlf=block.hlf[chosen],
-        particles=block.particles[np.repeat(chosen, lengths)],
-        offsets=np.concatenate([[0], np.cumsum(lengths[chosen])]),
-        label=block.label[chosen],
-        event_id=block.event_id[chosen],
-    )
