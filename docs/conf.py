@@ -1,4 +1,4 @@
-"""Sphinx: the pages of this folder, and the reference of the modules that other programs may use. `make docs` builds them."""
+"""Sphinx settings for these pages and the Python API. `make docs` builds them."""
 
 from importlib.metadata import version as version_of
 
@@ -16,7 +16,5 @@ default_role = "code"  # `name` in a docstring is code, as in Markdown
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = (
-    True  # data/raw as the name of the constant, not as PosixPath('data/raw')
-)
+autodoc_preserve_defaults = True  # show the constant's name, not PosixPath('data/raw')
 numpydoc_show_class_members = False

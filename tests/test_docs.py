@@ -1,59 +1,108 @@
-"""What the documents name exists."""
+"""Names, links and the table of folders in the documents agree with the package."""
 
 import ast
 import re
 from pathlib import Path
 
 import pytest
+from test_architecture import LIBRARIES, MAY_IMPORT
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+WALK = ARCHITECTURE.split("## The path of one event")[1].split("\n## ")[0]
+GLOSSARY = ROOT / "docs" / "glossary.md"
 
 
 def names_in(path: Path) -> set[str]:
-    """Functions, classes, methods and constants of a module."""
+    """Return functions, classes, methods and constants of a module."""
     names: set[str] = set()
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             names.add(node.name)
         if isinstance(node, ast.ClassDef):
-            names |= {
-                f"{node.name}.{inner.name}"
-                for inner in node.body
-                if isinstance(inner, ast.FunctionDef)
-            }
+            inner = [each for each in node.body if isinstance(each, ast.FunctionDef)]
+            names |= {f"{node.name}.{each.name}" for each in inner}
         if isinstance(node, ast.Assign):
             names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
     return names
 
 
-def test_the_walk_of_an_event_names_functions_that_exist() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text()
+def unknown(text: str) -> list[str]:
+    """Return the pairs of file and name in a text that are not in the package."""
     named = re.findall(r"`([\w/]+\.py): ([\w.]+)`", text)
     assert len(named) > 15
-    assert [
-        f"{file}: {name}" for file, name in named if name not in names_in(ROOT / "hepflow" / file)
-    ] == []
+    files = {file: ROOT / "hepflow" / file for file, _ in named}
+    return [
+        f"{file}: {name}"
+        for file, name in named
+        if not files[file].is_file() or name not in names_in(files[file])
+    ]
+
+
+def test_the_path_of_an_event_names_functions_that_exist() -> None:
+    assert unknown(WALK) == []
+
+
+def test_the_path_of_an_event_leads_through_at_most_25_modules() -> None:
+    assert 15 < len(set(re.findall(r"`((?:\w+/)*\w+\.py)[:`]", WALK))) <= 25
+
+
+def test_the_modules_in_the_glossary_own_the_names_that_it_gives() -> None:
+    assert unknown(GLOSSARY.read_text()) == []
+
+
+def test_the_glossary_is_sorted_and_has_each_word_once() -> None:
+    tables = [
+        re.findall(r"^\| \*\*(.+?)\*\*", section, re.MULTILINE)
+        for section in GLOSSARY.read_text().split("\n## ")[1:]
+    ]
+    assert [words for words in tables if words != sorted(words, key=str.lower)] == []
+    assert 25 < sum(map(len, tables)) == len(set().union(*tables))
 
 
 def test_every_file_and_name_on_the_page_of_the_architecture_is_in_the_package() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text()
-    files = set(re.findall(r"`((?:\w+/)*\w+\.py)[:`]", text))
-    assert len(files) > 25
+    files = set(re.findall(r"`((?:\w+/)*\w+\.py)[:`]", ARCHITECTURE))
     assert sorted(file for file in files if not (ROOT / "hepflow" / file).is_file()) == []
-    words = set(
-        re.findall(r"\w+", " ".join(path.read_text() for path in (ROOT / "hepflow").rglob("*.py")))
-    )
-    named = {
-        part
-        for name in re.findall(r"`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)?)`", text)
-        for part in name.split(".")
-    }
+    sources = " ".join(path.read_text() for path in (ROOT / "hepflow").rglob("*.py"))
+    words = set(re.findall(r"\w+", sources))
+    named = re.findall(r"`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)?)`", ARCHITECTURE)
+    parts = {part for name in named for part in name.split(".")}
     extensions = {"json", "parquet", "zarr", "onnx", "html", "py"}
-    assert sorted(named - words - extensions) == []
+    assert sorted(parts - words - extensions) == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_page_has_the_table_of_folders_that_is_checked() -> None:
+    table = {}
+    for line in ARCHITECTURE.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 4 and cells[0].startswith("`") and "engine" not in cells:
+            above = set(LIBRARIES) if "every folder above" in cells[3] else set()
+            for folder in re.findall(r"`(\w+)`", cells[0]):
+                table[folder] = above or set(re.findall(r"`(\w+)`", cells[3]))
+    folders = {path.parent.name for path in (ROOT / "hepflow").glob("*/__init__.py")}
+    assert {name: allowed for name, allowed in MAY_IMPORT.items() if name in folders} == {
+        name: allowed for name, allowed in table.items() if name in folders
+    }
+
+
+def test_the_picture_has_the_arrows_of_the_table() -> None:
+    picture = (ROOT / "docs" / "architecture.svg").read_text()
+    arrows = set(re.findall(r'class="import" id="(\w+)-(\w+)"', picture))
+    assert {lower for _, lower in arrows} | {upper for upper, _ in arrows} == set(LIBRARIES)
+    assert [(upper, lower) for upper, lower in arrows if lower not in LIBRARIES[upper]] == []
+    reached = {name: {lower for upper, lower in arrows if upper == name} for name in LIBRARIES}
+    for _ in LIBRARIES:
+        for below in reached.values():
+            below |= {further for lower in set(below) for further in reached[lower]}
+    assert [name for name in LIBRARIES if not LIBRARIES[name] <= reached[name]] == []
+    for name in MAY_IMPORT.keys() - {"__main__"}:
+        assert re.search(rf'class="name"[^>]*>{name}(\.py)?<', picture), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_pages_resolve(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text())
     assert [target for target in targets if not (page.parent / target).exists()] == []

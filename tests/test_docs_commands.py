@@ -1,4 +1,4 @@
-"""Every command in README.md and docs/ is one that hepflow takes: commands, options, configurations, scripts, extras and make targets."""
+"""hepflow accepts every command, option, configuration, script and extra in the documents."""
 
 import functools
 import re
@@ -24,30 +24,22 @@ PAGES = {
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 STAGE_OF_SCRIPT = {"train": ["train", "fit"]}
-"""Where a batch script is not called as its command is."""
+"""Batch scripts that are not named after their command."""
+SBATCH = (
+    "--signal --time --requeue --ntasks-per-node --gres --gpus-per-node --gpus-per-task "
+    "--mem-per-cpu"
+)
 OTHERS = {
-    "--": "between sbatch's options and hepflow's",
-    **dict.fromkeys(
-        (
-            "--signal",
-            "--time",
-            "--requeue",
-            "--ntasks-per-node",
-            "--gres",
-            "--gpus-per-node",
-            "--gpus-per-task",
-            "--mem-per-cpu",
-        ),
-        "sbatch",
-    ),
+    "--": "ends the options of sbatch",
+    **dict.fromkeys(SBATCH.split(), "sbatch"),
     **dict.fromkeys(("--conf", "--files", "--principal", "--keytab"), "spark-submit"),
     "--wait": "slurm/pipeline.sh",
 }
-"""Options of other programs that the pages name by themselves."""
+"""Options of other programs that the pages name, and the program."""
 
 
 def blocks(text: str) -> Iterator[str]:
-    """Commands in the blocks of a page, a line each."""
+    """Yield the commands in the code blocks of a page, one per line."""
     for language, body in re.findall(r"^ *```(\w*)\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL):
         if language in {"", "bash", "console"}:
             yield from (
@@ -56,14 +48,14 @@ def blocks(text: str) -> Iterator[str]:
 
 
 def inline(text: str) -> Iterator[str]:
-    """What stands in a sentence or a table as code."""
+    """Yield the code in sentences and tables."""
     yield from re.findall(
         r"`([^`\n]+)`", re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
     )
 
 
 def calls(line: str) -> Iterator[list[str]]:
-    """The arguments of hepflow that a shell line comes to, with what it runs through checked on the way."""
+    """Yield the arguments that a shell line passes to hepflow; check the scripts that it names."""
     words = shlex.split(re.sub(r"(^|\s)#.*", "", line).replace("$net", "hlf"))
     if not words:
         return
@@ -95,7 +87,7 @@ def calls(line: str) -> Iterator[list[str]]:
 
 
 def send_along(files: list[str]) -> None:
-    """As spark-submit does it: they lie beside the driver, without their folder."""
+    """Copy files into the working folder of the driver, as spark-submit does."""
     for file in files:
         if "/" in file:
             Path(Path(file).name).write_bytes(Path(file).read_bytes())
@@ -117,7 +109,7 @@ def in_sentences() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the configurations that the pages speak of: those of hepflow, the README's example, the outcome of a search."""
+    """Return a folder with hepflow's configurations and those that the pages name."""
     folder = tmp_path_factory.mktemp("place")
     for name in ("configs", "slurm", "benchmarks"):
         (folder / name).symlink_to(ROOT / name)
@@ -130,14 +122,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def take(arguments: list[str]) -> None:
-    """Have hepflow read the arguments, as it does before it does anything.
-
-    Raises
-    ------
-    ConfigError
-        An option, a value or a configuration is not what hepflow takes.
-    """
+def accept(arguments: list[str]) -> None:
+    """Parse the arguments as hepflow does; raises a ConfigError if they are invalid."""
     words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
     name, rest = " ".join(arguments[:words]), arguments[words:]
     if name == "train":
@@ -153,13 +139,13 @@ def take(arguments: list[str]) -> None:
 
 @functools.cache
 def trained(command: str, *options: str) -> Any:
-    """The configuration of a training; options of Spark are taken too."""
+    """Return the configuration of a training; options of Spark are valid too."""
     spark_process = pytest.importorskip(
         "hepflow.train.spark.process", reason="the options of a training are Lightning's"
     )
 
     class OptionsOnly(spark_process.SparkCLI):  # type: ignore[misc, name-defined]
-        """Reads its options, and stops."""
+        """Parses its options, and stops."""
 
         def before_instantiate_classes(self) -> None:
             pass
@@ -173,30 +159,25 @@ def trained(command: str, *options: str) -> Any:
 @pytest.mark.parametrize(
     ("page", "line"), list(dict.fromkeys(in_blocks())), ids=lambda text: text[:60]
 )
-def test_a_command_in_a_block_is_taken(
+def test_a_command_in_a_block_is_accepted(
     page: str, line: str, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
     for arguments in calls(line):
-        take(arguments)
+        accept(arguments)
 
 
 @pytest.mark.parametrize("code", sorted({code for _, code in in_sentences()}))
-def test_a_command_in_a_sentence_is_taken(
+def test_a_command_in_a_sentence_is_accepted(
     code: str, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
     for arguments in calls(code):
         if any(argument.startswith("-") for argument in arguments):
-            take(arguments)
-        else:  # named, not given: what it cannot do without is not there
-            known = {
-                *COMMANDS,
-                "spark-train",
-                "completion",
-                "train",
-                *(f"train {name}" for name in TRAIN_SUBCOMMANDS),
-            }
+            accept(arguments)
+        else:  # a command that is named only: its required options are missing
+            training = (f"train {name}" for name in TRAIN_SUBCOMMANDS)
+            known = {*COMMANDS, "spark-train", "completion", "train", *training}
             assert " ".join(arguments[:2]) in known or arguments[0] in known
 
 
@@ -208,7 +189,7 @@ def test_an_option_in_a_sentence_exists(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_options_have_dashes_as_the_help_has_them(page: str) -> None:
+def test_options_are_spelt_with_dashes_as_in_the_help(page: str) -> None:
     assert re.findall(r"(?<![\w-])--[a-z][a-z.-]*_[\w.-]*", PAGES[page]) == []
 
 
@@ -251,9 +232,9 @@ def test_the_extras_and_files_that_a_page_names_exist(page: str) -> None:
 
 
 @pytest.mark.parametrize("size", EVENTS)
-def test_the_demo_of_every_size_gives_options_that_exist(size: Any) -> None:
+def test_the_demo_of_every_size_uses_options_that_exist(size: Any) -> None:
     for step in _steps(DemoConfig(size=size)):
-        take(list(step.arguments))
+        accept(list(step.arguments))
 
 
 def test_every_command_is_in_the_readme() -> None:

@@ -1,4 +1,4 @@
-"""The worked example of docs/own-physics.md does what the page says."""
+"""The worked example of docs/own-physics.md does what the page promises."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ def dimuons(tmp_path, monkeypatch):
     return "dimuons:features"
 
 
-def test_the_example_keeps_the_contract_without_events_too(dimuons):
+def test_the_example_keeps_the_contract_also_without_events(dimuons):
     hlf, particles = own.names(dimuons, "corrected", empty_events())
     assert [feature.name for feature in hlf] == ["Mass", "MET"]
     assert len(particles) == 4
