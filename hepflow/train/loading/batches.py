@@ -1,4 +1,4 @@
-"""Events in memory -> one rank's share of each global batch, padded to its longest event."""
+"""Events in memory -> one process's share of each global batch, padded to its longest event."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -14,29 +14,36 @@ from hepflow.models.order import pad
 
 
 class Batch(NamedTuple):
-    """One rank's share of a global batch."""
+    """One process's share of a global batch."""
 
     hlf: Tensor
     """(B, F) float32"""
     particles: Tensor | None
     """(B, P, C) float32, zero-padded; None for nets that do not read them."""
     lengths: Tensor | None
-    """(B) int64: particles an event."""
+    """(B) int64: particles per event."""
     label: Tensor
     """(B) int64"""
     event_id: Tensor
     """(B) int64"""
     weight: Tensor
-    """(B) float32: 1; 0 for the filler of a rank that would have no event."""
+    """(B) float32: 1; 0 for the filler of a process without events in this batch."""
     n_global: int
     """Events of the global batch."""
 
+    @property
+    def mask(self) -> Tensor | None:
+        """(B, P) bool: true for particles, false for padding."""
+        if self.particles is None or self.lengths is None:
+            return None
+        position_P = torch.arange(self.particles.shape[1], device=self.lengths.device)
+        return position_P < self.lengths[:, None]
+
     def pinned(self) -> "Batch":
-        """Itself in page-locked memory, from where a GPU copies without waiting."""
+        """Return a copy in page-locked memory, from which a GPU copies asynchronously."""
+        values = self._asdict().items()
         tensors: dict[str, Any] = {
-            name: value.pin_memory()
-            for name, value in self._asdict().items()
-            if isinstance(value, Tensor)
+            name: value.pin_memory() for name, value in values if isinstance(value, Tensor)
         }
         return self._replace(**tensors)
 
@@ -48,18 +55,18 @@ def batches_of(
     *,
     particles: bool,
 ) -> Iterator[Batch]:
-    """Share of a rank of each global batch.
+    """Yield a process's share of each global batch of a window.
 
     Parameters
     ----------
     blocks : sequence of EventBlock
-        What the rank read of a window: one event at least.
+        What the process read of the window: at least one event.
     rows : sequence of (events,) int64
-        Positions in the blocks of the rank's events, batch by batch.
+        Positions in the blocks of the process's events, batch by batch.
     sizes : sequence of int
-        Events of each global batch.
+        Events per global batch.
     particles : bool
-        Whether the particles are wanted.
+        Include the particles.
     """
     if not rows:
         return
@@ -70,19 +77,14 @@ def batches_of(
     first = np.cumsum([0, *(len(block) for block in blocks)])
     for own, n_global in zip(rows, sizes, strict=True):
         weight = torch.full((max(1, len(own)),), float(len(own) > 0))
-        taken = own if len(own) else np.zeros(1, np.int64)
+        taken = own if len(own) else np.zeros(1, np.int64)  # DDP needs a step of every process
         padded = lengths = None
         if particles:
-            block_of = np.searchsorted(first, taken, side="right") - 1
-            events = [
-                _particles(blocks[b], i - first[b]) for i, b in zip(taken, block_of, strict=True)
-            ]
+            events = []
+            for row, b in zip(taken, np.searchsorted(first, taken, side="right") - 1, strict=True):
+                start, stop = blocks[b].offsets[row - first[b] : row - first[b] + 2]
+                events.append(blocks[b].particles[start:stop])
             padded, lengths = (torch.from_numpy(array) for array in pad(events))
-        hlf, label, event_id = (
-            column.index_select(0, torch.from_numpy(taken)) for column in columns
-        )
+        index = torch.from_numpy(taken)
+        hlf, label, event_id = (column.index_select(0, index) for column in columns)
         yield Batch(hlf, padded, lengths, label.long(), event_id, weight, n_global)
-
-
-def _particles(block: EventBlock, event: int) -> np.ndarray:
-    return block.particles[block.offsets[event] : block.offsets[event + 1]]

@@ -1,8 +1,11 @@
-"""Batches of a split for one rank, read ahead of the training thread; where it stands is a state that any number of ranks can take up.
+"""Batches of a split for one process, read ahead of the training thread, and resumable.
 
-The sequence of global batches is the plan's; every rank has its share of each, so all ranks make the same number of steps. Of a split
-that is larger than memory a rank reads its share of a window alone; one that stays in memory is read whole, once, by every rank.
-Reading is done by threads: zarr's event loop does not survive a fork, and zarr and numpy let go of the interpreter where it counts.
+The sequence of global batches is the plan's. Every process has its share of each batch, so all
+make the same number of steps. A split that fits into memory is read once, by every process. Of a
+larger one, a process reads its own share of each window, in every epoch.
+
+Threads read, not processes: zarr's event loop does not survive a fork, and zarr and numpy release
+the interpreter where it counts.
 """
 
 import queue
@@ -23,7 +26,7 @@ from hepflow.train.loading.reader import BlockReader
 
 
 class EventLoader:
-    """Iterates over one rank's share of an epoch.
+    """Iterates over one process's share of an epoch.
 
     Parameters
     ----------
@@ -32,16 +35,16 @@ class EventLoader:
     reader : BlockReader
         Where they come from.
     rank, world : int
-        Which share, of how many.
+        Number of this process, and how many there are.
     workers : int
-        Threads that read; 0: the training thread does it all.
+        Threads that read; 0: the training thread does everything.
     prefetch : int
         Batches to make ahead.
     pin : bool
         Put batches into page-locked memory.
     """
 
-    batch_sampler = None  # Lightning looks for one where there is a sampler
+    batch_sampler = None  # Lightning asks for one where there is a sampler
 
     def __init__(
         self,
@@ -56,7 +59,8 @@ class EventLoader:
     ) -> None:
         if world > plan.batch_size:
             raise ConfigError(
-                f"batch_size {plan.batch_size} is the global batch, which {world} processes share: it must be {world} at least"
+                f"batch_size {plan.batch_size} is the global batch, which {world} processes share: "
+                f"it must be at least {world}"
             )
         self.plan = plan
         self.reader = reader
@@ -66,42 +70,43 @@ class EventLoader:
         self.epoch = 0
         self.position = 0
         """Global batches of the epoch that were handed out."""
-        self._taken_up = False
+        self._resumes = False
         self.waited_s = 0.0
         """Seconds that the training thread has waited for batches."""
 
     def __len__(self) -> int:
-        """Batches an epoch, the same on every rank and wherever the epoch was taken up."""
+        """Return the number of batches per epoch, the same for every process."""
         return self.plan.n_batches
 
     @property
     def sampler(self) -> "EventLoader":
-        """What Lightning tells the epoch to."""
+        """Itself: Lightning calls ``set_epoch`` on the sampler."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of an epoch, or stay where a state was loaded within it."""
+        """Go to the start of an epoch, or stay where a state was loaded within it."""
         if epoch != self.epoch:
-            self.epoch, self.position, self._taken_up = epoch, 0, False
+            self.epoch, self.position, self._resumes = epoch, 0, False
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it stands: the same on every rank."""
+        """Return the position, the same for every process."""
         return {"epoch": self.epoch, "position": self.position, "plan": self.plan.fingerprint}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another loader of the same plan stood, whatever its rank and number of ranks."""
+        """Continue from the position of another loader of the same plan, whatever its rank."""
         if state["plan"] != self.plan.fingerprint:
             raise ConfigError(
-                "the checkpoint was written within an epoch of another order of events: give the store, seed, balance, batch_size, "
-                "block_events, buffer_mb and bucket_batches of that run, or start afresh in another --output"
+                "the checkpoint was written within an epoch of another order of events. Give the "
+                "store, seed, balance, batch_size, block_events, buffer_mb and bucket_batches of "
+                "that run, or another --output."
             )
-        self.epoch, self.position, self._taken_up = state["epoch"], state["position"], True
+        self.epoch, self.position, self._resumes = state["epoch"], state["position"], True
 
     def __iter__(self) -> Iterator[Batch]:
-        """The epoch, or the rest of it after a state was loaded."""
-        if not self._taken_up or self.position >= len(self):
+        """Yield the epoch, or the rest of it after a state was loaded."""
+        if not self._resumes or self.position >= len(self):
             self.position = 0
-        self._taken_up = False
+        self._resumes = False
         batches = self._batches(self.epoch, self.position)
         if self.workers:
             batches = _ahead(batches, self.prefetch)
@@ -114,42 +119,35 @@ class EventLoader:
                     return
                 self.position += 1
                 if self.position == len(self):
-                    batches.close()  # not when Python drops a generator that nobody asks again: an interrupt would be lost there
+                    # Not when Python drops the generator: an interrupt would be lost there.
+                    batches.close()
                 yield batch
 
     def _batches(self, epoch: int, position: int) -> Generator[Batch, None, None]:
-        particles = self.reader.particles
-        done = 0
-        first = 0
-        while first < self.plan.n_windows and done + self.plan.window_batches[first] <= position:
-            done += int(self.plan.window_batches[first])
-            first += 1
-        skip = position - done
+        # The first window is the one that holds the batch at `position`.
+        ends = np.cumsum(self.plan.window_batches)
+        first = int(np.searchsorted(ends, position, side="right"))
+        skip = position - int(ends[first - 1]) if first else position
         for window, blocks in enumerate(self._windows(epoch, first), start=first):
-            lengths = self._lengths(epoch, window, blocks) if particles else None
+            lengths = self._lengths(epoch, window, blocks) if self.reader.particles else None
             order = self.plan.batches(epoch, window, lengths)[skip:]
             skip = 0
-            for batch in batches_of(
-                blocks,
-                self._rows(window, order),
-                [len(batch) for batch in order],
-                particles=particles,
-            ):
+            sizes = [len(batch) for batch in order]
+            rows = self._rows(window, order)
+            for batch in batches_of(blocks, rows, sizes, particles=self.reader.particles):
                 yield batch.pinned() if self.pin else batch
 
     def _rows(self, window: int, order: list[np.ndarray]) -> list[np.ndarray]:
-        """Positions of this rank's events in what it read, batch by batch."""
-        if not self.reads_share:
-            return [
-                batch[self.rank :: self.world] for batch in order
-            ]  # sorted by length: the ranks get equal work
+        """Return the positions of this process's events in what it read, batch by batch."""
+        if not self.reads_share:  # sorted by length, so every world-th event is equal work
+            return [batch[self.rank :: self.world] for batch in order]
         share = self.plan.share(window, self.rank, self.world)
         row_of = np.full(sum(self.plan.counts(window)), -1)
         row_of[share] = np.arange(len(share))
         return [rows[rows >= 0] for rows in (row_of[batch] for batch in order)]
 
     def _lengths(self, epoch: int, window: int, blocks: list[EventBlock]) -> np.ndarray:
-        """Particles of every event of a window, also of those that other ranks read."""
+        """Return the particles per event of a window, with the events of other processes."""
         if not self.reads_share:
             parts = [np.diff(block.offsets) for block in blocks]
         else:
@@ -163,22 +161,21 @@ class EventLoader:
         return self.plan.slices(epoch, window, share if len(share) else np.zeros(1, np.int64))
 
     def _windows(self, epoch: int, first: int) -> Generator[list[EventBlock], None, None]:
-        """Events of each window; those of the next are read meanwhile."""
+        """Yield the events of each window; the next window is read meanwhile."""
+        windows = range(first, self.plan.n_windows)
         if not self.workers:
-            for window in range(first, self.plan.n_windows):
+            for window in windows:
                 yield [self.reader.read(part) for part in self._slices(epoch, window)]
             return
         with ThreadPoolExecutor(self.workers, thread_name_prefix="hepflow-read") as pool:
 
             def submit(window: int) -> list[Future[EventBlock]]:
-                wanted: list[Slice] = (
-                    self._slices(epoch, window) if window < self.plan.n_windows else []
-                )
+                wanted = self._slices(epoch, window) if window in windows else []
                 return [pool.submit(self.reader.read, part) for part in wanted]
 
             coming = submit(first)
             try:
-                for window in range(first, self.plan.n_windows):
+                for window in windows:
                     blocks = [future.result() for future in coming]
                     coming = submit(window + 1)
                     yield blocks
@@ -188,12 +185,15 @@ class EventLoader:
 
 
 def _ahead(batches: Generator[Batch, None, None], n_ahead: int) -> Generator[Batch, None, None]:
-    """The same batches, made by a thread that keeps ``n_ahead`` of them ready. Its error is raised where its batch would come."""
+    """Yield the same batches, made by a thread that keeps ``n_ahead`` of them ready.
+
+    An error in the thread is raised in place of the batch.
+    """
     ready: queue.Queue[Batch | None] = queue.Queue(maxsize=max(1, n_ahead))
     stop = threading.Event()
 
     def put(item: Batch | None) -> None:
-        while not stop.is_set():
+        while not stop.is_set():  # a full queue must not keep the thread alive
             try:
                 ready.put(item, timeout=0.1)
             except queue.Full:

@@ -1,13 +1,15 @@
-"""Slices of a store -> events in memory: checked for NaN, their particles in reading order, kept where they fit."""
+"""Slices of a store -> events in memory: checked for NaN, with particles in reading order."""
 
 import numpy as np
 
-from hepflow.data.blocks import EventBlock
+from hepflow.data.blocks import EventBlock, StoreSpec
 from hepflow.data.store import EventStore
 from hepflow.errors import DataError
 from hepflow.models.inputs import Order
 from hepflow.models.order import reading_order
 from hepflow.train.loading.plan import Slice
+
+AGAIN = "Run `hepflow features` again, or fix what wrote it."
 
 
 class BlockReader:
@@ -16,11 +18,11 @@ class BlockReader:
     Parameters
     ----------
     particles : bool
-        Whether to read the particles at all.
+        Read the particles at all.
     keep : bool
         Keep what was read for the next epoch.
     block_events : int
-        Granularity of what is kept; no slice may cross it.
+        Events per block that is kept; no slice may cross its edge.
     """
 
     def __init__(
@@ -34,61 +36,53 @@ class BlockReader:
         self._kept: dict[tuple[str, int], EventBlock] = {}
 
     def read(self, wanted: Slice) -> EventBlock:
-        """Events of a slice."""
+        """Return the events of a slice."""
         if not self.keep:
             return self._load(wanted)
         base = wanted.start - wanted.start % self.block_events
         key = (wanted.part.path, base)
         if key not in self._kept:
-            self._kept[key] = self._load(
-                Slice(wanted.part, base, min(base + self.block_events, wanted.part.n_events))
-            )
+            stop = min(base + self.block_events, wanted.part.n_events)
+            self._kept[key] = self._load(Slice(wanted.part, base, stop))
         return self._kept[key][wanted.start - base : wanted.stop - base]
 
     def lengths(self, wanted: Slice) -> np.ndarray:
-        """(events,) particles of each event of a slice."""
+        """Return the number of particles of each event of a slice, (events,)."""
         return self.store.lengths(wanted.part, wanted.start, wanted.stop)
 
     def _load(self, wanted: Slice) -> EventBlock:
         block = self.store.read(wanted.part, wanted.start, wanted.stop, particles=self.particles)
         spec = self.store.spec
-        where = f"{self.store.path}/{wanted.part.path}"
-        if not np.isfinite(block.hlf).all():
-            event, column = np.argwhere(~np.isfinite(block.hlf))[0]
-            _refuse(
-                where,
-                wanted.start + event,
-                block.event_id[event],
-                spec.hlf[column].name,
-                block.hlf[event, column],
-            )
-        if not np.isfinite(block.particles).all():
-            row, column = np.argwhere(~np.isfinite(block.particles))[0]
-            event = np.searchsorted(block.offsets, row, side="right") - 1
-            _refuse(
-                where,
-                wanted.start + event,
-                block.event_id[event],
-                spec.particles[column].name,
-                block.particles[row, column],
-            )
-        rows = (
-            reading_order(block, [feature.name for feature in spec.particles], self.order)
-            if self.particles
-            else None
-        )
+        require_finite(block, spec, f"{self.store.path}/{wanted.part.path}", wanted.start, AGAIN)
+        if not self.particles:
+            return block
+        rows = reading_order(block, [feature.name for feature in spec.particles], self.order)
         if rows is None:
             return block
-        return EventBlock(
-            block.hlf,
-            block.particles.take(rows, axis=0),
-            block.offsets,
-            block.label,
-            block.event_id,
+        flat = block.label, block.event_id
+        return EventBlock(block.hlf, block.particles.take(rows, axis=0), block.offsets, *flat)
+
+
+def require_finite(block: EventBlock, spec: StoreSpec, where: str, first: int, advice: str) -> None:
+    """Refuse NaN and infinity, and name the event and the feature.
+
+    Parameters
+    ----------
+    where : str
+        Source of the events, for the message.
+    first : int
+        Position there of the block's first event.
+    advice : str
+        Last sentence of the message.
+    """
+    for values, features in ((block.hlf, spec.hlf), (block.particles, spec.particles)):
+        if np.isfinite(values).all():
+            continue
+        row, column = np.argwhere(~np.isfinite(values))[0]
+        event = row
+        if values is block.particles:
+            event = np.searchsorted(block.offsets, row, side="right") - 1
+        raise DataError(
+            f"{where}: event {first + event} (id {block.event_id[event]}) has "
+            f"{values[row, column]} for {features[column].name!r}. {advice}"
         )
-
-
-def _refuse(where: str, event: int, event_id: int, feature: str, value: float) -> None:
-    raise DataError(
-        f"{where}: event {event} (id {event_id}) has {value} for {feature!r}. Run `hepflow features` again, or mend what wrote it."
-    )
