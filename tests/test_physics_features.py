@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from hepflow import schema
 from hepflow.errors import ConfigError, DataError
-from hepflow.physics import own
+from hepflow.physics import own, selection
 from hepflow.physics.columns import columns
 from hepflow.physics.definitions import CORRECTED, REFERENCE
 from hepflow.physics.features import compute, compute_columns
@@ -543,7 +543,22 @@ def test_a_missing_collection_and_a_missing_field_are_named():
         compute(ak.with_field(events, events["EFlowTrack"][["PT", "Eta", "Phi"]], "EFlowTrack"))
 
 
-def test_how_many_particles_are_kept_is_part_of_the_identity_of_the_physics(monkeypatch):
-    before = own.identity(None)
-    monkeypatch.setattr(schema, "MAX_TRACKS", schema.MAX_TRACKS - 1)
-    assert own.identity(None) != before
+def test_the_version_of_the_physics_belongs_to_these_cuts_and_caps():
+    """Whoever changes one of them changes `own.VERSION`, and then this line."""
+    numbers = (schema.MAX_TRACKS, schema.MAX_PHOTONS, schema.MAX_NEUTRALS)
+    cuts = (
+        selection.LEPTON_PT,
+        selection.LEPTON_ISOLATION,
+        selection.TRACK_PT,
+        selection.NEUTRAL_ET,
+    )
+    assert (own.VERSION, *numbers, *cuts) == (
+        "0cf21268f3c0130a",
+        450,
+        150,
+        200,
+        23.0,
+        0.45,
+        0.5,
+        1.0,
+    )

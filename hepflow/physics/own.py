@@ -10,14 +10,17 @@ from types import ModuleType
 
 import awkward as ak
 
-from hepflow import schema
 from hepflow.errors import ConfigError, DataError
-from hepflow.physics import columns, definitions, features, isolation, kinematics, selection
 from hepflow.physics.features import FeatureSet, compute, hlf_features
 from hepflow.schema import PARTICLE, Feature
 
 Physics = Callable[[ak.Array, str], FeatureSet]
 """(a chunk of events, definitions) -> features; see `hepflow.physics.features.compute`."""
+
+VERSION = "0cf21268f3c0130a"
+"""Version of hepflow's own physics. Change it together with any change after which a feature of
+any event may differ: stores are then made again, and scores are not mixed.
+tests/test_compatibility.py compares the features with those that this version has stored."""
 
 
 def load(name: str | None) -> Physics:
@@ -47,7 +50,9 @@ def names(
 
 
 def identity(name: str | None) -> str:
-    """Name and hash of the source of the physics: part of a store's provenance.
+    """Return the name of the physics with its version, or the hash of a user's own source.
+
+    It is part of the provenance of stores, models and scores.
 
     Raises
     ------
@@ -55,14 +60,9 @@ def identity(name: str | None) -> str:
         There is no such module or function.
     """
     if name is None:
-        sources = [
-            inspect.getsource(module).encode()
-            for module in (columns, definitions, features, isolation, kinematics, selection)
-        ]
-        caps = repr((schema.MAX_TRACKS, schema.MAX_PHOTONS, schema.MAX_NEUTRALS)).encode()
-        return f"{compute.__module__}:{compute.__name__}@{_hash(*sources, caps)}"
-    module, _ = _resolve(name)
-    return f"{name}@{_hash(inspect.getsource(module).encode())}"
+        return f"{compute.__module__}:{compute.__name__}@{VERSION}"
+    source = inspect.getsource(_resolve(name)[0]).encode()
+    return f"{name}@{hashlib.blake2b(source, digest_size=8).hexdigest()}"
 
 
 def check(made: FeatureSet, n_events: int, name: str) -> FeatureSet:
@@ -128,7 +128,3 @@ def _resolve(name: str) -> tuple[ModuleType, Physics]:
     if not callable(function):
         raise ConfigError(f"physics: {module_name} has no function {function_name!r}")
     return module, function
-
-
-def _hash(*sources: bytes) -> str:
-    return hashlib.blake2b(b"\0".join(sources), digest_size=8).hexdigest()
