@@ -37,8 +37,8 @@ from hepflow.config.stages import IngestConfig
 from hepflow.engines.spark import properties, session
 from hepflow.ingest.fragment import RECORDS, Settings, run_task
 from hepflow.ingest.job import run
-from hepflow.reading.share import Access
-from hepflow.reading.splits import FileSplit, SourceFile
+from hepflow.reading.ranges import EntryRange, SourceFile
+from hepflow.reading.reader import Access
 from hepflow.schema import COLLECTIONS
 from hepflow.system.files import read_json
 
@@ -222,7 +222,8 @@ def alone(files: Sequence[Path], output: Path) -> None:
     settings = Settings(output, ("qcd",), Access())
     for path in files:
         run_task(
-            [FileSplit(SourceFile("qcd", path.name, str(path), path.stat().st_size, "1"))], settings
+            [EntryRange(SourceFile("qcd", path.name, str(path), path.stat().st_size, "1"))],
+            settings,
         )
 
 
@@ -281,7 +282,7 @@ def peak(path: str) -> None:
         count = -(-size // TARGET)
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / RECORDS).mkdir()
-            split = FileSplit(SourceFile("qcd", "a.root", path, size, "1"), count // 2, count)
+            split = EntryRange(SourceFile("qcd", "a.root", path, size, "1"), count // 2, count)
             run_task([split], Settings(Path(folder), ("qcd",), Access()))
     # not getrusage, which counts what the program held from which this one was started
     print(int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) >> 10)

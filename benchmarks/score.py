@@ -38,8 +38,8 @@ from hepflow.physics.columns import columns
 from hepflow.physics.features import FeatureSet, compute
 from hepflow.reading.delphes import DelphesFile
 from hepflow.reading.listing import list_files
-from hepflow.reading.share import Access
-from hepflow.reading.splits import FileSplit, plan
+from hepflow.reading.ranges import EntryRange, plan
+from hepflow.reading.reader import Access
 from hepflow.schema import CLASSES, HLF, PARTICLE
 from hepflow.score.scorer import BATCH, Scorer
 from hepflow.score.task import CLAIMS, RECORDS, Task, score_share
@@ -182,7 +182,7 @@ def only_onnx(path: str, model: Path, sort: bool) -> float:
     return timed(lambda: [net.logits(batch) for batch in tensors], time.process_time)
 
 
-def everything(split: FileSplit, task: Task) -> float:
+def everything(split: EntryRange, task: Task) -> float:
     return timed(lambda: score_share(split, task), time.process_time)
 
 

@@ -20,16 +20,16 @@ from hepflow.physics.skim import drop_soft, has_lepton, is_finite
 from hepflow.reading.arrow import to_arrow
 from hepflow.reading.delphes import DelphesFile, Unreadable
 from hepflow.reading.listing import list_files
-from hepflow.reading.share import Access, Piece, ShareReader
-from hepflow.reading.splits import FileSplit, SourceFile
+from hepflow.reading.ranges import EntryRange, SourceFile
+from hepflow.reading.reader import Access, Chunk, RangeReader
 from hepflow.schema import COLLECTIONS, OPTIONAL
 
 DATA = Path(__file__).parent / "data"
 CLONES = sorted(DATA.glob("clones_*.root"))
 
 
-def split(path: Path, index: int = 0, count: int = 1) -> FileSplit:
-    return FileSplit(
+def split(path: Path, index: int = 0, count: int = 1) -> EntryRange:
+    return EntryRange(
         SourceFile("qcd", path.name, str(path), path.stat().st_size, "1"), index, count
     )
 
@@ -41,11 +41,11 @@ def read(path: Path, step_bytes: int = 1 << 20, **options: object) -> ak.Array:
         )
 
 
-def shares(path: Path, count: int) -> list[list[Piece]]:
+def shares(path: Path, count: int) -> list[list[Chunk]]:
     readers = [
-        ShareReader(split(path, index, count), access=Access(retries=0)) for index in range(count)
+        RangeReader(split(path, index, count), access=Access(retries=0)) for index in range(count)
     ]
-    return [list(reader.pieces()) for reader in readers]
+    return [list(reader.chunks()) for reader in readers]
 
 
 @pytest.mark.parametrize("path", CLONES, ids=lambda path: path.stem)
@@ -274,15 +274,15 @@ def test_a_file_without_permission_is_bad_at_once_and_a_folder_without_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("hepflow.reading.share.sleep", waits.append)
+    monkeypatch.setattr("hepflow.reading.reader.sleep", waits.append)
     with public_folder() as root:
         write_delphes(root / "open.root", [5]).chmod(0o444)
         write_delphes(root / "closed.root", [5]).chmod(0)
         write_delphes(root / "folder" / "a.root", [5]).parent.chmod(0)
-        readers = {name: ShareReader(split(root / f"{name}.root")) for name in ("open", "closed")}
+        readers = {name: RangeReader(split(root / f"{name}.root")) for name in ("open", "closed")}
         with another_user():
             entries = {
-                name: [piece.stop for piece in reader.pieces()] for name, reader in readers.items()
+                name: [piece.stop for piece in reader.chunks()] for name, reader in readers.items()
             }
             with pytest.raises(DataError, match=r"cannot be listed.*Permission denied"):
                 list_files(root / "folder")

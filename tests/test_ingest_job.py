@@ -26,8 +26,8 @@ from hepflow.ingest.job import run
 from hepflow.physics.skim import drop_soft, has_lepton
 from hepflow.reading.delphes import DelphesFile
 from hepflow.reading.listing import assign, list_files
-from hepflow.reading.share import Access
-from hepflow.reading.splits import pack, plan
+from hepflow.reading.ranges import pack, plan
+from hepflow.reading.reader import Access
 from hepflow.schema import CLASSES, COLLECTIONS, EVENT_COLUMNS
 from hepflow.system.files import read_json, write_json
 
@@ -233,7 +233,7 @@ def test_a_file_that_kills_every_worker_is_given_up_and_its_neighbours_are_not(r
         f".{settings.task_key(task)}.now"
     )
     marker.write_text(task[1].key)  # what the attempt that died was reading
-    first, second = run_task(task, settings, last_attempt=True).shares
+    first, second = run_task(task, settings, last_attempt=True).ranges
     assert first.n_entries == 100
     assert not first.lost
     assert second.lost == {"the worker died whenever it read this file": None}

@@ -31,8 +31,8 @@ from hepflow.errors import DataError, HepflowError
 from hepflow.ingest.job import run
 from hepflow.reading.delphes import DelphesFile
 from hepflow.reading.listing import list_files
-from hepflow.reading.share import Access, ShareReader
-from hepflow.reading.splits import FileSplit, SourceFile
+from hepflow.reading.ranges import EntryRange, SourceFile
+from hepflow.reading.reader import Access, RangeReader
 from hepflow.system.files import read_json
 
 pytest.importorskip("aiohttp")
@@ -156,8 +156,8 @@ def read(path: str) -> ak.Array:
         return ak.concatenate([events for _, _, events in file.iterate(0, file.n_entries)])
 
 
-def split(path: str) -> FileSplit:
-    return FileSplit(SourceFile("qcd", "a.root", path, 1, "1"))
+def split(path: str) -> EntryRange:
+    return EntryRange(SourceFile("qcd", "a.root", path, 1, "1"))
 
 
 def test_a_server_is_listed_with_sizes(url: str, raw: Path) -> None:
@@ -172,26 +172,26 @@ def test_remote_events_are_the_local_ones(url: str, raw: Path) -> None:
 
 
 def test_a_server_that_stumbles_is_asked_again(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hepflow.reading.share.sleep", lambda seconds: None)
+    monkeypatch.setattr("hepflow.reading.reader.sleep", lambda seconds: None)
     monkeypatch.setattr(RangeHandler, "failures", 2)
-    pieces = list(ShareReader(split(f"{web}/qcd/a.root"), access=Access(retries=3)).pieces())
+    pieces = list(RangeReader(split(f"{web}/qcd/a.root"), access=Access(retries=3)).chunks())
     assert sum(len(piece.events) for piece in pieces) == 70
 
 
 def test_a_server_that_stays_down_makes_a_bad_file(
     web: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hepflow.reading.share.sleep", lambda seconds: None)
+    monkeypatch.setattr("hepflow.reading.reader.sleep", lambda seconds: None)
     monkeypatch.setattr(RangeHandler, "failures", 1000)
-    reader = ShareReader(split(f"{web}/qcd/a.root"), access=Access(retries=1))
-    assert list(reader.pieces()) == []
+    reader = RangeReader(split(f"{web}/qcd/a.root"), access=Access(retries=1))
+    assert list(reader.chunks()) == []
     assert "2 times" in reader.unreadable
     assert reader.transient, "the next run is to try again"
 
 
 def test_a_missing_remote_file_is_not_asked_for_again(url: str) -> None:
-    reader = ShareReader(split(f"{url}/qcd/none.root"), access=Access(retries=3))
-    assert list(reader.pieces()) == []
+    reader = RangeReader(split(f"{url}/qcd/none.root"), access=Access(retries=3))
+    assert list(reader.chunks()) == []
     assert reader.unreadable == "no such file"
 
 
@@ -200,7 +200,7 @@ def test_an_io_error_halfway_costs_no_entry_and_gives_none_twice(
 ) -> None:
     """The second step fails once, as a flaky file system would make it."""
     waits: list[float] = []
-    monkeypatch.setattr("hepflow.reading.share.sleep", waits.append)
+    monkeypatch.setattr("hepflow.reading.reader.sleep", waits.append)
     iterate, calls = uproot.TTree.iterate, []
 
     def flaky(tree: object, *args: object, **options: object) -> object:
@@ -212,7 +212,7 @@ def test_an_io_error_halfway_costs_no_entry_and_gives_none_twice(
     monkeypatch.setattr(uproot.TTree, "iterate", flaky)
     monkeypatch.setattr(DelphesFile.iterate, "__defaults__", (1,))
     pieces = list(
-        ShareReader(split(str(raw / "qcd" / "a.root")), access=Access(retries=2)).pieces()
+        RangeReader(split(str(raw / "qcd" / "a.root")), access=Access(retries=2)).chunks()
     )
     assert [(piece.start, piece.stop) for piece in pieces][:: len(pieces) - 1] == [
         (0, pieces[0].stop),
@@ -228,8 +228,8 @@ def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        reader = ShareReader(split(f"{url}/a.root"), access=Access(retries=0, timeout_s=0.2))
-        assert list(reader.pieces()) == []
+        reader = RangeReader(split(f"{url}/a.root"), access=Access(retries=0, timeout_s=0.2))
+        assert list(reader.chunks()) == []
         assert reader.unreadable.startswith("I/O error")
         assert reader.transient
         with pytest.raises(DataError, match="cannot be listed"):

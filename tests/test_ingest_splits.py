@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hepflow.errors import DataError, MissingDependency
 from hepflow.reading.listing import assign, list_files
-from hepflow.reading.splits import FileSplit, SourceFile, pack, plan
+from hepflow.reading.ranges import EntryRange, SourceFile, pack, plan
 from hepflow.schema import CLASSES
 
 sizes = st.lists(st.integers(0, 5000), min_size=0, max_size=40)
@@ -25,7 +25,7 @@ def source(name: str = "a.root", size: int = 100, class_name: str = "qcd") -> So
 @given(clusters=sizes, count=st.integers(1, 50))
 def test_shares_tile_a_file_of_any_layout(clusters: list[int], count: int) -> None:
     boundaries = sorted({0, *np.cumsum(clusters).tolist()})
-    ranges = [FileSplit(source(), index, count).entry_range(boundaries) for index in range(count)]
+    ranges = [EntryRange(source(), index, count).bounds(boundaries) for index in range(count)]
     assert ranges[0][0] == 0
     assert ranges[-1][1] == boundaries[-1]
     assert all(a[1] == b[0] for a, b in itertools.pairwise(ranges))
@@ -37,9 +37,7 @@ def test_shares_of_even_clusters_are_even(clusters: list[int], count: int) -> No
     boundaries = [0, *np.cumsum(clusters).tolist()]
     lengths = [
         stop - start
-        for start, stop in (
-            FileSplit(source(), i, count).entry_range(boundaries) for i in range(count)
-        )
+        for start, stop in (EntryRange(source(), i, count).bounds(boundaries) for i in range(count))
     ]
     assert max(lengths) - min(lengths) <= 2 * 110
 
@@ -80,7 +78,7 @@ def test_adding_files_leaves_the_shares_of_others_alone() -> None:
 
 def test_a_changed_file_has_new_keys() -> None:
     old, new = (SourceFile("qcd", "a.root", "/a.root", 10, version) for version in ("1", "2"))
-    assert FileSplit(old).key != FileSplit(new).key
+    assert EntryRange(old).key != EntryRange(new).key
 
 
 def touch(root: Path, *names: str) -> Path:

@@ -25,8 +25,8 @@ from hepflow.models.order import features_of
 from hepflow.physics.features import compute
 from hepflow.reading.delphes import DelphesFile
 from hepflow.reading.listing import assign, list_files
-from hepflow.reading.share import Access
-from hepflow.reading.splits import plan
+from hepflow.reading.ranges import plan
+from hepflow.reading.reader import Access
 from hepflow.schema import CLASSES
 
 

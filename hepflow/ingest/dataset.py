@@ -20,9 +20,9 @@ from hepflow.data.ledger import Ledger, total
 from hepflow.data.output import read_marker, refuse_to_replace, write_marker
 from hepflow.data.provenance import digest
 from hepflow.errors import DataError
-from hepflow.ingest.fragment import RECORDS, Settings
-from hepflow.ingest.record import Record, ShareResult
-from hepflow.reading.splits import FileSplit
+from hepflow.ingest.fragment import RECORDS, Settings, TaskRecord
+from hepflow.reading.ranges import EntryRange
+from hepflow.reading.record import RangeRecord
 from hepflow.schema import EVENTS_SCHEMA_VERSION
 from hepflow.system.files import read_json
 from hepflow.system.terminal import counted
@@ -36,12 +36,12 @@ def manifest(output: Path) -> dict[str, Any] | None:
     return found if found and found.get("schema_version") == EVENTS_SCHEMA_VERSION else None
 
 
-def listing_hash(splits: Sequence[FileSplit], settings: Settings) -> str:
+def listing_hash(splits: Sequence[EntryRange], settings: Settings) -> str:
     """Tells whether a dataset is up to date without looking at its records."""
     return digest(settings.key, [split.key for split in splits])
 
 
-def check_replaceable(splits: Sequence[FileSplit], settings: Settings) -> None:
+def check_replaceable(splits: Sequence[EntryRange], settings: Settings) -> None:
     """Refuse to make another dataset of one that is finished; one whose input has changed is brought up to date.
 
     Raises
@@ -73,13 +73,13 @@ def _names(about: Mapping[str, Any]) -> set[str]:
 
 
 def finished(
-    splits: Sequence[FileSplit], settings: Settings, retry_quarantined: bool
-) -> list[Record]:
+    splits: Sequence[EntryRange], settings: Settings, retry_quarantined: bool
+) -> list[TaskRecord]:
     """Records of earlier runs that hold: of present files as they are now, with their fragment, each share once.
 
     Parameters
     ----------
-    splits : sequence of FileSplit
+    splits : sequence of EntryRange
         All that the dataset is to hold.
     settings : Settings
     retry_quarantined : bool
@@ -88,11 +88,11 @@ def finished(
     wanted = {split.key for split in splits}
     records = []
     for path in sorted((settings.output / RECORDS).glob("*.json")):
-        record = Record.from_dict(read_json(path))
-        keys = {share.split.key for share in record.shares}
-        same_settings = record.key == settings.task_key([share.split for share in record.shares])
+        record = TaskRecord.from_dict(read_json(path))
+        keys = {share.range.key for share in record.ranges}
+        same_settings = record.key == settings.task_key([share.range for share in record.ranges])
         again = any(
-            share.transient or (share.lost and retry_quarantined) for share in record.shares
+            share.transient or (share.lost and retry_quarantined) for share in record.ranges
         )
         if keys <= wanted and same_settings and _has_fragment(record, settings) and not again:
             records.append(record)
@@ -124,7 +124,7 @@ def prepare(output: Path) -> None:
 
 
 def commit(
-    records: Sequence[Record], splits: Sequence[FileSplit], settings: Settings
+    records: Sequence[TaskRecord], splits: Sequence[EntryRange], settings: Settings
 ) -> dict[str, Any]:
     """Make the records the dataset: replace ``_hepflow.json``, then remove what it does not name.
 
@@ -140,7 +140,7 @@ def commit(
     """
     files = _files(records)
     _check_identity(files)
-    ledger = total(share.ledger for record in records for share in record.shares).check()
+    ledger = total(share.ledger for record in records for share in record.ranges).check()
     if ledger.n_out == 0:
         for record in records:
             settings.record_path(record.key).unlink(missing_ok=True)
@@ -196,27 +196,27 @@ def sweep(about: Mapping[str, Any], output: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _has_fragment(record: Record, settings: Settings) -> bool:
+def _has_fragment(record: TaskRecord, settings: Settings) -> bool:
     if record.fragment is None:
         return True
     path = settings.output / record.fragment
     return path.is_file() and path.stat().st_size == record.bytes_written
 
 
-def _files(records: Iterable[Record]) -> list[dict[str, Any]]:
+def _files(records: Iterable[TaskRecord]) -> list[dict[str, Any]]:
     """One row a source file: entries in, kept, rejected and lost, by reason."""
-    shares: dict[tuple[str, str], list[ShareResult]] = defaultdict(list)
+    shares: dict[tuple[str, str], list[RangeRecord]] = defaultdict(list)
     for record in records:
-        for share in record.shares:
-            shares[share.split.file.class_name, share.split.file.name].append(share)
+        for share in record.ranges:
+            shares[share.range.file.class_name, share.range.file.name].append(share)
     return [
-        _file(sorted(group, key=lambda share: share.split.index))
+        _file(sorted(group, key=lambda share: share.range.index))
         for _, group in sorted(shares.items())
     ]
 
 
-def _file(shares: Sequence[ShareResult]) -> dict[str, Any]:
-    file = shares[0].split.file
+def _file(shares: Sequence[RangeRecord]) -> dict[str, Any]:
+    file = shares[0].range.file
     ledger = total(share.ledger for share in shares).check()
     told = {(share.uuid, share.n_entries) for share in shares if share.n_entries is not None}
     if len(told) > 1:

@@ -4,13 +4,12 @@ Both are written beside their place and renamed into it, the record last. The fr
 of the same files under the same settings give the same name and the same bytes, so a task may run twice, or die at any point.
 """
 
-import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -18,18 +17,17 @@ import pyarrow.parquet as pq
 
 from hepflow.data.events import arrow_schema
 from hepflow.data.provenance import digest
-from hepflow.ingest.record import Record, ShareResult
 from hepflow.physics import skim
 from hepflow.reading.arrow import event_columns, to_arrow
-from hepflow.reading.share import Access, Piece, ShareReader
-from hepflow.reading.splits import FileSplit
+from hepflow.reading.ranges import EntryRange
+from hepflow.reading.reader import Access, Chunk, RangeReader
+from hepflow.reading.record import WORKER_DIED, RangeRecord
 from hepflow.schema import EVENTS_SCHEMA_VERSION
 from hepflow.system.files import write_json
 
 RECORDS = "_records"
 ROWS_PER_GROUP = 1000
 """Events a Parquet row group: what the features stage can read of a fragment at a time."""
-WORKER_DIED = "the worker died whenever it read this file"
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Settings:
             ROWS_PER_GROUP,
         )
 
-    def task_key(self, task: Sequence[FileSplit]) -> str:
+    def task_key(self, task: Sequence[EntryRange]) -> str:
         """Name of a task: which shares, read how."""
         return digest(self.key, [split.key for split in task])
 
@@ -61,12 +59,38 @@ class Settings:
         return self.output / RECORDS / f"{key}.json"
 
 
-def run_task(task: Sequence[FileSplit], settings: Settings, last_attempt: bool = False) -> Record:
+@dataclass(frozen=True)
+class TaskRecord:
+    """A finished task, as the file ``_records/KEY.json``."""
+
+    key: str
+    fragment: str | None
+    """Parquet file below the dataset; None if no event passed."""
+    n_events: int
+    bytes_written: int
+    ranges: tuple[RangeRecord, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types for JSON; the key of the ranges is ``shares``."""
+        data = {**vars(self), "shares": [one.to_dict() for one in self.ranges]}
+        del data["ranges"]
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Return the record of `to_dict`."""
+        rest = dict(data)
+        return cls(ranges=tuple(map(RangeRecord.from_dict, rest.pop("shares"))), **rest)
+
+
+def run_task(
+    task: Sequence[EntryRange], settings: Settings, last_attempt: bool = False
+) -> TaskRecord:
     """Read, skim and write the shares of one task.
 
     Parameters
     ----------
-    task : sequence of FileSplit
+    task : sequence of EntryRange
         Of one class.
     settings : Settings
     last_attempt : bool
@@ -85,7 +109,7 @@ def run_task(task: Sequence[FileSplit], settings: Settings, last_attempt: bool =
             results = []
             for split in task:
                 if split.key == deadly:
-                    results.append(ShareResult(split, lost={WORKER_DIED: None}, transient=True))
+                    results.append(RangeRecord(split, lost={WORKER_DIED: None}, transient=True))
                     continue
                 marker.write_text(split.key)
                 results.append(_read_share(split, settings, fragment))
@@ -95,7 +119,7 @@ def run_task(task: Sequence[FileSplit], settings: Settings, last_attempt: bool =
     ):  # of the output's, as one that reading meets is its share's: no file is to blame
         marker.unlink(missing_ok=True)
         raise
-    record = Record(
+    record = TaskRecord(
         key, name and f"{task[0].file.class_name}/{name}", fragment.n_events, size, tuple(results)
     )
     write_json(settings.record_path(key), record.to_dict())
@@ -103,13 +127,12 @@ def run_task(task: Sequence[FileSplit], settings: Settings, last_attempt: bool =
     return record
 
 
-def _read_share(split: FileSplit, settings: Settings, fragment: "_Fragment") -> ShareResult:
-    started = time.perf_counter()
-    reader = ShareReader(split, access=settings.access)
+def _read_share(split: EntryRange, settings: Settings, fragment: "_Fragment") -> RangeRecord:
+    reader = RangeReader(split, access=settings.access)
     rejected: Counter[str] = Counter()
     lost: Counter[str] = Counter()
     kept = 0
-    for piece in reader.pieces():
+    for piece in reader.chunks():
         if piece.events is None:
             lost[piece.reason] += piece.stop - piece.start
             continue
@@ -120,37 +143,24 @@ def _read_share(split: FileSplit, settings: Settings, fragment: "_Fragment") -> 
         kept += int(passed.sum())
         if passed.any():
             fragment.write(_table(piece, passed, reader, settings))
-    return ShareResult(
-        split=split,
-        uuid=reader.uuid.hex() if reader.uuid else None,
-        n_entries=reader.n_entries,
-        start=reader.start,
-        stop=reader.stop,
-        kept=kept,
-        rejected=dict(+rejected),
-        lost={reader.unreadable: None} if reader.unreadable else dict(+lost),
-        transient=reader.transient,
-        filled=reader.filled,
-        bytes_read=reader.bytes_read,
-        seconds=round(time.perf_counter() - started, 3),
-    )
+    return reader.record(kept, rejected, lost)
 
 
-def _table(piece: Piece, passed: np.ndarray, reader: ShareReader, settings: Settings) -> pa.Table:
+def _table(piece: Chunk, passed: np.ndarray, reader: RangeReader, settings: Settings) -> pa.Table:
     """The events that passed, in the columns of the dataset."""
     assert reader.uuid is not None
     assert piece.events is not None
-    file = reader.split.file
+    file = reader.range.file
     entries = np.arange(piece.start, piece.stop, dtype=np.int64)[passed]
     columns = event_columns(file, settings.classes.index(file.class_name), reader.uuid, entries)
     return to_arrow(skim.drop_soft(piece.events[passed]), columns, arrow_schema())
 
 
 def _fragment_name(
-    task: Sequence[FileSplit], results: Sequence[ShareResult], settings: Settings
+    task: Sequence[EntryRange], results: Sequence[RangeRecord], settings: Settings
 ) -> str:
     content = [
-        (r.split.file.name, r.uuid, r.split.file.size, r.start, r.stop, r.kept, dict(r.lost))
+        (r.range.file.name, r.uuid, r.range.file.size, r.start, r.stop, r.n_out, dict(r.lost))
         for r in results
     ]
     stem = PurePosixPath(task[0].file.name).stem

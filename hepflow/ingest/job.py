@@ -17,13 +17,12 @@ from hepflow.data.output import MARKER
 from hepflow.engines.spark import check_paths, interruptible, nothing_to_do, session
 from hepflow.errors import DataError
 from hepflow.ingest import dataset
-from hepflow.ingest.fragment import Settings, run_task
+from hepflow.ingest.fragment import Settings, TaskRecord, run_task
 from hepflow.ingest.progress import Counters, ingest_progress
-from hepflow.ingest.record import Record
 from hepflow.ingest.report import print_estimate, print_summary
 from hepflow.reading.listing import assign, list_files
-from hepflow.reading.share import Access
-from hepflow.reading.splits import FileSplit, SourceFile, pack, plan
+from hepflow.reading.ranges import EntryRange, SourceFile, pack, plan
+from hepflow.reading.reader import Access
 from hepflow.system.files import read_json
 from hepflow.system.locks import exclusive
 from hepflow.system.terminal import counted
@@ -33,7 +32,7 @@ log = logging.getLogger(__name__)
 NAME = "hepflow ingest"
 """Of the Spark application."""
 
-_Task = tuple[FileSplit, ...]
+_Task = tuple[EntryRange, ...]
 _NAMED = 20
 """Bad files named on the screen; ``_hepflow.json`` has them all."""
 
@@ -131,17 +130,17 @@ def _target(config: IngestConfig) -> int:
     return config.target_partition_mb << 20
 
 
-def _splits(files: Sequence[SourceFile], config: IngestConfig) -> list[FileSplit]:
+def _splits(files: Sequence[SourceFile], config: IngestConfig) -> list[EntryRange]:
     return plan(assign(files, config.samples, config.input, config.unmatched), _target(config))
 
 
-def _pending(splits: Sequence[FileSplit], records: Sequence[Record]) -> list[FileSplit]:
-    done = {share.split.key for record in records for share in record.shares}
+def _pending(splits: Sequence[EntryRange], records: Sequence[TaskRecord]) -> list[EntryRange]:
+    done = {share.range.key for record in records for share in record.ranges}
     return [split for split in splits if split.key not in done]
 
 
 def _up_to_date(
-    splits: Sequence[FileSplit], settings: Settings, config: IngestConfig
+    splits: Sequence[EntryRange], settings: Settings, config: IngestConfig
 ) -> dict[str, Any] | None:
     """The manifest, if there is nothing to do."""
     about = dataset.manifest(settings.output)
@@ -155,14 +154,17 @@ def _up_to_date(
     return about if all((settings.output / name).is_file() for name in about["fragments"]) else None
 
 
-def _run_tasks(tasks: Sequence[_Task], settings: Settings, config: IngestConfig) -> list[Record]:
+def _run_tasks(
+    tasks: Sequence[_Task], settings: Settings, config: IngestConfig
+) -> list[TaskRecord]:
     """Run the tasks on Spark, with a progress bar, and collect their records."""
     with session(config.spark, NAME) as spark:
         started = time.monotonic()
         _run_job(tasks, settings, spark.sparkContext)
         seconds = time.monotonic() - started
     records = [
-        Record.from_dict(read_json(settings.record_path(settings.task_key(task)))) for task in tasks
+        TaskRecord.from_dict(read_json(settings.record_path(settings.task_key(task))))
+        for task in tasks
     ]
     print_summary(records, seconds)
     return records

@@ -9,8 +9,8 @@ from pyspark import Accumulator, SparkContext
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from hepflow.ingest.record import Record
-from hepflow.reading.splits import FileSplit
+from hepflow.ingest.fragment import TaskRecord
+from hepflow.reading.ranges import EntryRange
 from hepflow.system.terminal import MESSAGES
 
 
@@ -28,16 +28,16 @@ class Counters:
         """New ones, at zero."""
         return cls(context.accumulator(0), context.accumulator(0), context.accumulator(0.0))
 
-    def add(self, record: Record) -> None:
+    def add(self, record: TaskRecord) -> None:
         """In a task: count what it did."""
-        self.events.add(sum(share.ledger.n_in for share in record.shares))
-        self.file_bytes.add(sum(share.split.size for share in record.shares))
-        self.files.add(_files(share.split for share in record.shares))
+        self.events.add(sum(share.ledger.n_in for share in record.ranges))
+        self.file_bytes.add(sum(share.range.size for share in record.ranges))
+        self.files.add(_files(share.range for share in record.ranges))
 
 
 @contextmanager
 def ingest_progress(
-    tasks: Sequence[Sequence[FileSplit]], counters: Counters
+    tasks: Sequence[Sequence[EntryRange]], counters: Counters
 ) -> Iterator[Callable[[], None]]:
     """A progress bar on stderr; call what it gives to bring it up to date."""
     n_bytes = sum(split.size for task in tasks for split in task)
@@ -70,5 +70,5 @@ def ingest_progress(
         yield update
 
 
-def _files(splits: Iterable[FileSplit]) -> float:
+def _files(splits: Iterable[EntryRange]) -> float:
     return sum(1 / split.count for split in splits)

@@ -12,9 +12,9 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from hepflow.data.ledger import total
-from hepflow.ingest.fragment import RECORDS, Settings, run_task
-from hepflow.ingest.record import Record, ShareResult
-from hepflow.reading.splits import FileSplit
+from hepflow.ingest.fragment import RECORDS, Settings, TaskRecord, run_task
+from hepflow.reading.ranges import EntryRange
+from hepflow.reading.record import RangeRecord
 from hepflow.system.terminal import MESSAGES
 
 SAMPLED = 2
@@ -22,14 +22,14 @@ SAMPLED = 2
 _SLOWEST = 5
 
 
-def print_summary(records: Sequence[Record], seconds: float) -> None:
+def print_summary(records: Sequence[TaskRecord], seconds: float) -> None:
     """What the tasks of this run read, kept and wrote, and the files that took longest."""
-    shares = [share for record in records for share in record.shares]
+    shares = [share for record in records for share in record.ranges]
     ledger = total(share.ledger for share in shares)
     busy = sum(share.seconds for share in shares)
     unreadable = len({item.file for item in ledger.lost if item.events is None})
     rows = {
-        "files": f"{len({share.split.file for share in shares}):,}",
+        "files": f"{len({share.range.file for share in shares}):,}",
         "entries": f"{ledger.n_in:,}",
         "kept": f"{ledger.n_out:,}",
         **{reason: f"{count:,}" for reason, count in ledger.rejected.items()},
@@ -41,9 +41,9 @@ def print_summary(records: Sequence[Record], seconds: float) -> None:
         "events/s a core": f"{ledger.n_in / busy:,.0f}" if busy else "-",
     }
     _print("ingest", rows)
-    files: dict[str, list[ShareResult]] = defaultdict(list)
+    files: dict[str, list[RangeRecord]] = defaultdict(list)
     for share in shares:
-        files[share.split.file.name].append(share)
+        files[share.range.file.name].append(share)
     slowest = sorted(
         files.items(), key=lambda item: sum(share.seconds for share in item[1]), reverse=True
     )[:_SLOWEST]
@@ -51,13 +51,13 @@ def print_summary(records: Sequence[Record], seconds: float) -> None:
 
 
 def print_estimate(
-    splits: Sequence[FileSplit], n_tasks: int, settings: Settings, *, as_json: bool
+    splits: Sequence[EntryRange], n_tasks: int, settings: Settings, *, as_json: bool
 ) -> None:
     """Read a few shares of each class here and now, and scale what they took and gave by the bytes of all.
 
     Parameters
     ----------
-    splits : sequence of FileSplit
+    splits : sequence of EntryRange
         What is left to do.
     n_tasks : int
         Tasks that they make.
@@ -79,11 +79,11 @@ def print_estimate(
             record = run_task(chosen, Settings(Path(folder), settings.classes, settings.access))
             seconds = time.perf_counter() - started
         scale = sum(split.size for split in own) / max(sum(split.size for split in chosen), 1)
-        n_in = sum(share.ledger.n_in for share in record.shares)
+        n_in = sum(share.ledger.n_in for share in record.ranges)
         hours += seconds * scale / 3600
         output += record.bytes_written * scale
         events += record.n_events * scale
-        bad |= {share.split.file.name: reason for share in record.shares for reason in share.lost}
+        bad |= {share.range.file.name: reason for share in record.ranges for reason in share.lost}
         assumptions.append(
             f"{name}: like {', '.join(map(_share_name, chosen))}, {record.n_events:,} of {n_in:,} kept in {seconds:.1f} s"
         )
@@ -119,7 +119,7 @@ def print_estimate(
         results.print(f"of these, {name} loses events: {reason}", highlight=False)
 
 
-def _cost(shares: Sequence[ShareResult]) -> str:
+def _cost(shares: Sequence[RangeRecord]) -> str:
     return f"{sum(share.seconds for share in shares):,.2f} s, {sum(share.stop - share.start for share in shares):,} entries"
 
 
@@ -132,7 +132,7 @@ def _print(title: str, rows: Mapping[str, str], console: Console = MESSAGES) -> 
     console.print(table)
 
 
-def _share_name(split: FileSplit) -> str:
+def _share_name(split: EntryRange) -> str:
     return (
         split.file.name
         if split.count == 1

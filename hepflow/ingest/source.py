@@ -31,8 +31,8 @@ from hepflow.physics import skim
 from hepflow.reading.arrow import event_columns, to_arrow
 from hepflow.reading.delphes import Wanted
 from hepflow.reading.listing import list_files
-from hepflow.reading.share import Access, Piece, ShareReader
-from hepflow.reading.splits import FileSplit, pack, plan
+from hepflow.reading.ranges import EntryRange, pack, plan
+from hepflow.reading.reader import Access, Chunk, RangeReader
 from hepflow.schema import CLASSES, COLLECTIONS, EVENT_COLUMNS, TREE
 
 _SQL = {
@@ -133,7 +133,7 @@ class DelphesSource(DataSource):
 
 
 class _Partition(InputPartition):
-    def __init__(self, splits: tuple[FileSplit, ...]) -> None:
+    def __init__(self, splits: tuple[EntryRange, ...]) -> None:
         super().__init__(splits)
         self.splits = splits
 
@@ -160,8 +160,8 @@ class _Reader(DataSourceReader):
         wanted = _with_cuts(self.wanted) if self.options.skim else self.wanted
         schema = to_arrow_schema(self.schema)
         for split in partition.splits:
-            reader = ShareReader(split, wanted or _CHEAPEST, self.options.access)
-            for piece in reader.pieces():
+            reader = RangeReader(split, wanted or _CHEAPEST, self.options.access)
+            for piece in reader.chunks():
                 if piece.events is None:
                     self._bad(split, piece.reason)
                 else:
@@ -169,20 +169,20 @@ class _Reader(DataSourceReader):
             if reader.unreadable:
                 self._bad(split, reader.unreadable)
 
-    def _bad(self, split: FileSplit, reason: str) -> None:
+    def _bad(self, split: EntryRange, reason: str) -> None:
         if not self.options.skip_bad:
             raise DataError(
                 f"{split.file.path}: {reason}. Remove it, or read what can be read with option bad_files=skip."
             )
 
-    def _table(self, piece: Piece, reader: ShareReader, schema: pa.Schema) -> pa.Table:
+    def _table(self, piece: Chunk, reader: RangeReader, schema: pa.Schema) -> pa.Table:
         assert piece.events is not None
         assert reader.uuid is not None
         events, entries = piece.events, np.arange(piece.start, piece.stop, dtype=np.int64)
         if self.options.skim:
             passed = skim.has_lepton(events) & skim.is_finite(events)
             events, entries = skim.drop_soft(events[passed]), entries[passed]
-        file = reader.split.file
+        file = reader.range.file
         label = (
             self.options.classes.index(file.class_name)
             if file.class_name in self.options.classes

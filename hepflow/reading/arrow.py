@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from hepflow.data.identity import event_ids
-from hepflow.reading.splits import SourceFile
+from hepflow.reading.ranges import SourceFile
 
 
 def event_columns(

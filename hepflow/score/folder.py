@@ -16,7 +16,7 @@ import pyarrow.dataset as pads
 from hepflow.data.ledger import Ledger, Lost
 from hepflow.data.output import refuse_to_replace
 from hepflow.errors import DataError
-from hepflow.reading.splits import FileSplit
+from hepflow.reading.ranges import EntryRange
 from hepflow.schema import SCORES_SCHEMA_VERSION
 from hepflow.score.inputs import replaced
 from hepflow.score.task import CLAIMS, RECORDS, Record
@@ -74,7 +74,7 @@ class ScoreFolder:
         self.ledger += record.ledger
         self.accepted.update(record.accepted)
 
-    def pending(self, splits: Sequence[FileSplit]) -> list[FileSplit]:
+    def pending(self, splits: Sequence[EntryRange]) -> list[EntryRange]:
         """What is not done. Scores of files that have another content, or other shares, now are removed: new ones take their place."""
         gone = [
             self.done.pop(split.key)

@@ -1,4 +1,4 @@
-"""Where events come from: ROOT files by ingest's own reader, and ingest's Parquet. A `FileSplit` names a share of either."""
+"""Where events come from: ROOT files by ingest's own reader, and ingest's Parquet. A `EntryRange` names a share of either."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,25 +13,25 @@ from hepflow.data.identity import event_ids
 from hepflow.data.output import read_marker
 from hepflow.errors import DataError, one_line
 from hepflow.reading.listing import list_files
-from hepflow.reading.share import Access, Piece, ShareReader
-from hepflow.reading.splits import FileSplit, SourceFile, plan
+from hepflow.reading.ranges import EntryRange, SourceFile, plan
+from hepflow.reading.reader import Access, Chunk, RangeReader
 from hepflow.schema import COLLECTIONS
 
 PARQUET = ".parquet"
 _IDENTITY = ("event_id", "file", "entry")
 
 
-class RootReader(ShareReader):
+class RootReader(RangeReader):
     """A share of a ROOT file."""
 
-    def identity(self, piece: Piece) -> dict[str, pa.Array]:
+    def identity(self, piece: Chunk) -> dict[str, pa.Array]:
         """event_id, file and entry of the events of a piece."""
         assert self.uuid is not None
         entries = np.arange(piece.start, piece.stop, dtype=np.int64)
         ids = event_ids(self.uuid, entries)
         return {
             "event_id": pa.array(ids),
-            "file": pa.repeat(self.split.file.name, len(entries)),
+            "file": pa.repeat(self.range.file.name, len(entries)),
             "entry": pa.array(entries),
         }
 
@@ -45,16 +45,16 @@ class ParquetReader:
     start = 0
     stop = 0
 
-    def __init__(self, split: FileSplit) -> None:
-        self.split = split
+    def __init__(self, split: EntryRange) -> None:
+        self.range = split
         self.uuid: bytes | None = bytes.fromhex(split.file.version)
         self.bytes_read = split.file.size
         self._identity: dict[int, dict[str, pa.ChunkedArray]] = {}
 
-    def pieces(self) -> Iterator[Piece]:
+    def chunks(self) -> Iterator[Chunk]:
         """Every event in order; a row group that cannot be read is said, not raised, and the rest goes on."""
         try:
-            with pq.ParquetFile(self.split.file.path) as file:
+            with pq.ParquetFile(self.range.file.path) as file:
                 groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
                 self.n_entries = self.stop = sum(groups)
                 for number, n in enumerate(groups):
@@ -62,30 +62,30 @@ class ParquetReader:
         except (OSError, pa.ArrowException) as error:
             self.unreadable = f"not a Parquet file, or a damaged one ({one_line(error)[:120]})"
 
-    def identity(self, piece: Piece) -> dict[str, pa.Array]:
+    def identity(self, piece: Chunk) -> dict[str, pa.Array]:
         """event_id, file and entry of the events of a piece."""
         return {
             name: column.combine_chunks() for name, column in self._identity[piece.start].items()
         }
 
-    def _read(self, file: pq.ParquetFile, number: int, start: int, n: int) -> Piece:
+    def _read(self, file: pq.ParquetFile, number: int, start: int, n: int) -> Chunk:
         try:
             table = file.read_row_group(
                 number, columns=[*_IDENTITY, *COLLECTIONS], use_threads=False
             )
             events = ak.from_arrow(table.select(list(COLLECTIONS)))
         except (OSError, pa.ArrowException) as error:
-            return Piece(
+            return Chunk(
                 start, start + n, None, f"row group {number} is damaged ({one_line(error)[:120]})"
             )
         self._identity = {start: {name: table[name] for name in _IDENTITY}}
-        return Piece(start, start + n, events)
+        return Chunk(start, start + n, events)
 
 
 Reader = RootReader | ParquetReader
 
 
-def reader_of(split: FileSplit, access: Access) -> Reader:
+def reader_of(split: EntryRange, access: Access) -> Reader:
     """The reader of a share."""
     return (
         ParquetReader(split)
@@ -94,7 +94,7 @@ def reader_of(split: FileSplit, access: Access) -> Reader:
     )
 
 
-def splits_of(root: str | Path, access: Access, target_bytes: int) -> list[FileSplit]:
+def splits_of(root: str | Path, access: Access, target_bytes: int) -> list[EntryRange]:
     """Every share of every file below a folder, or of the dataset of ingest that it is.
 
     Raises
@@ -105,7 +105,7 @@ def splits_of(root: str | Path, access: Access, target_bytes: int) -> list[FileS
     if isinstance(root, Path) and read_marker(root) is not None:
         fragments = open_events(root, task_bytes=2**62).fragments
         return [
-            FileSplit(_parquet_file(root, fragment.path, fragment.fingerprint))
+            EntryRange(_parquet_file(root, fragment.path, fragment.fingerprint))
             for fragment in fragments
         ]
     splits = plan(list_files(root, access.timeout_s), target_bytes)
@@ -116,7 +116,7 @@ def splits_of(root: str | Path, access: Access, target_bytes: int) -> list[FileS
     return splits
 
 
-def replaced(splits: Sequence[FileSplit], before: Sequence[FileSplit]) -> list[FileSplit]:
+def replaced(splits: Sequence[EntryRange], before: Sequence[EntryRange]) -> list[EntryRange]:
     """Shares done before of files that have another content now, or are cut in another way."""
     now = {split.file.name: (split.file.version, split.count) for split in splits}
     return [

@@ -24,8 +24,8 @@ from hepflow.config.score import ScoreConfig
 from hepflow.data.provenance import digest
 from hepflow.engines import dask
 from hepflow.errors import DataError
-from hepflow.reading.share import Access
-from hepflow.reading.splits import FileSplit
+from hepflow.reading.ranges import EntryRange
+from hepflow.reading.reader import Access
 from hepflow.schema import SCORES_SCHEMA_VERSION
 from hepflow.score import live
 from hepflow.score.folder import ScoreFolder
@@ -134,7 +134,7 @@ def _score_all(config: ScoreConfig, folder: ScoreFolder, task: Task) -> None:
 
 
 def _run_tasks(
-    client: Client, pending: Sequence[FileSplit], task: Task, folder: ScoreFolder
+    client: Client, pending: Sequence[EntryRange], task: Task, folder: ScoreFolder
 ) -> None:
     rate = TextColumn("shares of files, {task.fields[rate]:,.0f} events/s")
     columns = (

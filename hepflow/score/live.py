@@ -23,7 +23,7 @@ from hepflow.config.score import ScoreConfig
 from hepflow.errors import DataError
 from hepflow.models.drift import Spread
 from hepflow.reading.listing import list_files
-from hepflow.reading.splits import FileSplit, plan
+from hepflow.reading.ranges import EntryRange, plan
 from hepflow.score.folder import ScoreFolder
 from hepflow.score.pool import outcome, submit, told
 from hepflow.score.task import Task
@@ -47,9 +47,9 @@ class Stream:
             client,
             view,
         )
-        self.waiting: dict[str, FileSplit] = {}
-        self.in_flight: dict[Future, FileSplit] = {}
-        self._before: set[FileSplit] = set()
+        self.waiting: dict[str, EntryRange] = {}
+        self.in_flight: dict[Future, EntryRange] = {}
+        self._before: set[EntryRange] = set()
         self._seen: dict[str, float] = {}
 
     def look(self) -> None:

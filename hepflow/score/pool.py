@@ -7,8 +7,9 @@ from distributed import Client, Future, KilledWorker
 
 from hepflow.data.ledger import Lost
 from hepflow.physics import own
-from hepflow.reading.splits import FileSplit
-from hepflow.score.task import WORKER_DIED, Record, Task, score_share
+from hepflow.reading.ranges import EntryRange
+from hepflow.reading.record import WORKER_DIED
+from hepflow.score.task import Record, Task, score_share
 from hepflow.system.terminal import counted
 
 
@@ -19,12 +20,12 @@ def upload(client: Client, task: Task) -> None:
         client.upload_file(str(loose))
 
 
-def submit(client: Client, split: FileSplit, task: Task) -> Future:
+def submit(client: Client, split: EntryRange, task: Task) -> Future:
     """Hand a share to a worker."""
     return client.submit(score_share, split, task, pure=False, retries=0)
 
 
-def outcome(future: Future, split: FileSplit, task: Task) -> Record:
+def outcome(future: Future, split: EntryRange, task: Task) -> Record:
     """What came of a share; one that takes its workers down again and again is given up, so that one file cannot stop the rest."""
     try:
         record: Record = future.result()

@@ -24,15 +24,14 @@ import pyarrow.parquet as pq
 from hepflow.data.ledger import Ledger, Lost
 from hepflow.errors import DataError
 from hepflow.physics.skim import NOT_FINITE
-from hepflow.reading.share import Access
-from hepflow.reading.splits import FileSplit, SourceFile
+from hepflow.reading.ranges import EntryRange, SourceFile
+from hepflow.reading.reader import Access
 from hepflow.score.inputs import reader_of
 from hepflow.score.scorer import Scorer, Scores
 from hepflow.score.working_points import WorkingPoint
 from hepflow.system.files import write_json
 
 RECORDS, CLAIMS = "_records", "_claims"
-WORKER_DIED = "the workers died whenever they read this file"
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Record:
     """Names it among the records."""
     name: str
     """File below the input, or the micro-batch."""
-    split: FileSplit | None = None
+    split: EntryRange | None = None
     """The share; None of a micro-batch."""
     uuid: str | None = None
     """Identity of the file; None where it could not be opened."""
@@ -92,7 +91,7 @@ class Record:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """From plain types."""
-        split = data["split"] and FileSplit(
+        split = data["split"] and EntryRange(
             SourceFile(**data["split"]["file"]), data["split"]["index"], data["split"]["count"]
         )
         lost, histograms = (
@@ -150,7 +149,7 @@ class Tally:
         }
 
 
-def score_share(split: FileSplit, task: Task) -> Record:
+def score_share(split: EntryRange, task: Task) -> Record:
     """Read, score and write a share of a file.
 
     Raises
@@ -162,7 +161,7 @@ def score_share(split: FileSplit, task: Task) -> Record:
     tally, reader = Tally(scorer_of(task)), reader_of(split, task.access)
     name, owner = split.file.name, None
     lost: Counter[str] = Counter()
-    for piece in reader.pieces():
+    for piece in reader.chunks():
         n = piece.stop - piece.start
         owner = owner or (claim(task.output, reader.uuid, name) if reader.uuid else name)
         if piece.events is None or owner != name:

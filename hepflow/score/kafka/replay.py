@@ -11,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from hepflow.config.score import ReplayConfig
 from hepflow.errors import DataError
 from hepflow.reading.arrow import to_arrow
-from hepflow.reading.share import Access
-from hepflow.reading.splits import FileSplit
+from hepflow.reading.ranges import EntryRange
+from hepflow.reading.reader import Access
 from hepflow.score.inputs import reader_of, splits_of
 from hepflow.score.kafka.messages import SCHEMA, encode
 from hepflow.score.kafka.topic import Topic, reason
@@ -59,7 +59,7 @@ def run(config: ReplayConfig) -> None:
 
 
 def _publish_all(
-    splits: Sequence[FileSplit], access: Access, publisher: "Publisher", lost: dict[str, str]
+    splits: Sequence[EntryRange], access: Access, publisher: "Publisher", lost: dict[str, str]
 ) -> None:
     columns = (
         SpinnerColumn(),
@@ -72,7 +72,7 @@ def _publish_all(
         bar = progress.add_task("replay", total=len(splits), told="")
         for split in splits:
             reader = reader_of(split, access)
-            for piece in reader.pieces():
+            for piece in reader.chunks():
                 if piece.events is None:
                     lost[split.file.name] = piece.reason
                     continue

@@ -1,0 +1,123 @@
+"""File sizes -> tasks for workers. No file is opened here; the worker finds the entries of its range.
+
+A file is cut into entry ranges of about the target size, in shares of its bytes. Entry ranges and
+small files of one class are packed into tasks of about that size:
+
+    a.root  300 MB ->  1/3  2/3  3/3      tasks of 128 MB:  [a 1/3] [a 2/3] [a 3/3, b] [c, d, e]
+    b.root   20 MB ->  1/1                (of one class)
+
+The worker turns "2/3" into entries. A cluster (the entries between two places where the baskets of
+all branches start) belongs to the range in which its first entry falls, so that no basket is
+decompressed twice:
+
+    entries    0        |  100       |   200        300        index 1 of 3 wants 100 to 200,
+    clusters   [--- 80 ---][--- 60 ---][--- 90 ---][-- 70 --]  and gets 140 to 230
+
+Promise: over all ranges of a file, every entry is read exactly once. The cut depends on sizes alone,
+so the driver plans 100,000 files from their listing. uproot and coffea plan by opening every file.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from hepflow.data.provenance import digest
+
+TASKS_WANTED = 24
+"""Tasks of a small input, so that a few cores share it evenly and the progress bar moves."""
+SMALLEST_TASK = 4 << 20
+"""Bytes below which more tasks cost more than they gain."""
+
+
+@dataclass(frozen=True, order=True)
+class SourceFile:
+    """A ROOT file in a listing."""
+
+    class_name: str
+    name: str
+    """Path below the input, as in the ``file`` column."""
+    path: str
+    """Absolute path or URL."""
+    size: int
+    """bytes"""
+    version: str
+    """Modification time or ETag: changes when the content may have changed."""
+
+
+@dataclass(frozen=True, order=True)
+class EntryRange:
+    """Entry range ``index`` of ``count`` of a file: the unit of reading, and of restarting."""
+
+    file: SourceFile
+    index: int = 0
+    count: int = 1
+
+    @property
+    def key(self) -> str:
+        """Hash of this range of this version of the file."""
+        file = self.file
+        return digest(file.class_name, file.name, file.size, file.version, self.index, self.count)
+
+    @property
+    def size(self) -> int:
+        """Approximate bytes."""
+        return self.file.size // self.count
+
+    @property
+    def label(self) -> str:
+        """Name for a person, such as ``qcd/a.root [2/3]``."""
+        part = f" [{self.index + 1}/{self.count}]" if self.count > 1 else ""
+        return self.file.name + part
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "EntryRange":
+        """Return the entry range of ``asdict``, as in records."""
+        return cls(SourceFile(**data["file"]), data["index"], data["count"])
+
+    def bounds(self, boundaries: Sequence[int]) -> tuple[int, int]:
+        """Return the first entry, and the one past the last; both are boundaries.
+
+        Parameters
+        ----------
+        boundaries : (clusters + 1), increasing from 0
+            Entries at which the baskets of all branches start; the last is the number of entries.
+        """
+        edges = np.asarray(boundaries, dtype=np.int64)
+        owner = edges[:-1] * self.count // max(int(edges[-1]), 1)
+        first, last = np.searchsorted(owner, [self.index, self.index + 1])
+        return int(edges[first]), int(edges[last])
+
+
+def plan(files: Iterable[SourceFile], target_bytes: int) -> list[EntryRange]:
+    """Return every entry range of every file, in a fixed order.
+
+    How many a file has depends on its size alone.
+    """
+    return [
+        EntryRange(file, index, count)
+        for file in sorted(files)
+        for count in [max(1, -(-file.size // target_bytes))]
+        for index in range(count)
+    ]
+
+
+def pack(ranges: Sequence[EntryRange], target_bytes: int) -> list[tuple[EntryRange, ...]]:
+    """Group neighbouring ranges of one class into tasks of at most ``target_bytes``, or of one range.
+
+    An input too small for `TASKS_WANTED` such tasks is cut finer, down to `SMALLEST_TASK`.
+    """
+    total = sum(one.size for one in ranges)
+    limit = min(target_bytes, max(total // TASKS_WANTED, SMALLEST_TASK))
+    tasks: list[list[EntryRange]] = []
+    for _, group in groupby(sorted(ranges), key=lambda one: one.file.class_name):
+        held = 0
+        for i, one in enumerate(group):
+            if i == 0 or held + one.size > limit:
+                tasks.append([])
+                held = 0
+            tasks[-1].append(one)
+            held += one.size
+    return [tuple(task) for task in tasks]

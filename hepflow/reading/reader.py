@@ -1,0 +1,142 @@
+"""Read one entry range to its end, whatever the file system does: retries, and no entry unaccounted.
+
+    entries  start ......................................... stop
+    chunks   [ events ][ events ][ lost: corrupt baskets ][ events ]
+
+The chunks cover the range without gaps. Damaged baskets become a chunk without events, and reading
+goes on behind them. An I/O error (a server that restarts, a lost connection) costs a pause of 1, 2,
+4 ... s and a new file handle, and reading resumes at the entry that was reached, so no entry is
+given twice. uproot has timeouts, but neither of the two.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import perf_counter, sleep
+
+import awkward as ak
+
+from hepflow.reading.delphes import DelphesFile, Unreadable, Wanted
+from hepflow.reading.ranges import EntryRange
+from hepflow.reading.record import RangeRecord
+from hepflow.schema import COLLECTIONS, TREE
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Access:
+    """Settings of reading."""
+
+    tree: str = TREE
+    retries: int = 3
+    timeout_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Entries ``start`` to ``stop``: events, or the reason why they are lost."""
+
+    start: int
+    stop: int
+    events: ak.Array | None
+    reason: str = ""
+
+
+class RangeReader:
+    """Reads an entry range; afterwards its attributes describe the file.
+
+    Parameters
+    ----------
+    entries : EntryRange
+    wanted : mapping
+        Collections and fields to read.
+    access : Access
+    """
+
+    uuid: bytes | None = None
+    """Identity of the file; None if it could not be opened."""
+    n_entries: int | None = None
+    """Entries of the whole file; None if it could not be opened."""
+    start = 0
+    stop = 0
+    bytes_read = 0
+    unreadable = ""
+    """Why the entries could not be counted; empty if all are accounted for."""
+    transient = False
+    """Whether the file system lost entries; another run may succeed."""
+    filled: tuple[str, ...] = ()
+    """Optional fields that the file does not have."""
+
+    def __init__(
+        self, entries: EntryRange, wanted: Wanted = COLLECTIONS, access: Access | None = None
+    ) -> None:
+        self.range, self.wanted, self.access = entries, wanted, access or Access()
+        self.began = perf_counter()
+        self._next: int | None = None  # entry at which to resume
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield every entry of the range in order, whatever happens."""
+        for attempt in range(self.access.retries + 1):
+            try:
+                yield from self._read()
+            except Unreadable as error:
+                yield from self._give_up(str(error))
+            except OSError as error:
+                reason = f"I/O error ({error.strerror or str(error).splitlines()[0]})"
+                if attempt < self.access.retries:
+                    pause = 2.0**attempt
+                    log.warning("%s: %s, retrying in %g s", self.range.file.path, reason, pause)
+                    sleep(pause)
+                    continue
+                self.transient = True
+                yield from self._give_up(f"{reason}, {attempt + 1} times")
+            return
+
+    def record(self, n_out: int, rejected: Counter[str], lost: Counter[str]) -> RangeRecord:
+        """Return the fate of all entries, once they have been read.
+
+        Parameters
+        ----------
+        n_out : int
+            Entries that passed.
+        rejected, lost : Counter
+            Entries per reason.
+        """
+        return RangeRecord(
+            self.range,
+            self.uuid.hex() if self.uuid else None,
+            self.n_entries,
+            self.start,
+            self.stop,
+            n_out,
+            dict(+rejected),
+            {self.unreadable: None} if self.unreadable else dict(+lost),
+            self.transient,
+            self.filled,
+            self.bytes_read,
+            round(perf_counter() - self.began, 3),
+        )
+
+    def _read(self) -> Iterator[Chunk]:
+        file_of, access = self.range.file, self.access
+        with DelphesFile(file_of.path, access.tree, self.wanted, access.timeout_s) as file:
+            self.uuid, self.n_entries = file.uuid, file.n_entries
+            # A first guess, which holds if the next line finds a collection missing.
+            self.start, self.stop = self.range.bounds([0, file.n_entries])
+            self.start, self.stop = self.range.bounds(file.boundaries)
+            self.filled = file.filled
+            self.bytes_read = file.compressed_bytes(self.start, self.stop)
+            self._next = self.start if self._next is None else self._next
+            for start, stop, found in file.iterate(self._next, self.stop):
+                self._next = stop
+                bad = isinstance(found, Unreadable)
+                yield Chunk(start, stop, None if bad else found, str(found) if bad else "")
+
+    def _give_up(self, reason: str) -> Iterator[Chunk]:
+        start = self.start if self._next is None else self._next
+        if not self.n_entries:
+            self.unreadable = reason
+        elif start < self.stop:
+            yield Chunk(start, self.stop, None, reason)
