@@ -1,7 +1,8 @@
-"""The whole of `hepflow evaluate` on ten million predictions, and on the feature store that they are of: time and memory.
+"""Time and memory of `hepflow evaluate` on ten million predictions and their feature store.
 
-The store holds the high-level features of as many test events, and of a tenth as many to train on: every test event is looked up there.
-Beside it, AUCs with 200 bootstrap replicas, and scikit-learn's AUC in a loop over the replicas.
+The store has the high-level features of as many test events, and of a tenth as many training
+events; `hepflow evaluate` searches every test event among those. In addition, AUCs with 200
+bootstrap replicas are compared with scikit-learn's AUC in a loop over the replicas.
 
 Usage: python benchmarks/evaluate.py [--quick] [--models 1] [--without-store]
 """
@@ -9,15 +10,14 @@ Usage: python benchmarks/evaluate.py [--quick] [--models 1] [--without-store]
 import argparse
 import json
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
+from timing import medians, timed
 
 from hepflow.data.blocks import EventBlock, StoreSpec
 from hepflow.data.identity import event_ids
@@ -41,42 +41,25 @@ def main() -> None:
         ids = event_ids(b"benchmark", np.arange(n))
         for model in range(arguments.models):
             write(Path(folder) / "runs" / f"model{model}", ids, model)
-        command = [
-            sys.executable,
-            "-m",
-            "hepflow",
-            "evaluate",
-            "--input",
-            f"{folder}/runs",
-            "--output",
-            f"{folder}/report",
-        ]
+        command = [sys.executable, "-m", "hepflow", "evaluate", "--bootstrap", str(REPLICAS)]
+        command += ["--input", f"{folder}/runs", "--output", f"{folder}/report"]
         if not arguments.without_store:
             write_store(Path(folder) / "features.zarr", ids)
             command += ["--store", f"{folder}/features.zarr"]
-        start = time.perf_counter()
-        subprocess.run([*command, "--bootstrap", str(REPLICAS)], check=True)
-        seconds = time.perf_counter() - start
+        seconds = timed(lambda: subprocess.run(command, check=True))
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     peak_gb, cpu_s = usage.ru_maxrss / 2**20, usage.ru_utime + usage.ru_stime
     print(
-        f"{arguments.models} x {n:,} predictions: {seconds:.0f} s (limit 120), {cpu_s:.0f} s of CPU, {peak_gb:.1f} GiB (limit 4)"
+        f"{arguments.models} x {n:,} predictions: {seconds:.0f} s (limit 120), "
+        f"{cpu_s:.0f} s of CPU, {peak_gb:.1f} GiB (limit 4)"
     )
     ours, theirs = rival(50_000 if arguments.quick else 200_000)
     print(
-        f"AUC with {REPLICAS} bootstrap replicas: hepflow {ours:.2f} s, scikit-learn {theirs:.1f} s: {theirs / ours:.0f} times"
+        f"AUC with {REPLICAS} bootstrap replicas: hepflow {ours:.2f} s, "
+        f"scikit-learn {theirs:.1f} s: {theirs / ours:.0f} times"
     )
-    print(
-        json.dumps(
-            {
-                "seconds": seconds,
-                "cpu_seconds": cpu_s,
-                "peak_gib": peak_gb,
-                "events": n,
-                "bootstrap_vs_sklearn": theirs / ours,
-            }
-        )
-    )
+    measured = {"seconds": seconds, "cpu_seconds": cpu_s, "peak_gib": peak_gb, "events": n}
+    print(json.dumps(measured | {"bootstrap_vs_sklearn": theirs / ours}))
 
 
 def write(folder: Path, ids: np.ndarray, model: int) -> None:
@@ -90,7 +73,7 @@ def write(folder: Path, ids: np.ndarray, model: int) -> None:
 
 
 def write_store(path: Path, ids: np.ndarray) -> None:
-    """Parts of 100,000 events, without particles."""
+    """Write parts of 100,000 events, without particles."""
     store = EventStore.create(path, StoreSpec(CLASSES, HLF, PARTICLE, "corrected", "benchmark"))
     label = make(len(ids), 0)[0]
     rng = np.random.default_rng(3)
@@ -130,27 +113,23 @@ def make(n: int, model: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rival(n: int) -> tuple[float, float]:
-    """Seconds of both, medians of three; scikit-learn's from fewer replicas, scaled."""
+    """Return the seconds of both; scikit-learn's from fewer replicas, scaled."""
     label, logits = make(n, 0)
     rng = np.random.default_rng(2)
-    few = 4
-    ours, theirs = [], []
-    for _ in range(3):
-        start = time.perf_counter()
+    given, few = log_odds(logits, [0], [1, 2]), 4
+
+    def hepflow() -> None:
         score = log_odds(logits, [0], [1, 2])
-        binned, _ = spectrum(score, label, 3, exact_below=n)
-        bootstrap(
-            binned.coarse().counts,
-            lambda c: np.array(auc(c, [0], [1, 2])),
-            replicas=REPLICAS,
-            rng=rng,
-        )
-        ours.append(time.perf_counter() - start)
-        start = time.perf_counter()
+        counts = spectrum(score, label, 3, exact_below=n)[0].coarse().counts
+        bootstrap(counts, lambda c: np.array(auc(c, [0], [1, 2])), replicas=REPLICAS, rng=rng)
+
+    def sklearn() -> None:
         for _ in range(few):
-            roc_auc_score(label == 0, score, sample_weight=rng.poisson(1.0, size=n))
-        theirs.append((time.perf_counter() - start) * REPLICAS / few)
-    return statistics.median(ours), statistics.median(theirs)
+            roc_auc_score(label == 0, given, sample_weight=rng.poisson(1.0, size=n))
+
+    contenders = {"ours": lambda: timed(hepflow), "theirs": lambda: timed(sklearn) * REPLICAS / few}
+    ours, theirs = medians(contenders, repeats=3).values()
+    return ours, theirs
 
 
 if __name__ == "__main__":

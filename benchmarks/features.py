@@ -1,8 +1,9 @@
-"""Features: against a per-event Python version, against vectorised awkward, one worker against two, and bytes against padding.
+"""Speed of the features: against a per-event Python version, vectorised awkward, and two workers.
 
-All compute the reference definitions of the same events in the same run, in turn, several times; medians. The rivals get their events
-already decoded, ours starts from the awkward array too; all three run in one thread, so CPU time is compared, which a busy machine
-distorts least. End to end is the wall time from Parquet files to a finished Zarr store, on a running cluster.
+All compute the reference definitions of the same events in the same run, in turn, several times;
+medians. The rivals get decoded events, hepflow starts from the awkward array. All three run in one
+thread, so CPU time is compared, which other programs affect least. End to end is the wall time from
+Parquet files to a finished Zarr store, on a running cluster.
 """
 
 import argparse
@@ -24,9 +25,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from distributed import LocalCluster
 from numcodecs import Blosc
-from rich.console import Console
-from rich.table import Table
 from rival_features import isolations, per_event
+from timing import medians, timed
 
 from hepflow.config.engines import ClusterConfig
 from hepflow.config.stages import FeaturesConfig
@@ -40,6 +40,7 @@ from hepflow.features.parts import make_part
 from hepflow.physics.columns import columns
 from hepflow.physics.features import compute
 from hepflow.schema import MAX_PARTICLES, PARTICLE
+from hepflow.system.terminal import show, table
 
 PADDED = MAX_PARTICLES * len(PARTICLE) * 4
 
@@ -63,7 +64,7 @@ def main() -> None:
 
 
 def against_rivals(folder: Path, repeats: int) -> dict[str, float]:
-    """Events a second of the physics alone."""
+    """Return events per second of the physics alone, as ratios to the rivals."""
     events = read_fragment(open_events(folder, 2**26).fragments[0])
     kept = compute(events, "reference")
     ours, few, chunk = events[kept.index][:1000], events[kept.index[:12]], events[kept.index[:24]]
@@ -86,15 +87,9 @@ def against_rivals(folder: Path, repeats: int) -> dict[str, float]:
         },
         repeats,
     )
-    table = Table(
-        "physics of reference definitions",
-        "events/s",
-        "hepflow is",
-        title=f"{len(kept.particles) / len(kept.index):.0f} particles an event",
-    )
-    for name, rate in rates.items():
-        table.add_row(name, f"{rate:,.0f}", f"{rates['hepflow'] / rate:,.0f}x")
-    Console().print(table)
+    rows = [(name, f"{x:,.0f}", f"{rates['hepflow'] / x:,.0f}x") for name, x in rates.items()]
+    title = f"{len(kept.particles) / len(kept.index):.0f} particles per event"
+    show(table(("physics of reference definitions", "events/s", "hepflow is"), rows, title))
     return {
         "features_vs_per_event": rates["hepflow"] / rates["per event, Python and NumPy"],
         "features_vs_awkward": rates["hepflow"] / rates["awkward, cartesian (isolation alone)"],
@@ -103,7 +98,7 @@ def against_rivals(folder: Path, repeats: int) -> dict[str, float]:
 
 
 def check(few: ak.Array, decoded: list[dict]) -> None:
-    """The rivals compute the same numbers: a race of different things says nothing."""
+    """Check that the rivals compute the same numbers."""
     ours = compute(few, "reference")
     for i, event in enumerate(decoded):
         hlf, particles = per_event(event) or ([], [])
@@ -113,7 +108,7 @@ def check(few: ak.Array, decoded: list[dict]) -> None:
 
 
 def end_to_end(folder: Path, scratch: Path, repeats: int) -> dict[str, float]:
-    """Parquet to store on one and on two workers, and where the time goes."""
+    """Measure Parquet to store on one and on two workers, and the time per step."""
     logging.getLogger("hepflow").setLevel(logging.ERROR)
     dataset = open_events(folder, 2**26)
     n_events = sum(fragment.n_events for fragment in dataset.fragments)
@@ -121,38 +116,29 @@ def end_to_end(folder: Path, scratch: Path, repeats: int) -> dict[str, float]:
     generated.write(warm, generated.events(1500), 4)
 
     def stage(n: int) -> float:
-        """On a cluster that is there for this run alone: idle workers would take their share of the cores too."""
+        """Return the rate on a cluster for this run alone: idle workers would use cores too."""
         with (
             dask.config.set(SETTINGS),
             LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=":0") as cluster,
         ):
             there = ClusterConfig(kind="address", address=cluster.scheduler_address)
             for source in (warm, folder):
-                shutil.rmtree(
-                    output, ignore_errors=True
-                )  # also so that no earlier output is still on its way to the disk
-                seconds = timed(
-                    partial(run, FeaturesConfig(input=source, output=output, cluster=there))
-                )
+                # without the earlier output, whose pages the system may still be writing
+                shutil.rmtree(output, ignore_errors=True)
+                config = FeaturesConfig(input=source, output=output, cluster=there)
+                seconds = timed(partial(run, config))
         return n_events / seconds
 
     rates = medians({f"{n} worker{'s' * (n > 1)}": partial(stage, n) for n in (1, 2)}, repeats)
     store = EventStore.open(output)
-    stored = (
-        sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file())
-        / store.ledger().n_out
-    )
+    size = sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file())
+    stored = size / store.ledger().n_out
     of_time = shares(store, dataset.fragments[0], scratch)
     load = os.getloadavg()[0]
-    table = Table(
-        "Parquet to store",
-        "events/s",
-        title=f"{n_events:,} events; load {load:.1f} on {os.cpu_count()} cores",
-    )
-    for name, rate in rates.items():
-        table.add_row(name, f"{rate:,.0f}")
-    table.add_row("bytes an event, stored", f"{stored:,.0f} of {PADDED:,} padded")
-    Console().print(table)
+    rows = [(name, f"{rate:,.0f}") for name, rate in rates.items()]
+    rows.append(("bytes per event, stored", f"{stored:,.0f} of {PADDED:,} padded"))
+    title = f"{n_events:,} events; load {load:.1f} on {os.cpu_count()} cores"
+    show(table(("Parquet to store", "events/s"), rows, title))
     ratios = {
         "two_workers_vs_one": rates["2 workers"] / rates["1 worker"],
         "bytes_vs_padded": stored / PADDED,
@@ -161,10 +147,9 @@ def end_to_end(folder: Path, scratch: Path, repeats: int) -> dict[str, float]:
 
 
 def shares(store: EventStore, fragment: Fragment, scratch: Path) -> dict[str, float]:
-    """Where a worker's time goes, and what the limit of each step is: what the same bytes cost whoever does nothing else with them."""
-    stores = [
-        EventStore.create(scratch / f"aside-{i}.zarr", store.spec) for i in range(6)
-    ]  # a part is not replaced as a rule
+    """Measure the steps of a worker, each against its limit: the least work on the same bytes."""
+    # one store per repeat, because a part that exists is not written again
+    stores = [EventStore.create(scratch / f"copy-{i}.zarr", store.spec) for i in range(6)]
     outcomes = [make_part(aside, fragment, None) for aside in stores][1:]
     spent = {
         what: statistics.median(outcome.seconds[what] for outcome in outcomes)
@@ -196,37 +181,26 @@ def shares(store: EventStore, fragment: Fragment, scratch: Path) -> dict[str, fl
         "physics": ("one copy of its output", lambda: [x.copy() for x in held]),
         "compression": ("one copy of its output", lambda: [bytearray(part) for part in compressed]),
         "writing": (
-            "splitting by class, statistics and a plain file",
+            "sorting by class, statistics and a plain file",
             lambda: write_plainly(held, compressed, scratch / "plain"),
         ),
     }
-    table = Table(
-        "step",
-        "share",
-        "events/s",
-        "its limit",
-        "of that, events/s",
-        title=f"one worker, one fragment of {fragment.n_events:,} events",
-    )
+    rows = []
     for what in ("reading", "physics", "compression", "writing"):
         name, alone = least[what]
         limit = min(timed(alone) for _ in range(3))
         share = f"{spent[what] / sum(spent.values()):.0%}"
-        table.add_row(
-            what,
-            share,
-            f"{fragment.n_events / spent[what]:,.0f}",
-            name,
-            f"{fragment.n_events / limit:,.0f}",
-        )
-    Console().print(table)
+        rate, most = (f"{fragment.n_events / seconds:,.0f}" for seconds in (spent[what], limit))
+        rows.append((what, share, rate, name, most))
+    title = f"one worker, one fragment of {fragment.n_events:,} events"
+    show(table(("step", "fraction", "events/s", "its limit", "limit, events/s"), rows, title))
     return {
         f"share_{what}": round(seconds / sum(spent.values()), 3) for what, seconds in spent.items()
     }
 
 
 def write_plainly(held: list[np.ndarray], compressed: list[bytes], path: Path) -> None:
-    """What writing cannot do without: a copy of the events in the order of the parts, their moments, and the bytes in a file."""
+    """Do what any writer must: copy the events in order, add up moments, write the bytes."""
     for x in held:
         Moments.of(x.copy())
     path.write_bytes(b"".join(compressed))
@@ -240,21 +214,6 @@ def blocks(store: EventStore) -> list:
         for name in store.spec.classes
         for part in store.parts(split, name)
     ]
-
-
-def medians(contenders: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
-    """Median rate of each, run in turn."""
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(repeats):
-        for name, rate in contenders.items():
-            rates[name].append(rate())
-    return {name: statistics.median(values) for name, values in rates.items()}
-
-
-def timed(function: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    started = clock()
-    function()
-    return clock() - started
 
 
 if __name__ == "__main__":

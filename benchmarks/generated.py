@@ -1,4 +1,4 @@
-"""Delphes-like events out of a random generator: for benchmarks on machines that have no data."""
+"""Delphes-like random events, for benchmarks on machines without data."""
 
 from pathlib import Path
 
@@ -16,10 +16,10 @@ CLASSES = ("qcd", "ttbar", "wjets")
 
 
 def events(n: int, seed: int = 0) -> ak.Array:
-    """Events that pass the trigger, with about 400 selected candidates each, a quarter of them in four jets.
+    """Return events that pass the trigger: 440 candidates each, a quarter of them in four jets.
 
-    As in simulated events with 20 pile-up interactions: 270 tracks, 60 photons and 110 neutral hadrons above threshold, and about 800
-    pairs closer than the isolation cone.
+    As in simulated events with 20 pile-up interactions, an event has 270 tracks, 60 photons and 110
+    neutral hadrons above threshold, and about 800 pairs closer than the isolation cone.
     """
     rng = np.random.default_rng(seed)
     axes = rng.uniform([-2.5, -np.pi], [2.5, np.pi], (n, 4, 2))
@@ -61,7 +61,7 @@ def events(n: int, seed: int = 0) -> ak.Array:
         "Phi": axes[:, :, 1],
         "Mass": rng.exponential(8, (n, 4)),
     }
-    far = np.full((n, 1), 4.3)  # an isolated lepton: no jet reaches there
+    far = np.full((n, 1), 4.3)  # isolates the lepton: jets end at 2.5
     collections = {
         "EFlowTrack": ak.zip(candidates(270, 0.5, "PT")),
         "EFlowPhoton": ak.zip(candidates(60, 1.0, "ET")),
@@ -83,7 +83,7 @@ def events(n: int, seed: int = 0) -> ak.Array:
 
 
 def write(folder: Path, chunk: ak.Array, fragments: int) -> None:
-    """The same events ``fragments`` times, each time under new identities, as the dataset that ingest leaves."""
+    """Write a dataset like ingest's: the same events ``fragments`` times, with new event_ids."""
     n = len(chunk)
     files = []
     columns = {

@@ -1,8 +1,10 @@
-"""Training speed of JaggedGRU against torch.nn.GRU on one CPU thread: events a second of CPU time, forward and backward.
+"""Training speed of JaggedGRU against torch.nn.GRU on one CPU thread, forward and backward.
 
-The rivals get the same batch: padded to 801 as the 2019 pipeline trains, the same with denormal numbers flushed to zero, and packed by
-length. All run in turn, several times over; medians. The floating point work is counted once for every true particle, so that padding,
-work done twice and time without arithmetic all show as distance from the roofline, the speed of a large sgemm in the same minutes.
+The rivals get the same batch: padded to 801 as the 2019 pipeline trains, the same with denormal
+numbers flushed to zero, and packed by length. All run in turn, several times; medians of CPU time.
+Floating point operations are counted once per true particle, so padding, repeated work and time
+without arithmetic all increase the distance from the roofline, the speed of a large sgemm measured
+in the same minutes.
 """
 
 import argparse
@@ -10,21 +12,22 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
+from timing import timed
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from hepflow.models.gru import JaggedGRU
+from hepflow.system.terminal import show, table
 
 # B events, P particles, C channels, H hidden
 P, C, H = 801, 19, 50
-FLOP_A_PARTICLE = 2 * (
-    2 * 3 * H * (C + H) + 3 * H * H
-)  # forward, gradient of the weights, gradient of the hidden state
+# forward and gradient of the weights, then gradient of the hidden state
+FLOP_PER_PARTICLE = 2 * (2 * 3 * H * (C + H) + 3 * H * H)
 
 KEYS = {
     "torch, padded to 801": "gru_vs_torch_padded",
@@ -65,11 +68,11 @@ def measure(n_events: int, *, quick: bool) -> dict[str, float]:
     peak = []
     for _ in range(3 if quick else 5):
         for name, train in contenders.items():
-            seconds[name].append(timed(train))
+            seconds[name].append(cpu(train))
         peak.append(sgemm_gflops())
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    gflop = FLOP_A_PARTICLE * int(lengths_B.sum()) / 1e9
-    show(n_events, median, gflop, statistics.median(peak))
+    gflop = FLOP_PER_PARTICLE * int(lengths_B.sum()) / 1e9
+    print_table(n_events, median, gflop, statistics.median(peak))
     ours = median["hepflow"]
     ratios = {
         KEYS[name]: round(seconds / ours, 2) for name, seconds in median.items() if name in KEYS
@@ -84,7 +87,7 @@ def measure(n_events: int, *, quick: bool) -> dict[str, float]:
 def make_contenders(x_BPC: Tensor, lengths_B: Tensor) -> dict[str, Callable[[], None]]:
     ours, stock = JaggedGRU(C, H), nn.GRU(C, H, batch_first=True)
     stock.load_state_dict(ours.state_dict())
-    weight_BH = torch.randn(len(x_BPC), H)  # stands for the gradient that a head sends back
+    weight_BH = torch.randn(len(x_BPC), H)  # replaces the gradient from a head
 
     def train_ours() -> None:
         (ours(x_BPC, lengths_B) * weight_BH).sum().backward()
@@ -109,36 +112,25 @@ def make_contenders(x_BPC: Tensor, lengths_B: Tensor) -> dict[str, Callable[[], 
     }
 
 
-def timed(function: Callable[[], object]) -> float:
-    start = time.process_time()  # one thread each, on a machine that others may use
-    function()
-    return time.process_time() - start
+cpu = partial(timed, clock=time.process_time)  # one thread each, on a machine that others may use
 
 
 def sgemm_gflops(n: int = 1024) -> float:
     a, b = torch.randn(n, n), torch.randn(n, n)
-    return 2e-9 * n**3 / min(timed(lambda: a @ b) for _ in range(5))
+    return 2e-9 * n**3 / min(cpu(lambda: a @ b) for _ in range(5))
 
 
-def show(n_events: int, median: dict[str, float], gflop: float, peak: float) -> None:
-    table = Table(
-        title=f"GRU {C} to {H}, {n_events} events a batch, forward and backward, one thread"
-    )
-    for column in ("", "events/s", "hepflow is faster by", "GFLOP/s", "of sgemm"):
-        table.add_column(column, justify="left" if not column else "right")
+def print_table(n_events: int, median: dict[str, float], gflop: float, peak: float) -> None:
+    rows = []
     for name, seconds in median.items():
-        speed = gflop / seconds
-        table.add_row(
-            name,
-            f"{n_events / seconds:,.0f}",
-            f"{seconds / median['hepflow']:.1f}",
-            f"{speed:.1f}",
-            f"{speed / peak:.2f}",
-        )
-    table.add_row(
-        "large sgemm, the roofline", f"{n_events * peak / gflop:,.0f}", "", f"{peak:.1f}", "1.00"
-    )
-    Console(width=120).print(table)
+        speed, faster = gflop / seconds, seconds / median["hepflow"]
+        numbers = (f"{n_events / seconds:,.0f}", f"{faster:.1f}", f"{speed:.1f}")
+        rows.append((name, *numbers, f"{speed / peak:.2f}"))
+    limit = f"{n_events * peak / gflop:,.0f}"
+    rows.append(("large sgemm, the roofline", limit, "", f"{peak:.1f}", "1.00"))
+    title = f"GRU {C} to {H}, {n_events} events per batch, forward and backward, one thread"
+    columns = ("", "events/s", "hepflow is faster by", "GFLOP/s", "of sgemm")
+    show(table(columns, rows, title), console=Console(width=120))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""hepflow ingest beside a plain process that reads the same branches with uproot, skims them and writes Parquet with pyarrow.
+"""`hepflow ingest` against a plain process with uproot and pyarrow on the same branches and cuts.
 
-python benchmarks/ingest.py [--quick]: a table, and as the last line one JSON object. The ways take turns on the same files; medians.
-Wall time is what counts, on a machine that has nothing else to do; the CPU time of all processes, the JVM's too, is there for others.
-Not counted, but printed: starting Spark and its Python workers, once a run whatever its size. Where pyspark-root-datasource can be
-imported (pip install --no-deps --target DIR pyspark-root-datasource, PYTHONPATH=DIR) it reads a part of the files, too. In full:
-peak memory of a task by size of the file, and cost of an event by number of files.
+python benchmarks/ingest.py [--quick] prints a table and, as the last line, one JSON object. The
+contenders run in turn on the same files; medians. Wall time decides on a machine without other
+load; otherwise compare the CPU time of all processes, including the JVM. The start of Spark and its
+Python workers, once per run whatever its size, is printed but not counted. If
+pyspark-root-datasource can be imported (pip install --no-deps --target DIR pyspark-root-datasource,
+PYTHONPATH=DIR), it reads some of the files as well. Without --quick: peak memory of a task by size
+of the file, and cost per event by number of files.
 """
 
 import argparse
@@ -29,8 +31,6 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import uproot
-from rich.console import Console
-from rich.table import Table
 
 from hepflow.config.engines import SparkConfig
 from hepflow.config.stages import IngestConfig
@@ -41,6 +41,7 @@ from hepflow.reading.ranges import EntryRange, SourceFile
 from hepflow.reading.reader import Access
 from hepflow.schema import COLLECTIONS
 from hepflow.system.files import read_json
+from hepflow.system.terminal import show, table
 
 CORES = 2
 OURS, RIVAL, RIVALS, ALONE = (
@@ -51,7 +52,7 @@ OURS, RIVAL, RIVALS, ALONE = (
 )
 OTHER = "pyspark-root-datasource"
 EVENTS = 400
-"""A basket of every branch."""
+"""Events per basket of every branch."""
 MEAN = {
     "EFlowTrack": 340,
     "EFlowPhoton": 480,
@@ -60,7 +61,7 @@ MEAN = {
     "MuonTight": 0.7,
     "Jet": 4,
 }
-"""Objects an event, as in Delphes with pile-up 20."""
+"""Objects per event, as in Delphes with 20 pile-up interactions."""
 MEAN_PT = {
     "EFlowTrack": 0.9,
     "EFlowPhoton": 0.5,
@@ -71,7 +72,7 @@ MEAN_PT = {
 }
 TARGET = 128 << 20
 MANY_BASKETS = 2
-"""In each of many files: 14 MB."""
+"""Baskets per file in the test with many files: 14 MB."""
 
 
 def main() -> None:
@@ -79,7 +80,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="under two minutes")
-    parser.add_argument("--files", type=int, help=f"files of {4 * EVENTS} events to compare on")
+    parser.add_argument("--files", type=int, help=f"number of files, of {4 * EVENTS} events each")
     parser.add_argument(
         "--sizes",
         type=float,
@@ -92,7 +93,7 @@ def main() -> None:
         type=int,
         nargs="*",
         default=[10, 100, 1000],
-        help="of files for the cost of many",
+        help="numbers of files for the cost per event",
     )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -137,47 +138,32 @@ def compare(root: Path, files: Sequence[Path], n_events: int, repeats: int) -> d
         name: [statistics.median(column) for column in zip(*pairs, strict=True)]
         for name, pairs in rates.items()
     }
-    console = Console()
-    table = Table(
-        "",
-        "events/s a core",
-        "ratio",
-        "events a CPU second",
-        "ratio",
-        title=f"{n_events:,} events in {len(files)} files",
-    )
+    rows = []
     for name, (wall, cpu) in middle.items():
-        table.add_row(
-            name,
-            f"{wall:,.0f}",
-            f"{wall / middle[RIVAL][0]:.2f}",
-            f"{cpu:,.0f}",
-            f"{cpu / middle[RIVAL][1]:.2f}",
-        )
-    console.print(table)
-    written, floats = bytes_an_event(config.output)
-    console.print(
-        f"starting Spark, and a first run: {first:.1f} s; {written:,.0f} bytes an event, {written / floats:.2f} of its numbers"
-    )
+        rival_wall, rival_cpu = middle[RIVAL]
+        by_wall, by_cpu = f"{wall / rival_wall:.2f}", f"{cpu / rival_cpu:.2f}"
+        rows.append((name, f"{wall:,.0f}", by_wall, f"{cpu:,.0f}", by_cpu))
+    columns = ("", "events/s per core", "ratio", "events per CPU second", "ratio")
+    show(table(columns, rows, f"{n_events:,} events in {len(files)} files"))
+    written, floats = bytes_per_event(config.output)
+    print(f"starting Spark, and a first run: {first:.1f} s")
+    print(f"{written:,.0f} bytes per event, {written / floats:.2f} of four bytes per number")
     if OTHER not in middle:
-        console.print(f"{OTHER} is not installed: left out")
+        print(f"{OTHER} is not installed: left out")
     ours = middle[OURS]
     found = {
         "ingest_vs_plain_per_core": ours[0] / middle[RIVAL][0],
         "ingest_vs_plain_per_cpu_second": ours[1] / middle[RIVAL][1],
         "ingest_vs_plain_on_both_cores": ours[0] / middle[RIVALS][0],
         "bytes_vs_float32": written / floats,
-        **(
-            {"ingest_vs_pyspark_root_datasource": ours[0] / middle[OTHER][0]}
-            if OTHER in middle
-            else {}
-        ),
     }
+    if OTHER in middle:
+        found["ingest_vs_pyspark_root_datasource"] = ours[0] / middle[OTHER][0]
     return {name: round(value, 3) for name, value in found.items()}
 
 
 def plain(files: Sequence[Path], output: Path) -> None:
-    """What one would write first."""
+    """Read, skim and write as a first version would, in one process."""
     output.mkdir(parents=True)
     for path in files:
         with uproot.open(path) as file:
@@ -205,7 +191,7 @@ def plain(files: Sequence[Path], output: Path) -> None:
 
 
 def plains(files: Sequence[Path], output: Path) -> None:
-    """The same on all cores, a process each."""
+    """Do the same on all cores, one process each."""
     with ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as pool:
         list(
             pool.map(
@@ -217,7 +203,7 @@ def plains(files: Sequence[Path], output: Path) -> None:
 
 
 def alone(files: Sequence[Path], output: Path) -> None:
-    """Our task in this process: what Spark adds is the difference."""
+    """Run ingest's task in this process: the difference is the cost of Spark."""
     (output / RECORDS).mkdir(parents=True)
     settings = Settings(output, ("qcd",), Access())
     for path in files:
@@ -228,7 +214,7 @@ def alone(files: Sequence[Path], output: Path) -> None:
 
 
 def other(spark: object, files: Sequence[Path], output: Path) -> None:
-    """The same branches, read by a data source from PyPI and written by Spark; it cannot skim while it reads."""
+    """Read the same branches by a data source from PyPI, which cannot skim; Spark writes."""
     import_module("pyspark_root_datasource").register(spark)
     names = ",".join(f"{name}.{field}" for name, fields in COLLECTIONS.items() for field in fields)
     reader = (
@@ -241,14 +227,14 @@ def other(spark: object, files: Sequence[Path], output: Path) -> None:
 
 
 def peaks(root: Path, sizes: Sequence[float]) -> dict[str, int]:
-    """Peak memory of a process that ingests one share of a large file, by the size of the file; 0: of one that only imports."""
+    """Return the peak MB of a task that reads one entry range, by GB of file; 0: only imports."""
     found = {"0": peak_of(None)}
     for size in sizes:
         path = root / "large.root"
         write(path, n_baskets=max(1, round(size * 1e9 / 7.2e6)))
         found[f"{path.stat().st_size / 1e9:.1f}"] = peak_of(path)
         path.unlink()
-    Console().print("peak memory of a task in MB, by GB of file:", found)
+    print("peak memory of a task in MB, by GB of file:", found)
     return found
 
 
@@ -267,7 +253,7 @@ def peak_of(path: Path | None) -> int:
 
 
 def environment_of_workers() -> dict[str, str]:
-    """The environment that our Spark sessions give their Python workers."""
+    """Return the environment of the Python workers of our Spark sessions."""
     prefix = "spark.executorEnv."
     return {
         name.removeprefix(prefix): value
@@ -284,22 +270,22 @@ def peak(path: str) -> None:
             (Path(folder) / RECORDS).mkdir()
             split = EntryRange(SourceFile("qcd", "a.root", path, size, "1"), count // 2, count)
             run_task([split], Settings(Path(folder), ("qcd",), Access()))
-    # not getrusage, which counts what the program held from which this one was started
+    # not getrusage, which includes the memory of the parent before exec
     print(int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) >> 10)
 
 
 def many_files(root: Path, numbers: Sequence[int]) -> dict[str, float]:
-    """Seconds per 1,000 events, by the number of equal files; what a run of one such file takes is mostly the job's, and taken off."""
+    """Return seconds per 1,000 events by number of equal files, after subtracting one file's run.
+
+    A run on one small file is mostly the fixed cost of the job.
+    """
     seconds = {}
     with session(SparkConfig(master=f"local[{CORES}]"), "benchmark"):
-        for number in (
-            numbers[0],
-            1,
-            *numbers,
-        ):  # the first run is there to start Python workers on all cores
+        # the first run only starts Python workers on all cores
+        for number in (numbers[0], 1, *numbers):
             raw = root / f"many{number}"
             write_files(raw / "qcd", number, n_baskets=MANY_BASKETS)
-            # a task a file, so that ten files keep all cores busy as a thousand do
+            # one task per file, so that ten files keep all cores busy as a thousand do
             config = IngestConfig(
                 input=raw, output=root / "out", samples={"qcd": ("qcd",)}, target_partition_mb=16
             )
@@ -310,15 +296,16 @@ def many_files(root: Path, numbers: Sequence[int]) -> dict[str, float]:
         str(number): round((seconds[number] - seconds[1]) / (number - 1) / n_events * 1000, 4)
         for number in numbers
     }
-    Console().print(
-        f"one file: {seconds[1]:.2f} s; beyond it, seconds per 1,000 events by number of files of {n_events:,} events:",
+    print(
+        f"one file: {seconds[1]:.2f} s; additional seconds per 1,000 events by number of files "
+        f"of {n_events:,} events:",
         found,
     )
     return found
 
 
 def fresh(output: Path, work: Callable[[], None]) -> tuple[float, float]:
-    """Wall and CPU seconds of work that begins without its output; CPU of this process and all it started, the JVM too."""
+    """Delete the output, work, and return wall and CPU seconds, including the JVM's."""
     shutil.rmtree(output, ignore_errors=True)
     started, before = time.perf_counter(), cpu_seconds()
     work()
@@ -333,8 +320,8 @@ def cpu_seconds() -> float:
     )
 
 
-def bytes_an_event(output: Path) -> tuple[float, float]:
-    """Of the Parquet files; and of all kept numbers of the collections, four bytes each."""
+def bytes_per_event(output: Path) -> tuple[float, float]:
+    """Return the bytes per event of the Parquet files, and of all numbers at four bytes each."""
     about = read_json(output / "_hepflow.json")
     paths = [output / name for name in about["fragments"]]
     tables = (pq.read_table(path, columns=list(COLLECTIONS)) for path in paths)
@@ -349,7 +336,7 @@ def bytes_an_event(output: Path) -> tuple[float, float]:
 
 
 def write_files(folder: Path, n_files: int, n_baskets: int, n_events: int = EVENTS) -> list[Path]:
-    """The same events in every file, under another UUID, which makes them others."""
+    """Write the same events to every file under another UUID, which makes them new events."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{number:05d}.root" for number in range(n_files)]
     content = bytearray(write(paths[0], n_baskets, n_events).read_bytes())

@@ -1,7 +1,8 @@
-"""The rivals of the features benchmark: how the same quantities are computed without a compiler.
+"""Rivals of the features benchmark: the same quantities without a compiler.
 
-``per_event`` does what the 2019 pipeline did, an event at a time: a Lorentz vector object a particle, and for each particle three cones by
-NumPy masks over the event's lists. ``isolations`` is the vectorised awkward version of the cones alone, by `ak.cartesian`.
+``per_event`` does the work of the 2019 pipeline, one event at a time: one Lorentz vector object per
+particle, and for each particle three cones by NumPy masks over the event's lists. ``isolations`` is
+the vectorised awkward version of the cones alone, by `ak.cartesian`.
 """
 
 import math
@@ -37,14 +38,14 @@ class Vector:
 
 
 def cone(vector: Vector, table: np.ndarray) -> float:
-    """Relative isolation from an (n, 3) table of eta, phi, pT; the difference in phi is held against a full turn, as in 2019."""
+    """Return the relative isolation from an (n, 3) table of eta, phi, pT, wrapped as in 2019."""
     d_eta, d_phi = table[:, 0] - vector.eta(), table[:, 1] - vector.phi()
     d_phi = d_phi - TURN * (d_phi > TURN) + TURN * (d_phi < -TURN)
     return float(table[d_eta * d_eta + d_phi * d_phi < CONE * CONE, 2].sum() / vector.pt())
 
 
 def per_event(event: dict) -> tuple[list[float], list[list[float]]] | None:
-    """High-level features and the padded list of 801 particles of an event, by the reference definitions."""
+    """Return the high-level features and the padded list of 801 particles of an event."""
     specs = (
         ("EFlowTrack", "PT", 0.5),
         ("EFlowPhoton", "ET", 1.0),
@@ -107,7 +108,7 @@ def _features(
 
 
 def isolations(events: ak.Array) -> list[ak.Array]:
-    """Sums of pT in the cone of every selected candidate by kind, for a whole chunk at once; reference definitions."""
+    """Return the isolations of every candidate by kind, for a whole chunk of events at once."""
     kinds = []
     for name, pt, cut in (
         ("EFlowTrack", "PT", 0.5),

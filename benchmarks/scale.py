@@ -1,7 +1,7 @@
-"""Features at scale: a graph of 10,000 fragments, the memory of a task by its size, and that of the workers over 100,000 events.
+"""Features at scale: a graph of 10,000 fragments, memory per task, and a run on 100,000 events.
 
-The graph is that of the stage, with tasks that do no work, so that what is left is what Dask costs; its scheduler runs in this process.
-Memory is what the operating system says a process holds (its resident set).
+The graph is that of the stage with tasks that do no work, so that only the cost of Dask remains.
+Its scheduler runs in this process. Memory is the resident set of a process.
 """
 
 import argparse
@@ -23,8 +23,6 @@ import dask
 import generated
 import numpy as np
 from distributed import Client, LocalCluster
-from rich.console import Console
-from rich.table import Table
 
 from hepflow.config.engines import ClusterConfig
 from hepflow.config.stages import FeaturesConfig
@@ -36,6 +34,7 @@ from hepflow.features.job import memory_of_task, run
 from hepflow.features.parts import Outcome, make_part
 from hepflow.physics.features import compute
 from hepflow.schema import CLASSES, HLF, PARTICLE
+from hepflow.system.terminal import show, table
 
 MB = 1e6
 SPEC = StoreSpec(
@@ -71,20 +70,12 @@ def no_work(store: EventStore, fragment: Fragment, physics: str | None) -> Outco
 
 
 def graph(n: int) -> dict[str, float]:
-    """Seconds and memory that the graph of the stage costs the client and the scheduler."""
+    """Measure seconds and memory that the graph costs the client and the scheduler."""
     store = EventStore(Path("data/features.zarr"), SPEC)
-    parquet = Path("data/events/qcd")
-    fragments = [
-        Fragment(
-            f"qcd--part-{i:05d}",
-            parquet / f"part-{i:05d}.parquet",
-            (0, 1, 2),
-            3000,
-            10**8,
-            f"{i:016x}",
-        )
-        for i in range(n)
-    ]
+    fragments = []
+    for i in range(n):
+        path = Path(f"data/events/qcd/part-{i:05d}.parquet")
+        fragments.append(Fragment(f"qcd--{path.stem}", path, (0, 1, 2), 3000, 10**8, f"{i:016x}"))
     with two_workers() as cluster, Client(cluster) as client:
         client.wait_for_workers(2)
         before, started = held(), time.perf_counter()
@@ -96,18 +87,14 @@ def graph(n: int) -> dict[str, float]:
         done = 1 + sum(1 for _ in outcomes)
         last = time.perf_counter() - started
         grown = peak() - before
-    table = Table(
-        "graph of tasks without work",
-        "",
-        title=f"{done:,} fragments, load {os.getloadavg()[0]:.1f}",
-    )
-    table.add_row("until the first result is back", f"{first:.2f} s")
-    table.add_row("until the last is", f"{last:.1f} s")
-    table.add_row(
-        "memory of client and scheduler",
-        f"{grown / MB:,.0f} MB, {grown / n / 1e3:.1f} kB a fragment",
-    )
-    Console().print(table)
+    size = f"{grown / MB:,.0f} MB, {grown / n / 1e3:.1f} kB per fragment"
+    rows = [
+        ("time to the first result", f"{first:.2f} s"),
+        ("time to the last result", f"{last:.1f} s"),
+        ("memory of client and scheduler", size),
+    ]
+    title = f"{done:,} fragments, load {os.getloadavg()[0]:.1f}"
+    show(table(("graph of tasks without work", ""), rows, title))
     return {
         "graph_submit_s": round(first, 2),
         "graph_done_s": round(last, 1),
@@ -121,17 +108,8 @@ def two_workers() -> LocalCluster:
 
 
 def memory(scratch: Path, sizes: tuple[int, ...]) -> dict[str, float]:
-    """What a task of each size holds at its peak, in a process of its own, against what is announced for it."""
-    table = Table(
-        "events",
-        "Parquet, MB",
-        "announced, MB",
-        "held, MB",
-        "of it before the task",
-        "bytes a byte",
-        title="memory of a task",
-    )
-    ratios = []
+    """Measure the peak memory of a task, in its own process, against the announced memory."""
+    rows, ratios = [], []
     for n in sizes:
         folder = scratch / f"events-{n}"
         generated.write(folder, generated.events(n), 1)
@@ -141,10 +119,10 @@ def memory(scratch: Path, sizes: tuple[int, ...]) -> dict[str, float]:
         announced = memory_of_task(fragment)
         ratios.append(announced / after)
         numbers = (fragment.n_bytes / MB, announced / MB, after / MB, before / MB)
-        table.add_row(
-            f"{n:,}", *(f"{x:,.0f}" for x in numbers), f"{(after - before) / fragment.n_bytes:.1f}"
-        )
-    Console().print(table)
+        ratio = f"{(after - before) / fragment.n_bytes:.1f}"
+        rows.append((f"{n:,}", *(f"{x:,.0f}" for x in numbers), ratio))
+    megabytes = ("Parquet, MB", "announced, MB", "peak, MB", "before the task, MB")
+    show(table(("events", *megabytes, "memory per Parquet byte"), rows, "memory of a task"))
     return {
         "announced_vs_held_least": round(min(ratios), 2),
         "announced_vs_held_most": round(max(ratios), 2),
@@ -159,7 +137,7 @@ def memory_of(fragment: Fragment, output: Path) -> tuple[int, int]:
 
 
 def long_run(scratch: Path, events: Path | None, n_events: int) -> dict[str, float]:
-    """Memory of two workers while they make a store of ``n_events``, in tenths of the run."""
+    """Measure the memory of two workers over a store of ``n_events``, per tenth of the run."""
     chunk = generated.events(1500) if events is None else some_of(events, 1500)
     generated.write(scratch / "many", chunk, -(-n_events // len(chunk)))
     with two_workers() as cluster:
@@ -179,14 +157,9 @@ def long_run(scratch: Path, events: Path | None, n_events: int) -> dict[str, flo
         sampler.join()
     ledger = EventStore.open(config.output).ledger()
     tenths = [max(part) for part in np.array_split(np.array(samples), 10)]
-    table = Table(
-        "tenth of the run",
-        "most memory of a worker, MB",
-        title=f"{ledger.n_in:,} events, {ledger.n_in / seconds:,.0f} events/s",
-    )
-    for i, value in enumerate(tenths):
-        table.add_row(str(i + 1), f"{value / MB:,.0f}")
-    Console().print(table)
+    rows = [(i, f"{value / MB:,.0f}") for i, value in enumerate(tenths, 1)]
+    title = f"{ledger.n_in:,} events, {ledger.n_in / seconds:,.0f} events/s"
+    show(table(("tenth of the run", "most memory of a worker, MB"), rows, title))
     return {
         "run_events": ledger.n_in,
         "run_events_per_s": round(ledger.n_in / seconds),
@@ -195,7 +168,7 @@ def long_run(scratch: Path, events: Path | None, n_events: int) -> dict[str, flo
 
 
 def sample(cluster: LocalCluster, samples: list[float], done: threading.Event) -> None:
-    """The larger of the workers' memories, as they report it, twice a second."""
+    """Append the larger of the workers' memories, as they report it, twice per second."""
     while not done.wait(0.5):
         samples.append(
             max(
@@ -206,7 +179,7 @@ def sample(cluster: LocalCluster, samples: list[float], done: threading.Event) -
 
 
 def some_of(folder: Path, n: int) -> ak.Array:
-    """Events of a dataset, of all its fragments."""
+    """Return events of all fragments of a dataset."""
     fragments = open_events(folder, 2**26).fragments
     return ak.concatenate(
         [read_fragment(fragment)[: n // len(fragments) + 1] for fragment in fragments]

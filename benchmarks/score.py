@@ -1,8 +1,9 @@
-"""Scoring: from ROOT files to scores, beside its parts: the features alone, and ONNX Runtime alone on tensors that are ready.
+"""Scoring, from ROOT files to scores, against its parts: features alone, and ONNX Runtime alone.
 
-One worker process a core for all of them, on the same files, in turn, several times; medians of CPU time, each has one thread. The
-tensors of ONNX Runtime are padded batches of 16 events in the order of arrival, as a user would have them, and for comparison of events
-of about the same length, as `Scorer` makes them. Latency and the rate of the HLF net are of one process with one thread.
+All run with one worker process per core, on the same files, in turn, several times; medians of CPU
+time. Each process has one thread. ONNX Runtime gets prepared tensors: padded batches of 16 events
+in the order of arrival, as a user would have them, and of events of similar length, as `Scorer`
+makes them. Latency, and the rate of the HLF net, are those of one process with one thread.
 """
 
 import argparse
@@ -22,8 +23,7 @@ import awkward as ak
 import generated
 import numpy as np
 import uproot
-from rich.console import Console
-from rich.table import Table
+from timing import medians, timed
 
 from hepflow.data.blocks import EventBlock
 from hepflow.models.export import write_onnx
@@ -43,6 +43,7 @@ from hepflow.reading.reader import Access
 from hepflow.schema import CLASSES, HLF, PARTICLE
 from hepflow.score.scorer import BATCH, Scorer
 from hepflow.score.task import CLAIMS, RECORDS, Task, score_share
+from hepflow.system.terminal import show, table
 
 NETS = {"hlf": HLFNet, "sequence": SequenceNet, "inclusive": InclusiveNet}
 NAMES = [feature.name for feature in PARTICLE]
@@ -70,9 +71,10 @@ def main() -> None:
 
 
 def write_raw(folder: Path, n: int, files: int) -> Path:
-    """ROOT files of generated events, a third of which have no lepton hard enough.
+    """Write ROOT files of generated events, a third of them without a hard lepton.
 
-    They differ in length as simulated events of 20 pile-up interactions do, from about 100 to 800 particles (440 +- 165).
+    Their lengths are like those of simulated events with 20 pile-up interactions: from about 100 to
+    800 particles (440 +- 165).
     """
     folder.mkdir()
     for number in range(files):
@@ -110,7 +112,7 @@ def write_raw(folder: Path, n: int, files: int) -> Path:
 
 
 def write_models(folder: Path, scratch: Path) -> dict[str, Path]:
-    """The three nets with weights at random: how fast they are does not depend on them."""
+    """Export the three nets with random weights, which do not affect the speed."""
     made = features_of_file(str(first(folder)))
     statistics_of = {
         name: {key: getattr(x, key)(axis=0).tolist() for key in ("mean", "std", "min", "max")}
@@ -136,13 +138,13 @@ def read(path: str) -> ak.Array:
 
 
 def features_of_file(path: str) -> FeatureSet:
-    """From ROOT to features, by ingest's skim and the physics."""
+    """Compute the features of a ROOT file, by ingest's skim and the physics."""
     events = read(path)
     return compute(skim.drop_soft(events[skim.is_finite(events) & skim.has_lepton(events)]))
 
 
 def batches(made: FeatureSet, *, sort: bool) -> list[dict[str, np.ndarray]]:
-    """Tensors that are ready for a net."""
+    """Return prepared tensors for a net."""
     n = len(made.index)
     order = reading_order(
         EventBlock(made.hlf, made.particles, made.offsets, np.zeros(n, np.int8), made.index),
@@ -170,7 +172,7 @@ def net_of(model: Path) -> OnnxNet:
     return OnnxNet(model, threads=1)
 
 
-# what the workers do, a file at a time; seconds of CPU, which a busy machine distorts least
+# Work of a worker on one file, in seconds of CPU time, which other programs affect least.
 
 
 def only_features(path: str) -> float:
@@ -187,7 +189,7 @@ def everything(split: EntryRange, task: Task) -> float:
 
 
 def end_to_end(folder: Path, model: Path, scratch: Path, repeats: int) -> dict[str, float]:
-    """Events a second of as many processes as there are cores, on all files."""
+    """Measure events per second of one process per core, on all files."""
     splits = plan(list_files(folder), 1 << 40)
     output = scratch / "scores"
     for name in (RECORDS, CLAIMS):
@@ -199,7 +201,7 @@ def end_to_end(folder: Path, model: Path, scratch: Path, repeats: int) -> dict[s
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
 
         def rate(function: Callable[..., float], items: list) -> float:
-            """Making the tensors that are to be ready does not count."""
+            """Return events per second, without the time for the prepared tensors."""
             return n_events / (sum(pool.map(function, items)) / workers)
 
         contenders: dict[str, Callable[[], float]] = {
@@ -212,17 +214,11 @@ def end_to_end(folder: Path, model: Path, scratch: Path, repeats: int) -> dict[s
                 partial(only_onnx, model=model, sort=False), paths
             ),
         }
-        rates = medians(contenders, repeats)
+        rates = medians(contenders, repeats, warm_up=1)
     ours, *others = rates
-    table = Table(
-        "inclusive net",
-        "events/s",
-        "hepflow is",
-        title=f"{n_events:,} events in {len(paths)} files, {workers} processes",
-    )
-    for name, value in rates.items():
-        table.add_row(name, f"{value:,.0f}", f"{rates[ours] / value:.2f}x")
-    Console().print(table)
+    rows = [(name, f"{x:,.0f}", f"{rates[ours] / x:.2f}x") for name, x in rates.items()]
+    title = f"{n_events:,} events in {len(paths)} files, {workers} processes"
+    show(table(("inclusive net", "events/s", "hepflow is"), rows, title))
     return {
         "score_vs_slower_part": rates[ours] / min(rates[others[0]], rates[others[2]]),
         "score_vs_slower_part_sorted": rates[ours] / min(rates[others[0]], rates[others[1]]),
@@ -231,7 +227,7 @@ def end_to_end(folder: Path, model: Path, scratch: Path, repeats: int) -> dict[s
 
 
 def one_core(folder: Path, models: dict[str, Path], repeats: int) -> dict[str, float]:
-    """The rate of the HLF net, and how long one call takes, with the share of feature making."""
+    """Measure the rate of the HLF net, and the latency of one call with the features' fraction."""
     events = read(str(first(folder)))
     scorer = Scorer(models["hlf"])
     hlf_rate = statistics.median(
@@ -245,30 +241,30 @@ def one_core(folder: Path, models: dict[str, Path], repeats: int) -> dict[str, f
         "from",
         "p50 ms",
         "p99 ms",
-        "p50 ms an event",
+        "p50 ms per event",
         "features",
         "net alone p50, p99 ms",
     )
-    table = Table(*header, title="latency, one core, warm")
+    rows = []
     result = {"hlf_events_per_second": hlf_rate}
     for name, model in models.items():
         for size, calls in ((1, 200), (32, 20), (1024, 3)):
             for row, found in latency(
                 name, Scorer(model), selected[np.arange(size) % len(selected)], calls
             ):
-                table.add_row(*row)
+                rows.append(row)
                 result |= found
-    Console().print(table)
-    Console().print(f"HLF net from awkward events: {hlf_rate:,.0f} events/s a core")
+    show(table(header, rows, "latency, one core, warm"))
+    print(f"HLF net from awkward events: {hlf_rate:,.0f} events/s per core")
     return result
 
 
 def latency(
     name: str, scorer: Scorer, chunk: ak.Array, calls: int
 ) -> Iterator[tuple[tuple[str, ...], dict[str, float]]]:
-    """From flat arrays, and from awkward ones: a row of the table, and what goes into the result."""
+    """Yield a row and its results, for flat and for awkward arrays."""
     size, flat, made = len(chunk), columns(chunk), compute(chunk)
-    alone = quantiles(lambda: scorer._logits(made), calls)  # noqa: SLF001 - what is left when the features are there
+    alone = quantiles(lambda: scorer._logits(made), calls)  # noqa: SLF001 - the net alone
     for source, call in (
         ("arrays", lambda: scorer.score_columns(flat)),
         ("awkward", lambda: scorer.score(chunk)),
@@ -296,28 +292,11 @@ def latency(
 
 
 def quantiles(call: Callable[[], object], calls: int) -> tuple[float, float]:
-    """Milliseconds of half of the calls, and of 99 %."""
+    """Return the median and the 99 % quantile of a call in milliseconds."""
     for _ in range(3):
         call()
     values = [1000 * timed(call) for _ in range(calls)]
     return float(np.median(values)), float(np.quantile(values, 0.99))
-
-
-def medians(contenders: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
-    """Median rate of each, run in turn after one round that does not count."""
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(repeats + 1):
-        for name, rate in contenders.items():
-            value = rate()
-            if turn:
-                rates[name].append(value)
-    return {name: statistics.median(values) for name, values in rates.items()}
-
-
-def timed(function: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    started = clock()
-    function()
-    return clock() - started
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Training on CPU inside Spark, against plain DDP of as many processes: the same net, events, seed and steps, run in turn.
+"""Training on CPUs inside Spark against plain DDP: same net, events, seed, steps, processes.
 
-``spark_vs_ddp`` compares events a second within the epochs, the first left out (it compiles the kernels). What a command takes beside
-its training, from starting the processes to the predictions, is reported apart, and so is the ratio of whole commands
-(``spark_vs_ddp_command``), which nears the other with the length of the training.
+Both run in turn. ``spark_vs_ddp`` compares events per second within the epochs, without the first
+one, which compiles the kernels. The rest of a command, from starting the processes to the
+predictions, is reported separately, and so is the ratio of whole commands
+(``spark_vs_ddp_command``), which approaches the other for long trainings.
 """
 
 import argparse
@@ -16,16 +17,15 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
-from rich.table import Table
 from train import CONFIGS, generate
 
 from hepflow.system.files import read_json
+from hepflow.system.terminal import MESSAGES, show, table
 
 
 class Run(NamedTuple):
     rates: list[float]
-    """Events a second of each epoch but the first."""
+    """Events per second of each epoch except the first."""
     seconds: float
     training_s: float
 
@@ -50,12 +50,8 @@ def main() -> None:
     quick: bool = arguments.quick
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        store = (
-            arguments.store
-            or generate(
-                scratch / "jagged.zarr", n_events=400 if quick else 1500, mean_particles=400
-            ).path
-        )
+        events = 400 if quick else 1500
+        store = arguments.store or generate(scratch / "jagged.zarr", events, mean_particles=400)
         runs = measure(
             store.absolute(),
             scratch,
@@ -64,93 +60,51 @@ def main() -> None:
             epochs=4,
             repeats=2 if quick else 5,
         )
-    print(json.dumps(show(runs)))
+    print(json.dumps(summary(runs)))
 
 
 def measure(
     store: Path, scratch: Path, net: str, processes: int, *, epochs: int, repeats: int
 ) -> dict[str, list[Run]]:
-    """Both in turn, the order changing from one repeat to the next."""
+    """Run both in turn, in alternating order."""
     ways = {
-        "plain DDP": (
-            "train",
-            "fit",
-            "--trainer.accelerator",
-            "cpu",
-            "--trainer.strategy",
-            "ddp",
-            "--trainer.devices",
-            str(processes),
-        ),
-        "inside Spark": (
-            "spark-train",
-            "--spark.num_processes",
-            str(processes),
-            "--spark.driver_memory",
-            "1g",
-        ),
+        "plain DDP": "train fit --trainer.accelerator cpu --trainer.strategy ddp "
+        f"--trainer.devices {processes}",
+        "inside Spark": f"spark-train --spark.num_processes {processes} --spark.driver_memory 1g",
     }
+    common = f"--threads 1 --trainer.max_epochs {epochs} --data.batch_size 128"
+    common += " --trainer.enable_progress_bar false"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     runs: dict[str, list[Run]] = {name: [] for name in ways}
     for repeat in range(repeats):
         for name in sorted(ways, reverse=bool(repeat % 2)):
             output = scratch / f"{name}-{repeat}"
-            own = (
-                "--config",
-                str(CONFIGS / f"{net}.yaml"),
-                "--data.store",
-                str(store),
-                "--output",
-                str(output),
-                "--threads",
-                "1",
-            )
-            length = (
-                "--trainer.max_epochs",
-                str(epochs),
-                "--data.batch_size",
-                "128",
-                "--trainer.enable_progress_bar",
-                "false",
-            )
-            environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+            command = [sys.executable, "-m", "hepflow", *ways[name].split(), *common.split()]
+            command += ["--config", str(CONFIGS / f"{net}.yaml"), "--data.store", str(store)]
+            command += ["--output", str(output)]
             start = time.perf_counter()
-            subprocess.run(
-                [sys.executable, "-m", "hepflow", *ways[name], *own, *length],
-                check=True,
-                capture_output=True,
-                env=environment,
-            )
+            subprocess.run(command, check=True, capture_output=True, env=environment)
             seconds = time.perf_counter() - start
             record = read_json(output / "run.json")
-            runs[name].append(
-                Run(
-                    [row["events_per_s"] for row in record["history"]][1:],
-                    seconds,
-                    record["wall_s"],
-                )
-            )
+            rates = [row["events_per_s"] for row in record["history"]][1:]
+            runs[name].append(Run(rates, seconds, record["wall_s"]))
     return runs
 
 
-def show(runs: dict[str, list[Run]]) -> dict[str, float]:
-    """Table, and the ratios."""
-    table = Table(title="training by as many processes, median (lowest to highest)")
-    for column in ("", "events/s", "training, s", "start, test and end, s"):
-        table.add_column(column, justify="right" if column else "left")
-    rates, commands, starts = {}, {}, {}
+def summary(runs: dict[str, list[Run]]) -> dict[str, float]:
+    """Print the table, and return the ratios."""
+    rows, rates, commands, starts = [], {}, {}, {}
     for name, own in runs.items():
         every = [rate for run in own for rate in run.rates]
         rates[name] = statistics.median(every)
         commands[name] = statistics.median(run.seconds for run in own)
         starts[name] = statistics.median(run.seconds - run.training_s for run in own)
         spread = f"{rates[name]:,.0f} ({min(every):,.0f} to {max(every):,.0f})"
-        table.add_row(
-            name,
-            spread,
-            f"{statistics.median(run.training_s for run in own):.1f}",
-            f"{starts[name]:.1f}",
-        )
-    Console(stderr=True).print(table)
+        training = statistics.median(run.training_s for run in own)
+        rows.append((name, spread, f"{training:.1f}", f"{starts[name]:.1f}"))
+    columns = ("", "events/s", "training, s", "start, test and end, s")
+    title = "training by as many processes, median (lowest to highest)"
+    show(table(columns, rows, title), console=MESSAGES)
     plain, spark = runs
     return {
         "spark_vs_ddp": round(rates[spark] / rates[plain], 3),

@@ -1,16 +1,17 @@
-"""Which compression the store should use, and what its own coder gains over zarr's: bytes an event, events a second written and read.
+"""Compression and coder of the store: bytes per event, events per second written and read.
 
-The first table compresses the particles alone, chunk by chunk, into memory; the second is the store, all its arrays, in files. CPU time of
-one core, so that a busy machine distorts least; medians of several turns, the contenders of the second table taking turns.
+The first table compresses the particles alone, chunk by chunk, into memory. The second compares the
+store, all arrays in files, with the same arrays through zarr. CPU time of one core, which other
+programs affect least; medians of several turns.
 """
 
 import argparse
 import json
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ import zarr
 from numcodecs import Blosc
 from numcodecs.bitround import BitRound
 from rich.console import Console
-from rich.table import Table
+from timing import medians, timed
 from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 
 from hepflow.data.arrays import CHUNKS_PER_SHARD, COMPRESSOR, ROWS_PER_CHUNK
@@ -32,6 +33,7 @@ from hepflow.data.ledger import Ledger
 from hepflow.data.store import EventStore
 from hepflow.physics.features import FeatureSet, compute
 from hepflow.schema import HLF, MAX_PARTICLES, PARTICLE
+from hepflow.system.terminal import show, table
 
 PADDED = MAX_PARTICLES * len(PARTICLE) * 4
 SHUFFLES = {"none": Blosc.NOSHUFFLE, "bytes": Blosc.SHUFFLE, "bits": Blosc.BITSHUFFLE}
@@ -61,26 +63,15 @@ def main() -> None:
         else generated.events(1000 if arguments.quick else 2000)
     )
     features = compute(events)
-    table = Table(
-        "order",
-        "codec",
-        "shuffle",
-        "rows a chunk",
-        "block",
-        "bits kept",
-        "bytes an event",
-        "of padded",
-        "written/s",
-        "read/s",
-    )
-    for choice in choices(quick=arguments.quick):
-        measure(features, table, choice)
-    Console(width=140).print(table)
+    rows = [measure(features, choice) for choice in choices(quick=arguments.quick)]
+    columns = ("order", "codec", "shuffle", "rows per chunk", "block", "bits kept")
+    columns += ("bytes per event", "of padded", "written/s", "read/s", "")
+    show(table(columns, rows), console=Console(width=140))
     print(json.dumps(whole_store(features, 3 if arguments.quick else 7)))
 
 
 def choices(*, quick: bool) -> list[Choice]:
-    """One thing varied at a time around what the store does, and the codecs with every shuffle and order."""
+    """Return codecs with every shuffle and order, and variations of the store's choice."""
     codecs = (
         [("zstd", 1), ("lz4", 5)]
         if quick
@@ -97,7 +88,7 @@ def choices(*, quick: bool) -> list[Choice]:
 
 
 def some_events(folder: Path) -> ak.Array:
-    """The first 2,000 events of a dataset, of all its classes."""
+    """Return 2,000 events of a dataset, from all its classes."""
     fragments = open_events(folder, 2**26).fragments
     return ak.concatenate(
         [
@@ -107,14 +98,10 @@ def some_events(folder: Path) -> ak.Array:
     )
 
 
-def measure(features: FeatureSet, table: Table, choice: Choice) -> None:
-    n_whole = (
-        len(features.particles) // choice.rows * choice.rows
-    )  # whole chunks, so that sizes compare
-    x, n_events = (
-        features.particles[:n_whole],
-        len(features.index) * n_whole / len(features.particles),
-    )
+def measure(features: FeatureSet, choice: Choice) -> tuple[str, ...]:
+    n_whole = len(features.particles) // choice.rows * choice.rows  # only whole chunks compare
+    x = features.particles[:n_whole]
+    n_events = len(features.index) * n_whole / len(features.particles)
     codec = Blosc(choice.codec, choice.level, SHUFFLES[choice.shuffle], choice.block, typesize=4)
     chunks = x.reshape(-1, choice.rows, x.shape[1])
     out = np.empty(chunks.shape[1:], np.float32)
@@ -139,7 +126,8 @@ def measure(features: FeatureSet, table: Table, choice: Choice) -> None:
     encoded = encode()
     size = sum(map(len, encoded)) / n_events
     (written,), (read,) = cpu({"": encode}).values(), cpu({"": decode}).values()
-    table.add_row(
+    ours = Choice(COMPRESSOR["cname"], COMPRESSOR["clevel"], "bytes")
+    return (
         "columns" if choice.columns else "rows",
         f"{choice.codec} {choice.level}",
         choice.shuffle,
@@ -150,14 +138,12 @@ def measure(features: FeatureSet, table: Table, choice: Choice) -> None:
         f"{size / PADDED:.3f}",
         f"{n_events / written:,.0f}",
         f"{n_events / read:,.0f}",
-        style="bold"
-        if choice == Choice(COMPRESSOR["cname"], COMPRESSOR["clevel"], "bytes")
-        else None,
+        "the store" if choice == ours else "",
     )
 
 
 def whole_store(features: FeatureSet, repeats: int) -> dict[str, float]:
-    """The store against the same arrays written and read by zarr."""
+    """Compare the store with the same arrays written and read by zarr."""
     n = len(features.index)
     block = EventBlock(
         features.hlf, features.particles, features.offsets, np.zeros(n, np.int8), np.arange(n)
@@ -193,14 +179,9 @@ def whole_store(features: FeatureSet, repeats: int) -> dict[str, float]:
         name: (len(starts) * SLICE if "by" in name else n) / value
         for name, value in seconds.items()
     }
-    table = Table(
-        "files, all arrays",
-        "events/s of one core",
-        title=f"{n:,} events, {size:,.0f} bytes each, load {os.getloadavg()[0]:.1f}",
-    )
-    for name, rate in rates.items():
-        table.add_row(name, f"{rate:,.0f}")
-    Console().print(table)
+    rows = [(name, f"{rate:,.0f}") for name, rate in rates.items()]
+    title = f"{n:,} events, {size:,.0f} bytes each, load {os.getloadavg()[0]:.1f}"
+    show(table(("files, all arrays", "events/s on one core"), rows, title))
     return {
         "bytes_vs_padded": size / PADDED,
         "written_per_second": rates["write, the store"],
@@ -237,14 +218,9 @@ def read_by_zarr(path: Path, start: int, stop: int) -> None:
 
 
 def cpu(contenders: dict[str, Callable[[], object]], repeats: int = 3) -> dict[str, float]:
-    """Median CPU seconds of each, in turn."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(repeats):
-        for name, function in contenders.items():
-            started = time.process_time()
-            function()
-            times[name].append(time.process_time() - started)
-    return {name: statistics.median(values) for name, values in times.items()}
+    """Return the median CPU seconds of each, called in turn."""
+    seconds = {name: partial(timed, call, time.process_time) for name, call in contenders.items()}
+    return medians(seconds, repeats)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Training: what the loader costs, HLF against a stock DataLoader, the GRU against padding to 801, two processes against one.
+"""Training: the cost of the loader, and rates against stock PyTorch, padding, and one process.
 
-Everything runs in turn on the same events, three times at least; medians. ``loader_vs_memory`` is the time of an epoch on batches that
-lie ready in memory over that of the same steps fed by the loader, which reads the store from disk again each epoch. The stock rival of
-``hlf_vs_stock`` is the reference's PyTorch notebook: DataLoader over a TensorDataset, batches of 128; ours is the whole trainer, on
-blocks of 8192 and (``hlf_vs_stock_same_batch``) on batches of 128.
+All contenders run in turn on the same events, at least three times; medians. ``loader_vs_memory``
+is the time of an epoch on prepared batches in memory over that of the same steps with the loader,
+which reads the store from disk in each epoch. The stock rival of ``hlf_vs_stock`` is the
+reference's PyTorch notebook: a DataLoader over a TensorDataset, batches of 128. hepflow runs its
+whole trainer, on batches of 8192 and (``hlf_vs_stock_same_batch``) of 128.
 """
 
 import argparse
@@ -14,15 +15,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
 import gru
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
+from timing import medians, timed
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -35,6 +35,7 @@ from hepflow.models.net import Net
 from hepflow.models.sequence import SequenceNet
 from hepflow.schema import CLASSES, HLF, MAX_PARTICLES, PARTICLE, SPLITS
 from hepflow.system.files import read_json
+from hepflow.system.terminal import MESSAGES, show, table
 from hepflow.train.data import EventData
 from hepflow.train.loading.batches import Batch
 from hepflow.train.loading.loader import EventLoader
@@ -60,31 +61,20 @@ def main() -> None:
     torch.set_flush_denormal(True)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        store = (
-            arguments.store
-            or generate(
-                scratch / "jagged.zarr", n_events=400 if quick else 1000, mean_particles=400
-            ).path
-        )
-        flat = generate(
-            scratch / "flat.zarr", n_events=60_000 if quick else 400_000, mean_particles=0
-        ).path
-        result = loader_vs_memory(store, repeats=3 if quick else 5) | hlf_vs_stock(
-            flat, scratch, repeats=1 if quick else 3
-        )
-        longer = (
-            arguments.store
-            or generate(
-                scratch / "longer.zarr", n_events=800 if quick else 4000, mean_particles=400
-            ).path
-        )
+        events = 400 if quick else 1000
+        store = arguments.store or generate(scratch / "jagged.zarr", events, mean_particles=400)
+        result = loader_vs_memory(store, repeats=3 if quick else 5)
+        flat = generate(scratch / "flat.zarr", 60_000 if quick else 400_000, mean_particles=0)
+        result |= hlf_vs_stock(flat, scratch, repeats=1 if quick else 3)
+        events = 800 if quick else 4000
+        longer = arguments.store or generate(scratch / "longer.zarr", events, mean_particles=400)
         result |= two_vs_one(longer, scratch, repeats=1 if quick else 3)
     result["gru_vs_torch_padded"] = gru.measure(128, quick=True)["gru_vs_torch_padded"]
     print(json.dumps(result))
 
 
-def generate(path: Path, *, n_events: int, mean_particles: int) -> EventStore:
-    """A store of random events of realistic length, ``n_events`` a class in the training split."""
+def generate(path: Path, n_events: int, *, mean_particles: int) -> Path:
+    """Write a store of random events of realistic length, ``n_events`` per class in training."""
     store = EventStore.create(path, StoreSpec(CLASSES, HLF, PARTICLE, "corrected", "benchmark"))
     rng, blocks, first = np.random.default_rng(1), {}, 0
     for split in SPLITS:
@@ -99,21 +89,17 @@ def generate(path: Path, *, n_events: int, mean_particles: int) -> EventStore:
             particles = rng.normal(size=(offsets[-1], len(PARTICLE))).astype(np.float32)
             hlf = rng.normal(label, 1, (n, len(HLF))).astype(np.float32)
             ids = np.arange(first, first + n)
-            blocks[split, name] = EventBlock(
-                hlf, particles, offsets, np.full(n, label, np.int8), ids
-            )
+            labels = np.full(n, label, np.int8)
+            blocks[split, name] = EventBlock(hlf, particles, offsets, labels, ids)
             first += n
     store.write_part("generated", blocks, Ledger(n_in=first, n_out=first))
     store.finalise()
-    return EventStore.open(path)
+    return path
 
 
 def loader_vs_memory(path: Path, repeats: int) -> dict[str, float]:
-    """Epochs of several windows fed from disk, against the same batches in memory."""
-    table = Table(title="an epoch: batches in memory, and read from disk by the loader")
-    for column in ("net", "in memory, s", "loader, s", "ratio", "events/s", "waited for data"):
-        table.add_column(column, justify="left" if column == "net" else "right")
-    ratios = {}
+    """Compare epochs of several windows from disk with the same batches in memory."""
+    rows, ratios = [], {}
     size_mb = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6
     for name in ("sequence", "inclusive"):
         data = EventData(path, batch_size=64, block_events=256, buffer_mb=max(1, int(size_mb / 6)))
@@ -125,21 +111,17 @@ def loader_vs_memory(path: Path, repeats: int) -> dict[str, float]:
         ready = list(loader)
         train(net, ready)  # compiles
         loader.waited_s = 0.0
-        seconds = interleaved(
-            {"memory": partial(train, net, ready), "loader": partial(train, net, loader)}, repeats
-        )
+        both = {"memory": ready, "loader": loader}
+        epochs = {name: partial(timed, partial(train, net, own)) for name, own in both.items()}
+        seconds = medians(epochs, repeats)
         ratios[name] = seconds["memory"] / seconds["loader"]
         waited = loader.waited_s / repeats / seconds["loader"]
         rate = loader.plan.n_events / seconds["loader"]
-        table.add_row(
-            name,
-            f"{seconds['memory']:.2f}",
-            f"{seconds['loader']:.2f}",
-            f"{ratios[name]:.2f}",
-            f"{rate:,.0f}",
-            f"{waited:.0%}",
-        )
-    Console(stderr=True).print(table)
+        numbers = (f"{x:.2f}" for x in (seconds["memory"], seconds["loader"], ratios[name]))
+        rows.append((name, *numbers, f"{rate:,.0f}", f"{waited:.0%}"))
+    columns = ("net", "in memory, s", "loader, s", "ratio", "events/s", "waited for data")
+    title = "an epoch: batches in memory, and read from disk by the loader"
+    show(table(columns, rows, title), console=MESSAGES)
     return {
         "loader_vs_memory": round(ratios["inclusive"], 3),
         "loader_vs_memory_sequence": round(ratios["sequence"], 3),
@@ -147,7 +129,7 @@ def loader_vs_memory(path: Path, repeats: int) -> dict[str, float]:
 
 
 def train(net: Net, batches: Iterable[Batch]) -> None:
-    """One epoch."""
+    """Train one epoch."""
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-4)
     for batch in batches:
         optimizer.zero_grad()
@@ -158,7 +140,7 @@ def train(net: Net, batches: Iterable[Batch]) -> None:
 
 
 def hlf_vs_stock(path: Path, scratch: Path, repeats: int) -> dict[str, float]:
-    """Events a second of the whole trainer against a plain loop over a DataLoader."""
+    """Compare events per second of the whole trainer with a plain loop over a DataLoader."""
     store = EventStore.open(path)
     blocks = [
         store.read(part, particles=False)
@@ -195,49 +177,32 @@ def hlf_vs_stock(path: Path, scratch: Path, repeats: int) -> dict[str, float]:
                 fit(path, run, "hlf", epochs=3, more=("--data.batch_size", str(size)))
             )
     median = {name: statistics.median(values) for name, values in rates.items()}
-    show("HLF, events/s", median)
+    print_rates("HLF, events/s", median)
     keys = {"hlf_vs_stock": "hepflow, 8192", "hlf_vs_stock_same_batch": "hepflow, 128"}
     return {key: round(median[name] / median["stock, 128"], 2) for key, name in keys.items()}
 
 
 def two_vs_one(path: Path, scratch: Path, repeats: int) -> dict[str, float]:
-    """Events a second of the inclusive net by two processes with the reference's 128 events a batch each.
+    """Compare the inclusive net on two processes, 128 events per batch each, with one process.
 
-    ``two_processes_vs_one`` is against one process with its 128, ``two_processes_vs_one_same_batch`` against one with all 256, whose net is
-    the faster one: half as many steps, each with its fixed cost.
+    ``two_processes_vs_one`` is against one process with batches of 128,
+    ``two_processes_vs_one_same_batch`` against one with 256, which is faster: half as many steps,
+    each with its fixed cost.
     """
     rates: dict[str, list[float]] = {
         "one process, 128": [],
         "one process, 256": [],
         "two processes, 128 each": [],
     }
-    several = (
-        "--trainer.strategy",
-        "ddp",
-        "--trainer.devices",
-        "2",
-        "--trainer.accelerator",
-        "cpu",
-    )
+    several = ("--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu")
     for number in range(repeats):
         for name, size, more in zip(rates, ("128", "256", "256"), ((), (), several), strict=True):
-            options = (
-                "--data.batch_size",
-                size,
-                "--data.workers",
-                "0",
-            )  # a thread that reads would be a second one of the one process
-            rates[name].append(
-                fit(
-                    path,
-                    scratch / f"{name}-{number}",
-                    "inclusive",
-                    epochs=3,
-                    more=(*options, *more),
-                )
-            )
+            # no reading thread, which would be a second thread of the one process
+            options = ("--data.batch_size", size, "--data.workers", "0", *more)
+            output = scratch / f"{name}-{number}"
+            rates[name].append(fit(path, output, "inclusive", epochs=3, more=options))
     median = {name: statistics.median(values) for name, values in rates.items()}
-    show("inclusive, events/s", median)
+    print_rates("inclusive, events/s", median)
     alone, same, two = median.values()
     return {
         "two_processes_vs_one": round(two / alone, 2),
@@ -245,53 +210,19 @@ def two_vs_one(path: Path, scratch: Path, repeats: int) -> dict[str, float]:
     }
 
 
-def fit(store: Path, run: Path, net: str, *, epochs: int, more: tuple[str, ...]) -> float:
-    """Events a second of the fastest epoch of `hepflow train fit` in processes of their own, one thread each."""
-    options = (
-        "--data.store",
-        str(store),
-        "--output",
-        str(run),
-        "--trainer.max_epochs",
-        str(epochs),
-        "--threads",
-        "1",
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "hepflow",
-        "train",
-        "fit",
-        "--config",
-        str(CONFIGS / f"{net}.yaml"),
-        *options,
-        *more,
-    ]
-    quiet = ("--trainer.enable_progress_bar", "false")
+def fit(store: Path, run: Path, net: str, *, epochs: int, more: Sequence[str]) -> float:
+    """Return events per second of the fastest epoch of `hepflow train fit`, one thread each."""
+    command = [sys.executable, "-m", "hepflow", "train", "fit", "--config", f"{CONFIGS}/{net}.yaml"]
+    command += ["--data.store", str(store), "--output", str(run), "--threads", "1", *more]
+    command += ["--trainer.max_epochs", str(epochs), "--trainer.enable_progress_bar", "false"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-    subprocess.run([*command, *quiet], check=True, capture_output=True, env=environment)
+    subprocess.run(command, check=True, capture_output=True, env=environment)
     return max(row["events_per_s"] for row in read_json(run / "run.json")["history"])
 
 
-def interleaved(contenders: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(repeats):
-        for name, call in contenders.items():
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def show(title: str, rates: dict[str, float]) -> None:
-    table = Table(title=title)
-    table.add_column("trainer")
-    table.add_column("events/s", justify="right")
-    for name, rate in rates.items():
-        table.add_row(name, f"{rate:,.0f}")
-    Console(stderr=True).print(table)
+def print_rates(title: str, rates: dict[str, float]) -> None:
+    rows = [(name, f"{rate:,.0f}") for name, rate in rates.items()]
+    show(table(("trainer", "events/s"), rows, title), console=MESSAGES)
 
 
 if __name__ == "__main__":
