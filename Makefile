@@ -1,13 +1,13 @@
-# The two commands: `make demo` and `make test`. Each makes the virtual environment it needs.
+# The two main commands: `make demo` and `make test`. Each creates the virtual environment first.
 VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.hepflow-installed
-# Processes that run tests. The slow ones wait for jobs and workers; the fast ones do not, and each process imports everything anew.
+# Test processes. Slow tests mostly wait for jobs and workers, so more processes than cores pay off.
 TESTERS ?= 3
-# The versions that the tests are run with; `make test CONSTRAINTS=` takes the newest ones.
+# Tested versions; `make test CONSTRAINTS=` installs the newest versions.
 CONSTRAINTS ?= constraints.txt
-# A torch that is in .venv already stays. Else a CPU build where pip can find one (it is a tenth of the size), else PyPI's.
+# A torch in .venv is kept. Otherwise a CPU build if pip finds one (a tenth of the size), else PyPI's.
 TORCH  ?= $(shell sed -n 's/^torch==//p' constraints.txt)
 LOWEST := .venv-lowest
 PYTEST  = $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
@@ -15,15 +15,15 @@ PYTEST  = $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --no
 .PHONY: help install demo test fast coverage lint docs lowest constraints clean
 
 help:
-	@echo "make install      the virtual environment alone, .venv; the others make it too"
+	@echo "make install      only the virtual environment, .venv; the others create it too"
 	@echo "make demo   simulate, ingest, features, train, evaluate; ends with a table and a report"
 	@echo "make test   all tests"
 	@echo "make fast   the tests that are not marked slow"
 	@echo "make lint   ruff, mypy and repo-review"
 	@echo "make docs   the pages under docs/ and the Python API, as build/docs/index.html"
-	@echo "make coverage     all tests, and which lines of hepflow/ they leave out"
+	@echo "make coverage     all tests, and the lines of hepflow/ that they miss"
 	@echo "make lowest       the fast tests with the lowest versions that pyproject.toml allows"
-	@echo "make constraints  constraints.txt anew, from what is installed"
+	@echo "make constraints  update constraints.txt from the installed versions"
 	@echo "make clean  remove the virtual environments, the pages and the demo's output"
 
 install: $(READY)
@@ -33,7 +33,7 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed. On Debian: apt install python3-venv" >&2; exit 2; }
 	@$(BIN)/pip install --quiet --upgrade 'pip>=24'
 	@$(BIN)/python -c 'from importlib.metadata import version; version("torch")' 2>/dev/null || { \
-		echo "$(VENV): PyTorch first: 200 MB, or gigabytes where pip finds no CPU build"; \
+		echo "$(VENV): PyTorch first: 200 MB, or gigabytes if pip finds no CPU build"; \
 		$(BIN)/pip install --quiet 'torch==$(TORCH)+cpu' 2>/dev/null || $(BIN)/pip install 'torch==$(TORCH)'; }
 	@echo "$(VENV): some 200 other packages, 1 GB; pip is silent for a few minutes"
 	@sed '/^torch==/d' $(or $(CONSTRAINTS),/dev/null) > $(VENV)/constraints.txt
@@ -64,7 +64,7 @@ docs: install
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs
 	@echo "wrote build/docs/index.html"
 
-# Apart from .venv, and made anew each time. Torch is the CUDA build of PyPI: some gigabytes.
+# Separate from .venv, and created again each time. Torch is PyPI's CUDA build: some gigabytes.
 lowest:
 	rm -rf $(LOWEST)
 	$(PYTHON) -m venv $(LOWEST)
@@ -72,9 +72,9 @@ lowest:
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[all,test]'
 	$(LOWEST)/bin/python -m pytest -m 'not slow'
 
-# The versions in .venv, without this package, what builds packages, and torch's mark of its build.
+# The versions in .venv, without this package, build tools, and torch's build tag.
 constraints: install
-	@{ echo '# The versions that the tests were last run with. Made by: make install CONSTRAINTS= && make constraints'; \
+	@{ echo '# Versions of the last test run. Update with: make install CONSTRAINTS= && make constraints'; \
 		$(BIN)/pip freeze --exclude-editable --exclude pip --exclude setuptools --exclude wheel | sed 's/+cpu$$//'; } > constraints.txt
 
 clean:
