@@ -48,6 +48,10 @@ class EventsDataset:
     ledger: Ledger
     fragments: tuple[Fragment, ...]
 
+    def read(self) -> ak.Array:
+        """Return all events, (n,) records, in memory: for samples that fit there."""
+        return ak.concatenate([read_fragment(fragment) for fragment in self.fragments])
+
 
 def arrow_schema(columns: Mapping[str, str] = EVENT_COLUMNS) -> pa.Schema:
     """Flat columns, then a list of structs a collection, as Arrow has them. Nothing in it is ever null."""
@@ -70,7 +74,7 @@ def _field(name: str, kind: pa.DataType) -> pa.Field:
     return pa.field(name, kind, nullable=False)
 
 
-def open_events(path: Path, task_bytes: int) -> EventsDataset:
+def open_events(path: Path, task_bytes: int = 128 << 20) -> EventsDataset:
     """Check a dataset and list its fragments.
 
     Parameters

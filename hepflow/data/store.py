@@ -310,3 +310,14 @@ def high_level(store: EventStore, split: str) -> tuple[np.ndarray, np.ndarray, n
         for name in ("hlf", "label", "event_id")
     )
     return hlf, label, event_id
+
+
+def open_store(path: Path) -> EventStore:
+    """Open a finished feature store; see `EventStore` for what it offers.
+
+    Raises
+    ------
+    DataError
+        The store is missing, unfinished, or of another schema version.
+    """
+    return EventStore.open(path)

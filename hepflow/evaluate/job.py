@@ -144,6 +144,9 @@ def evaluate(
     }, figures
 
 
+evaluate_runs = evaluate
+
+
 def named(paths: Sequence[Path]) -> dict[str, Path]:
     """Name each run after its folder, and after the folder above too where that is not enough.
 

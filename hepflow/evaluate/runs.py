@@ -267,3 +267,22 @@ def _read_history(path: Path) -> dict[str, tuple[list[float], list[float]]]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def read_runs(folder: Path, *names: str) -> list[Run]:
+    """Read the runs below a folder, by default all that hold predictions.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of runs, as `hepflow train fit` fills it.
+    *names : str
+        Runs to read, by the names of their folders.
+
+    Raises
+    ------
+    DataError
+        There is no such run, or its predictions are damaged or not of the test split.
+    """
+    paths = find_runs(EvaluateConfig(input=folder, runs=names))
+    return [read_run(path, path.name, content_hash(path)) for path in paths]

@@ -74,6 +74,9 @@ def compute(events: ak.Array, definitions: str | Definitions = "corrected") -> F
     return compute_columns(columns(events), definitions)
 
 
+compute_features = compute
+
+
 def compute_columns(
     c: Columns, definitions: str | Definitions = "corrected", *, particles: bool = True
 ) -> FeatureSet:

@@ -235,6 +235,27 @@ _HOPELESS = {
 """I/O errors that another try does not mend."""
 
 
+def read_delphes(path: Path | str, start: int = 0, stop: int | None = None) -> ak.Array:
+    """Return events of a Delphes ROOT file, (n,) records with one list of structs per collection.
+
+    Parameters
+    ----------
+    path : Path or str
+        A file, or its URL.
+    start, stop : int
+        First entry, and the one after the last; default: all.
+
+    Raises
+    ------
+    DataError
+        The file is damaged, or a collection is missing.
+    """
+    with DelphesFile(str(path)) as file:
+        last = file.n_entries if stop is None else min(stop, file.n_entries)
+        chunks = [events for _, _, events in file.iterate(start, last)]
+    return ak.concatenate(chunks)
+
+
 def _open(path: str, timeout_s: float, stack: ExitStack) -> uproot.ReadOnlyFile:
     try:
         if is_remote(path):
