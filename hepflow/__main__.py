@@ -9,11 +9,11 @@ INTERRUPTED = 130
 
 
 def run() -> None:
-    """Run a command. Ctrl-C ends it at once while nothing but imports has happened; once it has ended, Ctrl-C changes nothing."""
+    """Run a command. Ctrl-C exits at once during the first imports, and is ignored at the end."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _end)
+        signal.signal(signal.SIGINT, _exit)
     main = import_module("hepflow.cli").main
-    if signal.getsignal(signal.SIGINT) is _end:
+    if signal.getsignal(signal.SIGINT) is _exit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
@@ -21,7 +21,7 @@ def run() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _end(*_: Any) -> None:
+def _exit(*_: Any) -> None:
     os._exit(INTERRUPTED)
 
 

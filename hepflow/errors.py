@@ -1,22 +1,22 @@
-"""The errors a user can cause. The CLI prints them in one line and exits with 2; anything else is a bug."""
+"""The errors that a user can cause. The CLI prints them in one line and exits with status 2."""
 
 
 class HepflowError(Exception):
-    """What is wrong, where, what is allowed, what to do: in one line."""
+    """Error of a user: where, what is wrong, and what to do, in one line."""
 
 
 class ConfigError(HepflowError):
-    """An option or a configuration file asks for something that cannot be."""
+    """An option or a configuration file has an impossible value."""
 
 
 class DataError(HepflowError):
-    """An input file, dataset or store is missing, damaged or of another kind."""
+    """An input file, dataset or store is missing, damaged or of the wrong kind."""
 
 
 class MissingDependency(HepflowError):
-    """A program or an optional package that this stage needs is not installed."""
+    """A program or an optional package that the stage needs is not installed."""
 
 
 def one_line(error: Exception) -> str:
-    """What any error says, for a message of one line."""
+    """Return the text of an error in one line."""
     return " ".join(str(error).split())

@@ -1,10 +1,10 @@
-"""Every name in the data: classes, Delphes collections and fields, features and their units. Written once, here."""
+"""All names in the data: classes, Delphes collections and fields, features and their units."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 CLASSES = ("qcd", "ttbar", "wjets")
-"""The default classes; a class's label is its position. Data sets carry their own list, which wins over this one."""
+"""Default classes; the label is the position. Datasets carry their own list, which wins."""
 
 EVENTS_SCHEMA_VERSION = 1
 STORE_SCHEMA_VERSION = 1
@@ -18,31 +18,25 @@ DEFINITIONS = ("corrected", "reference")
 TREE = "Delphes"
 
 FLOAT, INT = "float32", "int32"
+_DIRECTION = {"Eta": FLOAT, "Phi": FLOAT}
+_TRACK = {"PID": INT, "Charge": INT, "PT": FLOAT, **_DIRECTION, "X": FLOAT, "Y": FLOAT, "Z": FLOAT}
+_LEPTON = {"PT": FLOAT, **_DIRECTION, "Charge": INT}
 COLLECTIONS: Mapping[str, Mapping[str, str]] = {
-    "EFlowTrack": {
-        "PID": INT,
-        "Charge": INT,
-        "PT": FLOAT,
-        "Eta": FLOAT,
-        "Phi": FLOAT,
-        "X": FLOAT,
-        "Y": FLOAT,
-        "Z": FLOAT,
-    },
-    "EFlowPhoton": {"ET": FLOAT, "Eta": FLOAT, "Phi": FLOAT},
-    "EFlowNeutralHadron": {"ET": FLOAT, "Eta": FLOAT, "Phi": FLOAT},
-    "Electron": {"PT": FLOAT, "Eta": FLOAT, "Phi": FLOAT, "Charge": INT},
-    "MuonTight": {"PT": FLOAT, "Eta": FLOAT, "Phi": FLOAT, "Charge": INT},
-    "Jet": {"PT": FLOAT, "Eta": FLOAT, "Phi": FLOAT, "Mass": FLOAT, "BTag": INT},
+    "EFlowTrack": _TRACK,
+    "EFlowPhoton": {"ET": FLOAT, **_DIRECTION},
+    "EFlowNeutralHadron": {"ET": FLOAT, **_DIRECTION},
+    "Electron": _LEPTON,
+    "MuonTight": _LEPTON,
+    "Jet": {"PT": FLOAT, **_DIRECTION, "Mass": FLOAT, "BTag": INT},
     "MissingET": {"MET": FLOAT, "Phi": FLOAT},
 }
-"""Collection -> field -> type, as Delphes names them. One ``list<struct>`` Parquet column a collection."""
+"""Collection -> field -> type, in Delphes' names. Each is one ``list<struct>`` Parquet column."""
 
 ALIASES: Mapping[str, str] = {"MuonTight": "Muon"}
-"""Collection -> the one read in its place where a file does not have it."""
+"""Collection -> the one that is read instead if a file lacks it."""
 
 OPTIONAL: Mapping[str, Mapping[str, float]] = {"Jet": {"Mass": 0.0}}
-"""Collection -> field -> the value it gets where a file does not have it. No feature is made of these; any other field must be there."""
+"""Collection -> field -> value if a file lacks it. No feature uses it; the rest is required."""
 
 EVENT_COLUMNS: Mapping[str, str] = {
     "sample": "string",
@@ -51,7 +45,8 @@ EVENT_COLUMNS: Mapping[str, str] = {
     "file": "string",
     "entry": "int64",
 }
-"""The flat Parquet columns beside the collections. ``sample`` is the class name, ``entry`` the row of ``file``'s tree."""
+"""Flat Parquet columns next to the collections: ``sample`` is the class name, ``entry`` the row in
+the tree of ``file``."""
 
 
 @dataclass(frozen=True)
@@ -62,46 +57,23 @@ class Feature:
     unit: str
 
 
-HLF = (
-    Feature("HT", "GeV"),
-    Feature("MET", "GeV"),
-    Feature("PhiMET", "rad"),
-    Feature("MT", "GeV"),
-    Feature("nJets", "1"),
-    Feature("nBJets", "1"),
-    Feature("LepPt", "GeV"),
-    Feature("LepEta", "1"),
-    Feature("LepPhi", "rad"),
-    Feature("LepIsoCh", "1"),
-    Feature("LepIsoGamma", "1"),
-    Feature("LepIsoNeu", "1"),
-    Feature("LepCharge", "e"),
-    Feature("LepIsEle", "1"),
-)
-"""The high-level features of an event, in the order of the published datasets (``MT`` is in GeV^2 under ``reference``)."""
+def _features(text: str) -> tuple[Feature, ...]:
+    parts = (word.partition("/") for word in text.split())
+    return tuple(Feature(name, unit or "1") for name, _, unit in parts)
 
-PARTICLE = (
-    Feature("Energy", "GeV"),
-    Feature("Px", "GeV"),
-    Feature("Py", "GeV"),
-    Feature("Pz", "GeV"),
-    Feature("Pt", "GeV"),
-    Feature("Eta", "1"),
-    Feature("Phi", "rad"),
-    Feature("vtxX", "mm"),
-    Feature("vtxY", "mm"),
-    Feature("vtxZ", "mm"),
-    Feature("ChPFIso", "1"),
-    Feature("GammaPFIso", "1"),
-    Feature("NeuPFIso", "1"),
-    Feature("isChHad", "1"),
-    Feature("isNeuHad", "1"),
-    Feature("isGamma", "1"),
-    Feature("isEle", "1"),
-    Feature("isMu", "1"),
-    Feature("Charge", "e"),
-)
-"""The low-level features of a particle, in the order of the published datasets."""
+
+HLF = _features("""
+    HT/GeV MET/GeV PhiMET/rad MT/GeV nJets nBJets
+    LepPt/GeV LepEta LepPhi/rad LepIsoCh LepIsoGamma LepIsoNeu LepCharge/e LepIsEle
+""")
+"""High-level features of an event, in the order of the published datasets (``MT`` is in GeV^2 under
+``reference``)."""
+
+PARTICLE = _features("""
+    Energy/GeV Px/GeV Py/GeV Pz/GeV Pt/GeV Eta Phi/rad vtxX/mm vtxY/mm vtxZ/mm
+    ChPFIso GammaPFIso NeuPFIso isChHad isNeuHad isGamma isEle isMu Charge/e
+""")
+"""Low-level features of a particle, in the order of the published datasets."""
 
 MAX_TRACKS, MAX_PHOTONS, MAX_NEUTRALS = 450, 150, 200
 MAX_PARTICLES = 1 + MAX_TRACKS + MAX_PHOTONS + MAX_NEUTRALS

@@ -37,7 +37,7 @@ def test_other_time_limits_are_refused(walltime):
 def test_without_slurm_the_message_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     config = ClusterConfig(kind="slurm", memory="1GiB", slurm=SlurmConfig(interface="lo"))
-    with pytest.raises(ConfigError, match="there is no sbatch here"), connect(config, 1):
+    with pytest.raises(ConfigError, match="sbatch not found"), connect(config, 1):
         pass
 
 

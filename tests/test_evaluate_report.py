@@ -673,9 +673,9 @@ def test_the_published_table_is_what_was_published() -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"targets": (0.9, 1.0)}, "targets must be signal efficiencies between 0 and 1"),
-        ({"targets": ()}, "targets must be"),
-        ({"mix": {"qcd": -0.1}}, "mix must hold shares"),
+        ({"targets": (0.9, 1.0)}, "targets must be below 1, got 1.0"),
+        ({"targets": ()}, "targets must hold at least one value"),
+        ({"mix": {"qcd": -0.1}}, "mix must be at least 0, got -0.1"),
         ({"bootstrap": 0}, "bootstrap must be at least 2"),
     ],
 )

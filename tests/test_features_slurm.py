@@ -108,5 +108,5 @@ def test_what_slurm_would_refuse_is_an_error_at_once(cluster: SlurmCluster, tmp_
         timeout=120,
     )
     assert result.returncode == 2
-    assert "Slurm would not take the jobs" in result.stderr
+    assert "Slurm rejects the jobs" in result.stderr
     assert "invalid partition" in result.stderr

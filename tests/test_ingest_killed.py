@@ -156,7 +156,7 @@ def test_a_killed_java_is_told_in_one_line_and_the_same_command_goes_on(
     java.kill()
     printed = process.communicate(timeout=60)[1].decode()
     assert process.returncode == 2, printed
-    assert "hepflow: error: Spark's Java was killed or ended by itself" in printed.splitlines()[-1]
+    assert "hepflow: error: Spark's Java process died" in printed.splitlines()[-1]
     assert "Traceback" not in printed
     assert ingest(raw, output).wait() == 0
     assert dataset(output) == undisturbed

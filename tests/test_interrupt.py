@@ -68,7 +68,7 @@ def press_ctrl_c(when: Callable[[int], bool], place: Path, *arguments: str) -> N
     assert process.returncode == 130, printed
     assert (
         printed.strip().splitlines()[-1]
-        == "hepflow: interrupted; run the same command again: what is finished is not done twice"
+        == "hepflow: interrupted. Run the same command to continue; finished work is kept."
     ), printed
     assert "Traceback" not in printed, printed
     assert "WARNING" not in printed, printed

@@ -84,7 +84,7 @@ def test_the_page_names_commands_and_files_that_exist() -> None:
     commands = set(
         re.findall(r"hepflow (ingest|features|train fit|[a-z]+-train|evaluate|[a-z]+) -", PAGE)
     )
-    assert commands <= {*COMMANDS, "train fit", "spark-train"}
+    assert commands <= {*COMMANDS}
     files = set(re.findall(r"(?:slurm|configs)/[\w./-]+\.(?:sh|sbatch|yaml)", PAGE))
     assert {file for file in files if not (ROOT / file).is_file()} == set()
     assert {f"slurm/{path.name}" for path in JOBS} <= files

@@ -107,12 +107,12 @@ def test_a_master_that_is_none_is_refused_before_java_starts(master: str) -> Non
         SparkConfig(master=master)
 
 
-def java_that_says(*lines: str) -> java.JavaWords:
-    words = java.JavaWords()
-    with contextlib.suppress(RuntimeError), words.heard() as stderr:
+def java_that_prints(*lines: str) -> java.JavaOutput:
+    output = java.JavaOutput()
+    with contextlib.suppress(RuntimeError), output.captured() as stderr:
         subprocess.run(["printf", "%s\\n", *lines], check=True, stdout=stderr)
         raise RuntimeError
-    return words
+    return output
 
 
 def test_what_a_java_that_does_not_start_says_is_one_line_without_its_stack(
@@ -124,16 +124,16 @@ def test_what_a_java_that_does_not_start_says_is_one_line_without_its_stack(
         "\tat a.b(C.scala:1)",
         "Error: no",
     )
-    assert java_that_says(*said).last() == "Invalid maximum heap size: -Xmx2x Error: no"
-    assert java_that_says().last() == "its Java ended at once without a word"
+    assert java_that_prints(*said).last() == "Invalid maximum heap size: -Xmx2x Error: no"
+    assert java_that_prints().last() == "Java exited without a message"
     assert capfd.readouterr().err == ""
 
 
 def test_what_a_java_that_runs_says_is_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
-    words = java.JavaWords()
-    with words.heard() as stderr:
+    output = java.JavaOutput()
+    with output.captured() as stderr:
         subprocess.run(
             ["printf", "%s\\n", NO_NEWS, "ERROR Executor: out of memory"], check=True, stdout=stderr
         )
-    words.last()  # waits for the end of it
+    output.last()  # waits for the end of it
     assert capsys.readouterr().err == "ERROR Executor: out of memory\n"

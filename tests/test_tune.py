@@ -249,9 +249,9 @@ def test_cross_validation_gives_the_mean_over_the_folds(
         ({"space": {"model.lr": {"low": 1, "hihg": 2}}}, "must be a list of values, or a range"),
         (
             {"space": {"model.lr": {"low": 1, "high": 0}}},
-            r"space.model.lr: a range has low below high",
+            r"space.model.lr must be a range with low < high",
         ),
-        ({"space": {"model.lr": {"low": 0, "high": 1, "log": True}}}, "which wants low above 0"),
+        ({"space": {"model.lr": {"low": 0, "high": 1, "log": True}}}, r"log \(then low > 0\)"),
         ({"space": SPACE, "sampler": "grid"}, r"space.model.lr must be a list of values; got"),
         ({"folds": 1}, "folds must be 0 or at least 2"),
     ],

@@ -220,7 +220,7 @@ def test_the_kerberos_options_that_the_shipped_configuration_offers_reach_hadoop
         assert done.returncode == 2, done.stderr
         return done.stderr
 
-    assert "spark.kerberos.keytab: there is no file me.keytab" in said()
+    assert "spark.kerberos.keytab: no file me.keytab" in said()
     (tmp_path / "me.keytab").write_text("no keys")
     assert "failure to login: for principal: me@EXAMPLE.ORG from keytab me.keytab" in said()
 

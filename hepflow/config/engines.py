@@ -1,86 +1,91 @@
-"""How to reach Spark and Dask: what the configurations of stages that run on them hold."""
+"""How to reach Spark and Dask: part of the configuration of stages that run on them."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from hepflow.config.bounds import not_negative, positive
+from hepflow.config.limits import Checked, NonNegativeInt, PositiveInt
 from hepflow.errors import ConfigError
 
 MASTER = re.compile(r"local(-cluster)?(\[[\d*, ]+\])?|(spark|k8s)://.+|yarn")
-"""Masters that Spark knows."""
+"""Masters that Spark accepts."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparkConfig:
+class SparkConfig(Checked):
     """How to reach a Spark cluster; anything else goes into ``conf``."""
 
+    within: ClassVar[str] = "spark."
     master: str = "local[*]"
-    """local[*], spark://host:port or yarn."""
+    """local[*], spark://HOST:PORT, k8s://URL or yarn."""
     driver_memory: str = "2g"
-    """Heap of the driver (and of the executors when local)."""
+    """Heap of the driver (and of the executors if local)."""
     conf: Mapping[str, str] = field(default_factory=dict)
     """Further Spark properties, such as spark.executor.memory."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not MASTER.fullmatch(self.master):
             raise ConfigError(
-                f"spark.master must be local[N], local[*], spark://HOST:PORT, yarn or k8s://URL, got {self.master!r}"
+                "spark.master must be local[N], local[*], spark://HOST:PORT, yarn or k8s://URL, "
+                f"got {self.master!r}"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlurmConfig:
-    """The batch jobs that hold Dask workers, one job a group of workers (dask-jobqueue)."""
+class SlurmConfig(Checked):
+    """The batch jobs that run Dask workers, several workers per job (dask-jobqueue)."""
 
+    within: ClassVar[str] = "cluster.slurm."
     partition: str | None = None
-    """Partition to submit to; default: the cluster's own."""
+    """Partition to submit to; default: the cluster's default."""
     account: str | None = None
-    """Account to charge; default: the user's own."""
+    """Account to charge; default: the user's default."""
     walltime: str = "02:00:00"
-    """Limit of a job, in any of Slurm's formats (90, 02:00:00, 1-12:00). Workers leave a few minutes before it, and new jobs take over."""
-    workers_per_job: int = 8
-    """Worker processes, and cores, a job."""
-    min_jobs: int = 0
-    """Jobs to keep even when there is little to do."""
-    max_jobs: int = 10
-    """Jobs at most; the number follows the work left."""
+    """Time limit per job, in any of Slurm's formats (90, 02:00:00, 1-12:00). Workers stop a few
+    minutes earlier, and new jobs replace them."""
+    workers_per_job: PositiveInt = 8
+    """Worker processes, and cores, per job."""
+    min_jobs: NonNegativeInt = 0
+    """Minimum number of jobs, kept even when there is little work."""
+    max_jobs: PositiveInt = 10
+    """Maximum number of jobs; the number follows the remaining work."""
     interface: str | None = None
-    """Network interface of the compute nodes, such as ib0; default: the one the host name points to."""
+    """Network interface of the compute nodes, such as ib0; default: the one the host name resolves
+    to."""
     prologue: tuple[str, ...] = ()
-    """Shell lines to run before the workers, such as `source slurm/env.sh`."""
+    """Shell lines to run before the workers start, such as `source slurm/env.sh`."""
     directives: tuple[str, ...] = ()
     """Further sbatch options, such as --constraint=haswell."""
 
-    def __post_init__(self) -> None:
-        positive(self, "workers_per_job", "max_jobs", within="cluster.slurm.")
-        not_negative(self, "min_jobs", within="cluster.slurm.")
-
 
 @dataclass(frozen=True, kw_only=True)
-class ClusterConfig:
+class ClusterConfig(Checked):
     """Where the Dask workers run."""
 
+    within: ClassVar[str] = "cluster."
     kind: Literal["local", "slurm", "address"] = "local"
-    """local: worker processes on this machine; slurm: batch jobs; address: a scheduler that already runs."""
-    workers: int = 0
-    """Worker processes of a local cluster; 0: as many as this process may use cores."""
+    """local: worker processes on this machine; slurm: batch jobs; address: a running scheduler."""
+    workers: NonNegativeInt = 0
+    """Worker processes of a local cluster; 0: one per core available to this process."""
     memory: str = "auto"
-    """Memory a worker, such as 4GiB; auto: its share of the machine, or 4GiB under Slurm."""
+    """Memory per worker, such as 4GiB; auto: the machine's memory divided by the number of workers,
+    or 4GiB under Slurm."""
     dashboard_address: str = ":0"
-    """Where the dashboard listens; port 0 picks a free one."""
+    """Address of the dashboard; port 0 selects a free one."""
     address: str | None = None
-    """The scheduler, such as tcp://host:8786, for kind address."""
+    """Scheduler for kind address, such as tcp://HOST:8786."""
     performance_report: Path | None = None
-    """Keep Dask's performance report in this HTML file."""
+    """HTML file for Dask's performance report."""
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     """The batch jobs, for kind slurm."""
 
     def __post_init__(self) -> None:
-        not_negative(self, "workers", within="cluster.")
+        super().__post_init__()
         if (self.kind == "address") != (self.address is not None):
             raise ConfigError(
-                f"cluster.kind {self.kind} with cluster.address {self.address}: kind address needs an address, and no other kind has one"
+                f"cluster.kind {self.kind} with cluster.address {self.address}: "
+                "kind address needs an address, and no other kind has one"
             )

@@ -1,4 +1,4 @@
-"""The configuration files that come with hepflow, by the name that they have in a checkout: ``configs/train/hlf.yaml``."""
+"""Configuration files that come with hepflow, named as in a checkout (configs/...)."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -6,26 +6,21 @@ from pathlib import Path
 
 
 def shipped(name: str) -> Path:
-    """A configuration file that comes with hepflow, such as ``train/hlf.yaml``: from the package, or from a checkout."""
+    """Return the path of a shipped configuration file, such as ``train/hlf.yaml``."""
     package = Path(__file__).parents[1]
     folder = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
     return folder / name
 
 
 def with_shipped(arguments: Sequence[str]) -> list[str]:
-    """Command line in which ``--config configs/NAME`` means the shipped file where there is no such file here."""
+    """Replace ``--config configs/NAME`` by the shipped file, unless the named file exists."""
     found = []
     for before, argument in pairwise(["", *arguments]):
-        option, equals, value = (
-            argument.partition("=") if argument.startswith("--config=") else (before, "", argument)
-        )
+        option, value = ("", argument)
+        if argument.startswith("--config="):
+            option, value = "--config=", argument.removeprefix("--config=")
         name = value.removeprefix("configs/")
-        if (
-            option == "--config"
-            and name != value
-            and not Path(value).exists()
-            and shipped(name).is_file()
-        ):
-            value = str(shipped(name))
-        found.append(f"{option}={value}" if equals else value)
+        if (option or before == "--config") and name != value and not Path(value).exists():
+            value = str(shipped(name)) if shipped(name).is_file() else value
+        found.append(option + value)
     return found

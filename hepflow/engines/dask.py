@@ -1,4 +1,4 @@
-"""The one place that makes a Dask client: a local cluster, jobs under Slurm, or a scheduler that already runs."""
+"""The only place that creates a Dask client: local, of Slurm jobs, or of a running scheduler."""
 
 import contextlib
 import logging
@@ -21,55 +21,47 @@ from distributed.system import MEMORY_LIMIT
 from rich.filesize import decimal
 
 from hepflow.config.engines import ClusterConfig
-from hepflow.errors import ConfigError, DataError, HepflowError
+from hepflow.errors import ConfigError, DataError, HepflowError, one_line
 from hepflow.system import processes
 from hepflow.system.terminal import bar
 
 log = logging.getLogger(__name__)
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+# Importing dask_jobqueue makes Ctrl-C exit a program as if it had succeeded.
 if getattr(signal.getsignal(signal.SIGINT), "__module__", None) == "dask_jobqueue.runner":
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # importing dask_jobqueue makes Ctrl-C end a program as if all was well
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _CHATTY = ("distributed", "tornado", "asyncio")
-_NANNY = "distributed.nanny"
 _SLURM_MEMORY = "4GiB"
-# glibc gives large arrays back to the kernel, which clears their pages for the next task again: a quarter of its CPU time, and of the
-# memory's bandwidth, which the workers of a machine share. Tasks are all alike, so a worker keeps what its largest one needed.
+# glibc returns large arrays to the kernel, which clears their pages for the next task: a quarter of
+# the CPU time, and of the memory bandwidth that the workers of a machine share. All tasks are
+# alike, so a worker keeps the memory of its largest one.
 _MALLOC = {"MALLOC_ARENA_MAX": 1, "MALLOC_MMAP_MAX_": 0, "MALLOC_TRIM_THRESHOLD_": 2**40}
-# A task that fails is its client's to report, and one that ends with its worker, or a scheduler that is gone, as Ctrl-C has it, is no
-# news; that memory is short is. A worker has its logging set up before it knows any other setting.
+# The client reports failed tasks; tasks that end with their worker, and a scheduler that is gone
+# after Ctrl-C, are expected. Low memory is worth a message. A worker sets up its logging before it
+# reads any other setting.
 _LEVELS = {"distributed.worker": "critical", "distributed.worker.memory": "info"}
 _LOGGING = {"DASK_LOGGING": repr({**dask.config.get("logging", {}), **_LEVELS})}
 SETTINGS = {
-    # A worker that dies is no verdict on its task: a killed node takes many tasks with it, again and again.
+    # A worker that dies is no verdict on its task: a killed node takes many tasks with it.
     "distributed.scheduler.allowed-failures": 30,
-    # Parts go to disk, so what stays in memory is one task; spilling would only hide a wrong estimate.
+    # Parts go to disk, so memory holds one task; spilling would only hide wrong estimates.
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.target": False,
     "distributed.comm.timeouts.connect": "60s",
-    **{
-        f"distributed.nanny.pre-spawn-environ.{name}": value
-        for name, value in (_MALLOC | _LOGGING).items()
-    },
-}
+} | {f"distributed.nanny.pre-spawn-environ.{k}": v for k, v in (_MALLOC | _LOGGING).items()}
 
 
 @contextlib.contextmanager
 def connect(config: ClusterConfig, n_tasks: int) -> Iterator[Client]:
-    """A client of the configured cluster; the cluster ends with the context, unless it was there before.
+    """Yield a client of the configured cluster, no larger than the number of tasks.
 
-    Parameters
-    ----------
-    config : ClusterConfig
-    n_tasks : int
-        A cluster is not made larger than the work.
+    The cluster ends with the context, unless it was running before.
     """
-    for name in (*_CHATTY, _NANNY):  # what they tell of every connection is for their developers
+    nanny = logging.getLogger("distributed.nanny")
+    for name in (*_CHATTY, nanny.name):  # they report every connection
         logging.getLogger(name).setLevel(logging.WARNING)
     with dask.config.set(SETTINGS), contextlib.ExitStack() as stack:
         stack.callback(_set_levels, {logger: logger.level for logger in _chatty()})
@@ -82,20 +74,18 @@ def connect(config: ClusterConfig, n_tasks: int) -> Iterator[Client]:
         if config.performance_report is not None:
             config.performance_report.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(performance_report(filename=str(config.performance_report)))
-        stack.callback(
-            lambda: _set_levels(dict.fromkeys(_chatty(), logging.CRITICAL))
-        )  # nobody waits for the connections that end now
+        # At the end, connections close; their errors concern nobody.
+        stack.callback(lambda: _set_levels(dict.fromkeys(_chatty(), logging.CRITICAL)))
         try:
             yield client
         except KilledWorker as error:
             raise HepflowError(
-                "workers died again and again, most likely for memory: fewer --cluster.workers, more --cluster.memory, or smaller tasks"
+                "workers kept dying, probably out of memory. Use fewer --cluster.workers, raise "
+                "--cluster.memory, or make the tasks smaller."
             ) from error
         finally:
-            nanny = logging.getLogger(_NANNY)
-            nanny.setLevel(
-                max(nanny.level, logging.ERROR)
-            )  # an idle worker that is slow to end is killed, and nobody's concern
+            # An idle worker that is slow to end is killed, which is no news.
+            nanny.setLevel(max(nanny.level, logging.ERROR))
 
 
 def watch(
@@ -146,11 +136,8 @@ def watch(
 
 
 def _chatty() -> list[logging.Logger]:
-    return [
-        logging.getLogger(name)
-        for name in list(logging.root.manager.loggerDict)
-        if name.partition(".")[0] in _CHATTY
-    ]
+    names = list(logging.root.manager.loggerDict)
+    return [logging.getLogger(name) for name in names if name.partition(".")[0] in _CHATTY]
 
 
 def _set_levels(levels: Mapping[logging.Logger, int]) -> None:
@@ -159,12 +146,12 @@ def _set_levels(levels: Mapping[logging.Logger, int]) -> None:
 
 
 def n_workers(config: ClusterConfig, n_tasks: int) -> int:
-    """Worker processes of a local cluster."""
+    """Return the number of worker processes of a local cluster."""
     return max(1, min(config.workers or processes.cores(), n_tasks))
 
 
 def worker_memory(config: ClusterConfig, n_tasks: int = sys.maxsize) -> int | None:
-    """Bytes a worker may use, None where only the running cluster knows.
+    """Return the bytes that a worker may use; None for a running cluster, which does not tell.
 
     Raises
     ------
@@ -173,14 +160,10 @@ def worker_memory(config: ClusterConfig, n_tasks: int = sys.maxsize) -> int | No
     """
     if config.kind == "address":
         return None
-    if config.memory == "auto":
-        return (
-            parse_bytes(_SLURM_MEMORY)
-            if config.kind == "slurm"
-            else MEMORY_LIMIT // n_workers(config, n_tasks)
-        )
+    if config.memory == "auto" and config.kind == "local":
+        return MEMORY_LIMIT // n_workers(config, n_tasks)
     try:
-        return parse_bytes(config.memory)
+        return parse_bytes(_SLURM_MEMORY if config.memory == "auto" else config.memory)
     except ValueError as error:
         raise ConfigError(
             f"cluster.memory must be a size such as 4GiB, or auto; got {config.memory!r}"
@@ -188,34 +171,35 @@ def worker_memory(config: ClusterConfig, n_tasks: int = sys.maxsize) -> int | No
 
 
 def check_memory(config: ClusterConfig, n_tasks: int, needed: int) -> None:
-    """Announce the memory a worker needs, and refuse what cannot fit.
-
-    Parameters
-    ----------
-    config : ClusterConfig
-    n_tasks : int
-    needed : int
-        Bytes that the largest task holds at once, the interpreter included.
+    """Log the bytes that the largest task needs, interpreter included; refuse what cannot fit.
 
     Raises
     ------
     ConfigError
-        A worker has less.
+        A worker has less memory.
     """
     limit = worker_memory(config, n_tasks)
     if limit is None:
         log.info("the largest task needs about %s in its worker", decimal(needed))
-        return
-    if needed > limit:
+    elif needed > limit:
         raise ConfigError(
-            f"the largest task needs about {decimal(needed)}, a worker has {decimal(limit)}: "
-            "start fewer workers, raise --cluster.memory, or ingest with smaller row groups"
+            f"the largest task needs about {decimal(needed)}, a worker has {decimal(limit)}. Use "
+            "fewer --cluster.workers, raise --cluster.memory, or ingest with smaller row groups."
         )
-    log.info("the largest task needs about %s of a worker's %s", decimal(needed), decimal(limit))
+    else:
+        log.info("the largest task needs about %s of %s", decimal(needed), decimal(limit))
 
 
 def _local(config: ClusterConfig, n_tasks: int) -> Cluster:
-    with _deaf_to_interrupts():
+    # A terminal sends Ctrl-C to all processes. The threads and processes that start here block it,
+    # so that this thread alone gets it, and ends them. The resource tracker starts with the first
+    # process and would unblock the signal, so it is started before; its warning about a killed
+    # worker, after which it cleans up, is silenced.
+    sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")
+    resource_tracker.ensure_running()
+    sys.warnoptions.pop()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
         return LocalCluster(
             n_workers=n_workers(config, n_tasks),
             threads_per_worker=1,
@@ -223,26 +207,17 @@ def _local(config: ClusterConfig, n_tasks: int) -> Cluster:
             memory_limit=worker_memory(config, n_tasks),
             dashboard_address=config.dashboard_address,
         )
-
-
-@contextlib.contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Threads and processes that begin in here leave Ctrl-C, which a terminal sends to all of them, to this thread, which ends them."""
-    sys.warnoptions.append(
-        "ignore::UserWarning:multiprocessing.resource_tracker"
-    )  # it cleans up after a worker that is killed
-    resource_tracker.ensure_running()  # it starts with the first process, and lets the signal through again
-    sys.warnoptions.pop()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _slurm(config: ClusterConfig, n_tasks: int) -> Cluster:
     slurm = config.slurm
-    lifetime, stagger = _lifetime(walltime_seconds(slurm.walltime))
+    # A worker leaves before Slurm ends it; the stagger keeps workers from leaving all at once.
+    walltime = walltime_seconds(slurm.walltime)
+    margin = min(300, max(30, walltime // 10))
+    lifetime = ["--lifetime", f"{walltime - margin}s", "--lifetime-stagger", f"{margin // 3}s"]
+    settings = f"export DASK_INTERNAL_INHERIT_CONFIG={dask.config.serialize(SETTINGS)}"
     memory = worker_memory(config, n_tasks) or 0
     cluster = SLURMCluster(
         queue=slurm.partition,
@@ -252,16 +227,13 @@ def _slurm(config: ClusterConfig, n_tasks: int) -> Cluster:
         memory=format_bytes(memory * slurm.workers_per_job),
         walltime=slurm.walltime,
         interface=slurm.interface,
-        job_script_prologue=[
-            f"export DASK_INTERNAL_INHERIT_CONFIG={dask.config.serialize(SETTINGS)}",
-            *slurm.prologue,
-        ],
+        job_script_prologue=[settings, *slurm.prologue],
         job_extra_directives=list(slurm.directives),
-        worker_extra_args=["--lifetime", f"{lifetime}s", "--lifetime-stagger", f"{stagger}s"],
+        worker_extra_args=lifetime,
         scheduler_options={"dashboard_address": config.dashboard_address},
     )
     try:
-        _try_out(cluster.job_script())
+        _test_submission(cluster.job_script())
     except ConfigError:
         cluster.close()
         raise
@@ -271,48 +243,43 @@ def _slurm(config: ClusterConfig, n_tasks: int) -> Cluster:
 
 
 def walltime_seconds(walltime: str) -> int:
-    """Seconds of a time limit in one of Slurm's formats: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S.
+    """Return the seconds of a Slurm time limit: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S.
 
     Raises
     ------
     ConfigError
-        It is none of them, or less than a minute.
+        The limit has another format, or is less than a minute.
     """
     days, dash, clock = walltime.rpartition("-")
     fields = clock.split(":")
     if len(fields) > 3 or not all(field.isdecimal() for field in (*fields, *[days] * len(dash))):
         raise ConfigError(
-            f"cluster.slurm.walltime must be minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S, got {walltime!r}"
+            "cluster.slurm.walltime must be minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S, "
+            f"got {walltime!r}"
         )
     units = (3600, 60, 1) if dash or len(fields) == 3 else (60, 1)
-    seconds = int(days or 0) * 86400 + sum(
-        int(field) * unit for field, unit in zip(fields, units, strict=False)
-    )
+    seconds = sum(int(field) * unit for field, unit in zip(fields, units, strict=False))
+    seconds += int(days or 0) * 86400
     if seconds < 60:
-        raise ConfigError(f"cluster.slurm.walltime must be a minute at least, got {walltime!r}")
+        raise ConfigError(f"cluster.slurm.walltime must be at least a minute, got {walltime!r}")
     return seconds
 
 
-def _lifetime(walltime: int) -> tuple[int, int]:
-    """Seconds after which a worker leaves, in good order and before Slurm ends it; and their spread, so that not all leave at once."""
-    margin = min(300, max(30, walltime // 10))
-    return walltime - margin, margin // 3
-
-
-def _try_out(job_script: str) -> None:
-    """Ask Slurm whether it would take a job: one that it refuses would be waited for without end."""
+def _test_submission(job_script: str) -> None:
+    """Ask Slurm whether it accepts a job: Dask would wait indefinitely for a rejected one."""
+    command = ["sbatch", "--test-only"]
     try:
         answer = subprocess.run(
-            ["sbatch", "--test-only"], input=job_script, capture_output=True, text=True, check=False
+            command, input=job_script, capture_output=True, text=True, check=False
         )
     except FileNotFoundError as error:
         raise ConfigError(
-            "cluster.kind slurm: there is no sbatch here. Run it on a machine that submits jobs, or choose kind local or address."
+            "cluster.kind slurm: sbatch not found. Run on a machine that submits jobs, or use kind "
+            "local or address."
         ) from error
     if answer.returncode:
-        raise ConfigError(
-            f"cluster.slurm: Slurm would not take the jobs: {' '.join(answer.stderr.split())}"
-        )
+        reason = " ".join(answer.stderr.split())
+        raise ConfigError(f"cluster.slurm: Slurm rejects the jobs: {reason}")
 
 
 def _client_at(address: str) -> Client:
@@ -320,5 +287,6 @@ def _client_at(address: str) -> Client:
         return Client(address, timeout="30s")
     except (OSError, ValueError) as error:
         raise DataError(
-            f"cluster.address: no Dask scheduler answers at {address} ({error}). Start one with `dask scheduler`."
+            f"cluster.address: no Dask scheduler responds at {address} ({one_line(error)}). Start "
+            "one with `dask scheduler`."
         ) from error

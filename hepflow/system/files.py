@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Output folders, and files that are written completely or not at all."""
 
 import errno
 import json
@@ -10,51 +10,29 @@ from typing import Any
 
 from hepflow.errors import ConfigError, DataError
 
-OF_THE_DISK = {
-    errno.EACCES,
-    errno.EPERM,
-    errno.EEXIST,
-    errno.EROFS,
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-}
-"""Errors of the system's that are the output's, and no bug."""
+_NAMES = ("EACCES", "EPERM", "EEXIST", "EROFS", "ENOSPC", "EDQUOT", "ENOTDIR", "EISDIR")
+OUTPUT_ERRORS = {getattr(errno, name) for name in _NAMES}
+"""Errors of the operating system that are due to the output's place, and not a bug."""
 
 
 def require_folder(path: Path) -> None:
-    """Refuse an output folder in whose place, or in that of a folder above it, there is a file.
-
-    Raises
-    ------
-    ConfigError
-        There is.
-    """
-    taken = next(
-        (place for place in (path, *path.parents) if place.exists() and not place.is_dir()), None
-    )
-    if taken is not None:
-        where = "" if taken == path else f"{taken} "
-        raise ConfigError(
-            f"{path}: {where}is a file, not a folder. Remove it, or choose another output."
-        )
+    """Raise a ConfigError if the path, or a folder above it, is a file."""
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            where = "" if place == path else f"{place} "
+            raise ConfigError(
+                f"{path}: {where}is a file, not a folder. Remove it, or choose another output."
+            )
 
 
 @contextmanager
 def makeable(path: Path) -> Iterator[None]:
-    """Where folders above an output, and the first file there, are made.
-
-    Raises
-    ------
-    ConfigError
-        They cannot be: no folder is ever missing otherwise.
-    """
+    """Raise a ConfigError if the folders above an output cannot be created in the block."""
     try:
         yield
     except FileNotFoundError as error:
         raise ConfigError(
-            f"{path}: nothing can be made in {path.parent}. Choose another output."
+            f"{path}: cannot write to {path.parent}. Choose another output."
         ) from error
 
 
@@ -73,19 +51,13 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON whole or not at all."""
+    """Write JSON completely or not at all."""
     with whole(path) as part:
         part.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON that `write_json` wrote.
-
-    Raises
-    ------
-    DataError
-        The file is not JSON.
-    """
+    """Read a JSON file; raise a DataError if it is damaged."""
     try:
         return json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -1,4 +1,8 @@
-"""One writer at a time: a lock beside an output that the operating system releases with the process, however that ends."""
+"""One writer at a time: a lock next to an output, released however the process ends.
+
+The lock is flock's, not the existence of the file, so a stale file blocks nobody. The filelock
+package neither names the holder nor removes the file.
+"""
 
 import contextlib
 import fcntl
@@ -9,29 +13,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hepflow.errors import DataError
-from hepflow.system.files import OF_THE_DISK, makeable, require_folder
+from hepflow.system.files import OUTPUT_ERRORS, makeable, require_folder
 
 log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def exclusive(output: Path) -> Iterator[None]:
-    """Hold the lock of an output. Folders that stay empty, of those made for it, are removed in the end.
+    """Hold the lock of an output folder; created folders that are empty at the end are removed.
 
     Parameters
     ----------
     output : Path
-        The folder that is about to be written; the lock is a hidden file beside it.
+        The folder to be written; the lock is a hidden file next to it.
 
     Raises
     ------
     ConfigError
-        It cannot be a folder.
+        The output cannot be a folder.
     DataError
-        Another process holds it.
+        Another process holds the lock.
     """
     require_folder(output)
-    made = [place for place in (output, *output.parents) if not place.exists()]
+    created = [place for place in (output, *output.parents) if not place.exists()]
     path = output.parent / f".{output.name}.lock"
     with makeable(output):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -39,16 +43,14 @@ def exclusive(output: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in OF_THE_DISK and error.filename is None:  # such as that of a full disk
+        if error.errno in OUTPUT_ERRORS and error.filename is None:  # such as a full disk
             error.filename = str(output)
         raise
     finally:
-        path.unlink(
-            missing_ok=True
-        )  # while it is held: who waits for it finds out below that it is gone
+        path.unlink(missing_ok=True)  # while it is held, see _acquire
         os.close(descriptor)
-        for place in made:
-            with contextlib.suppress(OSError):  # it holds something, or was never made
+        for place in created:
+            with contextlib.suppress(OSError):  # not empty, or never created
                 place.rmdir()
 
 
@@ -58,31 +60,21 @@ def _acquire(path: Path, output: Path) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = (
-                os.read(descriptor, 200).decode(errors="replace").strip()
-                or "a process that has just started"
-            )
+            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "just started"
             os.close(descriptor)
             raise DataError(
-                f"{output}: another run is writing it ({holder}). Wait for it, stop it, or choose another output."
+                f"{output}: another run is writing it ({holder}). Wait for it, stop it, or choose "
+                "another output."
             ) from error
         except OSError as error:
-            log.warning(
-                "%s: this file system has no locks (%s): see to it yourself that only one run writes there",
-                path.parent,
-                error,
-            )
+            message = "%s: this file system does not support locks (%s). Start only one run there."
+            log.warning(message, path.parent, error)
             return descriptor
-        if _is_current(descriptor, path):
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-            return descriptor
+        # The previous holder may have removed the file between open and flock: then this lock
+        # excludes nobody, and the next attempt creates a new file.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+                return descriptor
         os.close(descriptor)
-
-
-def _is_current(descriptor: int, path: Path) -> bool:
-    """Whether the path still is the locked file: an earlier holder removes it."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False

@@ -1,4 +1,4 @@
-"""Cores and versions of this process, and commands run in processes of their own."""
+"""Cores available to this process, versions of its packages, and commands in child processes."""
 
 import os
 import platform
@@ -7,17 +7,18 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-TOLD_S, GRACE_S = 5.0, 60.0
-"""After which an interrupted command has evidently not been told; and for what it has to put away."""
+SIGNALLED_S, GRACE_S = 5.0, 60.0
+"""Seconds that an interrupted child gets to end: if the terminal sent it Ctrl-C too, and after that
+if it needs a SIGINT of its own."""
 
 
 def cores() -> int:
-    """Cores that this process may use, of those that the machine has."""
+    """Return the number of the machine's cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Package -> version, Python first; those that are not installed are left out."""
+    """Return package -> version, Python first, without packages that are not installed."""
     found = {"python": platform.python_version()}
     for name in packages:
         try:
@@ -30,22 +31,21 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 def run(
     words: Sequence[str], *, quiet: bool = False, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end. After Ctrl-C, which its terminal gives to both, it is waited for: Python's own `run` would kill it.
+    """Run a command; after Ctrl-C, which a terminal sends to both processes, wait for it to end.
+
+    Python's own `subprocess.run` would kill it.
 
     Parameters
     ----------
-    words : sequence of str
     quiet : bool
-        Keep what it prints.
-    environment : mapping, optional
-        In place of this process's.
+        Return the command's output instead of showing it.
     """
     pipe = subprocess.PIPE if quiet else None
     with subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
         try:
             printed, errors = process.communicate()
         except KeyboardInterrupt:
-            if not _ended(process, TOLD_S):
+            if not _ended(process, SIGNALLED_S):
                 process.send_signal(signal.SIGINT)
                 if not _ended(process, GRACE_S):
                     process.kill()

@@ -1,57 +1,36 @@
-"""``hepflow completion SHELL``: a script by which a shell completes commands, options and values, made of what their help is made of."""
+"""``hepflow completion SHELL``: a script that completes commands, options and values."""
 
 from argparse import ArgumentParser
 from collections.abc import Mapping
-from typing import Any
 
 import shtab
 
 from hepflow.config.options import Groups, add
 
-SHELLS = {
-    "bash": 'eval "$(hepflow completion bash)"',
-    "zsh": 'eval "$(hepflow completion zsh)"',
-}
-"""Shell -> the line for the file that it reads at its start."""
+SHELLS = {shell: f'eval "$(hepflow completion {shell})"' for shell in ("bash", "zsh")}
+"""Shell -> line for its start-up file."""
 
 
 def script(shell: str, commands: Mapping[str, tuple[str, Groups]]) -> str:
-    """The script of a shell.
+    """Return the completion script.
 
     Parameters
     ----------
     shell : str
-        Of `SHELLS`.
     commands : mapping
-        Command -> what it does, and its options; of two words, the first one stands before it with its own text.
+        Command -> summary and options. A group, without options, comes before its commands.
     """
-    tree = _Tree(ArgumentParser("hepflow"))
-    for name, (about, groups) in commands.items():
-        parser = tree.add(name, about)
+    top = ArgumentParser("hepflow")
+    levels = {"": top.add_subparsers()}
+    for name, (summary, groups) in commands.items():
+        group, _, last = name.rpartition(" ")
+        parser = levels[group].add_parser(last, help=summary)
+        if not groups:
+            levels[name] = parser.add_subparsers()
         for options in groups.values():
-            for one in options:
-                add(
-                    parser.add_argument,
-                    one._replace(text=one.text.split(". ", maxsplit=1)[0], default=""),
-                )
-    completion = tree.add("completion", "Print a script by which a shell completes all this")
-    completion.add_argument("shell", choices=list(SHELLS))
-    return str(shtab.complete(tree.parser, shell))
-
-
-class _Tree:
-    """Parsers within parsers, a level a word of a command."""
-
-    def __init__(self, parser: ArgumentParser) -> None:
-        self.parser = parser
-        self._below: dict[str, _Tree] = {}
-        self._commands: Any = None
-
-    def add(self, name: str, about: str) -> ArgumentParser:
-        """The parser of a command."""
-        first, _, rest = name.partition(" ")
-        if self._commands is None:
-            self._commands = self.parser.add_subparsers()
-        if first not in self._below:
-            self._below[first] = _Tree(self._commands.add_parser(first, help=about))
-        return self._below[first].add(rest, about) if rest else self._below[first].parser
+            for option in options:
+                text = option.text.split(". ", maxsplit=1)[0]
+                add(parser.add_argument, option._replace(text=text, default=""))
+    own = levels[""].add_parser("completion", help="Print a shell completion script")
+    own.add_argument("shell", choices=list(SHELLS))
+    return str(shtab.complete(top, shell))

@@ -1,6 +1,7 @@
-"""The whole pipeline in one command: every stage as its own process, on simulated events, then what each took.
+"""``hepflow demo``: the whole pipeline on simulated events, each stage as its own process.
 
-What each stage took, also before it was interrupted, is kept beside its output: a second run skips what is up to date, and shows it.
+The time of each stage, also before an interruption, is kept next to its output, so that a second
+run, which skips stages that are up to date, can still print it.
 """
 
 import logging
@@ -8,71 +9,70 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
+from typing import Any, NamedTuple
 
 from hepflow.config.shipped import shipped
 from hepflow.config.tools import DemoConfig
-from hepflow.data.output import refuse_to_replace
+from hepflow.data.output import MARKER, refuse_to_replace
 from hepflow.data.runs import RECORD
 from hepflow.errors import HepflowError
 from hepflow.system import processes
 from hepflow.system.files import makeable, read_json, require_folder, write_json
-from hepflow.system.terminal import TO_PASTE
+from hepflow.system.terminal import RESULTS, TO_PASTE, show, table
 
 log = logging.getLogger(__name__)
 NETS = ("hlf", "sequence", "inclusive")
 EVENTS = {"small": 2000, "medium": 20_000, "large": 200_000}
-"""Selected events a class."""
+"""Selected events per class."""
 EPOCHS = {
     "medium": {"hlf": 20, "sequence": 10, "inclusive": 10},
     "large": {"hlf": 10, "sequence": 5, "inclusive": 5},
 }
-"""Epochs at most; small trains for as many as the net's own configuration says. Ten times the events want fewer passes over them."""
+"""Maximum epochs, fewer for more events; small uses the net's own configuration."""
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One command of the pipeline."""
 
     name: str
     arguments: tuple[str, ...]
     made: tuple[Path, str]
-    """Folder and pattern of the files that the stage writes last: untouched, the stage was up to date."""
+    """Folder and pattern of the files that the stage writes last; it was up to date if they did not
+    change."""
     events: Callable[[], int]
-    """How many events went through it, read from what it wrote."""
+    """Reads the number of processed events from the output."""
 
 
 def run(config: DemoConfig) -> None:
-    """Run every stage and print what came of it."""
-    require_folder(config.output)
-    settings_file, settings = (
-        config.output / "settings.json",
-        {"size": config.size, "events": _n_events(config), "seed": config.seed},
-    )
+    """Run every stage and print their times."""
+    output = config.output
+    require_folder(output)
+    settings_file, timings_file = output / "settings.json", output / "timings.json"
+    n_events = config.events or EVENTS[config.size]
+    settings = {"size": config.size, "events": n_events, "seed": config.seed}
     made = read_json(settings_file) if settings_file.is_file() else {}
     if not config.overwrite:
-        refuse_to_replace(config.output, "a demo", made, settings)
-    with makeable(config.output):
-        config.output.mkdir(parents=True, exist_ok=True)
+        refuse_to_replace(output, "a demo", made, settings)
+    with makeable(output):
+        output.mkdir(parents=True, exist_ok=True)
     if settings != made:
         write_json(settings_file, settings)
-    timings_file = config.output / "timings.json"
-    timings: dict[str, Any] = (
-        read_json(timings_file) if settings == made and timings_file.is_file() else {}
-    )
-    for number, step in enumerate(steps := _steps(config), start=1):
-        log.info(
-            "[%d/%d] hepflow %s", number, len(steps), shlex.join(step.arguments), extra=TO_PASTE
-        )
+    is_same = settings == made and timings_file.is_file()
+    timings: dict[str, Any] = read_json(timings_file) if is_same else {}
+    steps = _steps(config)
+    for number, step in enumerate(steps, start=1):
+        command = shlex.join(step.arguments)
+        log.info("[%d/%d] hepflow %s", number, len(steps), command, extra=TO_PASTE)
         before, known = _last_change(step), timings.get(step.name, {})
         start = time.perf_counter() - known.get("unfinished", 0.0)
         try:
-            _run_command(step)
+            status = processes.run([sys.executable, "-m", "hepflow", *step.arguments]).returncode
+            if status:
+                raise HepflowError(
+                    f"demo: `hepflow {step.arguments[0]}` failed (exit status {status}, see "
+                    "above). Run the same command again to resume from this step."
+                )
         except BaseException:
             timings[step.name] = {"unfinished": time.perf_counter() - start}
             write_json(timings_file, timings)
@@ -81,88 +81,48 @@ def run(config: DemoConfig) -> None:
             timings[step.name] = {"events": step.events(), "seconds": time.perf_counter() - start}
             write_json(timings_file, timings)
     _print_timings({step.name: timings[step.name] for step in steps})
-    log.info("report: %s", config.output / "report" / "report.html")
-
-
-def _n_events(config: DemoConfig) -> int:
-    return config.events or EVENTS[config.size]
+    log.info("report: %s", output / "report" / "report.html")
 
 
 def _steps(config: DemoConfig) -> list[Step]:
-    raw, events, store, runs, report = (
-        config.output / name for name in ("raw", "events", "features.zarr", "runs", "report")
-    )
-    seed = str(config.seed)
-    n_events = str(_n_events(config))
+    names = ("raw", "events", "features.zarr", "runs", "report")
+    raw, events, store, runs, report = (config.output / name for name in names)
+    n_events, seed = str(config.events or EVENTS[config.size]), str(config.seed)
+    overwrite = ("--overwrite",) if config.overwrite else ()
 
-    def generated() -> int:
+    def simulated() -> int:
         return sum(int(read_json(path)["written"]) for path in raw.glob("*/*.json"))
 
-    def entered() -> int:
-        return int(read_json(events / "_hepflow.json")["ledger"]["n_in"])
+    def read() -> int:
+        return int(read_json(events / MARKER)["ledger"]["n_in"])
 
     def selected() -> int:
         return int(read_json(store / "zarr.json")["attributes"]["hepflow"]["ledger"]["n_in"])
 
-    def trained(net: str) -> Callable[[], int]:
-        return lambda: int(read_json(runs / net / RECORD)["events_trained"])
-
-    def predicted() -> int:
+    def evaluated() -> int:
         return int(read_json(report / "metrics.json")["n_events"])
 
-    replacing = _replacing(config)
-    simulate = ("simulate", "--output", str(raw), "--events", n_events, "--seed", seed, *replacing)
-    ingest = ("ingest", "--input", str(raw), "--output", str(events), *replacing)
-    features = ("features", "--input", str(events), "--output", str(store), *replacing)
+    def training(net: str) -> Step:
+        def trained() -> int:
+            return int(read_json(runs / net / RECORD)["events_trained"])
+
+        epochs = EPOCHS.get(config.size, {}).get(net)
+        length = ("--trainer.max_epochs", str(epochs)) if epochs else ()
+        words = ("train", "fit", "--config", str(shipped(f"train/{net}.yaml")), *length)
+        words += ("--data.store", str(store), "--output", str(runs / net), "--seed", seed)
+        return Step(f"train {net}", (*words, *overwrite), (runs / net, RECORD), trained)
+
+    simulate = ("simulate", "--output", str(raw), "--events", n_events, "--seed", seed, *overwrite)
+    ingest = ("ingest", "--input", str(raw), "--output", str(events), *overwrite)
+    features = ("features", "--input", str(events), "--output", str(store), *overwrite)
+    evaluate = ("evaluate", "--input", str(runs), "--output", str(report))
     return [
-        Step("simulate", simulate, (raw, "*/*.json"), generated),
-        Step("ingest", ingest, (events, "_hepflow.json"), entered),
+        Step("simulate", simulate, (raw, "*/*.json"), simulated),
+        Step("ingest", ingest, (events, MARKER), read),
         Step("features", features, (store, "zarr.json"), selected),
-        *(
-            Step(
-                f"train {net}",
-                _train(config, net, store, runs / net),
-                (runs / net, RECORD),
-                trained(net),
-            )
-            for net in NETS
-        ),
-        Step(
-            "evaluate",
-            ("evaluate", "--input", str(runs), "--output", str(report)),
-            (report, "metrics.json"),
-            predicted,
-        ),
+        *map(training, NETS),
+        Step("evaluate", evaluate, (report, "metrics.json"), evaluated),
     ]
-
-
-def _train(config: DemoConfig, net: str, store: Path, output: Path) -> tuple[str, ...]:
-    epochs = EPOCHS.get(config.size, {}).get(net)
-    length = ("--trainer.max_epochs", str(epochs)) if epochs else ()
-    where = ("--data.store", str(store), "--output", str(output))
-    seed = ("--seed", str(config.seed))
-    return (
-        "train",
-        "fit",
-        "--config",
-        str(shipped(f"train/{net}.yaml")),
-        *length,
-        *where,
-        *seed,
-        *_replacing(config),
-    )
-
-
-def _replacing(config: DemoConfig) -> tuple[str, ...]:
-    return ("--overwrite",) if config.overwrite else ()
-
-
-def _run_command(step: Step) -> None:
-    code = processes.run([sys.executable, "-m", "hepflow", *step.arguments]).returncode
-    if code:
-        raise HepflowError(
-            f"demo: `hepflow {step.arguments[0]}` ended with {code}, see above. The same command goes on from here."
-        )
 
 
 def _last_change(step: Step) -> int:
@@ -171,15 +131,9 @@ def _last_change(step: Step) -> int:
 
 
 def _print_timings(timings: dict[str, Any]) -> None:
-    note = "Whole commands, start included; a stage's own bar and summary count its work alone."
-    table = Table(title="what each stage took", caption=note, caption_justify="left")
-    for column in ("stage", "events", "seconds", "events/s"):
-        table.add_column(column, justify="left" if column == "stage" else "right")
+    rows = []
     for name, row in timings.items():
-        table.add_row(
-            name,
-            f"{row['events']:,}",
-            f"{row['seconds']:.1f}",
-            f"{row['events'] / row['seconds']:,.0f}",
-        )
-    Console().print(table)
+        events, seconds = row["events"], row["seconds"]
+        rows.append((name, f"{events:,}", f"{seconds:.1f}", f"{events / seconds:,.0f}"))
+    show(table(("stage", "events", "seconds", "events/s"), rows, "time per stage"))
+    RESULTS.print("Whole commands, including their start-up; a stage's own rates do not.")

