@@ -27,7 +27,7 @@ from hepflow.statistics.metrics import (
     wilson,
 )
 from hepflow.statistics.pairs import (
-    accuracy_difference,
+    accuracy_differences,
     auc_differences,
     delong,
     holm,
@@ -426,7 +426,7 @@ def test_accuracy_differences_count_the_events_that_differ() -> None:
         np.array([True, True, False, True, True, False]),
         np.array([True, False, False, False, True, True]),
     )
-    pair = accuracy_difference(("a", "b"), (first, second), label, 2)
+    (pair,) = accuracy_differences(("a", "b"), (first, second), label, 2)
     assert pair.value == pytest.approx((3 / 4 + 1 / 2) / 2 - (1 / 4 + 1) / 2)
     assert pair.error == pytest.approx(
         math.sqrt(np.var([0, 1, 0, 1]) / 4 / 4 + np.var([0, -1]) / 2 / 4)

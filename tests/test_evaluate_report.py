@@ -35,20 +35,21 @@ from hepflow.errors import ConfigError, DataError
 from hepflow.evaluate import published
 from hepflow.evaluate.figures.figure import Bars
 from hepflow.evaluate.job import _write, evaluate, inputs_hash, run
-from hepflow.evaluate.kinematics import bin_edges, stores_at_hand
+from hepflow.evaluate.kinematics import bin_edges, store_hashes
 from hepflow.evaluate.report import write_report
 from hepflow.evaluate.runs import content_hash, find_runs, read_run
 from hepflow.evaluate.tables import (
     ablation,
     ablation_differences,
-    beside_published,
     for_terminal,
     models,
     summary_table,
+    with_published,
     working_points,
 )
-from hepflow.evaluate.text import compact, duration, factor, headline, p_value, pm, small
+from hepflow.evaluate.text import headline
 from hepflow.schema import HLF, METRICS_SCHEMA_VERSION
+from hepflow.statistics.numbers import compact, duration, factor, p_value, pm, small
 from hepflow.system.files import read_json
 
 SIZES = (250, 200, 300)
@@ -179,7 +180,7 @@ def test_a_training_time_is_said_to_leave_out_the_start_of_the_command(whole: Pa
 def test_another_setting_is_no_longer_up_to_date(whole: Path) -> None:
     config = EvaluateConfig(input=whole / "runs", output=whole / "report", bootstrap=10)
     contents = {path.name: content_hash(path) for path in find_runs(config)}
-    stores = [stores_at_hand(config, read_record(path)) for path in find_runs(config)]
+    stores = [store_hashes(config, read_record(path)) for path in find_runs(config)]
     hashes = {
         inputs_hash(replace(config, **changed), contents, stores)
         for changed in ({}, {"seed": 2}, {"targets": (0.5,)})
@@ -189,20 +190,20 @@ def test_another_setting_is_no_longer_up_to_date(whole: Path) -> None:
     assert inputs_hash(replace(config, output=whole), contents, stores) in hashes
 
 
-def test_a_report_is_no_longer_up_to_date_when_its_store_was_made_anew_or_went(
+def test_a_report_is_no_longer_up_to_date_when_its_store_has_changed_or_gone(
     tmp_path: Path,
 ) -> None:
     make(tmp_path, models={"hlf": 1.2})
     config = EvaluateConfig(input=tmp_path / "runs")
-    found = [stores_at_hand(config, read_record(tmp_path / "runs" / "hlf"))]
+    found = [store_hashes(config, read_record(tmp_path / "runs" / "hlf"))]
     toy_store(
         tmp_path / "features.zarr",
         test=(toy_ids(sum(SIZES)), toy_labels(SIZES)),
         provenance="grown",
     )
-    found.append(stores_at_hand(config, read_record(tmp_path / "runs" / "hlf")))
+    found.append(store_hashes(config, read_record(tmp_path / "runs" / "hlf")))
     shutil.rmtree(tmp_path / "features.zarr")
-    found.append(stores_at_hand(config, read_record(tmp_path / "runs" / "hlf")))
+    found.append(store_hashes(config, read_record(tmp_path / "runs" / "hlf")))
     assert len({inputs_hash(config, {"hlf": "content"}, [stores]) for stores in found}) == 3
 
 
@@ -303,13 +304,13 @@ def test_two_and_four_classes_are_measured_as_well(
     assert metrics["classes"] == list(classes)
     notes = " ".join(note["text"] for note in metrics["notes"])
     assert (
-        f"No share of the trigger's rate is given for {'signal, noise' if len(classes) == 2 else 'zjets'}"
+        f"No share of the trigger rate is given for {'signal, noise' if len(classes) == 2 else 'zjets'}"
         in notes
     )
     assert metrics["models"]["a"]["selections"]["headline"]["working_points"][0]["purity"] is None
-    assert beside_published(metrics) is None
+    assert with_published(metrics) is None
     assert metrics["selections"]["headline"]["signal"] == list(classes[1:])
-    assert "taken is every class but the first" in notes
+    assert "so it is every class but the first" in notes
 
 
 @pytest.mark.parametrize(
@@ -397,7 +398,7 @@ def test_without_a_store_the_rest_is_there_and_a_note_says_so(tmp_path: Path) ->
     make(tmp_path, store=False, models={"hlf": 1.2})
     metrics, _ = measured(tmp_path)
     assert metrics["checks"]["leak"] is False
-    assert any("is not at hand" in note["text"] for note in metrics["notes"])
+    assert any("used in training not found" in note["text"] for note in metrics["notes"])
     assert metrics["models"]["hlf"]["efficiency"] == {}
 
 
@@ -411,8 +412,8 @@ def test_a_store_that_has_grown_since_the_training_is_named_with_what_to_do(tmp_
     metrics, _ = measured(tmp_path)
     (note,) = (note["text"] for note in metrics["notes"] if note["topic"] == "kinematics")
     assert "features.zarr has changed since" in note
-    assert "Train it again, by the same command." in note
-    with pytest.raises(DataError, match=r"was made from .* Train it again, by the same command"):
+    assert "Train it again with the same command." in note
+    with pytest.raises(DataError, match=r"was made from .* Train it again with the same command"):
         measured(tmp_path, store=tmp_path / "features.zarr")
 
 
@@ -588,7 +589,7 @@ def test_an_ablation_pairs_the_definitions_on_common_events(tmp_path: Path) -> N
 
 
 def test_shuffling_the_only_feature_that_counts_costs_the_most(tmp_path: Path) -> None:
-    """A model that reads HT alone, in an ONNX file beside the predictions."""
+    """A model that reads HT alone, in an ONNX file next to the predictions."""
     ids, label = toy_ids(sum(SIZES)), toy_labels(SIZES)
     store = EventStore.open(toy_store(tmp_path / "features.zarr", test=(ids, label)))
     weights = np.zeros((len(HLF), 3), dtype=np.float32)
@@ -623,9 +624,9 @@ def test_shuffling_the_only_feature_that_counts_costs_the_most(tmp_path: Path) -
 def test_a_table_of_the_report_says_the_same_in_a_terminal(whole: Path) -> None:
     table = working_points(read_json(whole / "report" / "metrics.json"), "headline")
     shown = for_terminal(table)
-    assert [column.header for column in shown.columns] == list(table.columns)
+    assert [str(column.header) for column in shown.columns] == list(table.columns)
     for index, column in enumerate(shown.columns):
-        assert list(column.cells) == [row.cells[index].text for row in table.rows]
+        assert [str(cell) for cell in column.cells] == [row.cells[index].text for row in table.rows]
 
 
 def test_the_terminal_table_shows_every_model(whole: Path) -> None:

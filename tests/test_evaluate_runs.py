@@ -21,9 +21,9 @@ from hepflow.data.ledger import Ledger
 from hepflow.data.predictions import Predictions, write_predictions
 from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError
-from hepflow.evaluate.job import evaluate, named, run
+from hepflow.evaluate.job import evaluate, run
 from hepflow.evaluate.kinematics import check_leak, join, open_store
-from hepflow.evaluate.runs import content_hash, find_runs, read_run
+from hepflow.evaluate.runs import content_hash, find_runs, named, read_run
 
 LABEL, IDS = toy_labels((60, 60, 60)), toy_ids(180)
 LOGITS = toy_logits(LABEL, 3, 1.5)
@@ -44,7 +44,7 @@ def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
     refuse(tmp_path, "no runs found")
 
 
-def test_a_run_that_is_not_there_is_named_beside_those_that_are(tmp_path: Path) -> None:
+def test_a_run_that_is_not_there_is_named_next_to_those_that_are(tmp_path: Path) -> None:
     good(tmp_path / "hlf")
     refuse(tmp_path, "no run 'hfl'.*there are: hlf", runs=("hfl",))
 
@@ -141,7 +141,7 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path: Path) -> None:
 
 def test_two_runs_of_one_name_are_refused(tmp_path: Path) -> None:
     places = [good(tmp_path / place / "a") for place in ("", "1/x", "2/x")]
-    with pytest.raises(ConfigError, match="a second run of the name 'x-a'"):
+    with pytest.raises(ConfigError, match="a second run with the name 'x-a'"):
         named(places)
 
 

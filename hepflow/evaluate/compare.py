@@ -1,4 +1,4 @@
-"""Runs beside each other: paired differences, the ablation of the definitions, and what may not be concluded."""
+"""Paired differences of runs, the ablation of the definitions, and warnings about both."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from hepflow.evaluate.runs import Run, common_events, same_events
-from hepflow.evaluate.text import joined as listed
 from hepflow.statistics.metrics import log_odds, predicted
+from hepflow.statistics.numbers import listed
 from hepflow.statistics.pairs import (
     PASSING,
     RESOLVED,
     Difference,
-    accuracy_difference,
+    accuracy_differences,
     auc_differences,
     holm,
     pass_differences,
@@ -28,19 +28,16 @@ MIN_COMMON = 50
 def compare(
     runs: Sequence[Run], chosen: Mapping[str, Selection], *, target: float, exact_below: int
 ) -> list[dict[str, Any]]:
-    """Paired differences of every two runs: what passes the headline's working point at ``target``, the AUC of each class, the accuracy.
+    """Return paired differences of every two runs, on the events that both were tested on.
 
-    The runs are taken on the events that both were tested on.
+    They are of the background efficiency of the headline at ``target``, the AUC of each class, and
+    the accuracy.
     """
-    wanted = against_rest(chosen)
     if len(runs) < 2:
         return []
+    wanted = [chosen["headline"], *against_rest(chosen)]
     groups = [tuple(runs)] if same_events(runs) else list(combinations(runs, 2))
-    found = [
-        difference
-        for group in groups
-        for difference in _differences(group, [chosen["headline"], *wanted], target, exact_below)
-    ]
+    found = [pair for group in groups for pair in _differences(group, wanted, target, exact_below)]
     adjusted = holm([difference.p_value for difference in found])
     return [
         {**asdict(difference), "p_adjusted": p, "resolved": p < RESOLVED}
@@ -51,33 +48,27 @@ def compare(
 def _differences(
     runs: Sequence[Run], wanted: Sequence[Selection], target: float, exact_below: int
 ) -> list[Difference]:
-    """Of two runs on their common events, or of any number on the same ones."""
+    """Compare two runs on their common events, or any number on the same ones."""
     rows: list[Any] = [slice(None)] * len(runs)
     if not same_events(runs):
-        rows = list(common_events(runs[0].predictions.event_id, runs[1].predictions.event_id))
-    label_N = runs[0].predictions.label[rows[0]]
-    n_classes = len(runs[0].predictions.classes)
+        rows = list(common_events(*(run.predictions.event_id for run in runs)))
+    first = runs[0].predictions
+    label_N, n_classes = first.label[rows[0]], len(first.classes)
     if len(label_N) < MIN_COMMON or len(np.unique(label_N)) < n_classes:
         return []
     logits = [run.predictions.logits[own] for run, own in zip(runs, rows, strict=True)]
     names = [run.name for run in runs]
     found = []
-    for selection in wanted:
-        scores = [log_odds(own, selection.signal, selection.background) for own in logits]
-        if selection.name == "headline":
+    for one in wanted:
+        scores = [log_odds(own, one.signal, one.background) for own in logits]
+        if one.name == "headline":
             found += pass_differences(
-                names, scores, label_N, selection, target=target, exact_below=exact_below
+                names, scores, label_N, one, target=target, exact_below=exact_below
             )
         else:
-            found += auc_differences(names, scores, label_N, selection, exact_below=exact_below)
+            found += auc_differences(names, scores, label_N, one, exact_below=exact_below)
     right = [predicted(own) == label_N for own in logits]
-    for first, second in combinations(range(len(runs)), 2):
-        found.append(
-            accuracy_difference(
-                (names[first], names[second]), (right[first], right[second]), label_N, n_classes
-            )
-        )
-    return found
+    return found + accuracy_differences(names, right, label_N, n_classes)
 
 
 def ablation(
@@ -85,87 +76,67 @@ def ablation(
     entries: Mapping[str, Mapping[str, Any]],
     pairs: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Models that were trained under more than one definition of the features, and what the definition changed.
+    """Return the models that were trained under more than one definition of the features.
 
     Returns
     -------
     list of rows
-        ``model``, ``definitions`` -> names of runs, ``differences``: the paired ones between those runs.
+        ``model``, ``definitions`` -> names of runs, ``differences`` between those definitions.
     """
-    by_model: dict[str, dict[str, list[str]]] = {}
-    of_run = {}
+    by_model: dict[str, dict[str, str]] = {}  # model -> run -> definitions
     for run in runs:
         if run.definitions:
-            by_model.setdefault(str(entries[run.name]["model"]), {}).setdefault(
-                run.definitions, []
-            ).append(run.name)
-            of_run[run.name] = (entries[run.name]["model"], run.definitions)
-
-    def changed(pair: Mapping[str, Any]) -> bool:
-        first, second = of_run.get(pair["first"]), of_run.get(pair["second"])
-        return (
-            first is not None
-            and second is not None
-            and first[0] == second[0]
-            and first[1] != second[1]
-        )
-
-    return [
-        {
-            "model": model,
-            "definitions": definitions,
-            "differences": [
-                pair for pair in pairs if changed(pair) and of_run[pair["first"]][0] == model
-            ],
-        }
-        for model, definitions in sorted(by_model.items())
-        if len(definitions) > 1
-    ]
+            by_model.setdefault(str(entries[run.name]["model"]), {})[run.name] = run.definitions
+    rows = []
+    for model, of_run in sorted(by_model.items()):
+        names: dict[str, list[str]] = {}
+        for name, definitions in of_run.items():
+            names.setdefault(definitions, []).append(name)
+        changed = []
+        for pair in pairs:
+            a, b = of_run.get(pair["first"]), of_run.get(pair["second"])
+            if a and b and a != b:
+                changed.append(pair)
+        if len(names) > 1:
+            rows.append({"model": model, "definitions": names, "differences": changed})
+    return rows
 
 
 def cautions(
     pairs: Sequence[Mapping[str, Any]], entries: Mapping[str, Mapping[str, Any]], best: str
 ) -> list[str]:
-    """What the statistics are too small for, in sentences."""
-    found = []
-    passing = [
-        pair
-        for pair in pairs
-        if pair["quantity"].startswith(PASSING) and best in {pair["first"], pair["second"]}
-    ]
-    if equals := [
-        pair["second"] if pair["first"] == best else pair["first"]
-        for pair in passing
-        if not pair["resolved"]
-    ]:
+    """Return what the sample is too small for, in sentences."""
+    found, equals = [], []
+    for pair in pairs:
+        names = [pair["first"], pair["second"]]
+        if pair["quantity"].startswith(PASSING) and best in names and not pair["resolved"]:
+            names.remove(best)
+            equals += names
+    if equals:
         found.append(
-            f"By the background that passes, this sample is too small to tell {best} from {listed(equals, 'or')}."
+            f"This sample is too small to distinguish {best} from {listed(equals, 'or')} "
+            "by background efficiency."
         )
     compared = {(pair["first"], pair["second"]) for pair in pairs}
-    if missing := [
-        f"{first} and {second}"
-        for first, second in combinations(entries, 2)
-        if (first, second) not in compared
-    ]:
+    missing = [f"{a} and {b}" for a, b in combinations(entries, 2) if (a, b) not in compared]
+    if missing:
         found.append(
-            f"Fewer than {MIN_COMMON} common test events, or none of some class, so not compared: {'; '.join(missing)}."
+            f"Fewer than {MIN_COMMON} common test events, or none of some class, "
+            f"so not compared: {'; '.join(missing)}."
         )
-    unresolved = [pair for pair in pairs if not pair["resolved"] and pair["error"] > 0]
-    if unresolved:
+    if unresolved := sum(not pair["resolved"] and pair["error"] > 0 for pair in pairs):
         found.append(
-            f"{len(unresolved)} of the {len(pairs)} differences between models could be chance on this test sample "
-            "(“cannot tell” below): do not rank the models by those."
+            f"{unresolved} of the {len(pairs)} differences between models could be chance on this "
+            "test sample (“cannot tell” below): do not rank the models by those."
         )
-    few = sorted(
-        {
-            name
-            for name, entry in entries.items()
-            if any(p["few_events"] for p in entry["selections"]["headline"]["working_points"])
-        }
-    )
+    few = []
+    for name, entry in sorted(entries.items()):
+        points = entry["selections"]["headline"]["working_points"]
+        few += [name] if any(point["few_events"] for point in points) else []
     if few:
         found.append(
-            f"Fewer than ten background test events pass some of the working points of {listed(few)} (marked † below): "
-            "their rejections are rough numbers. A larger test split would make them better."
+            "Fewer than ten background test events pass some of the working points of "
+            f"{listed(few)} (marked † below): their rejections are rough numbers. "
+            "A larger test split would improve them."
         )
     return found

@@ -1,4 +1,8 @@
-"""Predictions joined with the feature store by event_id: proof that nothing leaked, efficiencies against kinematics, single events."""
+"""Predictions joined with the feature store by event_id.
+
+They prove that no test event leaked into the training, and give efficiencies against kinematic
+features, and single events with their particles.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +18,6 @@ from hepflow.data.moments import Moments
 from hepflow.data.predictions import softmax
 from hepflow.data.store import EventStore, iter_blocks
 from hepflow.errors import ConfigError, DataError
-from hepflow.evaluate.figures.figure import Display
 from hepflow.evaluate.runs import Run
 from hepflow.schema import HLF
 from hepflow.statistics.metrics import wilson
@@ -22,12 +25,10 @@ from hepflow.system.terminal import counted
 
 BINS = 10
 MAX_INTEGER = 12
-"""Counts above this share the last bin."""
+"""Counts from this one on share the last bin."""
 MAX_TWINS = 100
-"""Events of a part that have the features of a test event, whose particles are looked at."""
-KINDS = ("charged hadron", "photon", "neutral hadron", "lepton")
-RETRAIN = "Train it again, by the same command"
-FLAGS = {"isChHad": 0, "isGamma": 1, "isNeuHad": 2, "isEle": 3, "isMu": 3}
+"""Events per part with the features of a test event whose particles are compared too."""
+RETRAIN = "Train it again with the same command"
 
 
 @dataclass(frozen=True)
@@ -44,59 +45,59 @@ class Joined:
     parts: tuple[Any, ...]
 
     def column(self, name: str) -> np.ndarray:
-        """(N) one feature."""
+        """Return (N) one feature."""
         return self.hlf[:, [feature.name for feature in self.store.spec.hlf].index(name)]
 
     def event(self, index: int) -> EventBlock:
-        """One event with its particles."""
+        """Read one event with its particles."""
         row = int(self.row[index])
         return self.store.read(self.parts[self.part[index]], row, row + 1)
 
 
 class NoStoreError(Exception):
-    """The store that a run was made from is not at hand, and what to do."""
+    """The store of a run was not found; the text ends with what to do."""
 
 
 def open_store(config: EvaluateConfig, run: Run) -> EventStore:
-    """The store a run was made from.
+    """Open the store that a run was trained on.
 
     Raises
     ------
     NoStoreError
-        It is not there, or holds other events by now.
+        It was not found, or its events have changed.
     DataError
         ``--store`` names another one.
     """
-    named = run.about.get("store")
-    changed = None
+    named, changed = run.about.get("store"), False
     for path in _candidates(config, run.about):
-        if config.store is None and not (path / "zarr.json").is_file():
-            continue
         try:
             store = EventStore.open(path)
         except DataError:
             if config.store is not None:
                 raise
-            continue  # one that features has not finished is nobody's
-        if store.spec.provenance == run.store:
-            return store
+            continue  # missing or unfinished
         own = store.spec.provenance
-        changed = path if str(path) == named else changed
+        if own == run.store:
+            return store
         if config.store is not None and not (config.ablation or config.allow_different_splits):
             raise DataError(
-                f"{path}: its hash is {own}, but {run.path} was made from {run.store}. {RETRAIN}, or name the store it was trained on."
+                f"{path}: its hash is {own}, but {run.path} was made from {run.store}. "
+                f"{RETRAIN}, or name the store it was trained on."
             )
-    if changed is not None:
+        changed |= str(path) == named
+    if changed:
         raise NoStoreError(
-            f"{changed} has changed since (events were added, or features made anew). {RETRAIN}"
+            f"{named} has changed since the training (new events or new features). {RETRAIN}"
         )
-    raise NoStoreError(
-        f"the feature store {named or run.store or '(not recorded)'} of the training is not at hand. Name it by --store"
-    )
+    wanted = named or run.store or "(not recorded)"
+    raise NoStoreError(f"feature store {wanted} used in training not found. Pass --store")
 
 
-def stores_at_hand(config: EvaluateConfig, about: Mapping[str, Any]) -> list[str]:
-    """Hash of the store of a run, from its run.json, or else of each store that there is in its place: what `open_store` depends on."""
+def store_hashes(config: EvaluateConfig, about: Mapping[str, Any]) -> list[str]:
+    """Return the hash of a run's store, or else of each store found in its place.
+
+    `open_store` depends on these; an empty text stands for no store.
+    """
     found = []
     for path in _candidates(config, about):
         try:
@@ -109,11 +110,8 @@ def stores_at_hand(config: EvaluateConfig, about: Mapping[str, Any]) -> list[str
 
 def _candidates(config: EvaluateConfig, about: Mapping[str, Any]) -> list[Path]:
     named = about.get("store")
-    return (
-        [config.store]
-        if config.store
-        else [*([Path(named)] if isinstance(named, str) else []), STORE]
-    )
+    recorded = [Path(named)] if isinstance(named, str) else []
+    return [config.store] if config.store else [*recorded, STORE]
 
 
 def join(store: EventStore, run: Run) -> Joined:
@@ -122,55 +120,52 @@ def join(store: EventStore, run: Run) -> Joined:
     Raises
     ------
     DataError
-        One is not there: the predictions are of other events than they claim.
+        An event is missing there: the predictions are of other events than they claim.
     """
     ids = run.predictions.event_id
     hlf = np.empty((len(ids), len(store.spec.hlf)), dtype=np.float32)
-    where = np.full((2, len(ids)), -1, dtype=np.int64)
+    part_N, row_N = np.full((2, len(ids)), -1, dtype=np.int64)
     parts = tuple(part for name in store.spec.classes for part in store.parts("test", name))
     for number, part in enumerate(parts):
         block = store.read(part, particles=False)
         at, row = _find(ids, block.event_id)
         other = run.predictions.label[at] != block.label[row]
         if other.any():
+            event = int(ids[at][other][0])
             raise DataError(
-                f"{run.path}: event {int(ids[at][other][0])} has another label than in {store.path}. Predict again."
+                f"{run.path}: event {event} has another label than in {store.path}. Predict again."
             )
         hlf[at] = block.hlf[row]
-        where[0, at], where[1, at] = number, row
-    if (where[0] < 0).any():
-        missing = where[0] < 0
-        found = f"{int(missing.sum()):,} of {len(ids):,} events, such as {int(ids[missing][0])}"
-        raise DataError(
-            f"{run.path}: {found}, are not in the test split of {store.path}. {_whose(store, ids[missing])}"
+        part_N[at], row_N[at] = number, row
+    missing = ids[part_N < 0]
+    if len(missing):
+        seen = []
+        for split in ("train", "val"):
+            blocks = iter_blocks(store, split, particles=False)
+            if found := sum(len(_find(missing, block.event_id)[0]) for block in blocks):
+                seen.append(f"{found:,} are in its {split} split")
+        do = (
+            f"{', '.join(seen)}: a leak. Predict on the test split alone."
+            if seen
+            else "They are in no other split either: predict again."
         )
-    return Joined(store, hlf, where[0], where[1], parts)
-
-
-def _whose(store: EventStore, ids: np.ndarray) -> str:
-    blocks = {split: iter_blocks(store, split, particles=False) for split in ("train", "val")}
-    found = {
-        split: sum(len(_find(ids, block.event_id)[0]) for block in own)
-        for split, own in blocks.items()
-    }
-    seen = ", ".join(
-        f"{count:,} are in its {split} split" for split, count in found.items() if count
-    )
-    return (
-        f"{seen}: a leak. Predict on the test split alone."
-        if seen
-        else "They are in no other split either: predict again."
-    )
+        raise DataError(
+            f"{run.path}: {len(missing):,} of {len(ids):,} events, such as {int(missing[0])}, "
+            f"are not in the test split of {store.path}. {do}"
+        )
+    return Joined(store, hlf, part_N, row_N, parts)
 
 
 def check_leak(joined: Joined, run: Run) -> None:
-    """Prove that no test event was seen by the fit, the choice of the best epoch, or the statistics of the normalisation.
+    """Prove that the fit, the choice of the epoch and the normalisation saw no test event.
+
+    An event of another split is the same as a test event if it has the same event_id, or the same
+    features and particles. Features alone do not prove it: they may be a number of jets.
 
     Raises
     ------
     DataError
-        A test event stands in the training or validation split too, by its identity, or by its features and particles: the features
-        alone may be as few and as coarse as a number of jets.
+        One of them saw a test event.
     """
     store, ids = joined.store, run.predictions.event_id
     own = row_hash(joined.hlf)
@@ -184,36 +179,37 @@ def check_leak(joined: Joined, run: Run) -> None:
                 trained += Moments.of(block.hlf)
             shared, _ = _find(ids, block.event_id)
             if len(shared):
-                found = f"the {split} split holds {counted(len(shared), 'test event')}, such as {int(ids[shared][0])}"
-                raise DataError(f"{store.path}: {found}: a leak. Run `hepflow features` again.")
+                found = f"{counted(len(shared), 'test event')}, such as {int(ids[shared][0])}"
+                raise DataError(
+                    f"{store.path}: the {split} split holds {found}: a leak. "
+                    "Run `hepflow features` again."
+                )
             for twin, row in islice(zip(*_find(own, row_hash(block.hlf)), strict=True), MAX_TWINS):
                 particles = store.read(part, int(row), int(row) + 1).particles
-                if not np.array_equal(particles, joined.event(int(order[twin])).particles):
-                    continue
-                found = f"event {int(block.event_id[row])} of the {split} split has the same features as a test event"
-                raise DataError(
-                    f"{store.path}: {found}: it was ingested twice, a leak. Remove the copy from the raw files."
-                )
-    _check_statistics(store, trained.statistics())
-
-
-def _check_statistics(store: EventStore, trained: Mapping[str, Any]) -> None:
-    """The normalisation knows the training split alone: counted and averaged again, it comes out the same."""
-    stored = store.statistics["hlf"]
-    if stored["count"] != trained["count"]:
-        what = f"its statistics are of {stored['count']:,} events, the training split has {trained['count']:,}"
+                if np.array_equal(particles, joined.event(int(order[twin])).particles):
+                    raise DataError(
+                        f"{store.path}: event {int(block.event_id[row])} of the {split} split has "
+                        "the same features as a test event: it was ingested twice, a leak. "
+                        "Remove the copy from the raw files."
+                    )
+    stored, again = store.statistics["hlf"], trained.statistics()
+    what = ""
+    if stored["count"] != again["count"]:
+        numbers = f"{stored['count']:,} events, the training split has {again['count']:,}"
+        what = f"its statistics are of {numbers}"
     elif not all(
-        np.allclose(stored[name], trained[name], rtol=1e-6, atol=1e-6 * np.max(trained["std"]))
+        np.allclose(stored[name], again[name], rtol=1e-6, atol=1e-6 * np.max(again["std"]))
         for name in ("mean", "std")
     ):
         what = "its statistics are not those of its training split"
-    else:
-        return
-    raise DataError(f"{store.path}: {what}: they saw other splits. Run `hepflow features` again.")
+    if what:
+        raise DataError(
+            f"{store.path}: {what}: they include other splits. Run `hepflow features` again."
+        )
 
 
 def row_hash(x: np.ndarray) -> np.ndarray:
-    """(n) uint64, the same for rows of the same bytes: multiplication by fixed odd 64-bit numbers, a column each."""
+    """Return (n) uint64, equal for rows of equal bytes: multiply by an odd number per column."""
     factors = np.random.default_rng(0).integers(0, 2**63, size=(x.shape[1],), dtype=np.uint64)
     factors |= np.uint64(1)
     words = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
@@ -225,10 +221,10 @@ def row_hash(x: np.ndarray) -> np.ndarray:
 
 
 def _find(sorted_ids: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in the sorted ones, and in the wanted, of what is in both."""
+    """Return the positions of common numbers in each of the two arrays."""
     if not len(sorted_ids):
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    order = np.argsort(wanted)  # in order, the search stays in the cache: four times as fast
+    order = np.argsort(wanted)  # a search in order stays in the cache: four times as fast
     at = np.minimum(np.searchsorted(sorted_ids, wanted[order]), len(sorted_ids) - 1)
     found = sorted_ids[at] == wanted[order]
     return at[found], order[found]
@@ -241,106 +237,84 @@ def efficiencies(
     features: Sequence[str],
     classes: Sequence[str],
 ) -> dict[str, Any]:
-    """Share of each class that is kept, in bins of each feature.
-
-    Parameters
-    ----------
-    joined : Joined
-    label_N, kept_N : (N)
-    features : names
-    classes : names
+    """Return the share of each class that is kept, in bins of each feature.
 
     Returns
     -------
     mapping
-        Feature -> ``edges, unit, integer``, ``efficiency`` -> class -> ``value, error, low, high, events`` a bin, and ``chi2``
-        with ``ndf`` for an efficiency that does not depend on the feature.
+        Feature -> ``edges, unit, integer``, ``efficiency`` -> class -> ``value, error, low, high,
+        events`` per bin, and ``chi2`` with ``ndf`` of a constant efficiency.
 
     Raises
     ------
     ConfigError
-        A feature is neither the store's nor, where the store has a user's own ones, one of the default.
+        A feature is neither one of the store nor one of the default features.
     """
     units = {feature.name: feature.unit for feature in joined.store.spec.hlf}
-    if unknown := [
-        name for name in features if name not in {*units, *(feature.name for feature in HLF)}
-    ]:
+    known = {*units, *(feature.name for feature in HLF)}
+    if unknown := [name for name in features if name not in known]:
         raise ConfigError(
-            f"--features names {', '.join(unknown)}, but the high-level features of {joined.store.path} are {', '.join(units)}"
+            f"--features names {', '.join(unknown)}, "
+            f"but the high-level features of {joined.store.path} are {', '.join(units)}"
         )
     found: dict[str, Any] = {}
     for name in (name for name in features if name in units):
         x_N = joined.column(name)
         edges, integer = bin_edges(x_N)
-        bin_N = np.clip(np.searchsorted(edges, x_N, side="right") - 1, 0, len(edges) - 2)
-        rows = {
-            c: _in_bins(bin_N[label_N == k], kept_N[label_N == k], len(edges) - 1)
-            for k, c in enumerate(classes)
-        }
-        found[name] = {
-            "edges": edges.tolist(),
-            "unit": units[name],
-            "integer": integer,
-            "efficiency": rows,
-        }
+        n_bins = len(edges) - 1
+        bin_N = np.clip(np.searchsorted(edges, x_N, side="right") - 1, 0, n_bins - 1)
+        rows = {}
+        for label, class_name in enumerate(classes):
+            own = label_N == label
+            total = np.bincount(bin_N[own], minlength=n_bins)
+            kept = np.bincount(bin_N[own & kept_N], minlength=n_bins)
+            value, (low, high) = kept / np.maximum(total, 1), wilson(kept, total)
+            mean = kept.sum() / max(total.sum(), 1)
+            variance = np.maximum(mean * (1 - mean), 1e-12) / np.maximum(total, 1)
+            columns = {"value": value, "error": (high - low) / 2, "low": low, "high": high}
+            rows[class_name] = {
+                **{key: values.tolist() for key, values in {**columns, "events": total}.items()},
+                "chi2": float(((value - mean) ** 2 / variance)[total > 0].sum()),
+                "ndf": max(int((total > 0).sum()) - 1, 0),
+            }
+        about = {"edges": edges.tolist(), "unit": units[name], "integer": integer}
+        found[name] = {**about, "efficiency": rows}
     return found
 
 
 def bin_edges(x: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Edges of equally populated bins; of counts (and charges), a bin each, the last for all above. And whether they are counts."""
-    if (
-        np.array_equal(x, np.round(x))
-        and x.min(initial=0) >= -MAX_INTEGER
-        and len(np.unique(x[:100_000])) <= 40
-    ):
+    """Return the edges of the bins of a feature, and whether it is a count (or a charge).
+
+    A count has one bin per number, the last one for all above; others have bins of equal
+    population.
+    """
+    low = x.min(initial=0)
+    if np.array_equal(x, np.round(x)) and low >= -MAX_INTEGER and len(np.unique(x[:100_000])) <= 40:
         top = int(min(np.quantile(x, 0.995), MAX_INTEGER))
-        return np.arange(int(x.min(initial=0)), top + 2, dtype=np.float64), True
+        return np.arange(int(low), top + 2, dtype=np.float64), True
     edges = np.unique(np.quantile(x.astype(np.float64), np.linspace(0, 1, BINS + 1)))
     if len(edges) < 2:
         return np.array([edges[0], edges[0] + 1]), False
-    edges[-1] = min(
-        edges[-1], float(np.quantile(x, 0.99)) + (edges[-1] - edges[0]) * 0.05
-    )  # the tail would leave no room for the rest
+    # The last bin ends shortly after the 99 % quantile, or its tail would fill the figure.
+    tail = float(np.quantile(x, 0.99)) + (edges[-1] - edges[0]) * 0.05
+    edges[-1] = min(edges[-1], tail)
     return edges, False
 
 
-def _in_bins(bin_N: np.ndarray, kept_N: np.ndarray, n_bins: int) -> dict[str, Any]:
-    total, kept = (np.bincount(b, minlength=n_bins) for b in (bin_N, bin_N[kept_N]))
-    value, (low, high) = kept / np.maximum(total, 1), wilson(kept, total)
-    filled = total > 0
-    mean = kept.sum() / max(total.sum(), 1)
-    spread = np.maximum(mean * (1 - mean), 1e-12) / np.maximum(total, 1)
-    chi2 = float((((value - mean) ** 2) / spread)[filled].sum())
-    columns = {"value": value, "error": (high - low) / 2, "low": low, "high": high, "events": total}
-    return {
-        **{name: values.tolist() for name, values in columns.items()},
-        "chi2": chi2,
-        "ndf": max(int(filled.sum()) - 1, 0),
-    }
-
-
 def hardest(run: Run, n: int = 10) -> list[int]:
-    """Positions of the events that the model is most sure about and wrong."""
+    """Return the positions of the misclassified events with the highest confidence."""
     logits, label = run.predictions.logits, run.predictions.label
-    own = np.select(
-        [label == k for k in range(1, logits.shape[1])], list(logits.T[1:]), logits[:, 0]
-    )
-    wrong = np.maximum.reduce(logits.T) - own  # 0 where it is right
-    order = (
-        np.lexsort((run.predictions.event_id, -wrong))[:n]
-        if len(wrong) <= 4096
-        else _largest(wrong, run.predictions.event_id, n)
-    )
+    is_class = [label == k for k in range(1, logits.shape[1])]
+    true = np.select(is_class, list(logits.T[1:]), logits[:, 0])
+    wrong = np.maximum.reduce(logits.T) - true  # 0 for a correct event
+    n = min(n, len(wrong))
+    top = np.flatnonzero(wrong >= np.partition(wrong, -n)[-n])
+    order = top[np.lexsort((run.predictions.event_id[top], -wrong[top]))][:n]
     return [int(index) for index in order if wrong[index] > 0]
 
 
-def _largest(values: np.ndarray, ids: np.ndarray, n: int) -> np.ndarray:
-    candidates = np.flatnonzero(values >= np.partition(values, -n)[-n])
-    return candidates[np.lexsort((ids[candidates], -values[candidates]))][:n]
-
-
 def describe(run: Run, index: int, joined: Joined | None) -> dict[str, Any]:
-    """One event, for metrics.json; event_ids as text, since JSON readers round large numbers."""
+    """Return one event for metrics.json; event_id as text, since JSON readers round it."""
     predictions = run.predictions
     p_K = softmax(predictions.logits[index : index + 1])[0]
     truth, guess = int(predictions.label[index]), int(predictions.logits[index].argmax())
@@ -352,38 +326,6 @@ def describe(run: Run, index: int, joined: Joined | None) -> dict[str, Any]:
         "p_true": float(p_K[truth]),
     }
     if joined is not None:
-        facts["features"] = {
-            feature.name: float(value)
-            for feature, value in zip(joined.store.spec.hlf, joined.hlf[index], strict=True)
-        }
+        names = [feature.name for feature in joined.store.spec.hlf]
+        facts["features"] = dict(zip(names, joined.hlf[index].tolist(), strict=True))
     return facts
-
-
-def display(run: Run, index: int, joined: Joined, facts: Mapping[str, Any]) -> Display | None:
-    """The event's particles; None where there is none, or the store does not say what they are."""
-    names = [feature.name for feature in joined.store.spec.particles]
-    particles = joined.event(index).particles
-    if not len(particles) or not {"Eta", "Phi", "Pt", *FLAGS} <= set(names):
-        return None
-    kind = np.zeros(len(particles), dtype=np.int64)
-    for flag, number in FLAGS.items():
-        kind[particles[:, names.index(flag)] > 0] = number
-    eta, phi, pt = (
-        particles[:, names.index(name)].astype(np.float64) for name in ("Eta", "Phi", "Pt")
-    )
-    told = (
-        ("truth", facts["true"]),
-        (run.name, f"{facts['predicted']} ({facts['p_predicted']:.3f})"),
-    )
-    caption = f"{len(particles)} particles; the area of a circle grows with pT."
-    return Display(
-        f"event_{facts['event_id']}",
-        f"Event {facts['event_id']}",
-        caption,
-        KINDS,
-        kind,
-        eta,
-        phi,
-        pt,
-        told,
-    )

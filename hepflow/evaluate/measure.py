@@ -1,4 +1,4 @@
-"""One run's predictions -> its entry in metrics.json, and the curves behind its figures."""
+"""Predictions of one run -> its entry in metrics.json, and the curves of its figures."""
 
 import zlib
 from collections.abc import Mapping
@@ -9,41 +9,29 @@ import numpy as np
 
 from hepflow.config.stages import EvaluateConfig
 from hepflow.evaluate.runs import Run
-from hepflow.statistics.calibration import Probabilities, count
+from hepflow.statistics.calibration import count
 from hepflow.statistics.metrics import (
     balanced_accuracy,
     confusion,
     confusion_shares,
     log_odds,
     predicted,
+    roc_points,
     spectrum,
     wilson,
 )
-from hepflow.statistics.working_points import Selection, evaluate_selection, mix_of, roc
+from hepflow.statistics.working_points import Selection, evaluate_selection, mix_of
 
-ABOUT_KEYS = (
-    *(
-        "net",
-        "arguments",
-        "parameters",
-        "epochs",
-        "events_trained",
-        "shuffle_reach",
-        "wall_s",
-        "events_per_s",
-        "engine",
-        "device",
-        "processes",
-        "threads",
-    ),
-    *("seed", "config_hash", "code", "splits_used", "versions"),
-)
-"""What is taken over from run.json, where it is there."""
+TRAINING = ("epochs", "events_trained", "shuffle_reach", "wall_s", "events_per_s")
+MACHINE = ("engine", "device", "processes", "threads")
+ORIGIN = ("seed", "config_hash", "code", "splits_used", "versions")
+ABOUT = ("net", "arguments", "parameters", *TRAINING, *MACHINE, *ORIGIN)
+"""Keys copied from run.json, if they are there."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """All that the report says of one run."""
+class RunMeasurement:
+    """Results of one run."""
 
     name: str
     entry: dict[str, Any]
@@ -55,31 +43,21 @@ class Measured:
     discriminant: tuple[np.ndarray, np.ndarray]
     """Of the headline: (B + 1) edges, (K, B) events by true class"""
     kept: np.ndarray
-    """(N) bool: what the headline's tightest working point (the last target) keeps"""
+    """(N) bool: selected at the headline's tightest working point (the highest target)"""
 
 
-def measure(run: Run, config: EvaluateConfig, chosen: Mapping[str, Selection]) -> Measured:
-    """Everything that needs one run alone."""
-    logits_NK, label_N, classes = (
-        run.predictions.logits,
-        run.predictions.label,
-        run.predictions.classes,
-    )
-    parts: dict[str, dict[str, Any]] = {}
-    rocs = {}
-    kept_N = np.empty(0, dtype=bool)
-    discriminant = kept_N, kept_N
+def measure(run: Run, config: EvaluateConfig, chosen: Mapping[str, Selection]) -> RunMeasurement:
+    """Measure everything that needs one run alone."""
+    classes, label_N = run.predictions.classes, run.predictions.label
+    logits_NK = run.predictions.logits
+    rocs, parts = {}, {}
     for name, selection in chosen.items():
-        score_N = log_odds(logits_NK, selection.signal, selection.background)
-        used_N = (
-            slice(None)
-            if len(selection.labels) == len(classes)
-            else np.isin(label_N, selection.labels)
-        )
-        binned, _ = spectrum(
-            score_N[used_N], label_N[used_N], len(classes), exact_below=config.exact_below
-        )
-        parts[name] = evaluate_selection(
+        score_N, own_N = log_odds(logits_NK, selection.signal, selection.background), label_N
+        if len(selection.labels) < len(classes):
+            used_N = np.isin(label_N, selection.labels)
+            score_N, own_N = score_N[used_N], label_N[used_N]
+        binned, _ = spectrum(score_N, own_N, len(classes), exact_below=config.exact_below)
+        part = evaluate_selection(
             binned,
             selection,
             targets=config.targets,
@@ -87,83 +65,45 @@ def measure(run: Run, config: EvaluateConfig, chosen: Mapping[str, Selection]) -
             replicas=config.bootstrap,
             rng=generator(config.seed, run.name, name),
         )
-        rocs[name] = roc(binned, selection)
+        rocs[name] = roc_points(
+            binned.density(selection.signal), binned.density(selection.background)
+        )
         if name == "headline":
-            tightest = config.targets.index(max(config.targets))
-            kept_N = score_N >= parts[name]["working_points"][tightest]["threshold"]
-            discriminant = binned.histogram()
+            tightest = max(part["working_points"], key=lambda point: point["target"])
+            kept_N, discriminant = score_N >= tightest["threshold"], binned.histogram()
+        for point in part["working_points"]:
+            point["efficiency"] = {classes[k]: kept for k, kept in point["efficiency"].items()}
+        signal = [classes[label] for label in selection.signal]
+        background = [classes[label] for label in selection.background]
+        parts[name] = {"signal": signal, "background": background, **part}
+
     predicted_N = predicted(logits_NK)
     probabilities = count(logits_NK, label_N, predicted_N)
-    confusion_KK = confusion(predicted_N, label_N, len(classes))
+    counts_KK = confusion(predicted_N, label_N, len(classes))
+    tables = counts_KK, *confusion_shares(counts_KK)
+    tables += tuple(wilson(counts_KK, counts_KK.sum(axis=1, keepdims=True)))
+    keys = ("counts", "share", "error", "low", "high")
+    calibration = {}
+    for name, curve in zip(("top", *classes), (probabilities.top, *probabilities.own), strict=True):
+        rng = generator(config.seed, run.name, "calibration", name)
+        calibration[name] = curve.to_dict(replicas=config.bootstrap, rng=rng)
+    auc = {name: parts[f"{name}_vs_rest"]["auc"] for name in classes}
     entry = {
-        **_identity(run),
-        **_numbers(run, confusion_KK, probabilities, config),
-        **_selections(parts, chosen, classes),
+        "model": str(run.about.get("model") or run.predictions.model),
+        "definitions": run.definitions,
+        "n_events": len(label_N),
+        "about": {key: run.about[key] for key in ABOUT if key in run.about},
+        "provenance": {**run.predictions.provenance, "content": run.content},
+        "accuracy": balanced_accuracy(counts_KK)._asdict(),
+        "confusion": {key: table.tolist() for key, table in zip(keys, tables, strict=True)},
+        "calibration": calibration,
+        "auc": auc,
+        "auc_mean": float(np.mean([area["value"] for area in auc.values()])),
+        "selections": parts,
     }
-    return Measured(run.name, entry, rocs, probabilities.histograms, discriminant, kept_N)
+    return RunMeasurement(run.name, entry, rocs, probabilities.histograms, discriminant, kept_N)
 
 
 def generator(seed: int, *names: str) -> np.random.Generator:
-    """Random numbers that depend on the seed and on what they are for, so that another model in the report changes no error."""
+    """Return random numbers for one purpose: another model in the report changes no error."""
     return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])
-
-
-def _identity(run: Run) -> dict[str, Any]:
-    about = {key: run.about[key] for key in ABOUT_KEYS if key in run.about}
-    return {
-        "model": str(run.about.get("model") or run.predictions.model),
-        "definitions": run.definitions,
-        "n_events": len(run.predictions.label),
-        "about": about,
-        "provenance": {**dict(run.predictions.provenance), "content": run.content},
-    }
-
-
-def _numbers(
-    run: Run, confusion_KK: np.ndarray, probabilities: Probabilities, config: EvaluateConfig
-) -> dict[str, Any]:
-    share_KK, error_KK = confusion_shares(confusion_KK)
-    low_KK, high_KK = wilson(confusion_KK, confusion_KK.sum(axis=1, keepdims=True))
-    calibration = {
-        "top": probabilities.top,
-        **dict(zip(run.predictions.classes, probabilities.own, strict=True)),
-    }
-    return {
-        "accuracy": balanced_accuracy(confusion_KK).to_dict(),
-        "confusion": {
-            "counts": confusion_KK.tolist(),
-            "share": share_KK.tolist(),
-            "error": error_KK.tolist(),
-            "low": low_KK.tolist(),
-            "high": high_KK.tolist(),
-        },
-        "calibration": {
-            name: curve.to_dict(
-                replicas=config.bootstrap, rng=generator(config.seed, run.name, "calibration", name)
-            )
-            for name, curve in calibration.items()
-        },
-    }
-
-
-def _selections(
-    parts: dict[str, dict[str, Any]], chosen: Mapping[str, Selection], classes: tuple[str, ...]
-) -> dict[str, Any]:
-    auc = {name: parts[f"{name}_vs_rest"]["auc"] for name in classes}
-    mean = float(np.mean([area["value"] for area in auc.values()]))
-    named = {}
-    for name, part in parts.items():
-        points = [
-            {
-                **point,
-                "efficiency": {classes[label]: kept for label, kept in point["efficiency"].items()},
-            }
-            for point in part["working_points"]
-        ]
-        named[name] = {
-            "signal": [classes[label] for label in chosen[name].signal],
-            "background": [classes[label] for label in chosen[name].background],
-            "auc": part["auc"],
-            "working_points": points,
-        }
-    return {"auc": auc, "auc_mean": mean, "selections": named}

@@ -1,4 +1,7 @@
-"""Folders of runs -> predictions that may be compared: on the test split, of the same events, never seen in training."""
+"""Folders of runs -> runs that may be compared: of the test split, of the same events.
+
+`hepflow.data.runs` has the names of a run's files; here they are found, read and checked.
+"""
 
 import logging
 import math
@@ -15,21 +18,21 @@ from pyarrow import csv
 from hepflow.config.stages import EvaluateConfig
 from hepflow.data.predictions import Predictions, read_predictions
 from hepflow.data.runs import HISTORY, ONNX, PREDICTIONS, RECORD, read_record
-from hepflow.errors import DataError
+from hepflow.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one model says of the test split, and all that is known of how it came about."""
+    """Predictions of one model for the test split, and where they come from."""
 
     name: str
-    """Unique in a report: the folder."""
+    """Unique in a report."""
     path: Path
     predictions: Predictions
     about: Mapping[str, Any]
-    """run.json; empty for scores that have none."""
+    """run.json; empty if there is none."""
     history: Mapping[str, tuple[list[float], list[float]]]
     """Quantity (``train_loss``, ``val_loss``, ...) -> epochs, values."""
     content: str
@@ -37,236 +40,82 @@ class Run:
 
     @property
     def definitions(self) -> str:
-        """Which physics the features follow; empty where it is not recorded."""
+        """Definitions of the features; empty if not recorded."""
         store = self.about.get("store")
         recorded = store.get("definitions") if isinstance(store, Mapping) else None
-        return str(
-            self.predictions.provenance.get("definitions")
-            or recorded
-            or self.about.get("definitions")
-            or ""
-        )
+        own = self.predictions.provenance.get("definitions")
+        return str(own or recorded or self.about.get("definitions") or "")
 
     @property
     def store(self) -> str:
-        """Hash of the feature store; empty where it is not recorded."""
+        """Hash of the feature store; empty if not recorded."""
         return str(self.predictions.provenance.get("store") or "")
 
 
 def find_runs(config: EvaluateConfig) -> list[Path]:
-    """Folders (or files of predictions) to compare, as named or all under the input.
+    """Return the folders (or files of predictions) to compare: as named, or all under the input.
 
     Raises
     ------
     DataError
-        There is none, or one that was named has no predictions.
+        There is none, or a named one has no predictions.
     """
+    folder = config.input
+    there = sorted(path.parent for path in folder.glob(f"*/{PREDICTIONS}"))
     if not config.runs:
-        found = sorted(path.parent for path in config.input.glob(f"*/{PREDICTIONS}"))
-        if (config.input / PREDICTIONS).is_file():
-            found.append(config.input)
-        if not found:
+        if (folder / PREDICTIONS).is_file():
+            there.append(folder)
+        if not there:
             raise DataError(
-                f"{config.input}: no runs found (no */{PREDICTIONS}). Train a model with `hepflow train fit`, or name another --input."
+                f"{folder}: no runs found (no */{PREDICTIONS}). "
+                "Train a model with `hepflow train fit`, or name another --input."
             )
-        return found
-    return [_find(config.input, name) for name in config.runs]
+        return there
+    found = []
+    for name in config.runs:
+        for path in (folder / name, Path(name)):
+            if (path / PREDICTIONS).is_file() or path.is_file():
+                found.append(path)
+                break
+        else:
+            names = ", ".join(path.name for path in there) or "none"
+            raise DataError(f"{folder}: no run {name!r} with a {PREDICTIONS} (there are: {names}).")
+    return found
 
 
-def _find(folder: Path, name: str) -> Path:
-    for path in (folder / name, Path(name)):
-        if (path / PREDICTIONS).is_file() or path.is_file():
-            return path
-    there = sorted(path.parent.name for path in folder.glob(f"*/{PREDICTIONS}"))
-    raise DataError(
-        f"{folder}: no run {name!r} with a {PREDICTIONS} (there are: {', '.join(there) or 'none'})."
-    )
+def named(paths: Sequence[Path]) -> dict[str, Path]:
+    """Name each run after its folder, with the parent folder if that is not unique.
+
+    Raises
+    ------
+    ConfigError
+        Nor is that unique.
+    """
+    found: dict[str, Path] = {}
+    for path in dict.fromkeys(paths):
+        name = path.stem if path.is_file() else path.resolve().name
+        if name in found:
+            name = f"{path.resolve().parent.name}-{name}"
+        if name in found:
+            raise ConfigError(
+                f"{path}: a second run with the name {name!r}, next to {found[name]}. "
+                "Rename one, or compare them in separate reports."
+            )
+        found[name] = path
+    return found
 
 
 def content_hash(path: Path) -> str:
-    """Hash of the files of a run that the report depends on."""
+    """Return a hash of the files of a run that the report depends on."""
     state = blake2b(digest_size=8)
-    for file in (
-        [path] if path.is_file() else [path / part for part in (PREDICTIONS, RECORD, HISTORY, ONNX)]
-    ):
+    files = [path / part for part in (PREDICTIONS, RECORD, HISTORY, ONNX)]
+    for file in [path] if path.is_file() else files:
         if file.is_file():
             state.update(file.name.encode())
             with file.open("rb") as stream:
                 while block := stream.read(1 << 22):
                     state.update(block)
     return state.hexdigest()
-
-
-def read_run(path: Path, name: str, content: str) -> Run:
-    """Read one run; run.json and metrics.csv may be missing, predictions may not.
-
-    Raises
-    ------
-    DataError
-        The predictions are not there, not finite, not of the test split, or hold an event twice.
-    """
-    file = path if path.is_file() else path / PREDICTIONS
-    folder = file.parent
-    history = _read_history(folder / HISTORY) if not path.is_file() else {}
-    run = Run(name, folder, _sorted(read_predictions(file)), read_record(path), history, content)
-    _check_values(run, file)
-    _check_split(run, file)
-    return run
-
-
-def _sorted(predictions: Predictions) -> Predictions:
-    """By event_id; and each class's logits together in memory, since all that follows goes along the events."""
-    ids = predictions.event_id
-    if len(ids) < 2 or bool((ids[1:] >= ids[:-1]).all()):
-        return replace(predictions, logits=np.asfortranarray(predictions.logits))
-    order = np.argsort(ids, kind="stable")
-    return replace(
-        predictions,
-        event_id=ids[order],
-        label=predictions.label[order],
-        logits=np.asfortranarray(predictions.logits[order]),
-    )
-
-
-def _check_values(run: Run, file: Path) -> None:
-    label, logits, ids = run.predictions.label, run.predictions.logits, run.predictions.event_id
-    classes = run.predictions.classes
-    if len(classes) < 2:
-        raise DataError(
-            f"{file}: a report needs at least two classes, these predictions have {', '.join(classes) or 'none'}."
-        )
-    outside = (label < 0) | (label >= len(classes))
-    if outside.any():
-        allowed = ", ".join(f"{number} {name}" for number, name in enumerate(classes))
-        raise DataError(
-            f"{file}: label {int(label[outside][0])} of event {int(ids[outside][0])} is none of the classes ({allowed})."
-        )
-    counts = np.bincount(label, minlength=len(classes))
-    if (counts == 0).any():
-        missing = ", ".join(name for name, count in zip(classes, counts, strict=True) if not count)
-        raise DataError(
-            f"{file}: no test events of class {missing}. Simulate or ingest more, or predict on the whole test split."
-        )
-    wrong = ~np.isfinite(logits).all(axis=1)
-    if wrong.any():
-        found = f"{int(wrong.sum()):,} of {len(ids):,} events have a logit that is not finite, the first is {int(ids[wrong][0])}"
-        raise DataError(f"{file}: {found}. Did the training diverge?")
-    twice = ids[1:] == ids[:-1]
-    if twice.any():
-        raise DataError(
-            f"{file}: event {int(ids[1:][twice][0])} is there more than once. Predict again into an empty folder."
-        )
-
-
-def _check_split(run: Run, file: Path) -> None:
-    split = run.predictions.provenance.get("split")
-    if split != "test":
-        raise DataError(
-            f"{file}: predictions of the split {split!r}; only 'test' is compared. Make them with `hepflow train predict`."
-        )
-    used = run.about.get("splits_used")
-    for purpose, name in used.items() if isinstance(used, Mapping) else ():
-        if name == "test" or (isinstance(name, (list, tuple)) and "test" in name):
-            raise DataError(
-                f"{file.parent / RECORD}: the test split was used for {purpose}, so its numbers would flatter. Train again without it."
-            )
-
-
-def check_comparable(runs: Sequence[Run], *, same_events: bool) -> None:
-    """Same classes; and where ``same_events``, same store and same events.
-
-    Raises
-    ------
-    DataError
-        They are not.
-    """
-    first = runs[0]
-    for run in runs[1:]:
-        if run.predictions.classes != first.predictions.classes:
-            a, b = (", ".join(r.predictions.classes) for r in (first, run))
-            raise DataError(
-                f"{run.path}: classes {b}, but {first.path} has {a}. Compare them in separate reports (--runs)."
-            )
-        what = _difference(first, run)
-        if what and same_events:
-            ask = (
-                "--ablation" if run.definitions != first.definitions else "--allow-different-splits"
-            )
-            do = "Train on one store (if it has grown since, the older run again, by the same command), name fewer --runs"
-            raise DataError(f"{run.path}: {what} than {first.path}. {do}, or pass {ask}.")
-    _check_labels(runs)
-
-
-def _difference(first: Run, run: Run) -> str:
-    if run.store != first.store:
-        return f"trained on another feature store ({run.store or 'unknown'}, not {first.store or 'unknown'})"
-    if not np.array_equal(run.predictions.event_id, first.predictions.event_id):
-        return f"tested on other events ({len(run.predictions.event_id):,}, not the same {len(first.predictions.event_id):,})"
-    return ""
-
-
-def _check_labels(runs: Sequence[Run]) -> None:
-    first = runs[0].predictions
-    for run in runs[1:]:
-        a, b = common_events(first.event_id, run.predictions.event_id)
-        other = first.label[a] != run.predictions.label[b]
-        if other.any():
-            event = int(first.event_id[a][other][0])
-            raise DataError(
-                f"{run.path}: event {event} has another label than in {runs[0].path}. They are not of the same data."
-            )
-
-
-def common_events(
-    first: np.ndarray, second: np.ndarray
-) -> tuple[np.ndarray | slice, np.ndarray | slice]:
-    """Where the events that both have stand in each; sorted and unique event_ids in."""
-    if len(first) == len(second) and np.array_equal(first, second):
-        return slice(None), slice(None)
-    _, a, b = np.intersect1d(first, second, assume_unique=True, return_indices=True)
-    return a, b
-
-
-def same_events(runs: Sequence[Run]) -> bool:
-    """Whether all runs were tested on the same events."""
-    return all(
-        np.array_equal(run.predictions.event_id, runs[0].predictions.event_id) for run in runs[1:]
-    )
-
-
-def _read_history(path: Path) -> dict[str, tuple[list[float], list[float]]]:
-    """The columns of Lightning's CSV log over the epoch; its rows are sparse."""
-    if not path.is_file() or not path.stat().st_size:
-        return {}
-    try:
-        rows = csv.read_csv(path).to_pydict()
-    except pa.ArrowInvalid as error:
-        log.warning(
-            "%s: not readable as CSV (%s); the report goes without its learning curves", path, error
-        )
-        return {}
-    if "epoch" not in rows:
-        return {}
-    found: dict[str, tuple[list[float], list[float]]] = {}
-    for name, column in rows.items():
-        if name in {"epoch", "step"}:
-            continue
-        points = {
-            e: v
-            for e, v in zip(rows["epoch"], column, strict=True)
-            if _is_number(e) and _is_number(v)
-        }  # the last of an epoch
-        if points:
-            epochs = sorted(points)
-            found[name.removesuffix("_epoch")] = (
-                [float(e) for e in epochs],
-                [float(points[e]) for e in epochs],
-            )
-    return found
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def read_runs(folder: Path, *names: str) -> list[Run]:
@@ -284,5 +133,159 @@ def read_runs(folder: Path, *names: str) -> list[Run]:
     DataError
         There is no such run, or its predictions are damaged or not of the test split.
     """
-    paths = find_runs(EvaluateConfig(input=folder, runs=names))
-    return [read_run(path, path.name, content_hash(path)) for path in paths]
+    paths = named(find_runs(EvaluateConfig(input=folder, runs=names)))
+    return [read_run(path, name, content_hash(path)) for name, path in paths.items()]
+
+
+def read_run(path: Path, name: str, content: str) -> Run:
+    """Read one run; run.json and metrics.csv may be missing.
+
+    Raises
+    ------
+    DataError
+        The predictions are missing, not finite, not of the test split, or hold an event twice.
+    """
+    file = path if path.is_file() else path / PREDICTIONS
+    predictions = read_predictions(file)
+    ids, label, logits = predictions.event_id, predictions.label, predictions.logits
+    if len(ids) > 1 and bool((ids[1:] < ids[:-1]).any()):
+        order = np.argsort(ids, kind="stable")
+        ids, label, logits = ids[order], label[order], logits[order]
+    # Fortran order: all that follows goes along the events of one class.
+    logits = np.asfortranarray(logits)
+    predictions = replace(predictions, event_id=ids, label=label, logits=logits)
+    _check(predictions, file)
+    about = read_record(path)
+    used = about.get("splits_used")
+    for purpose, splits in used.items() if isinstance(used, Mapping) else ():
+        if splits == "test" or (isinstance(splits, (list, tuple)) and "test" in splits):
+            raise DataError(
+                f"{file.parent / RECORD}: the test split was used for {purpose}, "
+                "so its results would be too good. Train again without it."
+            )
+    history = {} if path.is_file() else _read_history(path / HISTORY)
+    return Run(name, file.parent, predictions, about, history, content)
+
+
+def _check(predictions: Predictions, file: Path) -> None:
+    classes, label, ids = predictions.classes, predictions.label, predictions.event_id
+    if len(classes) < 2:
+        found = ", ".join(classes) or "none"
+        raise DataError(
+            f"{file}: a report needs at least two classes, these predictions have {found}."
+        )
+    outside = (label < 0) | (label >= len(classes))
+    if outside.any():
+        found = f"label {int(label[outside][0])} of event {int(ids[outside][0])}"
+        allowed = ", ".join(f"{number} {name}" for number, name in enumerate(classes))
+        raise DataError(f"{file}: {found} is none of the classes ({allowed}).")
+    counts = np.bincount(label, minlength=len(classes))
+    if missing := [name for name, count in zip(classes, counts, strict=True) if not count]:
+        raise DataError(
+            f"{file}: no test events of class {', '.join(missing)}. "
+            "Simulate or ingest more, or predict on the whole test split."
+        )
+    wrong = ~np.isfinite(predictions.logits).all(axis=1)
+    if wrong.any():
+        raise DataError(
+            f"{file}: {int(wrong.sum()):,} of {len(ids):,} events have a logit that is not finite, "
+            f"the first is {int(ids[wrong][0])}. Did the training diverge?"
+        )
+    twice = ids[1:] == ids[:-1]
+    if twice.any():
+        raise DataError(
+            f"{file}: event {int(ids[1:][twice][0])} occurs more than once. "
+            "Predict again into an empty folder."
+        )
+    if (split := predictions.provenance.get("split")) != "test":
+        raise DataError(
+            f"{file}: predictions of the split {split!r}; only 'test' is compared. "
+            "Make them with `hepflow train predict`."
+        )
+
+
+def check_comparable(runs: Sequence[Run], *, same_events: bool) -> None:
+    """Check that all runs have the same classes and labels.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+    same_events : bool
+        Also require the same store and the same events.
+
+    Raises
+    ------
+    DataError
+        They differ.
+    """
+    first, a = runs[0], runs[0].predictions
+    for run in runs[1:]:
+        b = run.predictions
+        if b.classes != a.classes:
+            raise DataError(
+                f"{run.path}: classes {', '.join(b.classes)}, but {first.path} has "
+                f"{', '.join(a.classes)}. Compare them in separate reports (--runs)."
+            )
+        what = ""
+        if run.store != first.store:
+            stores = f"{run.store or 'unknown'}, not {first.store or 'unknown'}"
+            what = f"trained on another feature store ({stores})"
+        elif not np.array_equal(b.event_id, a.event_id):
+            sizes = f"{len(b.event_id):,}, not the same {len(a.event_id):,}"
+            what = f"tested on other events ({sizes})"
+        if what and same_events:
+            other = run.definitions != first.definitions
+            raise DataError(
+                f"{run.path}: {what} than {first.path}. Train on one store (if it has grown, train "
+                "the older run again with the same command), name fewer --runs, or pass "
+                f"{'--ablation' if other else '--allow-different-splits'}."
+            )
+        rows = common_events(a.event_id, b.event_id)
+        other_label = a.label[rows[0]] != b.label[rows[1]]
+        if other_label.any():
+            event = int(a.event_id[rows[0]][other_label][0])
+            raise DataError(
+                f"{run.path}: event {event} has another label than in {first.path}. "
+                "They are not of the same data."
+            )
+
+
+def common_events(
+    first: np.ndarray, second: np.ndarray
+) -> tuple[np.ndarray | slice, np.ndarray | slice]:
+    """Return the positions of common events in each of two sorted arrays of unique event_ids."""
+    if np.array_equal(first, second):
+        return slice(None), slice(None)
+    _, a, b = np.intersect1d(first, second, assume_unique=True, return_indices=True)
+    return a, b
+
+
+def same_events(runs: Sequence[Run]) -> bool:
+    """Return whether all runs were tested on the same events."""
+    first, *others = (run.predictions.event_id for run in runs)
+    return all(np.array_equal(first, other) for other in others)
+
+
+def _read_history(path: Path) -> dict[str, tuple[list[float], list[float]]]:
+    """Return the columns of Lightning's CSV log against the epoch; its rows are sparse."""
+    if not path.is_file() or not path.stat().st_size:
+        return {}
+    try:
+        rows = csv.read_csv(path).to_pydict()
+    except pa.ArrowInvalid as error:
+        log.warning("%s: not a CSV file (%s); the report has no learning curves of it", path, error)
+        return {}
+    if "epoch" not in rows:
+        return {}
+    epochs = rows.pop("epoch")
+    rows.pop("step", None)
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for name, column in rows.items():
+        points: dict[float, float] = {}  # the last value of each epoch
+        for epoch, value in zip(epochs, column, strict=True):
+            if all(isinstance(x, (int, float)) and math.isfinite(x) for x in (epoch, value)):
+                points[float(epoch)] = float(value)
+        if points:
+            order = sorted(points)
+            found[name.removesuffix("_epoch")] = order, [points[epoch] for epoch in order]
+    return found

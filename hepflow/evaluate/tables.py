@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table as TerminalTable
+from rich.table import Table
+from rich.text import Text
 
 from hepflow.evaluate import published
 from hepflow.evaluate.figures.figure import file_name
-from hepflow.evaluate.text import (
-    best_model,
+from hepflow.evaluate.text import best_model, tightest
+from hepflow.statistics.numbers import (
+    DASH,
     compact,
     duration,
     factor,
@@ -19,17 +20,17 @@ from hepflow.evaluate.text import (
     percent,
     pm,
     small,
-    tightest,
 )
 from hepflow.statistics.pairs import PASSING
+from hepflow.system import terminal
 
-ROUGH = "Fewer than ten background test events pass: the rejection is a rough number."
-NOT_KNOWN = "No background test event passes, or no share of the rate is given for a class (--mix)."
+LAST = float("-inf")
+"""Sort key of a number that is not there."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What to show, and what to sort by."""
+    """A text, and the number to sort by."""
 
     text: str
     key: float | None = None
@@ -48,392 +49,266 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class ResultTable:
     """A table that can be sorted."""
 
     name: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
-    caption: str = ""
     foot: str = ""
-    """What its marks mean."""
+    """Meaning of its marks."""
+
+
+def _row(*cells: str | Cell, tone: str = "") -> Row:
+    return Row(tuple(Cell(cell) if isinstance(cell, str) else cell for cell in cells), tone)
 
 
 def _of(number: Mapping[str, float] | None, write: Any = pm) -> Cell:
-    return Cell(write(number), float("-inf") if number is None else number["value"])
+    """Return the cell of a number with an error."""
+    return Cell(write(number), LAST if number is None else number["value"])
 
 
 def _plain(value: Any, form: str = ",") -> Cell:
-    if not isinstance(value, (int, float)):  # run.json is written by others
-        return Cell("–" if value is None else str(value), float("-inf"))
-    return Cell(format(value, form), float(value))
+    """Return the cell of a number without an error, or of whatever else a run.json holds."""
+    if isinstance(value, (int, float)):
+        return Cell(format(value, form), float(value))
+    return Cell(DASH if value is None else str(value), LAST)
 
 
-def auc_classes(metrics: Mapping[str, Any]) -> Sequence[str]:
-    """Classes with an AUC of their own: of two the signal, whose AUC is the other's too."""
-    classes: Sequence[str] = (
-        metrics["classes"]
-        if len(metrics["classes"]) > 2
-        else metrics["selections"]["headline"]["signal"]
-    )
-    return classes
+def _auc_classes(metrics: Mapping[str, Any]) -> Sequence[str]:
+    """Return the classes with an AUC of their own: of two only the signal."""
+    signal: Sequence[str] = metrics["selections"]["headline"]["signal"]
+    return metrics["classes"] if len(metrics["classes"]) > 2 else signal
 
 
-def models(metrics: Mapping[str, Any]) -> Table:
-    """Accuracy, AUCs and calibration of every model."""
-    classes, best = auc_classes(metrics), metrics["best"]
+def models(metrics: Mapping[str, Any]) -> ResultTable:
+    """Return accuracy, AUCs and calibration of every model."""
+    classes, entries = _auc_classes(metrics), metrics["models"]
     rows = []
-    for name, entry in metrics["models"].items():
-        cells = [
-            Cell(name),
-            _of(entry["accuracy"], percent),
-            *(_of(entry["auc"][c]) for c in classes),
-        ]
-        cells += [_of(entry["calibration"]["top"]["ece"]), _plain(entry["about"].get("parameters"))]
-        rows.append(
-            Row(tuple(cells), "best" if name == best and len(metrics["models"]) > 1 else "")
-        )
+    for name, entry in entries.items():
+        aucs = (_of(entry["auc"][c]) for c in classes)
+        ece, parameters = entry["calibration"]["top"]["ece"], entry["about"].get("parameters")
+        tone = "best" if name == metrics["best"] and len(entries) > 1 else ""
+        accuracy = _of(entry["accuracy"], percent)
+        rows.append(_row(name, accuracy, *aucs, _of(ece), _plain(parameters), tone=tone))
     columns = ("model", "accuracy", *(f"AUC {name}" for name in classes), "ECE", "parameters")
-    return Table("models", columns, tuple(rows))
+    return ResultTable("models", columns, tuple(rows))
 
 
-def working_points(metrics: Mapping[str, Any], selection: str) -> Table:
-    """One selection: all models at all targets."""
+def working_points(metrics: Mapping[str, Any], selection: str) -> ResultTable:
+    """Return all models at all targets of one selection."""
     rows = []
-    signal: Sequence[str] = ()
-    background: Sequence[str] = ()
+    few = unknown = False
     for name, entry in metrics["models"].items():
         chosen = entry["selections"][selection]
         signal, background = chosen["signal"], chosen["background"]
         for point in chosen["working_points"]:
-            mark = " †" if point["few_events"] else ""
+            target = Cell(f"{100 * point['target']:g} %", point["target"])
+            kept = [_of(point["efficiency"][c], hundredths) for c in (*signal, *background)]
             rejection = _of(point["rejection"], factor)
-            cells = [Cell(name), Cell(f"{100 * point['target']:g} %", point["target"])]
-            cells += [_of(point["efficiency"][c], hundredths) for c in (*signal, *background)]
-            cells += [
-                Cell(rejection.text + mark, rejection.key),
-                _of(point["rate_reduction"], factor),
-                _of(point["purity"], hundredths),
-            ]
-            rows.append(Row(tuple(cells)))
+            if point["few_events"]:
+                few, rejection = True, Cell(f"{rejection.text} †", rejection.key)
+            rates = _of(point["rate_reduction"], factor), _of(point["purity"], hundredths)
+            unknown |= any(cell.text.startswith(DASH) for cell in (rejection, *rates))
+            rows.append(_row(name, target, *kept, rejection, *rates))
     shares = (*(f"{c} kept, %" for c in signal), *(f"{c} passes, %" for c in background))
     columns = ("model", "target", *shares, "rejection", "rate ÷", "purity, %")
-    marks = [f"† {ROUGH}"] if any(row.cells[-3].text.endswith("†") for row in rows) else []
-    marks += (
-        [f"– {NOT_KNOWN}"]
-        if any(cell.text.startswith("–") for row in rows for cell in row.cells)
-        else []
-    )
-    return Table(f"wp-{selection}", columns, tuple(rows), foot=" ".join(marks))
+    foot = []
+    if few:
+        foot += ["† Fewer than ten background test events pass: the rejection is a rough number."]
+    if unknown:
+        foot += ["– No background test event passes, or a class has no share of the rate (--mix)."]
+    return ResultTable(f"wp-{selection}", columns, tuple(rows), " ".join(foot))
 
 
-DIFFERENCES = ("models", "quantity", "difference", "z", "p", "p, corrected", "verdict")
+def differences(
+    metrics: Mapping[str, Any],
+    name: str = "pairs",
+    pairs: Sequence[Mapping[str, Any]] | None = None,
+) -> ResultTable:
+    """Return all paired differences, or those in ``pairs``."""
+    rows = []
+    for pair in metrics["pairs"] if pairs is None else pairs:
+        z = pair["value"] / pair["error"] if pair["error"] > 0 else 0.0
+        larger_is_better = not pair["quantity"].startswith(PASSING)
+        better = pair["first"] if (pair["value"] > 0) == larger_is_better else pair["second"]
+        numbers = [_of(pair), Cell(f"{z:+.1f}".replace("-", "−"), z)]
+        numbers += [Cell(p_value(pair[key]), pair[key]) for key in ("p_value", "p_adjusted")]
+        names = f"{pair['first']} − {pair['second']}", pair["quantity"]
+        verdict, tone = (
+            (f"{better} is better", "") if pair["resolved"] else ("cannot tell", "quiet")
+        )
+        rows.append(_row(*names, *numbers, verdict, tone=tone))
+    columns = ("models", "quantity", "difference", "z", "p", "p, corrected", "verdict")
+    return ResultTable(name, columns, tuple(rows))
 
 
-def differences(metrics: Mapping[str, Any]) -> Table:
-    """Every paired difference."""
-    rows = [_difference(pair) for pair in metrics["pairs"]]
-    return Table("pairs", DIFFERENCES, tuple(rows))
-
-
-def _difference(pair: Mapping[str, Any]) -> Row:
-    z = pair["value"] / pair["error"] if pair["error"] > 0 else 0.0
-    larger_is_better = not pair["quantity"].startswith(PASSING)
-    better = pair["first"] if (pair["value"] > 0) == larger_is_better else pair["second"]
-    verdict = f"{better} is better" if pair["resolved"] else "cannot tell"
-    cells = (
-        Cell(f"{pair['first']} − {pair['second']}"),
-        Cell(pair["quantity"]),
-        _of(pair),
-        Cell(f"{z:+.1f}".replace("-", "−"), z),
-        Cell(p_value(pair["p_value"]), pair["p_value"]),
-        Cell(p_value(pair["p_adjusted"]), pair["p_adjusted"]),
-        Cell(verdict),
-    )
-    return Row(cells, "" if pair["resolved"] else "quiet")
-
-
-def ablation(metrics: Mapping[str, Any]) -> Table:
-    """AUCs and accuracy of each model under each definition."""
-    classes = auc_classes(metrics)
+def ablation(metrics: Mapping[str, Any]) -> ResultTable:
+    """Return AUCs and accuracy of each model under each definition of the features."""
+    classes = _auc_classes(metrics)
     rows = []
     for group in metrics["ablation"]:
         for definitions, names in sorted(group["definitions"].items()):
             for name in names:
                 entry = metrics["models"][name]
-                cells = [
-                    Cell(group["model"]),
-                    Cell(definitions),
-                    Cell(name),
-                    _of(entry["accuracy"], percent),
-                ]
-                rows.append(
-                    Row(
-                        (
-                            *cells,
-                            *(_of(entry["auc"][c]) for c in classes),
-                            _of(tightest(entry)["background_efficiency"], percent),
-                        )
-                    )
-                )
-    columns = (
-        "net",
-        "definitions",
-        "run",
-        "accuracy",
-        *(f"AUC {name}" for name in classes),
-        "background passes",
-    )
-    return Table("ablation", columns, tuple(rows))
+                aucs = (_of(entry["auc"][c]) for c in classes)
+                passes = _of(tightest(entry)["background_efficiency"], percent)
+                accuracy = _of(entry["accuracy"], percent)
+                rows.append(_row(group["model"], definitions, name, accuracy, *aucs, passes))
+    aucs_of = (f"AUC {name}" for name in classes)
+    columns = ("net", "definitions", "run", "accuracy", *aucs_of, "background passes")
+    return ResultTable("ablation", columns, tuple(rows))
 
 
-def ablation_differences(metrics: Mapping[str, Any]) -> Table:
-    """What a change of the definitions did, on common events."""
-    rows = [_difference(pair) for group in metrics["ablation"] for pair in group["differences"]]
-    return Table("ablation-pairs", DIFFERENCES, tuple(rows))
+def ablation_differences(metrics: Mapping[str, Any]) -> ResultTable:
+    """Return the paired differences between definitions."""
+    pairs = [pair for group in metrics["ablation"] for pair in group["differences"]]
+    return differences(metrics, "ablation-pairs", pairs)
 
 
-def cost(metrics: Mapping[str, Any]) -> Table:
-    """What each training took."""
+def cost(metrics: Mapping[str, Any]) -> ResultTable:
+    """Return duration and throughput of each training."""
     rows = []
     for name, entry in metrics["models"].items():
         about = entry["about"]
-        wall = about.get("wall_s")
+        keys = ("processes", "epochs", "events_trained")
         rows.append(
-            Row(
-                (
-                    Cell(name),
-                    Cell(_where(about) or "–"),
-                    _plain(about.get("processes")),
-                    _plain(about.get("epochs")),
-                    _plain(about.get("events_trained")),
-                    _plain(about.get("shuffle_reach"), ".0%"),
-                    Cell("–", -1.0) if wall is None else Cell(duration(wall), wall),
-                    _plain(about.get("events_per_s"), ",.0f"),
-                )
+            _row(
+                name,
+                _where(about) or DASH,
+                *(_plain(about.get(key)) for key in keys),
+                _plain(about.get("shuffle_reach"), ".0%"),
+                _duration(about),
+                _plain(about.get("events_per_s"), ",.0f"),
             )
         )
-    return Table(
-        "cost",
-        (
-            "model",
-            "where",
-            "processes",
-            "epochs",
-            "events trained",
-            "shuffled among",
-            "time within training",
-            "events/s",
-        ),
-        tuple(rows),
-    )
+    columns = ("model", "where", "processes", "epochs", "events trained", "shuffled among")
+    return ResultTable("cost", (*columns, "time within training", "events/s"), tuple(rows))
 
 
 def _where(about: Mapping[str, Any]) -> str:
     return ", ".join(str(about[key]) for key in ("engine", "device") if about.get(key))
 
 
-def beside_published(metrics: Mapping[str, Any]) -> Table | None:
-    """Ours first, then the published values; None where the classes are others."""
+def _duration(about: Mapping[str, Any]) -> Cell:
+    wall = about.get("wall_s")
+    return Cell(DASH, LAST) if wall is None else Cell(duration(wall), wall)
+
+
+def with_published(metrics: Mapping[str, Any]) -> ResultTable | None:
+    """Return our results, then the published ones; None if the classes are others."""
     classes = ("qcd", "ttbar", "wjets")
     if set(metrics["classes"]) != set(classes):
         return None
     rows = []
     for name, entry in metrics["models"].items():
-        aucs = tuple(_of(entry["auc"][c], compact) for c in classes)
-        about = entry["about"]
-        where = Cell(": ".join(part for part in ("this report", _where(about)) if part))
-        own = (
-            Cell(name),
-            where,
-            _plain(entry["n_events"]),
-            *aucs,
-            _of(entry["accuracy"], compact),
-            Cell(_training(about)),
-        )
-        rows.append(Row((*own, _plain(about.get("events_per_s"), ",.0f")), "best"))
-    for line in published.TABLE:
-        digits = ".5f" if len(line.auc) == len(classes) else ".4f"  # as published
-        aucs = tuple(
-            Cell(format(line.auc[c], digits), line.auc[c]) if c in line.auc else Cell("–", -1.0)
-            for c in classes
-        )
-        accuracy = (
-            Cell("–", -1.0) if line.accuracy is None else Cell(f"{line.accuracy:g}", line.accuracy)
-        )
-        source = Cell(f"{line.run}: {line.where}", href=line.source)
-        cells = (
-            Cell(line.model),
-            source,
-            _plain(published.TEST_EVENTS),
-            *aucs,
-            accuracy,
-            Cell(line.training or "–"),
-        )
-        rows.append(Row((*cells, _plain(line.train_events_per_s, ",.0f"))))
-    columns = (
-        "model",
-        "where",
-        "test events",
-        *(f"AUC {name}" for name in classes),
-        "accuracy",
-        "training",
-        "events/s",
-    )
-    return Table("published", columns, tuple(rows))
+        about, epochs = entry["about"], entry["about"].get("epochs")
+        where = ": ".join(filter(None, ("this report", _where(about))))
+        aucs = (_of(entry["auc"][c], compact) for c in classes)
+        parts = [] if epochs is None else [f"{epochs} epoch{'' if epochs == 1 else 's'}"]
+        parts += [] if about.get("wall_s") is None else [_duration(about).text]
+        numbers = _plain(entry["n_events"]), *aucs, _of(entry["accuracy"], compact)
+        rate = _plain(about.get("events_per_s"), ",.0f")
+        rows.append(_row(name, where, *numbers, " in ".join(parts) or DASH, rate, tone="best"))
+    for result in published.TABLE:
+        digits = ".5f" if len(result.auc) == len(classes) else ".4f"  # as published
+        where_ = Cell(f"{result.run}: {result.where}", href=published.REPOSITORY)
+        aucs = (_plain(result.auc.get(c), digits) for c in classes)
+        numbers = _plain(published.TEST_EVENTS), *aucs, _plain(result.accuracy, "g")
+        rate = _plain(result.events_per_s, ",.0f")
+        rows.append(_row(result.model, where_, *numbers, result.training or DASH, rate))
+    aucs_of = (f"AUC {name}" for name in classes)
+    columns = ("model", "where", "test events", *aucs_of, "accuracy", "training", "events/s")
+    return ResultTable("published", columns, tuple(rows))
 
 
-def _training(about: Mapping[str, Any]) -> str:
-    epochs = about.get("epochs")
-    parts = [f"{epochs} epoch{'' if epochs == 1 else 's'}"] if epochs is not None else []
-    parts += [duration(about["wall_s"])] if about.get("wall_s") is not None else []
-    return " in ".join(parts) or "–"
-
-
-def hard_events(model: str, entry: Mapping[str, Any], shown: Sequence[str]) -> Table:
-    """The events that a model is most sure about and wrong; those that are drawn are links."""
-    events = entry["hardest"]
-    features = [
-        name
-        for name in ("HT", "MET", "MT", "nJets", "nBJets", "LepPt")
-        if events and name in events[0].get("features", {})
-    ]
+def hard_events(model: str, entry: Mapping[str, Any], shown: Sequence[str]) -> ResultTable:
+    """Return the misclassified events with the highest confidence; drawn ones are links."""
+    known = entry["hardest"][0].get("features", {}) if entry["hardest"] else {}
+    features = [f for f in ("HT", "MET", "MT", "nJets", "nBJets", "LepPt") if f in known]
     rows = []
-    for event in events:
-        link = f"#fig-event_{event['event_id']}" if event["event_id"] in shown else ""
-        cells = [Cell(event["event_id"], href=link), Cell(event["true"]), Cell(event["predicted"])]
-        cells += [
-            Cell(f"{event['p_predicted']:.4f}", event["p_predicted"]),
+    for event in entry["hardest"]:
+        number = event["event_id"]
+        link = Cell(number, href=f"#fig-event_{number}" if number in shown else "")
+        probable = (
+            _plain(event["p_predicted"], ".4f"),
             Cell(small(event["p_true"]), event["p_true"]),
-        ]
-        cells += [
-            Cell(f"{event['features'][name]:.4g}", event["features"][name]) for name in features
-        ]
-        rows.append(Row(tuple(cells)))
-    return Table(
-        f"hard-{file_name(model)}",
-        ("event_id", "true", "predicted", "p of predicted", "p of true", *features),
-        tuple(rows),
-    )
+        )
+        values = (_plain(event["features"][name], ".4g") for name in features)
+        rows.append(_row(link, event["true"], event["predicted"], *probable, *values))
+    columns = ("event_id", "true", "predicted", "p of predicted", "p of true", *features)
+    return ResultTable(f"hard-{file_name(model)}", columns, tuple(rows))
 
 
-def sculpting(entry: Mapping[str, Any]) -> Table:
-    """Whether the efficiency of a class depends on a feature."""
+def sculpting(entry: Mapping[str, Any]) -> ResultTable:
+    """Return how much the efficiency of each class depends on each feature."""
     rows = []
     for feature, row in entry["efficiency"].items():
         for name, one in row["efficiency"].items():
             values = [v for v, n in zip(one["value"], one["events"], strict=True) if n]
-            per = one["chi2"] / one["ndf"] if one["ndf"] else 0.0
-            spread = (
-                Cell(
-                    f"{100 * min(values):.1f} … {100 * max(values):.1f} %",
-                    max(values) - min(values),
-                )
-                if values
-                else Cell("–", -1.0)
-            )
-            rows.append(
-                Row(
-                    (
-                        Cell(feature),
-                        Cell(name),
-                        spread,
-                        Cell(f"{one['chi2']:.0f} / {one['ndf']}", per),
-                    )
-                )
-            )
-    return Table(
-        "sculpting",
-        ("feature", "class", "efficiency, lowest to highest bin", "χ² / ndf of a constant"),
-        tuple(rows),
-    )
+            low, high = min(values, default=0.0), max(values, default=0.0)
+            spread = f"{100 * low:.1f} … {100 * high:.1f} %" if values else DASH
+            chi2, ndf = one["chi2"], one["ndf"]
+            quality = Cell(f"{chi2:.0f} / {ndf}", chi2 / ndf if ndf else 0.0)
+            rows.append(_row(feature, name, Cell(spread, high - low), quality))
+    columns = ("feature", "class", "efficiency, lowest to highest bin", "χ² / ndf of a constant")
+    return ResultTable("sculpting", columns, tuple(rows))
 
 
-def _words(splits: str | Sequence[str]) -> str:
-    return splits if isinstance(splits, str) else " + ".join(splits)
-
-
-def _hash(full: object) -> Cell:
-    """The first digits, and all of them when hovering; metrics.json has them too."""
-    return Cell(str(full)[:8], title=str(full)) if full else Cell("not recorded")
-
-
-def provenance(metrics: Mapping[str, Any]) -> Table:
-    """Where every model comes from."""
+def provenance(metrics: Mapping[str, Any]) -> ResultTable:
+    """Return the data, configuration, code and versions of every model."""
     rows = []
     for name, entry in metrics["models"].items():
         origin, about = entry["provenance"], entry["about"]
-        versions = ", ".join(
-            f"{package} {number}" for package, number in sorted(about.get("versions", {}).items())
-        )
+        versions = sorted(about.get("versions", {}).items())
         config = about.get("config_hash") or origin.get("config_hash")
+        used = []
+        for purpose, splits in about.get("splits_used", {}).items():
+            if splits:
+                used.append(
+                    f"{purpose}: {splits if isinstance(splits, str) else ' + '.join(splits)}"
+                )
+        hashes = [
+            Cell(str(full)[:8], title=str(full)) if full else Cell("not recorded")
+            for full in (origin.get("store"), config, about.get("code"), origin["content"])
+        ]
         seed = about.get("seed", origin.get("seed"))
-        used = ", ".join(
-            f"{purpose}: {_words(splits)}"
-            for purpose, splits in about.get("splits_used", {}).items()
-            if splits
-        )
-        hashes = tuple(
-            _hash(own)
-            for own in (origin.get("store"), config, about.get("code"), origin["content"])
-        )
-        rest = (
-            Cell(str(cell) if cell not in {None, ""} else "not recorded")
-            for cell in (seed, used, versions)
-        )
-        rows.append(Row((Cell(name), Cell(entry["definitions"] or "not recorded"), *hashes, *rest)))
-    columns = (
-        "model",
-        "definitions",
-        "data",
-        "configuration",
-        "code",
-        "run files",
-        "seed",
-        "splits used",
-        "versions",
-    )
-    return Table("provenance", columns, tuple(rows))
+        texts = [
+            "" if seed is None else str(seed),
+            ", ".join(used),
+            ", ".join(f"{package} {number}" for package, number in versions),
+        ]
+        definitions = entry["definitions"] or "not recorded"
+        rows.append(_row(name, definitions, *hashes, *(text or "not recorded" for text in texts)))
+    columns = ("model", "definitions", "data", "configuration", "code", "run files", "seed")
+    return ResultTable("provenance", (*columns, "splits used", "versions"), tuple(rows))
 
 
-def for_terminal(table: Table) -> TerminalTable:
-    """A table of the report for a terminal or a notebook."""
-    shown = TerminalTable(title=table.caption or None, caption=table.foot or None)
-    for index, column in enumerate(table.columns):
-        numbers = all(row.cells[index].key is not None for row in table.rows)
-        shown.add_column(escape(column), justify="right" if numbers else "left")
-    for row in table.rows:
-        shown.add_row(
-            *(escape(cell.text) for cell in row.cells),
-            style={"best": "bold", "quiet": "dim"}.get(row.tone, ""),
-        )
+def for_terminal(table: ResultTable) -> Table:
+    """Return a table of the report for a terminal or a notebook."""
+    styles = {"best": "bold", "quiet": "dim"}
+    rows = [[Text(cell.text, styles.get(row.tone, "")) for cell in row.cells] for row in table.rows]
+    shown = terminal.table(table.columns, rows)
+    for index, column in enumerate(shown.columns):
+        if any(row.cells[index].key is None for row in table.rows):
+            column.justify = "left"
+    shown.caption = Text(table.foot) if table.foot else None
     return shown
 
 
-def summary_table(metrics: Mapping[str, Any]) -> TerminalTable:
-    """What a terminal shows at the end: accuracy, AUC a class, and the background rejection of the headline."""
-    classes = auc_classes(metrics)
+def summary_table(metrics: Mapping[str, Any]) -> Table:
+    """Return the table of the terminal: accuracy, AUC per class, rejection of the headline."""
+    classes, entries = _auc_classes(metrics), metrics["models"]
     target = 100 * max(metrics["settings"]["targets"])
-    first = next(iter(metrics["models"].values()))["selections"]["headline"]
-    table = TerminalTable(
-        title=f"test split, {metrics['n_events']:,} events, classes of equal weight; 0.97(2) is 0.97 ± 0.02"
-    )
-    table.add_column("model")
-    rejected = escape("+".join(first["background"]))
-    for column in (
-        "accuracy",
-        *(f"AUC {escape(name)}" for name in classes),
-        f"1/ε {rejected} at {target:g} %",
-    ):
-        table.add_column(column, justify="right")
-    for name, entry in metrics["models"].items():
-        marked = name == best_model(metrics["models"]) and len(metrics["models"]) > 1
+    rejected = "+".join(metrics["selections"]["headline"]["background"])
+    rows = []
+    for name, entry in entries.items():
+        style = "bold" if name == best_model(entries) and len(entries) > 1 else ""
         aucs = (compact(entry["auc"][c]) for c in classes)
-        table.add_row(
-            escape(name),
-            compact(entry["accuracy"]),
-            *aucs,
-            factor(tightest(entry)["rejection"]),
-            style="bold" if marked else "",
-        )
-    return table
+        rejection = factor(tightest(entry)["rejection"])
+        cells = (name, compact(entry["accuracy"]), *aucs, rejection)
+        rows.append([Text(cell, style) for cell in cells])
+    aucs_of = (f"AUC {name}" for name in classes)
+    columns = ("model", "accuracy", *aucs_of, f"1/ε {rejected} at {target:g} %")
+    events = f"test split, {metrics['n_events']:,} events, classes of equal weight"
+    return terminal.table(columns, rows, f"{events}; 0.97(2) is 0.97 ± 0.02")

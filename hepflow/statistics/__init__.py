@@ -1,1 +1,1 @@
-"""Arrays in, numbers with errors out. Reads no files and draws no plots."""
+"""Arrays in, numbers with errors out; numbers as text. Reads no files and draws no plots."""

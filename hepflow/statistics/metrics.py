@@ -1,57 +1,62 @@
-"""Scores and labels -> AUC, ROC, accuracy, confusion, calibration, each with its error. Pure functions of arrays.
+"""Scores and labels -> AUC, ROC, accuracy and confusion, each with its error.
 
-Every class carries the same total weight, whatever its number of events, because the published test sets are balanced: a sum
-over events is a mean over each class first. A discriminant is binned once (`spectrum`); everything that follows is a function of
-the bin counts. A bootstrap replica then is a Poisson draw of the counts, which is what Poisson(1) weights on the events add up
-to, so that the cost of a replica does not depend on the number of events.
+Every class carries the same total weight, whatever its number of events, because the published
+test sets are balanced: a number is a mean over each class first, then over the classes.
+
+Why not scikit-learn: one AUC there sorts all events, and a bootstrap would sort them for each
+replica. Here a discriminant is binned once (`spectrum`), and everything else is a function of the
+bin counts: cumulative sums over at most 65,536 bins. A replica is a Poisson draw of the counts,
+which has the same distribution as Poisson(1) weights on the events, so that its cost does not
+depend on the number of events.
+
+        counts_KD     bin of the discriminant, background-like -> signal-like
+        background    9  7  4  2  1  0
+        signal        0  1  2  4  7  9      threshold at bin d: everything from d on is selected
 """
 
 # N events, K classes, D bins of a discriminant, R replicas
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 FINE_BINS = 1 << 16
-"""Bins of a discriminant when there are too many events to keep every distinct score; a bin index fits in 16 bits."""
+"""Bins of a discriminant with too many events to keep every score; an index fits in 16 bits."""
 COARSE_BINS = 1 << 12
-"""Bins behind the errors of those: equally populated."""
+"""Equally populated bins for bootstrap errors."""
 LOG_ODDS_LIMIT = 60.0
-"""Log-odds beyond this (a probability of 1e-26) share the outermost bins of a binned discriminant."""
+"""Log-odds beyond this (a probability of 1e-26) share the outermost bins."""
 ROUNDING = 1e-4
-"""By which the score of an event may differ between programs, absolute and relative."""
+"""Largest difference, absolute or relative, between the scores of one event in two programs."""
 CHUNK = 1 << 19
-"""Events handled at once where a temporary array of all would be large."""
+"""Events per step where a temporary array of all would be large."""
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measurement(NamedTuple):
     """A number and its standard error."""
 
     value: float
     error: float
 
-    def to_dict(self) -> dict[str, float]:
-        """Plain types, for JSON."""
-        return {"value": self.value, "error": self.error}
-
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Events of each class in bins of a discriminant, from background-like to signal-like."""
+    """Events per class in bins of a discriminant, from background-like to signal-like."""
 
     counts: np.ndarray
     """(K, D) int64"""
     floor: np.ndarray
-    """(D) float64: the smallest score that falls into the bin, so that ``score >= floor`` selects it and all above"""
+    """(D) float64: the smallest score in the bin; ``score >= floor`` selects it and all above"""
     exact: bool = False
     """Whether a bin is a single score."""
 
     def threshold(self, chosen: int) -> float:
-        """A cut that selects a bin and all above, also where the scores come out rounded in another way, as they do in another program.
+        """Return a cut that selects a bin and all above it.
 
-        Between the score of a bin and the next one below there is room for that; bins of a width have none, and no score of their own.
+        Other programs round scores differently, so the cut lies below the score of the bin, by up
+        to half of the way to the next score. Bins of equal width have no such gap.
         """
         floor = float(self.floor[chosen])
         if not self.exact:
@@ -60,7 +65,7 @@ class Spectrum:
         return floor - min(ROUNDING * max(1.0, abs(floor)), (floor - below) / 2)
 
     def coarse(self, bins: int = COARSE_BINS) -> "Spectrum":
-        """Neighbouring bins joined into about ``bins`` equally populated ones; the same where there are no more than that."""
+        """Join neighbouring bins into about ``bins`` equally populated ones, if there are more."""
         if self.counts.shape[1] <= bins:
             return self
         share = self.density(range(len(self.counts))).cumsum()
@@ -69,57 +74,54 @@ class Spectrum:
         return Spectrum(np.add.reduceat(self.counts, first, axis=1), self.floor[first])
 
     def histogram(self, bins: int = 50, tail: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
-        """(bins + 1) equidistant edges around all but the tails, and the (K, bins) counts; the tails are in the outermost bins."""
+        """Return (bins + 1) equidistant edges and (K, bins) counts.
+
+        The edges leave out the tails, which are counted in the outermost bins.
+        """
         share = self.density(range(len(self.counts))).cumsum()
         low, high = self.floor[np.searchsorted(share, [tail, 1 - tail]).clip(max=len(share) - 1)]
         edges = np.linspace(low, high if high > low else low + 1, bins + 1)
         bin_D = np.clip(np.searchsorted(edges, self.floor, side="right") - 1, 0, bins - 1)
-        return edges, np.stack(
-            [np.bincount(bin_D, weights=own, minlength=bins) for own in self.counts]
-        )
+        counts = [np.bincount(bin_D, weights=own, minlength=bins) for own in self.counts]
+        return edges, np.stack(counts)
 
     def density(self, classes: Sequence[int]) -> np.ndarray:
-        """(D) share of the classes' events in each bin, every class with the same weight."""
+        """Return the function `density` of the counts."""
         return density(self.counts, classes)
 
 
 def density(counts_KD: np.ndarray, classes: Sequence[int]) -> np.ndarray:
-    """(D) mean over the classes of the share of a class's events in each bin."""
+    """Return (D) the share of events in each bin, averaged over the classes."""
     chosen = counts_KD[list(classes)]
-    totals = np.maximum(
-        chosen.sum(axis=1, keepdims=True), 1
-    )  # a replica of a tiny class may be empty
+    totals = np.maximum(chosen.sum(axis=1, keepdims=True), 1)  # a replica may have no events
     return (chosen / totals).mean(axis=0)
 
 
 def log_odds(logits_NK: np.ndarray, signal: Sequence[int], background: Sequence[int]) -> np.ndarray:
-    """Logarithm of the ratio of the signal classes' probability to the background classes'.
+    """Return (N) the logarithm of P(signal classes) / P(background classes).
 
-    Every discriminant of the report is one of these: a class against the rest, a class against another, ttbar or W against
-    QCD. It orders the events as the probability does, but does not saturate at 1.
+    Every discriminant of the report has this form: a class against the rest, a class against
+    another, ttbar or W against QCD. It orders events as the probability does, but does not
+    saturate at 1.
 
     Parameters
     ----------
     logits_NK : (N, K)
     signal, background : labels
-
-    Returns
-    -------
-    (N) float64
     """
+
+    def log_sum_exp(x_KN: np.ndarray) -> np.ndarray:
+        if len(x_KN) == 1:
+            return x_KN[0]
+        top_N = x_KN.max(axis=0)
+        return top_N + np.log(np.exp(x_KN - top_N).sum(axis=0))
+
     score_N = np.empty(len(logits_NK))
     for start in range(0, len(logits_NK), CHUNK):
         rows = slice(start, start + CHUNK)
         x_KN = logits_NK[rows].T.astype(np.float64, order="C")
-        score_N[rows] = _log_sum_exp(x_KN[list(signal)]) - _log_sum_exp(x_KN[list(background)])
+        score_N[rows] = log_sum_exp(x_KN[list(signal)]) - log_sum_exp(x_KN[list(background)])
     return score_N
-
-
-def _log_sum_exp(x_KN: np.ndarray) -> np.ndarray:
-    if len(x_KN) == 1:
-        return x_KN[0]
-    top_N = x_KN.max(axis=0)
-    return top_N + np.log(np.exp(x_KN - top_N).sum(axis=0))
 
 
 def spectrum(
@@ -131,10 +133,9 @@ def spectrum(
     ----------
     score_N : (N) float64, finite
     label_N : (N) integers in [0, n_classes)
-    n_classes : int
     exact_below : int
-        Up to as many events every distinct score is a bin of its own, and what follows is exact; beyond, there are
-        `FINE_BINS` bins of equal width.
+        Up to this many events every distinct score is a bin of its own, and all results are exact;
+        above, there are `FINE_BINS` bins of equal width.
 
     Returns
     -------
@@ -146,17 +147,15 @@ def spectrum(
     if exact:
         floor_D, bin_N = np.unique(score_N, return_inverse=True)
     else:
-        low, high = (
-            float(np.clip(edge, -LOG_ODDS_LIMIT, LOG_ODDS_LIMIT))
-            for edge in (score_N.min(), score_N.max())
-        )
+        least = score_N.min()
+        low, high = np.clip([least, score_N.max()], -LOG_ODDS_LIMIT, LOG_ODDS_LIMIT).tolist()
         width = (high - low) / FINE_BINS or 1.0
         bin_N = np.empty(len(score_N), dtype=np.uint16)
         for start in range(0, len(score_N), CHUNK):
             rows = slice(start, start + CHUNK)
             bin_N[rows] = np.clip((score_N[rows] - low) / width, 0, FINE_BINS - 1)
         floor_D = low + width * np.arange(FINE_BINS)
-        floor_D[0] = score_N.min()  # beyond the limit, too
+        floor_D[0] = least  # includes scores below the limit
     counts_KD = np.zeros((n_classes, len(floor_D)), dtype=np.int64)
     for start in range(0, len(score_N), CHUNK):
         rows = slice(start, start + CHUNK)
@@ -166,15 +165,20 @@ def spectrum(
 
 
 def auc(counts_KD: np.ndarray, signal: Sequence[int], background: Sequence[int]) -> float:
-    """Probability that a signal event scores above a background event, ties counting half (Mann-Whitney), classes balanced."""
+    """Return the probability that a signal event scores above a background event.
+
+    Ties count half (Mann-Whitney); classes have equal weight.
+    """
     signal_D, background_D = density(counts_KD, signal), density(counts_KD, background)
-    return min(
-        float(signal_D @ (background_D.cumsum() - background_D / 2)), 1.0
-    )  # rounding may end just above
+    area = float(signal_D @ (background_D.cumsum() - background_D / 2))
+    return min(area, 1.0)  # rounding may end just above
 
 
 def auc_error(counts_KD: np.ndarray, signal: Sequence[int], background: Sequence[int]) -> float:
-    """Standard error of `auc` after DeLong et al. (1988), without random numbers: that of a selection is its mirror image's, too."""
+    """Return the standard error of `auc` after DeLong et al. (1988), without random numbers.
+
+    It is the same if signal and background are exchanged.
+    """
     placed_KD = placements(counts_KD, signal, background)
     variance = 0.0
     for side in (signal, background):
@@ -189,7 +193,11 @@ def auc_error(counts_KD: np.ndarray, signal: Sequence[int], background: Sequence
 def placements(
     counts_KD: np.ndarray, signal: Sequence[int], background: Sequence[int]
 ) -> np.ndarray:
-    """(K, D) share of the other side that an event of the class in the bin is on the right side of, ties counting half."""
+    """Return (K, D) the share of the other side that an event in the bin is ordered correctly with.
+
+    For a signal event that is the background below it, for a background event the signal above it;
+    ties count half.
+    """
     below_D, above_D = density(counts_KD, background), density(counts_KD, signal)
     table_KD = np.zeros(counts_KD.shape)
     table_KD[list(signal)] = below_D.cumsum() - below_D / 2
@@ -198,7 +206,7 @@ def placements(
 
 
 def efficiencies(counts_KD: np.ndarray) -> np.ndarray:
-    """(K, D) share of each class that scores at or above the floor of each bin."""
+    """Return (K, D) the share of each class at or above the floor of each bin."""
     totals = np.maximum(counts_KD.sum(axis=1, keepdims=True), 1)
     return counts_KD[:, ::-1].cumsum(axis=1)[:, ::-1] / totals
 
@@ -210,9 +218,9 @@ def bootstrap(
     replicas: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """(R, ...) a statistic of the counts on replicas of the sample.
+    """Return (R, ...) a statistic of the counts on replicas of the sample.
 
-    The errors hold for the test sample alone; they know nothing of how much another training would differ.
+    Its spread is the error of the test sample alone, not of another training.
     """
     flat = counts_KD.ravel()
     filled = np.flatnonzero(flat)
@@ -226,68 +234,63 @@ def bootstrap(
 
 
 def predicted(logits_NK: np.ndarray) -> np.ndarray:
-    """(N) int8 class of the largest logit, the first of equal ones."""
+    """Return (N) int8 the class of the largest logit, the first of equal ones."""
     best_N, top_N = np.zeros(len(logits_NK), dtype=np.int8), logits_NK[:, 0]
-    for label in range(
-        1, logits_NK.shape[1]
-    ):  # several times as fast as argmax along so short an axis
+    for label in range(1, logits_NK.shape[1]):  # several times as fast as argmax over 3 columns
         best_N = np.where(logits_NK[:, label] > top_N, np.int8(label), best_N)
         top_N = np.maximum(logits_NK[:, label], top_N)
     return best_N
 
 
 def confusion(predicted_N: np.ndarray, label_N: np.ndarray, n_classes: int) -> np.ndarray:
-    """(K, K) int64 counts: row = true class, column = predicted class."""
-    return np.bincount(
-        label_N.astype(np.int64) * n_classes + predicted_N, minlength=n_classes**2
-    ).reshape(n_classes, n_classes)
+    """Return (K, K) int64 counts: row = true class, column = predicted class."""
+    flat_N = label_N.astype(np.int64) * n_classes + predicted_N
+    return np.bincount(flat_N, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
 def confusion_shares(confusion_KK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(K, K) shares of each true class, and their binomial errors."""
+    """Return (K, K) the shares of each true class, and their binomial errors."""
     totals = confusion_KK.sum(axis=1, keepdims=True)
-    share = confusion_KK / totals
-    return share, binomial_error(confusion_KK, totals)
+    return confusion_KK / totals, binomial_error(confusion_KK, totals)
 
 
-def balanced_accuracy(confusion_KK: np.ndarray) -> Measured:
-    """Mean over the classes of the share classified rightly, with its binomial error."""
-    share_KK, error_KK = confusion_shares(confusion_KK)
-    return Measured(
-        float(np.diag(share_KK).mean()),
-        float(np.sqrt((np.diag(error_KK) ** 2).sum()) / len(share_KK)),
-    )
+def balanced_accuracy(confusion_KK: np.ndarray) -> Measurement:
+    """Return the share of correctly classified events, averaged over the classes."""
+    share_K, error_K = (np.diag(table_KK) for table_KK in confusion_shares(confusion_KK))
+    error = float(np.sqrt((error_K**2).sum()) / len(error_K))
+    return Measurement(float(share_K.mean()), error)
 
 
 def binomial_error(passed: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Half-width of Wilson's 68 % interval: unlike sqrt(p(1-p)/n) it is not zero at 0 or n passed."""
+    """Return half of Wilson's 68 % interval; unlike sqrt(p(1-p)/n) it is not zero at p = 0 or 1."""
     low, high = wilson(passed, total)
     return (high - low) / 2
 
 
 def wilson(passed: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """(2, ...) low and high end of the 68 % interval of passed / total, never outside [0, 1] and not around the share (Wilson 1927)."""
+    """Return (2, ...) the ends of the 68 % interval of passed / total (Wilson 1927).
+
+    It never leaves [0, 1], and is longer on the side of 1/2.
+    """
     n = np.maximum(total, 1)
     p = passed / n
-    middle, half = (
-        (p + 1 / (2 * n)) / (1 + 1 / n),
-        np.sqrt(p * (1 - p) / n + 1 / (4 * n**2)) / (1 + 1 / n),
-    )
+    middle = (p + 1 / (2 * n)) / (1 + 1 / n)
+    half = np.sqrt(p * (1 - p) / n + 1 / (4 * n**2)) / (1 + 1 / n)
     return np.stack([np.clip(middle - half, 0, p), np.clip(middle + half, p, 1)])
 
 
 def roc_points(
     signal_D: np.ndarray, background_D: np.ndarray, n_points: int = 300
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Few points of a ROC curve that draw it well on a linear and on a logarithmic axis.
+    """Return (points) signal and background efficiency, from (0, 0) to (1, 1).
+
+    A third of the points each is equidistant in signal efficiency, in the logarithm of background
+    efficiency, and in the logarithm of signal inefficiency, so that few points draw the curve well
+    on a linear and on a logarithmic axis.
 
     Parameters
     ----------
     signal_D, background_D : (D) densities, from background-like to signal-like
-
-    Returns
-    -------
-    signal efficiency, background efficiency : (points), both ascending from (0, 0) to (1, 1)
     """
     y = np.concatenate([[0.0], np.minimum(signal_D[::-1].cumsum(), 1.0)])
     x = np.concatenate([[0.0], np.minimum(background_D[::-1].cumsum(), 1.0)])

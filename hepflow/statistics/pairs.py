@@ -1,7 +1,15 @@
-"""Are two models different? DeLong's covariance of AUCs measured on the same events (DeLong, DeLong, Clarke-Pearson 1988).
+"""Are two models different? Paired differences of AUC, background efficiency and accuracy.
 
-The events that make one model lucky make the other lucky too, so the error of a difference is far smaller than the errors of the
-two AUCs suggest. Extended here to several classes of equal weight on either side.
+Both models see the same events. Events that one model finds easy are mostly easy for the other, so
+their numbers fluctuate together, and the error of a difference is far smaller than the errors of
+the two numbers suggest:
+
+    var(a - b) = var(a) + var(b) - 2 cov(a, b)
+
+Each function here writes a number as a sum over events, and takes the covariance of the models
+from what every event contributes (DeLong, DeLong, Clarke-Pearson 1988 for the AUC, extended to
+several classes of equal weight on either side). No library has that for background efficiency at a
+threshold which is itself measured, nor for balanced classes.
 """
 
 # N events, K classes, D bins, M models
@@ -9,6 +17,7 @@ two AUCs suggest. Extended here to several classes of equal weight on either sid
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -16,15 +25,14 @@ from hepflow.statistics.metrics import efficiencies, placements, spectrum
 from hepflow.statistics.working_points import Selection, threshold_bin
 
 RESOLVED = 0.05
-"""Probability (after Holm's correction) below which a difference is called one."""
-
+"""Probability (after Holm's correction) below which a difference counts."""
 PASSING = "background passing"
-"""What the quantity of such a difference begins with."""
+"""Start of the name of a difference in background efficiency."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How one model's number differs from another's on the same events."""
+    """Difference of a number between two models on the same events."""
 
     first: str
     second: str
@@ -35,13 +43,13 @@ class Difference:
     p_value: float
     """Two-sided, for no difference; of this comparison alone."""
     n_events: int
-    """Events both models were asked about."""
+    """Events in both test samples."""
 
 
 def delong(
     scores_MN: Sequence[np.ndarray], label_N: np.ndarray, selection: Selection, *, exact_below: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """AUCs of models on the same events, and their covariance.
+    """Return (M) AUCs of models on the same events, and their (M, M) covariance.
 
     Parameters
     ----------
@@ -50,15 +58,13 @@ def delong(
     selection : Selection
     exact_below : int
         See `metrics.spectrum`.
-
-    Returns
-    -------
-    (M) AUCs, (M, M) covariance
     """
     n_classes = int(label_N.max()) + 1
-    placed = [
-        _placements(score_N, label_N, n_classes, selection, exact_below) for score_N in scores_MN
-    ]
+    placed = []
+    for score_N in scores_MN:
+        binned, bin_N = spectrum(score_N, label_N, n_classes, exact_below=exact_below)
+        place_KD = placements(binned.counts, selection.signal, selection.background)
+        placed.append(place_KD[label_N, bin_N])
     covariance_MM = np.zeros((len(placed), len(placed)))
     auc_M = np.zeros(len(placed))
     for side in (selection.signal, selection.background):
@@ -72,14 +78,6 @@ def delong(
     return auc_M, covariance_MM
 
 
-def _placements(
-    score_N: np.ndarray, label_N: np.ndarray, n_classes: int, selection: Selection, exact_below: int
-) -> np.ndarray:
-    """(N) share of the other side that an event is on the right side of, ties counting half."""
-    binned, bin_N = spectrum(score_N, label_N, n_classes, exact_below=exact_below)
-    return placements(binned.counts, selection.signal, selection.background)[label_N, bin_N]
-
-
 def auc_differences(
     names: Sequence[str],
     scores_MN: Sequence[np.ndarray],
@@ -88,37 +86,10 @@ def auc_differences(
     *,
     exact_below: int,
 ) -> list[Difference]:
-    """Every pair of models, on one discriminant."""
+    """Compare the AUCs of one discriminant between all pairs of models; see `delong`."""
     auc_M, covariance_MM = delong(scores_MN, label_N, selection, exact_below=exact_below)
     quantity = f"AUC {selection.name.removesuffix('_vs_rest')}"
-    return _of_pairs(names, quantity, auc_M, covariance_MM, len(label_N))
-
-
-def _of_pairs(
-    names: Sequence[str],
-    quantity: str,
-    value_M: np.ndarray,
-    covariance_MM: np.ndarray,
-    n_events: int,
-) -> list[Difference]:
-    found = []
-    for first in range(len(names)):
-        for second in range(first + 1, len(names)):
-            variance = (
-                covariance_MM[first, first]
-                + covariance_MM[second, second]
-                - 2 * covariance_MM[first, second]
-            )
-            found.append(
-                _difference(
-                    (names[first], names[second]),
-                    quantity,
-                    value_M[first] - value_M[second],
-                    variance,
-                    n_events,
-                )
-            )
-    return found
+    return _differences(names, quantity, auc_M, covariance_MM, len(label_N))
 
 
 def pass_differences(
@@ -130,7 +101,10 @@ def pass_differences(
     target: float,
     exact_below: int,
 ) -> list[Difference]:
-    """Share of background that passes where every signal class keeps ``target``, of every pair of models."""
+    """Compare the background efficiency between all pairs of models.
+
+    It is taken where every signal class keeps ``target``.
+    """
     parts = [_influence(score_N, label_N, selection, target, exact_below) for score_N in scores_MN]
     covariance_MM = np.zeros((len(parts), len(parts)))
     for label in selection.labels:
@@ -139,16 +113,23 @@ def pass_differences(
         covariance_MM += centred_MN @ centred_MN.T
     value_M = np.array([value for value, _ in parts])
     quantity = f"{PASSING} at {100 * target:g} %"
-    return _of_pairs(names, quantity, value_M, covariance_MM, len(label_N))
+    return _differences(names, quantity, value_M, covariance_MM, len(label_N))
 
 
 def _influence(
     score_N: np.ndarray, label_N: np.ndarray, selection: Selection, target: float, exact_below: int
 ) -> tuple[float, np.ndarray]:
-    """The background efficiency, and what each event contributes to its fluctuation.
+    """Return the background efficiency, and (N) the contribution of each event to its fluctuation.
 
-    A background event moves it directly; an event of the signal class that holds the threshold moves the threshold, and with it the
-    background efficiency by the slope of the ROC curve there.
+    A background event changes the efficiency directly. A signal event changes the threshold, and
+    with it the background efficiency, by the slope of the ROC curve. Only the signal class whose
+    efficiency is the target (the "holder") can do that; the others keep more than they must.
+
+        background        . low       slope: from "low" to "high", about +- 2 standard deviations
+        efficiency      .             of the holder's efficiency, so that it does not depend on
+                     x  chosen        the few events next to the threshold
+                  .  high
+                  efficiency of the holder
     """
     n_classes = int(label_N.max()) + 1
     binned, bin_N = spectrum(score_N, label_N, n_classes, exact_below=exact_below)
@@ -156,65 +137,69 @@ def _influence(
     chosen = threshold_bin(efficiency_KD, selection.signal, target)
     holder = min(selection.signal, key=lambda label: efficiency_KD[label, chosen])
     background_D = efficiency_KD[list(selection.background)].mean(axis=0)
+
     n_holder = int((label_N == holder).sum())
     reach = 2 * math.sqrt(target * (1 - target) / n_holder) + 2 / n_holder
-    low, high = (
-        threshold_bin(efficiency_KD, [holder], edge)
-        for edge in (min(target + reach, 1.0), target - reach)
-    )
+    low = threshold_bin(efficiency_KD, [holder], min(target + reach, 1.0))
+    high = threshold_bin(efficiency_KD, [holder], target - reach)
     rise = efficiency_KD[holder, low] - efficiency_KD[holder, high]
     slope = (background_D[low] - background_D[high]) / rise if rise > 0 else 0.0
-    passed_N = bin_N >= chosen
+
     influence_N = np.zeros(len(label_N))
-    for label in selection.background:
+    weights = dict.fromkeys(selection.background, 1 / len(selection.background))
+    for label, weight in {**weights, holder: -slope}.items():
         own = label_N == label
-        influence_N[own] = (
-            (passed_N[own] - efficiency_KD[label, chosen]) / own.sum() / len(selection.background)
-        )
-    own = label_N == holder
-    influence_N[own] = -slope * (passed_N[own] - efficiency_KD[holder, chosen]) / n_holder
+        influence_N[own] = (bin_N[own] >= chosen) - efficiency_KD[label, chosen]
+        influence_N[own] *= weight / own.sum()
     return float(background_D[chosen]), influence_N
 
 
-def accuracy_difference(
-    names: tuple[str, str],
-    right_N: tuple[np.ndarray, np.ndarray],
-    label_N: np.ndarray,
-    n_classes: int,
-) -> Difference:
-    """Balanced accuracy of two models, from the events that one of them gets right and the other wrong.
+def accuracy_differences(
+    names: Sequence[str], right_MN: Sequence[np.ndarray], label_N: np.ndarray, n_classes: int
+) -> list[Difference]:
+    """Compare the balanced accuracy between all pairs of models.
 
     Parameters
     ----------
-    names : first, second
-    right_N : two (N) bool
+    names : M
+    right_MN : M arrays (N) bool: whether the model classifies the event correctly
     label_N : (N)
-    n_classes : int
     """
-    mean, variance = 0.0, 0.0
+    accuracy_M = np.zeros(len(names))
+    covariance_MM = np.zeros((len(names), len(names)))
     for label in range(n_classes):
         own = label_N == label
-        d = right_N[0][own].astype(np.int8) - right_N[1][own]
-        mean += d.mean() / n_classes
-        variance += d.var() / max(len(d), 1) / n_classes**2
-    return _difference(names, "accuracy", mean, variance, len(label_N))
+        own_MN = np.stack([right_N[own] for right_N in right_MN])
+        accuracy_M += own_MN.mean(axis=1) / n_classes
+        covariance_MM += np.cov(own_MN, bias=True) / own.sum() / n_classes**2
+    return _differences(names, "accuracy", accuracy_M, covariance_MM, len(label_N))
 
 
-def _difference(
-    names: tuple[str, str], quantity: str, value: float, variance: float, n_events: int
-) -> Difference:
-    error = math.sqrt(max(float(variance), 0.0))
-    if error <= 1e-9 * max(
-        abs(float(value)), 1e-6
-    ):  # the same scores: no difference rather than an infinitely clear one
-        p_value = 1.0 if abs(value) < 1e-12 else 0.0
-    else:
-        p_value = math.erfc(abs(float(value)) / error / math.sqrt(2))
-    return Difference(*names, quantity, float(value), error, p_value, n_events)
+def _differences(
+    names: Sequence[str],
+    quantity: str,
+    value_M: np.ndarray,
+    covariance_MM: np.ndarray,
+    n_events: int,
+) -> list[Difference]:
+    found = []
+    for a, b in combinations(range(len(names)), 2):
+        value = float(value_M[a] - value_M[b])
+        variance = covariance_MM[a, a] + covariance_MM[b, b] - 2 * covariance_MM[a, b]
+        error = math.sqrt(max(float(variance), 0.0))
+        if error <= 1e-9 * max(abs(value), 1e-6):  # equal scores: not an infinite significance
+            p_value = 1.0 if abs(value) < 1e-12 else 0.0
+        else:
+            p_value = math.erfc(abs(value) / error / math.sqrt(2))
+        found.append(Difference(names[a], names[b], quantity, value, error, p_value, n_events))
+    return found
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Probabilities adjusted for how many were looked at, so that one false claim in all is as rare as stated (Holm 1979)."""
+    """Return p-values corrected for the number of comparisons (Holm 1979).
+
+    The probability of one false claim among all of them is then at most the stated one.
+    """
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted = [0.0] * len(p_values)
     largest = 0.0

@@ -1,12 +1,24 @@
-"""A discriminant's bin counts -> AUC, ROC and working points of one selection; the errors of the working points are from one bootstrap.
+"""Bin counts of a discriminant -> AUC and working points of a selection, with errors.
 
-A working point is the tightest threshold at which *every* signal class keeps at least the wanted share of its events. With more than
-one signal class that is stricter than the share of all signal together, in which a frequent class could hide the loss of a rare one.
+A working point is the tightest threshold at which *every* signal class keeps at least the target.
+With several signal classes that is stricter than a target for all signal together, in which a
+frequent class could hide the loss of a rare one:
+
+    discriminant ->      threshold
+    ttbar     ..........|###############   95 %   holds the threshold at a target of 95 %
+    wjets     .......|##|###############   97 %   keeps more
+    qcd       ###########|##                4 %   background efficiency; rejection = 1 / 0.04
+
+Everything at a working point is a function of the efficiencies of the classes there: `Rates`. Its
+error is the standard deviation of the same function over bootstrap replicas of the counts, with
+the threshold found again in each, because the threshold is measured on the same events.
 """
+
+# K classes, D bins, T targets, R replicas
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,16 +29,15 @@ from hepflow.statistics.metrics import (
     binomial_error,
     bootstrap,
     efficiencies,
-    roc_points,
 )
 
 FEW = 10
-"""Background events above a threshold below which a rate is no more than an order of magnitude."""
+"""Background events above a threshold below which a rejection is only an order of magnitude."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which classes to keep and which to reject."""
+    """Classes to keep and classes to reject."""
 
     name: str
     signal: tuple[int, ...]
@@ -34,12 +45,14 @@ class Selection:
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """All labels that take part."""
+        """Labels of both."""
         return self.signal + self.background
 
 
 def selections(classes: Sequence[str], signal: Sequence[str]) -> dict[str, Selection]:
-    """Every selection of the report by name: the headline, each class against the rest, and each ordered pair.
+    """Return all selections of a report by name.
+
+    These are the headline, each class against the rest, and each ordered pair of classes.
 
     Parameters
     ----------
@@ -47,36 +60,37 @@ def selections(classes: Sequence[str], signal: Sequence[str]) -> dict[str, Selec
     signal : names of the headline's signal
     """
     labels = range(len(classes))
+
+    def rest(*kept: int) -> tuple[int, ...]:
+        return tuple(label for label in labels if label not in kept)
+
     keep = tuple(label for label in labels if classes[label] in signal)
-    found = [Selection("headline", keep, tuple(label for label in labels if label not in keep))]
-    found += [
-        Selection(f"{name}_vs_rest", (label,), tuple(other for other in labels if other != label))
-        for label, name in enumerate(classes)
-    ]
-    if len(classes) > 2:  # of two, each is the other's rest
+    found = [Selection("headline", keep, rest(*keep))]
+    found += [Selection(f"{classes[s]}_vs_rest", (s,), rest(s)) for s in labels]
+    if len(classes) > 2:  # of two classes, each is the rest of the other
         found += [
-            Selection(f"{classes[s]}_vs_{classes[b]}", (s,), (b,))
-            for s in labels
-            for b in labels
-            if s != b
+            Selection(f"{classes[s]}_vs_{classes[b]}", (s,), (b,)) for s in labels for b in rest(s)
         ]
     return {selection.name: selection for selection in found}
 
 
 def against_rest(chosen: Mapping[str, Selection]) -> list[Selection]:
-    """Of `selections`, each class against the rest; of two classes the signal alone, since the other is its mirror image."""
+    """Return the selections of one class against the rest.
+
+    Of two classes only that of the signal: the other is its mirror image.
+    """
     found = [selection for name, selection in chosen.items() if name.endswith("_vs_rest")]
-    return (
-        found
-        if len(found) > 2
-        else [selection for selection in found if selection.signal == chosen["headline"].signal]
-    )
+    signal = chosen["headline"].signal
+    return found if len(found) > 2 else [one for one in found if one.signal == signal]
 
 
 def mix_of(
     selection: Selection, classes: Sequence[str], mix: Mapping[str, float]
 ) -> np.ndarray | None:
-    """(K) the share of each class in the trigger's rate, among the classes that take part; None where the mix does not name them all."""
+    """Return (K) the share of each class in the trigger rate, within the selection.
+
+    None if the mix does not name all of its classes.
+    """
     if not all(classes[label] in mix for label in selection.labels):
         return None
     share_K = np.zeros(len(classes))
@@ -84,6 +98,37 @@ def mix_of(
         share_K[label] = mix[classes[label]]
     total = share_K.sum()
     return share_K / total if total > 0 else None
+
+
+class Rates(NamedTuple):
+    """What passes a threshold: the values, or their errors."""
+
+    kept: np.ndarray
+    """(K) efficiency of each class"""
+    background: float
+    """Mean efficiency of the background classes."""
+    rate: float
+    """Share of the trigger rate that is kept; NaN without a mix."""
+    purity: float
+    """Share of signal in that rate."""
+
+
+def threshold_bin(efficiency_KD: np.ndarray, signal: Sequence[int], target: float) -> int:
+    """Return the highest bin at which every signal class keeps at least ``target``."""
+    kept_D = efficiency_KD[list(signal)].min(axis=0)
+    return max(int(np.count_nonzero(kept_D >= target - 1e-12)) - 1, 0)  # kept_D falls from 1
+
+
+def rates(
+    efficiency_KD: np.ndarray, selection: Selection, target: float, mix_K: np.ndarray | None
+) -> Rates:
+    """Return what passes the threshold at which every signal class keeps ``target``."""
+    kept_K = efficiency_KD[:, threshold_bin(efficiency_KD, selection.signal, target)]
+    signal, background = list(selection.signal), list(selection.background)
+    rate = purity = float("nan")
+    if mix_K is not None and (rate := float(mix_K @ kept_K)) > 0:
+        purity = float(mix_K[signal] @ kept_K[signal]) / rate
+    return Rates(kept_K, float(kept_K[background].mean()), rate, purity)
 
 
 def evaluate_selection(
@@ -95,7 +140,7 @@ def evaluate_selection(
     replicas: int,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """AUC and working points with errors, as they stand in metrics.json.
+    """Return AUC and working points with errors, as in metrics.json (but with labels for names).
 
     Parameters
     ----------
@@ -105,55 +150,20 @@ def evaluate_selection(
     mix_K : (K) composition of the rate, or None
     replicas : int
         Bootstrap replicas.
-    rng : numpy.random.Generator
     """
 
-    def statistic(counts_KD: np.ndarray) -> np.ndarray:
-        efficiency_KD = efficiencies(counts_KD)
-        return np.concatenate(
-            [_rates(efficiency_KD, selection, target, mix_K) for target in targets]
-        )
+    def statistic(counts_KD: np.ndarray) -> np.ndarray:  # (T, K + 3)
+        table_KD = efficiencies(counts_KD)
+        return np.stack([np.hstack(rates(table_KD, selection, t, mix_K)) for t in targets])
 
-    coarse = spectrum.coarse()
-    replicas_RS = bootstrap(coarse.counts, statistic, replicas=replicas, rng=rng)
-    errors_S = (
-        replicas_RS.std(axis=0, ddof=1) if replicas > 1 else np.full(replicas_RS.shape[1], np.nan)
-    )
-    per_point = len(errors_S) // len(targets)
-    points = [
-        _working_point(
-            spectrum,
-            selection,
-            target,
-            mix_K,
-            errors_S[index * per_point : (index + 1) * per_point],
-        )
-        for index, target in enumerate(targets)
-    ]
-    area, error = (
-        measure(spectrum.counts, selection.signal, selection.background)
-        for measure in (auc, auc_error)
-    )
-    return {"auc": {"value": area, "error": error}, "working_points": points}
-
-
-def threshold_bin(efficiency_KD: np.ndarray, signal: Sequence[int], target: float) -> int:
-    """The highest bin above whose floor every signal class keeps at least ``target`` of its events."""
-    kept_D = efficiency_KD[list(signal)].min(axis=0)
-    return max(int(np.count_nonzero(kept_D >= target - 1e-12)) - 1, 0)  # kept_D falls from 1
-
-
-def _rates(
-    efficiency_KD: np.ndarray, selection: Selection, target: float, mix_K: np.ndarray | None
-) -> np.ndarray:
-    """(K + 3) efficiency of each class, of the background together, share of the rate kept, purity."""
-    kept_K = efficiency_KD[:, threshold_bin(efficiency_KD, selection.signal, target)]
-    background = kept_K[list(selection.background)].mean()
-    if mix_K is None:
-        return np.array([*kept_K, background, np.nan, np.nan])
-    rate = float(mix_K @ kept_K)
-    signal_rate = float(mix_K[list(selection.signal)] @ kept_K[list(selection.signal)])
-    return np.array([*kept_K, background, rate, signal_rate / rate if rate > 0 else np.nan])
+    drawn_RTS = bootstrap(spectrum.coarse().counts, statistic, replicas=replicas, rng=rng)
+    points = []
+    for target, row in zip(targets, drawn_RTS.std(axis=0, ddof=1), strict=True):
+        errors = Rates(row[:-3], *row[-3:].tolist())
+        points.append(_working_point(spectrum, selection, target, mix_K, errors))
+    sides = selection.signal, selection.background
+    area = {"value": auc(spectrum.counts, *sides), "error": auc_error(spectrum.counts, *sides)}
+    return {"auc": area, "working_points": points}
 
 
 def _working_point(
@@ -161,54 +171,43 @@ def _working_point(
     selection: Selection,
     target: float,
     mix_K: np.ndarray | None,
-    error_S: np.ndarray,
+    error: Rates,
 ) -> dict[str, Any]:
     efficiency_KD = efficiencies(spectrum.counts)
     chosen = threshold_bin(efficiency_KD, selection.signal, target)
-    value_S = _rates(efficiency_KD, selection, target, mix_K)
+    value = rates(efficiency_KD, selection, target, mix_K)
     passed_K = spectrum.counts[:, chosen:].sum(axis=1)
     total_K = spectrum.counts.sum(axis=1)
-    n_background, all_background = (
-        int(n_K[list(selection.background)].sum()) for n_K in (passed_K, total_K)
-    )
-    floor_K = binomial_error(passed_K, total_K)
-    edge_K = (passed_K == 0) | (
-        passed_K == total_K
-    )  # a replica of no events, or of all, has none or all: its bootstrap error is zero
-    n_classes = len(total_K)
-    efficiency = {
-        label: {
-            "value": float(value_S[label]),
-            "error": float(max(error_S[label], floor_K[label] if edge_K[label] else 0.0)),
-        }
-        for label in selection.labels
-    }
-    background, background_error = float(value_S[n_classes]), float(error_S[n_classes])
-    rate, rate_error = float(value_S[n_classes + 1]), float(error_S[n_classes + 1])
-    purity, purity_error = float(value_S[n_classes + 2]), float(error_S[n_classes + 2])
-    if n_background in {0, all_background}:
-        behind = list(selection.background)
-        background_error = float(np.sqrt((floor_K[behind] ** 2).sum()) / len(behind))
+    behind = list(selection.background)
+    n_background = int(passed_K[behind].sum())
+
+    # If no event passes, or all do, they do so in every replica too, and the bootstrap error is
+    # zero. The binomial error of the count takes its place.
+    binomial_K = binomial_error(passed_K, total_K)
+    edge_K = (passed_K == 0) | (passed_K == total_K)
+    kept_error_K = np.maximum(error.kept, np.where(edge_K, binomial_K, 0.0))
+    if n_background in {0, int(total_K[behind].sum())}:
+        background = float(np.sqrt((binomial_K[behind] ** 2).sum()) / len(behind))
+        error = error._replace(background=background)
         if mix_K is not None:
-            unseen = float(np.sqrt(((mix_K[behind] * floor_K[behind]) ** 2).sum()))
-            rate_error, purity_error = float(np.hypot(rate_error, unseen)), unseen / rate
+            unseen = float(np.sqrt(((mix_K[behind] * binomial_K[behind]) ** 2).sum()))
+            rate = float(np.hypot(error.rate, unseen))
+            error = error._replace(rate=rate, purity=unseen / max(value.rate, 1e-300))
     return {
         "target": target,
         "threshold": spectrum.threshold(chosen),
-        "efficiency": efficiency,
-        "background_efficiency": {"value": background, "error": background_error},
-        "rejection": _inverse(background, background_error),
+        "efficiency": {
+            label: {"value": float(value.kept[label]), "error": float(kept_error_K[label])}
+            for label in selection.labels
+        },
+        "background_efficiency": {"value": value.background, "error": error.background},
+        "rejection": _inverse(value.background, error.background),
         "background_passed": n_background,
         "few_events": n_background < FEW,
-        "rate_kept": _number(rate, rate_error),
-        "rate_reduction": _inverse(rate, rate_error),
-        "purity": _number(purity, purity_error),
+        "rate_kept": _number(value.rate, error.rate),
+        "rate_reduction": _inverse(value.rate, error.rate),
+        "purity": _number(value.purity, error.purity),
     }
-
-
-def roc(spectrum: Spectrum, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
-    """Signal and background efficiency, (points) each, fit to be drawn."""
-    return roc_points(spectrum.density(selection.signal), spectrum.density(selection.background))
 
 
 def _number(value: float, error: float) -> dict[str, float] | None:
@@ -216,5 +215,5 @@ def _number(value: float, error: float) -> dict[str, float] | None:
 
 
 def _inverse(value: float, error: float) -> dict[str, float] | None:
-    """One over a number, with its error to first order; None for zero, where only a limit can be given."""
-    return None if not value > 0 else {"value": 1 / value, "error": error / value**2}
+    """Return one over a number, with its error to first order; None for zero, which has a limit."""
+    return {"value": 1 / value, "error": error / value**2} if value > 0 else None

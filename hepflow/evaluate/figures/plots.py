@@ -1,4 +1,7 @@
-"""Figures -> PNG, PDF and CSV files, drawn with matplotlib in mplhep's style. The same figure gives the same bytes."""
+"""Figures -> PNG, PDF and CSV files, by matplotlib in mplhep's style.
+
+The same figure gives the same bytes: without dates, and with fixed margins.
+"""
 
 import csv
 import io
@@ -15,181 +18,117 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from hepflow.evaluate.figures.figure import AnyFigure, Bars, Chart, Display, Matrix, Series
-from hepflow.evaluate.figures.svg import radii
 from hepflow.system.files import whole
 
+# After Petroff (2021), distinct for colour-blind readers; a few darkened for thin lines on white.
 MODEL_COLOURS = ("#832db6", "#e76300", "#12836f", "#3f90da", "#8f8426", "#bd1f01")
 CLASS_COLOURS = ("#717581", "#bd1f01", "#3f90da", "#a96b59", "#3f9e9e", "#8f8426")
 KIND_COLOURS = ("#3f90da", "#e8a20c", "#717581", "#bd1f01")
-"""After Petroff (2021), who chose them to be told apart by everybody; a few darkened for thin lines on white."""
-DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
+PALETTES = {"m": MODEL_COLOURS, "c": CLASS_COLOURS}
+INK = "#222222"
+DASHES: tuple[Any, ...] = (
     "-",
-    (0, (7, 3)),
-    (0, (2, 2.5)),
-    (0, (9, 3, 2, 3)),
-    (0, (4, 2)),
+    *((0, pattern) for pattern in ((7, 3), (2, 2.5), (9, 3, 2, 3), (4, 2))),
 )
 STYLE: Any = {
     **mplhep.style.CMS,
     "figure.figsize": (6.4, 4.8),
     "figure.dpi": 150,
     "savefig.dpi": 150,
+    "pdf.fonttype": 3,
     "font.size": 13,
     "axes.labelsize": 14,
     "axes.titlesize": 13,
-    "xtick.labelsize": 12,
-    "ytick.labelsize": 12,
     "legend.fontsize": 11,
+    "axes.linewidth": 1.0,
     "lines.linewidth": 1.6,
     "lines.markersize": 5,
-    "xtick.major.size": 6,
-    "ytick.major.size": 6,
-    "xtick.minor.size": 3,
-    "ytick.minor.size": 3,
-    "axes.linewidth": 1.0,
-    "pdf.fonttype": 3,
+    **{f"{axis}tick.labelsize": 12 for axis in "xy"},
+    **{f"{axis}tick.major.size": 6 for axis in "xy"},
+    **{f"{axis}tick.minor.size": 3 for axis in "xy"},
 }
 
 
-def save(figure: AnyFigure, folder: Path) -> list[Path]:
+def save(figure: AnyFigure, folder: Path) -> None:
     """Write ``folder/<name>.png``, ``.pdf`` and ``.csv``."""
+    png, pdf, text = io.BytesIO(), io.BytesIO(), io.StringIO()
     with mpl.rc_context(STYLE):
         drawn = draw(figure)
-        png, pdf = io.BytesIO(), io.BytesIO()
-        drawn.savefig(
-            png, format="png", metadata={"Software": None}, pil_kwargs={"compress_level": 4}
-        )
-        drawn.savefig(
-            pdf, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None}
-        )
-    written = [
-        _write(folder / f"{figure.name}.png", png.getvalue()),
-        _write(folder / f"{figure.name}.pdf", pdf.getvalue()),
-    ]
-    text = io.StringIO()
+        speed: dict[str, Any] = {"compress_level": 4}
+        drawn.savefig(png, format="png", metadata={"Software": None}, pil_kwargs=speed)
+        dateless = dict.fromkeys(("CreationDate", "Producer", "Creator"))
+        drawn.savefig(pdf, format="pdf", metadata=dateless)
     header, rows = figure.rows()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    written.append(_write(folder / f"{figure.name}.csv", text.getvalue().encode()))
-    return written
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    contents = {"png": png.getvalue(), "pdf": pdf.getvalue(), "csv": text.getvalue().encode()}
+    for suffix, content in contents.items():
+        with whole(folder / f"{figure.name}.{suffix}") as part:
+            part.write_bytes(content)
 
 
 def draw(figure: AnyFigure) -> Figure:
-    """As matplotlib has it, for a notebook to show or to add to; no window, no pyplot."""
-    with mpl.rc_context(STYLE):
-        drawn = Figure()  # fixed margins: measuring every label would triple the time
-        FigureCanvasAgg(drawn)
-        _draw(drawn, figure)
-    return drawn
-
-
-def _write(path: Path, content: bytes) -> Path:
-    with whole(path) as part:
-        part.write_bytes(content)
-    return path
-
-
-def _draw(drawn: Figure, figure: AnyFigure) -> None:
+    """Return a matplotlib figure to show or to add to; a chart with two views has two axes."""
     views: list[AnyFigure] = [figure]
     if isinstance(figure, Chart) and figure.linear_y is not None:
         views.append(replace(figure, y=figure.linear_y))
-    width, height = drawn.get_size_inches()
-    drawn.set_size_inches(width * len(views), height)
-    drawn.subplots_adjust(
-        left=0.15 / len(views), right=1 - 0.03 / len(views), bottom=0.14, top=0.92
-    )
-    for index, view in enumerate(views):
-        axes = drawn.add_subplot(1, len(views), index + 1)
-        axes.set_title(view.title, loc="left", y=1.01)
-        if isinstance(view, Chart):
-            _draw_chart(axes, view)
-        elif isinstance(view, Matrix):
-            _draw_matrix(axes, view)
-        elif isinstance(view, Bars):
-            _draw_bars(axes, view)
-        else:
-            _draw_display(axes, view)
+    with mpl.rc_context(STYLE):
+        drawn = Figure()
+        FigureCanvasAgg(drawn)  # no window, no pyplot
+        n, (width, height) = len(views), drawn.get_size_inches()
+        drawn.set_size_inches(width * n, height)
+        # Fixed margins: a layout that measures every label takes three times as long.
+        drawn.subplots_adjust(left=0.15 / n, right=1 - 0.03 / n, bottom=0.14, top=0.92)
+        for index, view in enumerate(views, start=1):
+            axes = drawn.add_subplot(1, n, index)
+            axes.set_title(view.title, loc="left", y=1.01)
+            if isinstance(view, Chart):
+                _draw_chart(axes, view)
+            elif isinstance(view, Matrix):
+                _draw_matrix(axes, view)
+            elif isinstance(view, Bars):
+                _draw_bars(axes, view)
+            else:
+                _draw_display(axes, view)
+    return drawn
 
 
 def _draw_chart(axes: Axes, chart: Chart) -> None:
     for series in chart.series:
         _draw_series(axes, series)
-    axes.set(
-        xlabel=chart.x.label,
-        ylabel=chart.y.label,
-        xlim=(chart.x.low, chart.x.high),
-        ylim=(chart.y.low, chart.y.high),
-    )
+    axes.set(xlabel=chart.x.label, ylabel=chart.y.label)
+    axes.set(xlim=(chart.x.low, chart.x.high), ylim=(chart.y.low, chart.y.high))
     axes.set_xscale("log" if chart.x.log else "linear")
     axes.set_yscale("log" if chart.y.log else "linear")
-    if sum(series.style != "guide" and series.dash >= 0 for series in chart.series) > 1:
+    if sum(series.in_legend for series in chart.series) > 1:
         axes.legend()
 
 
 def _draw_series(axes: Axes, series: Series) -> None:
-    colour = _colour(series.colour)
+    palette = PALETTES.get(series.colour[0], ())
+    about: dict[str, Any] = {"color": palette[int(series.colour[1:])] if palette else INK}
+    if series.in_legend:
+        about["label"] = series.name
+    dash = DASHES[series.dash % len(DASHES)]
     if series.style == "steps":
         filled = hist.Hist(hist.axis.Variable(series.x.tolist()), data=series.y)
         mplhep.histplot(
-            filled,
-            ax=axes,
-            yerr=False if series.error is None else series.error,
-            color=colour,
-            label=series.name,
+            filled, ax=axes, yerr=False if series.error is None else series.error, **about
         )
-    elif series.style == "points":
-        line = (
-            ""
-            if series.dash < 0 or series.half_width is not None
-            else DASHES[series.dash % len(DASHES)]
-        )
-        label = None if series.dash < 0 else series.name
+    elif series.style in {"points", "marks"}:
         spread = None if series.ends is None else np.abs(series.ends - series.y)
-        axes.errorbar(
-            series.x,
-            series.y,
-            spread,
-            series.half_width,
-            color=colour,
-            marker="o",
-            linestyle=line,
-            linewidth=1,
-            label=label,
-        )
+        about |= {"marker": "o", "linewidth": 1, "linestyle": dash if series.joined else ""}
+        axes.errorbar(series.x, series.y, spread, series.half_width, **about)
     elif series.style == "guide":
         axes.plot(series.x, series.y, color="0.55", linestyle=":", linewidth=1)
     else:
-        axes.plot(
-            series.x,
-            series.y,
-            color=colour,
-            linestyle=DASHES[series.dash % len(DASHES)],
-            label=series.name,
-        )
-
-
-def _colour(token: str) -> str:
-    palettes = {"m": MODEL_COLOURS, "c": CLASS_COLOURS, "k": KIND_COLOURS}
-    if token[0] not in palettes or not token[1:].isdigit():
-        return "#222222"
-    palette = palettes[token[0]]
-    return palette[int(token[1:]) % len(palette)]
+        axes.plot(series.x, series.y, linestyle=dash, **about)
 
 
 def _draw_matrix(axes: Axes, matrix: Matrix) -> None:
     axes.imshow(matrix.share, cmap="Blues", vmin=0, vmax=1)
     for (i, j), share in np.ndenumerate(matrix.share):
-        text = f"{share:.3f}\n±{matrix.error[i, j]:.3f}"
-        axes.text(
-            j,
-            i,
-            text,
-            ha="center",
-            va="center",
-            color="white" if share > 0.55 else "#222222",
-            fontsize=12,
-        )
+        text, colour = f"{share:.3f}\n±{matrix.error[i, j]:.3f}", "white" if share > 0.55 else INK
+        axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=12)
     positions = range(len(matrix.labels))
     axes.set_xticks(positions, matrix.labels)
     axes.set_yticks(positions, matrix.labels)
@@ -210,24 +149,13 @@ def _draw_display(axes: Axes, display: Display) -> None:
     for kind, name in enumerate(display.kinds):
         own = display.kind == kind
         if own.any():
-            area = (1.3 * radii(display.pt[own])) ** 2
-            axes.scatter(
-                display.eta[own],
-                display.phi[own],
-                s=area,
-                color=KIND_COLOURS[kind % len(KIND_COLOURS)],
-                alpha=0.55,
-                linewidths=0,
-                label=name,
-            )
+            colour, area = KIND_COLOURS[kind % len(KIND_COLOURS)], (1.3 * display.radius[own]) ** 2
+            look: dict[str, Any] = {"color": colour, "alpha": 0.55, "linewidths": 0}
+            axes.scatter(display.eta[own], display.phi[own], s=area, label=name, **look)
     axes.set(xlabel="η", ylabel="φ [rad]", ylim=(-np.pi, np.pi))
-    legend = axes.legend(
-        loc="upper left",
-        bbox_to_anchor=(0, -0.06),
-        ncols=len(display.kinds),
-        columnspacing=1,
-        handletextpad=0.1,
-    )
+    below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.06)}
+    narrow: dict[str, Any] = {"columnspacing": 1, "handletextpad": 0.1}
+    legend = axes.legend(ncols=len(display.kinds), **below, **narrow)
     for handle in legend.legend_handles:
         if handle is not None and hasattr(handle, "set_sizes"):
             handle.set_sizes([30])
