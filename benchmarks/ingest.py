@@ -35,8 +35,8 @@ import uproot
 from hepflow.config.engines import SparkConfig
 from hepflow.config.stages import IngestConfig
 from hepflow.engines.spark import properties, session
-from hepflow.ingest.fragment import RECORDS, Settings, run_task
 from hepflow.ingest.job import run
+from hepflow.ingest.task import RECORDS, Settings, run_task
 from hepflow.reading.ranges import EntryRange, SourceFile
 from hepflow.reading.reader import Access
 from hepflow.schema import COLLECTIONS

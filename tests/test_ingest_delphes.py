@@ -11,13 +11,12 @@ import pytest
 import uproot
 from root_files import corrupt_basket, public_folder, random_events, write_delphes
 
-from hepflow.data.events import arrow_schema
+from hepflow.data.events import arrow_schema, to_arrow
 from hepflow.errors import DataError
 from hepflow.physics import selection
 from hepflow.physics.columns import columns
 from hepflow.physics.definitions import named
 from hepflow.physics.skim import drop_soft, has_lepton, is_finite
-from hepflow.reading.arrow import to_arrow
 from hepflow.reading.delphes import DelphesFile, Unreadable
 from hepflow.reading.listing import list_files
 from hepflow.reading.ranges import EntryRange, SourceFile

@@ -21,8 +21,8 @@ from hepflow.data.identity import event_ids
 from hepflow.data.ledger import Ledger
 from hepflow.data.output import MARKER
 from hepflow.errors import ConfigError, DataError
-from hepflow.ingest.fragment import Settings, run_task
 from hepflow.ingest.job import run
+from hepflow.ingest.task import Settings, run_task
 from hepflow.physics.skim import drop_soft, has_lepton
 from hepflow.reading.delphes import DelphesFile
 from hepflow.reading.listing import assign, list_files
@@ -516,7 +516,7 @@ def test_the_table_at_the_end_knows_what_it_does_not_know(
         for line in capsys.readouterr().err.splitlines()
         if len(cells := line.split("│")) == 4
     }
-    assert (rows["lost"], rows["files that do not read"]) == ("an unknown number", "1")
+    assert (rows["lost"], rows["unreadable files"]) == ("an unknown number", "1")
 
 
 def test_watching_takes_files_as_they_arrive(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,13 +136,13 @@ def test_samples_map_folders_and_globs_to_classes(tmp_path: Path) -> None:
         (
             ["qcd/a.root"],
             {"qcd": ("qcd",), "ttbar": ("q*",)},
-            "matches the samples of qcd and ttbar",
+            r"matches more than one sample \(qcd and ttbar\)",
         ),
         (["qcd/a.root"], {"qcd": ("qcd",), "ttbar": ("tt",)}, "no .*files of class 'ttbar'"),
         (
             ["qcd/a.root"],
             {"qcd": ("qcd", "QCD_HT*")},
-            r"'QCD_HT\*' in samples matches nothing\. Correct the pattern, or take it out",
+            r"'QCD_HT\*' in samples matches nothing\. Correct the pattern, or remove it",
         ),
     ],
 )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_trigger import events_of, write_raw
 
-from hepflow.reading.arrow import to_arrow
+from hepflow.data.events import to_arrow
 from hepflow.schema import COLLECTIONS
 from hepflow.score.kafka.messages import SCHEMA, Malformed, decode, encode
 

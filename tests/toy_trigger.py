@@ -16,7 +16,7 @@ from hepflow.data.store import EventStore, iter_blocks
 from hepflow.evaluate.job import run as evaluate
 from hepflow.features import job as features
 from hepflow.ingest import dataset
-from hepflow.ingest.fragment import Settings, run_task
+from hepflow.ingest.task import Settings, run_task
 from hepflow.models.drift import Spread
 from hepflow.models.export import write_onnx
 from hepflow.models.hlf import HLFNet

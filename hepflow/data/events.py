@@ -1,41 +1,183 @@
-"""The Parquet dataset that ingest writes: checked, listed, cut into tasks of bounded size, and read as awkward arrays."""
+"""data/events/: the Parquet dataset between ingest and features, its writer, reader and validator.
+
+    _hepflow.json           classes, ledger, and the fragments of the dataset; written last
+    CLASS/NAME.parquet      a fragment: the events of one task, in row groups of 1,000
+    _records/               records of finished tasks, which only ingest reads
+
+A row is an event: the flat columns of `hepflow.schema.EVENT_COLUMNS`, then one ``list<struct>`` per
+collection. Nothing is null. Readers take the fragments that ``_hepflow.json`` names and no others.
+"""
 
 import hashlib
 import re
 import struct
+import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import awkward as ak
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hepflow.data.identity import event_ids
 from hepflow.data.ledger import Ledger
 from hepflow.data.output import MARKER, read_marker
 from hepflow.errors import DataError, one_line
 from hepflow.schema import COLLECTIONS, EVENT_COLUMNS, EVENTS_SCHEMA_VERSION
 
 COLUMNS = ("label", "event_id", *COLLECTIONS)
-"""What is read of each event."""
+"""Columns that the features are made of."""
+ROWS_PER_GROUP = 1000
+"""Events per row group, the smallest unit that the features stage reads."""
 _FOOTER = struct.Struct("<I4s")  # a Parquet file ends in the footer's length and PAR1
+
+
+def arrow_schema(columns: Mapping[str, str] = EVENT_COLUMNS) -> pa.Schema:
+    """Return the Arrow schema of some flat columns and all collections."""
+    flat = {name: pa.type_for_alias(kind) for name, kind in columns.items()}
+    for name, fields in COLLECTIONS.items():
+        content = [_field(field, pa.type_for_alias(kind)) for field, kind in fields.items()]
+        flat[name] = pa.list_(_field("element", pa.struct(content)))
+    return pa.schema([_field(name, kind) for name, kind in flat.items()])
+
+
+def _field(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+def event_columns(
+    sample: str, label: int, file: str, file_uuid: bytes, entries: np.ndarray
+) -> dict[str, pa.Array]:
+    """Return the flat columns, (n,) each.
+
+    Parameters
+    ----------
+    sample : str
+        Name of the class.
+    label : int
+    file : str
+        Path below the input.
+    file_uuid : bytes
+    entries : (n,) int64
+        Rows of the file's tree.
+    """
+    n = len(entries)
+    return {
+        "sample": pa.repeat(sample, n),
+        "label": pa.repeat(pa.scalar(label, pa.int32()), n),
+        "event_id": pa.array(event_ids(file_uuid, entries)),
+        "file": pa.repeat(file, n),
+        "entry": pa.array(entries),
+    }
+
+
+def to_arrow(events: ak.Array, columns: Mapping[str, pa.Array], schema: pa.Schema) -> pa.Table:
+    """Return a table of ``schema``.
+
+    Parameters
+    ----------
+    events : (n,) records with one list of structs per collection
+    columns : mapping
+        The flat columns, (n,) each.
+    schema : pa.Schema
+        Such as `arrow_schema`; other columns are left out.
+    """
+    arrays = []
+    for field in schema:
+        if field.name in columns:
+            arrays.append(columns[field.name])
+            continue
+        packed = ak.to_packed(events[field.name]).layout
+        members = list(field.type.value_type)
+        values = [pa.array(ak.to_numpy(packed.content[member.name])) for member in members]
+        content = pa.StructArray.from_arrays(values, fields=members)
+        offsets = packed.offsets.data.astype(np.int32)
+        arrays.append(pa.ListArray.from_arrays(offsets, content, type=field.type))
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+_DICTIONARY = [
+    f"{field.name}.list.element.{child.name}" if pa.types.is_list(field.type) else field.name
+    for field in arrow_schema()
+    for child in (field.type.value_type if pa.types.is_list(field.type) else [field])
+    if pa.types.is_string(child.type) or pa.types.is_int32(child.type)
+]
+"""Columns with a dictionary: strings and small integers. Floats are all different."""
+
+
+class FragmentWriter:
+    """Writes a Parquet file that gets its name at the end; without `finish`, nothing stays.
+
+    The bytes depend on the events only, not on the tables in which they came.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.n_events = 0
+        self._part = folder / f".{uuid.uuid4().hex}.part"
+        self._waiting: list[pa.Table] = []  # less than a row group
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._writer is not None:
+                self._writer.close()
+        finally:
+            self._part.unlink(missing_ok=True)
+
+    def write(self, table: pa.Table) -> None:
+        """Add events."""
+        self.n_events += len(table)
+        self._waiting.append(table)
+        n_waiting = sum(map(len, self._waiting))
+        if n_waiting >= ROWS_PER_GROUP:
+            self._flush(n_waiting // ROWS_PER_GROUP * ROWS_PER_GROUP)
+
+    def finish(self, name: str) -> int:
+        """Give the file its name, and return its size in bytes; without events, 0 and no file."""
+        if not self.n_events:
+            return 0
+        self._flush(sum(map(len, self._waiting)))
+        assert self._writer is not None
+        self._writer.close()
+        self._writer = None
+        size = self._part.stat().st_size
+        self._part.replace(self.folder / name)
+        return size
+
+    def _flush(self, rows: int) -> None:
+        if rows:
+            # chunks combined, or the bytes would depend on them
+            table = pa.concat_tables(self._waiting).combine_chunks()
+            if self._writer is None:
+                self._writer = pq.ParquetWriter(
+                    self._part, table.schema, compression="zstd", use_dictionary=_DICTIONARY
+                )
+            self._writer.write_table(table.slice(0, rows), row_group_size=ROWS_PER_GROUP)
+            self._waiting = [table.slice(rows)] if rows < len(table) else []
 
 
 @dataclass(frozen=True)
 class Fragment:
-    """Rows that one task reads: a Parquet file, or some of its row groups."""
+    """Rows that one features task reads: a Parquet file, or some of its row groups."""
 
     name: str
-    """Unique in the dataset; the name of the part made from it."""
+    """Name in the dataset, and of the part made from it."""
     path: Path
     row_groups: tuple[int, ...]
     n_events: int
     n_bytes: int
-    """Uncompressed."""
+    """Uncompressed bytes."""
     fingerprint: str
-    """Changes with the content, not with copies or touches."""
+    """Hash of the content: copying or touching the file does not change it."""
 
 
 @dataclass(frozen=True)
@@ -53,114 +195,108 @@ class EventsDataset:
         return ak.concatenate([read_fragment(fragment) for fragment in self.fragments])
 
 
-def arrow_schema(columns: Mapping[str, str] = EVENT_COLUMNS) -> pa.Schema:
-    """Flat columns, then a list of structs a collection, as Arrow has them. Nothing in it is ever null."""
-    collections = {
-        name: pa.list_(
-            _field(
-                "element",
-                pa.struct(
-                    [_field(field, pa.type_for_alias(kind)) for field, kind in fields.items()]
-                ),
-            )
-        )
-        for name, fields in COLLECTIONS.items()
-    }
-    flat = {name: pa.type_for_alias(kind) for name, kind in columns.items()}
-    return pa.schema([_field(name, kind) for name, kind in (flat | collections).items()])
-
-
-def _field(name: str, kind: pa.DataType) -> pa.Field:
-    return pa.field(name, kind, nullable=False)
-
-
 def open_events(path: Path, task_bytes: int = 128 << 20) -> EventsDataset:
     """Check a dataset and list its fragments.
 
     Parameters
     ----------
     path : Path
-        Folder with ``_hepflow.json``, which ingest writes last, and the Parquet files that it names.
     task_bytes : int
-        Larger files are cut between row groups.
+        Uncompressed bytes per fragment; larger files are cut between row groups.
 
     Raises
     ------
     DataError
-        The dataset is missing, unfinished, of another schema version, damaged, empty, or does not hold what its ledger says.
+        The dataset is missing, unfinished, damaged, empty, of another schema version, or differs
+        from its ledger.
     """
-    about = _marker(path)
-    files = sorted(
-        path / name for name in about["fragments"]
-    )  # and no others: a later ingest may be writing beside them
-    with ThreadPoolExecutor(16) as pool:  # footers: waiting for the file system, mostly
+    about = _about(path)
+    files = sorted(path / name for name in about["fragments"])
+    with ThreadPoolExecutor(16) as pool:  # reading footers is mostly waiting for the file system
         lists = list(pool.map(lambda file: _fragments_of(file, path, task_bytes), files))
     fragments = tuple(fragment for found in lists for fragment in found)
     ledger = Ledger.from_dict(about["ledger"])
     n_events = sum(fragment.n_events for fragment in fragments)
     if n_events != ledger.n_out:
         raise DataError(
-            f"{path}: {n_events:,} events in the files, {ledger.n_out:,} in the ledger of `hepflow ingest`. Run it again."
+            f"{path}: {n_events:,} events in the files, {ledger.n_out:,} in the ledger of "
+            "`hepflow ingest`. Run it again."
         )
     if n_events == 0:
         raise DataError(
-            f"{path}: the dataset holds no events ({ledger.summary()}). Ingest files with events that pass."
+            f"{path}: the dataset holds no events ({ledger.summary()}). Ingest files with events "
+            "that pass."
         )
     if len({fragment.name for fragment in fragments}) != len(fragments):
-        raise DataError(f"{path}: two files whose paths differ in separators alone: rename one.")
+        raise DataError(f"{path}: two paths differ only in their separators. Rename one file.")
     return EventsDataset(path, tuple(about["classes"]), str(about["provenance"]), ledger, fragments)
 
 
 def read_fragment(fragment: Fragment, columns: Sequence[str] = COLUMNS) -> ak.Array:
-    """The events of a fragment.
+    """Return the events of a fragment.
 
     Raises
     ------
     DataError
         The file is damaged.
     """
+    groups = list(fragment.row_groups)
     try:
         with pq.ParquetFile(fragment.path) as file:
-            table = file.read_row_groups(
-                list(fragment.row_groups), columns=list(columns), use_threads=False
-            )
+            table = file.read_row_groups(groups, columns=list(columns), use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise DataError(
-            f"{fragment.path}: not readable ({one_line(error)}). Ingest the files it came from again."
+            f"{fragment.path}: not readable ({one_line(error)}). Ingest its ROOT files again."
         ) from error
     return ak.from_arrow(table)
 
 
 def empty_events() -> ak.Array:
-    """No events, of the form that `read_fragment` gives."""
+    """Return no events, in the form of `read_fragment`."""
     return ak.from_arrow(arrow_schema().empty_table().select(list(COLUMNS)))
 
 
-def _marker(path: Path) -> dict[str, Any]:
+def fingerprint(file: Path) -> str:
+    """Return a hash of the size and the footer, which locates and describes every column."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        stream.seek(-_FOOTER.size, 2)
+        length, _ = _FOOTER.unpack(stream.read())
+        stream.seek(-(_FOOTER.size + length), 2)
+        footer = stream.read(length)
+    return hashlib.blake2b(size.to_bytes(8, "little") + footer, digest_size=8).hexdigest()
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """Return the content of ``_hepflow.json``, or refuse the folder."""
     if not path.is_dir():
         raise DataError(f"{path}: no such folder. Make it with `hepflow ingest --output {path}`.")
     about = read_marker(path)
     if about is None and next(path.rglob("*.root"), None) is not None:
         raise DataError(
-            f"{path}: ROOT files, which `hepflow ingest --input {path}` reads. Give the Parquet dataset that it writes."
+            f"{path}: ROOT files, which `hepflow ingest --input {path}` reads. Give the Parquet "
+            "dataset that it writes."
         )
     if about is None and (path / "zarr.json").is_file():
         raise DataError(
-            f"{path}: a feature store, which `hepflow train` reads. Give the Parquet dataset of `hepflow ingest`."
+            f"{path}: a feature store, which `hepflow train` reads. Give the Parquet dataset of "
+            "`hepflow ingest`."
         )
     if about is None:
         raise DataError(
-            f"{path}: no {MARKER}: `hepflow ingest` did not finish here. Run it again, it goes on where it stopped."
+            f"{path}: no {MARKER}: `hepflow ingest` did not finish here. Run it again to resume."
         )
-    if about.get("schema_version") != EVENTS_SCHEMA_VERSION:
+    version = about.get("schema_version")
+    if version != EVENTS_SCHEMA_VERSION:
         raise DataError(
-            f"{path}: events of schema version {about.get('schema_version')}, this hepflow reads {EVENTS_SCHEMA_VERSION}. "
-            "Run `hepflow ingest` again."
+            f"{path}: events of schema version {version}, this hepflow reads "
+            f"{EVENTS_SCHEMA_VERSION}. Run `hepflow ingest` again."
         )
     return about
 
 
 def _fragments_of(file: Path, root: Path, task_bytes: int) -> list[Fragment]:
+    """Check a file, and cut it into runs of row groups of at most ``task_bytes``."""
     try:
         metadata = pq.read_metadata(file)
         schema = metadata.schema.to_arrow_schema()
@@ -174,67 +310,42 @@ def _fragments_of(file: Path, root: Path, task_bytes: int) -> list[Fragment]:
             f"{file}: not a Parquet file ({error}). Remove it and run `hepflow ingest` again."
         ) from error
     _check_columns(file, schema)
-    groups = [
-        (i, metadata.row_group(i).num_rows, metadata.row_group(i).total_byte_size)
-        for i in range(metadata.num_row_groups)
-    ]
-    cuts = _cut([size for _, _, size in groups], task_bytes)
-    name = re.sub(
-        r"[^A-Za-z0-9=.+-]",
-        "_",
-        file.relative_to(root).with_suffix("").as_posix().replace("/", "--"),
-    )
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    first, held = 0, 0
+    cuts = []
+    for i, group in enumerate(groups):
+        if i > first and held + group.total_byte_size > task_bytes:
+            cuts.append((first, i))
+            first, held = i, 0
+        held += group.total_byte_size
+    cuts.append((first, len(groups)))
+    name = file.relative_to(root).with_suffix("").as_posix().replace("/", "--")
+    name = re.sub(r"[^A-Za-z0-9=.+-]", "_", name)
     return [
         Fragment(
             name=name if len(cuts) == 1 else f"{name}--rows{number:04d}",
             path=file,
             row_groups=tuple(range(first, stop)),
-            n_events=sum(rows for _, rows, _ in groups[first:stop]),
-            n_bytes=sum(size for _, _, size in groups[first:stop]),
+            n_events=sum(group.num_rows for group in groups[first:stop]),
+            n_bytes=sum(group.total_byte_size for group in groups[first:stop]),
             fingerprint=f"{mark}:{first}-{stop}",
         )
         for number, (first, stop) in enumerate(cuts)
     ]
 
 
-def _cut(sizes: Sequence[int], most: int) -> list[tuple[int, int]]:
-    """Runs of consecutive row groups, each of at most ``most`` bytes or of one group."""
-    cuts, first, held = [], 0, 0
-    for i, size in enumerate(sizes):
-        if i > first and held + size > most:
-            cuts.append((first, i))
-            first, held = i, 0
-        held += size
-    return [*cuts, (first, len(sizes))]
-
-
 def _check_columns(file: Path, schema: pa.Schema) -> None:
+    advice = "Was it written by `hepflow ingest`?"
     for name in COLUMNS:
         if name not in schema.names:
-            raise DataError(
-                f"{file}: no column {name!r}, only {', '.join(schema.names)}. Was it written by `hepflow ingest`?"
-            )
+            names = ", ".join(schema.names)
+            raise DataError(f"{file}: no column {name!r}, only {names}. {advice}")
     for name, fields in COLLECTIONS.items():
         kind = schema.field(name).type
         is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-        there = (
-            [kind.value_type.field(i).name for i in range(kind.value_type.num_fields)]
-            if is_list
-            else []
-        )
-        missing = [field for field in fields if field not in there]
-        if missing:
+        content = kind.value_type if is_list else pa.null()
+        present = [content.field(i).name for i in range(content.num_fields)]
+        if missing := [field for field in fields if field not in present]:
             raise DataError(
-                f"{file}: column {name!r} has no field {missing[0]!r}, it is {kind}. Was it written by `hepflow ingest`?"
+                f"{file}: column {name!r} has no field {missing[0]!r}, it is {kind}. {advice}"
             )
-
-
-def fingerprint(file: Path) -> str:
-    """Hash of size and footer: Parquet's footer holds place, size and range of every column chunk."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        stream.seek(-_FOOTER.size, 2)
-        length, _ = _FOOTER.unpack(stream.read())
-        stream.seek(-(_FOOTER.size + length), 2)
-        footer = stream.read(length)
-    return hashlib.blake2b(size.to_bytes(8, "little") + footer, digest_size=8).hexdigest()

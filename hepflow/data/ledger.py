@@ -1,12 +1,12 @@
-"""What came into a stage and what became of it: in = out + rejected (by reason) + lost (by file).
+"""Events in and out of a stage: in = out + rejected (by reason) + lost (by file).
 
-A ledger is a value: stages make one a task, add them up, check the sum and store it beside their output.
+A ledger is a value: each task returns one, and the stage adds them up, checks the sum and stores it
+next to its output.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import reduce
 from typing import Any
 
 from hepflow.system.terminal import counted
@@ -14,26 +14,27 @@ from hepflow.system.terminal import counted
 
 @dataclass(frozen=True)
 class Lost:
-    """A file, or a part of one, that could not be read."""
+    """Entries of a file that could not be read."""
 
     file: str
     reason: str
     events: int | None = None
-    """Entries known to be lost; None where the file did not even tell how many it has."""
+    """Lost entries; None if the file could not be read far enough to count them."""
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """Counts of events, with ``n_in == n_out + rejected + lost`` (files that tell no number count on neither side)."""
+    """Counts of events: ``n_in == n_out + rejected + lost``, without losses of unknown size."""
 
     n_in: int = 0
     n_out: int = 0
     rejected: Mapping[str, int] = field(default_factory=dict)
+    """Cut -> events."""
     lost: tuple[Lost, ...] = ()
 
     @property
     def n_rejected(self) -> int:
-        """Events dropped by a cut."""
+        """Events rejected by cuts."""
         return sum(self.rejected.values())
 
     @property
@@ -43,13 +44,12 @@ class Ledger:
 
     @property
     def lost_in_words(self) -> str:
-        """How many events are lost, as far as the files told."""
+        """Number of lost events, for a person."""
         known = [f"{self.n_lost:,}"] if self.n_lost else []
         unknown = ["an unknown number"] if any(item.events is None for item in self.lost) else []
         return " and ".join(known + unknown) or "0"
 
     def __add__(self, other: "Ledger") -> "Ledger":
-        """Ledger of both."""
         rejected = Counter(self.rejected) + Counter(other.rejected)
         return Ledger(
             self.n_in + other.n_in,
@@ -59,7 +59,7 @@ class Ledger:
         )
 
     def check(self) -> "Ledger":
-        """Itself, if it reconciles.
+        """Return this ledger if its sum is right.
 
         Raises
         ------
@@ -68,35 +68,31 @@ class Ledger:
         """
         if self.n_in != self.n_out + self.n_rejected + self.n_lost:
             raise AssertionError(
-                f"the ledger does not reconcile: {self.n_in} in, {self.n_out} out, {self.n_rejected} rejected, {self.n_lost} lost"
+                f"the ledger does not reconcile: {self.n_in} in, {self.n_out} out, "
+                f"{self.n_rejected} rejected, {self.n_lost} lost"
             )
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for JSON."""
+        """Return plain types for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Ledger":
-        """Inverse of `to_dict`."""
-        return cls(
-            data["n_in"],
-            data["n_out"],
-            dict(data["rejected"]),
-            tuple(Lost(**item) for item in data["lost"]),
-        )
+        """Return the ledger of `to_dict`."""
+        lost = tuple(Lost(**item) for item in data["lost"])
+        return cls(data["n_in"], data["n_out"], dict(data["rejected"]), lost)
 
     def summary(self) -> str:
-        """One line for a person."""
-        cuts = "".join(f", {count:,} {reason}" for reason, count in self.rejected.items())
-        lost = (
-            f", {self.lost_in_words} lost in {counted(len({item.file for item in self.lost}), 'file')}"
-            if self.lost
-            else ""
-        )
-        return f"{counted(self.n_in, 'event')} in, {self.n_out:,} out{cuts}{lost}"
+        """Return one line for a person."""
+        text = f"{counted(self.n_in, 'event')} in, {self.n_out:,} out"
+        text += "".join(f", {count:,} {reason}" for reason, count in self.rejected.items())
+        if self.lost:
+            files = counted(len({item.file for item in self.lost}), "file")
+            text += f", {self.lost_in_words} lost in {files}"
+        return text
 
 
 def total(ledgers: Iterable[Ledger]) -> Ledger:
-    """Sum of ledgers."""
-    return reduce(Ledger.__add__, ledgers, Ledger())
+    """Return the sum of ledgers."""
+    return sum(ledgers, start=Ledger())

@@ -56,5 +56,6 @@ def refuse_to_replace(
     ]
     if named:
         raise ConfigError(
-            f"{output} holds {held} with {', '.join(named)}. Give another --output, or --overwrite to replace it."
+            f"{output} holds {held} with {', '.join(named)}. Give another --output, or --overwrite "
+            "to replace it."
         )

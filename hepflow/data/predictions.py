@@ -1,7 +1,11 @@
-"""The predictions file: what a model says of events. The only writer and reader; training, scoring and evaluation meet here."""
+"""The predictions file, where training, scoring and evaluation meet: its only writer and reader.
+
+predictions.parquet   event_id, label, logit_CLASS ...     (one row per event, by event_id)
+its metadata          hepflow: {schema_version, classes, model, provenance}
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ from hepflow.system.files import whole
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of events, and who the model is."""
+    """Output of a model for events, and the origin of both."""
 
     event_id: np.ndarray
     """(events) int64"""
@@ -28,7 +32,7 @@ class Predictions:
     classes: tuple[str, ...]
     model: str
     provenance: Mapping[str, Any]
-    """Anything that tells where the model and the events come from; ``store`` is the store's hash, ``split`` the split."""
+    """Origin of model and events: ``store`` is the hash of the store, ``split`` the split."""
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -37,7 +41,7 @@ class Predictions:
 
 
 def softmax(logits_NK: np.ndarray) -> np.ndarray:
-    """(N, K) float64 probabilities, a class's together in memory; NaN where the logits are."""
+    """Return (N, K) float64 probabilities, contiguous per class; NaN for logits that are NaN."""
     x_KN = logits_NK.T.astype(np.float64, order="C")
     x_KN -= x_KN.max(axis=0)
     np.exp(x_KN, out=x_KN)
@@ -45,7 +49,7 @@ def softmax(logits_NK: np.ndarray) -> np.ndarray:
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """One Parquet row an event, ordered by event_id; the rest in the file's metadata."""
+    """Write predictions, whole or not at all."""
     order = np.argsort(predictions.event_id, kind="stable")
     columns: dict[str, Any] = {
         "event_id": predictions.event_id[order],
@@ -59,15 +63,15 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
         "model": predictions.model,
         "provenance": dict(predictions.provenance),
     }
-    table = pa.table(columns).replace_schema_metadata(
-        {"hepflow": json.dumps(about, sort_keys=True)}
-    )
+    metadata = {"hepflow": json.dumps(about, sort_keys=True)}
     with whole(path) as part:
-        pq.write_table(table, part, compression="zstd")
+        pq.write_table(
+            pa.table(columns).replace_schema_metadata(metadata), part, compression="zstd"
+        )
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Inverse of `write_predictions`.
+    """Read predictions.
 
     Raises
     ------
@@ -78,24 +82,28 @@ def read_predictions(path: Path) -> Predictions:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise DataError(
-            f"{path}: no readable predictions ({error}). Make them with `hepflow train fit` or `hepflow train predict`."
+            f"{path}: no readable predictions ({error}). Make them with `hepflow train fit` or "
+            "`hepflow train predict`."
         ) from error
     about = json.loads((table.schema.metadata or {}).get(b"hepflow", b"{}"))
     if about.get("schema_version") != PREDICTIONS_SCHEMA_VERSION:
-        found = f"predictions of schema version {about.get('schema_version')}, this hepflow reads {PREDICTIONS_SCHEMA_VERSION}"
-        raise DataError(f"{path}: {found}. Run `hepflow train predict` again.")
-    classes: Sequence[str] = about["classes"]
-    wanted = ["event_id", "label", *(f"logit_{name}" for name in classes)]
-    if missing := [name for name in wanted if name not in table.column_names]:
         raise DataError(
-            f"{path}: no column {', '.join(missing)} among {', '.join(table.column_names)}. docs/evaluate.md has what a file must hold."
+            f"{path}: predictions of schema version {about.get('schema_version')}, this hepflow "
+            f"reads {PREDICTIONS_SCHEMA_VERSION}. Run `hepflow train predict` again."
         )
-    logits = np.stack([table[f"logit_{name}"].to_numpy() for name in classes], axis=1)
+    classes = tuple(about["classes"])
+    logits = [f"logit_{name}" for name in classes]
+    columns = table.column_names
+    if missing := [name for name in ("event_id", "label", *logits) if name not in columns]:
+        raise DataError(
+            f"{path}: no column {', '.join(missing)} among {', '.join(columns)}. See "
+            "docs/evaluate.md for the columns of a predictions file."
+        )
     return Predictions(
         table["event_id"].to_numpy(),
         table["label"].to_numpy(),
-        logits,
-        tuple(classes),
+        np.stack([table[name].to_numpy() for name in logits], axis=1),
+        classes,
         about["model"],
         about["provenance"],
     )

@@ -1,4 +1,4 @@
-"""Hashes of plain values and of the code: where an output came from."""
+"""Hashes of plain values and of the code: the origin of an output."""
 
 import hashlib
 import json
@@ -11,32 +11,25 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def digest(*parts: Any) -> str:
-    """Short hash of configurations and other plain values: the same content, the same hash, in any process.
+    """Return a hash of plain values, the same in any process: 16 hexadecimal digits.
 
     Parameters
     ----------
     *parts
-        Dataclasses, mappings, sequences, paths, numbers, strings.
-
-    Returns
-    -------
-    str
-        16 hexadecimal digits.
+        Dataclasses, mappings, sequences, paths, numbers, strings. Their order counts.
     """
-    text = json.dumps(
-        [_plain(part) for part in parts]
-    )  # in the order given: that of the classes is their labels
+    text = json.dumps([_plain(part) for part in parts])
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def code_hash(folder: Path = PACKAGE, leave_out: tuple[str, ...] = ()) -> str:
-    """Hash of the sources under a folder, by default of hepflow itself: the same code, the same hash, wherever it is installed.
+    """Return a hash of the sources below a folder, the same wherever hepflow is installed.
 
     Parameters
     ----------
     folder : Path
     leave_out : tuple of str
-        How the paths of sources begin that do not count.
+        Beginnings of the relative paths of sources that do not count.
     """
     sources = sorted(
         path for path in folder.rglob("*.*") if path.suffix in {".py", ".j2", ".css", ".js"}

@@ -1,6 +1,6 @@
 """A run folder: the names of its files, its record, and how to empty it.
 
-Trainings of nets and trees write it; evaluate, export and score read it. No other module knows these names.
+Trainings of nets and trees write it; evaluate, export and score read it. The names are only here.
 """
 
 import shutil

@@ -1,8 +1,16 @@
-"""features.zarr: the only writer and reader.
+"""features.zarr: its only writer and reader.
 
-A store is a Zarr v3 group ``{split}/{class}/{part}`` of jagged arrays; nothing is padded. A part is written beside its place and
-renamed into it; its record in ``_parts/`` is written last, so a part without a record does not exist. The bytes depend on the events
-alone: no times, no host names, no order of arrival.
+    zarr.json                            StoreSpec, statistics, counts and ledger, in the attributes
+    SPLIT/CLASS/PART/                    train, val or test; a part holds
+        particles  (particles, features) the particles of all its events, no padding
+        offsets    (events + 1)          where the particles of each event start
+        hlf        (events, features)
+        label, event_id  (events)
+    _parts/PART.json                     the record of a part in all splits and classes
+
+A part is written next to its place and renamed into it. Its record is written last, so a part
+without a record does not exist, and a killed writer leaves nothing that counts. Bytes depend on the
+events only: no times, no host names, no order of arrival. `finalise` adds the records up.
 """
 
 import shutil
@@ -34,7 +42,7 @@ _TYPES = {
 
 
 class EventStore:
-    """A features.zarr: `create` and `write_part` in the features stage, `open` and `read` everywhere else."""
+    """A features.zarr: `create` and `write_part` to write it, `open` and `read` to read it."""
 
     def __init__(self, path: Path, spec: StoreSpec) -> None:
         self.path = path
@@ -42,34 +50,36 @@ class EventStore:
 
     @classmethod
     def create(cls, path: Path, spec: StoreSpec, *, keep: bool = False) -> "EventStore":
-        """A new empty store, or the one that is there, to go on with.
+        """Return a new empty store, or the present one to continue.
 
         Parameters
         ----------
         path : Path
         spec : StoreSpec
         keep : bool
-            Keep the parts of a store of another provenance if its settings are the same: the caller knows which are still good
-            (see `sources` and `discard`). Otherwise a store of another provenance is replaced.
+            Keep the parts of a store with the same settings but another provenance: the caller
+            discards the outdated ones (see `sources` and `discard`). Otherwise it is replaced.
 
         Raises
         ------
         DataError
-            There is something at the path that is not a feature store: it is left alone.
+            The path holds something else, which is left alone.
         """
-        attributes = _attributes(path)
-        if attributes is None and path.exists() and not _is_scratch(path):
-            raise DataError(
-                f"{path}: there is something here that is not a feature store. Remove it, or choose another output."
-            )
-        if attributes is None or attributes.get("schema_version") != STORE_SCHEMA_VERSION:
+        about = _attributes(path)
+        if about is None and path.exists():
+            empty_store = {"_parts", "zarr.json"}  # creating it was interrupted
+            if not path.is_dir() or not {child.name for child in path.iterdir()} <= empty_store:
+                raise DataError(
+                    f"{path}: there is something here that is not a feature store. Remove it, or "
+                    "choose another output."
+                )
+        before = about or {}
+        same_input = before.get("provenance") == spec.provenance
+        same_settings = keep and before.get("settings") == spec.settings
+        same_schema = before.get("schema_version") == STORE_SCHEMA_VERSION
+        if not same_schema or not (same_input or same_settings):
             shutil.rmtree(path, ignore_errors=True)
-        elif attributes["provenance"] != spec.provenance and not (
-            keep and attributes.get("settings") == spec.settings
-        ):
-            shutil.rmtree(path)
-        path.mkdir(parents=True, exist_ok=True)
-        (path / "_parts").mkdir(exist_ok=True)
+        (path / "_parts").mkdir(parents=True, exist_ok=True)
         _sweep(path)
         root = zarr.open_group(path, mode="a", zarr_format=3)
         root.attrs["hepflow"] = {
@@ -85,64 +95,70 @@ class EventStore:
 
     @classmethod
     def open(cls, path: Path) -> "EventStore":
-        """A finished store.
+        """Return a finished store.
 
         Raises
         ------
         DataError
             It is missing, unfinished, or of another schema version.
         """
-        attributes = _attributes(path)
-        if attributes is None and next(path.glob("*/*.parquet"), None) is not None:
+        about = _attributes(path)
+        if about is None and next(path.glob("*/*.parquet"), None) is not None:
             raise DataError(
-                f"{path}: Parquet events, which `hepflow features --input {path}` reads. Give the feature store that it writes."
+                f"{path}: Parquet events, which `hepflow features --input {path}` reads. Give the "
+                "feature store that it writes."
             )
-        if attributes is None:
+        if about is None:
             raise DataError(
                 f"{path}: no feature store here. Make one with `hepflow features --output {path}`."
             )
-        version = attributes.get("schema_version")
+        version = about.get("schema_version")
         if version != STORE_SCHEMA_VERSION:
             raise DataError(
-                f"{path}: store of schema version {version}, this hepflow reads {STORE_SCHEMA_VERSION}. Run `hepflow features` again."
+                f"{path}: store of schema version {version}, this hepflow reads "
+                f"{STORE_SCHEMA_VERSION}. Run `hepflow features` again."
             )
-        if not attributes["complete"]:
+        if not about["complete"]:
             raise DataError(
-                f"{path}: the store is unfinished. Run the same `hepflow features` command again: it goes on where it stopped."
+                f"{path}: the store is unfinished. Run the same `hepflow features` command again "
+                "to resume."
             )
-        return cls(path, StoreSpec.from_dict(attributes))
+        return cls(path, StoreSpec.from_dict(about))
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """The store's own description: spec, ``complete``, ``counts``, ``statistics`` and ``ledger``."""
+        """Spec, ``complete``, ``counts``, ``statistics`` and ``ledger``, read from the file."""
         return _attributes(self.path) or {}
 
     @property
     def statistics(self) -> dict[str, Any]:
-        """``hlf`` and ``particles``: count, and mean, std, min, max a feature, of the training split alone."""
+        """Statistics of the training split: ``hlf`` and ``particles`` -> `Moments.statistics`."""
         return self.attributes["statistics"]
 
     def summary(self) -> str:
-        """One line for a person."""
+        """Return one line for a person."""
         counts = self.attributes["counts"]
-        splits = ", ".join(f"{sum(counts[split].values()):,} {split}" for split in SPLITS)
-        classes = ", ".join(
-            f"{sum(counts[split][name] for split in SPLITS):,} {name}" for name in self.spec.classes
+        splits = {split: sum(counts[split].values()) for split in SPLITS}
+        classes = {name: sum(counts[split][name] for split in SPLITS) for name in self.spec.classes}
+        splits_text, classes_text = (
+            ", ".join(f"{n:,} {name}" for name, n in numbers.items())
+            for numbers in (splits, classes)
         )
-        return f"{sum(sum(c.values()) for c in counts.values()):,} events ({splits}; {classes}), {self.spec.definitions} definitions"
+        n_events = f"{sum(splits.values()):,} events"
+        return f"{n_events} ({splits_text}; {classes_text}), {self.spec.definitions} definitions"
 
     def done(self) -> set[str]:
-        """Names of the parts that are written."""
+        """Return the names of the finished parts."""
         return {record.stem for record in (self.path / "_parts").glob("*.json")}
 
     def sources(self) -> dict[str, str]:
-        """Part that is written -> the fingerprint of what it was made from."""
-        paths = (self.path / "_parts").glob("*.json")
-        return {path.stem: read_json(path).get("source", "") for path in sorted(paths)}
+        """Return the fingerprint of the source of each finished part."""
+        paths = sorted((self.path / "_parts").glob("*.json"))
+        return {path.stem: read_json(path).get("source", "") for path in paths}
 
     def discard(self, names: Iterable[str]) -> None:
         """Remove parts, their records first."""
-        self.__dict__.pop("_records", None)  # what was read of them before
+        self.__dict__.pop("_records", None)  # the cached ones
         for name in names:
             (self.path / "_parts" / f"{name}.json").unlink(missing_ok=True)
             for split in SPLITS:
@@ -156,7 +172,7 @@ class EventStore:
         ledger: Ledger,
         source: str = "",
     ) -> None:
-        """Write what one fragment gave, whole or not at all; what an earlier try left is replaced.
+        """Write the events of one fragment, whole or not at all; an earlier attempt is replaced.
 
         Parameters
         ----------
@@ -165,20 +181,22 @@ class EventStore:
         blocks : mapping
             (split, class) -> events.
         ledger : Ledger
-            What came of the fragment's events.
+            Fate of the events of the fragment.
         source : str
-            Fingerprint of the fragment, by which a later run knows whether the part is still good.
+            Fingerprint of the fragment, by which a later run detects a change.
         """
-        scratch = self.path / f".{name}-{uuid.uuid4().hex}"
-        parts = []
         train = [block for (split, _), block in sorted(blocks.items()) if split == "train"]
         hlf = Moments.total([block.hlf for block in train], len(self.spec.hlf))
         particles = Moments.total([block.particles for block in train], len(self.spec.particles))
-        moments = [hlf.to_dict(), particles.to_dict()] if hlf.count else None
+        parts = []
+        scratch = self.path / f".{name}-{uuid.uuid4().hex}"
         try:
             for (split, class_name), block in sorted(blocks.items()):
                 part = Part(split, class_name, name, len(block), len(block.particles))
-                _write_block(scratch / part.path, block)
+                zarr.create_group(scratch / part.path, zarr_format=3)
+                for array, kind in _TYPES.items():
+                    values = getattr(block, array).astype(kind, copy=False)
+                    write_array(scratch / part.path / array, values)
                 parts.append(part)
             self.discard([name])
             for part in parts:
@@ -188,18 +206,18 @@ class EventStore:
         record = {
             "parts": [asdict(part) for part in parts],
             "ledger": ledger.check().to_dict(),
-            "moments": moments,
+            "moments": [hlf.to_dict(), particles.to_dict()] if hlf.count else None,
             "source": source,
         }
         write_json(self.path / "_parts" / f"{name}.json", record)
         self.__dict__.pop("_records", None)
 
     def ledger(self) -> Ledger:
-        """What came in and out over all parts."""
+        """Return the sum of the ledgers of all parts."""
         return total(Ledger.from_dict(record["ledger"]) for record in self._records).check()
 
     def finalise(self) -> Ledger:
-        """Add up the parts' statistics and ledgers, sweep up after killed workers, and mark the store complete."""
+        """Add up statistics and ledgers of the parts, and mark the store complete."""
         _sweep(self.path)
         moments = [record["moments"] for record in self._records if record["moments"]]
         hlf, particles = (
@@ -207,14 +225,10 @@ class EventStore:
             for i, features in enumerate((self.spec.hlf, self.spec.particles))
         )
         ledger = self.ledger()
-        counts = {
-            split: {
-                name: sum(p.n_events for p in self.parts(split, name)) for name in self.spec.classes
-            }
-            for split in SPLITS
-        }
-        root = zarr.open_group(self.path, mode="a")
-        root.attrs["hepflow"] = {
+        counts = {split: dict.fromkeys(self.spec.classes, 0) for split in SPLITS}
+        for part in self._parts:
+            counts[part.split][part.class_name] += part.n_events
+        zarr.open_group(self.path, mode="a").attrs["hepflow"] = {
             **self.attributes,
             "complete": True,
             "counts": counts,
@@ -224,14 +238,14 @@ class EventStore:
         return ledger
 
     def parts(self, split: str, class_name: str) -> list[Part]:
-        """Parts of a class in a split, by name."""
-        rows = (Part(**row) for record in self._records for row in record["parts"])
-        return [part for part in rows if part.split == split and part.class_name == class_name]
+        """Return the parts of a class in a split, by name."""
+        place = (split, class_name)
+        return [part for part in self._parts if (part.split, part.class_name) == place]
 
     def read(
         self, part: Part, start: int = 0, stop: int | None = None, *, particles: bool = True
     ) -> EventBlock:
-        """Events ``start:stop`` of a part; without ``particles`` they are left on disk and every event has zero of them."""
+        """Return events ``start:stop`` of a part; without ``particles``, every event has none."""
         group = self.path / part.path
         hlf, label, event_id = (
             ShardedArray.open(group / name).read(start, stop)
@@ -240,25 +254,23 @@ class EventStore:
         if not particles:
             none = np.empty((0, len(self.spec.particles)), dtype=np.float32)
             return EventBlock(hlf, none, np.zeros(len(hlf) + 1, dtype=np.int64), label, event_id)
-        offsets = ShardedArray.open(group / "offsets").read(
-            start, None if stop is None else stop + 1
-        )
+        end = None if stop is None else stop + 1
+        offsets = ShardedArray.open(group / "offsets").read(start, end)
         first, last = int(offsets[0]), int(offsets[-1])
-        return EventBlock(
-            hlf,
-            ShardedArray.open(group / "particles").read(first, last),
-            offsets - first,
-            label,
-            event_id,
-        )
+        rows = ShardedArray.open(group / "particles").read(first, last)
+        return EventBlock(hlf, rows, offsets - first, label, event_id)
 
     def lengths(self, part: Part, start: int, stop: int) -> np.ndarray:
-        """(stop - start,) particles of each event ``start:stop`` of a part."""
+        """Return the number of particles of events ``start:stop`` of a part, (stop - start)."""
         return np.diff(ShardedArray.open(self.path / part.path / "offsets").read(start, stop + 1))
 
     @cached_property
     def _records(self) -> list[dict[str, Any]]:
         return [read_json(path) for path in sorted((self.path / "_parts").glob("*.json"))]
+
+    @property
+    def _parts(self) -> Iterator[Part]:
+        return (Part(**row) for record in self._records for row in record["parts"])
 
 
 def _attributes(path: Path) -> dict[str, Any] | None:
@@ -268,19 +280,14 @@ def _attributes(path: Path) -> dict[str, Any] | None:
     return read_json(metadata).get("attributes", {}).get("hepflow")
 
 
-def _is_scratch(path: Path) -> bool:
-    """Whether a folder is empty, or a store whose making stopped before it had a description."""
-    return path.is_dir() and all(child.name in {"_parts", "zarr.json"} for child in path.iterdir())
-
-
 def _sweep(path: Path) -> None:
-    """Remove what writers that were killed left beside the parts."""
+    """Remove the scratch folders of writers that were killed."""
     for left_over in path.glob(".*-*"):
         shutil.rmtree(left_over, ignore_errors=True)
 
 
 def _move(source: Path, place: Path) -> None:
-    """Rename a folder into its place, over one that another writer of the same part has just put there."""
+    """Rename a folder, over one that another writer of the same part has just put there."""
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
         source.rename(place)
@@ -289,21 +296,15 @@ def _move(source: Path, place: Path) -> None:
         source.rename(place)
 
 
-def _write_block(path: Path, block: EventBlock) -> None:
-    zarr.create_group(path, zarr_format=3)
-    for name, kind in _TYPES.items():
-        write_array(path / name, getattr(block, name).astype(kind, copy=False))
-
-
 def iter_blocks(store: EventStore, split: str, *, particles: bool = True) -> Iterator[EventBlock]:
-    """Every part of a split, class by class; see `EventStore.read` for ``particles``."""
+    """Yield every part of a split, class by class; see `EventStore.read` for ``particles``."""
     for class_name in store.spec.classes:
         for part in store.parts(split, class_name):
             yield store.read(part, particles=particles)
 
 
 def high_level(store: EventStore, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(N, n_hlf) features, (N) labels and (N) event_ids of all events of a split, which must have one at least."""
+    """Return features (N, n_hlf), labels (N) and event_ids (N) of a split that has events."""
     blocks = list(iter_blocks(store, split, particles=False))
     hlf, label, event_id = (
         np.concatenate([getattr(block, name) for block in blocks])

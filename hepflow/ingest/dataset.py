@@ -1,12 +1,19 @@
-"""data/events/: fragments, the records of the tasks that made them, and ``_hepflow.json``, which says what is in the dataset.
+"""The dataset as ingest keeps it: fragments, the records of their tasks, and ``_hepflow.json``.
 
-A reader takes the fragments that ``_hepflow.json`` names and no others. It is replaced last and in one rename, so that readers see
-the dataset of the run before or of this one, and whatever a run that died left behind is either taken up by its record or removed.
+``_hepflow.json`` names the fragments and is replaced last, in one rename: readers see the dataset
+of the previous run or of this one. A fragment that a dead run left is either reused, by its record,
+or removed. The life of a fragment:
 
-Why not Structured Streaming with ``availableNow``: its file sink keeps the list of valid files in a log that only Spark reads, its
-source checkpoint cannot forget a file that was repaired, and a replayed micro-batch gives its files new names. Here the unit of
-commit is a task: a fragment named after its content, then a record named after its input. A replay overwrites both with the same
-bytes; finished shares are told by their records; one list of fragments serves every reader.
+    task finishes     CLASS/NAME.parquet renamed into place, then _records/KEY.json
+    run finishes      `commit`: _hepflow.json names it
+    rerun             `finished`: its record is valid, so its ranges are not read again
+    its file changes  other keys: no record is valid, `commit` removes the old fragment
+
+Why not Structured Streaming with ``availableNow``: its file sink keeps the list of valid files in a
+log that only Spark reads, its source checkpoint cannot forget a file that was repaired, and a
+replayed micro-batch gives its files new names. Here the unit of commit is a task: a fragment named
+by its content, then a record named by its input. A replay overwrites both with the same bytes, and
+one list of fragments serves every reader.
 """
 
 import contextlib
@@ -20,7 +27,7 @@ from hepflow.data.ledger import Ledger, total
 from hepflow.data.output import read_marker, refuse_to_replace, write_marker
 from hepflow.data.provenance import digest
 from hepflow.errors import DataError
-from hepflow.ingest.fragment import RECORDS, Settings, TaskRecord
+from hepflow.ingest.task import RECORDS, Settings, TaskRecord
 from hepflow.reading.ranges import EntryRange
 from hepflow.reading.record import RangeRecord
 from hepflow.schema import EVENTS_SCHEMA_VERSION
@@ -31,41 +38,33 @@ log = logging.getLogger(__name__)
 
 
 def manifest(output: Path) -> dict[str, Any] | None:
-    """What ``_hepflow.json`` says; None where there is no finished dataset of this schema version."""
+    """Return ``_hepflow.json``; None without a finished dataset of this schema version."""
     found = read_marker(output)
     return found if found and found.get("schema_version") == EVENTS_SCHEMA_VERSION else None
 
 
-def listing_hash(splits: Sequence[EntryRange], settings: Settings) -> str:
-    """Tells whether a dataset is up to date without looking at its records."""
-    return digest(settings.key, [split.key for split in splits])
+def listing_hash(ranges: Sequence[EntryRange], settings: Settings) -> str:
+    """Return a hash of input and settings, by which an up-to-date dataset is detected."""
+    return digest(settings.key, [one.key for one in ranges])
 
 
-def check_replaceable(splits: Sequence[EntryRange], settings: Settings) -> None:
-    """Refuse to make another dataset of one that is finished; one whose input has changed is brought up to date.
+def check_replaceable(ranges: Sequence[EntryRange], settings: Settings) -> None:
+    """Refuse to turn a finished dataset into another one; a changed input only updates it.
 
     Raises
     ------
     ConfigError
-        It is of other classes, of another tree, or of other files altogether.
+        The dataset is of other classes, of another tree, or of entirely different files.
     """
     about = manifest(settings.output)
     if about is None:
         return
-    refuse_to_replace(
-        settings.output,
-        "a dataset",
-        about,
-        {"classes": list(settings.classes), "tree": settings.access.tree},
-    )
-    there = _names(about)
-    if there.isdisjoint(split.file.name for split in splits):
-        refuse_to_replace(
-            settings.output,
-            "a dataset",
-            {"files": f"such as {min(there)}"},
-            {"files": f"such as {splits[0].file.name}"},
-        )
+    now = {"classes": list(settings.classes), "tree": settings.access.tree}
+    refuse_to_replace(settings.output, "a dataset", about, now)
+    before = _names(about)
+    if before.isdisjoint(one.file.name for one in ranges):
+        old, new = ({"files": f"such as {name}"} for name in (min(before), ranges[0].file.name))
+        refuse_to_replace(settings.output, "a dataset", old, new)
 
 
 def _names(about: Mapping[str, Any]) -> set[str]:
@@ -73,50 +72,55 @@ def _names(about: Mapping[str, Any]) -> set[str]:
 
 
 def finished(
-    splits: Sequence[EntryRange], settings: Settings, retry_quarantined: bool
+    ranges: Sequence[EntryRange], settings: Settings, retry_quarantined: bool
 ) -> list[TaskRecord]:
-    """Records of earlier runs that hold: of present files as they are now, with their fragment, each share once.
+    """Return the valid records of earlier runs: of unchanged files, with their fragment.
 
     Parameters
     ----------
-    splits : sequence of EntryRange
-        All that the dataset is to hold.
+    ranges : sequence of EntryRange
+        All ranges of the input; each is in one record at most.
     settings : Settings
     retry_quarantined : bool
-        Forget the tasks that lost something; those that lost it to the file system or a dying worker are forgotten in any case.
+        Drop the tasks that lost something. Those that lost it to the file system or a dying worker
+        are always dropped.
     """
-    wanted = {split.key for split in splits}
+    wanted = {one.key for one in ranges}
     records = []
     for path in sorted((settings.output / RECORDS).glob("*.json")):
         record = TaskRecord.from_dict(read_json(path))
-        keys = {share.range.key for share in record.ranges}
-        same_settings = record.key == settings.task_key([share.range for share in record.ranges])
-        again = any(
-            share.transient or (share.lost and retry_quarantined) for share in record.ranges
-        )
-        if keys <= wanted and same_settings and _has_fragment(record, settings) and not again:
+        task = [own.range for own in record.ranges]
+        keys = {one.key for one in task}
+        retry = any(own.transient or (own.lost and retry_quarantined) for own in record.ranges)
+        same_settings = record.key == settings.task_key(task)
+        if keys <= wanted and same_settings and not retry and _has_fragment(record, settings):
             records.append(record)
             wanted -= keys
     return records
 
 
+def _has_fragment(record: TaskRecord, settings: Settings) -> bool:
+    if record.fragment is None:
+        return True
+    path = settings.output / record.fragment
+    return path.is_file() and path.stat().st_size == record.bytes_written
+
+
 def prepare(output: Path) -> None:
-    """Make the folders, and remove what killed tasks left half-written.
+    """Create the folders, and remove unfinished files of killed tasks.
 
     Raises
     ------
     DataError
-        The folder holds something else, which would be swept away.
+        The folder holds something else, which would be removed.
     """
     records, about = output / RECORDS, read_marker(output)
     ours = records.is_dir() if about is None else "fragments" in about
-    if (
-        not ours
-        and (other := next((path for path in output.glob("*") if path.name[0] not in "._"), None))
-        is not None
-    ):
+    others = [] if ours else [path.name for path in output.glob("*") if path.name[0] not in "._"]
+    if others:
         raise DataError(
-            f"{output}: not a dataset of `hepflow ingest`, as it holds {other.name}. Give a new or an empty folder as --output."
+            f"{output}: not a dataset of `hepflow ingest`, as it holds {others[0]}. Give a new or "
+            "an empty folder as --output."
         )
     records.mkdir(parents=True, exist_ok=True)
     for left_over in (*output.glob("*/.*.part"), *records.glob(".*.now")):
@@ -124,47 +128,38 @@ def prepare(output: Path) -> None:
 
 
 def commit(
-    records: Sequence[TaskRecord], splits: Sequence[EntryRange], settings: Settings
+    records: Sequence[TaskRecord], ranges: Sequence[EntryRange], settings: Settings
 ) -> dict[str, Any]:
-    """Make the records the dataset: replace ``_hepflow.json``, then remove what it does not name.
-
-    Returns
-    -------
-    dict
-        What ``_hepflow.json`` says now.
+    """Replace ``_hepflow.json``, remove everything it does not name, and return its content.
 
     Raises
     ------
     DataError
-        Nothing passed, every file is bad, or one file is there twice. The dataset of the run before stays.
+        Nothing passed, every file is bad, or a file is there twice. The previous dataset stays.
     """
     files = _files(records)
     _check_identity(files)
-    ledger = total(share.ledger for record in records for share in record.ranges).check()
+    ledger = total(own.ledger for record in records for own in record.ranges).check()
     if ledger.n_out == 0:
         for record in records:
             settings.record_path(record.key).unlink(missing_ok=True)
         raise DataError(_nothing(files, ledger, settings))
+    content = [
+        [f[key] for key in ("file", "class", "uuid", "size", "kept", "reasons")] for f in files
+    ]
     about = {
         "schema_version": EVENTS_SCHEMA_VERSION,
         "classes": list(settings.classes),
         "tree": settings.access.tree,
-        "provenance": digest(
-            settings.key,
-            [
-                [f[key] for key in ("file", "class", "uuid", "size", "kept", "reasons")]
-                for f in files
-            ],
-        ),
-        "listing": listing_hash(splits, settings),
+        "provenance": digest(settings.key, content),
+        "listing": listing_hash(ranges, settings),
         "ledger": ledger.to_dict(),
         "n_events": ledger.n_out,
         "fragments": sorted(record.fragment for record in records if record.fragment),
         "files": files,
     }
     before = manifest(settings.output)
-    gone = _names(before) - _names(about) if before else set()
-    if gone:
+    if before and (gone := _names(before) - _names(about)):
         log.info(
             "no longer in the input: %s, whose events are removed (the first: %s)",
             counted(len(gone), "file"),
@@ -179,59 +174,48 @@ def commit(
     return about
 
 
-def remove_empty(output: Path, classes: Iterable[str]) -> None:
-    """Remove the folders of a run that wrote nothing; with a fragment there the records' stays, as it tells whose dataset this is."""
-    folders = [output / name for name in (*classes, RECORDS)]
-    with contextlib.suppress(OSError):  # one holds something
-        for folder in folders:
-            if folder.is_dir():
-                folder.rmdir()
-
-
 def sweep(about: Mapping[str, Any], output: Path) -> None:
-    """Remove fragments that the manifest does not name: of changed files, or of runs that died."""
+    """Remove fragments that are not in the manifest: of changed files, or of runs that died."""
     live = {output / name for name in about["fragments"]}
     for path in output.glob("*/*.parquet"):
         if path not in live:
             path.unlink(missing_ok=True)
 
 
-def _has_fragment(record: TaskRecord, settings: Settings) -> bool:
-    if record.fragment is None:
-        return True
-    path = settings.output / record.fragment
-    return path.is_file() and path.stat().st_size == record.bytes_written
+def remove_empty(output: Path, classes: Iterable[str]) -> None:
+    """Remove the folders of a run that wrote nothing; that of records, a dataset's mark, last."""
+    with contextlib.suppress(OSError):  # not empty
+        for name in (*classes, RECORDS):
+            if (output / name).is_dir():
+                (output / name).rmdir()
 
 
 def _files(records: Iterable[TaskRecord]) -> list[dict[str, Any]]:
-    """One row a source file: entries in, kept, rejected and lost, by reason."""
-    shares: dict[tuple[str, str], list[RangeRecord]] = defaultdict(list)
+    """Return a row per source file: entries in, kept, rejected and lost, by reason."""
+    parts: dict[tuple[str, str], list[RangeRecord]] = defaultdict(list)
     for record in records:
-        for share in record.ranges:
-            shares[share.range.file.class_name, share.range.file.name].append(share)
-    return [
-        _file(sorted(group, key=lambda share: share.range.index))
-        for _, group in sorted(shares.items())
-    ]
+        for own in record.ranges:
+            parts[own.range.file.class_name, own.range.file.name].append(own)
+    return [_file(sorted(own, key=lambda one: one.range.index)) for _, own in sorted(parts.items())]
 
 
-def _file(shares: Sequence[RangeRecord]) -> dict[str, Any]:
-    file = shares[0].range.file
-    ledger = total(share.ledger for share in shares).check()
-    told = {(share.uuid, share.n_entries) for share in shares if share.n_entries is not None}
-    if len(told) > 1:
+def _file(parts: Sequence[RangeRecord]) -> dict[str, Any]:
+    file = parts[0].range.file
+    ledger = total(own.ledger for own in parts).check()
+    identities = {(own.uuid, own.n_entries) for own in parts if own.n_entries is not None}
+    if len(identities) > 1:
         raise DataError(
-            f"{file.path}: it changed while it was read. Run the same command again when it is complete."
+            f"{file.path}: the file changed while it was read. Run the same command again when it "
+            "is complete."
         )
-    uuid, n_entries = told.pop() if told else (None, None)
+    uuid, n_entries = identities.pop() if identities else (None, None)
     reasons: dict[str, int | None] = {}
-    for item in ledger.lost:  # every share of a file that does not open says the same
-        reasons[item.reason] = (
-            None if item.events is None else (reasons.get(item.reason) or 0) + item.events
-        )
+    for item in ledger.lost:  # every range of an unreadable file has the same reason
+        known = (reasons.get(item.reason) or 0) + (item.events or 0)
+        reasons[item.reason] = None if item.events is None else known
     if n_entries != ledger.n_in and None not in reasons.values():
         raise AssertionError(
-            f"{file.path}: {n_entries} entries, but its {len(shares)} shares cover {ledger.n_in}"
+            f"{file.path}: {n_entries} entries, but its {len(parts)} ranges cover {ledger.n_in}"
         )
     return {
         "file": file.name,
@@ -244,26 +228,32 @@ def _file(shares: Sequence[RangeRecord]) -> dict[str, Any]:
         "lost": ledger.n_lost if n_entries is not None else None,
         "reason": "; ".join(reasons) or None,
         "reasons": reasons,
-        "transient": any(share.transient for share in shares),
-        "filled": sorted({name for share in shares for name in share.filled}),
+        "transient": any(own.transient for own in parts),
+        "filled": sorted({name for own in parts for name in own.filled}),
     }
 
 
 def _check_identity(files: Sequence[Mapping[str, Any]]) -> None:
-    """A file and its copy would give the same events twice."""
+    """Refuse a file and its copy, whose events would count twice."""
     first: dict[str, str] = {}
     for file in files:
-        if (
-            file["uuid"] is not None
-            and first.setdefault(file["uuid"], file["file"]) != file["file"]
-        ):
+        name, uuid = file["file"], file["uuid"]
+        if uuid is not None and first.setdefault(uuid, name) != name:
             raise DataError(
-                f"{file['file']} is a copy of {first[file['uuid']]} (same UUID): its events would count twice. Remove one and run again."
+                f"{name} is a copy of {first[uuid]} (same UUID): its events would count twice. "
+                "Remove one and run again."
             )
 
 
 def _nothing(files: Sequence[Mapping[str, Any]], ledger: Ledger, settings: Settings) -> str:
+    """Return the message for a dataset without events."""
     bad = [file for file in files if file["reason"]]
-    if len(bad) == len(files):
-        return f"all {len(files)} files are bad, nothing written to {settings.output}; the first, {bad[0]['file']}: {bad[0]['reason']}"
-    return f"no event passes, nothing written to {settings.output} ({ledger.summary()}). Are these the right files?"
+    if len(bad) < len(files):
+        why, advice = (
+            f"no event passes ({ledger.summary()})",
+            "Check that these are the right files",
+        )
+    else:
+        first = f"the first, {bad[0]['file']}: {bad[0]['reason']}"
+        why, advice = f"all {len(files)} files are bad ({first})", "Repair or replace them"
+    return f"{settings.output}: nothing written, {why}. {advice}."

@@ -1,75 +1,123 @@
-"""The table at the end of a run, and the one before it (``--estimate``)."""
+"""Messages of ingest: the progress bar, the table at the end, and the estimate (``--estimate``)."""
 
 import json
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
+from pyspark import Accumulator, SparkContext
 from rich.filesize import decimal
-from rich.table import Table
 
 from hepflow.data.ledger import total
-from hepflow.ingest.fragment import RECORDS, Settings, TaskRecord, run_task
+from hepflow.ingest.task import RECORDS, Settings, TaskRecord, run_task
 from hepflow.reading.ranges import EntryRange
-from hepflow.reading.record import RangeRecord
-from hepflow.system.terminal import MESSAGES
+from hepflow.system.terminal import MESSAGES, RESULTS, bar, show, table
 
 SAMPLED = 2
-"""Shares of a class that an estimate reads."""
+"""Entry ranges per class that an estimate reads."""
 _SLOWEST = 5
 
 
+@dataclass(frozen=True)
+class Counters:
+    """Sums over finished tasks, by Spark accumulators; a failed attempt does not count."""
+
+    events: Accumulator[int]
+    file_bytes: Accumulator[int]
+    files: Accumulator[float]
+    """A range counts as its fraction of the file."""
+
+    @classmethod
+    def of(cls, context: SparkContext) -> "Counters":
+        """Return new counters, at zero."""
+        return cls(context.accumulator(0), context.accumulator(0), context.accumulator(0.0))
+
+    def add(self, record: TaskRecord) -> None:
+        """In a task: add its events, bytes and files."""
+        ranges = [own.range for own in record.ranges]
+        self.events.add(sum(own.stop - own.start for own in record.ranges))
+        self.file_bytes.add(sum(one.size for one in ranges))
+        self.files.add(_files(ranges))
+
+
+@contextmanager
+def ingest_progress(
+    tasks: Sequence[Sequence[EntryRange]], counters: Counters
+) -> Iterator[Callable[[], None]]:
+    """Show a progress bar, and yield a function that updates it from the counters."""
+    ranges = [one for task in tasks for one in task]
+    n_files, started = f"{_files(ranges):,.0f} files", time.monotonic()
+    with bar("ingest", sum(one.size for one in ranges)) as progress:
+
+        def update() -> None:
+            seconds, n_bytes = time.monotonic() - started, counters.file_bytes.value
+            rate = f"{counters.events.value / seconds:,.0f} events/s"
+            speed = f"{decimal(int(n_bytes / seconds))}/s"
+            progress.update(n_bytes, f"{counters.files.value:,.0f}/{n_files}, {rate}, {speed}")
+
+        yield update
+
+
+def _files(ranges: Iterable[EntryRange]) -> float:
+    return sum(1 / one.count for one in ranges)
+
+
 def print_summary(records: Sequence[TaskRecord], seconds: float) -> None:
-    """What the tasks of this run read, kept and wrote, and the files that took longest."""
-    shares = [share for record in records for share in record.ranges]
-    ledger = total(share.ledger for share in shares)
-    busy = sum(share.seconds for share in shares)
-    unreadable = len({item.file for item in ledger.lost if item.events is None})
+    """Print what the tasks of this run read, kept and wrote, and the slowest files."""
+    parts = [own for record in records for own in record.ranges]
+    ledger = total(own.ledger for own in parts)
+    busy: dict[str, float] = defaultdict(float)
+    entries: dict[str, int] = defaultdict(int)
+    for own in parts:
+        busy[own.range.file.name] += own.seconds
+        entries[own.range.file.name] += own.stop - own.start
+    unreadable = {item.file for item in ledger.lost if item.events is None}
+    core_seconds = sum(busy.values())
     rows = {
-        "files": f"{len({share.range.file for share in shares}):,}",
+        "files": f"{len({own.range.file for own in parts}):,}",
         "entries": f"{ledger.n_in:,}",
         "kept": f"{ledger.n_out:,}",
         **{reason: f"{count:,}" for reason, count in ledger.rejected.items()},
         "lost": ledger.lost_in_words,
-        **({"files that do not read": f"{unreadable:,}"} if unreadable else {}),
-        "read": decimal(sum(share.bytes_read for share in shares)),
+        **({"unreadable files": f"{len(unreadable):,}"} if unreadable else {}),
+        "read": decimal(sum(own.bytes_read for own in parts)),
         "written": decimal(sum(record.bytes_written for record in records)),
         "wall time": f"{seconds:,.1f} s",
-        "events/s a core": f"{ledger.n_in / busy:,.0f}" if busy else "-",
+        "events/s per core": f"{ledger.n_in / core_seconds:,.0f}" if core_seconds else "-",
     }
-    _print("ingest", rows)
-    files: dict[str, list[RangeRecord]] = defaultdict(list)
-    for share in shares:
-        files[share.range.file.name].append(share)
-    slowest = sorted(
-        files.items(), key=lambda item: sum(share.seconds for share in item[1]), reverse=True
-    )[:_SLOWEST]
-    _print("slowest files", {name: _cost(own) for name, own in slowest})
+    names = sorted(busy, key=lambda name: -busy[name])[:_SLOWEST]
+    slowest = [(name, f"{busy[name]:,.2f} s, {entries[name]:,} entries") for name in names]
+    show(
+        table(("", ""), rows.items(), "ingest"),
+        table(("", ""), slowest, "slowest files"),
+        console=MESSAGES,
+    )
 
 
 def print_estimate(
-    splits: Sequence[EntryRange], n_tasks: int, settings: Settings, *, as_json: bool
+    ranges: Sequence[EntryRange], n_tasks: int, settings: Settings, *, as_json: bool
 ) -> None:
-    """Read a few shares of each class here and now, and scale what they took and gave by the bytes of all.
+    """Read a few entry ranges per class here, and scale their cost and output by bytes.
 
     Parameters
     ----------
-    splits : sequence of EntryRange
-        What is left to do.
+    ranges : sequence of EntryRange
+        Ranges still to be read.
     n_tasks : int
-        Tasks that they make.
+        Number of their tasks.
     settings : Settings
     as_json : bool
-        Print one JSON object, and no table.
+        Print one JSON object instead of a table.
     """
     hours = output = events = 0.0
     assumptions = []
     bad: dict[str, str] = {}
     for name in settings.classes:
-        own = [split for split in splits if split.file.class_name == name]
+        own = [one for one in ranges if one.file.class_name == name]
         if not own:
             continue
         chosen = own[:: -(-len(own) // SAMPLED)]
@@ -78,30 +126,27 @@ def print_estimate(
             started = time.perf_counter()
             record = run_task(chosen, Settings(Path(folder), settings.classes, settings.access))
             seconds = time.perf_counter() - started
-        scale = sum(split.size for split in own) / max(sum(split.size for split in chosen), 1)
-        n_in = sum(share.ledger.n_in for share in record.ranges)
+        scale = sum(one.size for one in own) / max(sum(one.size for one in chosen), 1)
         hours += seconds * scale / 3600
         output += record.bytes_written * scale
         events += record.n_events * scale
-        bad |= {share.range.file.name: reason for share in record.ranges for reason in share.lost}
-        assumptions.append(
-            f"{name}: like {', '.join(map(_share_name, chosen))}, {record.n_events:,} of {n_in:,} kept in {seconds:.1f} s"
-        )
-    n_files, n_bytes = len({split.file for split in splits}), sum(split.size for split in splits)
+        bad |= {part.range.file.name: reason for part in record.ranges for reason in part.lost}
+        like = ", ".join(one.label for one in chosen)
+        kept = f"{record.n_events:,} of {sum(p.ledger.n_in for p in record.ranges):,} kept"
+        assumptions.append(f"{name}: like {like}, {kept} in {seconds:.1f} s")
+    n_files, n_bytes = len({one.file for one in ranges}), sum(one.size for one in ranges)
     if as_json:
-        counts = {"files": n_files, "bytes": n_bytes, "partitions": n_tasks, "core_hours": hours}
-        print(
-            json.dumps(
-                {
-                    **counts,
-                    "events_kept": round(events),
-                    "bytes_out": round(output),
-                    "assumptions": assumptions,
-                    "bad": bad,
-                },
-                indent=1,
-            )
-        )
+        about = {
+            "files": n_files,
+            "bytes": n_bytes,
+            "partitions": n_tasks,
+            "core_hours": hours,
+            "events_kept": round(events),
+            "bytes_out": round(output),
+            "assumptions": assumptions,
+            "bad": bad,
+        }
+        print(json.dumps(about, indent=1))
         return
     rows = {
         "files": f"{n_files:,}",
@@ -111,30 +156,8 @@ def print_estimate(
         "events kept": f"{events:,.0f}",
         "output": decimal(round(output)),
     }
-    results = Console()
-    _print("estimate of what is left to do", rows, results)
-    for line in assumptions:
-        results.print(f"assuming {line}", highlight=False)
-    for name, reason in bad.items():
-        results.print(f"of these, {name} loses events: {reason}", highlight=False)
-
-
-def _cost(shares: Sequence[RangeRecord]) -> str:
-    return f"{sum(share.seconds for share in shares):,.2f} s, {sum(share.stop - share.start for share in shares):,} entries"
-
-
-def _print(title: str, rows: Mapping[str, str], console: Console = MESSAGES) -> None:
-    table = Table(title=title, show_header=False, title_justify="left", min_width=len(title))
-    table.add_column()
-    table.add_column(justify="right")
-    for row in rows.items():
-        table.add_row(*row)
-    console.print(table)
-
-
-def _share_name(split: EntryRange) -> str:
-    return (
-        split.file.name
-        if split.count == 1
-        else f"{split.file.name} [{split.index + 1}/{split.count}]"
-    )
+    show(table(("", ""), rows.items(), "estimate of the work left"))
+    lines = [f"assuming {line}" for line in assumptions]
+    lines += [f"of these, {name} loses events: {reason}" for name, reason in bad.items()]
+    for line in lines:
+        RESULTS.print(line, highlight=False, markup=False)

@@ -1,23 +1,31 @@
-"""``spark.read.format("delphes").load(path)``: Delphes ROOT files as a Spark table, one array of structs a collection.
+"""``spark.read.format("delphes").load(path)``: Delphes ROOT files as a Spark table.
+
+One row is an event, one column per collection is an array of structs:
 
 >>> from hepflow.ingest.source import register
 >>> register(spark)
->>> spark.read.format("delphes").option("collections", "Jet,MissingET").load("data/raw").createOrReplaceTempView("events")
+>>> delphes = spark.read.format("delphes").option("collections", "Jet,MissingET")
+>>> delphes.load("data/raw").createOrReplaceTempView("events")
 >>> spark.sql("SELECT sample, avg(size(filter(Jet, j -> j.PT > 30))) FROM events GROUP BY sample")
 
-Spark tells a Python data source nothing of the columns a query uses; what is read is what the schema names. So name less: with
-``collections``, or with a schema of your own, ``spark.read.schema("entry bigint, Jet array<struct<PT: float>>")``, which may
-name any collection and field of the files, also those that hepflow does not use itself.
+Spark does not pass the columns of a query to a Python data source: it reads what the schema names.
+So name few, by ``collections`` or by a schema of your own, which may name any collection and field
+of the files: ``spark.read.schema("entry bigint, Jet array<struct<PT: float>>")``.
 
-Options: ``tree`` (Delphes); ``collections`` (all of hepflow.schema); ``skim`` (false: every event; true: what ingest keeps);
-``target_partition_mb`` (128); ``classes`` (those of hepflow.schema: their order gives ``label``, -1 for other folders);
-``bad_files`` (fail, or skip: leave out what cannot be read); ``retries`` and ``timeout_s`` as in ingest.
+How it works: Spark has no ROOT reader, so this one is Python, and shares `hepflow.reading` with
+ingest and scoring. `_Reader.partitions` runs on the driver and plans entry ranges from file sizes.
+`_Reader.read` runs on the workers, one partition at a time, and yields Arrow batches, which Spark
+takes as columns.
+
+Options: ``tree`` (Delphes); ``collections`` (all of hepflow.schema); ``skim`` (false: every event;
+true: as ingest); ``target_partition_mb`` (128); ``classes`` (those of hepflow.schema; their order
+gives ``label``, -1 for other folders); ``bad_files`` (fail, or skip to leave out unreadable
+entries); ``retries`` and ``timeout_s`` as in ingest.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,38 +34,34 @@ from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import ArrayType, StructField, StructType
 
+from hepflow.data.events import event_columns, to_arrow
 from hepflow.errors import ConfigError, DataError
 from hepflow.physics import skim
-from hepflow.reading.arrow import event_columns, to_arrow
-from hepflow.reading.delphes import Wanted
 from hepflow.reading.listing import list_files
 from hepflow.reading.ranges import EntryRange, pack, plan
 from hepflow.reading.reader import Access, Chunk, RangeReader
 from hepflow.schema import CLASSES, COLLECTIONS, EVENT_COLUMNS, TREE
 
-_SQL = {
-    "float32": "float",
-    "float64": "double",
-    "int32": "int",
-    "int64": "bigint",
-    "string": "string",
+_KINDS = {"float": "float32", "double": "float64", "int": "int32", "bigint": "int64"}
+_SQL = {**{kind: sql for sql, kind in _KINDS.items()}, "string": "string"}
+_DEFAULTS = {
+    "path": "",
+    "tree": TREE,
+    "collections": ",".join(COLLECTIONS),
+    "skim": "false",
+    "target_partition_mb": "128",
+    "classes": ",".join(CLASSES),
+    "bad_files": "fail",
+    "retries": "3",
+    "timeout_s": "60",
 }
-_KINDS = {sql: kind for kind, sql in _SQL.items() if kind != "string"}
-_OPTIONS = (
-    "path",
-    "tree",
-    "collections",
-    "skim",
-    "target_partition_mb",
-    "classes",
-    "bad_files",
-    "retries",
-    "timeout_s",
-)
+_CHOICES = {"skim": ("false", "true"), "bad_files": ("fail", "skip")}
+_CHEAPEST = {"MissingET": {"MET": "float32"}}
+"""Read to count entries if a schema names no collection."""
 
 
 def register(spark: SparkSession) -> None:
-    """Make the format ``delphes`` known to a session."""
+    """Add the format ``delphes`` to a session."""
     spark.dataSource.register(DelphesSource)
 
 
@@ -75,34 +79,40 @@ class Options:
 
     @classmethod
     def parse(cls, given: Mapping[str, str]) -> "Options":
-        """From what the user gave.
+        """Return the options of the user's strings.
 
         Raises
         ------
         ConfigError
-            An option is unknown, or its value is.
+            An option or a value is unknown.
         """
-        unknown = sorted(set(given) - set(_OPTIONS))
+        unknown = sorted(set(given) - set(_DEFAULTS))
         if unknown or "path" not in given:
             wrong = f"unknown option {unknown[0]!r}" if unknown else "no path given"
-            raise ConfigError(f"delphes: {wrong}. The options are {', '.join(_OPTIONS)}.")
-        access = Access(
-            given.get("tree", TREE),
-            _number(given, "retries", 3),
-            float(_number(given, "timeout_s", 60)),
-        )
+            raise ConfigError(f"delphes: {wrong}. The options are {', '.join(_DEFAULTS)}.")
+        values = {**_DEFAULTS, **given}
+        numbers = {}
+        for name, allowed in _CHOICES.items():
+            values[name] = values[name].lower()
+            if values[name] not in allowed:
+                raise ConfigError(
+                    f"delphes: option {name} is {values[name]!r}, allowed are {', '.join(allowed)}."
+                )
+        for name, least in {"target_partition_mb": 1, "retries": 0, "timeout_s": 0}.items():
+            if not values[name].isdecimal() or int(values[name]) < least:
+                raise ConfigError(
+                    f"delphes: option {name} must be a whole number of at least {least}, got "
+                    f"{values[name]!r}."
+                )
+            numbers[name] = int(values[name])
         return cls(
-            path=given["path"],
-            collections=tuple(
-                name.strip() for name in given.get("collections", ",".join(COLLECTIONS)).split(",")
-            ),
-            skim=_choice(given, "skim", ("false", "true")) == "true",
-            target_bytes=_number(given, "target_partition_mb", 128) << 20,
-            classes=tuple(
-                name.strip() for name in given.get("classes", ",".join(CLASSES)).split(",")
-            ),
-            skip_bad=_choice(given, "bad_files", ("fail", "skip")) == "skip",
-            access=access,
+            path=values["path"],
+            collections=tuple(name.strip() for name in values["collections"].split(",")),
+            skim=values["skim"] == "true",
+            target_bytes=numbers["target_partition_mb"] << 20,
+            classes=tuple(name.strip() for name in values["classes"].split(",")),
+            skip_bad=values["bad_files"] == "skip",
+            access=Access(values["tree"], numbers["retries"], float(numbers["timeout_s"])),
         )
 
 
@@ -111,31 +121,33 @@ class DelphesSource(DataSource):
 
     @classmethod
     def name(cls) -> str:
-        """Of the format."""
+        """Return the name of the format."""
         return "delphes"
 
     def schema(self) -> str:
-        """All columns of the collections asked for."""
-        chosen = Options.parse(self.options).collections
-        unknown = [name for name in chosen if name not in COLLECTIONS]
-        if unknown:
-            raise ConfigError(
-                f"delphes: unknown collection {unknown[0]!r}, allowed are {', '.join(COLLECTIONS)}. For others give a schema."
+        """Return all columns of the chosen collections."""
+        columns = [f"{name} {_SQL[kind]}" for name, kind in EVENT_COLUMNS.items()]
+        for name in Options.parse(self.options).collections:
+            if name not in COLLECTIONS:
+                raise ConfigError(
+                    f"delphes: unknown collection {name!r}, allowed are {', '.join(COLLECTIONS)}. "
+                    "For others give a schema."
+                )
+            fields = ", ".join(
+                f"{field}: {_SQL[kind]}" for field, kind in COLLECTIONS[name].items()
             )
-        flat = [f"{name} {_SQL[kind]}" for name, kind in EVENT_COLUMNS.items()]
-        return ", ".join(
-            flat + [f"{name} array<struct<{_struct(COLLECTIONS[name])}>>" for name in chosen]
-        )
+            columns.append(f"{name} array<struct<{fields}>>")
+        return ", ".join(columns)
 
     def reader(self, schema: StructType) -> DataSourceReader:
-        """A reader of ``schema``'s columns."""
+        """Return a reader of the columns of ``schema``."""
         return _Reader(Options.parse(self.options), schema)
 
 
 class _Partition(InputPartition):
-    def __init__(self, splits: tuple[EntryRange, ...]) -> None:
-        super().__init__(splits)
-        self.splits = splits
+    def __init__(self, ranges: tuple[EntryRange, ...]) -> None:
+        super().__init__(ranges)
+        self.ranges = ranges
 
 
 class _Reader(DataSourceReader):
@@ -144,102 +156,61 @@ class _Reader(DataSourceReader):
         self.wanted = {
             field.name: _fields(field) for field in schema if field.name not in EVENT_COLUMNS
         }
+        if options.skim:  # also read what the cuts need
+            cuts = dict.fromkeys(skim.LEPTONS, "PT")
+            cuts |= {name: cut for name, (cut, _) in skim.SOFT.items() if name in self.wanted}
+            for name, cut in cuts.items():
+                self.wanted[name] = {cut: "float32", **self.wanted.get(name, {})}
 
     def partitions(self) -> Sequence[InputPartition]:
-        files = list_files(self.options.path, self.options.access.timeout_s)
+        path, target = self.options.path, self.options.target_bytes
+        files = list_files(path, self.options.access.timeout_s)
         if not files:
-            raise DataError(f"{self.options.path}: no ROOT files here")
-        named = [replace(file, class_name=_class_of(file.path)) for file in files]
-        return [
-            _Partition(task)
-            for task in pack(plan(named, self.options.target_bytes), self.options.target_bytes)
-        ]
+            raise DataError(f"{path}: no ROOT files here. Give the folder or the file to read.")
+        named = [replace(file, class_name=PurePosixPath(file.path).parent.name) for file in files]
+        return [_Partition(task) for task in pack(plan(named, target), target)]
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         assert isinstance(partition, _Partition)
-        wanted = _with_cuts(self.wanted) if self.options.skim else self.wanted
         schema = to_arrow_schema(self.schema)
-        for split in partition.splits:
-            reader = RangeReader(split, wanted or _CHEAPEST, self.options.access)
-            for piece in reader.chunks():
-                if piece.events is None:
-                    self._bad(split, piece.reason)
+        for entries in partition.ranges:
+            reader = RangeReader(entries, self.wanted or _CHEAPEST, self.options.access)
+            for chunk in reader.chunks():
+                if chunk.events is None:
+                    self._bad(entries, chunk.reason)
                 else:
-                    yield from self._table(piece, reader, schema).to_batches()
+                    yield from self._table(chunk, reader, schema).to_batches()
             if reader.unreadable:
-                self._bad(split, reader.unreadable)
+                self._bad(entries, reader.unreadable)
 
-    def _bad(self, split: EntryRange, reason: str) -> None:
+    def _bad(self, entries: EntryRange, reason: str) -> None:
         if not self.options.skip_bad:
             raise DataError(
-                f"{split.file.path}: {reason}. Remove it, or read what can be read with option bad_files=skip."
+                f"{entries.file.path}: {reason}. Remove it, or set the option bad_files=skip to "
+                "read the rest."
             )
 
-    def _table(self, piece: Chunk, reader: RangeReader, schema: pa.Schema) -> pa.Table:
-        assert piece.events is not None
+    def _table(self, chunk: Chunk, reader: RangeReader, schema: pa.Schema) -> pa.Table:
+        assert chunk.events is not None
         assert reader.uuid is not None
-        events, entries = piece.events, np.arange(piece.start, piece.stop, dtype=np.int64)
+        events, rows = chunk.events, np.arange(chunk.start, chunk.stop, dtype=np.int64)
         if self.options.skim:
             passed = skim.has_lepton(events) & skim.is_finite(events)
-            events, entries = skim.drop_soft(events[passed]), entries[passed]
-        file = reader.range.file
-        label = (
-            self.options.classes.index(file.class_name)
-            if file.class_name in self.options.classes
-            else -1
-        )
-        columns = event_columns(file, label, reader.uuid, entries)
+            events, rows = skim.drop_soft(events[passed]), rows[passed]
+        file, classes = reader.range.file, self.options.classes
+        label = classes.index(file.class_name) if file.class_name in classes else -1
+        columns = event_columns(file.class_name, label, file.name, reader.uuid, rows)
         return to_arrow(events, columns, schema)
 
 
-_CHEAPEST = {"MissingET": {"MET": "float32"}}
-"""Read to count entries when a schema names no collection."""
-
-
-def _class_of(path: str) -> str:
-    return PurePosixPath(path).parent.name
-
-
-def _with_cuts(wanted: Wanted) -> Wanted:
-    """What the skim looks at, too."""
-    cuts = dict.fromkeys(skim.LEPTONS, "PT") | {
-        name: field for name, (field, _) in skim.SOFT.items() if name in wanted
-    }
-    return {
-        **wanted,
-        **{name: {field: "float32", **wanted.get(name, {})} for name, field in cuts.items()},
-    }
-
-
 def _fields(field: StructField) -> dict[str, str]:
-    """Fields and types of a column of a user's schema."""
+    """Return the fields of a column of a user's schema, and their types."""
     kind = field.dataType
     if isinstance(kind, ArrayType) and isinstance(kind.elementType, StructType):
-        types = {
-            child.name: _KINDS.get(child.dataType.simpleString()) for child in kind.elementType
-        }
-        wrong = [name for name, known in types.items() if known is None]
-        if types and not wrong:
-            return {name: known for name, known in types.items() if known is not None}
+        types = {child.name: child.dataType.simpleString() for child in kind.elementType}
+        if types and all(sql in _KINDS for sql in types.values()):
+            return {name: _KINDS[sql] for name, sql in types.items()}
     raise ConfigError(
-        f"delphes: column {field.name!r} is {kind.simpleString()}; allowed are {', '.join(EVENT_COLUMNS)} and collections as "
-        f"array<struct<...>> of {', '.join(_KINDS)}"
+        f"delphes: column {field.name!r} is {kind.simpleString()}; allowed are "
+        f"{', '.join(EVENT_COLUMNS)}, and collections as array<struct<...>> of {', '.join(_KINDS)}."
     )
-
-
-def _struct(fields: Mapping[str, str]) -> str:
-    return ", ".join(f"{name}: {_SQL[kind]}" for name, kind in fields.items())
-
-
-def _choice(given: Mapping[str, str], name: str, allowed: Sequence[str]) -> str:
-    value = given.get(name, allowed[0]).lower()
-    if value not in allowed:
-        raise ConfigError(f"delphes: option {name} is {value!r}, allowed are {', '.join(allowed)}")
-    return value
-
-
-def _number(given: Mapping[str, Any], name: str, default: int) -> int:
-    value = given.get(name, str(default))
-    if not value.isdecimal() or (name.startswith("target") and int(value) == 0):
-        raise ConfigError(f"delphes: option {name} must be a whole number, got {value!r}")
-    return int(value)

@@ -1,16 +1,17 @@
-"""One Delphes ROOT file -> awkward events of the collections that are asked for, range of entries by range of entries.
+"""One Delphes ROOT file -> awkward events of the wanted collections, in ranges of entries.
 
-Real files name a branch ``Jet/Jet.PT``, files written by uproot ``Jet.PT``; both are asked for by the branch's own name. Of
-several cycles of the tree the highest counts. Whatever is wrong with a file comes out as `Unreadable`, with a reason.
+Real files name a branch ``Jet/Jet.PT``, files written by uproot ``Jet.PT``; both are found by the
+branch's own name. Of several cycles of the tree, the highest counts. Everything that is wrong with
+a file becomes an `Unreadable` with a reason; I/O errors stay OSErrors, as a retry may help.
 """
 
+import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import awkward as ak
 import numpy as np
@@ -23,10 +24,17 @@ from hepflow.reading.remote import as_io_error, is_remote, set_timeout, source
 from hepflow.schema import ALIASES, COLLECTIONS, OPTIONAL, TREE
 
 STEP_BYTES = 48 << 20
-"""Uncompressed bytes of the branches asked for that are in memory at a time."""
-
+"""Uncompressed bytes of the wanted branches in memory at a time."""
 Wanted = Mapping[str, Mapping[str, str]]
 """Collection -> field -> type, as `hepflow.schema.COLLECTIONS`."""
+_SMALLEST = 403
+"""Bytes of an empty ROOT file."""
+_HOPELESS = {
+    PermissionError: "permission denied",
+    FileNotFoundError: "no such file",
+    IsADirectoryError: "a folder, not a file",
+}
+"""I/O errors that a retry does not help."""
 
 
 class Unreadable(DataError):
@@ -42,7 +50,7 @@ class DelphesFile:
         Local path or URL.
     tree : str
     wanted : mapping
-        Collections and fields to read; nothing else is.
+        Collections and fields to read; nothing else is read.
     timeout_s : float
         Seconds to wait for a remote server.
 
@@ -51,7 +59,7 @@ class DelphesFile:
     Unreadable
         The file is empty, not ROOT, truncated, or has no such tree.
     OSError
-        The file system says no; it may be worth another try.
+        The file system failed; a retry may help.
     """
 
     def __init__(
@@ -64,21 +72,14 @@ class DelphesFile:
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
-        """Itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the file."""
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     @property
     def uuid(self) -> bytes:
-        """The file's identity, which copies keep; 16 bytes."""
+        """Identity of the file, the same for its copies; 16 bytes."""
         return self._file.uuid.bytes
 
     @property
@@ -88,18 +89,19 @@ class DelphesFile:
 
     @cached_property
     def branches(self) -> dict[str, dict[str, str]]:
-        """Collection -> field -> name of its branch, aliases resolved, without the optional fields that are missing.
+        """Collection -> field -> name of its branch, without optional fields that are missing.
 
         Raises
         ------
         Unreadable
             The file lacks a collection or a field, or has it in another type.
         """
-        present = [name for name in self._tree.keys(full_paths=False) if "." in name]
-        found = {
-            collection: _find(collection, fields, present)
-            for collection, fields in self.wanted.items()
-        }
+        groups: dict[str, list[str]] = {}
+        for name in self._tree.keys(full_paths=False):
+            group, dot, field = name.partition(".")
+            if dot:
+                groups.setdefault(group, []).append(field)
+        found = {name: _find(name, fields, groups) for name, fields in self.wanted.items()}
         for collection, branches in found.items():
             for field, branch in branches.items():
                 _check_type(self._tree[branch], self.wanted[collection][field])
@@ -107,7 +109,7 @@ class DelphesFile:
 
     @property
     def filled(self) -> tuple[str, ...]:
-        """Optional fields that are asked for and that the file does not have."""
+        """Optional fields that are wanted and that the file does not have."""
         return tuple(
             f"{name}.{field}"
             for name, fields in self.wanted.items()
@@ -117,66 +119,58 @@ class DelphesFile:
 
     @cached_property
     def boundaries(self) -> list[int]:
-        """Entries at which the baskets of all wanted branches begin anew, from 0 to the number of entries."""
+        """Entries at which the baskets of all wanted branches start, and the number of entries."""
         names = set(self._names)
         common = self._tree.common_entry_offsets(filter_branch=lambda branch: branch.name in names)
         return sorted({0, *(entry for entry in common if entry < self.n_entries), self.n_entries})
 
     def compressed_bytes(self, start: int, stop: int) -> int:
-        """Size in the file of what `iterate` reads, about."""
-        return (
-            sum(self._tree[name].compressed_bytes for name in self._names)
-            * (stop - start)
-            // max(self.n_entries, 1)
-        )
+        """Return the approximate size, in the file, of what `iterate` reads."""
+        n_bytes = sum(self._tree[name].compressed_bytes for name in self._names)
+        return n_bytes * (stop - start) // max(self.n_entries, 1)
 
     def iterate(
         self, start: int, stop: int, step_bytes: int = STEP_BYTES
     ) -> Iterator[tuple[int, int, ak.Array | Unreadable]]:
-        """Read a range of entries in steps of bounded memory; what cannot be read is said, not raised, and the rest goes on.
+        """Read a range of entries in steps of bounded memory, and go on behind damaged baskets.
 
         Parameters
         ----------
         start, stop : int
-            Best two of `boundaries`: a basket is then decompressed once.
+            Best two of `boundaries`: each basket is then decompressed once.
         step_bytes : int
-            Uncompressed bytes to hold at a time.
+            Uncompressed bytes in memory at a time.
 
         Yields
         ------
         (int, int, array or Unreadable)
-            First entry and the one past the last; records with one list of structs a collection, or why the entries are lost.
+            First entry and the one past the last; records with one list of structs per collection,
+            or why the entries are lost.
         """
         size = sum(self._tree[name].uncompressed_bytes for name in self._names)
         step = max(1, int(step_bytes * self.n_entries // max(size, 1)))
-        edges = (
-            [start, *(edge for edge in self.boundaries if start < edge < stop), stop]
-            if start < stop
-            else []
-        )
+        inside = [edge for edge in self.boundaries if start < edge < stop]
+        edges = [start, *inside, stop] if start < stop else []
         first = 0
         while first + 1 < len(edges):
-            last = max(
-                first + 1, int(np.searchsorted(edges, edges[first] + step, side="right")) - 1
-            )
+            fitting = int(np.searchsorted(edges, edges[first] + step, side="right")) - 1
+            last = max(first + 1, fitting)
             yield from self._read(edges[first : last + 1], step)
             first = last
 
     def _read(
         self, edges: list[int], step: int
     ) -> Iterator[tuple[int, int, ak.Array | Unreadable]]:
-        """Whole clusters at once; when that fails, in halves down to the cluster at fault."""
-        entry = edges[0]
+        """Read whole clusters at once; if that fails, in halves down to the damaged cluster."""
+        entry, stop = edges[0], edges[-1]
         try:
-            # A cluster larger than a step comes in several, and uproot keeps the baskets that straddle two of them.
-            for arrays in self._tree.iterate(
-                self._names,
-                step_size=step,
-                entry_start=edges[0],
-                entry_stop=edges[-1],
-                library="ak",
-            ):
-                events = self._events(arrays)
+            # A cluster larger than a step comes in several, and uproot keeps the baskets between.
+            steps = self._tree.iterate(
+                self._names, step_size=step, entry_start=entry, entry_stop=stop, library="ak"
+            )
+            for arrays in steps:
+                contents = [self._structs(arrays, collection) for collection in self.branches]
+                events = ak.Array(RecordArray(contents, list(self.branches), length=len(arrays)))
                 yield entry, entry + len(events), events
                 entry += len(events)
         except Exception as error:
@@ -187,21 +181,13 @@ class DelphesFile:
                 yield from self._read(edges[: half + 1], step)
                 yield from self._read(edges[half:], step)
             else:
-                yield (
-                    entry,
-                    edges[-1],
-                    Unreadable(
-                        f"corrupt baskets in entries {entry} to {edges[-1]} ({_brief(error)})"
-                    ),
-                )
-
-    def _events(self, arrays: ak.Array) -> ak.Array:
-        contents = [self._structs(arrays, collection) for collection in self.branches]
-        return ak.Array(RecordArray(contents, list(self.branches), length=len(arrays)))
+                reason = f"corrupt baskets in entries {entry} to {stop} ({_brief(error)})"
+                yield entry, stop, Unreadable(reason)
 
     def _structs(self, arrays: ak.Array, collection: str) -> ListOffsetArray:
-        """Branches of one collection as lists of structs; they share their offsets, or the file is damaged."""
+        """Return the branches of a collection as lists of structs, which share their offsets."""
         offsets, contents = None, {}
+        fields = self.wanted[collection]
         for field, branch in self.branches[collection].items():
             layout = arrays[branch].layout.to_ListOffsetArray64(True)
             own = layout.offsets.data
@@ -209,30 +195,16 @@ class DelphesFile:
                 offsets = own
             elif not np.array_equal(offsets, own):
                 raise ValueError(f"branches of {collection} differ in length")
-            values = ak.to_numpy(layout.content[: own[-1]])
-            contents[field] = _cast(values, self.wanted[collection][field])
-        fields = self.wanted[collection]
+            contents[field] = _cast(ak.to_numpy(layout.content[: own[-1]]), fields[field])
         assert offsets is not None, "a collection has at least one branch"
         for field in fields.keys() - contents.keys():
             contents[field] = np.full(offsets[-1], OPTIONAL[collection][field], fields[field])
-        return ListOffsetArray(
-            Index64(offsets),
-            RecordArray([NumpyArray(contents[field]) for field in fields], list(fields)),
-        )
+        columns = [NumpyArray(contents[field]) for field in fields]
+        return ListOffsetArray(Index64(offsets), RecordArray(columns, list(fields)))
 
     @cached_property
     def _names(self) -> list[str]:
         return [branch for fields in self.branches.values() for branch in fields.values()]
-
-
-_SMALLEST = 403
-"""Bytes of an empty ROOT file."""
-_HOPELESS = {
-    PermissionError: "permission denied",
-    FileNotFoundError: "no such file",
-    IsADirectoryError: "a folder, not a file",
-}
-"""I/O errors that another try does not mend."""
 
 
 def read_delphes(path: Path | str, start: int = 0, stop: int | None = None) -> ak.Array:
@@ -250,9 +222,13 @@ def read_delphes(path: Path | str, start: int = 0, stop: int | None = None) -> a
     DataError
         The file is damaged, or a collection is missing.
     """
+    chunks = []
     with DelphesFile(str(path)) as file:
         last = file.n_entries if stop is None else min(stop, file.n_entries)
-        chunks = [events for _, _, events in file.iterate(start, last)]
+        for _, _, events in file.iterate(start, last):
+            if isinstance(events, Unreadable):
+                raise DataError(f"{path}: {events}. Repair the file, or read other entries.")
+            chunks.append(events)
     return ak.concatenate(chunks)
 
 
@@ -263,8 +239,10 @@ def _open(path: str, timeout_s: float, stack: ExitStack) -> uproot.ReadOnlyFile:
             found, n_bytes = source(path, stack)
             file = stack.enter_context(uproot.reading.ReadOnlyFile(found))
             size = file.source.num_bytes if n_bytes is None else n_bytes
-        else:  # our own handle: its I/O errors have an errno, and a mapped file that shrinks would kill the process
-            stream = stack.enter_context(Path(path).open("rb", buffering=0))  # noqa: SIM115 - the stack closes it
+        else:
+            # Our own handle: its errors have an errno, and if a file that is mapped to memory
+            # shrinks, the process is killed.
+            stream = stack.enter_context(io.FileIO(path))
             size = os.fstat(stream.fileno()).st_size
             if size < _SMALLEST or stream.read(4) != b"root":
                 raise Unreadable("not a ROOT file" if size else "an empty file")
@@ -272,26 +250,12 @@ def _open(path: str, timeout_s: float, stack: ExitStack) -> uproot.ReadOnlyFile:
     except Unreadable:
         raise
     except Exception as error:
-        if (io_error := _io_error(error, path)) is not None:
-            raise io_error from error
-        raise Unreadable(f"not a ROOT file, or a damaged one ({_brief(error)})") from error
+        raise _io_error(error, path) or Unreadable(
+            f"not a ROOT file, or a damaged one ({_brief(error)})"
+        ) from error
     if size < file.fEND:
         raise Unreadable(f"truncated: {size:,} bytes of {file.fEND:,}")
     return file
-
-
-def _io_error(error: Exception, path: str) -> OSError | Unreadable | None:
-    """The error as the file system's, if it is: an OSError if another try may mend it, Unreadable if it is hopeless."""
-    found = as_io_error(error) if is_remote(path) else error
-    # of a local file, uproot reports its own short reads as errors without an errno
-    if not isinstance(found, OSError) or (found.errno is None and not is_remote(path)):
-        return None
-    hopeless = next((reason for kind, reason in _HOPELESS.items() if isinstance(found, kind)), None)
-    return (
-        OSError(*(found.args or [type(found).__name__]))
-        if hopeless is None
-        else Unreadable(hopeless)
-    )
 
 
 def _get_tree(file: uproot.ReadOnlyFile, name: str, path: str) -> uproot.TTree:
@@ -304,58 +268,60 @@ def _get_tree(file: uproot.ReadOnlyFile, name: str, path: str) -> uproot.TTree:
     except Unreadable:
         raise
     except Exception as error:
-        if (io_error := _io_error(error, path)) is not None:
-            raise io_error from error
-        raise Unreadable(f"damaged directory or tree ({_brief(error)})") from error
+        raise _io_error(error, path) or Unreadable(
+            f"damaged directory or tree ({_brief(error)})"
+        ) from error
     if not isinstance(tree, uproot.TTree):
         raise Unreadable(f"{name!r} is a {root.classname_of(name)}, not a TTree")
     return tree
 
 
-def _find(collection: str, fields: Mapping[str, str], present: list[str]) -> dict[str, str]:
-    groups: dict[str, list[str]] = {}
-    for name in present:
-        group, _, field = name.partition(".")
-        groups.setdefault(group, []).append(field)
-    source = next((name for name in (collection, ALIASES.get(collection)) if name in groups), None)
-    if source is None:
+def _io_error(error: Exception, path: str) -> OSError | Unreadable | None:
+    """Return an error of the file system: an OSError if a retry may help, else Unreadable."""
+    found = as_io_error(error) if is_remote(path) else error
+    # For local files, uproot reports its own short reads as OSErrors without an errno.
+    if not isinstance(found, OSError) or (found.errno is None and not is_remote(path)):
+        return None
+    for kind, reason in _HOPELESS.items():
+        if isinstance(found, kind):
+            return Unreadable(reason)
+    return OSError(*(found.args or [type(found).__name__]))
+
+
+def _find(
+    collection: str, fields: Iterable[str], groups: Mapping[str, list[str]]
+) -> dict[str, str]:
+    """Return the branch of each field of a collection; ``groups`` are the fields in the file."""
+    group = next((name for name in (collection, ALIASES.get(collection)) if name in groups), None)
+    if group is None:
         hint = " Was it written with the EFlow branches?" if collection.startswith("EFlow") else ""
         raise Unreadable(f"no collection {collection!r} (it has: {_some(groups)}).{hint}")
-    there = [field for field in fields if field in groups[source]]
-    missing = [
-        field
-        for field in fields
-        if field not in there and (field not in OPTIONAL.get(collection, {}) or not there)
-    ]
-    if missing:
-        raise Unreadable(f"no field {source}.{missing[0]} (it has: {_some(groups[source])})")
-    return {field: f"{source}.{field}" for field in there}
+    present = [field for field in fields if field in groups[group]]
+    optional = OPTIONAL.get(collection, {}) if present else {}
+    for field in fields:
+        if field not in present and field not in optional:
+            raise Unreadable(f"no field {group}.{field} (it has: {_some(groups[group])})")
+    return {field: f"{group}.{field}" for field in present}
 
 
 def _check_type(branch: uproot.TBranch, kind: str) -> None:
     found = branch.interpretation
-    numbers = (
-        found.content.to_dtype
-        if isinstance(found, uproot.AsJagged) and isinstance(found.content, uproot.AsDtype)
-        else None
-    )
+    jagged = isinstance(found, uproot.AsJagged) and isinstance(found.content, uproot.AsDtype)
+    numbers = found.content.to_dtype if jagged else None
     if numbers is None or numbers.shape or not np.can_cast(numbers, kind, casting="same_kind"):
-        raise Unreadable(f"{branch.name} holds {branch.typename}, not a list of {kind} an event")
+        raise Unreadable(f"{branch.name} holds {branch.typename}, not a list of {kind} per event")
 
 
 def _cast(values: np.ndarray, kind: str) -> np.ndarray:
-    """Unsigned flags keep their bits; numbers that do not fit are an error."""
+    """Return values in another type: unsigned flags keep their bits, too large numbers fail."""
     cast = values.astype(kind, copy=False)
-    if (
-        values.dtype.itemsize > cast.dtype.itemsize
-        and values.dtype.kind in "iu"
-        and not np.array_equal(cast, values)
-    ):
+    narrowed = values.dtype.itemsize > cast.dtype.itemsize and values.dtype.kind in "iu"
+    if narrowed and not np.array_equal(cast, values):
         raise ValueError(f"numbers too large for {kind}")
     return cast
 
 
-def _some(names: Any) -> str:
+def _some(names: Iterable[str]) -> str:
     unique = list(dict.fromkeys(names))
     return (", ".join(unique[:8]) + (" …" if len(unique) > 8 else "")) or "nothing"
 

@@ -1,4 +1,4 @@
-"""File sizes -> tasks for workers. No file is opened here; the worker finds the entries of its range.
+"""File sizes -> tasks for workers. No file is opened here: the worker finds its entries.
 
 A file is cut into entry ranges of about the target size, in shares of its bytes. Entry ranges and
 small files of one class are packed into tasks of about that size:
@@ -13,8 +13,8 @@ decompressed twice:
     entries    0        |  100       |   200        300        index 1 of 3 wants 100 to 200,
     clusters   [--- 80 ---][--- 60 ---][--- 90 ---][-- 70 --]  and gets 140 to 230
 
-Promise: over all ranges of a file, every entry is read exactly once. The cut depends on sizes alone,
-so the driver plans 100,000 files from their listing. uproot and coffea plan by opening every file.
+Promise: over all ranges of a file, every entry is read exactly once. The cut depends on sizes only,
+so that the driver plans 100,000 files from their listing, instead of opening each to count entries.
 """
 
 from collections.abc import Iterable, Sequence
@@ -105,7 +105,7 @@ def plan(files: Iterable[SourceFile], target_bytes: int) -> list[EntryRange]:
 
 
 def pack(ranges: Sequence[EntryRange], target_bytes: int) -> list[tuple[EntryRange, ...]]:
-    """Group neighbouring ranges of one class into tasks of at most ``target_bytes``, or of one range.
+    """Group neighbouring ranges of one class into tasks of ``target_bytes`` at most, or one range.
 
     An input too small for `TASKS_WANTED` such tasks is cut finer, down to `SMALLEST_TASK`.
     """

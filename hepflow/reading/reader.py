@@ -1,4 +1,4 @@
-"""Read one entry range to its end, whatever the file system does: retries, and no entry unaccounted.
+"""Read one entry range to its end, with retries, and account for every entry.
 
     entries  start ......................................... stop
     chunks   [ events ][ events ][ lost: corrupt baskets ][ events ]

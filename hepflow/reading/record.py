@@ -11,7 +11,7 @@ from hepflow.data.ledger import Ledger, Lost
 from hepflow.reading.ranges import EntryRange
 
 WORKER_DIED = "the worker died whenever it read this file"
-"""Reason of a loss. The cuts have theirs in `hepflow.physics.skim`, damaged files in `DelphesFile`."""
+"""Reason of a loss; others are in `hepflow.physics.skim` and `hepflow.reading.delphes`."""
 
 
 @dataclass(frozen=True)

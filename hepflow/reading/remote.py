@@ -1,4 +1,4 @@
-"""What remote file systems do each in their own way: how long to wait for a server, and which errors are not the file's fault."""
+"""Remote file systems: their timeouts, and which of their errors are worth a retry."""
 
 from contextlib import ExitStack
 from http import HTTPStatus
@@ -9,58 +9,62 @@ from typing import Any
 import fsspec
 
 _AIOHTTP = import_module("aiohttp") if find_spec("aiohttp") else None
-"""Without it no file is read over HTTP."""
+"""None: files cannot be read over HTTP."""
 _CONFIGURED = {protocol: dict(options) for protocol, options in fsspec.config.conf.items()}
 _FOREIGN = {"aiohttp", "botocore"}
 """Packages whose errors come from the network, though not all of them are OSErrors."""
 _XROOTD = {"[3011]": FileNotFoundError, "[3010]": PermissionError}
-"""The codes in XRootD's messages that another try does not mend (kXR_NotFound and kXR_NotAuthorized)."""
+"""Codes in XRootD's messages that a retry does not help: kXR_NotFound and kXR_NotAuthorized."""
 
 
 def is_remote(path: str) -> bool:
-    """Whether it is a URL."""
+    """Return whether a path is a URL."""
     return "://" in path
 
 
 def set_timeout(url: str, timeout_s: float) -> None:
-    """Make this process wait at most so long for an answer of ``url``'s server; what fsspec's own configuration says wins.
+    """Limit the time that this process waits for a server, unless fsspec is configured otherwise.
 
     Parameters
     ----------
     url : str
-        Of root://, s3://, http:// or https://; others, such as hdfs://, keep the limits of their own configuration.
+        Any URL. Protocols other than root, s3, http and https keep their own limits.
     timeout_s : float
-        Seconds.
+        Seconds per answer.
     """
     protocol = url.partition("://")[0]
-    fsspec.config.conf[protocol] = {
-        **_options(protocol, timeout_s),
-        **_CONFIGURED.get(protocol, {}),
-    }
+    options: dict[str, Any] = {}
+    if protocol in {"http", "https"} and _AIOHTTP is not None:
+        limit = _AIOHTTP.ClientTimeout(total=None, connect=timeout_s, sock_read=timeout_s)
+        options = {"client_kwargs": {"timeout": limit}}
+    elif protocol == "s3":
+        options = {"config_kwargs": {"connect_timeout": timeout_s, "read_timeout": timeout_s}}
+    elif protocol == "root":
+        options = {"timeout": max(1, round(timeout_s))}
+    fsspec.config.conf[protocol] = {**options, **_CONFIGURED.get(protocol, {})}
 
 
 def source(url: str, stack: ExitStack) -> tuple[Any, int | None]:
-    """What uproot is to open: the URL where many ranges are read at once, else (hdfs://) a stream that the stack closes, and its bytes."""
+    """Return the argument for uproot, and the size in bytes if uproot cannot find it.
+
+    That is the URL, where fsspec reads many ranges at once; else (hdfs://) a stream that the stack
+    closes, as range reads of pyarrow's file systems fail at byte 0.
+    """
     system, path = fsspec.core.url_to_fs(url)
     if system.async_impl:
         return url, None
-    return stack.enter_context(system.open(path, "rb")), int(
-        system.size(path)
-    )  # fsspec's range reads of pyarrow's fail at byte 0
+    return stack.enter_context(system.open(path, "rb")), int(system.size(path))
 
 
 def as_io_error(error: Exception) -> OSError | None:
-    """The error as one of Python's own kinds, if it is the network's or the remote file system's."""
+    """Return an error of the network or the remote file system as one of Python's own, or None."""
     cause = error.__cause__
-    if isinstance(error, FileNotFoundError) and (
-        isinstance(cause, TimeoutError) or _package(cause) == "aiohttp"
-    ):
-        # over HTTP, fsspec calls every failure to learn a file's size a missing file
-        return (
-            error
-            if getattr(cause, "status", None) == HTTPStatus.NOT_FOUND
-            else OSError(str(cause) or type(cause).__name__)
-        )
+    from_http = isinstance(cause, TimeoutError) or _package(cause) == "aiohttp"
+    if isinstance(error, FileNotFoundError) and from_http:
+        # fsspec reports any failure to get a file's size over HTTP as a missing file
+        if getattr(cause, "status", None) == HTTPStatus.NOT_FOUND:
+            return error
+        return OSError(str(cause) or type(cause).__name__)
     if isinstance(error, OSError):
         text = str(error)
         return next((kind(text) for code, kind in _XROOTD.items() if code in text), error)
@@ -68,20 +72,6 @@ def as_io_error(error: Exception) -> OSError | None:
 
 
 def _package(error: BaseException | None) -> str:
-    """Which of `_FOREIGN` made the error, if any."""
+    """Return the package in `_FOREIGN` that an error is of, or an empty string."""
     packages = (kind.__module__.split(".")[0] for kind in type(error).__mro__)
     return next((name for name in packages if name in _FOREIGN), "")
-
-
-def _options(protocol: str, timeout_s: float) -> dict[str, Any]:
-    if protocol in {"http", "https"} and _AIOHTTP is not None:
-        return {
-            "client_kwargs": {
-                "timeout": _AIOHTTP.ClientTimeout(
-                    total=None, connect=timeout_s, sock_read=timeout_s
-                )
-            }
-        }
-    if protocol == "s3":
-        return {"config_kwargs": {"connect_timeout": timeout_s, "read_timeout": timeout_s}}
-    return {"timeout": max(1, round(timeout_s))} if protocol == "root" else {}

@@ -9,7 +9,7 @@ import numpy as np
 from rich.filesize import decimal
 
 from hepflow.config.tools import StoreConfig
-from hepflow.data.arrays import MEND
+from hepflow.data.arrays import REPAIR
 from hepflow.data.blocks import EventBlock, Part
 from hepflow.data.identity import split_index
 from hepflow.data.moments import Moments
@@ -35,7 +35,7 @@ def check(config: StoreConfig) -> None:
         log.error("%s: %s", store.path, problem)
     if problems:
         more = f" (and {len(problems) - 1} more, above)" if len(problems) > 1 else ""
-        raise DataError(f"{store.path}: {problems[0]}{more}. {MEND}")
+        raise DataError(f"{store.path}: {problems[0]}{more}. {REPAIR}")
     log.info(
         "%s is sound: %s; checksums, counts, offsets, values, splits, statistics and ledger agree",
         store.path,
@@ -67,7 +67,7 @@ def find_problems(store: EventStore) -> Iterator[str]:
         try:
             block = store.read(part)
         except DataError as error:
-            yield str(error).removeprefix(f"{store.path}/").removesuffix(f". {MEND}")
+            yield str(error).removeprefix(f"{store.path}/").removesuffix(f". {REPAIR}")
             complete = False
             continue
         yield from (f"{part.path}: {problem}" for problem in _block_problems(store, part, block))

@@ -9,8 +9,8 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 from hepflow.config.score import ReplayConfig
+from hepflow.data.events import to_arrow
 from hepflow.errors import DataError
-from hepflow.reading.arrow import to_arrow
 from hepflow.reading.ranges import EntryRange
 from hepflow.reading.reader import Access
 from hepflow.score.inputs import reader_of, splits_of

@@ -1,0 +1,147 @@
+"""A Spark task: entry ranges of ROOT files -> one Parquet fragment, and a record of every entry.
+
+Both are written next to their place and renamed into it, the record last. The name of the fragment
+holds a hash of its content: the same ranges of the same files with the same settings give the same
+name and the same bytes, so a task may run twice, or die at any point.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
+
+import numpy as np
+
+from hepflow.data.events import (
+    ROWS_PER_GROUP,
+    FragmentWriter,
+    arrow_schema,
+    event_columns,
+    to_arrow,
+)
+from hepflow.data.provenance import digest
+from hepflow.physics import skim
+from hepflow.reading.ranges import EntryRange
+from hepflow.reading.reader import Access, RangeReader
+from hepflow.reading.record import WORKER_DIED, RangeRecord
+from hepflow.schema import EVENTS_SCHEMA_VERSION
+from hepflow.system.files import write_json
+
+RECORDS = "_records"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of all tasks of a run."""
+
+    output: Path
+    classes: tuple[str, ...]
+    access: Access
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that changes fragments, other than the files."""
+        tree, cuts = self.access.tree, (skim.LEPTON_PT, skim.SOFT)
+        return digest(EVENTS_SCHEMA_VERSION, self.classes, tree, *cuts, ROWS_PER_GROUP)
+
+    def task_key(self, task: Sequence[EntryRange]) -> str:
+        """Return the name of a task: a hash of its ranges and these settings."""
+        return digest(self.key, [one.key for one in task])
+
+    def record_path(self, key: str) -> Path:
+        """Return the path of the record of a task."""
+        return self.output / RECORDS / f"{key}.json"
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """A finished task, as in ``_records/KEY.json``."""
+
+    key: str
+    fragment: str | None
+    """Parquet file below the dataset; None if no event passed."""
+    n_events: int
+    bytes_written: int
+    ranges: tuple[RangeRecord, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types for JSON, where the key of the ranges is ``shares``."""
+        data = {**vars(self), "shares": [one.to_dict() for one in self.ranges]}
+        del data["ranges"]
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Return the record of `to_dict`."""
+        rest = dict(data)
+        return cls(ranges=tuple(map(RangeRecord.from_dict, rest.pop("shares"))), **rest)
+
+
+def run_task(
+    task: Sequence[EntryRange], settings: Settings, last_attempt: bool = False
+) -> TaskRecord:
+    """Read, skim and write the entry ranges of one task, and write and return its record.
+
+    Parameters
+    ----------
+    task : sequence of EntryRange
+        Ranges of one class.
+    settings : Settings
+    last_attempt : bool
+        Earlier attempts died: skip the range that the previous one was reading, so that one file
+        cannot stop the job.
+    """
+    key, folder = settings.task_key(task), task[0].file.class_name
+    marker = settings.record_path(key).with_name(f".{key}.now")  # the range being read
+    deadly = marker.read_text() if last_attempt and marker.exists() else None
+    results = []
+    try:
+        with FragmentWriter(settings.output / folder) as fragment:
+            for one in task:
+                if one.key == deadly:
+                    results.append(RangeRecord(one, lost={WORKER_DIED: None}, transient=True))
+                    continue
+                marker.write_text(one.key)
+                results.append(_skim(one, settings, fragment))
+            # Whatever makes the content another one is in the name.
+            content = [
+                (r.range.file.name, r.uuid, r.range.file.size, r.start, r.stop, r.n_out, r.lost)
+                for r in results
+            ]
+            stem = PurePosixPath(task[0].file.name).stem
+            name = f"{stem}-{task[0].index:04d}-{digest(settings.key, content)}.parquet"
+            size = fragment.finish(name)
+    except OSError:  # of the output: those of reading are in the results
+        marker.unlink(missing_ok=True)  # no file is to blame
+        raise
+    written = f"{folder}/{name}" if size else None
+    record = TaskRecord(key, written, fragment.n_events, size, tuple(results))
+    write_json(settings.record_path(key), record.to_dict())
+    marker.unlink(missing_ok=True)
+    return record
+
+
+def _skim(entries: EntryRange, settings: Settings, fragment: FragmentWriter) -> RangeRecord:
+    """Write the events of a range that pass, and count all of them."""
+    reader = RangeReader(entries, access=settings.access)
+    file, label = entries.file, settings.classes.index(entries.file.class_name)
+    rejected: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+    n_out = 0
+    for chunk in reader.chunks():
+        if chunk.events is None:
+            lost[chunk.reason] += chunk.stop - chunk.start
+            continue
+        finite = skim.is_finite(chunk.events)
+        passed = finite & skim.has_lepton(chunk.events)
+        lost[skim.NOT_FINITE] += int((~finite).sum())
+        rejected[skim.NO_LEPTON] += int((finite & ~passed).sum())
+        n_out += int(passed.sum())
+        if passed.any():
+            assert reader.uuid is not None
+            rows = np.arange(chunk.start, chunk.stop, dtype=np.int64)[passed]
+            columns = event_columns(file.class_name, label, file.name, reader.uuid, rows)
+            kept = skim.drop_soft(chunk.events[passed])
+            fragment.write(to_arrow(kept, columns, arrow_schema()))
+    return reader.record(n_out, rejected, lost)
