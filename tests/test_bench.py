@@ -196,7 +196,7 @@ def test_a_gpu_is_measured_where_there_is_one() -> None:
     assert words[words.index("--trainer.devices") + 1] == 2
     if not torch.cuda.is_available():
         with pytest.raises(
-            ConfigError, match="train-gpu: nothing that can be measured here, with 0 GPUs"
+            ConfigError, match="train-gpu: not possible with 0 GPUs"
         ):
             job.run(config)
 

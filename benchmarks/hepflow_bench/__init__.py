@@ -1,1 +1,1 @@
-"""Measures the stages as commands, from outside: how fast, on how many cores, and what that means for more events."""
+"""Measure the stages as commands: their speed, scaling, and cost for more events."""

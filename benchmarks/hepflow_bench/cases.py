@@ -1,4 +1,4 @@
-"""What is measured: a stage on an input of some size by so many workers, run as the command that a person would type; or its rival."""
+"""The measurements: a stage as the command that a user would type, or its rival."""
 
 import datetime as dt
 import logging
@@ -11,47 +11,47 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
 from hepflow.config.shipped import shipped
 from hepflow.config.tools import BenchConfig
+from hepflow.data.output import MARKER
+from hepflow.data.runs import ONNX, RECORD
 from hepflow.errors import HepflowError
 from hepflow.system import processes
 from hepflow.system.files import read_json, write_json
-from hepflow.system.terminal import MESSAGES, counted
+from hepflow.system.terminal import bar
 from hepflow_bench.copies import multiply
 
 log = logging.getLogger(__name__)
 
 OURS = "hepflow"
 RIVALS = {"ingest": "uproot + pyarrow", "train": "stock PyTorch"}
-"""Stage -> what `hepflow_bench.rivals` runs beside it, in one process."""
+"""Stage -> what `hepflow_bench.rivals` runs for comparison, in one process."""
 WITH_RIVAL = ("hlf", "sequence", "inclusive")
-"""Nets that it knows."""
+"""Nets that the rival implements."""
 GPU = "train-gpu"
 TRAINING = ("train", "spark-train", GPU)
-"""Of these the time within the training is known, beside that of the whole command."""
+"""Stages that record the time of the training, without the start-up of the command."""
 BY_NET = (*TRAINING, "score")
 BATCH = 128
-"""Events in a batch of each process of a training, as in the published ones."""
+"""Events per batch and training process, as in the published measurements."""
 THREADED = ("train", "spark-train")
 """Stages whose processes use threads."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure."""
+    """One measurement."""
 
     stage: str
-    """``simulate``, ``ingest``, ``features``, or one of `BY_NET` and a net, such as ``train hlf``."""
+    """``simulate``, ``ingest``, ``features``, or one of `BY_NET` and a net: ``train hlf``."""
     size: int
-    """Selected events a class of the input."""
+    """Selected events per class in the input."""
     workers: int
     """Processes, or GPUs."""
     cores: int = 1
     """Threads of each worker."""
     way: str = OURS
-    """Or the name of a rival."""
+    """hepflow, or the name of a rival."""
 
     @property
     def kind(self) -> str:
@@ -61,7 +61,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one run of it gave."""
+    """The result of one run of a case."""
 
     stage: str
     size: int
@@ -69,37 +69,33 @@ class Measured:
     cores: int
     repeat: int
     events: int
-    """That went through it; in a training once an epoch."""
+    """Processed events; in a training, once per epoch."""
     seconds: float
-    """Of the whole command."""
+    """Wall time of the whole command."""
     busy_s: float
-    """Of a training without its start and end, else the same."""
+    """Training time, without start-up and shutdown; for other stages the same as ``seconds``."""
     bytes_out: int
     way: str = OURS
     began: str = ""
     """UTC."""
     load: float = 0.0
-    """Load average of the machine before it began: what else was running."""
+    """Load average of the machine before the run, from other programs."""
 
     @property
     def case(self) -> Case:
-        """What was measured."""
+        """The case."""
         return Case(self.stage, self.size, self.workers, self.cores, self.way)
 
     @property
     def events_per_s(self) -> float:
-        """Throughput while it was busy."""
+        """Throughput within ``busy_s``."""
         return self.events / self.busy_s
 
 
 def cases(config: BenchConfig, n_gpus: int) -> Iterator[Case]:
-    """Every case of a configuration; what is compared stands side by side.
+    """Yield the cases of a configuration; those to be compared follow each other.
 
-    Parameters
-    ----------
-    config : BenchConfig
-    n_gpus : int
-        Of this machine: trainings that need more are left out.
+    Trainings that need more GPUs than there are (``n_gpus``) are left out.
     """
     found = [
         case
@@ -111,13 +107,8 @@ def cases(config: BenchConfig, n_gpus: int) -> Iterator[Case]:
 
     def place(case: Case) -> tuple[object, ...]:
         first = trainings[0] if case.kind in TRAINING else case.kind
-        return (
-            config.stages.index(first),
-            case.stage.partition(" ")[2],
-            case.size,
-            case.workers,
-            case.cores,
-        )
+        net = case.stage.partition(" ")[2]
+        return config.stages.index(first), net, case.size, case.workers, case.cores
 
     yield from sorted(found, key=place)
 
@@ -133,19 +124,18 @@ def _of_stage(config: BenchConfig, stage: str) -> Iterator[Case]:
 
 
 def prepare(folder: Path, size: int, copies: int, scored: Sequence[str], code: str) -> Path:
-    """The input of every stage at a size, made once by all cores; its folder.
+    """Create the input of every stage at a size once, with all cores, and return its folder.
 
     Parameters
     ----------
-    folder : Path
     size : int
-        Selected events a class.
+        Selected events per class.
     copies : int
-        Times that every file goes into the stages after simulate.
+        Number of copies of each file for the stages after simulate.
     scored : sequence of str
-        Nets to train for the score stage: a short training, since it costs the same to score with a bad net.
+        Nets for the score stage; one epoch of training, since a bad net scores as fast.
     code : str
-        What is there counts if the same code made it.
+        Hash of the code; an existing input of the same code is kept.
     """
     inputs = folder / f"{size}"
     ready = inputs / "ready.json"
@@ -155,62 +145,30 @@ def prepare(folder: Path, size: int, copies: int, scored: Sequence[str], code: s
     if there.get("code") == code:
         nets = there["nets"]
     else:
-        log.info(
-            "making the input: %s selected events a class, %s", f"{size:,}", counted(copies, "time")
-        )
-        _make(
-            "simulate", "--output", raw, "--events", size, "--events_per_file", size
-        )  # at every size as many files
+        log.info("creating the input: %s selected events per class, x %d", f"{size:,}", copies)
+        # one file per class, at every size
+        _make("simulate", "--output", raw, "--events", size, "--events_per_file", size)
         multiply(raw, copies)
         _make("ingest", "--input", raw, "--output", events)
         _make("features", "--input", events, "--output", store)
         write_json(ready, {"code": code, "nets": nets})
     for net in (net for net in scored if net not in nets):
-        own = (
-            "--config",
-            shipped(f"train/{net}.yaml"),
-            "--data.store",
-            store,
-            "--output",
-            inputs / "runs" / net,
-        )
-        _make(
-            "train",
-            "fit",
-            *own,
-            "--trainer.max_epochs",
-            1,
-            "--trainer.enable_progress_bar",
-            "false",
-        )
+        own = ("--config", shipped(f"train/{net}.yaml"), "--data.store", store)
+        length = ("--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
+        _make("train", "fit", *own, *length, "--output", inputs / "runs" / net)
         nets = [*nets, net]
         write_json(ready, {"code": code, "nets": nets})
     return inputs
 
 
 def _make(stage: str, *arguments: object) -> None:
-    """Run a command on the way to the input, and show for how long it has been at it."""
     log.info("  hepflow %s", stage)
-    columns = (SpinnerColumn(), TextColumn(stage), TimeElapsedColumn())
-    with Progress(*columns, console=MESSAGES, transient=True) as progress:
-        progress.add_task(stage, total=None)
+    with bar(stage, None, transient=True):
         hepflow(stage, *arguments, "--overwrite")
 
 
 def measure(case: Case, repeat: int, inputs: Path, scratch: Path, epochs: int) -> Measured:
-    """Run a case, in a folder that is empty before and afterwards.
-
-    Parameters
-    ----------
-    case : Case
-    repeat : int
-        Counts the runs of a case.
-    inputs : Path
-        What `prepare` made.
-    scratch : Path
-        For the output.
-    epochs : int
-        Of a training.
+    """Run a case on the inputs of `prepare`, and delete its output in ``scratch``.
 
     Raises
     ------
@@ -219,50 +177,27 @@ def measure(case: Case, repeat: int, inputs: Path, scratch: Path, epochs: int) -
     """
     shutil.rmtree(scratch, ignore_errors=True)
     output = scratch / "output"
-    began, load = (
-        dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        round(os.getloadavg()[0], 2),
-    )
+    began = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    load = round(os.getloadavg()[0], 2)
     start = time.perf_counter()
     if case.way == OURS:
         most = _epoch_events(inputs / "features.zarr") if case.kind in TRAINING else sys.maxsize
-        hepflow(
-            *_command(case, inputs, output, epochs, most),
-            threads=0 if case.kind == GPU else case.cores,
-        )
+        command = _command(case, inputs, output, epochs, most)
+        hepflow(*command, threads=0 if case.kind == GPU else case.cores)
     else:
-        _run(
-            [
-                sys.executable,
-                "-m",
-                "hepflow_bench.rivals",
-                *case.stage.split(),
-                inputs,
-                output,
-                epochs,
-            ],
-            threads=case.cores,
-        )
+        program = (sys.executable, "-m", "hepflow_bench.rivals")
+        _run([*program, *case.stage.split(), inputs, output, epochs], threads=case.cores)
     seconds = time.perf_counter() - start
     events, busy_s = _done(case, inputs, output)
     n_bytes = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     shutil.rmtree(scratch)
     own: dict[str, Any] = asdict(case)
-    busy_s = busy_s or seconds
-    return Measured(
-        **own,
-        repeat=repeat,
-        events=events,
-        seconds=seconds,
-        busy_s=busy_s,
-        bytes_out=n_bytes,
-        began=began,
-        load=load,
-    )
+    own |= {"repeat": repeat, "events": events, "seconds": seconds, "busy_s": busy_s or seconds}
+    return Measured(**own, bytes_out=n_bytes, began=began, load=load)
 
 
 def _epoch_events(store: Path) -> int:
-    """Events of a balanced epoch: no batch may be larger."""
+    """Return the events of a balanced epoch, the limit of the batch size."""
     counts = read_json(store / "zarr.json")["attributes"]["hepflow"]["counts"]["train"]
     return min(counts.values()) * len(counts)
 
@@ -274,96 +209,42 @@ def _command(
     kind, _, net = case.stage.partition(" ")
     n = case.workers
     if kind == "simulate":
-        return [
-            "simulate",
-            "--output",
-            output,
-            "--events",
-            case.size,
-            "--events_per_file",
-            max(1, case.size // 8),
-            "--jobs",
-            n,
-        ]
+        files = ["--events", case.size, "--events_per_file", max(1, case.size // 8)]
+        return ["simulate", "--output", output, *files, "--jobs", n]
     if kind == "ingest":
-        return [
-            "ingest",
-            "--input",
-            raw,
-            "--output",
-            output,
-            "--spark.master",
-            f"local[{n}]",
-            "--target_partition_mb",
-            8,
-        ]
+        spark = ["--spark.master", f"local[{n}]", "--target_partition_mb", 8]
+        return ["ingest", "--input", raw, "--output", output, *spark]
     if kind == "features":
         return ["features", "--input", events, "--output", output, "--cluster.workers", n]
     if kind == "score":
-        return [
-            "score",
-            "--model",
-            inputs / "runs" / net / "model.onnx",
-            "--input",
-            raw,
-            "--output",
-            output,
-            "--cluster.workers",
-            n,
-        ]
-    own = [
-        "--config",
-        shipped(f"train/{net}.yaml"),
-        "--data.store",
-        store,
-        "--output",
-        output,
-        "--data.batch_size",
-        min(BATCH * n, most_events),
-    ]
+        model = ["--model", inputs / "runs" / net / ONNX]
+        return ["score", *model, "--input", raw, "--output", output, "--cluster.workers", n]
+    own = ["--config", shipped(f"train/{net}.yaml"), "--data.store", store, "--output", output]
+    own += ["--data.batch_size", min(BATCH * n, most_events)]
     length = ["--trainer.max_epochs", epochs, "--early_stopping.patience", epochs]
     if kind == "spark-train":
-        return [
-            "spark-train",
-            *own,
-            *length,
-            "--threads",
-            case.cores,
-            "--spark.num_processes",
-            n,
-            "--spark.cpus_per_process",
-            case.cores,
-        ]
+        spark = ["--spark.num_processes", n, "--spark.cpus_per_process", case.cores]
+        return ["spark-train", *own, *length, "--threads", case.cores, *spark]
     several = ["--trainer.strategy", "ddp"] if n > 1 else []
     where = ["--trainer.devices", n, "--trainer.enable_progress_bar", "false", *several]
-    where += (
-        ["--trainer.accelerator", "gpu"]
-        if kind == GPU
-        else ["--trainer.accelerator", "cpu", "--threads", case.cores]
-    )
-    return ["train", "fit", *own, *length, *where]
+    device = ["gpu"] if kind == GPU else ["cpu", "--threads", case.cores]
+    return ["train", "fit", *own, *length, *where, "--trainer.accelerator", *device]
 
 
 def _done(case: Case, inputs: Path, output: Path) -> tuple[int, float | None]:
-    """Events that went through it, and for how long if that is known."""
+    """Return the processed events, and the time for them if it was recorded."""
     if case.way != OURS or case.kind in TRAINING:
-        record = read_json(output / "run.json")
+        record = read_json(output / RECORD)
         return int(record["events_trained"]), record["wall_s"]
     if case.kind == "simulate":
         return sum(int(read_json(path)["written"]) for path in output.glob("*/*.json")), None
     if case.kind == "features":
-        return int(read_json(inputs / "events" / "_hepflow.json")["ledger"]["n_out"]), None
-    return int(read_json(output / "_hepflow.json")["ledger"]["n_in"]), None
+        return int(read_json(inputs / "events" / MARKER)["ledger"]["n_out"]), None
+    return int(read_json(output / MARKER)["ledger"]["n_in"]), None
 
 
 def hepflow(*arguments: object, threads: int = 0) -> None:
-    """Run a command of hepflow, quietly.
-
-    Raises
-    ------
-    HepflowError
-        It failed; with the last lines that it printed.
-    """
+    """Run a hepflow command quietly; the error of a failed one quotes its last lines."""
     _run([sys.executable, "-m", "hepflow", *arguments], threads)
 
 
@@ -375,4 +256,6 @@ def _run(arguments: Sequence[object], threads: int) -> None:
     result = processes.run(words, quiet=True, environment=environment)
     if result.returncode:
         last = " / ".join(result.stderr.strip().splitlines()[-3:])
-        raise HepflowError(f"`{' '.join(words[2:])}` ended with {result.returncode}: {last}")
+        raise HepflowError(
+            f"`{' '.join(words[2:])}` failed (exit status {result.returncode}): {last}"
+        )

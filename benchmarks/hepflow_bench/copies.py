@@ -1,4 +1,4 @@
-"""More events than were simulated, for measurements: copies of ROOT files under identities of their own."""
+"""Copies of ROOT files whose events have other identities: more events than were simulated."""
 
 import hashlib
 from pathlib import Path
@@ -6,18 +6,14 @@ from pathlib import Path
 from hepflow.system.files import whole
 
 UUID_AT = 47
-"""Byte of the UUID in the header of a file below 2 GB: behind the magic, ten numbers of 4 bytes, one of 1 byte, and its version's 2."""
+"""Offset of the UUID in the header of a file below 2 GB: after the magic, ten numbers of 4 bytes,
+one of 1 byte, and a version of 2 bytes."""
 
 
 def multiply(raw: Path, copies: int) -> None:
-    """Leave every file of a folder of classes so many times in it; what is there already stays.
+    """Copy every file ``CLASS/NAME.root`` of a folder to ``CLASS/NAME-copyN.root``.
 
-    Parameters
-    ----------
-    raw : Path
-        ``CLASS/NAME.root``; the copies are ``CLASS/NAME-copyN.root``.
-    copies : int
-        The first included.
+    Existing copies are kept. ``copies`` counts the original.
     """
     for path in sorted(raw.glob("*/*.root")):
         for number in range(1, copies):
@@ -27,22 +23,15 @@ def multiply(raw: Path, copies: int) -> None:
 
 
 def copy_as_new(path: Path, copy: Path, number: int) -> Path:
-    """The same events under another UUID, which makes them other events to every stage.
+    """Copy a ROOT file below 2 GB with a UUID that follows from its own and the number.
 
-    Parameters
-    ----------
-    path : Path
-        A ROOT file below 2 GB.
-    copy : Path
-    number : int
-        Tells copies of one file apart; other files give other UUIDs.
+    To every stage, its events are other events.
     """
     copy.parent.mkdir(parents=True, exist_ok=True)
     content = bytearray(path.read_bytes())
     own = content[UUID_AT : UUID_AT + 16]
-    content[UUID_AT : UUID_AT + 16] = hashlib.blake2b(
-        own + number.to_bytes(8, "big"), digest_size=16
-    ).digest()
+    new = hashlib.blake2b(own + number.to_bytes(8, "big"), digest_size=16).digest()
+    content[UUID_AT : UUID_AT + 16] = new
     with whole(copy) as part:
         part.write_bytes(content)
     return copy

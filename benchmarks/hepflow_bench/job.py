@@ -1,6 +1,7 @@
-"""`hepflow bench`: measure every case in turn, again and again, and keep what was measured, so that a rerun goes on.
+"""`hepflow bench`: measure every case several times, and keep the results, so that a rerun resumes.
 
-Repeats are interleaved: every case is run once before any is run twice, back and forth, so that what else the machine does falls on all.
+Repeats are interleaved: every case runs once before any runs twice, in alternating order, so that
+other load on the machine affects all of them.
 """
 
 import logging
@@ -13,24 +14,15 @@ from statistics import median
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from hepflow.config.tools import BenchConfig
+from hepflow.data.output import MARKER
 from hepflow.data.provenance import code_hash, digest
 from hepflow.errors import ConfigError
 from hepflow.system import locks
 from hepflow.system.files import read_json, write_json
 from hepflow.system.processes import cores, versions
-from hepflow.system.terminal import MESSAGES, counted
+from hepflow.system.terminal import RESULTS, bar, counted
 from hepflow_bench import plots, report, scaling
 from hepflow_bench.cases import GPU, OURS, Measured, cases, measure, prepare
 
@@ -47,35 +39,30 @@ PACKAGES = (
     "numpy",
 )
 JSON_FILE, CSV_FILE = "bench.json", "bench.csv"
-NOT_MEASURED = (
-    "bench/job",
-    "bench/plots",
-    "bench/report",
-    "bench/scaling",
-    "evaluate/",
-    "published",
-)
-"""Sources that have no part in what a measurement gives."""
+NOT_MEASURED = ("evaluate/",)
+"""Sources of the package that do not affect a measurement."""
+NOT_MEASURING = ("job", "plots", "report", "scaling")
+"""Modules of this folder that do not."""
 
 
 def run(config: BenchConfig) -> None:
-    """Measure what is missing, then write bench.json, bench.csv and the plots, and print the tables (``json``: bench.json).
+    """Measure the missing cases; write bench.json, bench.csv and plots; print the tables.
 
     Raises
     ------
     ConfigError
-        Nothing is left to measure here.
+        This machine cannot measure any of the stages.
     HepflowError
-        A command failed; what was measured before it is kept.
+        A command failed; earlier measurements are kept.
     """
     gpus = _gpus()
     if not list(cases(config, len(gpus))):
         raise ConfigError(
-            f"stages {', '.join(config.stages)}: nothing that can be measured here, with {counted(len(gpus), 'GPU')}"
+            f"stages {', '.join(config.stages)}: not possible with {counted(len(gpus), 'GPU')}"
         )
     with locks.exclusive(config.output):
         config.output.mkdir(parents=True, exist_ok=True)
-        code = digest(code_hash(leave_out=NOT_MEASURED), config.copies)
+        code = digest(_code(), config.copies)
         scored = config.nets if "score" in config.stages else ()
         inputs = {
             size: prepare(config.output / "input", size, config.copies, scored, code)
@@ -85,75 +72,53 @@ def run(config: BenchConfig) -> None:
         rows, n_kept = _measured(config, inputs)
         minutes = (time.perf_counter() - started) / 60
         _report(config, rows, inputs[max(config.sizes)])
-    said = f"{counted(len(rows), 'run')}, {n_kept} of them from before, in {minutes:.1f} min"
-    log.info(
-        "measured %s; wrote %s, %s and four plots to %s", said, JSON_FILE, CSV_FILE, config.output
-    )
+    measured = f"{counted(len(rows), 'run')} ({n_kept} of them earlier) in {minutes:.1f} min"
+    files = f"{JSON_FILE}, {CSV_FILE} and four plots"
+    log.info("measured %s; wrote %s to %s", measured, files, config.output)
+
+
+def _code() -> str:
+    here = code_hash(Path(__file__).parent, leave_out=NOT_MEASURING)
+    return digest(code_hash(leave_out=NOT_MEASURED), here)
 
 
 def _measured(config: BenchConfig, inputs: dict[int, Path]) -> tuple[list[Measured], int]:
-    """Every case as often as asked for; those of an earlier run of the same code on this machine count, and their number is told."""
+    """Return the measurements, and how many are from an earlier run of the same code here."""
     path = config.output / JSON_FILE
     machine = _machine()
-    settings = digest(code_hash(leave_out=NOT_MEASURED), machine, config.epochs, config.copies)
+    settings = digest(_code(), machine, config.epochs, config.copies)
     old = read_json(path) if path.is_file() else {}
-    kept = (
-        [Measured(**row) for row in old.get("measurements", [])]
-        if old.get("settings") == settings
-        else []
-    )
+    kept = old.get("measurements", []) if old.get("settings") == settings else []
     found = list(cases(config, len(machine["gpus"])))
     wanted = [
         (repeat, case)
         for repeat in range(config.repeats)
         for case in (reversed(found) if repeat % 2 else found)
     ]
-    known = {(row.repeat, row.case): row for row in kept}
+    known = {(row.repeat, row.case): row for row in (Measured(**data) for data in kept)}
     missing = [key for key in wanted if key not in known]
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=MESSAGES) as progress:
-        bar = progress.add_task("bench", total=len(wanted), completed=len(wanted) - len(missing))
-        for number, (repeat, case) in enumerate(missing, start=len(wanted) - len(missing) + 1):
-            progress.update(bar, description=case.stage)
+    n_kept = len(wanted) - len(missing)
+    with bar("bench", len(wanted)) as progress:
+        progress.update(n_kept)
+        for number, (repeat, case) in enumerate(missing, start=n_kept + 1):
             row = measure(case, repeat, inputs[case.size], config.output / "scratch", config.epochs)
             known[repeat, case] = row
-            write_json(
-                path,
-                {
-                    "settings": settings,
-                    "machine": machine,
-                    "measurements": [asdict(row) for row in known.values()],
-                },
-            )
+            rows = [asdict(row) for row in known.values()]
+            write_json(path, {"settings": settings, "machine": machine, "measurements": rows})
             name = case.stage if case.way == OURS else f"{case.stage} by {case.way}"
-            shape = f"{case.size:,} a class, {case.workers} x {case.cores}"
-            log.info(
-                "[%d/%d] %s, %s: %.1f s, %.0f events/s",
-                number,
-                len(wanted),
-                name,
-                shape,
-                row.seconds,
-                row.events_per_s,
-            )
-            progress.update(bar, advance=1)
-    return [known[repeat, case] for repeat in range(config.repeats) for case in found], len(
-        wanted
-    ) - len(missing)
+            shape = f"{case.size:,} per class, {case.workers} x {case.cores}"
+            place, speed = f"{number}/{len(wanted)}", f"{row.events_per_s:.0f} events/s"
+            log.info("[%s] %s, %s: %.1f s, %s", place, name, shape, row.seconds, speed)
+            progress.advance()
+    return [known[repeat, case] for repeat in range(config.repeats) for case in found], n_kept
 
 
 def _report(config: BenchConfig, rows: Sequence[Measured], inputs: Path) -> None:
     record = read_json(config.output / JSON_FILE)
     dates = _dates(rows)
     machine = _words(record["machine"])
-    load = f"load before a run: median {median(row.load for row in rows):.1f}, highest {max(row.load for row in rows):.1f}"
+    loads = [row.load for row in rows]
+    load = f"load before a run: median {median(loads):.1f}, highest {max(loads):.1f}"
     caption = f"{machine}; {dates}; {load}"
     shares = _shares(inputs)
     ours = [row for row in rows if row.way == OURS]
@@ -186,9 +151,7 @@ def _report(config: BenchConfig, rows: Sequence[Measured], inputs: Path) -> None
         if config.extrapolate
         else []
     )
-    record["extrapolation"] = [
-        asdict(row) for row in extrapolated
-    ]  # JSON makes its numbers of cores to strings
+    record["extrapolation"] = [asdict(row) for row in extrapolated]  # JSON: cores are strings
     write_json(config.output / JSON_FILE, record)
     if config.json:
         print((config.output / JSON_FILE).read_text(), end="")
@@ -201,19 +164,19 @@ def _report(config: BenchConfig, rows: Sequence[Measured], inputs: Path) -> None
         report.print_extrapolation(
             extrapolated, config.extrapolate, config.extrapolate_cores, scaling.measured_range(ours)
         )
-    console = Console(highlight=False)
-    if unknown:
-        console.print(
-            f"{', '.join(unknown)}: start unknown with one size (≥, ?; it counts with the events): give two --sizes"
-        )
+    notes = [caption]
     if GPU in config.stages and not record["machine"]["gpus"]:
-        console.print(f"{GPU}: not measured, no GPU here")
-    console.print(caption)
+        notes.insert(0, f"{GPU}: skipped, no GPU found")
+    if unknown:
+        reason = "start-up unknown with one size, and included (≥, ?); use two --sizes"
+        notes.insert(0, f"{', '.join(unknown)}: {reason}")
+    for note in notes:
+        RESULTS.print(note, highlight=False, markup=False)
 
 
 def _shares(inputs: Path) -> dict[str, float]:
-    """Kind of stage -> share of the events read by ingest that reach it."""
-    ledger = read_json(inputs / "events" / "_hepflow.json")["ledger"]
+    """Return kind of stage -> fraction of the ingested events that reach it."""
+    ledger = read_json(inputs / "events" / MARKER)["ledger"]
     counts = read_json(inputs / "features.zarr" / "zarr.json")["attributes"]["hepflow"]["counts"]
     training = sum(counts["train"].values()) / ledger["n_in"]
     trainings = dict.fromkeys(("train", "spark-train", GPU), training)
@@ -241,11 +204,8 @@ def _machine() -> dict[str, Any]:
 
 
 def _gpus() -> list[str]:
-    return (
-        [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-        if torch.cuda.is_available()
-        else []
-    )
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [torch.cuda.get_device_name(number) for number in range(n_gpus)]
 
 
 def _dates(rows: Sequence[Measured]) -> str:

@@ -1,9 +1,10 @@
-"""Plots of the measurements: throughput, speed-up, efficiency, where the time goes, and events a second and core."""
+"""Plots of the measurements: throughput, speed-up, efficiency, time per stage, rate per core."""
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,8 +14,9 @@ from hepflow_bench.report import Beside, Summary
 from hepflow_bench.scaling import Cost
 
 COLUMNS = 3
+INCLUDED = " (start-up included)"
 OTHER_WAYS = ("spark-train", "train-gpu", "score")
-"""What is done instead of a stage, or to other events: no share of the pipeline's time."""
+"""Stages that replace another one or process other events: not part of the pipeline's time."""
 
 
 def throughput(
@@ -23,7 +25,10 @@ def throughput(
     rivals: Mapping[str, Sequence[Summary]],
     caption: str,
 ) -> None:
-    """Events a second against workers, a line for each number of cores, with the spread; dotted: the ideal; crosses: the rival."""
+    """Plot events per second against workers, with the spread.
+
+    One line per number of cores; dotted: ideal scaling; crosses: the rival.
+    """
     figure, axes = _figure(len(largest), caption)
     for place, (stage, summaries) in zip(axes, largest.items(), strict=True):
         for cores in sorted({summary.case.cores for summary in summaries}):
@@ -37,28 +42,14 @@ def throughput(
             ideal = [rates[0] * n / workers[0] for n in workers]
             place.plot(workers, ideal, ":", color=line[0].get_color())
         for other in rivals.get(stage, ()):
-            name = (
-                other.case.way
-                if other.case.cores == 1
-                else f"{other.case.way}, {other.case.cores} cores"
-            )
-            place.errorbar(
-                [other.case.workers],
-                [other.events_per_s],
-                yerr=_spread([other]),
-                fmt="x",
-                color="0.4",
-                capsize=3,
-                label=name,
-            )
-        doubt = " (mostly start)" if any(summary.mostly_start for summary in summaries) else ""
-        doubt = doubt if all(summary.start_known for summary in summaries) else " (with the start)"
-        _label(
-            place,
-            stage + doubt,
-            "executors" if stage.startswith("spark") else "workers",
-            "events/s",
-        )
+            case = other.case
+            name = case.way if case.cores == 1 else f"{case.way}, {case.cores} cores"
+            style: dict[str, Any] = {"fmt": "x", "color": "0.4", "capsize": 3, "label": name}
+            place.errorbar([case.workers], [other.events_per_s], yerr=_spread([other]), **style)
+        doubt = " (mostly start-up)" if any(summary.mostly_start for summary in summaries) else ""
+        doubt = doubt if all(summary.start_known for summary in summaries) else INCLUDED
+        what = "executors" if stage.startswith("spark") else "workers"
+        _label(place, stage + doubt, what, "events/s")
         place.xaxis.set_major_locator(MaxNLocator(integer=True))
         place.set_ylim(bottom=0)
         place.legend(fontsize="small")
@@ -66,7 +57,10 @@ def throughput(
 
 
 def scaling(path: Path, largest: Mapping[str, Sequence[Summary]], caption: str) -> None:
-    """Speed-up and efficiency against cores, relative to the fewest; of stages that worked long enough for a rate."""
+    """Plot speed-up and efficiency against cores, relative to the fewest.
+
+    Stages that were too short for a rate are left out.
+    """
     figure, (left, right) = _figure(2, caption, width=4.8)
     fewest, most = math.inf, 1
     for stage, summaries in largest.items():
@@ -95,9 +89,10 @@ def scaling(path: Path, largest: Mapping[str, Sequence[Summary]], caption: str) 
 
 
 def share(path: Path, costs: Sequence[Cost], shares: Mapping[str, float], caption: str) -> None:
-    """Where the time of an event at the beginning goes, without the starts; what is no step of the pipeline, paler and without a share.
+    """Plot the time of each stage per event at the start of the pipeline, without start-up.
 
-    A step whose events are too few to be told from its start has no share either, but ``~``, and all have where a start is unknown.
+    Stages outside the pipeline are paler and have no share. A step whose time cannot be separated
+    from its start-up has ``~`` instead; all steps do if any start-up is unknown.
     """
     figure, (place,) = _figure(1, caption, width=7.5, height=1.4 + 0.32 * len(costs))
     work = [(cost.serial_s + cost.parallel_s) * shares[cost.stage.split()[0]] for cost in costs]
@@ -116,17 +111,12 @@ def share(path: Path, costs: Sequence[Cost], shares: Mapping[str, float], captio
     place.bar_label(bars, texts, padding=3)
     place.invert_yaxis()
     place.margins(x=0.15)
-    _label(
-        place,
-        "where the time goes (a training: one epoch)",
-        "core milliseconds for an event that is read",
-        "",
-    )
+    _label(place, "time per stage (training: one epoch)", "core milliseconds per event read", "")
     figure.savefig(path, dpi=150)
 
 
 def per_core(path: Path, lines: Sequence[Beside], caption: str) -> None:
-    """Events a second and core, ours and published ones."""
+    """Plot events per second and core, ours and published ones."""
     figure, (place,) = _figure(1, caption, width=10, height=1.4 + 0.3 * len(lines))
     values = [line.rate[0] for line in lines]
     spread = [
@@ -135,40 +125,28 @@ def per_core(path: Path, lines: Sequence[Beside], caption: str) -> None:
     ]
     colours = ["C0" if line.ours else "0.75" if line.on_gpu else "C7" for line in lines]
     bars = place.barh(range(len(lines)), values, color=colours, xerr=spread, capsize=3)
-    place.bar_label(
-        bars,
-        [f"{value:,.3g}" if value < 1000 else f"{value:,.0f}" for value in values],
-        padding=4,
-        fontsize="small",
-    )
-    names = [
-        f"{line.stage}: {line.what}" if line.ours else f"{line.what}, {line.machine}, {line.date}"
-        for line in lines
-    ]
-    names = [
-        name + " (with the start)" * (not line.start_known)
-        for name, line in zip(names, lines, strict=True)
-    ]
-    place.set_yticks(
-        range(len(lines)),
-        [
-            name + " (a GPU, not a core)" * line.on_gpu
-            for name, line in zip(names, lines, strict=True)
-        ],
-    )
+    labels = [f"{value:,.3g}" if value < 1000 else f"{value:,.0f}" for value in values]
+    place.bar_label(bars, labels, padding=4, fontsize="small")
+    names = []
+    for line in lines:
+        published = f"{line.what}, {line.machine}, {line.date}"
+        name = f"{line.stage}: {line.what}" if line.ours else published
+        included = "" if line.start_known else INCLUDED
+        names.append(f"{name}{included}{' (per GPU)' if line.on_gpu else ''}")
+    place.set_yticks(range(len(lines)), names)
     place.invert_yaxis()
     place.set_xscale("log")
     place.margins(x=0.12, y=0.02)
-    figure.suptitle(
-        "events/s a core, without the starts; published figures (grey) are of other machines, samples and dates",
-        fontsize="medium",
+    title = (
+        "events/s per core, without start-up; published values (grey): other machines and samples"
     )
-    _label(place, "", "events/s a core", "")
+    figure.suptitle(title, fontsize="medium")
+    _label(place, "", "events/s per core", "")
     figure.savefig(path, dpi=150)
 
 
 def _spread(summaries: Sequence[Summary]) -> list[list[float]]:
-    """Below and above the medians, as matplotlib takes it."""
+    """Return the errors below and above the medians, as matplotlib expects them."""
     return [
         [s.events_per_s - s.low for s in summaries],
         [s.high - s.events_per_s for s in summaries],

@@ -1,8 +1,11 @@
-"""How one would do a stage without hepflow, in one process: `python -m hepflow_bench.rivals STAGE [NET] INPUTS OUTPUT EPOCHS`.
+"""A stage without hepflow, in one process.
 
-``ingest`` reads the same branches with uproot, makes the same cuts and writes Parquet with pyarrow. ``train NET`` is the reference's way in
-PyTorch: a DataLoader over a TensorDataset in batches of 128, torch.nn.GRU over events padded to 801 particles, all of them in memory
-before the clock starts; it neither validates nor saves anything. Both leave a run.json with the events and the seconds.
+Usage: `python -m hepflow_bench.rivals STAGE [NET] INPUTS OUTPUT EPOCHS`.
+
+``ingest`` reads the same branches with uproot, applies the same cuts and writes Parquet with
+pyarrow. ``train NET`` follows the reference in PyTorch: a DataLoader over a TensorDataset, batches
+of 128, torch.nn.GRU over events padded to 801 particles, all in memory before the clock starts; it
+neither validates nor saves anything. Both write a run.json with the events and the seconds.
 """
 
 import sys
@@ -19,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from hepflow.data.runs import RECORD
 from hepflow.data.store import EventStore
 from hepflow.schema import COLLECTIONS, HLF, MAX_PARTICLES, PARTICLE
 from hepflow.system.files import write_json
@@ -26,13 +30,13 @@ from hepflow_bench.cases import BATCH
 
 LONG_ENOUGH_S = 20.0
 MOST_PADDED = 10_000
-"""Events in memory, of 61 kB each."""
+"""Maximum events in memory, of 61 kB each."""
 LEPTON_PT = 23.0
 SOFTEST = (("EFlowTrack", "PT", 0.5), ("EFlowPhoton", "ET", 1.0), ("EFlowNeutralHadron", "ET", 1.0))
 
 
 def ingest(raw: Path, output: Path) -> int:
-    """ROOT files -> Parquet, a file at a time; how many events were read."""
+    """Convert ROOT files to Parquet, file by file; return the number of events read."""
     n_events = 0
     for path in sorted(raw.glob("*/*.root")):
         with uproot.open(path) as file:
@@ -61,7 +65,7 @@ def ingest(raw: Path, output: Path) -> int:
 
 
 class Stock(nn.Module):
-    """The three nets of 2019 out of PyTorch's own layers."""
+    """The three nets of 2019, made of PyTorch's layers."""
 
     def __init__(self, net: str) -> None:
         super().__init__()
@@ -71,13 +75,8 @@ class Stock(nn.Module):
         self.drop = nn.Dropout(0.2)
         heads: dict[str, list[nn.Module]] = {
             "hlf": [
-                nn.Linear(n_hlf, 50),
-                nn.ReLU(),
-                nn.Linear(50, 20),
-                nn.ReLU(),
-                nn.Linear(20, 10),
-                nn.ReLU(),
-                nn.Linear(10, 3),
+                *(nn.Linear(n_hlf, 50), nn.ReLU(), nn.Linear(50, 20), nn.ReLU()),
+                *(nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 3)),
             ],
             "sequence": [nn.Linear(hidden, 3)],
             "inclusive": [nn.Linear(hidden + n_hlf, 25), nn.ReLU(), nn.Linear(25, 3)],
@@ -85,7 +84,7 @@ class Stock(nn.Module):
         self.head = nn.Sequential(*heads[net])
 
     def forward(self, hlf: Tensor, particles: Tensor) -> Tensor:
-        """(events, 14) and (events, 801, 19) -> (events, 3) logits."""
+        """Return (events, 3) logits of (events, 14) and (events, 801, 19) features."""
         if self.net == "hlf":
             return self.head(hlf)
         summary = self.drop(self.gru(particles)[1][-1])
@@ -95,7 +94,7 @@ class Stock(nn.Module):
 
 
 def train(net: str, store: Path, epochs: int) -> tuple[int, float]:
-    """Events that were trained on, over all epochs or until it is known how fast it is, and seconds."""
+    """Train, for `LONG_ENOUGH_S` at most; return the number of events and the seconds."""
     loader = DataLoader(
         TensorDataset(*_padded(EventStore.open(store), particles=net != "hlf")),
         batch_size=BATCH,
@@ -110,14 +109,14 @@ def train(net: str, store: Path, epochs: int) -> tuple[int, float]:
                 break
             optimizer.zero_grad()
             loss: Tensor = functional.cross_entropy(model(hlf, particles), label)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch does not say what it takes
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             n_events += len(label)
     return n_events, time.perf_counter() - start
 
 
 def _padded(store: EventStore, *, particles: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """(N, 14) standardised, (N, 801, 19) with zeros at the end, or (N, 0) where no net reads it, and (N) labels."""
+    """Return standardised (N, 14), zero-padded (N, 801, 19) or unused (N, 0), and (N) labels."""
     in_turn = zip_longest(*(store.parts("train", name) for name in store.spec.classes))
     parts = [part for parts in in_turn for part in parts if part is not None]
     blocks, n_events = [], 0
@@ -143,7 +142,7 @@ def _padded(store: EventStore, *, particles: bool) -> tuple[Tensor, Tensor, Tens
 
 
 def main(stage: str, *rest: str) -> None:
-    """Do a stage, and say what it took."""
+    """Run a stage and record its events and seconds."""
     *net, inputs, folder, epochs = rest
     output = Path(folder)
     output.mkdir(parents=True)
@@ -153,7 +152,7 @@ def main(stage: str, *rest: str) -> None:
         start = time.perf_counter()
         n_events = ingest(Path(inputs) / "raw", output)
         seconds = time.perf_counter() - start
-    write_json(output / "run.json", {"events_trained": n_events, "wall_s": seconds})
+    write_json(output / RECORD, {"events_trained": n_events, "wall_s": seconds})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From measurements to costs, after Amdahl, and what follows for more events.
+"""Fit the cost of a stage to its measurements, by Amdahl's law, and extrapolate it to more events.
 
 seconds = start + shared start / cores + events x (serial + parallel / cores)
 """
@@ -13,71 +13,73 @@ from scipy.optimize import nnls
 from hepflow_bench.cases import GPU, OURS, TRAINING, Case, Measured
 
 ASSUMPTIONS = (
-    "every event costs what the measured ones cost on average, at any number of events",
-    "starts, serial and parallel part are those of the fit; in brackets, the range of fits to single repeats",
-    "no term for network, shared disks or memory bandwidth beyond what was measured",
-    "a core is one of the measured machine; serial work and the start stay what they are on any number of cores",
-    "files are many enough to keep all cores busy, and none is lost",
-    "the share of events that reach a stage is that of the measured sample",
-    "a training is one epoch over all training events; its batch grows with the cores, as in the measurements",
-    "scoring takes every event, as if none had been ingested",
+    "every event costs as much as the measured ones on average",
+    "start-up, serial and parallel part are those of the fit; in brackets, fits to single repeats",
+    "network, shared disks and memory bandwidth are as in the measurements",
+    "cores are those of this machine; serial work and start-up do not depend on their number",
+    "there are enough files to keep all cores busy, and none is lost",
+    "the fraction of events that reach a stage is that of the measured sample",
+    "a training is one epoch over all training events; its batch grows with the cores, as measured",
+    "all events are scored, not only the ingested ones",
 )
 LEAST_BUSY = 0.1
-"""Least share of a command that counts as work, whatever start the fit finds."""
+"""Minimum fraction of a command's time that counts as work, whatever start-up the fit finds."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage costs."""
+    """The cost of a stage."""
 
     stage: str
     start_s: float
-    """Of a command, whatever the number of events and cores."""
+    """Start-up of a command, independent of events and cores."""
     shared_start_s: float
-    """Of a command, on one core, and less on more: what it makes ready before the first event."""
+    """Start-up on one core that several cores share."""
     serial_s: float
-    """An event, on however many cores."""
+    """Time per event that no core shares."""
     parallel_s: float
-    """An event, on one core (or GPU)."""
+    """Time per event on one core (or GPU)."""
     bytes_out: float
-    """An event."""
+    """Bytes written per event."""
     error: float
-    """Median relative distance of the measurements from the fit."""
+    """Median relative deviation of the measurements from the fit."""
     separable: bool
-    """Both numbers of events and of cores were varied, so that the three parts can be told apart."""
+    """Events and cores were both varied, so that the fit can separate the three parts."""
     on_gpu: bool = False
     start_known: bool = True
-    """More than one number of events was measured, or the stage tells its start by itself; otherwise the start is in the other parts."""
+    """Several numbers of events were measured, or the stage records its start-up; otherwise the
+    start-up is part of the other terms."""
 
     def start(self, cores: int) -> float:
-        """Seconds of a command without any event."""
+        """Return the seconds of a command without events."""
         return self.start_s + self.shared_start_s / cores
 
     def seconds(self, events: float, cores: int) -> float:
-        """Wall time."""
+        """Return the wall time."""
         return self.start(cores) + events * (self.serial_s + self.parallel_s / cores)
 
 
 @dataclass(frozen=True)
 class Extrapolated:
-    """What a stage would take."""
+    """The extrapolated cost of a stage."""
 
     stage: str
     events: float
-    """That reach it."""
+    """Events that reach the stage."""
     core_hours: float
-    """Of work that can be shared, and of one core for what cannot; of a stage on GPUs, hours of a GPU."""
+    """Core hours of shared and serial work; GPU hours for a stage on GPUs."""
     wall_s: Mapping[int, tuple[float, float, float]]
-    """Cores -> seconds: by the fit to all repeats, and the least and most by the fits to single ones; none for a stage on GPUs."""
+    """Cores -> seconds by the fit to all repeats, and the range of the fits to single ones; empty
+    for a stage on GPUs."""
     bytes_out: float
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Ours over a rival's throughput per core, in the repeats of one study: median, lowest, highest."""
+    """Throughput per core relative to a rival, over the repeats: median, lowest, highest."""
 
     case: Case
-    """Ours."""
+    """hepflow's case."""
     rival: str
     middle: float
     low: float
@@ -85,12 +87,9 @@ class Ratio:
 
 
 def fit(rows: Sequence[Measured]) -> Cost:
-    """Cost of a stage by least squares on relative distances, no part negative.
+    """Fit the cost of a stage, by non-negative least squares on relative deviations.
 
-    Parameters
-    ----------
-    rows : sequence of Measured
-        All of one stage, done in one way.
+    All measurements must be of one stage, and of hepflow.
     """
     events = np.array([row.events for row in rows], dtype=float)
     cores = np.array([row.workers * row.cores for row in rows], dtype=float)
@@ -127,15 +126,16 @@ def fit(rows: Sequence[Measured]) -> Cost:
 
 
 def against_rivals(rows: Sequence[Measured], costs: Mapping[str, Cost]) -> list[Ratio]:
-    """Ours over the rivals, on the largest input: each rival beside the fewest workers, a training inside Spark beside the same outside.
+    """Compare with the rivals on the largest input.
 
-    Where the start of ours is unknown and the rival's is not, there is no ratio.
+    A rival is compared with the fewest workers, a training inside Spark with the same one outside.
+    Without a known start-up of ours there is no ratio.
 
     Parameters
     ----------
     rows : sequence of Measured
     costs : mapping
-        Stage -> the fit of ours, for the start that is not work.
+        Stage -> fit, for the start-up.
     """
     largest = max(row.size for row in rows)
     found = {(row.case, row.repeat): row for row in rows if row.size == largest}
@@ -144,14 +144,12 @@ def against_rivals(rows: Sequence[Measured], costs: Mapping[str, Cost]) -> list[
     for ours, rival, name in _pairs(
         {case for case, _ in found if tells(case) or costs[case.stage].start_known}
     ):
-        pairs = [
-            (found[ours, n], found[rival, n])
-            for n in repeats
-            if (ours, n) in found and (rival, n) in found
-        ]
-        ratios = [
-            rate(own, costs[own.stage]) / rate(other, costs[other.stage]) for own, other in pairs
-        ]
+        ratios = []
+        for n in repeats:
+            if (ours, n) in found and (rival, n) in found:
+                own, other = found[ours, n], found[rival, n]
+                ratio = rate(own, costs[own.stage]) / rate(other, costs[other.stage])
+                ratios.append(ratio)
         result.append(Ratio(ours, name, median(ratios), min(ratios), max(ratios)))
     return result
 
@@ -171,37 +169,35 @@ def _pairs(there: set[Case]) -> Iterator[tuple[Case, Case, str]]:
 
 
 def tells(case: Case) -> bool:
-    """Whether a case measures by itself how long it worked, as trainings and rivals do."""
+    """Return whether a case records its own working time, as trainings and rivals do."""
     return case.way != OURS or case.kind in TRAINING
 
 
 def start_of(row: Measured, cost: Cost) -> float:
-    """Seconds of a command that are no work: measured where the case tells, else those of the fit."""
-    return (
-        row.seconds - row.busy_s
-        if tells(row.case)
-        else min(cost.start(row.workers * row.cores), (1 - LEAST_BUSY) * row.seconds)
-    )
+    """Return the start-up seconds of a run: recorded, or else from the fit."""
+    if tells(row.case):
+        return row.seconds - row.busy_s
+    return min(cost.start(row.workers * row.cores), (1 - LEAST_BUSY) * row.seconds)
 
 
 def rate(row: Measured, cost: Cost) -> float:
-    """Events a second and core (or GPU), without the start of a command."""
+    """Return the events per second and core (or GPU), without start-up."""
     return row.events / (row.seconds - start_of(row, cost)) / (row.workers * row.cores)
 
 
 def extrapolate(
     rows: Sequence[Measured], shares: Mapping[str, float], n_events: float, cores: Sequence[int]
 ) -> list[Extrapolated]:
-    """What the stages would take for so many events.
+    """Extrapolate the cost of the stages to more events.
 
     Parameters
     ----------
     rows : sequence of Measured
-        All of ours.
+        Measurements of hepflow.
     shares : mapping
-        Kind of stage -> share of the events that reaches it.
+        Kind of stage -> fraction of the events that reaches it.
     n_events : float
-        Events at the beginning.
+        Events at the start of the pipeline.
     cores : sequence of int
     """
     result = []
@@ -223,9 +219,8 @@ def extrapolate(
 
 
 def measured_range(rows: Sequence[Measured]) -> str:
-    """Where the fit was tested, in words."""
-    cores, events = (
-        [*sorted(values)]
-        for values in ({row.workers * row.cores for row in rows}, {row.events for row in rows})
-    )
-    return f"measured on {cores[0]} to {cores[-1]} cores and {events[0]:,} to {events[-1]:,} events; beyond that it is a formula"
+    """Return a sentence on the measured range of the fit."""
+    cores, events = [row.workers * row.cores for row in rows], [row.events for row in rows]
+    on_cores = f"{min(cores)} to {max(cores)} cores"
+    of_events = f"{min(events):,} to {max(events):,} events"
+    return f"measured on {on_cores} and {of_events}; everything beyond is extrapolated"
