@@ -48,6 +48,7 @@ def run(examples: list[str]) -> dict[str, object]:
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("folder")
 def test_the_examples_run_in_the_order_of_the_page() -> None:
     names = run([example for example in EXAMPLES if example != STAGES])
