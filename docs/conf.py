@@ -1,6 +1,7 @@
 """Sphinx settings for these pages and the Python API. `make docs` builds them."""
 
 from importlib.metadata import version as version_of
+from typing import Any
 
 project = "hepflow"
 version = release = version_of("hepflow")
@@ -18,3 +19,16 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True  # show the constant's name, not PosixPath('data/raw')
 numpydoc_show_class_members = False
+
+
+def show_pictures(_app: Any, what: str, _name: str, _object: Any, _o: Any, lines: Any) -> None:
+    """Mark indented lines in the docstring of a module as literal text, for ASCII pictures."""
+    for number in reversed(range(len(lines))):
+        above = [line for line in lines[:number] if line]
+        if what == "module" and lines[number][:4] == "    " and above and above[-1][0] != " ":
+            lines[number:number] = ["::", ""]
+
+
+def setup(app: Any) -> None:
+    """Run before numpydoc, which has priority 500."""
+    app.connect("autodoc-process-docstring", show_pictures, priority=400)
