@@ -420,8 +420,7 @@ def test_classes_without_events_to_train_on_are_named_each_time(tmp_path, runnin
         caplog.clear()
         run(FeaturesConfig(input=tmp_path / "events", output=tmp_path / "s.zarr", cluster=running))
         assert (
-            "no events to train on of classes ttbar, wjets: `hepflow train` will refuse"
-            in caplog.text
+            "no training events of classes ttbar, wjets; `hepflow train` will refuse" in caplog.text
         )
 
 

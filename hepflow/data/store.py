@@ -28,6 +28,7 @@ from hepflow.data.arrays import ShardedArray, write_array
 from hepflow.data.blocks import EventBlock, Part, StoreSpec
 from hepflow.data.ledger import Ledger, total
 from hepflow.data.moments import Moments
+from hepflow.data.output import refuse_to_replace
 from hepflow.errors import DataError
 from hepflow.schema import SPLITS, STORE_SCHEMA_VERSION
 from hepflow.system.files import read_json, write_json
@@ -311,6 +312,31 @@ def high_level(store: EventStore, split: str) -> tuple[np.ndarray, np.ndarray, n
         for name in ("hlf", "label", "event_id")
     )
     return hlf, label, event_id
+
+
+def check_replaceable(path: Path, spec: StoreSpec, settings: Iterable[str]) -> StoreSpec | None:
+    """Return the description of the finished store at a path, if it may be replaced or updated.
+
+    Parameters
+    ----------
+    path : Path
+    spec : StoreSpec
+        Description of the new store.
+    settings : names
+        Fields of the description that must be the same.
+
+    Raises
+    ------
+    ConfigError
+        One differs.
+    """
+    try:
+        present = EventStore.open(path).spec
+    except DataError:
+        return None
+    before, now = ({name: getattr(one, name) for name in settings} for one in (present, spec))
+    refuse_to_replace(path, "a store", before, now)
+    return present
 
 
 def open_store(path: Path) -> EventStore:

@@ -1,4 +1,4 @@
-"""Parquet events -> jagged Zarr parts (Dask). One fragment makes one part; a rerun makes only what is missing or has changed."""
+"""Parquet events -> jagged Zarr parts (Dask), one part per fragment. A rerun makes only changes."""
 
 import logging
 import time
@@ -6,19 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
-from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
 from hepflow.config.stages import FeaturesConfig
 from hepflow.data.blocks import StoreSpec
 from hepflow.data.events import EventsDataset, Fragment, empty_events, open_events
-from hepflow.data.output import refuse_to_replace
 from hepflow.data.provenance import digest
-from hepflow.data.store import EventStore
+from hepflow.data.store import EventStore, check_replaceable
 from hepflow.engines import dask
 from hepflow.errors import DataError
 from hepflow.features.parts import compare_fragment, make_part
@@ -26,18 +23,18 @@ from hepflow.physics import own
 from hepflow.physics.ablation import FEATURES, Change
 from hepflow.schema import SPLITS
 from hepflow.system import locks
-from hepflow.system.terminal import counted
+from hepflow.system.terminal import counted, show, table
 
 log = logging.getLogger(__name__)
 
 _SETTINGS = ("classes", "definitions", "physics", "splits", "keep_bits")
-"""What all parts of a store have in common."""
+"""Settings that all parts of a store have in common."""
 _INTERPRETER_BYTES = 470_000_000
-"""A worker with its libraries, and what a task of any size needs."""
+"""Memory of a worker with its libraries, and of a task without events."""
 _BYTES_PER_BYTE = 10
-"""Memory at the peak of a task a byte of uncompressed Parquet: the events, their features, and those again by split and class.
+"""Peak memory of a task per byte of uncompressed Parquet: events, features, and features by class.
 
-Both measured by benchmarks/scale.py, and compared with the truth at the end of every run."""
+Both are measured by benchmarks/scale.py, and compared with the real peak after every run."""
 
 
 def run(config: FeaturesConfig) -> None:
@@ -47,97 +44,80 @@ def run(config: FeaturesConfig) -> None:
         _compare(config, dataset)
         return
     spec = _spec(config, dataset)
-    with locks.exclusive(config.output):
-        if _up_to_date(config.output, spec, dataset):
-            there = EventStore.open(config.output)
-            log.info("%s is up to date: %s", config.output, there.summary())
-            _warn_of_empty_classes(there)
+    path = config.output
+    with locks.exclusive(path):
+        if (store := _up_to_date(config, spec, dataset)) is not None:
+            log.info("%s is up to date: %s", path, store.summary())
+            _warn_of_empty_classes(store)
             return
         if not config.overwrite:
-            _check_replaceable(config.output, spec)
-        store = EventStore.create(config.output, spec, keep=True)
-        missing = _missing(store, dataset)
-        if missing:
+            check_replaceable(path, spec, _SETTINGS)
+        store = EventStore.create(path, spec, keep=True)
+        if missing := _missing(store, dataset):
             _make_parts(config, store, missing)
-        _finish(config.output, spec, dataset)
+        ledger = store.ledger()
+        if ledger.n_in != dataset.ledger.n_out:
+            raise AssertionError(
+                f"features counted {ledger.n_in} events, ingest {dataset.ledger.n_out}"
+            )
+        if ledger.n_out == 0:
+            raise DataError(
+                f"{dataset.path}: no event passes the trigger ({ledger.summary()}). Check that it "
+                "is the right input, and that its units are GeV."
+            )
+        store.finalise()
+        log.info("selection: %s", ledger.summary())
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        log.info("wrote %s: %s, %s", path, store.summary(), decimal(size))
+        _warn_of_empty_classes(store)
 
 
 def memory_of_task(fragment: Fragment) -> int:
-    """Bytes that a worker holds at most while it makes the part of a fragment, the interpreter included."""
+    """Return the most bytes that a worker uses for a fragment, including the interpreter."""
     return _INTERPRETER_BYTES + _BYTES_PER_BYTE * fragment.n_bytes
 
 
 def task_bytes(config: FeaturesConfig) -> int:
-    """Uncompressed Parquet that a task may hold: as much as was asked for, and as a worker has room for."""
+    """Return the uncompressed bytes per task: as configured, unless a worker has less memory."""
     wanted, memory = config.task_mb * 2**20, dask.worker_memory(config.cluster)
-    return (
-        wanted
-        if memory is None
-        else max(1, min(wanted, (memory - _INTERPRETER_BYTES) // _BYTES_PER_BYTE))
-    )
+    if memory is None:
+        return wanted
+    return max(1, min(wanted, (memory - _INTERPRETER_BYTES) // _BYTES_PER_BYTE))
 
 
 def _compare(config: FeaturesConfig, dataset: EventsDataset) -> None:
     changes: dict[str, Change] = {}
-    with dask.connect(config.cluster, len(dataset.fragments)) as client:
-        for found in dask.watch(
-            client, compare_fragment, dataset.fragments, "comparing", "fragments"
-        ):
-            changes = {
-                name: changes[name] + change if changes else change
-                for name, change in found.items()
-            }
-    for table in comparison_tables(changes):
-        Console().print(table)
-    n_before = changes["all together"].n_before
+    fragments = dataset.fragments
+    with dask.connect(config.cluster, len(fragments)) as client:
+        for found in dask.watch(client, compare_fragment, fragments, "comparing", "fragments"):
+            for name, change in found.items():
+                changes[name] = changes[name] + change if name in changes else change
+    show(*comparison_tables(changes))
     log.info(
         "compared the definitions on %s that pass by the reference ones; nothing was written",
-        counted(n_before, "event"),
+        counted(changes["all together"].n_before, "event"),
     )
 
 
 def comparison_tables(changes: Mapping[str, Change]) -> Iterable[Table]:
-    """For a terminal: a row a difference; then a row a feature that it moves."""
-    table = Table(
-        "reference -> corrected, one at a time",
-        "gained",
-        "lost",
-        "changed",
-        title="events that pass by the reference definitions",
-    )
+    """Return two tables: a row per difference, and a row per feature that a difference moves."""
+    counts, moves = [], []
     for name, change in changes.items():
-        table.add_row(
-            name,
-            f"{change.gained:,}",
-            f"{change.lost:,}",
-            f"{change.changed:,} ({change.changed / max(change.n_before, 1):.1%})",
-        )
-    yield table
-    table = Table(
-        "difference",
-        "feature",
-        "events moved",
-        "mean distance",
-        "farthest",
-        title="how far the features of those events move",
-    )
-    for name, change in changes.items():
+        fraction = change.changed / max(change.n_before, 1)
+        changed = f"{change.changed:,} ({fraction:.1%})"
+        counts.append((name, f"{change.gained:,}", f"{change.lost:,}", changed))
         for i in np.flatnonzero(change.moved):
-            moved = int(change.moved[i])
-            table.add_row(
-                name,
-                FEATURES[i],
-                f"{moved:,}",
-                f"{change.distance[i] / moved:.3g}",
-                f"{change.farthest[i]:.3g}",
-            )
-        table.add_section()
-    yield table
+            n, farthest = int(change.moved[i]), f"{change.farthest[i]:.3g}"
+            mean = f"{change.distance[i] / n:.3g}"
+            moves.append((name, FEATURES[i], f"{n:,}", mean, farthest))
+    head = ["reference -> corrected, one at a time", "gained", "lost", "changed"]
+    yield table(head, counts, "events that pass by the reference definitions")
+    head = ["difference", "feature", "events moved", "mean distance", "farthest"]
+    yield table(head, moves, "how far the features of those events move")
 
 
 def _spec(config: FeaturesConfig, dataset: EventsDataset) -> StoreSpec:
     hlf, particles = own.names(config.physics, config.definitions, empty_events())
-    sources = sorted((fragment.name, fragment.fingerprint) for fragment in dataset.fragments)
     spec = StoreSpec(
         classes=dataset.classes,
         hlf=hlf,
@@ -149,129 +129,85 @@ def _spec(config: FeaturesConfig, dataset: EventsDataset) -> StoreSpec:
         keep_bits=config.keep_bits,
         input=dataset.provenance,
     )
+    sources = sorted((fragment.name, fragment.fingerprint) for fragment in dataset.fragments)
     return replace(spec, provenance=digest(spec.settings, dataset.provenance, sources))
 
 
-def _up_to_date(path: Path, spec: StoreSpec, dataset: EventsDataset) -> bool:
-    """Whether the store is finished, of these events and settings, and no part was deleted because it was damaged."""
+def _up_to_date(
+    config: FeaturesConfig, spec: StoreSpec, dataset: EventsDataset
+) -> EventStore | None:
+    """Return the store, if it is finished, of these events and settings, and has all its parts."""
     try:
-        store = EventStore.open(path)
+        store = EventStore.open(config.output)
     except DataError:
-        return False
-    return store.spec.provenance == spec.provenance and store.done() == {
-        fragment.name for fragment in dataset.fragments
-    }
-
-
-def _check_replaceable(path: Path, spec: StoreSpec) -> None:
-    """Refuse to replace a finished store of other settings; one whose events have changed is brought up to date."""
-    try:
-        there = EventStore.open(path).spec
-    except DataError:
-        return
-    before, now = ({name: getattr(side, name) for name in _SETTINGS} for side in (there, spec))
-    refuse_to_replace(path, "a store", before, now)
+        return None
+    complete = store.done() == {fragment.name for fragment in dataset.fragments}
+    return store if complete and store.spec.provenance == spec.provenance else None
 
 
 def _missing(store: EventStore, dataset: EventsDataset) -> list[Fragment]:
-    """Fragments without a good part; parts of fragments that are gone or have changed are removed."""
+    """Discard the parts of fragments that changed, and return the fragments without a part."""
     wanted = {fragment.name: fragment.fingerprint for fragment in dataset.fragments}
-    there = store.sources()
-    stale = [name for name, source in there.items() if wanted.get(name) != source]
+    present = store.sources()
+    stale = [name for name, source in present.items() if wanted.get(name) != source]
     if stale:
-        log.info(
-            "removed %s, made from events that have changed or are no longer there",
-            counted(len(stale), "part"),
-        )
+        parts = counted(len(stale), "part")
+        log.info("removed %s, made from events that have changed or are no longer there", parts)
         store.discard(stale)
-    good = there.keys() - set(stale)
+    good = present.keys() - set(stale)
     if good:
-        log.info(
-            "%s is up to date in %d of %s", store.path, len(good), counted(len(wanted), "part")
-        )
+        parts = counted(len(wanted), "part")
+        log.info("%s is up to date in %d of %s", store.path, len(good), parts)
     return [fragment for fragment in dataset.fragments if fragment.name not in good]
 
 
 def _make_parts(config: FeaturesConfig, store: EventStore, missing: list[Fragment]) -> None:
     announced = max(memory_of_task(fragment) for fragment in missing)
     dask.check_memory(config.cluster, len(missing), announced)
-    _compile(config)
     started = time.perf_counter()
+    own.load(config.physics)(empty_events(), config.definitions)  # one worker compiles, not all
+    if (seconds := time.perf_counter() - started) > 5.0:
+        log.info("compiled the physics in %.0f s; the next run uses numba's cache", seconds)
+    started = time.perf_counter()
+    task = partial(make_part, store, physics=config.physics)
+    longest_first = sorted(missing, key=lambda fragment: (-fragment.n_events, fragment.name))
+    count = attrgetter("n_events")
     with dask.connect(config.cluster, len(missing)) as client:
         loose = own.loose_file(config.physics)
         if loose is not None:
             client.upload_file(str(loose))
-        task = partial(make_part, store, physics=config.physics)
-        longest_first = sorted(missing, key=lambda fragment: (-fragment.n_events, fragment.name))
         outcomes = list(
             dask.watch(
-                client,
-                task,
-                longest_first,
-                "features",
-                "fragments",
-                n_events=attrgetter("n_events"),
-                retries=2,
+                client, task, longest_first, "features", "fragments", n_events=count, retries=2
             )
         )
-    bad = [outcome for outcome in outcomes if outcome.error is not None]
-    if bad:
+    if bad := [outcome for outcome in outcomes if outcome.error is not None]:
         raise DataError(
-            f"{len(bad):,} of {counted(len(missing), 'fragment')} could not be used; the rest is done. The first: {bad[0].error}"
+            f"{len(bad):,} of {counted(len(missing), 'fragment')} could not be used; the rest is "
+            f"done. The first: {bad[0].error}"
         )
     elapsed = time.perf_counter() - started
     n_events = sum(outcome.n_events for outcome in outcomes)
     spent = {
         what: sum(outcome.seconds[what] for outcome in outcomes) for what in outcomes[0].seconds
     }
-    shares = ", ".join(
-        f"{what} {seconds / sum(spent.values()):.0%}" for what, seconds in spent.items()
-    )
+    fractions = ", ".join(f"{what} {s / sum(spent.values()):.0%}" for what, s in spent.items())
     rate = f"{n_events / elapsed:,.0f} events/s"
-    log.info("%s in %.1f s, %s (time spent: %s)", counted(n_events, "event"), elapsed, rate, shares)
-    peak = max(outcome.peak_bytes for outcome in outcomes)
+    log.info("%s in %.1f s, %s (%s)", counted(n_events, "event"), elapsed, rate, fractions)
     log.info(
         "memory: a worker process used up to %s (estimated before: %s)",
-        decimal(peak),
+        decimal(max(outcome.peak_bytes for outcome in outcomes)),
         decimal(announced),
     )
-
-
-def _compile(config: FeaturesConfig) -> None:
-    """Fill numba's cache once, rather than in every worker."""
-    started = time.perf_counter()
-    own.load(config.physics)(empty_events(), config.definitions)
-    if time.perf_counter() - started > 5.0:
-        log.info(
-            "compiled the physics in %.0f s; the next run finds it in numba's cache",
-            time.perf_counter() - started,
-        )
-
-
-def _finish(path: Path, spec: StoreSpec, dataset: EventsDataset) -> None:
-    store = EventStore(path, spec)
-    ledger = store.ledger()
-    if ledger.n_in != dataset.ledger.n_out:
-        raise AssertionError(
-            f"features counted {ledger.n_in} events, ingest {dataset.ledger.n_out}"
-        )
-    if ledger.n_out == 0:
-        raise DataError(
-            f"{dataset.path}: no event passes the trigger ({ledger.summary()}). Is it the right input, and are its units GeV?"
-        )
-    store.finalise()
-    log.info("selection: %s", ledger.summary())
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    log.info("wrote %s: %s, %s", path, store.summary(), decimal(size))
-    _warn_of_empty_classes(store)
 
 
 def _warn_of_empty_classes(store: EventStore) -> None:
     counts = store.attributes["counts"]["train"]
     empty = [name for name in store.spec.classes if not counts[name]]
     if empty and store.spec.splits["train"]:
-        which = f"class{'' if len(empty) == 1 else 'es'} {', '.join(empty)}"
         log.warning(
-            "no events to train on of %s: `hepflow train` will refuse it. Look at what `hepflow ingest` lost, or add files.",
-            which,
+            "no training events of class%s %s; `hepflow train` will refuse this store. Check the "
+            "losses reported by `hepflow ingest`, or add files.",
+            "" if len(empty) == 1 else "es",
+            ", ".join(empty),
         )
