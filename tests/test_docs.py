@@ -102,6 +102,43 @@ def test_the_picture_has_the_arrows_of_the_table() -> None:
         assert re.search(rf'class="name"[^>]*>{name}(\.py)?<', picture), name
 
 
+FOREIGN = {
+    "PENDING (Dependency)",
+    "DUE TO TIME LIMIT",
+    "NODE_FAIL",
+    "exitCode: 13",
+    "OUT_OF_MEMORY",
+    "ACCEPTED",
+    "RUNNING",
+    'Cannot run program "./environment/bin/python"',
+    "Python in worker has different version",
+    "User did not initialize spark context",
+}
+"""Messages of Slurm, YARN and Spark."""
+
+
+def quoted_messages() -> list[str]:
+    """Return the messages in the pages' tables of symptoms and questions."""
+    clusters = (ROOT / "docs" / "clusters.md").read_text()
+    rows = [row.split("|")[1] for row in clusters.splitlines() if row.startswith("| ")]
+    messages = [message for row in rows for message in re.findall(r"`([^`]+)`", row)]
+    questions = (ROOT / "docs" / "faq.md").read_text()
+    messages += re.findall(r'^\*\*[^"*]*"([^"]+)"', questions, re.MULTILINE)
+    return [message for message in messages if " " in message and message not in FOREIGN]
+
+
+def test_the_messages_that_pages_quote_are_messages_of_hepflow() -> None:
+    files = [*(ROOT / "hepflow").rglob("*.py"), *(ROOT / "slurm").iterdir()]
+    source = " ".join(path.read_text() for path in files)
+    source = re.sub(r'"\s*\n\s*f?"', "", source)  # strings that continue on the next line
+    messages = quoted_messages()
+    assert len(messages) > 8
+    # the longest part without a number, a name or an ellipsis
+    parts = {message: re.split(r"\s*(?:\d+|…|\.\.\.|\byarn\b)\s*", message) for message in messages}
+    longest = {message: max(parts[message], key=len).rstrip(" :") for message in messages}
+    assert {message: part for message, part in longest.items() if part not in source} == {}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_pages_resolve(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text())

@@ -11,6 +11,9 @@ import hepflow
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "api" / "index.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+README = re.findall(
+    r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+)
 (STAGES,) = [example for example in EXAMPLES if "SparkConfig" in example]
 OUTPUTS = ROOT / "tests" / "data" / "version_0_1.tar.xz"
 
@@ -51,7 +54,7 @@ def run(examples: list[str]) -> dict[str, object]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("folder")
 def test_the_examples_run_in_the_order_of_the_page() -> None:
-    names = run([example for example in EXAMPLES if example != STAGES])
+    names = run([example for example in EXAMPLES if example != STAGES] + README)
     assert names["logits"].shape[1] == 3  # type: ignore[attr-defined]
     assert names["scores"].selected.any()  # type: ignore[attr-defined]
 
