@@ -1,5 +1,6 @@
-"""The notebooks as they lie in git; test_demo.py runs them."""
+"""The notebooks as they are in git; test_demo.py runs them."""
 
+import ast
 import json
 import re
 from itertools import pairwise
@@ -7,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_docs import names_in
+
+import hepflow
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -40,7 +44,7 @@ def test_its_outputs_are_stripped_and_it_is_small(path: Path) -> None:
 
 
 @each
-def test_its_first_cell_says_which_command_makes_the_data(path: Path) -> None:
+def test_its_first_cell_names_the_command_that_makes_the_data(path: Path) -> None:
     text = "".join(cells(path, "markdown")[0]["source"])
     assert "`make demo`" in text
     assert "`HEPFLOW_DEMO`" in text
@@ -62,3 +66,21 @@ def test_its_links_and_the_pages_it_names_exist(path: Path) -> None:
         page for page in pages if not (FOLDER.parent / page).exists()
     ]
     assert missing == []
+
+
+@each
+def test_the_names_that_it_imports_exist(path: Path) -> None:
+    lines = "\n".join("".join(cell["source"]) for cell in cells(path, "code")).splitlines()
+    code = "\n".join(line for line in lines if not line.startswith("%"))
+    missing = set(re.findall(r"\bhepflow\.(\w+)\(", code)) - set(hepflow.__all__)
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("hepflow"):
+            folder = "benchmarks" if str(node.module).startswith("hepflow_bench") else "."
+            place = FOLDER.parent / folder / str(node.module).replace(".", "/")
+            for name in (alias.name for alias in node.names):
+                module = place.with_suffix(".py")
+                if module.is_file() and name in names_in(module):
+                    continue
+                if not (place / f"{name}.py").is_file():
+                    missing.add(f"{node.module}.{name}")
+    assert missing == set()
