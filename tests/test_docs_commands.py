@@ -142,7 +142,7 @@ def accept(arguments: list[str]) -> None:
 def trained(command: str, *options: str) -> Any:
     """Return the configuration of a training; options of Spark are valid too."""
     spark_process = pytest.importorskip(
-        "hepflow.train.spark.process", reason="the options of a training are Lightning's"
+        "hepflow.train.spark.job", reason="the options of a training are Lightning's"
     )
 
     class OptionsOnly(spark_process.SparkCLI):  # type: ignore[misc, name-defined]

@@ -17,7 +17,7 @@ from toy_store import toy_store
 from hepflow.config.shipped import shipped
 from hepflow.schema import CLASSES
 from hepflow.system.files import read_json
-from hepflow.train.table import read_table
+from hepflow.train.record import read_table
 
 pytestmark = [
     pytest.mark.slow,
@@ -191,9 +191,9 @@ def test_two_nodes_requeued_at_their_time_limit_and_at_a_node_s_death_train_as_o
     )
     wait_for((moved / "run.json").is_file, tmp_path)
     cluster.command("scontrol", "update", f"JobId={job_id}", "TimeLimit=2")
-    wait_for(lambda: "goes back into the queue" in logs(tmp_path), tmp_path)
+    wait_for(lambda: "requeueing job" in logs(tmp_path), tmp_path)
     cluster.command("scontrol", "update", f"JobId={job_id}", "TimeLimit=10")
-    wait_for(lambda: logs(tmp_path).count("going on from") == 1, tmp_path)
+    wait_for(lambda: logs(tmp_path).count("resuming from") == 1, tmp_path)
     done = len(read_table(moved / "metrics.csv"))
     wait_for(lambda: len(read_table(moved / "metrics.csv")) > done, tmp_path)
     cluster.command("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
@@ -205,7 +205,7 @@ def test_two_nodes_requeued_at_their_time_limit_and_at_a_node_s_death_train_as_o
         ).returncode
         == 0
     )
-    assert logs(tmp_path).count("going on from") == 2
+    assert logs(tmp_path).count("resuming from") == 2
     record = read_json(moved / "run.json")
     assert (record["processes"], record["events_trained"]) == (2, 10 * 240)
     assert_same(weights(whole), weights(moved), rtol=1e-3, atol=1e-4)

@@ -121,7 +121,7 @@ def test_a_job_that_lost_an_executor_goes_on_to_the_weights_of_plain_ddp(
         "the Spark job of spark ended before its training did (process 2 of 2 ended: ExecutorLostFailure"
         in said
     )
-    assert "the same command goes on from spark/checkpoints/last.ckpt" in said
+    assert "Run the same command to resume from spark/checkpoints/last.ckpt" in said
     assert not read_json(folder / "spark" / "run.json")["finished"]
     deadline = time.monotonic() + 60
     while training_in(folder) and time.monotonic() < deadline:
@@ -130,7 +130,7 @@ def test_a_job_that_lost_an_executor_goes_on_to_the_weights_of_plain_ddp(
 
     resumed = hepflow(*in_spark, cwd=folder)
     assert resumed.returncode == 0, resumed.stderr
-    assert "going on from spark/checkpoints/last.ckpt" in resumed.stderr
+    assert "resuming from spark/checkpoints/last.ckpt" in resumed.stderr
     assert "epoch 2 of 2  val_loss" in resumed.stderr
     assert_same(weights(plain), weights(folder / "spark"), **CLOSE)
     one, two = (read_json(folder / name / "run.json") for name in ("plain", "spark"))

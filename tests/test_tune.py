@@ -283,7 +283,7 @@ def test_a_point_that_cannot_be_trained_does_not_end_the_search(
     assert (good["state"], good["reason"]) == ("complete", "")
     with pytest.raises(
         DataError,
-        match=r"no trial came to its end. Look at the space: batch_size 9999 is more than",
+        match=r"all trials failed. Check the space: batch_size 9999 is more than",
     ):
         run(TuneConfig(**own, output=tmp_path / "none", space={"data.batch_size": [9999]}))
 
@@ -293,7 +293,7 @@ def test_a_loss_that_is_no_number_is_no_result(
 ) -> None:
     own = {"net": net, "input": store.path, "sampler": "grid", "pruning": False, "cluster": cluster}
     with pytest.raises(
-        DataError, match=r"no trial came to its end. Look at the space: its loss was no number"
+        DataError, match=r"all trials failed. Check the space: its loss was NaN or infinite"
     ):
         run(TuneConfig(**own, output=tmp_path / "tune", space={"model.lr": [1e30]}))
 

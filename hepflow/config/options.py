@@ -6,7 +6,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import shtab
 from docstring_parser import parse_from_object
@@ -90,7 +90,7 @@ def value_of(kind: Any, *, commas: bool = False) -> str:
         return "{" + ",".join(map(str, inner)) + "}"
     if origin is tuple:
         return f"{value_of(inner[0])},..." if commas else f"[{value_of(inner[0])},...]"
-    if origin is UnionType:
+    if origin in (UnionType, Union):
         is_url = {str, Path} <= {*inner}
         return "|".join(
             "URL" if one is str and is_url else value_of(one) for one in inner if one != NoneType

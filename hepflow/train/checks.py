@@ -1,68 +1,120 @@
-"""What a training is told of its length and of what it keeps: refused where no best epoch would come of it."""
+"""Refusals of a training that would end without a best epoch, with a wrong one, or not start."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import Namespace
 
+from hepflow.config.arguments import nearest
+from hepflow.config.options import spelt
+from hepflow.config.train import of_an_epoch
 from hepflow.data.runs import BEST, LAST
 from hepflow.errors import ConfigError
+from hepflow.train.folder import RunPlan
 
-ROUNDING = {"16-true", "bf16-true"}
-"""Precisions at which the features and their normalisation lose most of their digits."""
 ONE_BEST = {"save_top_k": 1, "filename": Path(BEST).stem}
 """Options of the checkpoint callback that a run folder rests on."""
 
 
 def check_fit(config: Namespace) -> None:
-    """Refuse a training that would end without a best epoch, or with a wrong one.
-
-    Parameters
-    ----------
-    config : Namespace
-        The options of ``hepflow train fit``.
+    """Refuse options of ``hepflow train fit`` that leave no best epoch.
 
     Raises
     ------
     ConfigError
-        It says which option, and why.
+        The first such option.
     """
-    _check_length(config)
-    _check_kept(config)
-
-
-def _check_length(config: Namespace) -> None:
-    trainer = config.trainer
-    if (trainer.max_epochs or 0) < 1:
-        why = "the learning rate follows the length of the training, and early_stopping.patience ends a long one"
-        raise ConfigError(f"trainer.max_epochs must be at least 1, got {trainer.max_epochs}: {why}")
-    if (patience := config.early_stopping.patience) < 0:
-        raise ConfigError(f"early_stopping.patience must be at least 0, got {patience}")
-    for name in ("max_steps", "limit_train_batches", "limit_val_batches", "limit_test_batches"):
-        if trainer[name] == 0:
-            raise ConfigError(
-                f"trainer.{name} is 0: a training needs at least 1, and to leave the option out means all"
-            )
-    if trainer.precision in ROUNDING:
-        raise ConfigError(
-            f"trainer.precision {trainer.precision} rounds the features too, to three digits; bf16-mixed rounds the arithmetic alone"
-        )
-
-
-def _check_kept(config: Namespace) -> None:
     trainer, checkpoint = config.trainer, config.checkpoint
-    for name, value in ONE_BEST.items():
-        if checkpoint[name] != value:
-            kept = f"a run keeps its best epoch as {BEST} and its last as {LAST}; a ModelCheckpoint in trainer.callbacks keeps more"
-            raise ConfigError(f"checkpoint.{name} must be {value}, got {checkpoint[name]}: {kept}")
-    if trainer.fast_dev_run:
-        raise ConfigError(
-            "trainer.fast_dev_run keeps no epoch: to try a training out, give --trainer.max-epochs 1 --trainer.limit-train-batches 5"
+    patience = config.early_stopping.patience
+    _refuse(
+        (trainer.max_epochs or 0) < 1,
+        f"trainer.max_epochs must be at least 1, got {trainer.max_epochs}: the learning rate "
+        "follows the length of the training. Use early_stopping.patience to end it early.",
+    )
+    _refuse(patience < 0, f"early_stopping.patience must be at least 0, got {patience}")
+    for name in ("max_steps", "limit_train_batches", "limit_val_batches", "limit_test_batches"):
+        _refuse(
+            trainer[name] == 0,
+            f"trainer.{name} is 0, but a training needs at least 1. Leave it out to use all.",
         )
+    _refuse(
+        trainer.precision in {"16-true", "bf16-true"},
+        f"trainer.precision {trainer.precision} rounds the features too, to three digits. "
+        "Use bf16-mixed, which rounds only the arithmetic.",
+    )
+    for name, value in ONE_BEST.items():
+        _refuse(
+            checkpoint[name] != value,
+            f"checkpoint.{name} must be {value}, got {checkpoint[name]}: a run keeps its best "
+            f"epoch as {BEST} and its last as {LAST}; a ModelCheckpoint in trainer.callbacks keeps "
+            "more",
+        )
+    _refuse(
+        bool(trainer.fast_dev_run),
+        "trainer.fast_dev_run keeps no epoch. Use --trainer.max-epochs 1 "
+        "--trainer.limit-train-batches 5 instead.",
+    )
     for name, every in (
         ("checkpoint.every_n_epochs", checkpoint.every_n_epochs),
         ("trainer.check_val_every_n_epoch", trainer.check_val_every_n_epoch),
     ):
-        if every and every > trainer.max_epochs:
-            raise ConfigError(
-                f"{name} {every} is more than trainer.max_epochs {trainer.max_epochs}: no epoch would be the best"
+        _refuse(
+            (every or 0) > trainer.max_epochs,
+            f"{name} {every} is more than trainer.max_epochs {trainer.max_epochs}: "
+            "no epoch would be the best",
+        )
+
+
+def check_monitors(config: Namespace, classes: tuple[str, ...]) -> None:
+    """Refuse a measure that is not logged, or that would keep the worst epoch.
+
+    Raises
+    ------
+    ConfigError
+        With the measures that are logged.
+    """
+    known = of_an_epoch(classes)
+    for callback in ("early_stopping", "checkpoint"):
+        name, mode = config[callback].monitor, config[callback].mode
+        _refuse(
+            name in known and mode == "min" and not name.endswith("_loss"),
+            f"{callback}.monitor {name}: this would keep the worst epoch. Give "
+            f"{spelt(f'{callback}.mode')} max.",
+        )
+        if name is not None and not config.trainer.callbacks:  # which may log more
+            _refuse(
+                name not in known,
+                f"{callback}.monitor {name}: no such measure.{nearest(name, known)} There are: "
+                f"{', '.join(known)}.",
             )
+
+
+def check_start(path: Path, checkpoint: Mapping[str, Any], run: RunPlan, max_epochs: int) -> None:
+    """Refuse a checkpoint that a new training cannot start from.
+
+    Raises
+    ------
+    ConfigError
+        The training would remove it, it has no optimizer, or no epoch is left.
+    """
+    _refuse(
+        path.resolve().is_relative_to(run.folder.resolve()),
+        f"--ckpt-path {path} is in {run.folder}, which a training of this configuration would "
+        "replace. Give another --output.",
+    )
+    _refuse(
+        "loops" not in checkpoint,  # checkpoint.save_weights_only
+        f"{path}: holds only the weights, and a training needs the optimizer too. Give its "
+        "last.ckpt.",
+    )
+    n_done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    _refuse(
+        n_done >= max_epochs,
+        f"{path}: has {n_done} epochs already. trainer.max_epochs must be more, got {max_epochs}.",
+    )
+
+
+def _refuse(applies: bool, message: str) -> None:
+    if applies:
+        raise ConfigError(message)

@@ -1,4 +1,8 @@
-"""``hepflow train find-lr``: learning rates from tiny to huge on a copy of the net, and the one at which the loss falls fastest."""
+"""``hepflow train find-lr``: the learning rate at which the loss falls fastest.
+
+Lightning's `Tuner.lr_find` does the same sweep. It would draw a bar of its own and write a
+checkpoint next to the run's, and it takes the slope along the rate instead of its logarithm.
+"""
 
 import logging
 from typing import Any
@@ -15,12 +19,9 @@ log = logging.getLogger(__name__)
 
 LR_FILE = "lr_find.csv"
 LOWEST, HIGHEST, STEPS = 1e-5, 1.0, 100
-MEMORY = 0.98
-"""Share that the running mean of the loss keeps at a step."""
-SETTLING = 10
-"""Steps until the running mean means something."""
-DIVERGED = 4.0
-"""Times the lowest loss, at which there is nothing more to see."""
+MEMORY = 0.98  # weight of the previous running mean of the loss
+SETTLING = 10  # steps before the running mean is meaningful
+DIVERGED = 4.0  # times the lowest loss, at which the sweep ends
 
 
 class Sweep(Callback):
@@ -32,68 +33,50 @@ class Sweep(Callback):
         self._sum = 0.0
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Set the rate, whatever the schedule says."""
+        """Set the rate, in place of the schedule's."""
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = float(self.rates[len(self.losses)])
 
     def on_train_batch_end(self, trainer: pl.Trainer, *hook: Any) -> None:
-        """Note the loss, and end where it has run away."""
+        """Record the loss, and stop once it has diverged."""
         _, outputs, *_ = hook
         self._sum = MEMORY * self._sum + (1 - MEMORY) * float(outputs["loss"])
         self.losses.append(self._sum / (1 - MEMORY ** (len(self.losses) + 1)))
         trainer.should_stop = not self.losses[-1] < DIVERGED * min(self.losses)
 
-    def suggestion(self) -> float | None:
-        """Rate at which the loss falls fastest, on a logarithmic axis; None where it never falls."""
-        losses = self.losses[SETTLING:-1]
-        if len(losses) < 2:
-            return None
-        slopes = np.gradient(losses)
-        return float(self.rates[SETTLING + slopes.argmin()]) if slopes.min() < 0 else None
-
 
 def find_lr(cli: TrainCLI) -> None:
-    """Try learning rates from tiny to huge on a copy of the net, and name the one where the loss falls fastest."""
-    sweep = Sweep()
-    ours: dict[str, Any] = {
-        name: cli.config.trainer[name] for name in ("accelerator", "precision", "gradient_clip_val")
-    }
-    length: dict[str, Any] = {"max_epochs": STEPS, "max_steps": STEPS, "limit_val_batches": 0}
-    quiet: dict[str, Any] = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_model_summary": False,
-    }
-    shown = cli.config.trainer.enable_progress_bar is not False
-    bar: dict[str, Any] = {
-        "callbacks": [sweep, *([cli.progress()] if shown else [])],
-        "enable_progress_bar": shown,
-    }
-    trainer = pl.Trainer(devices=1, **ours, **length, **quiet, **bar)
+    """Try learning rates on a copy of the net, and report where the loss falls fastest."""
+    config, sweep = cli.config.trainer, Sweep()
+    shown = config.enable_progress_bar is not False
+    trainer = pl.Trainer(
+        devices=1,
+        accelerator=config.accelerator,
+        precision=config.precision,
+        gradient_clip_val=config.gradient_clip_val,
+        max_epochs=STEPS,
+        max_steps=STEPS,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        callbacks=[sweep, *([cli.progress()] if shown else [])],
+        enable_progress_bar=shown,
+    )
     trainer.fit(cli.model, cli.datamodule)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    path = cli.folder / LR_FILE
+    path = cli.run.folder / LR_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
+    rows = np.column_stack([sweep.rates[: len(sweep.losses)], sweep.losses])
     with whole(path) as part:
-        part.write_text(
-            "".join(
-                [
-                    "lr,loss\n",
-                    *(
-                        f"{lr:.6g},{loss:.6g}\n"
-                        for lr, loss in zip(sweep.rates, sweep.losses, strict=False)
-                    ),
-                ]
-            )
-        )
-    suggestion = sweep.suggestion()
-    if suggestion is None:
-        raise DataError(
-            f"the loss never fell, see {path}: look at the data, or at --data.batch-size"
-        )
+        np.savetxt(part, rows, fmt="%.6g", delimiter=",", header="lr,loss", comments="")
+    losses = sweep.losses[SETTLING:-1]
+    slopes = np.gradient(losses) if len(losses) > 1 else np.zeros(1)  # by the rate's logarithm
+    if slopes.min() >= 0:
+        raise DataError(f"{path}: the loss never fell. Check the data, or --data.batch-size.")
     log.info(
         "the loss falls fastest near --model.lr %.2g; losses by learning rate in %s",
-        suggestion,
+        sweep.rates[SETTLING + slopes.argmin()],
         path,
     )

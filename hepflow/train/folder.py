@@ -1,17 +1,26 @@
-"""A run folder: its files, and whether a training is finished in it, can go on in it, or would replace another one."""
+"""The settled facts of a training, and whether its run folder holds it or another one."""
 
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from hepflow.config.options import shown
+from hepflow.data.output import refuse_to_replace
 from hepflow.data.provenance import digest
-from hepflow.data.runs import BEST, CHECKPOINTS, CONFIG, FILES, LAST, PREDICTIONS, RECORD
+from hepflow.data.runs import (
+    BEST,
+    CHECKPOINTS,
+    CONFIG,
+    FILES,
+    LAST,
+    PREDICTIONS,
+    read_record,
+)
 from hepflow.errors import ConfigError
-from hepflow.system.files import read_json
 
 log = logging.getLogger(__name__)
 
@@ -29,112 +38,145 @@ WHERE_IT_RUNS = {
     "data": {"store", "workers", "prefetch", "memory_mb", "predict_split", "eval_batch_size"},
     "": {"config", "output", "overwrite", "checkpoint_every_steps", "threads"},
 }
-"""Options that change how fast a run is or where it lies, never its result."""
-NAMED = 3
-"""Differences that a message names."""
+"""Options that change the speed or the place of a run, never its result."""
 
 State = Literal["fresh", "resume", "done"]
 
 
+@dataclass(frozen=True)
+class RunPlan:
+    """The settled facts of a training, before anything is written."""
+
+    folder: Path
+    overwrite: bool
+    """Replace another training in the folder."""
+    resolved: Mapping[str, Any]
+    """Configuration with every option."""
+    config_text: str
+    """Content of config.yaml."""
+    config_hash: str
+    """Hash of the options that decide the result."""
+    provenance: str
+    """Hash of the feature store."""
+    state: State
+    """Whether this training is finished in the folder, can resume there, or neither."""
+
+    @classmethod
+    def settle(
+        cls,
+        folder: Path,
+        resolved: Mapping[str, Any],
+        provenance: str,
+        *,
+        config_text: str = "",
+        overwrite: bool = False,
+    ) -> "RunPlan":
+        """Return the plan of a training, with the state of its folder."""
+        own_hash = digest(decisive(resolved))
+        record = read_record(folder)
+        checkpoints = folder / CHECKPOINTS
+        state: State = "fresh"
+        if (record.get("config_hash"), record.get("provenance")) == (own_hash, provenance):
+            written = (folder / PREDICTIONS).is_file() and (checkpoints / BEST).is_file()
+            if record.get("finished") and written:
+                state = "done"
+            elif (checkpoints / LAST).is_file():
+                state = "resume"
+        return cls(folder, overwrite, resolved, config_text, own_hash, provenance, state)
+
+    @property
+    def last(self) -> Path | None:
+        """Checkpoint to resume from."""
+        return self.folder / CHECKPOINTS / LAST if self.state == "resume" else None
+
+    def check_replaceable(self) -> None:
+        """Refuse to start where another training has left results, unless told to overwrite.
+
+        A training may start if it differs from that one by the events of the same store only.
+
+        Raises
+        ------
+        ConfigError
+            The folder holds another training that is finished or has a checkpoint, or a user's
+            own files with names of ours.
+        """
+        folder = self.folder
+        if self.state != "fresh" or self.overwrite:
+            return
+        record = read_record(folder)
+        if not record:
+            if theirs := [name for name in FILES if (folder / name).exists()]:
+                raise ConfigError(
+                    f"{folder} holds {', '.join(theirs)}, but no run. Give another --output, or "
+                    "--overwrite to replace what is there."
+                )
+            return
+        if not record.get("finished") and not (folder / CHECKPOINTS / LAST).is_file():
+            return
+        if not (folder / CONFIG).is_file():
+            name = record.get("model", "unknown")
+            refuse_other_run(folder, record, {"model": name}, {"model": "another one"})
+            return
+        before = yaml.safe_load((folder / CONFIG).read_text())
+        before["ckpt_path"] = record.get("began_with")
+        changed = dict(_differences(decisive(before), decisive(self.resolved)))
+        if record.get("provenance") != self.provenance:
+            stores = [
+                str(config.get("data", {}).get("store")) for config in (before, self.resolved)
+            ]
+            if Path(stores[0]).absolute() != Path(stores[1]).absolute():
+                changed["data.store"] = stores[0], stores[1]
+            elif not changed:
+                log.info(
+                    "%s: the events of %s have changed since; a new training starts",
+                    folder,
+                    stores[1],
+                )
+        old, new = ({name: shown(pair[i]) for name, pair in changed.items()} for i in range(2))
+        refuse_other_run(folder, record, old, new)
+
+
+def refuse_other_run(
+    folder: Path, record: Mapping[str, Any], before: Mapping[str, Any], now: Mapping[str, Any]
+) -> None:
+    """Refuse to replace a run of nets or trees that was made with other settings.
+
+    Raises
+    ------
+    ConfigError
+        A setting differs.
+    """
+    held = "a finished run" if record.get("finished") else "an unfinished run"
+    refuse_to_replace(folder, held, before, now)
+
+
+def summary(metrics: Mapping[str, float]) -> str:
+    """Return the measures of a split, such as ``test_loss``, in one line."""
+    return ", ".join(f"{name.split('_', 1)[1]} {value:.4f}" for name, value in metrics.items())
+
+
 def decisive(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved configuration without the options that do not change the result."""
+    """Return a configuration without the options that do not change the result."""
     kept = {
         key: value
         for key, value in resolved.items()
         if key not in WHERE_IT_RUNS[""] and (key, value) != ("ckpt_path", None)
     }
     for group in WHERE_IT_RUNS.keys() & kept.keys():
-        kept[group] = {
-            key: value for key, value in kept[group].items() if key not in WHERE_IT_RUNS[group]
-        }
+        options = kept[group].items()
+        kept[group] = {key: value for key, value in options if key not in WHERE_IT_RUNS[group]}
     return kept
-
-
-def config_hash(resolved: Mapping[str, Any]) -> str:
-    """Hash of what decides the result."""
-    return digest(decisive(resolved))
-
-
-def run_state(folder: Path, own_hash: str, provenance: str) -> State:
-    """Whether a training of this configuration on this store is finished in the folder, was begun, or neither."""
-    if not (folder / RECORD).is_file():
-        return "fresh"
-    record = read_json(folder / RECORD)
-    if (record.get("config_hash"), record.get("provenance")) != (own_hash, provenance):
-        return "fresh"
-    checkpoints = folder / CHECKPOINTS
-    if (
-        record.get("finished")
-        and (folder / PREDICTIONS).is_file()
-        and (checkpoints / BEST).is_file()
-    ):
-        return "done"
-    return "resume" if (checkpoints / LAST).is_file() else "fresh"
-
-
-def check_replaceable(folder: Path, resolved: Mapping[str, Any], provenance: str) -> None:
-    """Refuse to begin a training where another one has left what it learnt. One of the same store, whose events have changed, may begin.
-
-    Parameters
-    ----------
-    folder : Path
-        Of a run, fresh for this training.
-    resolved : mapping
-        Configuration of the training.
-    provenance : str
-        Of its store.
-
-    Raises
-    ------
-    ConfigError
-        There is another training, finished or with a checkpoint to go on from; or files of somebody's own with names of ours.
-    """
-    if not (folder / RECORD).is_file():
-        if theirs := [name for name in FILES if (folder / name).exists()]:
-            raise ConfigError(
-                f"{folder} holds {', '.join(theirs)}, but no run. Give another --output, or --overwrite to replace what is there."
-            )
-        return
-    record = read_json(folder / RECORD)
-    if not record.get("finished") and not (folder / CHECKPOINTS / LAST).is_file():
-        return
-    before = yaml.safe_load((folder / CONFIG).read_text()) if (folder / CONFIG).is_file() else {}
-    if before:
-        before["ckpt_path"] = record.get("began_with")
-    changed = (
-        [*_differences(decisive(before), decisive(resolved))]
-        if before
-        else [f"another model ({record.get('model', 'unknown')})"]
-    )
-    if record.get("provenance") != provenance:
-        there, here = (str(config.get("data", {}).get("store")) for config in (before, resolved))
-        if Path(there).absolute() != Path(here).absolute():
-            changed.append(f"data.store {there} (now {here})")
-        elif not changed:
-            log.info(
-                "%s: the events of %s have changed since; the training starts afresh", folder, here
-            )
-    if not changed:
-        return
-    named = ", ".join(changed[:NAMED]) + (
-        f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
-    )
-    kind = "a finished run" if record.get("finished") else "an unfinished run"
-    raise ConfigError(
-        f"{folder} holds {kind} with {named}. Give another --output, or --overwrite to replace it."
-    )
 
 
 def _differences(
     before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
-) -> Iterator[str]:
+) -> Iterator[tuple[str, tuple[Any, Any]]]:
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name), now.get(name)
         if old == new:
             continue
-        if all(
-            isinstance(value, Mapping | None) for value in (old, new)
-        ):  # an option's own options; those of a class may be left out
+        # An option's own options; a class may be given without those.
+        if isinstance(old, Mapping | None) and isinstance(new, Mapping | None):
             yield from _differences(old or {}, new or {}, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name} {shown(old)} (now {shown(new)})"
+            yield f"{prefix}{name}", (old, new)

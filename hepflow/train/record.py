@@ -1,5 +1,6 @@
-"""run.json: what was trained, on what and by what."""
+"""run.json: what was trained, on what and by what; and metrics.csv, one row per epoch."""
 
+import csv
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities import rank_zero_only
 
 from hepflow.data.provenance import code_hash
 from hepflow.data.runs import CHECKPOINTS, CONFIG, HISTORY, RECORD, clear
@@ -17,10 +20,9 @@ from hepflow.system import processes
 from hepflow.system.files import whole, write_json
 from hepflow.train.callbacks import batch_of
 from hepflow.train.data import EventData
-from hepflow.train.folder import State
+from hepflow.train.folder import RunPlan
 from hepflow.train.loading.loader import EventLoader
 from hepflow.train.module import net_of
-from hepflow.train.table import EpochTable, read_table
 
 PACKAGES = ("hepflow", "torch", "pytorch-lightning", "torchmetrics", "numpy", "zarr")
 
@@ -30,22 +32,14 @@ class RunRecord(Callback):
 
     Parameters
     ----------
-    folder : Path
-        Of the run.
-    state : {"fresh", "resume", "done"}
-        What is in it: a fresh run removes what an earlier one of another configuration left.
-    config_text : str
-        The resolved configuration, as YAML.
+    run : RunPlan
+        Where and what is trained; a fresh run removes what an earlier one left in the folder.
     about : mapping
-        ``config_hash``, ``seed``, ``store`` and ``engine``.
+        Further entries of the record: ``seed``, ``store``, ``engine`` ...
     """
 
-    def __init__(
-        self, folder: Path, state: State, config_text: str, about: Mapping[str, Any]
-    ) -> None:
-        self.folder = folder
-        self.state = state
-        self.config_text = config_text
+    def __init__(self, run: RunPlan, about: Mapping[str, Any]) -> None:
+        self.run = run
         self.about = about
         self._events = 0
         self._wall_s = 0.0
@@ -56,27 +50,29 @@ class RunRecord(Callback):
         self._code = code_hash()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make the folder, with nothing left to refuse. Every rank has made up its mind about the folder's state: they have met by now."""
+        """Create the folder: nothing is refused any more, and all ranks have read its state."""
         if not trainer.is_global_zero:
             return
-        if self.state == "fresh":
-            clear(self.folder)
-        (self.folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        if self.run.state == "fresh":
+            clear(self.run.folder)
+        (self.run.folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         self.write(trainer, pl_module, finished=False)
-        with whole(self.folder / CONFIG) as part:
-            part.write_text(self.config_text)
+        with whole(self.run.folder / CONFIG) as part:
+            part.write_text(self.run.config_text)
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Start the clock, and forget the rows of epochs that a checkpoint does not know of."""
+        """Start the clock, and drop rows of epochs that are newer than the checkpoint."""
         for logger in trainer.loggers:
             if isinstance(logger, EpochTable):
                 logger.drop_from(trainer.current_epoch)
-        self._splits = {
-            **self._splits,
-            "fit": _splits_of(trainer.train_dataloader),
-            "statistics": _splits_of_statistics(trainer),
-        }
+        data: EventData = trainer.datamodule  # type: ignore[attr-defined]  # Lightning attaches it, undeclared
+        n_train = sum(data.store.attributes["counts"]["train"].values())
+        of_train = data.inputs.statistics["hlf"]["count"] == n_train
         assert isinstance(trainer.train_dataloader, EventLoader)
+        self._splits |= {
+            "fit": _splits_of(trainer.train_dataloader),
+            "statistics": ["train"] if of_train else list(SPLITS),
+        }
         self._reach = trainer.train_dataloader.plan.reach
         self._since = time.perf_counter()
 
@@ -85,11 +81,11 @@ class RunRecord(Callback):
         self._events += batch_of(hook).n_global
 
     def on_validation_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Note on what the best epoch is chosen."""
+        """Record the split that decides the best epoch."""
         self._splits["tuning"] = _splits_of(trainer.val_dataloaders)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the record current."""
+        """Update the record."""
         self.write(trainer, pl_module, finished=False)
 
     def on_fit_end(self, *_: Any) -> None:
@@ -98,32 +94,29 @@ class RunRecord(Callback):
         self._fitted = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Totals up to here."""
+        """Return the totals so far."""
         return {"events": self._events, "wall_s": self._wall_so_far(), "splits": self._splits}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with those totals, unless the checkpoint is that of the best epoch, loaded for the test."""
-        if self._fitted:
-            return
-        self._events, self._wall_s, self._splits = (
-            state_dict["events"],
-            state_dict["wall_s"],
-            state_dict["splits"],
-        )
-        self._since = time.perf_counter()
+        """Continue those totals, unless the best epoch is loaded for the test."""
+        if not self._fitted:
+            self._events, self._wall_s = state_dict["events"], state_dict["wall_s"]
+            self._splits = state_dict["splits"]
+            self._since = time.perf_counter()
 
     def write(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, finished: bool, **more: Any
     ) -> None:
-        """Write run.json whole."""
+        """Write run.json."""
         if not trainer.is_global_zero:
             return
         net = net_of(pl_module)
         inputs = net.inputs
-        history = read_table(self.folder / HISTORY)
         wall_s = self._wall_s if finished else self._wall_so_far()
+        device = trainer.strategy.root_device
         record = {
-            "name": self.folder.name,
+            "name": self.run.folder.name,
+            "config_hash": self.run.config_hash,
             "model": type(net).__name__,
             "net": net.describe()["net"],
             "arguments": net.arguments,
@@ -140,34 +133,77 @@ class RunRecord(Callback):
             "events_per_s": self._events / wall_s if wall_s > 0 else 0.0,
             "processes": trainer.world_size,
             "threads": torch.get_num_threads(),
-            "device": _device(trainer),
+            "device": torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else f"{device.type}, {processes.cores()} cores",
             "versions": processes.versions(PACKAGES),
-            "history": history,
+            "history": read_table(self.run.folder / HISTORY),
             "finished": finished,
-            **self.about,
-            **more,
         }
-        write_json(self.folder / RECORD, record)
+        write_json(self.run.folder / RECORD, {**record, **self.about, **more})
 
     def _wall_so_far(self) -> float:
         return self._wall_s + time.perf_counter() - self._since
 
 
 def _splits_of(loader: Any) -> list[str]:
-    """Where a loader's events come from."""
     assert isinstance(loader, EventLoader)
     return sorted({block.part.split for blocks in loader.plan.blocks for block in blocks})
 
 
-def _splits_of_statistics(trainer: pl.Trainer) -> list[str]:
-    """What the normalisation has seen: the training split, unless its count of events says otherwise."""
-    data: EventData = trainer.datamodule  # type: ignore[attr-defined]  # Lightning attaches it, undeclared
-    n_train = sum(data.store.attributes["counts"]["train"].values())
-    return ["train"] if data.inputs.statistics["hlf"]["count"] == n_train else list(SPLITS)
+class EpochTable(Logger):
+    """metrics.csv: one row per epoch, with everything that was logged in it.
+
+    Parameters
+    ----------
+    path : Path
+    go_on : bool
+        Keep the rows of an earlier start.
+    """
+
+    name = "table"
+    version = ""
+
+    def __init__(self, path: Path, *, go_on: bool) -> None:
+        super().__init__()
+        self.path = path
+        rows = read_table(path) if go_on else []
+        self.rows: dict[int, dict[str, float]] = {int(row["epoch"]): row for row in rows}
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """Do nothing: they are in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Put values into the row of their epoch."""
+        if "val_loss" in metrics or "train_loss" in metrics:
+            epoch = int(metrics["epoch"])
+            own = {**metrics, "epoch": epoch, "step": step or 0}
+            self.rows[epoch] = self.rows.get(epoch, {}) | own
+
+    @rank_zero_only
+    def drop_from(self, epoch: int) -> None:
+        """Drop the epochs from this one on: they are trained again."""
+        self.rows = {key: row for key, row in self.rows.items() if key < epoch}
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the table."""
+        if not self.rows:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        first = ("epoch", "step")
+        names = [*first, *sorted(set().union(*self.rows.values()).difference(first))]
+        with whole(self.path) as part, part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(self.rows[epoch] for epoch in sorted(self.rows))
 
 
-def _device(trainer: pl.Trainer) -> str:
-    device = trainer.strategy.root_device
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return f"{device.type}, {processes.cores()} cores"
+def read_table(path: Path) -> list[dict[str, float]]:
+    """Return the rows of a metrics.csv; none if there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        rows = csv.DictReader(file)
+        return [{name: float(value) for name, value in row.items() if value} for row in rows]

@@ -1,8 +1,9 @@
-"""Before Slurm's time limit: a checkpoint, then back into the queue. The next start of the same command goes on from it.
+"""Before Slurm's time limit: write a checkpoint and requeue the job; its next start resumes.
 
-Lightning's own handler saves inside the signal handler, where one rank may be in the backward pass and another in a barrier: they
-wait for each other for ever. Here a signal only leaves a mark; the ranks agree on it between two batches, and save there. Within a
-validation or a test nothing is saved: they begin anew, after the training since last.ckpt.
+Lightning saves inside its signal handler, where one rank may be in the backward pass and another
+in a barrier: they wait for each other indefinitely. Here a signal only sets a flag; between two
+batches the ranks agree on it, and save. During validation and test nothing is saved: the next start
+resumes from last.ckpt and repeats them.
 """
 
 import logging
@@ -22,7 +23,7 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from pytorch_lightning.callbacks import Callback
 
 from hepflow.data.runs import LAST
-from hepflow.train.callbacks import can_go_on_after
+from hepflow.train.callbacks import can_resume_after
 
 log = logging.getLogger(__name__)
 
@@ -31,30 +32,27 @@ UNTIL_KILLED_S = 120
 
 
 def in_a_job() -> bool:
-    """Whether this process belongs to a Slurm job that can be requeued."""
+    """Return whether this process belongs to a Slurm job that can be requeued."""
     return "SLURM_JOB_ID" in os.environ and shutil.which("scontrol") is not None
 
 
 def environment() -> list[SLURMEnvironment]:
-    """Lightning's plugin with its own signal handler switched off, where Slurm and nobody in between started this process."""
-    return (
-        [SLURMEnvironment(auto_requeue=False)]
-        if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
-        else []
-    )
+    """Return Lightning's plugin without its signal handler, if Slurm started this process."""
+    by_slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+    return [SLURMEnvironment(auto_requeue=False)] if by_slurm else []
 
 
 class SlurmRequeue(Callback):
-    """Saves last.ckpt and requeues the job once a rank has got SIGUSR1, or the job's end is near.
+    """Saves last.ckpt and requeues the job after SIGUSR1 to any rank, or shortly before its end.
 
     Parameters
     ----------
     folder : Path
-        Of the checkpoints.
+        Folder of the checkpoints.
     every : int
-        Batches between two times that the ranks ask each other.
+        Batches between two agreements of the ranks.
     margin_s : float
-        Seconds before the end of the job that count as near, for a signal that came before anyone listened.
+        Seconds before the end of the job that count as SIGUSR1, which may have come too early.
     """
 
     def __init__(self, folder: Path, every: int = 10, margin_s: float = 60.0) -> None:
@@ -64,27 +62,24 @@ class SlurmRequeue(Callback):
         self._asked = False
 
     def setup(self, *_: Any, **__: Any) -> None:
-        """Listen. A job script may have the signal ignored until now, so that it kills nobody."""
+        """Handle the signal; a job script may have ignored it until now, so that it kills none."""
         signal.signal(SIGNAL, self._mark)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *hook: Any) -> None:
-        """Ask, save, requeue."""
-        if (
-            trainer.global_step % self.every == 0
-            and can_go_on_after(trainer, hook[-1])
-            and self._anyone_asked(trainer)
-        ):
+        """Save and requeue."""
+        due = trainer.global_step % self.every == 0 and can_resume_after(trainer, hook[-1])
+        if due and self._anyone_asked(trainer):
             trainer.save_checkpoint(self.folder / LAST)
             self._requeue(trainer)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *hook: Any) -> None:
-        """Ask, requeue."""
+        """Requeue."""
         batch_index = hook[3]
         if batch_index % self.every == 0 and self._anyone_asked(trainer):
             self._requeue(trainer)
 
     def on_test_batch_end(self, trainer: pl.Trainer, *hook: Any) -> None:
-        """Ask, requeue."""
+        """Requeue."""
         self.on_validation_batch_end(trainer, *hook)
 
     def _mark(self, *_: Any) -> None:
@@ -92,40 +87,28 @@ class SlurmRequeue(Callback):
 
     def _anyone_asked(self, trainer: pl.Trainer) -> bool:
         end = float(os.environ.get("SLURM_JOB_END_TIME", "inf"))
-        mine = torch.tensor(
-            int(self._asked or time.time() > end - self.margin_s),
-            device=trainer.strategy.root_device,
-        )
+        mine = int(self._asked or time.time() > end - self.margin_s)
+        anyone = torch.tensor(mine, device=trainer.strategy.root_device)
         if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(mine, op=dist.ReduceOp.MAX)
-        return bool(mine.item())
+            dist.all_reduce(anyone, op=dist.ReduceOp.MAX)
+        return bool(anyone.item())
 
     def _requeue(self, trainer: pl.Trainer) -> None:
         trainer.strategy.barrier("requeue")
-        signal.signal(
-            signal.SIGTERM, signal.SIG_DFL
-        )  # Lightning's handler would wait for another batch
+        # Lightning's handler of SIGTERM would wait for another batch.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if trainer.is_global_zero:
-            self._ask_slurm()
-        time.sleep(UNTIL_KILLED_S)  # Slurm ends this step
-
-    def _ask_slurm(self) -> None:
-        job = os.environ["SLURM_JOB_ID"]
-        if task := os.environ.get("SLURM_ARRAY_TASK_ID"):
-            job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{task}"
-        last = self.folder / LAST
-        onward = (
-            f"to go on from {last}"
-            if last.is_file()
-            else "to begin anew, since there is no checkpoint yet"
-        )
-        log.warning("the time is up: job %s goes back into the queue, %s", job, onward)
-        result = subprocess.run(
-            ["scontrol", "requeue", job], capture_output=True, text=True, check=False
-        )
-        if result.returncode:
-            log.error(
-                "the job could not be requeued (%s); submit it again, %s",
-                result.stderr.strip(),
-                onward,
+            job = os.environ["SLURM_JOB_ID"]
+            if task := os.environ.get("SLURM_ARRAY_TASK_ID"):
+                job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{task}"
+            last = self.folder / LAST
+            next_start = (
+                f"resume from {last}" if last.is_file() else "start again: no checkpoint yet"
             )
+            log.warning("time limit reached: requeueing job %s; it will %s", job, next_start)
+            command = ["scontrol", "requeue", job]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            if result.returncode:
+                why = result.stderr.strip()
+                log.error("could not requeue it (%s). Submit it again: it will %s", why, next_start)
+        time.sleep(UNTIL_KILLED_S)  # Slurm ends this step

@@ -17,6 +17,7 @@ from typing import Any
 import awkward as ak
 import numpy as np
 
+from hepflow.config.train import Balance
 from hepflow.data.blocks import EventBlock, Part, StoreSpec
 from hepflow.data.moments import Moments
 from hepflow.data.store import EventStore
@@ -26,7 +27,7 @@ from hepflow.physics.features import FeatureSet, compute
 from hepflow.schema import CLASSES, COLLECTIONS, HLF, PARTICLE
 from hepflow.train.loading.batches import Batch
 from hepflow.train.loading.loader import EventLoader
-from hepflow.train.loading.plan import Balance, EpochPlan, make_plan
+from hepflow.train.loading.plan import EpochPlan, make_plan
 from hepflow.train.loading.reader import BlockReader, require_finite
 
 _BLOCK_EVENTS = 1024

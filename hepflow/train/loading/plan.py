@@ -21,16 +21,14 @@ each one reads one stretch of the window and nothing else.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal
 
 import numpy as np
 
+from hepflow.config.train import Balance
 from hepflow.data.blocks import Part
 from hepflow.data.provenance import digest
 from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError
-
-Balance = Literal["equal", "natural"] | dict[str, float]
 
 _BLOCKS, _EVENTS, _BATCHES = range(3)  # keeps the random streams of one (seed, epoch) apart
 # A batch gets its events from at least 8 deals, and at most 16 events from each: many deals make

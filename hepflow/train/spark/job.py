@@ -1,12 +1,15 @@
-"""The training of `hepflow train fit` inside Spark: TorchDistributor runs it as one barrier job, a DDP process a task (gloo, CPU).
+"""The training of `hepflow train fit` inside Spark: one barrier job, one DDP process per task.
 
-The driver reads the options, makes sure that there is something to do, and shows what the first process says. Every process reads the
-same options again and trains by the same code as anywhere else; Spark only gives it its place among the others. A barrier job ends
-as a whole when one of its tasks does; the same command then goes on from the last checkpoint.
+The driver reads the options, checks that there is something to do, and shows the output of the
+first process. Every process reads the same options again and trains with the same code as anywhere
+else (gloo, CPU); Spark only gives it its rank. A barrier job ends as a whole when one of its tasks
+does; the same command then resumes from the last checkpoint.
 """
 
 import logging
+import os
 import re
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,13 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.ml.torch.distributor import TorchDistributor
+from pytorch_lightning.cli import LightningArgumentParser
 
 from hepflow.config.engines import SparkConfig
 from hepflow.config.stages import RUNS, SparkTrainConfig
-from hepflow.data.runs import CHECKPOINTS, LAST, RECORD
+from hepflow.data.runs import CHECKPOINTS, LAST, read_record
 from hepflow.engines.spark import (
     check_paths,
     in_cluster_mode,
@@ -31,29 +36,57 @@ from hepflow.engines.spark import (
     started_by_submit,
 )
 from hepflow.errors import HepflowError
-from hepflow.system.files import read_json
 from hepflow.system.processes import cores
-from hepflow.train.cli import prepared
-from hepflow.train.spark.process import SparkCLI
+from hepflow.train.cli import fit, prepared
+from hepflow.train.parser import TrainCLI
+from hepflow.train.progress import EpochLines
 from hepflow.train.spark.task import connected, train
 
 log = logging.getLogger(__name__)
 
 WAIT_S = 120
-"""How long to wait for as many free cores as the job needs all at once."""
+"""Time to wait for as many free cores as the job needs at once."""
+
+
+class SparkCLI(TrainCLI):
+    """The options of `hepflow train fit`, and those of Spark."""
+
+    prog = "hepflow spark-train"
+    engine = "Spark"
+    progress = EpochLines
+    requeues = False
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of Spark."""
+        super().add_arguments_to_parser(parser)
+        parser.add_class_arguments(SparkTrainConfig, "spark")
+
+    def checked(self, config: Namespace) -> Namespace:
+        """Check the options of Spark too."""
+        SparkTrainConfig(**vars(config.spark))
+        return super().checked(config)
+
+    def before_instantiate_classes(self) -> None:
+        """Keep Spark out of the run's configuration: it is that of any other training."""
+        self.spark = SparkTrainConfig(**vars(self.config.pop("spark")))
+        super().before_instantiate_classes()
+        trainer = self.config.trainer
+        trainer.accelerator, trainer.strategy, trainer.devices = "cpu", "ddp", 1
+        trainer.num_nodes = self.spark.num_processes
+        self.config.threads = self.config.threads or self.spark.cpus_per_process
 
 
 class _Driver(SparkCLI):
-    """Reads the options and makes nothing."""
+    """Reads the options only."""
 
     def before_instantiate_classes(self) -> None:
-        """Look at the paths before anything is opened."""
+        """Check the paths before anything is opened."""
         check_paths({"output": self.config.output or RUNS, "data.store": self.config.data.store})
         super().before_instantiate_classes()
 
     def instantiate_classes(self) -> None:
-        """The processes do; what they would refuse to replace is known without them."""
-        self.check_replaceable()
+        """Leave it to the processes, but refuse to replace another training."""
+        self.run.check_replaceable()
 
 
 class _Distributor(TorchDistributor):
@@ -74,49 +107,42 @@ def main(args: Sequence[str]) -> None:
     Raises
     ------
     HepflowError
-        A mistake of the user's, or the job did not come to its end.
+        A mistake of the user, or the job failed.
     """
     with prepared():
         driver = _Driver("fit", args)
-    name = f"hepflow spark-train {driver.folder.name}"
-    if driver.state == "done":
+    run, name = driver.run, f"hepflow spark-train {driver.run.folder.name}"
+    if run.state == "done":
         nothing_to_do(driver.spark, name)
-        log.info("%s is up to date: same configuration, same store", driver.folder)
+        log.info("%s is up to date: same configuration, same store", run.folder)
         return
     start = time.perf_counter()
     with session(_for_the_job(driver.spark), name) as spark:
         mistake = interruptible(spark.sparkContext, lambda: _run(driver, args))
         if mistake:
             raise HepflowError(mistake)
-    total, training = time.perf_counter() - start, read_json(driver.folder / RECORD)["wall_s"]
-    log.info(
-        "%.1f s in all: %.1f s of training, %.1f s to start, to test and to end",
-        total,
-        training,
-        total - training,
-    )
+    total, training = time.perf_counter() - start, read_record(run.folder)["wall_s"]
+    text = "%.1f s in total: %.1f s of training, %.1f s to start, test and end"
+    log.info(text, total, training, total - training)
 
 
 def _run(driver: SparkCLI, args: Sequence[str]) -> str | None:
     distributor = _Distributor(driver.spark.num_processes, local_mode=False, use_gpu=False)
     logging.getLogger(_Distributor.__name__).setLevel(logging.WARNING)
+    folder = driver.run.folder
     try:
         return distributor.run(train, list(args), None if in_cluster_mode() else str(Path.cwd()))
     except (PySparkException, Py4JError) as error:
-        last = driver.folder / CHECKPOINTS / LAST
-        onward = (
-            f"the same command goes on from {last}"
-            if last.is_file()
-            else "there is no checkpoint yet"
-        )
-        reason = _reason(error, driver.spark.num_processes)
+        last = folder / CHECKPOINTS / LAST
+        then = f"resume from {last}" if last.is_file() else "start again: no checkpoint yet"
         raise HepflowError(
-            f"the Spark job of {driver.folder.name} ended before its training did ({reason}); {onward}."
+            f"the Spark job of {folder.name} ended before its training did "
+            f"({_reason(error, driver.spark.num_processes)}). Run the same command to {then}."
         ) from error
 
 
 def _for_the_job(config: SparkTrainConfig) -> SparkConfig:
-    """A session in which exactly these processes run at once; properties of the user's win."""
+    """Return a session that runs exactly these processes at once; the user's properties win."""
     processes, cpus = config.num_processes, config.cpus_per_process
     properties = {
         "spark.task.cpus": str(cpus),
@@ -128,28 +154,47 @@ def _for_the_job(config: SparkTrainConfig) -> SparkConfig:
     }
     local = is_local(config.master) and not started_by_submit()
     master = f"local[{processes * cpus}]" if local else config.master
-    if local and processes * cpus > (available := cores()):
-        log.warning(
-            "%d processes of %d cores share the %d cores of this machine",
-            processes,
-            cpus,
-            available,
-        )
-    fixed = {"spark.dynamicAllocation.enabled": "false"}  # a barrier job does not start with it
-    return replace(
-        SparkConfig(driver_memory=config.driver_memory),
-        master=master,
-        conf=properties | dict(config.conf) | fixed,
-    )
+    if local and processes * cpus > (n := cores()):
+        text = "%d processes of %d cores share the %d cores of this machine"
+        log.warning(text, processes, cpus, n)
+    fixed = {"spark.dynamicAllocation.enabled": "false"}  # a barrier job would not start
+    conf = properties | dict(config.conf) | fixed
+    return replace(SparkConfig(driver_memory=config.driver_memory), master=master, conf=conf)
 
 
 def _reason(error: Exception, processes: int) -> str:
-    """What Spark says of it, without its stack traces."""
+    """Return the reason in Spark's error, without its stack traces."""
     text = str(error)
     if rank := re.search(r"barrier task ResultTask\(\d+, (\d+)\)", text):
         lost = re.search(r"ExecutorLostFailure.*", text)
-        return f"process {int(rank[1]) + 1} of {processes} ended{f': {lost[0]}' if lost else ', see above'}"
+        why = f": {lost[0]}" if lost else ", see above"
+        return f"process {int(rank[1]) + 1} of {processes} ended{why}"
     if "SPARK-24819" in text:
         return f"the cluster never had the cores for {processes} processes free at the same time"
-    told = re.search(r"(?:SparkException|^: [\w.$]+): (.*)", text, re.MULTILINE)
-    return told[1] if told else text.strip().split("\n", maxsplit=1)[0]
+    found = re.search(r"(?:SparkException|^: [\w.$]+): (.*)", text, re.MULTILINE)
+    return found[1] if found else text.strip().split("\n", maxsplit=1)[0]
+
+
+def process(args: list[str], folder: str | None) -> str | None:
+    """Train as one process of the job, see `hepflow.train.spark.task.train`."""
+    rank = int(os.environ["RANK"])
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("hepflow").setLevel(logging.WARNING if rank else logging.INFO)
+    try:
+        os.chdir(folder or ".")
+    except OSError as error:
+        return (
+            f"a Spark task cannot enter {folder} ({error.strerror}). Put store, configurations and "
+            "runs where every node can read them."
+        )
+    try:
+        with prepared():
+            fit(SparkCLI("fit", args))
+    except HepflowError as error:
+        return str(error)
+    except RuntimeError as error:
+        if "gloo" not in str(error):
+            raise
+        log.error("process %d lost the others", rank + 1)
+        sys.exit()  # without a result: Spark counts it as failed
+    return None

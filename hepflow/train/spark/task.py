@@ -1,4 +1,7 @@
-"""What Spark sends to the tasks of a training. Light to import: the Spark worker that only starts the process that trains does so too."""
+"""Functions that Spark sends to the tasks of a training.
+
+They are light to import: the Spark worker that only starts the training process imports them too.
+"""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -6,28 +9,30 @@ from typing import Any
 
 
 def train(args: list[str], folder: str | None) -> str | None:
-    """One process of the job.
+    """Train as one process of the job.
 
     Parameters
     ----------
     args : list of str
-        What the driver was given.
+        Options of the driver.
     folder : str or None
-        Where the driver runs: relative paths start there. None: stay in the container, beside the files that spark-submit sent along.
+        Working folder of the driver, from which relative paths start. None: stay in the container,
+        next to the files that spark-submit has sent.
 
     Returns
     -------
     str or None
-        A mistake of the user's.
+        Message about a mistake of the user.
     """
-    mistake: str | None = import_module("hepflow.train.spark.process").process(args, folder)
+    mistake: str | None = import_module("hepflow.train.spark.job").process(args, folder)
     return mistake
 
 
 def connected(run: Callable[..., Any], settings: dict[str, Any], *arguments: Any) -> Any:
-    """Run PySpark's part of a process. Before the connection to the driver is open, on the driver's machine a line would be shown twice."""
-    if connect := getattr(
-        settings.get("log_streaming_client"), "_connect", None
-    ):  # it would with the first line
+    """Run PySpark's part of a process, connected to the driver's terminal from the first line on.
+
+    Before the connection is open, a line on the driver's machine would be shown twice.
+    """
+    if connect := getattr(settings.get("log_streaming_client"), "_connect", None):
         connect()
     return run(settings, *arguments)

@@ -1,4 +1,4 @@
-"""A random forest of Spark ML on the high-level features: the other tree baseline, a run folder like the boosted trees'."""
+"""A random forest of Spark ML on the high-level features, kept as a run."""
 
 import time
 from collections.abc import Mapping
@@ -13,18 +13,16 @@ from pyspark.sql import DataFrame, SparkSession
 
 from hepflow.config.tools import ForestConfig
 from hepflow.engines.spark import session
-from hepflow.train.trees.run import Fitted, Table, balanced, keep
-
-ENGINE = "Spark ML"
+from hepflow.train.trees.run import Fitted, TreeData, balanced, keep
 
 
 def run(config: ForestConfig) -> None:
     """Fit on the training split, each class with the same weight, and predict the test split."""
-    settings = {"engine": ENGINE, "trees": config.trees, "depth": config.depth, "seed": config.seed}
-    keep(config, settings, partial(_fit, config))
+    own = {"trees": config.trees, "depth": config.depth, "seed": config.seed}
+    keep(config, {"engine": "Spark ML", **own}, partial(_fit, config))
 
 
-def _fit(config: ForestConfig, tables: Mapping[str, Table]) -> Fitted:
+def _fit(config: ForestConfig, tables: Mapping[str, TreeData]) -> Fitted:
     x, label, _ = tables["train"]
     x_test = tables["test"].x
     with session(config.spark, "hepflow forest") as spark:
@@ -37,19 +35,14 @@ def _fit(config: ForestConfig, tables: Mapping[str, Table]) -> Fitted:
         fitted = forest.fit(train)
         wall_s = time.perf_counter() - start
         rows = fitted.transform(_frame(spark, x_test, row=np.arange(len(x_test))))
-        found = (
-            rows.select("row", vector_to_array("probability").alias("probability"))
-            .orderBy("row")
-            .toArrow()
-        )
+        column = vector_to_array("probability").alias("probability")
+        found = rows.select("row", column).orderBy("row").toArrow()
     probability = np.array(found["probability"].to_pylist())
-    return Fitted(
-        probability, type(forest).__name__, config.trees, "tree", wall_s, ENGINE, "pyspark"
-    )
+    return Fitted(probability, type(forest).__name__, config.trees, "tree", wall_s, "pyspark")
 
 
 def _frame(spark: SparkSession, x: np.ndarray, **columns: np.ndarray) -> DataFrame:
-    """``features`` (a vector an event) and other columns."""
+    """Return a frame with ``features``, one vector per event, and other columns."""
     names = [f"x{i}" for i in range(x.shape[1])]
     table = pa.table({**columns, **dict(zip(names, x.T, strict=True))})
     frame = spark.createDataFrame(table).repartition(spark.sparkContext.defaultParallelism)

@@ -1,6 +1,7 @@
-"""Hyper-parameter search with Optuna: every trial is a training as `hepflow train fit` does it, judged on the validation split.
+"""Hyper-parameter search with Optuna: every trial is a training of `hepflow train fit`.
 
-Trials run on Dask workers and meet in a journal file, so that a search goes on where it was stopped. No trial opens the test split.
+A trial is judged on the validation split, and never opens the test split. Trials run on Dask
+workers and share a journal file, so that a search can be resumed.
 """
 
 import json
@@ -21,13 +22,12 @@ import pytorch_lightning as pl
 import yaml
 from distributed import as_completed
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from hepflow.config.shipped import shipped
 from hepflow.config.tools import TuneConfig
 from hepflow.data.provenance import digest
-from hepflow.data.runs import CHECKPOINTS, LAST
 from hepflow.data.store import EventStore
 from hepflow.engines import dask
 from hepflow.errors import ConfigError, DataError, HepflowError
@@ -44,71 +44,83 @@ log = logging.getLogger(__name__)
 JOURNAL, BEST_FILE = "study.journal", "best.yaml"
 STUDY = "hepflow"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+NOT_FINITE = "its loss was NaN or infinite"
 
 
 def run(config: TuneConfig) -> None:
-    """Run the trials that are missing, then say which were best and write best.yaml.
+    """Run the missing trials, report the best ones, and write best.yaml.
 
     Raises
     ------
     ConfigError
-        The space is no space, or the folder holds another search.
+        The space names an option that no training has, or the folder holds another search.
     DataError
-        No trial came to its end.
+        All trials failed.
     """
     overlay = _overlay(config.net)
-    _check_space(overlay, config.space)
-    store = EventStore.open(config.input)
+    for end, position in (("low", 0), ("high", -1)):  # two points of the space, parsed only
+        point = {
+            name: values[end if isinstance(values, Mapping) else position]
+            for name, values in config.space.items()
+        }
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            file.write(yaml.safe_dump(merged(overlay, point)))
+            file.flush()
+            try:
+                _parse(Path(file.name))
+            except ConfigError as error:
+                raise ConfigError(str(error).replace(file.name, "space")) from error
     settings = {
         "net": overlay,
         "space": config.space,
-        "store": store.spec.provenance,
+        "store": EventStore.open(config.input).spec.provenance,
         "number of folds": config.folds,
         "seed": config.seed,
         "sampler": config.sampler,
         "pruning": config.pruning,
     }
+    best_file = config.output / BEST_FILE
     with locks.exclusive(config.output):
         config.output.mkdir(parents=True, exist_ok=True)
-        study = _study(config, {name: digest(value) for name, value in settings.items()})
-        n_left = _put_in_order(study, config)
+        study = _open_study(config, {name: digest(value) for name, value in settings.items()})
+        n_done, n_left = _queue(study, config)
         if n_left:
             if config.folds:
                 make_folds(config.input, config.output, config.folds)
-            _run_trials(config, overlay, n_left)
+            own = replace(config, output=config.output.absolute(), input=config.input.absolute())
+            with dask.connect(config.cluster, n_left) as client:
+                futures = [
+                    client.submit(_one, own, overlay, index, pure=False)
+                    for index in range(n_done, n_done + n_left)
+                ]
+                for count, future in enumerate(as_completed(futures), start=n_done + 1):
+                    log.info("[%d/%d] %s", count, n_done + n_left, future.result())
         else:
-            log.info(
-                "%s is up to date: %d trials", config.output, len(study.get_trials(states=FINISHED))
-            )
+            log.info("%s is up to date: %d trials", config.output, n_done)
         study = _load(config)
         if not study.get_trials(states=(TrialState.COMPLETE,)):
-            reasons = {
-                trial.user_attrs.get(REASON, "its loss was no number")
-                for trial in study.get_trials(states=(TrialState.PRUNED,))
-            }
+            pruned = study.get_trials(states=(TrialState.PRUNED,))
+            reasons = sorted({trial.user_attrs.get(REASON, NOT_FINITE) for trial in pruned})
             raise DataError(
-                f"{config.output}: no trial came to its end. Look at the space: {'; '.join(sorted(reasons)[:3])}"
+                f"{config.output}: all trials failed. Check the space: {'; '.join(reasons[:3])}"
             )
         best = {
             name: json.loads(value) if isinstance(value, str) else value
             for name, value in study.best_params.items()
         }
-        _write_best(config.output / BEST_FILE, merged(overlay, best), study)
+        number, loss = study.best_trial.number, study.best_value
+        n_finished = len(study.get_trials(states=FINISHED))
+        head = f"# hepflow tune: trial {number}, the best of {n_finished}, val_loss {loss:.5f}\n"
+        with whole(best_file) as part:
+            part.write_text(head + yaml.safe_dump(merged(overlay, best)))
         report(study, config.output)
-        command = (
-            "hepflow",
-            "train",
-            "fit",
-            "--config",
-            str(config.output / BEST_FILE),
-            "--data.store",
-            str(config.input),
-        )
-        log.info("next: %s", shlex.join(command), extra=TO_PASTE)
+        command = f"hepflow train fit --config {shlex.quote(str(best_file))}"
+        store = shlex.quote(str(config.input))
+        log.info("next: %s --data.store %s", command, store, extra=TO_PASTE)
 
 
 def merged(overlay: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """An overlay with dotted options put into it."""
+    """Return an overlay with dotted options put into it."""
     result = json.loads(json.dumps(overlay))
     for name, value in options.items():
         *groups, last = name.split(".")
@@ -120,115 +132,88 @@ def merged(overlay: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, 
 
 
 def suggestions(trial: optuna.Trial, space: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted options of a trial: one of a list's values, or a number from a range."""
+    """Return the dotted options of a trial: values from lists, numbers from ranges."""
     chosen: dict[str, Any] = {}
     for name, values in space.items():
         if isinstance(values, Mapping):
             integer = all(isinstance(values[end], int) for end in ("low", "high"))
             chosen[name] = (trial.suggest_int if integer else trial.suggest_float)(name, **values)
-        else:
-            chosen[name] = json.loads(
-                trial.suggest_categorical(name, [json.dumps(value) for value in values])
-            )
+        else:  # as JSON: Optuna's categories are plain values, ours may be lists
+            choice = trial.suggest_categorical(name, [json.dumps(value) for value in values])
+            chosen[name] = json.loads(choice)
     return chosen
 
 
 def _overlay(net: str) -> dict[str, Any]:
-    path = next(
-        (path for path in (Path(net), shipped(f"train/{net}.yaml")) if path.is_file()), None
-    )
-    if path is None:
+    path = Path(net) if Path(net).is_file() else shipped(f"train/{net}.yaml")
+    if not path.is_file():
         known = ", ".join(sorted(found.stem for found in shipped("train").glob("*.yaml")))
         raise ConfigError(f"net {net!r} is neither a file nor one of {known}")
-    with prepared():
-        _Options("fit", ("--config", str(path)))
+    _parse(path)
     return yaml.safe_load(path.read_text()) or {}
 
 
-def _check_space(overlay: dict[str, Any], space: Mapping[str, Any]) -> None:
-    """Refuse options that no training has, by reading two points of the space."""
-    for end, place in (("low", 0), ("high", -1)):
-        point = {
-            name: values[end] if isinstance(values, Mapping) else values[place]
-            for name, values in space.items()
-        }
-        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-            file.write(yaml.safe_dump(merged(overlay, point)))
-            file.flush()
-            try:
-                with prepared():
-                    _Options("fit", ("--config", file.name))
-            except ConfigError as error:
-                raise ConfigError(str(error).replace(file.name, "space")) from error
-
-
-def _study(config: TuneConfig, settings: dict[str, str]) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(storage=_storage(config), study_name=STUDY, load_if_exists=True)
-    before = study.user_attrs.get("settings", settings)
-    if changed := [name for name, value in settings.items() if before.get(name, value) != value]:
-        raise ConfigError(
-            f"{config.output} holds a search with another {' and another '.join(changed)}. Choose another --output."
-        )
-    study.set_user_attr("settings", settings)
-    return study
+def _parse(overlay: Path) -> None:
+    with prepared():
+        _Options("fit", ("--config", str(overlay)))
 
 
 def _storage(config: TuneConfig) -> optuna.storages.JournalStorage:
     return optuna.storages.JournalStorage(JournalFileBackend(str(config.output / JOURNAL)))
 
 
+def _open_study(config: TuneConfig, settings: dict[str, str]) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(storage=_storage(config), study_name=STUDY, load_if_exists=True)
+    before = study.user_attrs.get("settings", settings)
+    if changed := [name for name, value in settings.items() if before.get(name, value) != value]:
+        raise ConfigError(
+            f"{config.output} holds a search with another {' and another '.join(changed)}. "
+            "Choose another --output."
+        )
+    study.set_user_attr("settings", settings)
+    return study
+
+
 def _load(config: TuneConfig, seed: int = 0) -> optuna.Study:
-    sampler = (
-        optuna.samplers.TPESampler(seed=seed)
-        if config.sampler == "tpe"
-        else optuna.samplers.RandomSampler(seed=seed)
-    )
-    pruner = (
-        optuna.pruners.MedianPruner(n_warmup_steps=1)
-        if config.pruning
-        else optuna.pruners.NopPruner()
-    )
+    samplers = optuna.samplers
+    sampler = samplers.TPESampler if config.sampler == "tpe" else samplers.RandomSampler
+    median = optuna.pruners.MedianPruner(n_warmup_steps=1)
     return optuna.load_study(
-        study_name=STUDY, storage=_storage(config), sampler=sampler, pruner=pruner
+        study_name=STUDY,
+        storage=_storage(config),
+        sampler=sampler(seed=seed),
+        pruner=median if config.pruning else optuna.pruners.NopPruner(),
     )
 
 
-def _put_in_order(study: optuna.Study, config: TuneConfig) -> int:
-    """Put trials that nobody works on any more back into the queue, and the points of a grid; say how many are to be run."""
+def _queue(study: optuna.Study, config: TuneConfig) -> tuple[int, int]:
+    """Queue abandoned trials again, and the points of a grid.
+
+    Returns
+    -------
+    n_done, n_left : int
+        Finished trials, and trials to run.
+    """
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params)
-    wanted = config.trials
+    n_wanted = config.trials
     if config.sampler == "grid":
-        points = [
-            dict(zip(config.space, point, strict=True)) for point in product(*config.space.values())
-        ]
-        wanted = min(wanted, len(points))
-        for point in points[:wanted]:
-            study.enqueue_trial(
-                {name: json.dumps(value) for name, value in point.items()}, skip_if_exists=True
-            )
-    return max(0, wanted - len(study.get_trials(states=FINISHED)))
-
-
-def _run_trials(config: TuneConfig, overlay: dict[str, Any], n_left: int) -> None:
-    plain = replace(config, output=config.output.absolute(), input=config.input.absolute())
-    done = len(_load(config).get_trials(states=FINISHED))
-    with dask.connect(config.cluster, n_left) as client:
-        futures = [
-            client.submit(_one, plain, overlay, done + index, pure=False) for index in range(n_left)
-        ]
-        for count, future in enumerate(as_completed(futures), start=done + 1):
-            log.info("[%d/%d] %s", count, done + n_left, future.result())
+        points = list(product(*config.space.values()))
+        n_wanted = min(n_wanted, len(points))
+        for point in points[:n_wanted]:
+            params = dict(zip(config.space, map(json.dumps, point), strict=True))
+            study.enqueue_trial(params, skip_if_exists=True)
+    n_done = len(study.get_trials(states=FINISHED))
+    return n_done, max(0, n_wanted - n_done)
 
 
 def _one(config: TuneConfig, overlay: dict[str, Any], index: int) -> str:
-    """Run one trial, in a worker; what came of it, in words."""
+    """Run one trial in a worker, and return its result in one line."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    logging.getLogger("distributed.worker.state_machine").setLevel(
-        logging.ERROR
-    )  # that a trial is given up is no news after Ctrl-C
+    # A trial that Ctrl-C interrupts needs no message.
+    logging.getLogger("distributed.worker.state_machine").setLevel(logging.ERROR)
     study = _load(config, seed=config.seed * 1_000_003 + index)
     numbers: list[int] = []
 
@@ -236,9 +221,7 @@ def _one(config: TuneConfig, overlay: dict[str, Any], index: int) -> str:
         numbers.append(trial.number)
         try:
             return _loss(trial, config, overlay)
-        except (
-            HepflowError
-        ) as error:  # as bad as a point can be: the sampler learns to stay away from it
+        except HepflowError as error:  # the worst result, so that the sampler avoids the point
             trial.set_user_attr(REASON, str(error))
             raise optuna.TrialPruned from error
 
@@ -250,18 +233,23 @@ def _one(config: TuneConfig, overlay: dict[str, Any], index: int) -> str:
 
 
 def _loss(trial: optuna.Trial, config: TuneConfig, overlay: dict[str, Any]) -> float:
-    """Lowest val_loss of a trial's training; with folds, the mean over them."""
+    """Return the lowest val_loss of a trial's training; with folds, the mean over them."""
     chosen = suggestions(trial, config.space)
-    folder = config.output / "trials" / digest(chosen)  # the same point again goes on where it was
+    folder = config.output / "trials" / digest(chosen)  # the same point again resumes here
     with _alone_in(folder):
         folder.mkdir(parents=True, exist_ok=True)
         own = folder / "overlay.yaml"
         own.write_text(yaml.safe_dump(merged(overlay, chosen)))
-        loss = (
-            _in_folds(trial, config, own, folder)
-            if config.folds
-            else _fit(own, config.input, folder, config.seed, _Report(trial))
-        )
+        if not config.folds:
+            loss = _fit(own, config.input, folder, config.seed, _Report(trial))
+        losses: list[float] = []
+        stores = make_folds(config.input, config.output, config.folds) if config.folds else []
+        for fold, store in enumerate(stores):
+            losses.append(_fit(own, store, folder / f"fold-{fold}", config.seed))
+            loss = sum(losses) / len(losses)
+            trial.report(loss, fold)
+            if fold + 1 < len(stores) and trial.should_prune():
+                raise optuna.TrialPruned
     if not math.isfinite(loss):
         raise optuna.TrialPruned
     return loss
@@ -269,7 +257,7 @@ def _loss(trial: optuna.Trial, config: TuneConfig, overlay: dict[str, Any]) -> f
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait for a trial of the same point at the same time: what it finds need not be trained again."""
+    """Wait for a trial of the same point: its training need not be repeated."""
     with ExitStack() as stack:
         while True:
             try:
@@ -280,49 +268,17 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def _in_folds(trial: optuna.Trial, config: TuneConfig, own: Path, folder: Path) -> float:
-    """The mean over the folds."""
-    losses: list[float] = []
-    for fold, store in enumerate(make_folds(config.input, config.output, config.folds)):
-        losses.append(_fit(own, store, folder / f"fold-{fold}", config.seed))
-        trial.report(sum(losses) / len(losses), fold)
-        if fold + 1 < config.folds and trial.should_prune():
-            raise optuna.TrialPruned
-    return sum(losses) / len(losses)
-
-
 def _fit(overlay: Path, store: Path, folder: Path, seed: int, *callbacks: Callback) -> float:
-    """Train in this process, without a look at the test split."""
-    quiet = (
-        "--overwrite",
-        "--trainer.enable_progress_bar",
-        "false",
-        "--trainer.logger",
-        "false",
-        "--trainer.devices",
-        "1",
-    )
-    options = (
-        "--config",
-        str(overlay),
-        "--data.store",
-        str(store),
-        "--output",
-        str(folder),
-        "--seed",
-        str(seed),
-        "--threads",
-        "1",
-        *quiet,
-    )
+    """Train in this process, without the test split, and return the lowest val_loss."""
+    quiet = "--trainer.enable_progress_bar false --trainer.logger false --trainer.devices 1"
+    paths = ("--config", overlay, "--data.store", store, "--output", folder, "--seed", seed)
+    options = [*map(str, paths), "--threads", "1", "--overwrite", *quiet.split()]
     with prepared():
         cli = _TrialCLI("fit", options)
         cli.trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]  # Lightning sets it, undeclared
-        last = folder / CHECKPOINTS / LAST if cli.state == "resume" else None
-        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last, weights_only=True)
-    for callback in callbacks:
-        if isinstance(callback, _Report) and callback.pruned:
-            raise optuna.TrialPruned
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.run.last, weights_only=True)
+    if any(isinstance(callback, _Report) and callback.pruned for callback in callbacks):
+        raise optuna.TrialPruned
     kept = next(one for one in cli.trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint))
     assert kept.best_model_score is not None
     return float(kept.best_model_score)
@@ -334,33 +290,24 @@ class _TrialCLI(TrainCLI):
 
 
 class _Options(_TrialCLI):
-    """Reads the options of a trial, and makes nothing."""
+    """Parses the options of a trial, and makes nothing."""
 
     def before_instantiate_classes(self) -> None:
-        """There is no run."""
+        """Settle no run."""
 
     def instantiate_classes(self) -> None:
-        """Nor a trainer."""
+        """Make no trainer."""
 
 
 class _Report(Callback):
-    """Tells the study of every epoch, and ends a trial that is worse than others were."""
+    """Reports every epoch to the study, and stops a trial that is worse than the others."""
 
     def __init__(self, trial: optuna.Trial) -> None:
         self.trial = trial
         self.pruned = False
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Report, and ask."""
+        """Report the epoch."""
         self.trial.report(float(trainer.callback_metrics["val_loss"]), trainer.current_epoch)
         if self.trial.should_prune():
             self.pruned = trainer.should_stop = True
-
-
-def _write_best(path: Path, overlay: dict[str, Any], study: optuna.Study) -> None:
-    best: FrozenTrial = study.best_trial
-    n = len(study.get_trials(states=FINISHED))
-    with whole(path) as part:
-        part.write_text(
-            f"# hepflow tune: trial {best.number}, the best of {n}, val_loss {best.value:.5f}\n{yaml.safe_dump(overlay)}"
-        )

@@ -1,24 +1,27 @@
-"""What a search shows: the table of the best trials, trials.csv with all, and a plot of their course and of each option."""
+"""The results of a search: a table of the best trials, trials.csv with all, and a plot.
+
+Optuna's own table needs pandas, and its plots need plotly or are experimental.
+"""
 
 import csv
 import logging
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import optuna
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console
-from rich.table import Table
 
 from hepflow.system.files import whole
+from hepflow.system.terminal import show, table
 
 log = logging.getLogger(__name__)
 
 TOP = 10
 REASON = "reason"
-"""Why a trial could not be trained, among its attributes."""
+"""Attribute of a trial: why it could not be trained."""
 CSV_FILE, PLOT_FILE = "trials.csv", "trials.png"
 
 
@@ -28,81 +31,44 @@ def report(study: optuna.Study, folder: Path) -> None:
     Parameters
     ----------
     study : Study
-        With one complete trial at least.
+        With at least one complete trial.
     folder : Path
-        Where to write.
     """
-    complete = sorted(study.get_trials(states=(TrialState.COMPLETE,)), key=_value)
+    complete = study.get_trials(states=(TrialState.COMPLETE,))
     names = list(complete[0].params)
-    _print(complete[:TOP], names)
+
+    def row(trial: FrozenTrial, loss: Any, show_option: Any) -> list[Any]:
+        duration = trial.duration
+        seconds = "" if duration is None else f"{duration.total_seconds():.1f}"
+        return [trial.number, loss, seconds, *(show_option(trial.params.get(n, "")) for n in names)]
+
+    best = sorted(complete, key=lambda trial: trial.value or 0.0)[:TOP]
+    heads = ["trial", "val_loss", "seconds", *(name.rpartition(".")[2] for name in names)]
+    show(table(heads, [row(trial, f"{trial.value:.4f}", _short) for trial in best], "best trials"))
     with whole(folder / CSV_FILE) as part, part.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["trial", "state", "val_loss", "seconds", *names, REASON])
         for trial in study.trials:
-            value = "" if trial.value is None else trial.value
-            options = (trial.params.get(name, "") for name in names)
-            writer.writerow(
-                [
-                    trial.number,
-                    trial.state.name.lower(),
-                    value,
-                    _seconds(trial),
-                    *options,
-                    trial.user_attrs.get(REASON, ""),
-                ]
-            )
-    _plot(complete, names, folder / PLOT_FILE)
+            number, *rest = row(trial, "" if trial.value is None else trial.value, lambda x: x)
+            state, reason = trial.state.name.lower(), trial.user_attrs.get(REASON, "")
+            writer.writerow([number, state, *rest, reason])
+    figure = Figure(figsize=(4 * (1 + len(names)), 3.2), layout="constrained")
+    course, *others = figure.subplots(1, 1 + len(names), sharey=True, squeeze=False)[0]
+    numbers = [trial.number for trial in complete]
+    losses = [trial.value for trial in complete]
+    course.plot(numbers, losses, "o", alpha=0.7, label="trial")
+    course.step(numbers, np.minimum.accumulate(losses), where="post", label="best so far")
+    course.xaxis.set_major_locator(MaxNLocator(integer=True))
+    course.set(xlabel="trial", ylabel="val_loss")
+    course.legend()
+    for axes, name in zip(others, names, strict=True):
+        axes.plot([trial.params[name] for trial in complete], losses, "o", alpha=0.7)
+        log_scale = getattr(complete[0].distributions[name], "log", False)
+        axes.set(xlabel=name, xscale="log" if log_scale else axes.get_xscale())
+    with whole(folder / PLOT_FILE) as part:
+        figure.savefig(part, format="png", dpi=150)
     log.info("all trials: %s, %s", folder / CSV_FILE, folder / PLOT_FILE)
 
 
-def _print(best: list[FrozenTrial], names: list[str]) -> None:
-    table = Table(title="best trials")
-    for column in ("trial", "val_loss", "seconds", *(name.rpartition(".")[2] for name in names)):
-        table.add_column(column, justify="right")
-    for trial in best:
-        shown = (
-            f"{value:.4g}" if isinstance(value, float) else str(value)
-            for value in (trial.params[name] for name in names)
-        )
-        table.add_row(str(trial.number), f"{_value(trial):.4f}", _seconds(trial), *shown)
-    Console().print(table)
-
-
-def _plot(complete: list[FrozenTrial], names: list[str], path: Path) -> None:
-    figure = Figure(figsize=(4 * (1 + len(names)), 3.2), layout="constrained")
-    first, *others = figure.subplots(1, 1 + len(names), sharey=True, squeeze=False)[0]
-    _plot_course(first, sorted(complete, key=lambda trial: trial.number))
-    for axes, name in zip(others, names, strict=True):
-        values = [trial.params[name] for trial in complete]
-        axes.plot(values, [_value(trial) for trial in complete], "o", alpha=0.7)
-        axes.set_xlabel(name)
-        distribution = complete[0].distributions[name]
-        if getattr(distribution, "log", False):
-            axes.set_xscale("log")
-    with whole(path) as part:
-        figure.savefig(part, format="png", dpi=150)
-
-
-def _plot_course(axes: Axes, trials: list[FrozenTrial]) -> None:
-    values = [_value(trial) for trial in trials]
-    numbers = [trial.number for trial in trials]
-    axes.plot(numbers, values, "o", alpha=0.7, label="trial")
-    axes.step(
-        numbers,
-        [min(values[: i + 1]) for i in range(len(values))],
-        where="post",
-        label="best so far",
-    )
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("trial")
-    axes.set_ylabel("val_loss")
-    axes.legend()
-
-
-def _seconds(trial: FrozenTrial) -> str:
-    return "" if trial.duration is None else f"{trial.duration.total_seconds():.1f}"
-
-
-def _value(trial: FrozenTrial) -> float:
-    assert trial.value is not None  # it is complete
-    return trial.value
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
