@@ -134,6 +134,9 @@ def test_a_run_folder_holds_everything(run: Path, store: EventStore) -> None:
     assert (record["epochs"], record["seed"], record["finished"]) == (3, 1, True)
     assert record["events_per_s"] > 0
     assert len(record["history"]) == 3
+    assert (
+        "class_path: hepflow.models.inclusive.InclusiveNet\n" in (run / "config.yaml").read_text()
+    )
 
 
 def test_what_was_trained_is_counted_whichever_epoch_was_the_best(
