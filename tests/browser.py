@@ -1,4 +1,4 @@
-"""A headless Chromium to open pages in, spoken to in its own protocol over a WebSocket."""
+"""A headless Chromium, controlled by the DevTools protocol over a WebSocket."""
 
 import asyncio
 import base64
@@ -48,7 +48,7 @@ class Page:
             self.send(f"{domain}.enable")
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One command and its answer."""
+        """Send a command and return its answer."""
         self.number += 1
         self.socket.write_message(
             json.dumps({"id": self.number, "method": method, "params": parameters})
@@ -92,7 +92,7 @@ class Page:
         dark: bool = False,
         touch: bool = False,
     ) -> None:
-        """Load a file and wait until it stands."""
+        """Load a file and wait for it."""
         self.send(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -110,7 +110,7 @@ class Page:
             self._receive()
 
     def run(self, expression: str) -> Any:
-        """The value of an expression."""
+        """Return the value of an expression."""
         answer = self.send(
             "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
         )
@@ -118,16 +118,16 @@ class Page:
         return answer["result"].get("value")
 
     def mouse(self, kind: str, x: float, y: float, **more: Any) -> None:
-        """``mouseMoved``, ``mousePressed`` or ``mouseReleased`` at a point of the window."""
+        """Send ``mouseMoved``, ``mousePressed`` or ``mouseReleased`` at a point of the window."""
         self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
 
     def screenshot(self, path: Path, *, whole: bool = True) -> None:
-        """Save what is seen as PNG."""
+        """Save the page as PNG."""
         answer = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(answer["data"]))
 
     def pdf(self, path: Path) -> None:
-        """Print it."""
+        """Print the page."""
         path.write_bytes(
             base64.b64decode(
                 self.send("Page.printToPDF", printBackground=True, preferCSSPageSize=True)["data"]

@@ -88,7 +88,7 @@ def test_auc_counts_ties_half_like_a_plain_loop() -> None:
         lambda rows: len({b for _, b in rows}) == 2
     )
 )
-def test_auc_of_the_other_side_is_the_rest_to_one(rows: list[tuple[int, bool]]) -> None:
+def test_aucs_of_both_directions_add_up_to_one(rows: list[tuple[int, bool]]) -> None:
     score, label = np.array([s for s, _ in rows], dtype=float), np.array([int(b) for _, b in rows])
     forward, _ = spectrum(score, label, 2, exact_below=EXACT)
     backward, _ = spectrum(-score, label, 2, exact_below=EXACT)
@@ -103,7 +103,7 @@ def test_log_odds_order_events_as_the_probability_does() -> None:
     assert log_odds(logits, [1, 2], [0]) == pytest.approx(np.log((p[:, 1] + p[:, 2]) / p[:, 0]))
 
 
-def test_log_odds_survive_logits_that_saturate_a_probability() -> None:
+def test_log_odds_do_not_saturate_where_a_probability_does() -> None:
     logits = np.array([[800.0, 0.0, 1.0], [801.0, 0.0, 1.0]], dtype=np.float32)
     assert softmax(logits)[0, 0] == softmax(logits)[1, 0] == 1.0
     scores = log_odds(logits, [0], [1, 2])
@@ -130,7 +130,7 @@ def test_binned_scores_agree_with_exact_ones() -> None:
         assert kept[1] >= kept[0]  # the threshold is never tighter than allowed
 
 
-def test_one_wild_score_does_not_spoil_the_bins() -> None:
+def test_one_extreme_score_does_not_spoil_the_bins() -> None:
     logits, label = sample((3000, 3000), 1.8)
     score = log_odds(logits, [1], [0])
     score[0] = 1e30
@@ -145,14 +145,14 @@ def test_the_lowest_bin_holds_scores_beyond_the_limit_of_the_bins() -> None:
     assert (score >= binned.threshold(0)).sum() == binned.counts.sum() == 4
 
 
-def test_a_constant_score_has_an_auc_of_a_half() -> None:
+def test_a_constant_score_has_an_auc_of_one_half() -> None:
     for exact_below in (EXACT, 10):
         binned, _ = spectrum(np.full(100, 0.3), np.repeat([0, 1], 50), 2, exact_below=exact_below)
         assert auc(binned.counts, [1], [0]) == pytest.approx(0.5)
 
 
-def test_a_threshold_selects_the_same_events_when_their_scores_are_rounded_in_another_way() -> None:
-    """Also of two that are closer than a threshold lies below its event where there is room."""
+def test_a_threshold_selects_the_same_events_after_other_rounding() -> None:
+    """Also for two scores that are closer than the usual margin of a threshold."""
     score = np.array([-3.0, 1.0, 1.00003, 2.0])
     exact, _ = spectrum(score, np.zeros(4, int), 1, exact_below=EXACT)
     for chosen in range(4):
@@ -163,7 +163,7 @@ def test_a_threshold_selects_the_same_events_when_their_scores_are_rounded_in_an
     assert binned.threshold(7) == binned.floor[7]
 
 
-def test_joining_bins_keeps_every_event_and_thresholds() -> None:
+def test_joining_bins_keeps_all_events_and_thresholds() -> None:
     logits, label = sample((5000, 4000, 6000))
     fine, _ = spectrum(log_odds(logits, [0], [1, 2]), label, 3, exact_below=EXACT)
     coarse = fine.coarse(100)
@@ -200,7 +200,7 @@ def test_a_working_point_is_the_tightest_at_which_every_signal_class_keeps_its_s
 
 
 @pytest.mark.parametrize("exact_below", [EXACT, 10])
-def test_the_histogram_of_a_discriminant_holds_every_event_where_it_belongs(
+def test_the_histogram_of_a_discriminant_has_every_event_in_its_bin(
     exact_below: int,
 ) -> None:
     logits, label = sample((3000, 2000, 4000))
@@ -244,7 +244,7 @@ def test_selections_of_two_classes_have_no_pairs() -> None:
     assert len(selections(("a", "b", "c", "d"), ["b"])) == 1 + 4 + 12
 
 
-def test_no_background_event_passing_gives_a_limit_and_an_error_that_is_not_zero() -> None:
+def test_no_passing_background_event_gives_a_limit_and_a_nonzero_error() -> None:
     score, label = np.concatenate([np.arange(50.0), 100 + np.arange(50.0)]), np.repeat([0, 1], 50)
     binned, _ = spectrum(score, label, 2, exact_below=EXACT)
     selection = Selection("headline", (1,), (0,))
@@ -332,7 +332,7 @@ def test_bootstrap_of_counts_is_that_of_events_with_poisson_weights() -> None:
     assert by_count.mean() == pytest.approx(np.mean(by_event), abs=0.3 * np.std(by_event))
 
 
-def test_errors_of_samples_of_other_seeds_are_as_large_as_stated() -> None:
+def test_stated_errors_are_the_spread_of_samples() -> None:
     selection = Selection("headline", (1, 2), (0,))
     seen, stated = [], []
     for seed in range(60):
@@ -390,7 +390,7 @@ def test_pairing_makes_differences_clearer_than_separate_errors() -> None:
     assert pair.error < 0.8 * math.sqrt(np.trace(covariance))
 
 
-def test_no_difference_is_called_one_as_rarely_as_stated() -> None:
+def test_false_differences_are_as_rare_as_stated() -> None:
     selection = Selection("t_vs_rest", (1,), (0, 2))
     p_values = []
     for seed in range(200):
@@ -403,7 +403,7 @@ def test_no_difference_is_called_one_as_rarely_as_stated() -> None:
     assert 0.01 < np.mean(np.array(p_values) < 0.05) < 0.11
 
 
-def test_the_paired_error_of_passing_background_is_that_of_other_samples() -> None:
+def test_the_paired_error_of_background_efficiency_is_the_spread_of_samples() -> None:
     selection = Selection("headline", (1, 2), (0,))
     seen, stated = [], []
     for seed in range(80):
@@ -433,7 +433,7 @@ def test_accuracy_differences_count_the_events_that_differ() -> None:
     )
 
 
-def test_holm_corrects_as_in_his_paper() -> None:
+def test_holm_corrects_as_in_the_paper() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []
     assert holm([0.6, 0.7]) == [1.0, 1.0]
@@ -466,14 +466,14 @@ def test_equal_logits_go_to_the_first_class() -> None:
     ]
 
 
-def test_a_share_of_nothing_has_an_error_all_the_same() -> None:
+def test_an_efficiency_of_zero_has_an_error() -> None:
     assert binomial_error(np.array([0]), np.array([100]))[0] == pytest.approx(0.5 / 101)
     assert binomial_error(np.array([500]), np.array([1000]))[0] == pytest.approx(
         math.sqrt(0.25 / 1000), rel=1e-3
     )
 
 
-def test_wilsons_interval_holds_the_shares_that_the_count_is_one_standard_deviation_from() -> None:
+def test_wilsons_interval_ends_one_standard_deviation_from_the_count() -> None:
     for n in (1, 3, 1000):
         for k in {0, 1, n // 2, n}:
             # the definition: (k - n p)^2 = n p (1 - p), a quadratic equation in p
@@ -491,11 +491,11 @@ def test_wilsons_interval_holds_the_shares_that_the_count_is_one_standard_deviat
     )
 
 
-def test_roc_points_are_of_scikit_learns_curve() -> None:
+def test_roc_points_are_on_scikit_learns_curve() -> None:
     logits, label = sample((4000, 5000), 1.8)
     score = log_odds(logits, [1], [0])
     binned, _ = spectrum(score, label, 2, exact_below=EXACT)
-    signal, background = roc_points(binned.density([1]), binned.density([0]))
+    signal, background = roc_points(binned.counts, [1], [0])
     assert (signal[0], background[0], signal[-1], background[-1]) == (0, 0, 1, 1)
     assert all(a <= b for a, b in pairwise(signal))
     assert len(signal) <= 310
@@ -521,15 +521,15 @@ def test_calibration_is_that_of_a_plain_loop() -> None:
     assert len(own) == 3
 
 
-def test_a_calibrated_model_has_the_ece_of_chance_and_an_overconfident_one_more() -> None:
+def test_a_calibrated_model_has_the_ece_of_chance_and_an_overconfident_one_a_larger() -> None:
     logits, label = sample((4000, 4000, 4000), 1.4)
     calibrated, bold = (count(x, label, predicted(x)).top for x in (logits, 3 * logits))
     assert calibrated.ece() < 2.5 * calibrated.chance()
     assert bold.ece() > 10 * bold.chance()
 
 
-def test_a_point_of_a_reliability_curve_has_events_enough_to_mean_something() -> None:
-    """The curve of a calibrated model on few events stays within its errors, and holds every event."""
+def test_points_of_a_reliability_curve_have_enough_events() -> None:
+    """The curve of a calibrated model on few events is within its errors and has all events."""
     logits, label = sample((40, 30, 50))
     curve = count(logits, label, predicted(logits)).top.curve()
     predicted_B, observed_B, error_B, share_B = (
@@ -542,14 +542,14 @@ def test_a_point_of_a_reliability_curve_has_events_enough_to_mean_something() ->
     assert (np.diff(predicted_B) > 0).all()
 
 
-def test_a_bin_in_which_every_event_is_right_has_an_error_too() -> None:
+def test_a_bin_of_correct_events_has_an_error() -> None:
     label = np.repeat(np.arange(3, dtype=np.int8), 20)
     curve = count(np.eye(3)[label] * 9.0, label, label).top.curve()
     assert curve["observed"] == [1.0]
     assert curve["error"][0] == pytest.approx(0.5 / 61)  # Wilson: 1 / (2n) / (1 + 1 / n)
 
 
-def test_a_class_that_is_kept_whole_is_known_no_better_than_its_events_allow() -> None:
+def test_an_efficiency_of_one_has_the_error_of_its_number_of_events() -> None:
     label = np.repeat(np.arange(2, dtype=np.int8), 50)
     binned, _ = spectrum(np.where(label == 1, 5.0, -5.0), label, 2, exact_below=1000)
     part = evaluate_selection(
@@ -565,7 +565,7 @@ def test_a_class_that_is_kept_whole_is_known_no_better_than_its_events_allow() -
     assert point["efficiency"][1]["error"] == pytest.approx(0.5 / 51)
 
 
-def test_score_histograms_hold_every_event() -> None:
+def test_score_histograms_contain_all_events() -> None:
     logits, label = sample()
     counts = count(logits, label, predicted(logits)).histograms
     assert (counts.sum(axis=2) == np.bincount(label)).all()

@@ -1,4 +1,4 @@
-"""The report as a whole: what is written, that it is the same twice, and what happens where something is missing."""
+"""The whole report: its files, the same bytes in a second run, and what happens without a store."""
 
 import csv
 import json
@@ -70,7 +70,7 @@ def report(folder: Path, **options: Any) -> dict[str, Any]:
 
 
 def measured(folder: Path, **options: Any) -> tuple[dict[str, Any], list[str]]:
-    """Metrics and names of figures, without drawing them."""
+    """Return metrics and names of figures, without drawing them."""
     config = EvaluateConfig(**{"input": folder / "runs", "bootstrap": 10, **options})
     runs = [read_run(path, path.name, "content") for path in find_runs(config)]
     metrics, figures = evaluate(runs, config)
@@ -151,7 +151,7 @@ def test_the_page_needs_no_other_file_and_no_network(whole: Path) -> None:
     assert "url(http" not in text
 
 
-def test_the_headline_stands_first_and_the_published_numbers_are_labelled(whole: Path) -> None:
+def test_the_headline_is_first_and_the_published_numbers_are_labelled(whole: Path) -> None:
     text = (whole / "report" / "report.html").read_text()
     first = re.search(r"<h1>(.*?)</h1>", text, re.S)
     assert first is not None
@@ -167,7 +167,7 @@ def test_the_headline_stands_first_and_the_published_numbers_are_labelled(whole:
     assert "WJETS" not in text
 
 
-def test_a_training_time_is_said_to_leave_out_the_start_of_the_command(whole: Path) -> None:
+def test_training_times_do_not_include_the_start_of_the_command(whole: Path) -> None:
     page = (whole / "report" / "report.html").read_text()
     for section in ("training", "published"):
         assert (
@@ -177,7 +177,7 @@ def test_a_training_time_is_said_to_leave_out_the_start_of_the_command(whole: Pa
     assert "time within training" in page
 
 
-def test_another_setting_is_no_longer_up_to_date(whole: Path) -> None:
+def test_a_report_of_other_settings_is_not_up_to_date(whole: Path) -> None:
     config = EvaluateConfig(input=whole / "runs", output=whole / "report", bootstrap=10)
     contents = {path.name: content_hash(path) for path in find_runs(config)}
     stores = [store_hashes(config, read_record(path)) for path in find_runs(config)]
@@ -190,7 +190,7 @@ def test_another_setting_is_no_longer_up_to_date(whole: Path) -> None:
     assert inputs_hash(replace(config, output=whole), contents, stores) in hashes
 
 
-def test_a_report_is_no_longer_up_to_date_when_its_store_has_changed_or_gone(
+def test_a_report_whose_store_changed_or_is_gone_is_not_up_to_date(
     tmp_path: Path,
 ) -> None:
     make(tmp_path, models={"hlf": 1.2})
@@ -217,15 +217,15 @@ def test_a_second_run_is_up_to_date_and_touches_nothing(
     assert {path: path.stat().st_mtime_ns for path in (whole / "report").rglob("*")} == before
 
 
-def test_the_metrics_go_to_a_script_as_they_stand_in_the_file(
+def test_json_prints_the_content_of_metrics_json(
     whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metrics = report(whole, json=True)
     assert json.loads(capsys.readouterr().out) == metrics
 
 
-def test_a_report_that_was_not_finished_is_not_taken_for_the_one_before(tmp_path: Path) -> None:
-    """Its figures are of the runs of now, so metrics.json of the runs of before has to go."""
+def test_an_unfinished_report_has_no_metrics_json(tmp_path: Path) -> None:
+    """Its figures are of the new runs, so metrics.json of the old runs has to go."""
     (tmp_path / "figures" / "bars.png").mkdir(parents=True)
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(OSError, match=r"bars\.png"):
@@ -238,16 +238,16 @@ def test_a_report_that_was_not_finished_is_not_taken_for_the_one_before(tmp_path
 
 
 @pytest.mark.slow
-def test_the_command_mends_a_spoilt_report_to_the_same_bytes_and_prints_a_table(
+def test_the_command_repairs_a_damaged_report_to_the_same_bytes_and_prints_a_table(
     tmp_path: Path,
 ) -> None:
     make(tmp_path, models={"hlf": 1.2})
     report(tmp_path, features=("HT",))
-    spoilt = tmp_path / "spoilt"
-    shutil.copytree(tmp_path / "report", spoilt)
-    (spoilt / "figures" / "calibration.pdf").unlink()
-    (spoilt / "figures" / "old.png").write_bytes(b"")
-    place = ("--input", str(tmp_path / "runs"), "--output", str(spoilt))
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tmp_path / "report", damaged)
+    (damaged / "figures" / "calibration.pdf").unlink()
+    (damaged / "figures" / "old.png").write_bytes(b"")
+    place = ("--input", str(tmp_path / "runs"), "--output", str(damaged))
     command = [
         sys.executable,
         "-m",
@@ -262,14 +262,14 @@ def test_the_command_mends_a_spoilt_report_to_the_same_bytes_and_prints_a_table(
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "hlf" in done.stdout
-    assert str(spoilt / "report.html") in done.stderr
-    whole, mended = (
+    assert str(damaged / "report.html") in done.stderr
+    whole, repaired = (
         {path.relative_to(folder): path for path in folder.rglob("*.*")}
-        for folder in (tmp_path / "report", spoilt)
+        for folder in (tmp_path / "report", damaged)
     )
-    assert set(whole) == set(mended)
+    assert set(whole) == set(repaired)
     for name, path in whole.items():
-        assert path.read_bytes() == mended[name].read_bytes(), name
+        assert path.read_bytes() == repaired[name].read_bytes(), name
 
 
 def test_another_model_in_the_report_changes_no_error_of_the_first(whole: Path) -> None:
@@ -279,8 +279,8 @@ def test_another_model_in_the_report_changes_no_error_of_the_first(whole: Path) 
     assert alone == together
 
 
-def test_where_nothing_passes_the_headline_is_a_limit_that_holds_whatever_class_it_is_of() -> None:
-    """A share of 0.14 of the 20 events of b, and none of the 200 of a, is seen to pass by 95 % of the samples."""
+def test_if_no_background_passes_the_headline_is_a_limit() -> None:
+    """It holds if all that could pass is of the smallest class: 0.14 of the 20 events of b."""
     point = {"target": 0.9, "rejection": None, "background_efficiency": {"value": 0.0}}
     selection = {"signal": ["c"], "background": ["a", "b"], "working_points": [point]}
     confusion = {"counts": [[200, 0, 0], [0, 20, 0], [0, 0, 50]]}
@@ -288,25 +288,19 @@ def test_where_nothing_passes_the_headline_is_a_limit_that_holds_whatever_class_
         "net": {"selections": {"headline": selection}, "confusion": confusion, "auc_mean": 1.0}
     }
     text = headline(entries, ("a", "b", "c")).replace("\u00a0", " ")
-    assert (
-        text
-        == "Keeping 90 % of c, net cuts the a or b rate to below 7 % (95 % confidence): none of 220 test events passes."
-    )
+    limit = "rate to below 7 % (95 % confidence): none of 220 test events passes."
+    assert text == f"Keeping 90 % of c, net cuts the a or b {limit}"
 
 
 @pytest.mark.parametrize("classes", [("signal", "noise"), ("qcd", "ttbar", "wjets", "zjets")])
-def test_two_and_four_classes_are_measured_as_well(
-    tmp_path: Path, classes: tuple[str, ...]
-) -> None:
+def test_two_and_four_classes_work_too(tmp_path: Path, classes: tuple[str, ...]) -> None:
     sizes = (120, 100, 140, 90)[: len(classes)]
     toy_runs(tmp_path / "runs", per_class=sizes, classes=classes, models={"a": 1.2, "b": 1.6})
     metrics, _ = measured(tmp_path)
     assert metrics["classes"] == list(classes)
     notes = " ".join(note["text"] for note in metrics["notes"])
-    assert (
-        f"No share of the trigger rate is given for {'signal, noise' if len(classes) == 2 else 'zjets'}"
-        in notes
-    )
+    without = "signal, noise" if len(classes) == 2 else "zjets"
+    assert f"No share of the trigger rate is given for {without}" in notes
     assert metrics["models"]["a"]["selections"]["headline"]["working_points"][0]["purity"] is None
     assert with_published(metrics) is None
     assert metrics["selections"]["headline"]["signal"] == list(classes[1:])
@@ -332,7 +326,7 @@ def test_two_and_four_classes_are_measured_as_well(
         ),
     ],
 )
-def test_a_name_that_there_is_not_is_refused_with_those_that_there_are(
+def test_unknown_names_are_refused_with_the_known_ones(
     whole: Path, options: dict[str, Any], match: str
 ) -> None:
     with pytest.raises(ConfigError, match=match):
@@ -364,7 +358,7 @@ def test_two_classes_are_not_shown_twice(tmp_path: Path) -> None:
     assert set(metrics["models"]["a"]["auc"]) == {"noise", "signal"}
 
 
-def test_what_was_chosen_or_left_out_is_said_on_the_terminal_too(
+def test_notes_are_printed_on_the_terminal_too(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     toy_runs(tmp_path / "runs", per_class=(60, 60), classes=("noise", "signal"), models={"a": 1.5})
@@ -388,13 +382,13 @@ def test_names_of_classes_and_runs_cannot_break_the_page(tmp_path: Path) -> None
     text = (tmp_path / "report.html").read_text()
     assert "<script>alert" not in text
     assert "<b>x" not in text
-    assert "these are other classes" in text
+    assert "the classes of this report differ" in text
     assert all(
         re.fullmatch(r"[\w.-]+", figure.name) for section in figures.values() for figure in section
     )
 
 
-def test_without_a_store_the_rest_is_there_and_a_note_says_so(tmp_path: Path) -> None:
+def test_without_a_store_the_rest_is_there_with_a_note(tmp_path: Path) -> None:
     make(tmp_path, store=False, models={"hlf": 1.2})
     metrics, _ = measured(tmp_path)
     assert metrics["checks"]["leak"] is False
@@ -402,7 +396,9 @@ def test_without_a_store_the_rest_is_there_and_a_note_says_so(tmp_path: Path) ->
     assert metrics["models"]["hlf"]["efficiency"] == {}
 
 
-def test_a_store_that_has_grown_since_the_training_is_named_with_what_to_do(tmp_path: Path) -> None:
+def test_a_store_that_has_changed_since_the_training_is_named_with_what_to_do(
+    tmp_path: Path,
+) -> None:
     make(tmp_path, models={"hlf": 1.2})
     toy_store(
         tmp_path / "features.zarr",
@@ -417,7 +413,7 @@ def test_a_store_that_has_grown_since_the_training_is_named_with_what_to_do(tmp_
         measured(tmp_path, store=tmp_path / "features.zarr")
 
 
-def test_scores_that_are_no_training_are_compared_too(tmp_path: Path) -> None:
+def test_scores_without_a_training_are_compared_too(tmp_path: Path) -> None:
     make(tmp_path, store=False, models={"hlf": 1.2})
     label = toy_labels(SIZES)
     write_run(
@@ -468,7 +464,7 @@ def test_efficiencies_are_counted_in_the_stores_features(whole: Path) -> None:
     assert total == pytest.approx(point["efficiency"]["qcd"]["value"])
 
 
-def test_the_csv_of_an_efficiency_says_how_wide_its_bins_are(whole: Path) -> None:
+def test_the_csv_of_an_efficiency_has_the_width_of_its_bins(whole: Path) -> None:
     edges = read_json(whole / "report" / "metrics.json")["models"]["hlf"]["efficiency"]["HT"][
         "edges"
     ]
@@ -499,7 +495,7 @@ def test_error_bars_of_shares_end_within_0_and_1_in_the_csv_and_on_the_page(
     assert drawn == pytest.approx(np.array(points)[:, [0, 2]], rel=1e-4)
 
 
-def test_counts_get_a_bin_each() -> None:
+def test_counts_have_one_bin_per_number() -> None:
     edges, integer = bin_edges(np.array([0, 1, 2, 2, 3, 1, 0, 5] * 40, dtype=np.float32))
     assert integer
     assert edges.tolist() == [0, 1, 2, 3, 4, 5, 6]
@@ -513,7 +509,7 @@ def test_counts_get_a_bin_each() -> None:
     assert edges.tolist() == [2.5, 3.5]
 
 
-def test_the_hardest_events_are_those_most_surely_wrong(whole: Path) -> None:
+def test_the_hardest_events_are_misclassified_with_the_highest_confidence(whole: Path) -> None:
     metrics = read_json(whole / "report" / "metrics.json")
     predictions = read_predictions(whole / "runs" / "hlf" / "predictions.parquet")
     listed = metrics["models"]["hlf"]["hardest"]
@@ -536,7 +532,7 @@ def test_chosen_events_are_drawn_and_unknown_ones_noted(whole: Path) -> None:
     assert any("12345" in note["text"] for note in metrics["notes"])
 
 
-def test_an_event_display_holds_every_particle(whole: Path) -> None:
+def test_an_event_display_has_all_particles(whole: Path) -> None:
     name = next(
         name
         for name in read_json(whole / "report" / "metrics.json")["figures"]
@@ -588,7 +584,7 @@ def test_an_ablation_pairs_the_definitions_on_common_events(tmp_path: Path) -> N
     assert len(ablation_differences(metrics).rows) == 5
 
 
-def test_shuffling_the_only_feature_that_counts_costs_the_most(tmp_path: Path) -> None:
+def test_shuffling_the_only_used_feature_costs_the_most(tmp_path: Path) -> None:
     """A model that reads HT alone, in an ONNX file next to the predictions."""
     ids, label = toy_ids(sum(SIZES)), toy_labels(SIZES)
     store = EventStore.open(toy_store(tmp_path / "features.zarr", test=(ids, label)))
@@ -621,7 +617,7 @@ def test_shuffling_the_only_feature_that_counts_costs_the_most(tmp_path: Path) -
     assert "importance_hlf" in figures
 
 
-def test_a_table_of_the_report_says_the_same_in_a_terminal(whole: Path) -> None:
+def test_a_table_of_the_report_is_the_same_in_a_terminal(whole: Path) -> None:
     table = working_points(read_json(whole / "report" / "metrics.json"), "headline")
     shown = for_terminal(table)
     assert [str(column.header) for column in shown.columns] == list(table.columns)
@@ -645,7 +641,7 @@ def test_the_terminal_table_shows_every_model(whole: Path) -> None:
         (1.0, 0.0, "1.00", "1.00", "1"),
     ],
 )
-def test_numbers_are_written_to_the_digits_of_their_errors(
+def test_numbers_have_the_digits_of_their_errors(
     value: float, error: float, pm_text: str, compact_text: str, factor_text: str
 ) -> None:
     number = {"value": value, "error": error}
@@ -661,7 +657,7 @@ def test_small_numbers_are_powers_of_ten() -> None:
     ]
 
 
-def test_durations_are_written_as_people_say_them() -> None:
+def test_durations_are_in_hours_minutes_or_seconds() -> None:
     assert [duration(s) for s in (12, 119, 600, 7500)] == ["12 s", "119 s", "10 min", "2 h 05 min"]
 
 

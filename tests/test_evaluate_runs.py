@@ -1,4 +1,4 @@
-"""What may be compared, and what is refused in one line."""
+"""Runs that may be compared, and one-line refusals of others."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -44,13 +44,13 @@ def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
     refuse(tmp_path, "no runs found")
 
 
-def test_a_run_that_is_not_there_is_named_next_to_those_that_are(tmp_path: Path) -> None:
+def test_a_missing_run_is_named_with_the_existing_ones(tmp_path: Path) -> None:
     good(tmp_path / "hlf")
     refuse(tmp_path, "no run 'hfl'.*there are: hlf", runs=("hfl",))
 
 
 @pytest.mark.parametrize("split", ["train", "val", None])
-def test_other_splits_than_test_are_refused(tmp_path: Path, split: str | None) -> None:
+def test_predictions_of_other_splits_are_refused(tmp_path: Path, split: str | None) -> None:
     good(tmp_path / "hlf", provenance={"split": split})
     refuse(tmp_path, f"predictions of the split {split!r}")
 
@@ -116,7 +116,7 @@ def test_labels_outside_the_classes_are_refused(tmp_path: Path, value: int) -> N
     )
 
 
-def test_an_event_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+def test_an_event_that_occurs_twice_is_refused(tmp_path: Path) -> None:
     ids = IDS.copy()
     ids[1] = ids[0]
     good(tmp_path / "a", event_id=ids)
@@ -133,7 +133,7 @@ def test_no_events_at_all_are_refused(tmp_path: Path) -> None:
     refuse(tmp_path, "no test events of class qcd, ttbar, wjets")
 
 
-def test_a_file_that_holds_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "predictions.parquet").write_text("nothing of the kind")
     refuse(tmp_path, "no readable predictions")
@@ -152,7 +152,7 @@ def test_a_run_that_is_named_twice_is_compared_once(tmp_path: Path) -> None:
     }
 
 
-def test_runs_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+def test_runs_with_equal_names_in_two_folders_get_different_names(tmp_path: Path) -> None:
     places = [good(tmp_path / "x" / "hlf"), good(tmp_path / "y" / "hlf")]
     config = EvaluateConfig(input=tmp_path, runs=("x/hlf", "y/hlf"))
     assert named(find_runs(config)) == dict(zip(("hlf", "y-hlf"), places, strict=True))
@@ -201,7 +201,7 @@ def config_for(store: Path) -> EvaluateConfig:
 
 
 def test_a_planted_leak_is_refused(tmp_path: Path) -> None:
-    """A test event stands in the training split too."""
+    """A test event is in the training split too."""
     store = toy_store(tmp_path / "s.zarr", test=(IDS, LABEL), train=(IDS[:30], LABEL[:30]))
     runs = toy_runs(tmp_path / "runs", per_class=(60, 60, 60), store=store)
     refuse(runs, r"the train split holds \d+ test events, such as .*: a leak")
@@ -216,14 +216,14 @@ def test_predictions_of_training_events_that_claim_to_be_test_events_are_refused
 
 
 def test_an_event_under_another_identity_is_a_leak_too(tmp_path: Path) -> None:
-    """The same collision in two files has two event_ids, but one set of features."""
+    """The same collision in two files has two event_ids and the same features."""
     store, other = with_twin(tmp_path / "s.zarr")
     runs = toy_runs(tmp_path / "runs", per_class=(60, 60, 60), store=store)
     refuse(runs, f"event {other} of the train split has the same features as a test event")
 
 
 def with_twin(path: Path, momentum: float = 1.0) -> tuple[Path, int]:
-    """A store in which a training event has the high-level features of a test event, and its particles but for a factor."""
+    """A store with a training event that is a test event with other momenta of its particles."""
     opened = EventStore.open(toy_store(path, test=(IDS, LABEL)))
     twin = opened.read(opened.parts("test", "ttbar")[0], 3, 4)
     other = toy_ids(1, seed=77)
@@ -233,7 +233,7 @@ def with_twin(path: Path, momentum: float = 1.0) -> tuple[Path, int]:
     return path, int(other[0])
 
 
-def test_events_that_have_the_same_few_features_but_other_particles_are_no_leak(
+def test_events_with_equal_features_and_other_particles_are_no_leak(
     tmp_path: Path,
 ) -> None:
     store, _ = with_twin(tmp_path / "s.zarr", momentum=1.5)

@@ -1,4 +1,4 @@
-"""The report on what the stages really leave: events -> features of both definitions -> trained nets -> evaluate, leaks and all."""
+"""The report on real outputs: events -> features of both definitions -> nets -> evaluate."""
 
 import re
 import shutil
@@ -35,7 +35,7 @@ HALVES = {"train": 0.5, "val": 0.2, "test": 0.3}
 def make_store(
     events: Path, path: Path, definitions: str, splits: Mapping[str, float]
 ) -> EventStore:
-    """What `hepflow features` does, without a cluster."""
+    """Do the work of `hepflow features` without a cluster."""
     spec = StoreSpec(CLASSES, HLF, PARTICLE, definitions, f"{path.name}-hash", splits)
     store = EventStore.create(path, spec)
     for fragment in open_events(events, 2**26).fragments:
@@ -46,7 +46,7 @@ def make_store(
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stores of both definitions, and one of other splits; an HLF net on each, and trees on the first."""
+    """Stores of both definitions and one of other splits, an HLF net each, trees on the first."""
     folder = tmp_path_factory.mktemp("made")
     total = 0
     for label, name in enumerate(CLASSES):
@@ -57,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_marker(folder / "events", total)
     (folder / "code").write_text(
         code_hash()
-    )  # of the moment: somebody may be writing hepflow while it is tested
+    )  # of this moment: the sources may change during the tests
     for definitions in DEFINITIONS:
         store = make_store(folder / "events", folder / f"{definitions}.zarr", definitions, HALVES)
         fit(store, folder / "runs" / f"hlf-{definitions}")
@@ -97,7 +97,7 @@ def refuse(folder: Path, match: str, *names: str, **options: Any) -> None:
 
 @pytest.fixture
 def copied(made: Path, tmp_path: Path) -> Path:
-    """The corrected store and the run on it, to spoil; the run names the copy."""
+    """A copy of the corrected store and its run, to damage; the run names the copy."""
     shutil.copytree(made / "corrected.zarr", tmp_path / "corrected.zarr")
     shutil.copytree(made / "runs" / "hlf-corrected", tmp_path / "runs" / "hlf")
     record = tmp_path / "runs" / "hlf" / "run.json"
@@ -144,7 +144,7 @@ def test_a_test_event_that_the_fit_saw_is_refused(copied: Path) -> None:
     )
 
 
-def test_statistics_that_saw_the_test_split_are_refused(copied: Path) -> None:
+def test_statistics_that_include_the_test_split_are_refused(copied: Path) -> None:
     store = EventStore.open(copied / "corrected.zarr")
     everything = np.concatenate(
         [block.hlf for split in ("train", "test") for block in iter_blocks(store, split)]
@@ -169,7 +169,7 @@ def test_a_fit_that_used_the_test_split_is_refused(copied: Path) -> None:
     refuse(copied, "the test split was used for tuning", "hlf")
 
 
-def test_statistics_of_another_count_are_recorded_as_seen_on_every_split(copied: Path) -> None:
+def test_statistics_of_another_count_are_recorded_as_of_all_splits(copied: Path) -> None:
     store = EventStore.open(copied / "corrected.zarr")
     attributes = store.attributes
     attributes["statistics"]["hlf"]["count"] += 1
@@ -191,7 +191,7 @@ def test_models_trained_on_other_splits_are_refused_unless_asked_for(made: Path)
     assert not metrics["pairs"] or sizes.pop() < ours != theirs
 
 
-def test_importance_comes_from_the_file_that_the_training_leaves(made: Path, copied: Path) -> None:
+def test_importance_needs_the_onnx_file_of_the_training(made: Path, copied: Path) -> None:
     metrics, _ = measured(copied, "hlf")
     assert set(metrics["models"]["hlf"]["importance"]) == {feature.name for feature in HLF}
     model = copied / "runs" / "hlf" / "model.onnx"
@@ -264,7 +264,7 @@ def test_a_run_finds_its_store_from_any_folder(
     assert measured(tmp_path, "trees", store=Path("../moved.zarr"))[0]["checks"]["leak"] is True
 
 
-def test_a_run_that_names_its_store_by_a_relative_path_is_of_the_same_one(
+def test_a_relative_path_of_the_store_means_the_same_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy_store(tmp_path / "toy.zarr", events=40, mean_particles=1)
@@ -280,7 +280,7 @@ def test_a_run_that_names_its_store_by_a_relative_path_is_of_the_same_one(
     assert read_json(record)["store"] == str(tmp_path / "toy.zarr")
 
 
-def test_trees_replace_another_run_when_they_are_told_to(tmp_path: Path) -> None:
+def test_trees_replace_another_run_only_with_overwrite(tmp_path: Path) -> None:
     stores = [
         toy_store(tmp_path / f"{seed}.zarr", events=40, mean_particles=1, seed=seed)
         for seed in (1, 2)
@@ -289,10 +289,8 @@ def test_trees_replace_another_run_when_they_are_told_to(tmp_path: Path) -> None
     trees.run(config)
     before = read_json(tmp_path / "trees" / "run.json")
     other = replace(config, learning_rate=0.1, seed=7)
-    with pytest.raises(
-        ConfigError,
-        match=r"trees holds a finished run with learning_rate 0.05 \(now 0.1\), seed 1 \(now 7\)\. Give",
-    ):
+    settings = r"learning_rate 0.05 \(now 0.1\), seed 1 \(now 7\)"
+    with pytest.raises(ConfigError, match=rf"trees holds a finished run with {settings}\. Give"):
         trees.run(other)
     with pytest.raises(ConfigError, match="a finished run with store "):
         trees.run(replace(config, input=stores[1].path))
@@ -313,7 +311,7 @@ def test_trees_replace_another_run_when_they_are_told_to(tmp_path: Path) -> None
     assert left == {"run.json", "predictions.parquet", "notes.txt"}, "nothing of the net"
 
 
-def test_trees_say_why_they_stopped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_trees_log_why_they_stopped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = toy_store(tmp_path / "toy.zarr", events=40, mean_particles=1)
     with caplog.at_level("INFO", logger="hepflow"):
         trees.run(TreesConfig(input=store.path, output=tmp_path / "trees", rounds=300))
@@ -334,7 +332,8 @@ def test_trees_end_with_the_numbers_of_a_report(
         trees.run(TreesConfig(input=store.path, output=tmp_path / "runs" / "trees", rounds=2))
     entry = measured(tmp_path, "trees")[0]["models"]["trees"]
     aucs = ", ".join(f"auc_{name} {area['value']:.4f}" for name, area in entry["auc"].items())
-    same = rf"trained trees: test loss \d\.\d{{4}}, accuracy {entry['accuracy']['value']:.4f}, {aucs}; 2 rounds in "
+    accuracy = f"accuracy {entry['accuracy']['value']:.4f}"
+    same = rf"trained trees: test loss \d\.\d{{4}}, {accuracy}, {aucs}; 2 rounds in "
     assert re.match(same, caplog.messages[-1])
 
 

@@ -1,4 +1,4 @@
-"""Runs and a feature store made of Gaussian numbers, for the tests of the report: no training, but shapes and files as it leaves them."""
+"""Runs and a feature store of Gaussian numbers, in the formats of a training, for the report."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -17,7 +17,7 @@ from hepflow.system.files import write_json
 
 STORE_HASH = "00c0ffee00c0ffee"
 HARD = {"hlf": 1.2, "sequence": 1.6, "inclusive": 1.9}
-"""Model -> how far its classes lie apart, in standard deviations."""
+"""Model -> distance of its classes, in standard deviations."""
 
 
 def toy_labels(per_class: Sequence[int], seed: int = 0) -> np.ndarray:
@@ -35,7 +35,7 @@ def toy_ids(n: int, seed: int = 0) -> np.ndarray:
 def toy_logits(
     label: np.ndarray, n_classes: int, distance: float, seed: int = 0, own: int = 0
 ) -> np.ndarray:
-    """Calibrated logits of classes ``distance`` apart; ``own`` numbers the part of the noise that is the model's alone."""
+    """Return calibrated logits; ``own`` is the seed of the noise that models do not share."""
     shared = np.random.default_rng([seed, 3]).normal(size=(len(label), n_classes))
     private = np.random.default_rng([seed, 4, own]).normal(size=(len(label), n_classes))
     x = np.sqrt(0.8) * shared + np.sqrt(0.2) * private
@@ -135,7 +135,7 @@ def toy_runs(
 
 
 def toy_block(label: np.ndarray, ids: np.ndarray, seed: int = 0) -> EventBlock:
-    """Features that depend on the class a little, and particles around two jets."""
+    """Return features that depend on the class a little, and particles around two jets."""
     rng = np.random.default_rng([seed, 5, int(ids[0]) % 2**31])
     n = len(label)
     hlf = rng.exponential(60, size=(n, len(HLF))).astype(np.float32) + 20 * label[:, None]
@@ -166,7 +166,7 @@ def toy_store(
     definitions: str = "corrected",
     provenance: str = STORE_HASH,
 ) -> Path:
-    """A store whose splits hold these (event_id, label); by default another 300 events to train on."""
+    """Make a store with these (event_id, label) per split; by default train on 300 other events."""
     store = EventStore.create(
         path, StoreSpec(tuple(classes), HLF, PARTICLE, definitions, provenance)
     )
@@ -186,7 +186,7 @@ def toy_store(
 
 @cache
 def toy_report(base: Path) -> Path:
-    """A folder under ``base`` with runs, their features.zarr and their report; made once for all tests, to be left as it is."""
+    """Return a folder with runs, features.zarr and report, made once for all tests: read only."""
     folder = base / "toy-report"
     sizes = (250, 200, 300)
     store = toy_store(folder / "features.zarr", test=(toy_ids(sum(sizes)), toy_labels(sizes)))

@@ -16,7 +16,7 @@ from hepflow.evaluate.figures.figure import (
     file_name,
 )
 from hepflow.evaluate.kinematics import Joined
-from hepflow.evaluate.measure import RunMeasurement
+from hepflow.evaluate.measure import Chosen, Measured, RunMeasurement
 from hepflow.evaluate.runs import Run
 from hepflow.statistics.calibration import LEAST_EVENTS
 from hepflow.statistics.numbers import pm
@@ -37,9 +37,7 @@ def sides(selection: Selection, classes: Sequence[str]) -> tuple[str, str]:
     return keep, drop
 
 
-def rocs(
-    measured: Sequence[RunMeasurement], chosen: Mapping[str, Selection], classes: Sequence[str]
-) -> list[Chart]:
+def rocs(measured: Measured, chosen: Chosen, classes: Sequence[str]) -> list[Chart]:
     """Return the headline's ROC curve close to full efficiency, and each class against the rest."""
     charts = []
     for selection in (chosen["headline"], *against_rest(chosen)):
@@ -122,7 +120,7 @@ def _epochs(name: str, title: str, caption: str, label: str, series: list[Series
     return Chart(name, title, caption, x, y, tuple(series))
 
 
-def confusions(measured: Sequence[RunMeasurement], classes: Sequence[str]) -> list[Matrix]:
+def confusions(measured: Measured, classes: Sequence[str]) -> list[Matrix]:
     """Return one confusion matrix per model."""
     caption = "Share of each true class (rows add up to 1)."
     charts = []
@@ -134,9 +132,7 @@ def confusions(measured: Sequence[RunMeasurement], classes: Sequence[str]) -> li
     return charts
 
 
-def scores(
-    one: RunMeasurement, chosen: Mapping[str, Selection], classes: Sequence[str]
-) -> list[Chart]:
+def scores(one: RunMeasurement, chosen: Chosen, classes: Sequence[str]) -> list[Chart]:
     """Return distributions by true class: the headline's discriminant, and each probability."""
     keep, drop = sides(chosen["headline"], classes)
     points = one.entry["selections"]["headline"]["working_points"]
@@ -157,7 +153,7 @@ def scores(
     return charts
 
 
-def _own(chosen: Mapping[str, Selection], classes: Sequence[str]) -> list[str]:
+def _own(chosen: Chosen, classes: Sequence[str]) -> list[str]:
     """Return the classes with a discriminant of their own: of two only the signal."""
     return [classes[selection.signal[0]] for selection in against_rest(chosen)]
 
@@ -182,9 +178,7 @@ def _distribution(
     return x, y, (*curves, *lines)
 
 
-def calibrations(
-    measured: Sequence[RunMeasurement], chosen: Mapping[str, Selection], classes: Sequence[str]
-) -> list[Chart]:
+def calibrations(measured: Measured, chosen: Chosen, classes: Sequence[str]) -> list[Chart]:
     """Return reliability curves of the most probable class, and of each class's probability."""
     top = "Share of events whose most probable class is the true one, against that probability"
     charts = [_reliability("calibration", "the most probable class", top, "top", measured)]
@@ -194,9 +188,7 @@ def calibrations(
     return charts
 
 
-def _reliability(
-    name: str, what: str, caption: str, key: str, measured: Sequence[RunMeasurement]
-) -> Chart:
+def _reliability(name: str, what: str, caption: str, key: str, measured: Measured) -> Chart:
     diagonal, lowest = np.array([0.0, 1.0]), 1.0
     series = [Series("perfect", diagonal, diagonal, style="guide")]
     for index, one in enumerate(measured):
@@ -245,7 +237,7 @@ def efficiencies(
     return charts
 
 
-def importances(measured: Sequence[RunMeasurement]) -> list[Bars]:
+def importances(measured: Measured) -> list[Bars]:
     """Return the permutation importances of each model that has them, in falling order."""
     caption = (
         "Loss of mean AUC when a feature is shuffled among the test events. "

@@ -7,26 +7,22 @@ from typing import Any
 
 import numpy as np
 
+from hepflow.evaluate.measure import Chosen
 from hepflow.evaluate.runs import Run, common_events, same_events
+from hepflow.statistics import pairs as paired
 from hepflow.statistics.metrics import log_odds, predicted
 from hepflow.statistics.numbers import listed
-from hepflow.statistics.pairs import (
-    PASSING,
-    RESOLVED,
-    Difference,
-    accuracy_differences,
-    auc_differences,
-    holm,
-    pass_differences,
-)
 from hepflow.statistics.working_points import Selection, against_rest
+
+Entries = Mapping[str, Mapping[str, Any]]
+Pairs = Sequence[Mapping[str, Any]]
 
 MIN_COMMON = 50
 """Common events below which two models are not compared."""
 
 
 def compare(
-    runs: Sequence[Run], chosen: Mapping[str, Selection], *, target: float, exact_below: int
+    runs: Sequence[Run], chosen: Chosen, *, target: float, exact_below: int
 ) -> list[dict[str, Any]]:
     """Return paired differences of every two runs, on the events that both were tested on.
 
@@ -38,16 +34,16 @@ def compare(
     wanted = [chosen["headline"], *against_rest(chosen)]
     groups = [tuple(runs)] if same_events(runs) else list(combinations(runs, 2))
     found = [pair for group in groups for pair in _differences(group, wanted, target, exact_below)]
-    adjusted = holm([difference.p_value for difference in found])
+    adjusted = paired.holm([difference.p_value for difference in found])
     return [
-        {**asdict(difference), "p_adjusted": p, "resolved": p < RESOLVED}
+        {**asdict(difference), "p_adjusted": p, "resolved": p < paired.RESOLVED}
         for difference, p in zip(found, adjusted, strict=True)
     ]
 
 
 def _differences(
     runs: Sequence[Run], wanted: Sequence[Selection], target: float, exact_below: int
-) -> list[Difference]:
+) -> list[paired.Difference]:
     """Compare two runs on their common events, or any number on the same ones."""
     rows: list[Any] = [slice(None)] * len(runs)
     if not same_events(runs):
@@ -62,20 +58,16 @@ def _differences(
     for one in wanted:
         scores = [log_odds(own, one.signal, one.background) for own in logits]
         if one.name == "headline":
-            found += pass_differences(
+            found += paired.pass_differences(
                 names, scores, label_N, one, target=target, exact_below=exact_below
             )
         else:
-            found += auc_differences(names, scores, label_N, one, exact_below=exact_below)
+            found += paired.auc_differences(names, scores, label_N, one, exact_below=exact_below)
     right = [predicted(own) == label_N for own in logits]
-    return found + accuracy_differences(names, right, label_N, n_classes)
+    return found + paired.accuracy_differences(names, right, label_N, n_classes)
 
 
-def ablation(
-    runs: Sequence[Run],
-    entries: Mapping[str, Mapping[str, Any]],
-    pairs: Sequence[Mapping[str, Any]],
-) -> list[dict[str, Any]]:
+def ablation(runs: Sequence[Run], entries: Entries, pairs: Pairs) -> list[dict[str, Any]]:
     """Return the models that were trained under more than one definition of the features.
 
     Returns
@@ -102,14 +94,12 @@ def ablation(
     return rows
 
 
-def cautions(
-    pairs: Sequence[Mapping[str, Any]], entries: Mapping[str, Mapping[str, Any]], best: str
-) -> list[str]:
+def cautions(pairs: Pairs, entries: Entries, best: str) -> list[str]:
     """Return what the sample is too small for, in sentences."""
     found, equals = [], []
     for pair in pairs:
         names = [pair["first"], pair["second"]]
-        if pair["quantity"].startswith(PASSING) and best in names and not pair["resolved"]:
+        if pair["quantity"].startswith(paired.PASSING) and best in names and not pair["resolved"]:
             names.remove(best)
             equals += names
     if equals:

@@ -19,13 +19,13 @@ from hepflow.evaluate.figures.figure import AnyFigure
 from hepflow.evaluate.figures.plots import save
 from hepflow.evaluate.importance import NoImportanceError, importance
 from hepflow.evaluate.kinematics import Joined
-from hepflow.evaluate.measure import RunMeasurement, generator, measure
+from hepflow.evaluate.measure import Chosen, Measured, generator, measure
 from hepflow.evaluate.report import write_report
 from hepflow.evaluate.runs import Run, check_comparable, content_hash, find_runs, named, read_run
 from hepflow.evaluate.tables import summary_table
 from hepflow.schema import CLASSES, METRICS_SCHEMA_VERSION
 from hepflow.statistics.numbers import listed
-from hepflow.statistics.working_points import Selection, selections
+from hepflow.statistics.working_points import selections
 from hepflow.system import locks
 from hepflow.system.files import read_json, write_json
 from hepflow.system.terminal import show, tracked
@@ -199,7 +199,7 @@ def _join(runs: Sequence[Run], config: EvaluateConfig, notes: Notes) -> dict[str
 
 def _add_kinematics(
     runs: Sequence[Run],
-    measured: Sequence[RunMeasurement],
+    measured: Measured,
     joins: Mapping[str, Joined],
     config: EvaluateConfig,
     notes: Notes,
@@ -224,10 +224,7 @@ def _add_kinematics(
 
 
 def _figures(
-    runs: Sequence[Run],
-    measured: Sequence[RunMeasurement],
-    chosen: Mapping[str, Selection],
-    notes: Notes,
+    runs: Sequence[Run], measured: Measured, chosen: Chosen, notes: Notes
 ) -> dict[str, list[AnyFigure]]:
     classes = runs[0].predictions.classes
     figures: dict[str, list[AnyFigure]] = {
@@ -248,11 +245,7 @@ def _figures(
 
 
 def _displays(
-    run: Run,
-    entry: Mapping[str, Any],
-    joined: Joined | None,
-    config: EvaluateConfig,
-    notes: Notes,
+    run: Run, entry: Mapping[str, Any], joined: Joined | None, config: EvaluateConfig, notes: Notes
 ) -> list[AnyFigure]:
     """Return the hardest events of the best model, and those in the configuration."""
     ids = run.predictions.event_id

@@ -87,17 +87,14 @@ def open_store(config: EvaluateConfig, run: Run) -> EventStore:
         changed |= str(path) == named
     if changed:
         raise NoStoreError(
-            f"{named} has changed since the training (new events or new features). {RETRAIN}"
+            f"{named} has changed since the training (new events or features). {RETRAIN}"
         )
     wanted = named or run.store or "(not recorded)"
     raise NoStoreError(f"feature store {wanted} used in training not found. Pass --store")
 
 
 def store_hashes(config: EvaluateConfig, about: Mapping[str, Any]) -> list[str]:
-    """Return the hash of a run's store, or else of each store found in its place.
-
-    `open_store` depends on these; an empty text stands for no store.
-    """
+    """Return the hash of a run's store, or else of every store found in its place ("" if none)."""
     found = []
     for path in _candidates(config, about):
         try:
@@ -115,13 +112,7 @@ def _candidates(config: EvaluateConfig, about: Mapping[str, Any]) -> list[Path]:
 
 
 def join(store: EventStore, run: Run) -> Joined:
-    """Find every predicted event in the store's test split.
-
-    Raises
-    ------
-    DataError
-        An event is missing there: the predictions are of other events than they claim.
-    """
+    """Find every predicted event in the store's test split; raise DataError if one is missing."""
     ids = run.predictions.event_id
     hlf = np.empty((len(ids), len(store.spec.hlf)), dtype=np.float32)
     part_N, row_N = np.full((2, len(ids)), -1, dtype=np.int64)
@@ -157,15 +148,10 @@ def join(store: EventStore, run: Run) -> Joined:
 
 
 def check_leak(joined: Joined, run: Run) -> None:
-    """Prove that the fit, the choice of the epoch and the normalisation saw no test event.
+    """Raise DataError if the fit, the choice of the epoch or the normalisation saw a test event.
 
     An event of another split is the same as a test event if it has the same event_id, or the same
     features and particles. Features alone do not prove it: they may be a number of jets.
-
-    Raises
-    ------
-    DataError
-        One of them saw a test event.
     """
     store, ids = joined.store, run.predictions.event_id
     own = row_hash(joined.hlf)

@@ -1,7 +1,7 @@
 """Predictions of one run -> its entry in metrics.json, and the curves of its figures."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,19 +9,12 @@ import numpy as np
 
 from hepflow.config.stages import EvaluateConfig
 from hepflow.evaluate.runs import Run
+from hepflow.statistics import metrics
 from hepflow.statistics.calibration import count
-from hepflow.statistics.metrics import (
-    balanced_accuracy,
-    confusion,
-    confusion_shares,
-    log_odds,
-    predicted,
-    roc_points,
-    spectrum,
-    wilson,
-)
 from hepflow.statistics.working_points import Selection, evaluate_selection, mix_of
 
+Chosen = Mapping[str, Selection]
+"""Selections by name."""
 TRAINING = ("epochs", "events_trained", "shuffle_reach", "wall_s", "events_per_s")
 MACHINE = ("engine", "device", "processes", "threads")
 ORIGIN = ("seed", "config_hash", "code", "splits_used", "versions")
@@ -46,17 +39,20 @@ class RunMeasurement:
     """(N) bool: selected at the headline's tightest working point (the highest target)"""
 
 
-def measure(run: Run, config: EvaluateConfig, chosen: Mapping[str, Selection]) -> RunMeasurement:
+def measure(run: Run, config: EvaluateConfig, chosen: Chosen) -> RunMeasurement:
     """Measure everything that needs one run alone."""
     classes, label_N = run.predictions.classes, run.predictions.label
     logits_NK = run.predictions.logits
     rocs, parts = {}, {}
     for name, selection in chosen.items():
-        score_N, own_N = log_odds(logits_NK, selection.signal, selection.background), label_N
+        score_N, own_N = (
+            metrics.log_odds(logits_NK, selection.signal, selection.background),
+            label_N,
+        )
         if len(selection.labels) < len(classes):
             used_N = np.isin(label_N, selection.labels)
             score_N, own_N = score_N[used_N], label_N[used_N]
-        binned, _ = spectrum(score_N, own_N, len(classes), exact_below=config.exact_below)
+        binned, _ = metrics.spectrum(score_N, own_N, len(classes), exact_below=config.exact_below)
         part = evaluate_selection(
             binned,
             selection,
@@ -65,23 +61,21 @@ def measure(run: Run, config: EvaluateConfig, chosen: Mapping[str, Selection]) -
             replicas=config.bootstrap,
             rng=generator(config.seed, run.name, name),
         )
-        rocs[name] = roc_points(
-            binned.density(selection.signal), binned.density(selection.background)
-        )
+        sides = selection.signal, selection.background
+        rocs[name] = metrics.roc_points(binned.counts, *sides)
         if name == "headline":
             tightest = max(part["working_points"], key=lambda point: point["target"])
             kept_N, discriminant = score_N >= tightest["threshold"], binned.histogram()
         for point in part["working_points"]:
             point["efficiency"] = {classes[k]: kept for k, kept in point["efficiency"].items()}
-        signal = [classes[label] for label in selection.signal]
-        background = [classes[label] for label in selection.background]
+        signal, background = ([classes[label] for label in side] for side in sides)
         parts[name] = {"signal": signal, "background": background, **part}
 
-    predicted_N = predicted(logits_NK)
+    predicted_N = metrics.predicted(logits_NK)
     probabilities = count(logits_NK, label_N, predicted_N)
-    counts_KK = confusion(predicted_N, label_N, len(classes))
-    tables = counts_KK, *confusion_shares(counts_KK)
-    tables += tuple(wilson(counts_KK, counts_KK.sum(axis=1, keepdims=True)))
+    counts_KK = metrics.confusion(predicted_N, label_N, len(classes))
+    tables = counts_KK, *metrics.confusion_shares(counts_KK)
+    tables += tuple(metrics.wilson(counts_KK, counts_KK.sum(axis=1, keepdims=True)))
     keys = ("counts", "share", "error", "low", "high")
     calibration = {}
     for name, curve in zip(("top", *classes), (probabilities.top, *probabilities.own), strict=True):
@@ -94,7 +88,7 @@ def measure(run: Run, config: EvaluateConfig, chosen: Mapping[str, Selection]) -
         "n_events": len(label_N),
         "about": {key: run.about[key] for key in ABOUT if key in run.about},
         "provenance": {**run.predictions.provenance, "content": run.content},
-        "accuracy": balanced_accuracy(counts_KK)._asdict(),
+        "accuracy": metrics.balanced_accuracy(counts_KK)._asdict(),
         "confusion": {key: table.tolist() for key, table in zip(keys, tables, strict=True)},
         "calibration": calibration,
         "auc": auc,
@@ -102,6 +96,9 @@ def measure(run: Run, config: EvaluateConfig, chosen: Mapping[str, Selection]) -
         "selections": parts,
     }
     return RunMeasurement(run.name, entry, rocs, probabilities.histograms, discriminant, kept_N)
+
+
+Measured = Sequence[RunMeasurement]
 
 
 def generator(seed: int, *names: str) -> np.random.Generator:

@@ -38,10 +38,10 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # Safe to include as it is: our own style and script, and SVG in which svg.py escapes all names.
-    environment.filters["own"] = lambda name: Markup((TEMPLATES / name).read_text())  # noqa: S704
-    environment.filters["svg"] = lambda figure: Markup(svg.draw(figure))  # noqa: S704
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    environment.filters["own"] = lambda name: Markup((TEMPLATES / name).read_text())  # noqa: S704 - our style and script
     environment.filters["kind"] = lambda figure: type(figure).__name__.lower()
+    environment.filters.update(drawing=svg.drawing, ticks=svg.ticks)
     models, classes, mix = metrics["models"], metrics["classes"], metrics["settings"]["mix"]
     text = environment.get_template("report.html.j2").render(
         metrics=metrics,
@@ -51,6 +51,7 @@ def write_report(
         tables=_tables(metrics, [figure.name for figure in figures["events"]]),
         figures=figures,
         folder=folder,
+        box=svg,
         published=published,
     )
     with whole(path) as part:

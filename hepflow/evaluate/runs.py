@@ -3,6 +3,7 @@
 `hepflow.data.runs` has the names of a run's files; here they are found, read and checked.
 """
 
+import csv
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -12,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from pyarrow import csv
 
 from hepflow.config.stages import EvaluateConfig
 from hepflow.data.predictions import Predictions, read_predictions
@@ -53,13 +52,7 @@ class Run:
 
 
 def find_runs(config: EvaluateConfig) -> list[Path]:
-    """Return the folders (or files of predictions) to compare: as named, or all under the input.
-
-    Raises
-    ------
-    DataError
-        There is none, or a named one has no predictions.
-    """
+    """Return the folders (or files of predictions) to compare: as named, or all in the input."""
     folder = config.input
     there = sorted(path.parent for path in folder.glob(f"*/{PREDICTIONS}"))
     if not config.runs:
@@ -84,13 +77,7 @@ def find_runs(config: EvaluateConfig) -> list[Path]:
 
 
 def named(paths: Sequence[Path]) -> dict[str, Path]:
-    """Name each run after its folder, with the parent folder if that is not unique.
-
-    Raises
-    ------
-    ConfigError
-        Nor is that unique.
-    """
+    """Name each run after its folder, with the parent folder if that is not unique."""
     found: dict[str, Path] = {}
     for path in dict.fromkeys(paths):
         name = path.stem if path.is_file() else path.resolve().name
@@ -268,24 +255,18 @@ def same_events(runs: Sequence[Run]) -> bool:
 
 def _read_history(path: Path) -> dict[str, tuple[list[float], list[float]]]:
     """Return the columns of Lightning's CSV log against the epoch; its rows are sparse."""
-    if not path.is_file() or not path.stat().st_size:
-        return {}
+    columns: dict[str, dict[float, float]] = {}
     try:
-        rows = csv.read_csv(path).to_pydict()
-    except pa.ArrowInvalid as error:
-        log.warning("%s: not a CSV file (%s); the report has no learning curves of it", path, error)
+        with path.open(newline="") as stream:
+            for row in csv.DictReader(stream):
+                epoch = float(row.pop("epoch"))
+                for name, text in row.items():
+                    if name != "step" and text and math.isfinite(value := float(text)):
+                        columns.setdefault(name.removesuffix("_epoch"), {})[epoch] = value
+    except FileNotFoundError:
         return {}
-    if "epoch" not in rows:
+    except (KeyError, TypeError, ValueError) as error:
+        log.warning("%s: not a CSV log (%s); the report has no learning curves of it", path, error)
         return {}
-    epochs = rows.pop("epoch")
-    rows.pop("step", None)
-    found: dict[str, tuple[list[float], list[float]]] = {}
-    for name, column in rows.items():
-        points: dict[float, float] = {}  # the last value of each epoch
-        for epoch, value in zip(epochs, column, strict=True):
-            if all(isinstance(x, (int, float)) and math.isfinite(x) for x in (epoch, value)):
-                points[float(epoch)] = float(value)
-        if points:
-            order = sorted(points)
-            found[name.removesuffix("_epoch")] = order, [points[epoch] for epoch in order]
-    return found
+    ordered = {name: sorted(points.items()) for name, points in columns.items()}
+    return {name: ([e for e, _ in row], [v for _, v in row]) for name, row in ordered.items()}

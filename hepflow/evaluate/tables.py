@@ -10,19 +10,12 @@ from rich.text import Text
 from hepflow.evaluate import published
 from hepflow.evaluate.figures.figure import file_name
 from hepflow.evaluate.text import best_model, tightest
-from hepflow.statistics.numbers import (
-    DASH,
-    compact,
-    duration,
-    factor,
-    hundredths,
-    p_value,
-    percent,
-    pm,
-    small,
-)
+from hepflow.statistics import numbers
+from hepflow.statistics.numbers import DASH, Number, pm
 from hepflow.statistics.pairs import PASSING
 from hepflow.system import terminal
+
+Metrics = Mapping[str, Any]
 
 LAST = float("-inf")
 """Sort key of a number that is not there."""
@@ -63,7 +56,7 @@ def _row(*cells: str | Cell, tone: str = "") -> Row:
     return Row(tuple(Cell(cell) if isinstance(cell, str) else cell for cell in cells), tone)
 
 
-def _of(number: Mapping[str, float] | None, write: Any = pm) -> Cell:
+def _of(number: Number, write: Any = pm) -> Cell:
     """Return the cell of a number with an error."""
     return Cell(write(number), LAST if number is None else number["value"])
 
@@ -75,13 +68,13 @@ def _plain(value: Any, form: str = ",") -> Cell:
     return Cell(DASH if value is None else str(value), LAST)
 
 
-def _auc_classes(metrics: Mapping[str, Any]) -> Sequence[str]:
+def _auc_classes(metrics: Metrics) -> Sequence[str]:
     """Return the classes with an AUC of their own: of two only the signal."""
     signal: Sequence[str] = metrics["selections"]["headline"]["signal"]
     return metrics["classes"] if len(metrics["classes"]) > 2 else signal
 
 
-def models(metrics: Mapping[str, Any]) -> ResultTable:
+def models(metrics: Metrics) -> ResultTable:
     """Return accuracy, AUCs and calibration of every model."""
     classes, entries = _auc_classes(metrics), metrics["models"]
     rows = []
@@ -89,13 +82,13 @@ def models(metrics: Mapping[str, Any]) -> ResultTable:
         aucs = (_of(entry["auc"][c]) for c in classes)
         ece, parameters = entry["calibration"]["top"]["ece"], entry["about"].get("parameters")
         tone = "best" if name == metrics["best"] and len(entries) > 1 else ""
-        accuracy = _of(entry["accuracy"], percent)
+        accuracy = _of(entry["accuracy"], numbers.percent)
         rows.append(_row(name, accuracy, *aucs, _of(ece), _plain(parameters), tone=tone))
     columns = ("model", "accuracy", *(f"AUC {name}" for name in classes), "ECE", "parameters")
     return ResultTable("models", columns, tuple(rows))
 
 
-def working_points(metrics: Mapping[str, Any], selection: str) -> ResultTable:
+def working_points(metrics: Metrics, selection: str) -> ResultTable:
     """Return all models at all targets of one selection."""
     rows = []
     few = unknown = False
@@ -104,11 +97,14 @@ def working_points(metrics: Mapping[str, Any], selection: str) -> ResultTable:
         signal, background = chosen["signal"], chosen["background"]
         for point in chosen["working_points"]:
             target = Cell(f"{100 * point['target']:g} %", point["target"])
-            kept = [_of(point["efficiency"][c], hundredths) for c in (*signal, *background)]
-            rejection = _of(point["rejection"], factor)
+            kept = [_of(point["efficiency"][c], numbers.hundredths) for c in (*signal, *background)]
+            rejection = _of(point["rejection"], numbers.factor)
             if point["few_events"]:
                 few, rejection = True, Cell(f"{rejection.text} †", rejection.key)
-            rates = _of(point["rate_reduction"], factor), _of(point["purity"], hundredths)
+            rates = (
+                _of(point["rate_reduction"], numbers.factor),
+                _of(point["purity"], numbers.hundredths),
+            )
             unknown |= any(cell.text.startswith(DASH) for cell in (rejection, *rates))
             rows.append(_row(name, target, *kept, rejection, *rates))
     shares = (*(f"{c} kept, %" for c in signal), *(f"{c} passes, %" for c in background))
@@ -122,9 +118,7 @@ def working_points(metrics: Mapping[str, Any], selection: str) -> ResultTable:
 
 
 def differences(
-    metrics: Mapping[str, Any],
-    name: str = "pairs",
-    pairs: Sequence[Mapping[str, Any]] | None = None,
+    metrics: Metrics, name: str = "pairs", pairs: Sequence[Metrics] | None = None
 ) -> ResultTable:
     """Return all paired differences, or those in ``pairs``."""
     rows = []
@@ -132,18 +126,18 @@ def differences(
         z = pair["value"] / pair["error"] if pair["error"] > 0 else 0.0
         larger_is_better = not pair["quantity"].startswith(PASSING)
         better = pair["first"] if (pair["value"] > 0) == larger_is_better else pair["second"]
-        numbers = [_of(pair), Cell(f"{z:+.1f}".replace("-", "−"), z)]
-        numbers += [Cell(p_value(pair[key]), pair[key]) for key in ("p_value", "p_adjusted")]
+        cells = [_of(pair), Cell(f"{z:+.1f}".replace("-", "−"), z)]
+        cells += [Cell(numbers.p_value(pair[key]), pair[key]) for key in ("p_value", "p_adjusted")]
         names = f"{pair['first']} − {pair['second']}", pair["quantity"]
         verdict, tone = (
             (f"{better} is better", "") if pair["resolved"] else ("cannot tell", "quiet")
         )
-        rows.append(_row(*names, *numbers, verdict, tone=tone))
+        rows.append(_row(*names, *cells, verdict, tone=tone))
     columns = ("models", "quantity", "difference", "z", "p", "p, corrected", "verdict")
     return ResultTable(name, columns, tuple(rows))
 
 
-def ablation(metrics: Mapping[str, Any]) -> ResultTable:
+def ablation(metrics: Metrics) -> ResultTable:
     """Return AUCs and accuracy of each model under each definition of the features."""
     classes = _auc_classes(metrics)
     rows = []
@@ -152,21 +146,21 @@ def ablation(metrics: Mapping[str, Any]) -> ResultTable:
             for name in names:
                 entry = metrics["models"][name]
                 aucs = (_of(entry["auc"][c]) for c in classes)
-                passes = _of(tightest(entry)["background_efficiency"], percent)
-                accuracy = _of(entry["accuracy"], percent)
+                passes = _of(tightest(entry)["background_efficiency"], numbers.percent)
+                accuracy = _of(entry["accuracy"], numbers.percent)
                 rows.append(_row(group["model"], definitions, name, accuracy, *aucs, passes))
     aucs_of = (f"AUC {name}" for name in classes)
     columns = ("net", "definitions", "run", "accuracy", *aucs_of, "background passes")
     return ResultTable("ablation", columns, tuple(rows))
 
 
-def ablation_differences(metrics: Mapping[str, Any]) -> ResultTable:
+def ablation_differences(metrics: Metrics) -> ResultTable:
     """Return the paired differences between definitions."""
     pairs = [pair for group in metrics["ablation"] for pair in group["differences"]]
     return differences(metrics, "ablation-pairs", pairs)
 
 
-def cost(metrics: Mapping[str, Any]) -> ResultTable:
+def cost(metrics: Metrics) -> ResultTable:
     """Return duration and throughput of each training."""
     rows = []
     for name, entry in metrics["models"].items():
@@ -186,16 +180,16 @@ def cost(metrics: Mapping[str, Any]) -> ResultTable:
     return ResultTable("cost", (*columns, "time within training", "events/s"), tuple(rows))
 
 
-def _where(about: Mapping[str, Any]) -> str:
+def _where(about: Metrics) -> str:
     return ", ".join(str(about[key]) for key in ("engine", "device") if about.get(key))
 
 
-def _duration(about: Mapping[str, Any]) -> Cell:
+def _duration(about: Metrics) -> Cell:
     wall = about.get("wall_s")
-    return Cell(DASH, LAST) if wall is None else Cell(duration(wall), wall)
+    return Cell(DASH, LAST) if wall is None else Cell(numbers.duration(wall), wall)
 
 
-def with_published(metrics: Mapping[str, Any]) -> ResultTable | None:
+def with_published(metrics: Metrics) -> ResultTable | None:
     """Return our results, then the published ones; None if the classes are others."""
     classes = ("qcd", "ttbar", "wjets")
     if set(metrics["classes"]) != set(classes):
@@ -204,25 +198,25 @@ def with_published(metrics: Mapping[str, Any]) -> ResultTable | None:
     for name, entry in metrics["models"].items():
         about, epochs = entry["about"], entry["about"].get("epochs")
         where = ": ".join(filter(None, ("this report", _where(about))))
-        aucs = (_of(entry["auc"][c], compact) for c in classes)
+        aucs = (_of(entry["auc"][c], numbers.compact) for c in classes)
         parts = [] if epochs is None else [f"{epochs} epoch{'' if epochs == 1 else 's'}"]
         parts += [] if about.get("wall_s") is None else [_duration(about).text]
-        numbers = _plain(entry["n_events"]), *aucs, _of(entry["accuracy"], compact)
+        cells = _plain(entry["n_events"]), *aucs, _of(entry["accuracy"], numbers.compact)
         rate = _plain(about.get("events_per_s"), ",.0f")
-        rows.append(_row(name, where, *numbers, " in ".join(parts) or DASH, rate, tone="best"))
+        rows.append(_row(name, where, *cells, " in ".join(parts) or DASH, rate, tone="best"))
     for result in published.TABLE:
         digits = ".5f" if len(result.auc) == len(classes) else ".4f"  # as published
         where_ = Cell(f"{result.run}: {result.where}", href=published.REPOSITORY)
         aucs = (_plain(result.auc.get(c), digits) for c in classes)
-        numbers = _plain(published.TEST_EVENTS), *aucs, _plain(result.accuracy, "g")
+        cells = _plain(published.TEST_EVENTS), *aucs, _plain(result.accuracy, "g")
         rate = _plain(result.events_per_s, ",.0f")
-        rows.append(_row(result.model, where_, *numbers, result.training or DASH, rate))
+        rows.append(_row(result.model, where_, *cells, result.training or DASH, rate))
     aucs_of = (f"AUC {name}" for name in classes)
     columns = ("model", "where", "test events", *aucs_of, "accuracy", "training", "events/s")
     return ResultTable("published", columns, tuple(rows))
 
 
-def hard_events(model: str, entry: Mapping[str, Any], shown: Sequence[str]) -> ResultTable:
+def hard_events(model: str, entry: Metrics, shown: Sequence[str]) -> ResultTable:
     """Return the misclassified events with the highest confidence; drawn ones are links."""
     known = entry["hardest"][0].get("features", {}) if entry["hardest"] else {}
     features = [f for f in ("HT", "MET", "MT", "nJets", "nBJets", "LepPt") if f in known]
@@ -232,7 +226,7 @@ def hard_events(model: str, entry: Mapping[str, Any], shown: Sequence[str]) -> R
         link = Cell(number, href=f"#fig-event_{number}" if number in shown else "")
         probable = (
             _plain(event["p_predicted"], ".4f"),
-            Cell(small(event["p_true"]), event["p_true"]),
+            Cell(numbers.small(event["p_true"]), event["p_true"]),
         )
         values = (_plain(event["features"][name], ".4g") for name in features)
         rows.append(_row(link, event["true"], event["predicted"], *probable, *values))
@@ -240,7 +234,7 @@ def hard_events(model: str, entry: Mapping[str, Any], shown: Sequence[str]) -> R
     return ResultTable(f"hard-{file_name(model)}", columns, tuple(rows))
 
 
-def sculpting(entry: Mapping[str, Any]) -> ResultTable:
+def sculpting(entry: Metrics) -> ResultTable:
     """Return how much the efficiency of each class depends on each feature."""
     rows = []
     for feature, row in entry["efficiency"].items():
@@ -255,7 +249,7 @@ def sculpting(entry: Mapping[str, Any]) -> ResultTable:
     return ResultTable("sculpting", columns, tuple(rows))
 
 
-def provenance(metrics: Mapping[str, Any]) -> ResultTable:
+def provenance(metrics: Metrics) -> ResultTable:
     """Return the data, configuration, code and versions of every model."""
     rows = []
     for name, entry in metrics["models"].items():
@@ -296,7 +290,7 @@ def for_terminal(table: ResultTable) -> Table:
     return shown
 
 
-def summary_table(metrics: Mapping[str, Any]) -> Table:
+def summary_table(metrics: Metrics) -> Table:
     """Return the table of the terminal: accuracy, AUC per class, rejection of the headline."""
     classes, entries = _auc_classes(metrics), metrics["models"]
     target = 100 * max(metrics["settings"]["targets"])
@@ -304,9 +298,9 @@ def summary_table(metrics: Mapping[str, Any]) -> Table:
     rows = []
     for name, entry in entries.items():
         style = "bold" if name == best_model(entries) and len(entries) > 1 else ""
-        aucs = (compact(entry["auc"][c]) for c in classes)
-        rejection = factor(tightest(entry)["rejection"])
-        cells = (name, compact(entry["accuracy"]), *aucs, rejection)
+        aucs = (numbers.compact(entry["auc"][c]) for c in classes)
+        rejection = numbers.factor(tightest(entry)["rejection"])
+        cells = (name, numbers.compact(entry["accuracy"]), *aucs, rejection)
         rows.append([Text(cell, style) for cell in cells])
     aucs_of = (f"AUC {name}" for name in classes)
     columns = ("model", "accuracy", *aucs_of, f"1/ε {rejected} at {target:g} %")

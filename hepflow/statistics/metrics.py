@@ -22,6 +22,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+Labels = Sequence[int]
+
 FINE_BINS = 1 << 16
 """Bins of a discriminant with too many events to keep every score; an index fits in 16 bits."""
 COARSE_BINS = 1 << 12
@@ -68,7 +70,7 @@ class Spectrum:
         """Join neighbouring bins into about ``bins`` equally populated ones, if there are more."""
         if self.counts.shape[1] <= bins:
             return self
-        share = self.density(range(len(self.counts))).cumsum()
+        share = density(self.counts, range(len(self.counts))).cumsum()
         group = np.minimum((share * bins).astype(np.int64), bins - 1)
         first = np.flatnonzero(np.diff(group, prepend=-1))
         return Spectrum(np.add.reduceat(self.counts, first, axis=1), self.floor[first])
@@ -78,26 +80,22 @@ class Spectrum:
 
         The edges leave out the tails, which are counted in the outermost bins.
         """
-        share = self.density(range(len(self.counts))).cumsum()
+        share = density(self.counts, range(len(self.counts))).cumsum()
         low, high = self.floor[np.searchsorted(share, [tail, 1 - tail]).clip(max=len(share) - 1)]
         edges = np.linspace(low, high if high > low else low + 1, bins + 1)
         bin_D = np.clip(np.searchsorted(edges, self.floor, side="right") - 1, 0, bins - 1)
         counts = [np.bincount(bin_D, weights=own, minlength=bins) for own in self.counts]
         return edges, np.stack(counts)
 
-    def density(self, classes: Sequence[int]) -> np.ndarray:
-        """Return the function `density` of the counts."""
-        return density(self.counts, classes)
 
-
-def density(counts_KD: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+def density(counts_KD: np.ndarray, classes: Labels) -> np.ndarray:
     """Return (D) the share of events in each bin, averaged over the classes."""
     chosen = counts_KD[list(classes)]
     totals = np.maximum(chosen.sum(axis=1, keepdims=True), 1)  # a replica may have no events
     return (chosen / totals).mean(axis=0)
 
 
-def log_odds(logits_NK: np.ndarray, signal: Sequence[int], background: Sequence[int]) -> np.ndarray:
+def log_odds(logits_NK: np.ndarray, signal: Labels, background: Labels) -> np.ndarray:
     """Return (N) the logarithm of P(signal classes) / P(background classes).
 
     Every discriminant of the report has this form: a class against the rest, a class against
@@ -164,7 +162,7 @@ def spectrum(
     return Spectrum(counts_KD, floor_D, exact), bin_N
 
 
-def auc(counts_KD: np.ndarray, signal: Sequence[int], background: Sequence[int]) -> float:
+def auc(counts_KD: np.ndarray, signal: Labels, background: Labels) -> float:
     """Return the probability that a signal event scores above a background event.
 
     Ties count half (Mann-Whitney); classes have equal weight.
@@ -174,7 +172,7 @@ def auc(counts_KD: np.ndarray, signal: Sequence[int], background: Sequence[int])
     return min(area, 1.0)  # rounding may end just above
 
 
-def auc_error(counts_KD: np.ndarray, signal: Sequence[int], background: Sequence[int]) -> float:
+def auc_error(counts_KD: np.ndarray, signal: Labels, background: Labels) -> float:
     """Return the standard error of `auc` after DeLong et al. (1988), without random numbers.
 
     It is the same if signal and background are exchanged.
@@ -190,9 +188,7 @@ def auc_error(counts_KD: np.ndarray, signal: Sequence[int], background: Sequence
     return float(np.sqrt(variance))
 
 
-def placements(
-    counts_KD: np.ndarray, signal: Sequence[int], background: Sequence[int]
-) -> np.ndarray:
+def placements(counts_KD: np.ndarray, signal: Labels, background: Labels) -> np.ndarray:
     """Return (K, D) the share of the other side that an event in the bin is ordered correctly with.
 
     For a signal event that is the background below it, for a background event the signal above it;
@@ -280,20 +276,18 @@ def wilson(passed: np.ndarray, total: np.ndarray) -> np.ndarray:
 
 
 def roc_points(
-    signal_D: np.ndarray, background_D: np.ndarray, n_points: int = 300
+    counts_KD: np.ndarray, signal: Labels, background: Labels, n_points: int = 300
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (points) signal and background efficiency, from (0, 0) to (1, 1).
 
     A third of the points each is equidistant in signal efficiency, in the logarithm of background
     efficiency, and in the logarithm of signal inefficiency, so that few points draw the curve well
     on a linear and on a logarithmic axis.
-
-    Parameters
-    ----------
-    signal_D, background_D : (D) densities, from background-like to signal-like
     """
-    y = np.concatenate([[0.0], np.minimum(signal_D[::-1].cumsum(), 1.0)])
-    x = np.concatenate([[0.0], np.minimum(background_D[::-1].cumsum(), 1.0)])
+    y, x = (
+        np.concatenate([[0.0], np.minimum(density(counts_KD, side)[::-1].cumsum(), 1.0)])
+        for side in (signal, background)
+    )
     y[-1] = x[-1] = 1.0
     if len(x) <= n_points:
         return y, x

@@ -7,6 +7,7 @@ number that cannot be given, and becomes a dash.
 import math
 from collections.abc import Mapping, Sequence
 
+Number = Mapping[str, float] | None
 DASH = "–"
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -17,7 +18,7 @@ def decimals(error: float, value: float) -> int:
     return min(max(1 - math.floor(math.log10(scale)), 0), 6)
 
 
-def pm(number: Mapping[str, float] | None, *, scale: float = 1.0, unit: str = "") -> str:
+def pm(number: Number, *, scale: float = 1.0, unit: str = "") -> str:
     """Return ``0.9921 ± 0.0012``."""
     if number is None or not math.isfinite(number["value"]):
         return DASH
@@ -28,7 +29,7 @@ def pm(number: Mapping[str, float] | None, *, scale: float = 1.0, unit: str = ""
     return (text + unit).replace("-", "−")
 
 
-def compact(number: Mapping[str, float] | None) -> str:
+def compact(number: Number) -> str:
     """Return ``0.9921(12)``: the error counts in the last digits."""
     if number is None or not math.isfinite(number["value"]) or not math.isfinite(number["error"]):
         return pm(number)
@@ -37,17 +38,17 @@ def compact(number: Mapping[str, float] | None) -> str:
     return f"{number['value']:.{places}f}({last})" if last else pm(number)
 
 
-def percent(number: Mapping[str, float] | None) -> str:
+def percent(number: Number) -> str:
     """Return ``4.2 ± 0.3 %``."""
     return pm(number, scale=100, unit=" %")
 
 
-def hundredths(number: Mapping[str, float] | None) -> str:
+def hundredths(number: Number) -> str:
     """Return ``4.2 ± 0.3``, for a column in percent."""
     return pm(number, scale=100)
 
 
-def factor(number: Mapping[str, float] | None) -> str:
+def factor(number: Number) -> str:
     """Return ``24 ± 2``: the error of a factor has one figure."""
     if number is None:
         return DASH

@@ -24,6 +24,9 @@ import numpy as np
 from hepflow.statistics.metrics import efficiencies, placements, spectrum
 from hepflow.statistics.working_points import Selection, threshold_bin
 
+Names = Sequence[str]
+Arrays = Sequence[np.ndarray]
+
 RESOLVED = 0.05
 """Probability (after Holm's correction) below which a difference counts."""
 PASSING = "background passing"
@@ -47,7 +50,7 @@ class Difference:
 
 
 def delong(
-    scores_MN: Sequence[np.ndarray], label_N: np.ndarray, selection: Selection, *, exact_below: int
+    scores_MN: Arrays, label_N: np.ndarray, selection: Selection, *, exact_below: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (M) AUCs of models on the same events, and their (M, M) covariance.
 
@@ -79,12 +82,7 @@ def delong(
 
 
 def auc_differences(
-    names: Sequence[str],
-    scores_MN: Sequence[np.ndarray],
-    label_N: np.ndarray,
-    selection: Selection,
-    *,
-    exact_below: int,
+    names: Names, scores_MN: Arrays, label_N: np.ndarray, selection: Selection, *, exact_below: int
 ) -> list[Difference]:
     """Compare the AUCs of one discriminant between all pairs of models; see `delong`."""
     auc_M, covariance_MM = delong(scores_MN, label_N, selection, exact_below=exact_below)
@@ -93,8 +91,8 @@ def auc_differences(
 
 
 def pass_differences(
-    names: Sequence[str],
-    scores_MN: Sequence[np.ndarray],
+    names: Names,
+    scores_MN: Arrays,
     label_N: np.ndarray,
     selection: Selection,
     *,
@@ -155,7 +153,7 @@ def _influence(
 
 
 def accuracy_differences(
-    names: Sequence[str], right_MN: Sequence[np.ndarray], label_N: np.ndarray, n_classes: int
+    names: Names, right_MN: Arrays, label_N: np.ndarray, n_classes: int
 ) -> list[Difference]:
     """Compare the balanced accuracy between all pairs of models.
 
@@ -176,11 +174,7 @@ def accuracy_differences(
 
 
 def _differences(
-    names: Sequence[str],
-    quantity: str,
-    value_M: np.ndarray,
-    covariance_MM: np.ndarray,
-    n_events: int,
+    names: Names, quantity: str, value_M: np.ndarray, covariance_MM: np.ndarray, n_events: int
 ) -> list[Difference]:
     found = []
     for a, b in combinations(range(len(names)), 2):

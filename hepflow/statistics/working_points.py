@@ -22,14 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hepflow.statistics.metrics import (
-    Spectrum,
-    auc,
-    auc_error,
-    binomial_error,
-    bootstrap,
-    efficiencies,
-)
+from hepflow.statistics import metrics
+from hepflow.statistics.metrics import Spectrum
 
 FEW = 10
 """Background events above a threshold below which a rejection is only an order of magnitude."""
@@ -153,27 +147,26 @@ def evaluate_selection(
     """
 
     def statistic(counts_KD: np.ndarray) -> np.ndarray:  # (T, K + 3)
-        table_KD = efficiencies(counts_KD)
+        table_KD = metrics.efficiencies(counts_KD)
         return np.stack([np.hstack(rates(table_KD, selection, t, mix_K)) for t in targets])
 
-    drawn_RTS = bootstrap(spectrum.coarse().counts, statistic, replicas=replicas, rng=rng)
+    drawn_RTS = metrics.bootstrap(spectrum.coarse().counts, statistic, replicas=replicas, rng=rng)
     points = []
     for target, row in zip(targets, drawn_RTS.std(axis=0, ddof=1), strict=True):
         errors = Rates(row[:-3], *row[-3:].tolist())
         points.append(_working_point(spectrum, selection, target, mix_K, errors))
     sides = selection.signal, selection.background
-    area = {"value": auc(spectrum.counts, *sides), "error": auc_error(spectrum.counts, *sides)}
+    area = {
+        "value": metrics.auc(spectrum.counts, *sides),
+        "error": metrics.auc_error(spectrum.counts, *sides),
+    }
     return {"auc": area, "working_points": points}
 
 
 def _working_point(
-    spectrum: Spectrum,
-    selection: Selection,
-    target: float,
-    mix_K: np.ndarray | None,
-    error: Rates,
+    spectrum: Spectrum, selection: Selection, target: float, mix_K: np.ndarray | None, error: Rates
 ) -> dict[str, Any]:
-    efficiency_KD = efficiencies(spectrum.counts)
+    efficiency_KD = metrics.efficiencies(spectrum.counts)
     chosen = threshold_bin(efficiency_KD, selection.signal, target)
     value = rates(efficiency_KD, selection, target, mix_K)
     passed_K = spectrum.counts[:, chosen:].sum(axis=1)
@@ -183,7 +176,7 @@ def _working_point(
 
     # If no event passes, or all do, they do so in every replica too, and the bootstrap error is
     # zero. The binomial error of the count takes its place.
-    binomial_K = binomial_error(passed_K, total_K)
+    binomial_K = metrics.binomial_error(passed_K, total_K)
     edge_K = (passed_K == 0) | (passed_K == total_K)
     kept_error_K = np.maximum(error.kept, np.where(edge_K, binomial_K, 0.0))
     if n_background in {0, int(total_K[behind].sum())}:

@@ -1,4 +1,4 @@
-"""Figures -> inline SVG of the report.
+"""Figures -> the positions and paths that templates/figures.svg.j2 draws in the report.
 
 Why not matplotlib's SVG: the page needs drawings that take their colours from its style sheet (one
 drawing for light, dark and paper), that report.js can zoom (it transforms the group ``.curves`` and
@@ -9,17 +9,15 @@ there, but static.
 
 A chart has a fixed frame in the units of its viewBox; report.js has the same numbers:
 
-        LEFT                   WIDTH - RIGHT
-    TOP  +----------------------------+
-         | .curves, clipped           |
-         |                            |   HEIGHT - BOTTOM
-         +----------------------------+
-           .ticks, .label
+        LEFT                   RIGHT
+    TOP  +-----------------------+
+         | .curves, clipped      |
+         |                       |  BOTTOM
+         +-----------------------+
+           .ticks, .label             below: WIDTH, HEIGHT
 """
 
-import json
-from collections.abc import Iterable
-from html import escape
+from typing import Any
 
 import numpy as np
 
@@ -31,197 +29,123 @@ from hepflow.evaluate.figures.figure import (
     Display,
     Series,
     tick_label,
-    ticks,
 )
+from hepflow.evaluate.figures.figure import ticks as values_of
 
-WIDTH, HEIGHT = 440.0, 330.0
-LEFT, RIGHT, TOP, BOTTOM = 58.0, 12.0, 10.0, 44.0
-ACROSS, UPWARDS = (LEFT, WIDTH - RIGHT), (HEIGHT - BOTTOM, TOP)
+WIDTH, HEIGHT = 440, 330
+LEFT, RIGHT, TOP, BOTTOM = 58, 428, 10, 286
+ACROSS, UPWARDS = (LEFT, RIGHT), (BOTTOM, TOP)
 """Start and end of the axes on the page, where y points down."""
-FRAME = (
-    f'<rect x="{LEFT:g}" y="{TOP:g}" width="{WIDTH - LEFT - RIGHT:g}" '
-    f'height="{HEIGHT - TOP - BOTTOM:g}"'
-)
+BAR_HEIGHT, BAR_START = 20, 92
 DASHES = ("", "7 3", "2 2.5", "9 3 2 3", "4 2")
 
 
-def draw(figure: AnyFigure) -> str:
-    """Return the SVG of a figure with its legend; a matrix is a table of the page instead."""
+def place(values: Any, axis: Axis, ends: tuple[float, float]) -> list[float]:
+    """Return positions on the page; zero on a logarithmic axis is well below the frame."""
+    scale = np.log10 if axis.log else np.asarray
+    low, high = scale(axis.low), scale(axis.high)
+    visible = np.maximum(values, axis.low * 1e-3) if axis.log else np.asarray(values)
+    share = np.clip((scale(visible) - low) / (high - low), -3, 4)
+    return np.round(ends[0] + share * (ends[1] - ends[0]), 1).tolist()
+
+
+def ticks(axis: Axis, ends: tuple[float, float], about: int = 5) -> list[tuple[float, str]]:
+    """Return the positions and labels of ticks."""
+    values = values_of(axis, about)
+    labels = [tick_label(value, log=axis.log) for value in values]
+    return list(zip(place(values, axis, ends), labels, strict=True))
+
+
+def drawing(figure: AnyFigure) -> dict[str, Any]:
+    """Return the content of a figure's template; a matrix is a table and has none."""
     if isinstance(figure, Chart):
         return _chart(figure)
     if isinstance(figure, Bars):
         return _bars(figure)
-    return _display(figure) if isinstance(figure, Display) else ""
+    return _display(figure) if isinstance(figure, Display) else {}
 
 
-def place(values: np.ndarray, axis: Axis, ends: tuple[float, float]) -> np.ndarray:
-    """Return positions on the page; zero on a logarithmic axis is well below the frame."""
-    scale = np.log10 if axis.log else np.asarray
-    low, high = scale(axis.low), scale(axis.high)
-    visible = np.maximum(values, axis.low * 1e-3) if axis.log else values
-    share = np.clip((scale(visible) - low) / (high - low), -3, 4)
-    return np.asarray(ends[0] + share * (ends[1] - ends[0]))
-
-
-def _chart(figure: Chart) -> str:
-    """Return one or two views (logarithmic and linear), of which the page shows one."""
-    views: list[str] = []
+def _chart(figure: Chart) -> dict[str, Any]:
+    """Return one or two views (logarithmic and linear), and what report.js shows of each curve."""
+    views = []
     for y in filter(None, (figure.y, figure.linear_y)):
-        kind, x = "log" if y.log else "linear", figure.x
-        clip = f"clip-{figure.name}-{kind}"
-        attributes = (
-            f'class="chart" tabindex="0" data-view="{kind}"{" hidden" if views else ""} '
-            f'data-x="{x.low:.9g} {x.high:.9g} {int(x.log)}" '
-            f'data-y="{y.low:.9g} {y.high:.9g} {int(y.log)}"'
-        )
-        curves = "".join(_series(series, x, y) for series in figure.series)
-        body = (
-            f'{_axes(x, y)}<clipPath id="{clip}">{FRAME}/></clipPath>'
-            f'<g clip-path="url(#{clip})"><g class="curves">{curves}</g></g><g class="hover"></g>'
-        )
-        views.append(_svg(figure.title, body, attributes))
-    curves_ = [series for series in figure.series if series.in_legend]
-    data = {"x": figure.x.label, "y": figure.y.label, "series": [*map(_values, curves_)]}
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    keys = [
-        (f'<path class="line s-{one.colour}" d="M0 4H26"{_dashed(one)}/>', one.name)
-        for one in curves_
+        curves = [_curve(series, figure.x, y) for series in figure.series]
+        kind = "log" if y.log else "linear"
+        views.append({"kind": kind, "x": figure.x, "y": y, "curves": curves})
+    own = [series for series in figure.series if series.in_legend]
+    data = [
+        {
+            "name": one.name,
+            "colour": one.colour,
+            "style": one.style,
+            "x": _short(one.x),
+            "y": _short(one.y),
+            "e": None if one.error is None else _short(one.error),
+            "ends": None if one.interval is None else [_short(ends) for ends in one.interval.T],
+        }
+        for one in own
     ]
-    legend = _legend(keys) if len(keys) > 1 else ""
-    return f'{"".join(views)}{legend}<script type="application/json">{text}</script>'
-
-
-def _values(series: Series) -> dict[str, object]:
-    """Return what report.js shows of a curve under the pointer, to five figures."""
-
-    def short(values: np.ndarray) -> list[float]:
-        return [float(f"{value:.5g}") for value in values.tolist()]
-
+    keys = [(one.name, one.colour, DASHES[one.dash % len(DASHES)]) for one in own]
+    labels = {"x": figure.x.label, "y": figure.y.label}
     return {
-        "name": series.name,
-        "colour": series.colour,
-        "style": series.style,
-        "x": short(series.x),
-        "y": short(series.y),
-        "e": None if series.error is None else short(series.error),
-        "ends": None if series.interval is None else [short(ends) for ends in series.interval.T],
+        "views": views,
+        "legend": keys if len(keys) > 1 else [],
+        "data": {**labels, "series": data},
     }
 
 
-def _svg(title: str, body: str, attributes: str = 'class="still"', height: float = HEIGHT) -> str:
-    box = f'viewBox="0 0 {WIDTH:g} {height:g}" role="img" aria-label="{escape(title)}"'
-    return f"<svg {attributes} {box}>{body}</svg>"
+def _short(values: np.ndarray) -> list[float]:
+    return [float(f"{value:.5g}") for value in values.tolist()]
 
 
-def _axes(x: Axis, y: Axis) -> str:
-    """Return ticks, frame and labels."""
-    parts = []
-    for value in ticks(x):
-        at, text = float(place(np.array(value), x, ACROSS)), tick_label(value, log=x.log)
-        parts.append(
-            f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{TOP:g}" y2="{HEIGHT - BOTTOM:g}"/>'
-            f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 15:g}" text-anchor="middle">{text}</text>'
-        )
-    for value in ticks(y):
-        at, text = float(place(np.array(value), y, UPWARDS)), tick_label(value, log=y.log)
-        parts.append(
-            f'<line x1="{LEFT:g}" x2="{WIDTH - RIGHT:g}" y1="{at:.1f}" y2="{at:.1f}"/>'
-            f'<text x="{LEFT - 6:g}" y="{at + 4:.1f}" text-anchor="end">{text}</text>'
-        )
-    middle = f"translate(13 {sum(UPWARDS) / 2:g}) rotate(-90)"
-    return (
-        f'<g class="ticks">{"".join(parts)}</g>{FRAME} class="frame"/>'
-        f'<text class="label" x="{sum(ACROSS) / 2:g}" y="{HEIGHT - 8:g}" text-anchor="middle">'
-        f'{escape(x.label)}</text><text class="label" transform="{middle}" text-anchor="middle">'
-        f"{escape(y.label)}</text>"
-    )
-
-
-def _series(series: Series, x: Axis, y: Axis) -> str:
-    """Return error bars, then points, then the line."""
+def _curve(series: Series, x: Axis, y: Axis) -> dict[str, Any]:
+    """Return the paths of error bars and line, and the places of points."""
     px, py = place(series.x, x, ACROSS), place(series.y, y, UPWARDS)
-    parts = []
-
-    def path(kind: str, d: Iterable[str], more: str = "") -> None:
-        parts.append(f'<path class="{kind} s-{series.colour}" d="{"".join(d)}"{more}/>')
-
+    points = list(zip(px, py, strict=False))  # steps have one more edge than heights
+    bars: list[str] = []
     if series.ends is not None and series.style != "steps":
-        ends = zip(px, *(place(end, y, UPWARDS) for end in series.ends), strict=True)
-        bars = [f"M{a:.1f} {b:.1f}V{c:.1f}" for a, b, c in ends]
+        ends = (place(end, y, UPWARDS) for end in series.ends)
+        bars += [f"M{a} {b}V{c}" for a, b, c in zip(px, *ends, strict=True)]
         if series.half_width is not None:
             left = place(series.x - series.half_width, x, ACROSS)
             right = place(series.x + series.half_width, x, ACROSS)
-            bars += [f"M{a:.1f} {b:.1f}H{c:.1f}" for a, b, c in zip(left, py, right, strict=True)]
-        path("error", bars)
-    if series.style in {"points", "marks"}:
-        for a, b in zip(px, py, strict=True):
-            parts.append(
-                f'<circle class="dot s-{series.colour}" cx="{a:.1f}" cy="{b:.1f}" r="3.2"/>'
-            )
-    elif series.style == "steps":
-        steps = [f"V{b:.1f}H{a:.1f}" for a, b in zip(px[1:], py, strict=True)]
-        path("line", [f"M{px[0]:.1f} {py[0]:.1f}", *steps])
-    if series.joined:
-        kind = {"guide": "guide", "points": "thin"}.get(series.style, "line")
-        points = " ".join(f"{a:.1f} {b:.1f}" for a, b in zip(px, py, strict=True))
-        path(kind, ["M", points], _dashed(series))
-    return "".join(parts)
+            bars += [f"M{a} {b}H{c}" for a, b, c in zip(left, py, right, strict=True)]
+    line = ""
+    if series.style == "steps":
+        steps = (f"V{b}H{a}" for a, b in zip(px[1:], py, strict=True))
+        line = f"M{px[0]} {py[0]}" + "".join(steps)
+    elif series.joined:
+        line = "M" + " ".join(f"{a} {b}" for a, b in points)
+    return {
+        "colour": series.colour,
+        "bars": "".join(bars),
+        "dots": points if series.style in {"points", "marks"} else [],
+        "line": line,
+        "kind": {"guide": "guide", "points": "thin"}.get(series.style, "line"),
+        "dash": DASHES[series.dash % len(DASHES)],
+    }
 
 
-def _dashed(series: Series) -> str:
-    dash = DASHES[series.dash % len(DASHES)]
-    return f' stroke-dasharray="{dash}"' if dash else ""
+def _bars(figure: Bars) -> dict[str, Any]:
+    low, high = figure.value - figure.error, figure.value + figure.error
+    span = min(float(low.min(initial=0)), 0.0), max(float(high.max(initial=0)), 1e-9)
+    axis, ends = Axis(figure.label, *span), (BAR_START, RIGHT)
+    places = (place(values, axis, ends) for values in (figure.value, low, high))
+    numbers = figure.value.tolist(), figure.error.tolist()
+    return {
+        "height": BAR_HEIGHT * len(figure.labels) + 40,
+        "ticks": ticks(axis, ends, about=4),
+        "zero": place(0.0, axis, ends),
+        "rows": list(zip(figure.labels, *numbers, *places, strict=True)),
+    }
 
 
-def _legend(keys: Iterable[tuple[str, str]]) -> str:
-    start = '<li><svg class="key" viewBox="0 0 26 8" aria-hidden="true">'
-    items = "".join(f"{start}{key}</svg>{escape(name)}</li>" for key, name in keys)
-    return f'<ul class="legend">{items}</ul>'
-
-
-def _bars(figure: Bars) -> str:
-    row, left = 20.0, 92.0
-    ends, height = (left, WIDTH - RIGHT), row * len(figure.labels) + 40
-    high = max(float((figure.value + figure.error).max(initial=0)), 1e-9)
-    axis = Axis(figure.label, min(float((figure.value - figure.error).min(initial=0)), 0.0), high)
-    parts = []
-    for value in ticks(axis, 4):
-        at = float(place(np.array(value), axis, ends))
-        parts.append(
-            f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="2" y2="{height - 36:g}"/>'
-            f'<text x="{at:.1f}" y="{height - 22:g}" text-anchor="middle">{value:g}</text>'
-        )
-    rows = zip(figure.labels, figure.value.tolist(), figure.error.tolist(), strict=True)
-    for index, (name, value, error) in enumerate(rows):
-        y, label = row * index + 4, escape(name)
-        marks = np.array([0.0, value, value - error, value + error])
-        zero, end, low_end, high_end = place(marks, axis, ends).tolist()
-        parts.append(
-            f'<text x="{left - 6:g}" y="{y + 11:g}" text-anchor="end">{label}</text>'
-            f'<rect class="bar s-m0" x="{min(zero, end):.1f}" y="{y:g}" '
-            f'width="{abs(end - zero):.1f}" height="12">'
-            f"<title>{label}: {value:.4g} ± {error:.2g}</title></rect>"
-            f'<path class="error s-ink" d="M{low_end:.1f} {y + 6:g}H{high_end:.1f}"/>'
-        )
-    middle = f'x="{sum(ends) / 2:g}" y="{height - 4:g}" text-anchor="middle"'
-    parts.append(f'<text class="label" {middle}>{escape(figure.label)}</text>')
-    return _svg(figure.title, "".join(parts), height=height)
-
-
-def _display(figure: Display) -> str:
+def _display(figure: Display) -> dict[str, Any]:
     reach = 1.05 * max(float(np.abs(figure.eta).max(initial=0)), 3.0)
     x, y = Axis("η", -reach, reach), Axis("φ [rad]", -np.pi, np.pi)
-    px, py = place(figure.eta, x, ACROSS), place(figure.phi, y, UPWARDS)
-    circles, radius = [], figure.radius
-    for i in np.argsort(-figure.pt, kind="stable"):  # small circles on top of large ones
-        where = f"pt {figure.pt[i]:.1f} GeV, η {figure.eta[i]:.2f}, φ {figure.phi[i]:.2f}"
-        circles.append(
-            f'<circle class="particle s-k{figure.kind[i]}" cx="{px[i]:.1f}" cy="{py[i]:.1f}" '
-            f'r="{radius[i]:.1f}"><title>{figure.kinds[figure.kind[i]]}: {where}</title>'
-            "</circle>"
-        )
-    keys = [
-        (f'<circle class="particle s-k{kind}" cx="13" cy="4" r="4"/>', figure.kinds[kind])
-        for kind in sorted(set(figure.kind.tolist()))
-    ]
-    return _svg(figure.title, _axes(x, y) + "".join(circles)) + _legend(keys)
+    places = place(figure.eta, x, ACROSS), place(figure.phi, y, UPWARDS), figure.radius.tolist()
+    numbers = (values.tolist() for values in (figure.pt, figure.eta, figure.phi))
+    particles = list(zip(figure.kind.tolist(), *places, *numbers, strict=True))
+    particles.sort(key=lambda particle: -particle[4])  # small circles on top of large ones
+    kinds = sorted(set(figure.kind.tolist()))
+    return {"x": x, "y": y, "particles": particles, "kinds": [(k, figure.kinds[k]) for k in kinds]}
