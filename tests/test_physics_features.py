@@ -361,7 +361,7 @@ def test_the_transverse_mass_is_squared_in_the_reference_alone():
     )
 
 
-def test_an_event_with_a_feature_that_is_no_number_is_rejected_and_counted():
+def test_an_event_with_a_feature_that_is_not_finite_is_rejected_and_counted():
     good = event(Electron=[lepton(30.0)], EFlowTrack=[track(2.0, 1.0)])
     bad = [
         event(Electron=[lepton(30.0)], EFlowTrack=[track(2.0, math.nan)]),
@@ -531,7 +531,7 @@ def test_each_choice_alone_lies_between_the_definitions():
 
 
 def test_unknown_definitions_are_named():
-    with pytest.raises(ConfigError, match=r"none named 'corrcted', only corrected and reference"):
+    with pytest.raises(ConfigError, match=r"no set named 'corrcted'\. Use corrected or reference"):
         compute(to_awkward([]), "corrcted")
 
 
@@ -539,7 +539,7 @@ def test_a_missing_collection_and_a_missing_field_are_named():
     events = to_awkward(random_events(2))
     with pytest.raises(DataError, match="no collection 'Jet'"):
         compute(events[[name for name in events.fields if name != "Jet"]])
-    with pytest.raises(DataError, match="'EFlowTrack' have no field 'X'"):
+    with pytest.raises(DataError, match="'EFlowTrack' has no field 'X'"):
         compute(ak.with_field(events, events["EFlowTrack"][["PT", "Eta", "Phi"]], "EFlowTrack"))
 
 

@@ -1,4 +1,4 @@
-"""What each difference between the definitions does, alone: events gained, lost and changed, and how far each feature moves."""
+"""The effect of each difference between the definitions alone, on events and on features."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ STEPS: dict[str, Definitions] = {
     **{name: REFERENCE._replace(**{name: True}) for name in Definitions._fields},
     "all together": CORRECTED,
 }
-"""Each choice switched from the reference's way to the corrected one, and all of them."""
+"""Each choice switched from the reference to the corrected one, and all of them."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,13 @@ class Change:
     """(features) largest absolute change"""
 
     def __add__(self, other: "Change") -> "Change":
-        """Effect on both chunks."""
-        return Change(
-            self.n_before + other.n_before,
-            self.gained + other.gained,
-            self.lost + other.lost,
-            self.changed + other.changed,
-            self.moved + other.moved,
-            self.distance + other.distance,
-            np.maximum(self.farthest, other.farthest),
-        )
+        """Return the effect on both chunks."""
+        summed = {name: value + getattr(other, name) for name, value in vars(self).items()}
+        return Change(**summed | {"farthest": np.maximum(self.farthest, other.farthest)})
 
 
 def compare(events: ak.Array) -> dict[str, Change]:
-    """Effect of every step on a chunk of events.
+    """Return the effect of every step on a chunk of events.
 
     Parameters
     ----------
@@ -57,35 +50,34 @@ def compare(events: ak.Array) -> dict[str, Change]:
     """
     reference = compute(events, REFERENCE)
     before = _values(reference)
-    return {
-        name: _change(reference.index, before, compute(events, step))
-        for name, step in STEPS.items()
-    }
+    changes = {}
+    for name, step in STEPS.items():
+        other = compute(events, step)
+        _, old, new = np.intersect1d(
+            reference.index, other.index, assume_unique=True, return_indices=True
+        )
+        distance = np.abs(_values(other)[new] - before[old])
+        moved = distance > 1e-6 * np.maximum(np.abs(before[old]), 1e-3)
+        distance = np.where(moved, distance, 0.0)
+        changes[name] = Change(
+            n_before=len(reference.index),
+            gained=len(other.index) - len(new),
+            lost=len(reference.index) - len(old),
+            changed=int(moved.any(axis=1).sum()),
+            moved=moved.sum(axis=0),
+            distance=distance.sum(axis=0),
+            farthest=distance.max(axis=0, initial=0.0),
+        )
+    return changes
 
 
 def _values(features: FeatureSet) -> np.ndarray:
-    """High-level features and means over the particles, (events, features); every event has its lepton, so no mean is of nothing."""
-    totals = (
-        np.add.reduceat(features.particles.astype(np.float64), features.offsets[:-1], axis=0)
-        if len(features.index)
-        else features.particles
-    )
-    return np.concatenate(
-        [features.hlf, totals / np.maximum(np.diff(features.offsets), 1)[:, None]], axis=1
-    )
+    """Return high-level features and means over the particles, (events, features).
 
-
-def _change(index: np.ndarray, before: np.ndarray, other: FeatureSet) -> Change:
-    after = _values(other)
-    _, here, there = np.intersect1d(index, other.index, assume_unique=True, return_indices=True)
-    distance = np.abs(after[there] - before[here])
-    moved = distance > 1e-6 * np.maximum(np.abs(before[here]), 1e-3)
-    return Change(
-        n_before=len(index),
-        gained=len(other.index) - len(there),
-        lost=len(index) - len(here),
-        changed=int(moved.any(axis=1).sum()),
-        moved=moved.sum(axis=0),
-        distance=np.where(moved, distance, 0.0).sum(axis=0),
-        farthest=np.where(moved, distance, 0.0).max(axis=0, initial=0.0),
-    )
+    Every event has its lepton, so no mean is over zero particles.
+    """
+    if not len(features.index):
+        return np.empty((0, len(FEATURES)))
+    starts, counts = features.offsets[:-1], np.diff(features.offsets)[:, None]
+    sums = np.add.reduceat(features.particles.astype(np.float64), starts, axis=0)
+    return np.concatenate([features.hlf, sums / counts], axis=1)

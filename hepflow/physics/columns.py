@@ -1,4 +1,4 @@
-"""Events as flat arrays: awkward record lists in, NumPy arrays and offsets out, the form that the compiled functions take."""
+"""Awkward events as flat NumPy arrays with offsets: the form that the compiled functions take."""
 
 from typing import NamedTuple
 
@@ -6,11 +6,14 @@ import awkward as ak
 import numpy as np
 
 from hepflow.errors import DataError
-from hepflow.schema import COLLECTIONS, FLOAT
+from hepflow.schema import COLLECTIONS
 
 
 class Tracks(NamedTuple):
-    """EFlowTrack: momenta in GeV, angles in rad, lengths in mm; those of event ``i`` are ``offsets[i]:offsets[i + 1]``."""
+    """EFlowTrack: momenta in GeV, angles in rad, lengths in mm.
+
+    Those of event ``i`` are ``offsets[i]:offsets[i + 1]``, as in all classes below.
+    """
 
     offsets: np.ndarray
     pt: np.ndarray
@@ -52,7 +55,7 @@ class Jets(NamedTuple):
 
 
 class Met(NamedTuple):
-    """MissingET: one an event, or none."""
+    """MissingET: one per event, or none."""
 
     offsets: np.ndarray
     met: np.ndarray
@@ -72,56 +75,49 @@ class Columns(NamedTuple):
 
 
 def columns(events: ak.Array) -> Columns:
-    """Flat arrays of every collection.
+    """Return flat arrays of every collection.
 
     Parameters
     ----------
-    events : (n,) records with the collections of `hepflow.schema.COLLECTIONS`, each a list of records
+    events : (n,) records with the collections of `hepflow.schema.COLLECTIONS`, each a list of
+        records
 
     Raises
     ------
     DataError
         A collection or a field is missing, or has missing values.
     """
-    neutral = ("ET", "Eta", "Phi")
-    lepton = ("PT", "Eta", "Phi", "Charge")
     return Columns(
-        Tracks(*_flat(events, "EFlowTrack", ("PT", "Eta", "Phi", "X", "Y", "Z", "Charge", "PID"))),
-        Neutrals(*_flat(events, "EFlowPhoton", neutral)),
-        Neutrals(*_flat(events, "EFlowNeutralHadron", neutral)),
-        Leptons(*_flat(events, "Electron", lepton)),
-        Leptons(*_flat(events, "MuonTight", lepton)),
-        Jets(*_flat(events, "Jet", ("PT", "Eta", "BTag"))),
-        Met(*_flat(events, "MissingET", ("MET", "Phi"))),
+        Tracks(*_flat(events, "EFlowTrack", "PT Eta Phi X Y Z Charge PID")),
+        Neutrals(*_flat(events, "EFlowPhoton", "ET Eta Phi")),
+        Neutrals(*_flat(events, "EFlowNeutralHadron", "ET Eta Phi")),
+        Leptons(*_flat(events, "Electron", "PT Eta Phi Charge")),
+        Leptons(*_flat(events, "MuonTight", "PT Eta Phi Charge")),
+        Jets(*_flat(events, "Jet", "PT Eta BTag")),
+        Met(*_flat(events, "MissingET", "MET Phi")),
     )
 
 
-def _flat(events: ak.Array, collection: str, names: tuple[str, ...]) -> list[np.ndarray]:
-    if collection not in events.fields:
-        raise DataError(
-            f"the events have no collection {collection!r}, only {', '.join(events.fields)}. Were they written by `hepflow ingest`?"
-        )
+def _flat(events: ak.Array, collection: str, names: str) -> list[np.ndarray]:
+    """Return offsets, then one array per field."""
+    _require(events.fields, collection, "events: no collection")
     lists = events[collection]
-    fields = ak.fields(lists)
-    for name in names:
-        if name not in fields:
-            raise DataError(
-                f"the events' {collection!r} have no field {name!r}, only {', '.join(fields)}. Were they written by `hepflow ingest`?"
-            )
     try:
         counts = ak.to_numpy(ak.num(lists), allow_missing=False)
-        flat = ak.flatten(lists)
-        arrays = [ak.to_numpy(flat[name], allow_missing=False) for name in names]
+        arrays, flat = [np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])], ak.flatten(lists)
+        for name in names.split():
+            _require(ak.fields(lists), name, f"events: {collection!r} has no field")
+            values = ak.to_numpy(flat[name], allow_missing=False)
+            arrays.append(np.ascontiguousarray(values, dtype=COLLECTIONS[collection][name]))
     except ValueError as error:
         raise DataError(
-            f"the events' collection {collection!r} has missing values ({error}). Ingest the files again."
+            f"events: {collection!r} has missing values ({error}). Ingest the files again."
         ) from error
-    offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-    types = (COLLECTIONS[collection][name] for name in names)
-    return [
-        offsets,
-        *(
-            np.ascontiguousarray(a, dtype=np.float32 if t == FLOAT else np.int32)
-            for a, t in zip(arrays, types, strict=True)
-        ),
-    ]
+    return arrays
+
+
+def _require(names: list[str], name: str, what: str) -> None:
+    if name not in names:
+        raise DataError(
+            f"{what} {name!r}, only {', '.join(names)}. Give the output of `hepflow ingest`."
+        )

@@ -1,4 +1,4 @@
-"""The two sets of definitions, taken apart into the single choices that make them differ."""
+"""The two sets of definitions, taken apart into the choices that make them differ."""
 
 from typing import NamedTuple
 
@@ -6,24 +6,29 @@ from hepflow.errors import ConfigError
 
 
 class Definitions(NamedTuple):
-    """What the physics may do in one way or another. All true: ``corrected``; all false: ``reference``, the pipeline of 2019.
+    """Choices of the physics. All true: ``corrected``; all false: ``reference``, as of 2019.
 
-    The reference's choices are read from its published notebook and helper functions (github.com/cerndb/SparkDLTrigger,
-    1-DataIngestion.ipynb and utilFunctions.py).
+    The reference's choices are read from its published notebook and helper functions
+    (github.com/cerndb/SparkDLTrigger, 1-DataIngestion.ipynb and utilFunctions.py).
     """
 
     wrap_phi: bool
-    """Wrap the cone's azimuthal difference to [-pi, pi); the reference tests it against 2 pi, so in effect never wraps."""
+    """Wrap the cone's azimuthal difference to [-pi, pi); the reference tests it against 2 pi, so
+    in effect never wraps."""
     leave_self_out: bool
-    """A candidate never counts itself, a lepton not the tracks on top of it; the reference takes 1 off the charged sum of everything."""
+    """A candidate never counts itself, a lepton not its own tracks; the reference takes 1 off
+    every charged sum."""
     leading_in_flavour: bool
-    """Of several isolated leptons of a flavour, that of highest pT; the reference takes the first in file order."""
+    """Of several isolated leptons of a flavour, the one of highest pT; the reference takes the
+    first in file order."""
     flavour_by_pt: bool
-    """Between an electron and a muon, the larger pT and the electron on a tie; the reference compares eta and prefers the muon on a tie."""
+    """Between an electron and a muon, the larger pT and the electron on a tie; the reference
+    compares eta and prefers the muon on a tie."""
     mt_is_mass: bool
-    """The transverse mass in GeV; the reference keeps its square."""
+    """Transverse mass in GeV; the reference keeps its square."""
     cap_by_pt: bool
-    """Over the cap, keep the candidates of highest pT; the reference keeps the first in file order."""
+    """Over the cap, keep the candidates of highest pT; the reference keeps the first in file
+    order."""
     charge_of_track: bool
     """A track's own Charge; the reference takes the sign of the particle code."""
     keep_incomplete: bool
@@ -35,18 +40,12 @@ REFERENCE = Definitions(*(False for _ in Definitions._fields))
 _BY_NAME = {"corrected": CORRECTED, "reference": REFERENCE}
 
 
-def named(definitions: "str | Definitions") -> Definitions:
-    """The definitions of a name; definitions themselves are passed through.
-
-    Raises
-    ------
-    ConfigError
-        There are none of that name.
-    """
+def named(definitions: str | Definitions) -> Definitions:
+    """Return the definitions of a name; pass definitions through."""
     if isinstance(definitions, Definitions):
         return definitions
     if definitions not in _BY_NAME:
         raise ConfigError(
-            f"definitions: there are none named {definitions!r}, only {' and '.join(_BY_NAME)}"
+            f"definitions: no set named {definitions!r}. Use {' or '.join(_BY_NAME)}."
         )
     return _BY_NAME[definitions]

@@ -1,4 +1,4 @@
-"""Events -> the 14 high-level features of an event and the 19 of each of its particles: a pure function over chunks of events."""
+"""Events -> 14 high-level features per event and 19 per particle: a pure function of a chunk."""
 
 import math
 from collections.abc import Mapping
@@ -7,20 +7,28 @@ from dataclasses import dataclass
 import awkward as ak
 import numpy as np
 
-from hepflow.physics import isolation
 from hepflow.physics.columns import Columns, columns
 from hepflow.physics.definitions import Definitions, named
-from hepflow.physics.isolation import HADRON, PHOTON, TRACK, Scratch
-from hepflow.physics.kinematics import momentum, transverse_mass_squared
+from hepflow.physics.isolation import (
+    HADRON,
+    PHOTON,
+    SAME_PLACE,
+    TRACK,
+    Scratch,
+    around_all,
+    scratch,
+)
+from hepflow.physics.kinematics import delta_r, momentum, transverse_mass_squared
 from hepflow.physics.selection import (
     NOT_FINITE,
     PASSES,
     REASONS,
-    Chosen,
+    Counts,
+    Lepton,
+    Three,
     choose,
     gather,
     largest,
-    mark_own_tracks,
 )
 from hepflow.schema import HLF, MAX_NEUTRALS, MAX_PHOTONS, MAX_TRACKS, PARTICLE, Feature
 from hepflow.system.compiled import cached_njit
@@ -30,14 +38,21 @@ JET_PT = 30.0
 JET_ETA = 2.6
 """Largest absolute pseudorapidity, strict."""
 _N_HLF, _N_PARTICLE = len(HLF), len(PARTICLE)
+_NAMES = [feature.name for feature in PARTICLE]
+_VERTEX, _ISOLATION, _CHARGE = (_NAMES.index(name) for name in ("vtxX", "ChPFIso", "Charge"))
+_FLAGS = tuple(
+    _NAMES.index(name) for name in ("isChHad", "isGamma", "isNeuHad", "isEle", "isMu")
+)  # columns by kind: TRACK, PHOTON, HADRON, electron, muon
 _RADIX_BITS = 8
 _RADIX = 1 << _RADIX_BITS
-_VERTEX, _ISO, _KIND, _CHARGE = 7, 10, 13, 18  # first columns of groups of particle features
 
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Features of the events of a chunk that pass, jagged, in the order of the chunk. A user's own physics returns one too."""
+    """Features of the events that pass, jagged, in the order of the chunk.
+
+    A user's own physics returns one too.
+    """
 
     hlf: np.ndarray
     """(kept, n_hlf) float32"""
@@ -52,24 +67,28 @@ class FeatureSet:
     hlf_features: tuple[Feature, ...] = HLF
     particle_features: tuple[Feature, ...] = PARTICLE
     status: np.ndarray | None = None
-    """(events of the chunk) int8, `hepflow.physics.selection.PASSES` or the key of a reason; None where a user's own does not tell"""
+    """(events of the chunk) int8, `hepflow.physics.selection.PASSES` or the key of a reason;
+    optional for a user's own physics"""
 
 
 def compute(events: ak.Array, definitions: str | Definitions = "corrected") -> FeatureSet:
     """Select events and compute their features.
 
-    Particles: the lepton, then by decreasing pT (ties: tracks, photons, neutral hadrons, each in file order) at most 450 tracks that are
-    not the lepton's own, 150 photons and 200 neutral hadrons. A missing MissingET counts as 0 GeV at phi = 0.
+    Particles: the lepton, then by decreasing pT (ties: tracks, photons, neutral hadrons, each in
+    file order) at most 450 tracks that are not the lepton's own, 150 photons and 200 neutral
+    hadrons. A missing MissingET counts as 0 GeV at phi = 0.
 
     Parameters
     ----------
-    events : (n,) records with the collections of `hepflow.schema.COLLECTIONS`, each a list of records
+    events : (n,) records with the collections of `hepflow.schema.COLLECTIONS`, each a list of
+        records
     definitions : ``corrected`` or ``reference``, or the choices one by one
 
     Returns
     -------
     FeatureSet
-        With the features of `hepflow.schema.HLF` and `hepflow.schema.PARTICLE` (under ``reference`` MT is in GeV^2).
+        With the features of `hepflow.schema.HLF` and `hepflow.schema.PARTICLE` (under
+        ``reference`` MT is in GeV^2).
     """
     return compute_columns(columns(events), definitions)
 
@@ -80,282 +99,242 @@ compute_features = compute
 def compute_columns(
     c: Columns, definitions: str | Definitions = "corrected", *, particles: bool = True
 ) -> FeatureSet:
-    """`compute` for events that are flat arrays already: for a few events at a time, most of its time goes into making these.
+    """Do the same for flat arrays: with a few events, `compute` spends most time on making these.
 
-    Without ``particles`` the same events have the same high-level features and no rows of particles, in a fraction of the time.
+    Without ``particles`` the same events have the same high-level features and no rows of
+    particles, in a fraction of the time.
     """
     d = named(definitions)
-    chosen = choose(c, d)
-    index = np.flatnonzero(chosen.status == PASSES)
+    n_events = len(c.tracks.offsets) - 1
+    most = np.ones(n_events, np.int64)  # particles per event: the lepton, candidates up to the caps
+    caps = ((c.tracks, MAX_TRACKS), (c.photons, MAX_PHOTONS), (c.hadrons, MAX_NEUTRALS))
+    for group, cap in caps:
+        most += np.minimum(np.diff(group.offsets), cap)
     listed = particles or not _within_bounds(c)
-    counts = chosen.n_particles[index] if listed else np.zeros(len(index), np.int64)
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    rows = np.empty((offsets[-1], _N_PARTICLE), np.float32)
-    hlf = np.empty((len(index), _N_HLF), np.float32)
-    finite = np.ones(len(index), np.bool_)
-    if listed:
-        _fill_particles(index, c, chosen, d, offsets, rows, finite)
-    _fill_hlf(index, c, chosen, d, hlf)
-    finite &= np.isfinite(hlf).all(axis=1)
-    if not finite.all():
-        chosen.status[index[~finite]] = NOT_FINITE
-        rows = rows[np.repeat(finite, counts)]
-        hlf, index, counts = hlf[finite], index[finite], counts[finite]
-    if not particles:
-        rows, counts = rows[:0], np.zeros(len(index), np.int64)
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    statuses, numbers = np.unique(chosen.status[chosen.status != PASSES], return_counts=True)
-    rejected = {
-        REASONS[int(status)]: int(number) for status, number in zip(statuses, numbers, strict=True)
-    }
-    return FeatureSet(hlf, rows, offsets, index, rejected, hlf_features(d), status=chosen.status)
-
-
-def _within_bounds(c: Columns) -> bool:
-    """Whether no feature of a particle can overflow, so that none needs to be made to know it."""
-    flat = (c.tracks, c.photons, c.hadrons, c.electrons, c.muons)
-    sizes = [*(group.pt for group in flat), c.tracks.x, c.tracks.y, c.tracks.z]
-    return all(_below(values, 1e15) for values in sizes) and all(
-        _below(group.eta, 50.0) for group in flat
+    # More rows than needed are reserved: pages of memory that are never written take no room.
+    room = most.sum() if particles else most.max(initial=0) if listed else 0
+    rows = np.empty((room, _N_PARTICLE), np.float32)
+    hlf = np.empty((n_events, _N_HLF), np.float32)
+    index = np.empty(n_events, np.int64)
+    offsets = np.zeros(n_events + 1, np.int64)
+    status = np.empty(n_events, np.int8)
+    n = _fill(c, d, listed, particles, status, index, hlf, offsets, rows)
+    rejected = {REASONS[key]: int(np.sum(status == key)) for key in REASONS if key in status}
+    return FeatureSet(
+        hlf[:n],
+        rows[: offsets[n]],
+        offsets[: n + 1],
+        index[:n],
+        rejected,
+        hlf_features(d),
+        status=status,
     )
-
-
-def _below(values: np.ndarray, bound: float) -> bool:
-    return bool(np.abs(values).max(initial=0.0) < bound)
 
 
 def hlf_features(definitions: str | Definitions) -> tuple[Feature, ...]:
-    """The high-level features with their units, which MT's definition decides."""
+    """Return the high-level features with their units, which MT's definition decides."""
     unit = "GeV" if named(definitions).mt_is_mass else "GeV^2"
-    return tuple(
-        Feature(feature.name, unit) if feature.name == "MT" else feature for feature in HLF
-    )
+    return tuple(Feature(f.name, unit) if f.name == "MT" else f for f in HLF)
+
+
+def _within_bounds(c: Columns) -> bool:
+    """Return whether no feature of a particle can overflow, so that none must be computed."""
+    flat = (c.tracks, c.photons, c.hadrons, c.electrons, c.muons)
+    sizes = [*(group.pt for group in flat), c.tracks.x, c.tracks.y, c.tracks.z]
+    bounds = [(values, 1e15) for values in sizes] + [(group.eta, 50.0) for group in flat]
+    return all(np.abs(values).max(initial=0.0) < bound for values, bound in bounds)
 
 
 @cached_njit()
-def _lepton(event: int, c: Columns, chosen: Chosen) -> tuple[float, float, float, float]:
-    """pT, eta, phi and charge of the event's lepton."""
-    leptons = c.electrons if chosen.is_electron[event] else c.muons
-    i = chosen.source[event]
-    return (
-        np.float64(leptons.pt[i]),
-        np.float64(leptons.eta[i]),
-        np.float64(leptons.phi[i]),
-        np.float64(leptons.charge[i]),
-    )
-
-
-@cached_njit()
-def _rank(
-    n: int, n_tracks: int, s: Scratch, mine: np.ndarray, cap_by_pt: bool, listed: np.ndarray
-) -> int:
-    """Fill ``listed`` with the candidates to list, by decreasing pT, ties in the order of the scratch; how many they are."""
-    room = np.array([MAX_TRACKS, MAX_PHOTONS, MAX_NEUTRALS])
-    kind = s.kind
-    n_in = 0
-    for j in range(n):
-        if j < n_tracks and mine[j]:
-            continue
-        if not cap_by_pt:
-            if room[kind[j]] == 0:
-                continue
-            room[kind[j]] -= 1
-        listed[n_in] = j
-        n_in += 1
-    _sort_by_falling_pt(listed, n_in, s)
-    if not cap_by_pt:
-        return n_in
-    n_listed = 0
-    for k in range(n_in):
-        j = listed[k]
-        if room[kind[j]] > 0:
-            room[kind[j]] -= 1
-            listed[n_listed] = j
-            n_listed += 1
-    return n_listed
-
-
-@cached_njit()
-def _sort_by_falling_pt(listed: np.ndarray, n: int, s: Scratch) -> None:
-    """Stable sort of the candidates in ``listed[:n]``: a radix sort by the bits of the 32-bit pT, which order as positive floats do.
-
-    A comparison sort of keys of momentum and position took twice the time.
-    """
-    bits, other = s.bits, s.order
-    digits = np.empty(_RADIX + 1, np.int64)
-    for k in range(n):
-        bits[listed[k]] = ~np.float32(s.pt[listed[k]]).view(np.uint32)
-    for shift in range(0, 32, _RADIX_BITS):
-        digits[:] = 0
-        for k in range(n):
-            digits[((bits[listed[k]] >> shift) & (_RADIX - 1)) + 1] += 1
-        for digit in range(_RADIX):
-            digits[digit + 1] += digits[digit]
-        for k in range(n):
-            digit = (bits[listed[k]] >> shift) & (_RADIX - 1)
-            other[digits[digit]] = listed[k]
-            digits[digit] += 1
-        for k in range(n):
-            listed[k] = other[k]
-
-
-@cached_njit()
-def _fill_particles(
-    index: np.ndarray,
+def _fill(
     c: Columns,
-    chosen: Chosen,
     d: Definitions,
+    listed: bool,
+    kept: bool,
+    status: np.ndarray,
+    index: np.ndarray,
+    hlf: np.ndarray,
     offsets: np.ndarray,
-    particles: np.ndarray,
-    finite: np.ndarray,
-) -> None:
-    room = largest(c)
-    s = isolation.scratch(room)
-    mine = np.zeros(room, np.bool_)
-    listed = np.empty(room, np.int64)
-    track_charge = c.tracks.charge if d.charge_of_track else np.sign(c.tracks.pid)
-    for k in range(len(index)):
-        event = index[k]
-        n_tracks, n_photons, n_hadrons = gather(event, c, s)
-        n = n_tracks + n_photons + n_hadrons
-        isolation.around_all(n, s, d.wrap_phi)
-        pt, eta, phi, charge = _lepton(event, c, chosen)
-        mark_own_tracks(n_tracks, eta, phi, s, mine)
-        iso = chosen.isolation[event]
-        kind = 3 if chosen.is_electron[event] else 4
-        first = offsets[k]
-        finite[k] = _write_row(particles, first, pt, eta, phi, iso[0], iso[1], iso[2], kind, charge)
-        n_listed = _rank(n, n_tracks, s, mine, d.cap_by_pt, listed)
-        finite[k] &= _write_candidates(particles, first + 1, listed[:n_listed], s, d.leave_self_out)
-        finite[k] &= _write_track_fields(
-            particles,
-            first + 1,
-            listed[:n_listed],
-            s.kind,
-            s.source,
-            c.tracks.x,
-            c.tracks.y,
-            c.tracks.z,
-            track_charge,
-        )
+    rows: np.ndarray,
+) -> int:
+    """Fill the arrays, and return how many events pass.
+
+    Parameters
+    ----------
+    listed : compute the rows of particles, as an event with one that is not finite is rejected
+    kept : keep these rows, otherwise each event overwrites those of the last one
+    """
+    s = scratch(largest(c))
+    n_events = 0
+    for event in range(len(status)):
+        counts = gather(event, c, s)
+        lepton = choose(event, counts, c, s, d)
+        status[event] = lepton.status
+        if lepton.status != PASSES:
+            continue
+        finite = _write_hlf(hlf, n_events, event, lepton, c, d)
+        end = offsets[n_events]
+        if listed:
+            end, finite_rows = _write_particles(rows, end, counts, lepton, c, s, d)
+            finite &= finite_rows
+        if not finite:
+            status[event] = NOT_FINITE
+            continue
+        index[n_events] = event
+        n_events += 1
+        offsets[n_events] = end if kept else 0
+    return n_events
 
 
 @cached_njit()
-def _write_candidates(
-    particles: np.ndarray, first: int, listed: np.ndarray, s: Scratch, leave_self_out: bool
+def _write_hlf(
+    hlf: np.ndarray, k: int, event: int, lepton: Lepton, c: Columns, d: Definitions
 ) -> bool:
-    """The rows of the listed candidates, but for what tracks alone have; whether all are finite."""
+    """Write the high-level features of an event; return whether they are finite."""
+    ht, n_jets, n_b_jets = 0.0, 0, 0
+    for i in range(c.jets.offsets[event], c.jets.offsets[event + 1]):
+        if c.jets.pt[i] > JET_PT and abs(np.float64(c.jets.eta[i])) < JET_ETA:
+            ht += c.jets.pt[i]
+            n_jets += 1
+            n_b_jets += c.jets.btag[i] > 0
+    met, met_phi = 0.0, 0.0
+    i = c.met.offsets[event]
+    if c.met.offsets[event + 1] > i:
+        met, met_phi = np.float64(c.met.met[i]), np.float64(c.met.phi[i])
+    mt = transverse_mass_squared(lepton.pt, lepton.phi, met, met_phi)
+    row = hlf[k]
+    row[0], row[1], row[2], row[3] = ht, met, met_phi, math.sqrt(mt) if d.mt_is_mass else mt
+    row[4], row[5] = n_jets, n_b_jets
+    row[6], row[7], row[8] = lepton.pt, lepton.eta, lepton.phi
+    row[9], row[10], row[11] = lepton.isolation
+    row[12], row[13] = lepton.charge, lepton.is_electron
+    return bool(np.isfinite(row).all())
+
+
+@cached_njit()
+def _write_particles(
+    rows: np.ndarray, k: int, counts: Counts, lepton: Lepton, c: Columns, s: Scratch, d: Definitions
+) -> tuple[int, bool]:
+    """Write an event's rows from row ``k`` on: the lepton, then the ranked candidates.
+
+    Returns
+    -------
+    int, bool
+        The row after the last one, and whether all are finite.
+    """
+    n = sum(counts)
+    s.own_track[:n] = False
+    for j in range(counts[TRACK]):
+        if abs(lepton.eta - s.eta[j]) <= SAME_PLACE:  # saves most of the distances
+            distance = delta_r(lepton.eta, lepton.phi, s.eta[j], s.phi[j])
+            s.own_track[j] = distance <= SAME_PLACE
+    around_all(n, s, d.wrap_phi)
+    place, flag = (lepton.pt, lepton.eta, lepton.phi), _FLAGS[3 if lepton.is_electron else 4]
+    origin = (np.float32(0.0), np.float32(0.0), np.float32(0.0))
+    finite = _write_row(rows, k, place, origin, lepton.isolation, flag, lepton.charge)
     all_eta, all_phi, all_pt, all_kind, all_sums = s.eta, s.phi, s.pt, s.kind, s.sums
-    good = True
-    for rank in range(len(listed)):
-        j = listed[rank]
-        pt, kind = all_pt[j], all_kind[j]
+    x, y, z = c.tracks.x, c.tracks.y, c.tracks.z
+    for j in s.ranked[: _rank(n, s, d.cap_by_pt)]:
+        k += 1
+        pt, kind, i = all_pt[j], all_kind[j], s.source[j]
         charged, gamma, neutral = all_sums[j, TRACK], all_sums[j, PHOTON], all_sums[j, HADRON]
-        if leave_self_out:
+        if d.leave_self_out:
             charged /= pt
-        else:
+        else:  # the reference counts the candidate itself, and takes 1 off every charged sum
             charged = (charged + (pt if kind == TRACK else 0.0)) / pt - 1.0
             gamma += pt if kind == PHOTON else 0.0
             neutral += pt if kind == HADRON else 0.0
-        column = (
-            0 if kind == TRACK else (2 if kind == PHOTON else 1)
-        )  # isChHad, isNeuHad, isGamma stand in this order
-        good &= _write_row(
-            particles,
-            first + rank,
-            pt,
-            all_eta[j],
-            all_phi[j],
-            charged,
-            gamma / pt,
-            neutral / pt,
-            column,
-            0.0,
-        )
-    return good
-
-
-@cached_njit()
-def _write_track_fields(
-    particles: np.ndarray,
-    first: int,
-    listed: np.ndarray,
-    kind: np.ndarray,
-    source: np.ndarray,
-    x: np.ndarray,
-    y: np.ndarray,
-    z: np.ndarray,
-    charge: np.ndarray,
-) -> bool:
-    """Vertex and charge of the listed tracks; whether all are finite."""
-    good = True
-    for rank in range(len(listed)):
-        j = listed[rank]
-        if kind[j] == TRACK:
-            i, row = source[j], first + rank
-            particles[row, _VERTEX], particles[row, _VERTEX + 1], particles[row, _VERTEX + 2] = (
-                x[i],
-                y[i],
-                z[i],
-            )
-            particles[row, _CHARGE] = charge[i]
-            good &= math.isfinite(x[i] + y[i] + z[i])
-    return good
+        vertex, charge = origin, 0.0
+        if kind == TRACK:
+            vertex = (x[i], y[i], z[i])
+            charge = 1.0 * (c.tracks.charge[i] if d.charge_of_track else np.sign(c.tracks.pid[i]))
+        place, relative = (pt, all_eta[j], all_phi[j]), (charged, gamma / pt, neutral / pt)
+        finite &= _write_row(rows, k, place, vertex, relative, _FLAGS[kind], charge)
+    return k + 1, finite
 
 
 @cached_njit()
 def _write_row(
-    particles: np.ndarray,
-    row: int,
-    pt: float,
-    eta: float,
-    phi: float,
-    charged: float,
-    gamma: float,
-    neutral: float,
-    kind: int,
+    rows: np.ndarray,
+    k: int,
+    place: Three,
+    vertex: Three,
+    isolation: Three,
+    flag: int,
     charge: float,
 ) -> bool:
-    """A particle's features, at the vertex (0, 0, 0); whether they are finite."""
-    for column in range(_VERTEX, _N_PARTICLE):
-        particles[row, column] = 0.0
+    """Write a particle at ``place`` (pT, eta, phi); return whether its features are finite."""
+    pt, eta, phi = place
     energy, px, py, pz = momentum(pt, eta, phi)
-    particles[row, 0], particles[row, 1], particles[row, 2], particles[row, 3] = energy, px, py, pz
-    particles[row, 4], particles[row, 5], particles[row, 6] = pt, eta, phi
-    particles[row, _ISO], particles[row, _ISO + 1], particles[row, _ISO + 2] = (
-        charged,
-        gamma,
-        neutral,
+    rows[k, 0], rows[k, 1], rows[k, 2], rows[k, 3] = energy, px, py, pz
+    rows[k, 4], rows[k, 5], rows[k, 6] = pt, eta, phi
+    for axis in range(3):
+        rows[k, _VERTEX + axis] = vertex[axis]
+        rows[k, _ISOLATION + axis] = isolation[axis]
+    for column in _FLAGS:
+        rows[k, column] = 0.0
+    rows[k, flag] = 1.0
+    rows[k, _CHARGE] = charge
+    return (
+        math.isfinite(rows[k, 0])
+        and math.isfinite(isolation[0] + isolation[1] + isolation[2])
+        and math.isfinite(vertex[0] + vertex[1] + vertex[2])
     )
-    particles[row, _KIND + kind] = 1.0
-    particles[row, _CHARGE] = charge
-    return math.isfinite(particles[row, 0]) and math.isfinite(charged + gamma + neutral)
 
 
 @cached_njit()
-def _fill_hlf(
-    index: np.ndarray, c: Columns, chosen: Chosen, d: Definitions, hlf: np.ndarray
-) -> None:
-    for k in range(len(index)):
-        event = index[k]
-        ht, n_jets, n_b_jets = 0.0, 0, 0
-        for i in range(c.jets.offsets[event], c.jets.offsets[event + 1]):
-            if c.jets.pt[i] > JET_PT and abs(np.float64(c.jets.eta[i])) < JET_ETA:
-                ht += c.jets.pt[i]
-                n_jets += 1
-                n_b_jets += c.jets.btag[i] > 0
-        met, met_phi = 0.0, 0.0
-        if c.met.offsets[event + 1] > c.met.offsets[event]:
-            met, met_phi = (
-                np.float64(c.met.met[c.met.offsets[event]]),
-                np.float64(c.met.phi[c.met.offsets[event]]),
-            )
-        pt, eta, phi, charge = _lepton(event, c, chosen)
-        mt = transverse_mass_squared(pt, phi, met, met_phi)
-        iso = chosen.isolation[event]
-        row = hlf[k]
-        row[0], row[1], row[2], row[3] = ht, met, met_phi, math.sqrt(mt) if d.mt_is_mass else mt
-        row[4], row[5] = n_jets, n_b_jets
-        row[6], row[7], row[8] = pt, eta, phi
-        row[9], row[10], row[11] = iso[0], iso[1], iso[2]
-        row[12], row[13] = charge, chosen.is_electron[event]
+def _rank(n: int, s: Scratch, cap_by_pt: bool) -> int:
+    """Fill ``s.ranked`` with the candidates to list, by decreasing pT, and return how many.
+
+    Ties keep the order of the scratch. The caps apply after the sort, or before it
+    (the reference), which keeps the first candidates in file order.
+    """
+    n_ranked = 0
+    for j in range(n):
+        if not s.own_track[j]:
+            s.ranked[n_ranked] = j
+            n_ranked += 1
+    if cap_by_pt:
+        _sort_by_falling_pt(n_ranked, s)
+        return _capped(n_ranked, s)
+    n_ranked = _capped(n_ranked, s)
+    _sort_by_falling_pt(n_ranked, s)
+    return n_ranked
+
+
+@cached_njit()
+def _capped(n: int, s: Scratch) -> int:
+    """Keep the first candidates of each kind in ``s.ranked``, and return how many."""
+    room = np.array([MAX_TRACKS, MAX_PHOTONS, MAX_NEUTRALS])
+    n_kept = 0
+    for k in range(n):
+        j = s.ranked[k]
+        if room[s.kind[j]] > 0:
+            room[s.kind[j]] -= 1
+            s.ranked[n_kept] = j
+            n_kept += 1
+    return n_kept
+
+
+@cached_njit()
+def _sort_by_falling_pt(n: int, s: Scratch) -> None:
+    """Sort ``s.ranked[:n]`` by falling pT, stably: a radix sort by the bits of the 32-bit pT.
+
+    The bits of positive floats have the order of the floats. A comparison sort of keys of pT and
+    position took twice the time.
+    """
+    ranked, bits, other = s.ranked, s.bits, s.order
+    ends = np.empty(_RADIX + 1, np.int64)
+    for k in range(n):
+        bits[ranked[k]] = ~np.float32(s.pt[ranked[k]]).view(np.uint32)
+    for shift in range(0, 32, _RADIX_BITS):  # from the lowest digit to the highest
+        ends[:] = 0
+        for k in range(n):
+            ends[((bits[ranked[k]] >> shift) & (_RADIX - 1)) + 1] += 1
+        for digit in range(_RADIX):
+            ends[digit + 1] += ends[digit]
+        for k in range(n):
+            digit = (bits[ranked[k]] >> shift) & (_RADIX - 1)
+            other[ends[digit]] = ranked[k]
+            ends[digit] += 1
+        ranked[:n] = other[:n]

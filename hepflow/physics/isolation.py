@@ -1,8 +1,26 @@
-"""Energy in cones of DELTA R < 0.3: around one point, or around every candidate of an event at once.
+"""pT sums in cones of DELTA R < 0.3: around a lepton, or around all candidates of an event at once.
 
-For all candidates at once an (eta, phi) grid with cells wider than the cone gives each candidate few neighbours to look at. (A window in
-eta alone, in vector instructions, was no faster, and its sums depended on how wide the machine's vectors are.) Sums are 64-bit: they run
-over hundreds of candidates, and the reference subtracts 1 from them.
+The sum around every candidate is a neighbour search over some 400 points, and most of the time that
+the features take. No library fits: a k-d tree has no azimuth that wraps, and building one per event
+costs more than the whole search here. The idea is a grid in (eta, phi) with cells wider than the
+cone, so that all neighbours of a candidate are in the 3 x 3 cells around its own. Each pair is
+visited once, from the candidate that comes first in the order of the cells, and counted for both::
+
+               phi ->                      the candidate i in cell O pairs with
+         . . . . . . . . . . . .             - the later ones in O, and all in R
+    eta  . . . . . O R . . . . .               (a single range, as the cells are sorted),
+     |   . . . . D D D . . . . .             - all in the three cells D of the next row
+     v   . . . . . . . . . . . .               (a single range too).
+
+         R . . . . . . . . . . O           If O is the last (first) cell of its row, its neighbours
+         D . . . . . . . . . D D           across phi = +-pi are the first (last) ones, a turn of
+                                           2 pi away.
+
+Measured per event of 440 candidates: 21 us with each pair visited once, 41 us with the full 3 x 3
+cells for each candidate. Joining both ranges into one loop gained nothing. A window in eta alone,
+in vector instructions, was no faster, and its sums depended on how wide the vectors are.
+
+Sums are 64-bit: they run over hundreds of candidates, and the reference subtracts 1 from them.
 """
 
 from typing import NamedTuple
@@ -16,7 +34,7 @@ from hepflow.system.compiled import cached_njit
 CONE = 0.3
 """Cone radius (Nguyen et al., Comput. Softw. Big Sci. 3 (2019) 12, and the reference's PFIso)."""
 SAME_PLACE = 1e-4
-"""A track within this DELTA R of the lepton is the lepton's own (the reference's cut)."""
+"""Largest DELTA R between a lepton and its own track (the reference's cut)."""
 N_KINDS = 3
 TRACK, PHOTON, HADRON = range(N_KINDS)
 
@@ -28,7 +46,10 @@ _N_CELLS = _N_ETA * _N_PHI
 
 
 class Scratch(NamedTuple):
-    """Room for one event's candidates, reused over events: selected tracks, photons and neutral hadrons in this order."""
+    """Arrays for the candidates of one event, reused for the next one.
+
+    The candidates are the selected tracks, photons and neutral hadrons, in this order.
+    """
 
     eta: np.ndarray
     phi: np.ndarray
@@ -36,40 +57,49 @@ class Scratch(NamedTuple):
     kind: np.ndarray
     source: np.ndarray
     """Position in the kind's column."""
+    own_track: np.ndarray
+    """Tracks that are the chosen lepton's own."""
+    ranked: np.ndarray
+    """Candidates to list, by decreasing pT."""
     sums: np.ndarray
-    """(room, 3) pT in the cone of each candidate by kind."""
+    """(room, 3) pT in the cone of each candidate by kind, see `around_all`."""
     bits: np.ndarray
-    order: np.ndarray
+    wrapped_phi: np.ndarray
     cell: np.ndarray
     starts: np.ndarray
-    wrapped_phi: np.ndarray
+    """(cells + 1) first candidate of each cell, in the order of the cells."""
+    order: np.ndarray
+    """Candidates in the order of the cells; the three arrays below have this order too."""
     sorted_eta: np.ndarray
     sorted_phi: np.ndarray
     sorted_pt: np.ndarray
     """(3, room) pT in the row of the candidate's kind, 0 in the other two."""
-    from_before: np.ndarray
-    """(3, room) what the candidates before each give it, in the row of their kind."""
+    from_earlier: np.ndarray
+    """(3, room) pT that each got from earlier candidates, in the row of their kind."""
 
 
 @cached_njit()
 def scratch(room: int) -> Scratch:
-    """Room for events of up to ``room`` candidates."""
+    """Return arrays for events of up to ``room`` candidates."""
+    floats, integers = np.empty((6, room)), np.empty((5, room), np.int64)
     return Scratch(
-        np.empty(room),
-        np.empty(room),
-        np.empty(room),
-        np.empty(room, np.int64),
-        np.empty(room, np.int64),
-        np.empty((room, N_KINDS)),
-        np.empty(room, np.uint32),
-        np.empty(room, np.int64),
-        np.empty(room, np.int64),
-        np.empty(_N_CELLS + _N_PHI + 1, np.int64),
-        np.empty(room),
-        np.empty(room),
-        np.empty(room),
-        np.empty((N_KINDS, room)),
-        np.empty((N_KINDS, room)),
+        eta=floats[0],
+        phi=floats[1],
+        pt=floats[2],
+        kind=integers[0],
+        source=integers[1],
+        own_track=np.zeros(room, np.bool_),
+        ranked=integers[4],
+        sums=np.empty((room, N_KINDS)),
+        bits=np.empty(room, np.uint32),
+        wrapped_phi=floats[5],
+        cell=integers[2],
+        starts=np.empty(_N_CELLS + _N_PHI + 1, np.int64),
+        order=integers[3],
+        sorted_eta=floats[3],
+        sorted_phi=floats[4],
+        sorted_pt=np.empty((N_KINDS, room)),
+        from_earlier=np.empty((N_KINDS, room)),
     )
 
 
@@ -77,107 +107,96 @@ def scratch(room: int) -> Scratch:
 def around(
     eta: float, phi: float, n: int, s: Scratch, d: Definitions
 ) -> tuple[float, float, float]:
-    """Sums of pT of the tracks, photons and neutral hadrons in the cone around a lepton, GeV.
+    """Return the pT sums (GeV) of tracks, photons and neutral hadrons in the cone of a lepton.
 
     Parameters
     ----------
     eta, phi : the lepton
     n : candidates in ``s``
-    d : ``wrap_phi`` and ``leave_self_out`` matter: whether tracks on top of the lepton count
+    d : ``wrap_phi`` matters, and ``leave_self_out``: whether the lepton's own tracks count
     """
     sums = np.zeros(N_KINDS)
     for j in range(n):
         d_eta = eta - s.eta[j]
         d_phi = delta_phi(phi, s.phi[j]) if d.wrap_phi else phi - s.phi[j]
         if d_phi * d_phi + d_eta * d_eta < CONE * CONE:
-            if (
-                d.leave_self_out
-                and s.kind[j] == TRACK
-                and delta_r(eta, phi, s.eta[j], s.phi[j]) <= SAME_PLACE
-            ):
-                continue
-            sums[s.kind[j]] += s.pt[j]
+            own = s.kind[j] == TRACK and delta_r(eta, phi, s.eta[j], s.phi[j]) <= SAME_PLACE
+            if not (own and d.leave_self_out):
+                sums[s.kind[j]] += s.pt[j]
     return sums[TRACK], sums[PHOTON], sums[HADRON]
 
 
 @cached_njit()
 def around_all(n: int, s: Scratch, wrap: bool) -> None:
-    """Fill ``s.sums``: the pT by kind in the cone around each of the ``n`` candidates, itself left out, GeV.
-
-    Each pair is met once: a candidate looks at the later ones of its cell and of the cell beside it, and at the three cells of the next
-    row. Those are one loop over two ranges, since the end of a short loop costs as much as several pairs; what lies across phi = +-pi is
-    a second one.
-    """
+    """Fill ``s.sums`` for ``n`` candidates: pT (GeV) by kind in the cone, without the candidate."""
     _sort_into_cells(n, s, wrap)
-    # arrays by name, and no call in the loops: taking them out of the tuple or passing it costs more than a pair does
-    all_eta, all_phi, all_pt, all_kind = s.sorted_eta, s.sorted_phi, s.pt, s.kind
-    starts, cells, order, sums = s.starts, s.cell, s.order, s.sums
-    tracks, photons, hadrons, before = (
-        s.sorted_pt[TRACK],
-        s.sorted_pt[PHOTON],
-        s.sorted_pt[HADRON],
-        s.from_before,
-    )
-    before[:, :n] = 0.0
+    # Arrays by name: to take them out of the tuple in the inner loop costs more than a pair does.
+    all_eta, all_phi, sums = s.sorted_eta, s.sorted_phi, s.sums
+    tracks, photons, hadrons = s.sorted_pt[TRACK], s.sorted_pt[PHOTON], s.sorted_pt[HADRON]
+    from_earlier = s.from_earlier
+    from_earlier[:, :n] = 0.0
     for i in range(n):
-        own = order[i]
-        eta, phi, pt, kind = all_eta[i], all_phi[i], all_pt[own], all_kind[own]
-        charged, gamma, neutral = before[TRACK, i], before[PHOTON, i], before[HADRON, i]
-        row = cells[own] // _N_PHI * _N_PHI
-        column = cells[own] - row
-        left, right = max(column - 1, 0), min(column + 1, _N_PHI - 1)
-        here, n_here = i + 1, starts[row + right + 1] - i - 1
-        below, stop = starts[row + _N_PHI + left], starts[row + _N_PHI + right + 1]
-        for _ in range(2 if wrap and (column == 0 or column == _N_PHI - 1) else 1):
-            to_below = np.uint64(below - n_here)
-            for k in range(np.uint64(n_here + stop - below)):
-                j = k + (np.uint64(here) if k < np.uint64(n_here) else to_below)
+        own = s.order[i]
+        eta, pt, kind = all_eta[i], s.pt[own], s.kind[own]
+        charged, gamma, neutral = from_earlier[:, i]
+        for start, stop, turn in _later_neighbours(i, s.cell[own], s.starts, wrap):
+            phi = all_phi[i] + turn
+            for j in range(np.uint64(start), np.uint64(stop)):  # signed indices are 15 % slower
                 d_eta = eta - all_eta[j]
                 d_phi = phi - all_phi[j]
-                # a factor of 0 costs less than a branch that goes either way, and a sum in a register less than one in memory
+                # A factor of 0 costs less than a branch that goes either way, and a sum in a
+                # register less than one in memory.
                 near = 1.0 if d_phi * d_phi + d_eta * d_eta < CONE * CONE else 0.0
                 charged += near * tracks[j]
                 gamma += near * photons[j]
                 neutral += near * hadrons[j]
-                before[kind, j] += near * pt
-            # a turn further on: the first cell of the row meets the last one, and both those of the next row
-            phi += TWO_PI if column == 0 else -TWO_PI
-            across = row if column else row + _N_PHI - 1
-            here, n_here = starts[across], (0 if column else starts[across + 1] - starts[across])
-            below, stop = starts[across + _N_PHI], starts[across + _N_PHI + 1]
+                from_earlier[kind, j] += near * pt
         sums[own, TRACK], sums[own, PHOTON], sums[own, HADRON] = charged, gamma, neutral
 
 
 @cached_njit()
+def _later_neighbours(
+    i: int, cell: int, starts: np.ndarray, wrap: bool
+) -> tuple[tuple[int, int, float], ...]:
+    """Return four ranges (start, stop, turn of phi) with which candidate ``i`` pairs."""
+    first = cell // _N_PHI * _N_PHI  # cell of this row
+    last = first + _N_PHI - 1
+    left, right = max(cell - 1, first), min(cell + 1, last)
+    here = (i + 1, starts[right + 1], 0.0)
+    below = (starts[left + _N_PHI], starts[right + _N_PHI + 1], 0.0)
+    nothing = (0, 0, 0.0)
+    if wrap and cell == first:
+        across = (starts[last], starts[last + 1], TWO_PI)
+        return here, below, across, (starts[last + _N_PHI], starts[last + _N_PHI + 1], TWO_PI)
+    if wrap and cell == last:  # the first cell of this row has met this one already
+        return here, below, nothing, (starts[last + 1], starts[last + 2], -TWO_PI)
+    return here, below, nothing, nothing
+
+
+@cached_njit()
 def _sort_into_cells(n: int, s: Scratch, wrap: bool) -> None:
-    """Counting sort of the candidates by cell; their azimuths in [-pi, pi] if they are to wrap."""
+    """Sort the candidates by cell (counting sort), with azimuths in [-pi, pi] if they wrap."""
     cell, starts, order, phi = s.cell, s.starts, s.order, s.wrapped_phi
     starts[:] = 0
     for j in range(n):
         phi[j] = delta_phi(s.phi[j], 0.0) if wrap else s.phi[j]
-        cell[j] = _cell((s.eta[j] + _ETA_EDGE) / _CELL_ETA, _N_ETA) * _N_PHI + _cell(
-            (phi[j] / TWO_PI + 0.5) * _N_PHI, _N_PHI
-        )
-        starts[cell[j] + 1] += 1
-    for c in range(_N_CELLS):
-        starts[c + 1] += starts[c]
-    for j in range(
-        n - 1, -1, -1
-    ):  # fills each cell from its end: what was the end of a cell becomes its start
-        starts[cell[j] + 1] -= 1
-        order[starts[cell[j] + 1]] = j
-    for c in range(_N_CELLS):
-        starts[c] = starts[c + 1]
+        row = _clipped((s.eta[j] + _ETA_EDGE) / _CELL_ETA, _N_ETA)
+        cell[j] = row * _N_PHI + _clipped((phi[j] / TWO_PI + 0.5) * _N_PHI, _N_PHI)
+        starts[cell[j]] += 1
+    for c in range(1, _N_CELLS):
+        starts[c] += starts[c - 1]
     starts[_N_CELLS:] = n  # as if there were one more row, of empty cells
-    sorted_eta, sorted_phi, sorted_pt = s.sorted_eta, s.sorted_phi, s.sorted_pt
-    for i in range(n):
-        j = order[i]
-        sorted_eta[i], sorted_phi[i] = s.eta[j], phi[j]
+    for j in range(n - 1, -1, -1):  # fills each cell from its end, which becomes its start
+        starts[cell[j]] -= 1
+        i = starts[cell[j]]
+        order[i] = j
+        s.sorted_eta[i] = s.eta[j]
+        s.sorted_phi[i] = phi[j]
         for kind in range(N_KINDS):
-            sorted_pt[kind, i] = s.pt[j] if s.kind[j] == kind else 0.0
+            s.sorted_pt[kind, i] = s.pt[j] if s.kind[j] == kind else 0.0
 
 
 @cached_njit()
-def _cell(x: float, n: int) -> int:
-    """Cell of ``x``, the outer ones taking in all beyond (neighbours stay neighbours), and the first what is not a number."""
+def _clipped(x: float, n: int) -> int:
+    """Return the cell of ``x``: the outermost ones reach to infinity, and the first takes NaN."""
     return int(x) if 0.0 < x < n else (n - 1 if x >= n else 0)

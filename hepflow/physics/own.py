@@ -1,4 +1,4 @@
-"""Physics by name: ``corrected``, ``reference``, or a function of the user's own."""
+"""Physics by name: hepflow's own, or a function of the user's."""
 
 import hashlib
 import inspect
@@ -15,7 +15,7 @@ from hepflow.physics.features import FeatureSet, compute, hlf_features
 from hepflow.schema import PARTICLE, Feature
 
 Physics = Callable[[ak.Array, str], FeatureSet]
-"""(a chunk of events, definitions) -> features; see `hepflow.physics.features.compute`."""
+"""(chunk of events, definitions) -> features; see `hepflow.physics.features.compute`."""
 
 VERSION = "0cf21268f3c0130a"
 """Version of hepflow's own physics. Change it together with any change after which a feature of
@@ -24,12 +24,13 @@ tests/test_compatibility.py compares the features with those that this version h
 
 
 def load(name: str | None) -> Physics:
-    """The function that makes features.
+    """Return the function that computes features.
 
     Parameters
     ----------
     name : str or None
-        ``package.module:function``, found on the Python path or in the working directory; None: hepflow's own.
+        ``package.module:function``, on the Python path or in the working directory; None for
+        hepflow's own.
 
     Raises
     ------
@@ -42,7 +43,7 @@ def load(name: str | None) -> Physics:
 def names(
     name: str | None, definitions_name: str, no_events: ak.Array
 ) -> tuple[tuple[Feature, ...], tuple[Feature, ...]]:
-    """High-level and particle features that the physics makes, told from what it returns for ``no_events``."""
+    """Return the high-level and particle features of the physics, as of ``no_events``."""
     if name is None:
         return hlf_features(definitions_name), PARTICLE
     made = check(load(name)(no_events, definitions_name), 0, name)
@@ -53,11 +54,6 @@ def identity(name: str | None) -> str:
     """Return the name of the physics with its version, or the hash of a user's own source.
 
     It is part of the provenance of stores, models and scores.
-
-    Raises
-    ------
-    ConfigError
-        There is no such module or function.
     """
     if name is None:
         return f"{compute.__module__}:{compute.__name__}@{VERSION}"
@@ -66,47 +62,44 @@ def identity(name: str | None) -> str:
 
 
 def check(made: FeatureSet, n_events: int, name: str) -> FeatureSet:
-    """A user's features, if they keep the contract.
+    """Return a user's features if they keep the contract of docs/own-physics.md.
 
     Raises
     ------
     DataError
-        They do not, and how.
+        They do not, with the reason.
     """
-    kept = len(made.index)
-    rows = len(made.particles)
+    kept, rows = len(made.index), len(made.particles)
+    accounted = kept + sum(made.rejected.values())
     expected = {
-        "hlf": (made.hlf.shape, (kept, len(made.hlf_features))),
-        "particles": (made.particles.shape, (rows, len(made.particle_features))),
-        "offsets": (made.offsets.shape, (kept + 1,)),
+        "hlf": (kept, len(made.hlf_features)),
+        "particles": (rows, len(made.particle_features)),
+        "offsets": (kept + 1,),
     }
-    for field, (got, wanted) in expected.items():
-        if got != wanted:
-            raise DataError(
-                f"{name}: {field} has the shape {got}, it should be {wanted} (see docs/own-physics.md)"
-            )
-    if (
+    wrong = [
+        f"{field} has the shape {getattr(made, field).shape}, it should be {shape}"
+        for field, shape in expected.items()
+        if getattr(made, field).shape != shape
+    ]
+    if wrong:
+        problem = wrong[0]
+    elif (
         made.offsets[0] != 0
         or made.offsets[-1] != rows
         or (made.offsets[1:] < made.offsets[:-1]).any()
     ):
-        raise DataError(
-            f"{name}: offsets must run from 0 to the number of particles, {rows}, without falling (see docs/own-physics.md)"
-        )
-    if (made.index[1:] <= made.index[:-1]).any():
-        raise DataError(
-            f"{name}: index must increase, as no event may come twice (see docs/own-physics.md)"
-        )
-    accounted = kept + sum(made.rejected.values())
-    if accounted != n_events or (kept and not 0 <= made.index.min() <= made.index.max() < n_events):
-        raise DataError(
-            f"{name}: {n_events} events in, but {kept} kept and {accounted - kept} rejected: none may get lost (see docs/own-physics.md)"
-        )
-    return made
+        problem = f"offsets must run from 0 to the number of particles, {rows}, without falling"
+    elif (made.index[1:] <= made.index[:-1]).any():
+        problem = "index must increase, as no event may come twice"
+    elif accounted != n_events or (kept and not 0 <= made.index[0] <= made.index[-1] < n_events):
+        problem = f"{n_events} events in, but {kept} kept and {accounted - kept} rejected: none may get lost"
+    else:
+        return made
+    raise DataError(f"{name}: {problem}. See docs/own-physics.md.")
 
 
 def loose_file(name: str | None) -> Path | None:
-    """The file of a user's module in the working directory, which workers elsewhere do not have; None where it is installed."""
+    """Return the file of a user's module that other machines lack: in the working directory."""
     if name is None:
         return None
     file = Path(inspect.getfile(_resolve(name)[0])).resolve()
@@ -116,13 +109,13 @@ def loose_file(name: str | None) -> Path | None:
 def _resolve(name: str) -> tuple[ModuleType, Physics]:
     module_name, _, function_name = name.partition(":")
     here = str(Path.cwd())
-    if here not in sys.path:  # a console script does not see the folder it is started in
+    if here not in sys.path:  # a console script does not have the folder it is started in
         sys.path.insert(0, here)
     try:
         module = import_module(module_name)
     except ImportError as error:
         raise ConfigError(
-            f"physics: no module {module_name!r} ({error}). It is looked for in {here} and on the Python path."
+            f"physics: no module {module_name!r} in {here} or on the Python path ({error})"
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):

@@ -1,69 +1,67 @@
-"""The trigger: an isolated electron or muon above 23 GeV, and which one is *the* lepton of the event."""
+"""The trigger: an isolated electron or muon above 23 GeV, and which one is *the* lepton."""
 
 from typing import NamedTuple
 
 import awkward as ak
 import numpy as np
 
-from hepflow.physics import isolation
+from hepflow.physics import skim
 from hepflow.physics.columns import Columns, Leptons, Neutrals, columns
 from hepflow.physics.definitions import Definitions, named
-from hepflow.physics.isolation import HADRON, PHOTON, SAME_PLACE, TRACK, Scratch
-from hepflow.physics.kinematics import delta_r
-from hepflow.schema import MAX_NEUTRALS, MAX_PHOTONS, MAX_TRACKS
+from hepflow.physics.isolation import HADRON, PHOTON, TRACK, Scratch, around, scratch
+from hepflow.physics.skim import LEPTON_PT, NEUTRAL_ET, TRACK_PT
 from hepflow.system.compiled import cached_njit
 
-LEPTON_PT = 23.0
-"""GeV, strict (the reference's selection)."""
 LEPTON_ISOLATION = 0.45
 """Largest sum of the three relative isolations, strict (the reference's selection)."""
-TRACK_PT = 0.5
-"""GeV, strict."""
-NEUTRAL_ET = 1.0
-"""GeV, strict; for photons and neutral hadrons."""
 
 PASSES, INCOMPLETE, NO_LEPTON, NOT_ISOLATED, NOT_FINITE = range(5)
 REASONS = {
     INCOMPLETE: "no track, photon or neutral hadron",
-    NO_LEPTON: "no lepton above 23 GeV",
+    NO_LEPTON: skim.NO_LEPTON,
     NOT_ISOLATED: "no isolated lepton",
     NOT_FINITE: "features not finite",
 }
 """Status of a rejected event -> the reason, as the ledger has it."""
 
 
-class Chosen(NamedTuple):
-    """The lepton of each event."""
+Three = tuple[float, float, float]
+Counts = tuple[int, int, int]
 
-    status: np.ndarray
-    """(n,) int8, PASSES or the key of a reason"""
-    is_electron: np.ndarray
-    """(n,) bool"""
-    source: np.ndarray
-    """(n,) int64, position in the flavour's column"""
-    isolation: np.ndarray
-    """(n, 3) charged, gamma and neutral sums over the lepton's pT"""
-    n_particles: np.ndarray
-    """(n,) int64, the lepton and the candidates to list with it"""
+
+class Lepton(NamedTuple):
+    """The lepton of an event, if its ``status`` is PASSES."""
+
+    status: int
+    is_electron: bool
+    pt: float
+    eta: float
+    phi: float
+    charge: float
+    isolation: Three
+    """Charged, gamma and neutral sums in the cone, over the lepton's pT."""
 
 
 def passes(events: ak.Array, definitions: str | Definitions = "corrected") -> np.ndarray:
-    """Which events the trigger accepts.
+    """Return which events the trigger accepts; (n,) bool.
 
     Parameters
     ----------
     events : (n,) records with the collections of `hepflow.schema.COLLECTIONS`
     definitions : ``corrected`` or ``reference``
-
-    Returns
-    -------
-    (n,) bool
     """
-    return choose(columns(events), named(definitions)).status == PASSES
+    return statuses(columns(events), definitions) == PASSES
+
+
+def statuses(c: Columns, definitions: str | Definitions = "corrected") -> np.ndarray:
+    """Return PASSES or the key of a reason of each event; (n,) int8."""
+    status = np.empty(len(c.tracks.offsets) - 1, np.int8)
+    _fill_statuses(c, named(definitions), status)
+    return status
 
 
 def isolations(events: ak.Array, definitions: str | Definitions = "corrected") -> ak.Array:
-    """Isolation of every lepton, before any cut on it: what the trigger decides by.
+    """Return the isolation of every lepton, before any cut on it.
 
     Parameters
     ----------
@@ -73,59 +71,39 @@ def isolations(events: ak.Array, definitions: str | Definitions = "corrected") -
     Returns
     -------
     (n,) records ``Electron`` and ``MuonTight``
-        Each (leptons) records ``charged``, ``gamma`` and ``neutral``: sum of pT in the lepton's cone over its own pT.
+        Each (leptons) records ``charged``, ``gamma`` and ``neutral``: sum of pT in the lepton's
+        cone over its own pT.
     """
     c, d = columns(events), named(definitions)
     found = {}
-    for name, leptons in (("Electron", c.electrons), ("MuonTight", c.muons)):
+    for name, leptons in zip(skim.LEPTONS, (c.electrons, c.muons), strict=True):
         relative = np.empty((len(leptons.pt), 3))
-        _isolate(c, leptons, d, relative)
+        _fill_isolations(c, leptons, d, relative)
         lists = ak.zip(dict(zip(("charged", "gamma", "neutral"), relative.T, strict=True)))
         found[name] = ak.unflatten(lists, np.diff(leptons.offsets))
     return ak.zip(found, depth_limit=1)
 
 
-def choose(c: Columns, definitions: Definitions) -> Chosen:
-    """The lepton of every event, or the reason why it has none."""
-    n_events = len(c.tracks.offsets) - 1
-    chosen = Chosen(
-        np.empty(n_events, np.int8),
-        np.empty(n_events, np.bool_),
-        np.empty(n_events, np.int64),
-        np.empty((n_events, 3)),
-        np.zeros(n_events, np.int64),
-    )
-    _choose(c, definitions, chosen)
-    return chosen
-
-
 @cached_njit()
 def largest(c: Columns) -> int:
-    """Candidates in the event that has most, before the cuts."""
+    """Return the largest number of candidates in an event, before the cuts."""
     most = 0
     for i in range(len(c.tracks.offsets) - 1):
-        n = (
-            c.tracks.offsets[i + 1]
-            - c.tracks.offsets[i]
-            + c.photons.offsets[i + 1]
-            - c.photons.offsets[i]
-        )
-        most = max(most, n + c.hadrons.offsets[i + 1] - c.hadrons.offsets[i])
+        n = 0
+        for offsets in (c.tracks.offsets, c.photons.offsets, c.hadrons.offsets):
+            n += offsets[i + 1] - offsets[i]
+        most = max(most, n)
     return most
 
 
 @cached_njit()
-def gather(event: int, c: Columns, s: Scratch) -> tuple[int, int, int]:
-    """Put an event's selected tracks, photons and neutral hadrons into ``s``, in file order; how many there are of each."""
+def gather(event: int, c: Columns, s: Scratch) -> Counts:
+    """Copy an event's selected candidates to ``s``, in file order; return how many of each kind."""
     n_tracks = 0
     for i in range(c.tracks.offsets[event], c.tracks.offsets[event + 1]):
         if c.tracks.pt[i] > TRACK_PT:
-            s.eta[n_tracks], s.phi[n_tracks], s.pt[n_tracks] = (
-                c.tracks.eta[i],
-                c.tracks.phi[i],
-                c.tracks.pt[i],
-            )
-            s.kind[n_tracks], s.source[n_tracks] = TRACK, i
+            s.eta[n_tracks], s.phi[n_tracks] = c.tracks.eta[i], c.tracks.phi[i]
+            s.pt[n_tracks], s.kind[n_tracks], s.source[n_tracks] = c.tracks.pt[i], TRACK, i
             n_tracks += 1
     n_photons = _gather_neutral(event, c.photons, PHOTON, n_tracks, s)
     n_hadrons = _gather_neutral(event, c.hadrons, HADRON, n_tracks + n_photons, s)
@@ -144,87 +122,50 @@ def _gather_neutral(event: int, column: Neutrals, kind: int, start: int, s: Scra
 
 
 @cached_njit()
-def mark_own_tracks(n_tracks: int, eta: float, phi: float, s: Scratch, mine: np.ndarray) -> int:
-    """Mark the tracks that are the lepton's; how many they are."""
-    n_mine = 0
-    for j in range(n_tracks):
-        mine[j] = (
-            abs(eta - s.eta[j]) <= SAME_PLACE
-            and delta_r(eta, phi, s.eta[j], s.phi[j]) <= SAME_PLACE
-        )
-        n_mine += mine[j]
-    return n_mine
+def choose(event: int, counts: Counts, c: Columns, s: Scratch, d: Definitions) -> Lepton:
+    """Return the lepton of an event, or the status by which it is rejected.
 
-
-@cached_njit()
-def _choose(c: Columns, d: Definitions, chosen: Chosen) -> None:
-    room = largest(c)
-    s = isolation.scratch(room)
-    mine = np.zeros(room, np.bool_)
-    for event in range(len(c.tracks.offsets) - 1):
-        n_tracks, n_photons, n_hadrons = gather(event, c, s)
-        n = n_tracks + n_photons + n_hadrons
-        if not d.keep_incomplete and min(n_tracks, n_photons, n_hadrons) == 0:
-            chosen.status[event] = INCOMPLETE
-            continue
-        ele, ele_iso, any_ele = _best(event, c.electrons, n, s, d)
-        mu, mu_iso, any_mu = _best(event, c.muons, n, s, d)
-        if ele < 0 and mu < 0:
-            chosen.status[event] = NOT_ISOLATED if any_ele or any_mu else NO_LEPTON
-            continue
+    Parameters
+    ----------
+    event : position in the chunk
+    counts : see `gather`, which has filled ``s``
+    """
+    if not d.keep_incomplete and min(counts) == 0:
+        return _rejected(INCOMPLETE)
+    n = sum(counts)
+    ele, ele_isolation, any_ele = _best(event, c.electrons, n, s, d)
+    mu, mu_isolation, any_mu = _best(event, c.muons, n, s, d)
+    if ele < 0 and mu < 0:
+        return _rejected(NOT_ISOLATED if any_ele or any_mu else NO_LEPTON)
+    if ele < 0 or mu < 0:
         is_electron = mu < 0
-        if ele >= 0 and mu >= 0:
-            is_electron = (
-                c.electrons.pt[ele] >= c.muons.pt[mu]
-                if d.flavour_by_pt
-                else c.electrons.eta[ele] > c.muons.eta[mu]
-            )
-        chosen.status[event] = PASSES
-        chosen.is_electron[event] = is_electron
-        chosen.source[event] = ele if is_electron else mu
-        for kind in range(3):
-            chosen.isolation[event, kind] = ele_iso[kind] if is_electron else mu_iso[kind]
-        eta = c.electrons.eta[ele] if is_electron else c.muons.eta[mu]
-        phi = c.electrons.phi[ele] if is_electron else c.muons.phi[mu]
-        n_others = n_tracks - mark_own_tracks(n_tracks, np.float64(eta), np.float64(phi), s, mine)
-        chosen.n_particles[event] = (
-            1
-            + min(n_others, MAX_TRACKS)
-            + min(n_photons, MAX_PHOTONS)
-            + min(n_hadrons, MAX_NEUTRALS)
-        )
-
-
-@cached_njit()
-def _isolate(c: Columns, leptons: Leptons, d: Definitions, relative: np.ndarray) -> None:
-    """Fill (leptons, 3) with the relative isolations of a flavour."""
-    s = isolation.scratch(largest(c))
-    for event in range(len(leptons.offsets) - 1):
-        n = sum(gather(event, c, s))
-        for i in range(leptons.offsets[event], leptons.offsets[event + 1]):
-            relative[i, TRACK], relative[i, PHOTON], relative[i, HADRON] = _isolation(
-                leptons, i, n, s, d
-            )
-
-
-@cached_njit()
-def _isolation(
-    leptons: Leptons, i: int, n: int, s: Scratch, d: Definitions
-) -> tuple[float, float, float]:
-    """Charged, gamma and neutral sums around a lepton, over its pT."""
-    pt = np.float64(leptons.pt[i])
-    charged, gamma, neutral = isolation.around(
-        np.float64(leptons.eta[i]), np.float64(leptons.phi[i]), n, s, d
+    elif d.flavour_by_pt:
+        is_electron = c.electrons.pt[ele] >= c.muons.pt[mu]
+    else:
+        is_electron = c.electrons.eta[ele] > c.muons.eta[mu]
+    flavour, i = (c.electrons, ele) if is_electron else (c.muons, mu)
+    return Lepton(
+        PASSES,
+        is_electron,
+        np.float64(flavour.pt[i]),
+        np.float64(flavour.eta[i]),
+        np.float64(flavour.phi[i]),
+        np.float64(flavour.charge[i]),
+        ele_isolation if is_electron else mu_isolation,
     )
-    return charged / pt - (0.0 if d.leave_self_out else 1.0), gamma / pt, neutral / pt
+
+
+@cached_njit()
+def _rejected(status: int) -> Lepton:
+    return Lepton(status, False, 0.0, 0.0, 0.0, 0.0, (0.0, 0.0, 0.0))
 
 
 @cached_njit()
 def _best(
     event: int, leptons: Leptons, n: int, s: Scratch, d: Definitions
-) -> tuple[int, tuple[float, float, float], bool]:
-    """Position of the flavour's lepton (-1: none isolated), its isolations, and whether any is above the threshold."""
-    best, best_iso, any_above = -1, (0.0, 0.0, 0.0), False
+) -> tuple[int, Three, bool]:
+    """Return a flavour's isolated lepton (-1: none), its isolations, and if any is hard enough."""
+    best, best_isolation, any_above = -1, (0.0, 0.0, 0.0), False
     for i in range(leptons.offsets[event], leptons.offsets[event + 1]):
         pt = np.float64(leptons.pt[i])
         if not pt > LEPTON_PT:
@@ -232,7 +173,33 @@ def _best(
         any_above = True
         if best >= 0 and (not d.leading_in_flavour or pt <= leptons.pt[best]):
             continue
-        iso = _isolation(leptons, i, n, s, d)
-        if iso[0] + iso[1] + iso[2] < LEPTON_ISOLATION:
-            best, best_iso = i, iso
-    return best, best_iso, any_above
+        isolation = _isolation(leptons, i, n, s, d)
+        if isolation[0] + isolation[1] + isolation[2] < LEPTON_ISOLATION:
+            best, best_isolation = i, isolation
+    return best, best_isolation, any_above
+
+
+@cached_njit()
+def _isolation(leptons: Leptons, i: int, n: int, s: Scratch, d: Definitions) -> Three:
+    """Return the charged, gamma and neutral sums around a lepton, over its pT."""
+    pt, eta, phi = np.float64(leptons.pt[i]), np.float64(leptons.eta[i]), np.float64(leptons.phi[i])
+    charged, gamma, neutral = around(eta, phi, n, s, d)
+    return charged / pt - (0.0 if d.leave_self_out else 1.0), gamma / pt, neutral / pt
+
+
+@cached_njit()
+def _fill_statuses(c: Columns, d: Definitions, status: np.ndarray) -> None:
+    s = scratch(largest(c))
+    for event in range(len(status)):
+        status[event] = choose(event, gather(event, c, s), c, s, d).status
+
+
+@cached_njit()
+def _fill_isolations(c: Columns, leptons: Leptons, d: Definitions, relative: np.ndarray) -> None:
+    s = scratch(largest(c))
+    for event in range(len(leptons.offsets) - 1):
+        n = sum(gather(event, c, s))
+        for i in range(leptons.offsets[event], leptons.offsets[event + 1]):
+            relative[i, TRACK], relative[i, PHOTON], relative[i, HADRON] = _isolation(
+                leptons, i, n, s, d
+            )

@@ -1,29 +1,41 @@
-"""Keep what can still pass the trigger: events with a hard lepton, and in them the particles that any later stage looks at."""
+"""Keep what can still pass the trigger: events with a hard lepton, without their soft particles.
+
+The cuts below are the only ones of their kind: ingest, the selection, the simulation and scoring
+with a user's own physics take them from here.
+"""
 
 import awkward as ak
 import numpy as np
 
 LEPTON_PT = 23.0
-"""GeV, strict; of electrons and muons, isolated or not."""
-SOFT = {"EFlowTrack": ("PT", 0.5), "EFlowPhoton": ("ET", 1.0), "EFlowNeutralHadron": ("ET", 1.0)}
-"""Collection -> the field and the GeV it must exceed: softer particles enter neither the isolation nor the features."""
+"""Smallest pT of the trigger's electron or muon, GeV, strict (the reference's selection)."""
+TRACK_PT = 0.5
+"""Smallest pT of a track, GeV, strict."""
+NEUTRAL_ET = 1.0
+"""Smallest ET of a photon or a neutral hadron, GeV, strict."""
+SOFT = {
+    "EFlowTrack": ("PT", TRACK_PT),
+    "EFlowPhoton": ("ET", NEUTRAL_ET),
+    "EFlowNeutralHadron": ("ET", NEUTRAL_ET),
+}
+"""Collection -> field and cut: softer particles enter neither the isolation nor the features."""
 LEPTONS = ("Electron", "MuonTight")
 NOT_FINITE = "NaN or infinite values"
 NO_LEPTON = f"no lepton above {LEPTON_PT:g} GeV"
 
 
 def has_lepton(events: ak.Array) -> np.ndarray:
-    """Which events have an electron or a muon above `LEPTON_PT`; (n,) bool."""
+    """Return which events have an electron or a muon above `LEPTON_PT`; (n,) bool."""
     hard = [ak.any(events[flavour, "PT"] > LEPTON_PT, axis=1) for flavour in LEPTONS]
     return ak.to_numpy(hard[0] | hard[1])
 
 
 def drop_soft(events: ak.Array) -> ak.Array:
-    """The same events without the particles of `SOFT` at or below their thresholds.
+    """Return the events without the particles at or below the cuts of `SOFT`.
 
     Parameters
     ----------
-    events : (n,) records with one list of structs a collection; those of `SOFT` that it has are thinned
+    events : (n,) records with one list of structs per collection, not necessarily all of `SOFT`
     """
     columns = {name: events[name] for name in events.fields}
     for name, (field, threshold) in SOFT.items():
@@ -33,7 +45,7 @@ def drop_soft(events: ak.Array) -> ak.Array:
 
 
 def is_finite(events: ak.Array) -> np.ndarray:
-    """Which events have no NaN and no infinity in any floating-point field; (n,) bool."""
+    """Return which events have only finite numbers; (n,) bool."""
     good = np.ones(len(events), dtype=bool)
     for name in events.fields:
         for field in events[name].fields:
