@@ -1,4 +1,4 @@
-"""Events for tests: from plain dicts, from ROOT files, at random; as awkward arrays and as the dataset that ingest leaves."""
+"""Events for tests: from dicts, from ROOT files, at random; as awkward arrays and as a dataset."""
 
 from pathlib import Path
 
@@ -191,7 +191,7 @@ def write_dataset(
     classes=("qcd", "ttbar", "wjets"),
     **options,
 ) -> Path:
-    """A dataset of random events, ``events`` a fragment, the fragments dealt to the classes in turn."""
+    """Write random events, ``events`` per fragment; the classes take fragments in turn."""
     total = 0
     for i in range(fragments):
         label = i % len(classes)

@@ -1,7 +1,7 @@
-"""The physics of hepflow once more, as plainly as Python allows: dicts, loops, `math` and 64-bit floats, one event at a time.
+"""The physics of hepflow in plain Python: dicts, loops, `math` and 64-bit floats, event by event.
 
-Written from the definitions alone, before and apart from the compiled version, to compare it with. An event is a dict of
-collections, each a list of dicts of fields.
+Written from the definitions alone, independently of the compiled version, to compare with it; so it
+has its own numbers for the cuts. An event is a dict of collections, each a list of dicts of fields.
 """
 
 import math
@@ -10,7 +10,7 @@ CAPS = {"track": 450, "photon": 150, "neutral": 200}
 
 
 def process(event, definitions):
-    """``(hlf, particles, None)`` of an event that passes, ``(None, None, reason)`` of one that does not."""
+    """Return ``(hlf, particles, None)`` for an event that passes, else ``(None, None, reason)``."""
     corrected = definitions == "corrected"
     candidates = select_candidates(event, corrected)
     if not corrected and not all(any(c["kind"] == kind for c in candidates) for kind in CAPS):
@@ -121,7 +121,7 @@ def choose_lepton(event, candidates, corrected):
 
 
 def rank(candidates, lepton, corrected):
-    """Those that go into the list, by decreasing pT; sorted() is stable, so ties stay in file order, tracks first."""
+    """Return the listed candidates by decreasing pT (sorted() is stable)."""
     others = [c for c in candidates if not (c["kind"] == "track" and same_place(lepton, c))]
     order = sorted(others, key=lambda c: -c["pt"]) if corrected else others
     kept = []

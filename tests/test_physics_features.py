@@ -45,7 +45,7 @@ both = pytest.mark.parametrize("definitions", DEFINITIONS)
 
 
 def assert_same_as_plain(events, definitions):
-    """Every feature of every event to 1e-5, the same events kept, the others rejected for the same reasons."""
+    """Compare all features to 1e-5, the events kept, and the reasons of the rejected ones."""
     got = compute(events, definitions)
     reasons: dict[str, int] = {}
     kept = 0
@@ -145,7 +145,7 @@ CLUTTER = {
 
 
 def crowd(make, n):
-    """``n`` candidates of coarse momenta, so that several are tied at any cap, away from the lepton."""
+    """Return ``n`` candidates away from the lepton; coarse momenta give ties at any cap."""
     return [make(2.0 + i % 7 / 4, 3.0 + i % 11 / 8, -3.0 + i % 60 / 10) for i in range(n)]
 
 
@@ -307,7 +307,7 @@ def test_the_lepton_row_is_first_at_the_origin_and_has_its_own_isolations():
     ],
 )
 def test_the_definitions_choose_their_lepton(electrons, muons, corrected_pt, reference_pt):
-    # one candidate of each kind far away keeps the reference from dropping the event; its tracks make the reference's -1 harmless
+    # The reference drops events without one candidate of each kind.
     clutter = {
         "EFlowTrack": [track(9.0, 4.0)],
         "EFlowPhoton": [neutral(2.0, 4.5)],
@@ -379,7 +379,7 @@ def test_an_event_with_a_feature_that_is_not_finite_is_rejected_and_counted():
 
 @both
 def test_high_level_features_are_the_same_without_the_particles(definitions):
-    """Also where a feature of a particle is what rejects the event: of a momentum, an angle or a vertex that is too large."""
+    """Also if a particle rejects the event: by a momentum, an angle or a vertex too large."""
     rng = np.random.default_rng(11)
     good = [random_event(rng) for _ in range(40)]
     bad = (track(3e38, 1.0), track(5.0, 200.0), track(5.0, 1.0, vertex=(3e38, 3e38, 0.0)))

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hepflow.simulate.calorimeter import ECAL, HCAL, EnergyFlow, measure, share, tower_index
-from hepflow.simulate.tracking import energy_sigma
+from hepflow.simulate.calorimeter import EnergyFlow, measure, share, tower_index
+from hepflow.simulate.card import ECAL, HCAL
 
 NO_TRACKS = (np.zeros(0, np.int32), *(np.zeros(0) for _ in range(4)))
 
@@ -107,7 +107,7 @@ def test_a_lone_neutral_is_measured_with_the_card_s_resolution(
     measured = np.array([one.et[0] * np.cosh(one.eta[0]) for one in flow])
     assert measured.mean() == pytest.approx(energy, rel=0.01)
     assert measured.std() == pytest.approx(
-        energy_sigma(compartment.resolution, np.array([energy]), np.array([eta]))[0], rel=0.06
+        compartment.resolution.sigma(np.array([energy]), np.array([eta]))[0], rel=0.06
     )
     assert max(abs(one.eta[0] - eta) for one in flow) < 0.087
     assert max(abs(one.phi[0] - 0.3) for one in flow) < 2 * np.pi / 72
@@ -118,7 +118,7 @@ def test_a_soft_photon_is_mostly_lost_in_the_noise() -> None:
 
 
 def test_a_charged_hadron_is_not_counted_twice() -> None:
-    """Only upward fluctuations beyond a standard deviation look like a neutral beside the track."""
+    """Only upward fluctuations beyond a standard deviation look like an extra neutral."""
     flow = repeat(HCAL, hits(211, 20.0, 0.5), tracks(211, 20.0, 0.01, 0.5))
     assert np.mean([len(one.et) for one in flow]) == pytest.approx(0.15, abs=0.04)
     scale = np.array([one.scale[0] for one in flow if len(one.et) == 0])

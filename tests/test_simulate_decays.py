@@ -1,4 +1,4 @@
-"""The decays of heavy hadrons: kinematics, branching ratios, and that trying again and again is what it says."""
+"""Decays of heavy hadrons: kinematics, branching ratios, and the probabilities of many tries."""
 
 import numpy as np
 import pytest

@@ -9,7 +9,6 @@ pytest.importorskip("pythia8mc", reason="pip install 'hepflow[simulate]'")
 
 from hepflow.schema import COLLECTIONS
 from hepflow.simulate import card
-from hepflow.simulate.btag_card import WORKING_POINTS
 from hepflow.simulate.detector import simulate
 from hepflow.simulate.jets import cluster, flavours, median_density, tag
 from hepflow.simulate.particles import Events, Particles, offsets_of
@@ -240,7 +239,7 @@ def test_tag_bits_are_set_at_the_card_s_rates(flavour: int, rates: tuple[float, 
     n = 20_000
     bits = tag(
         np.random.default_rng(8),
-        WORKING_POINTS,
+        card.BTAG,
         np.full(n, 45.0),
         np.full(n, -0.5),
         np.full(n, flavour),
@@ -254,7 +253,7 @@ def test_tag_bits_are_set_at_the_card_s_rates(flavour: int, rates: tuple[float, 
 def test_jets_that_cannot_be_tagged_are_not() -> None:
     pt, eta = np.array([20.0, 100.0]), np.array([0.0, 3.5])
     rng = np.random.default_rng(9)
-    assert sum(tag(rng, WORKING_POINTS, pt, eta, np.array([5, 5])).sum() for _ in range(200)) == 0
+    assert sum(tag(rng, card.BTAG, pt, eta, np.array([5, 5])).sum() for _ in range(200)) == 0
 
 
 def test_the_same_generator_gives_the_same_event() -> None:

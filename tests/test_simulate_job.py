@@ -1,4 +1,4 @@
-"""The stage: what it makes, that it resumes, and that the number of processes changes nothing. And the physics of what comes out."""
+"""The stage: its files, resuming, any number of processes; and the physics of the events."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def small(pool: Path, tmp_path_factory: pytest.TempPathFactory) -> SimulateConfig:
-    """Two files a class, of 4 and 2 selected events."""
+    """Two files per class, of 4 and 2 selected events."""
     config = SimulateConfig(
         input=pool, output=tmp_path_factory.mktemp("raw"), events=6, events_per_file=4, jobs=1
     )
@@ -126,7 +126,7 @@ def test_a_longer_file_begins_with_the_events_of_the_shorter(
 
 
 @pytest.mark.parametrize("change", [{"seed": 2}, {"pileup": 5.0}, {"underlying_event": "mpi"}])
-def test_other_settings_make_every_file_anew(
+def test_other_settings_replace_every_file(
     small: SimulateConfig, change: dict[str, object]
 ) -> None:
     assert not any(sample.up_to_date for sample in plan(replace(small, **change)))
@@ -141,13 +141,13 @@ def test_files_of_other_settings_are_replaced_only_when_asked(small: SimulateCon
         run(replace(small, seed=2))
     with pytest.raises(
         ConfigError,
-        match=r"holds qcd_0001\.root with events 2 \(now 1\)\. Give another --output, or --overwrite",
+        match=r"holds qcd_0001\.root with events 2 \(now 1\)\. .* --output, or --overwrite",
     ):
         run(replace(small, events=5))
     assert files(small) == before
 
 
-def test_what_is_replaced_leaves_nothing_beside_the_new(
+def test_replaced_files_leave_nothing_next_to_the_new(
     small: SimulateConfig, tmp_path: Path
 ) -> None:
     for path in (small.output / "wjets").iterdir():
@@ -165,7 +165,7 @@ def test_what_is_replaced_leaves_nothing_beside_the_new(
     run(replace(other, overwrite=False))
 
 
-def test_files_of_other_settings_beside_the_new_are_an_error(
+def test_files_of_other_settings_next_to_the_new_are_an_error(
     small: SimulateConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     short = replace(small, output=tmp_path, classes=("wjets",), events=2)
@@ -174,7 +174,7 @@ def test_files_of_other_settings_beside_the_new_are_an_error(
         (tmp_path / "wjets" / path.name).write_bytes(path.read_bytes())
     with caplog.at_level(logging.INFO, "hepflow"):
         run(short)  # those of the same settings may stay
-    assert "holds 1 file more than asked for, of the same settings: kept" in caplog.text
+    assert "contains 1 file more than requested, of the same settings" in caplog.text
     sidecar = tmp_path / "wjets" / "wjets_0001.json"
     sidecar.write_text(sidecar.read_text().replace('"seed": 1,', '"seed": 3,'))
     with pytest.raises(ConfigError, match=r"holds wjets_0001\.root with seed 3 \(now 1\)"):
@@ -188,7 +188,7 @@ def test_quarks_matter_to_qcd_alone(small: SimulateConfig) -> None:
     assert stale == {"qcd"}
 
 
-def test_files_without_their_sidecar_are_made_anew_the_same(
+def test_files_without_their_sidecar_are_written_again_the_same(
     small: SimulateConfig, pool: Path, tmp_path: Path
 ) -> None:
     config = replace(small, output=tmp_path, classes=("ttbar",), events=4)
@@ -250,7 +250,8 @@ def test_a_pool_holds_visible_soft_particles_only(pool: Path) -> None:
     assert (central & (particles.charge != 0)).sum() / 120 / 5 == pytest.approx(5, abs=1.5)
 
 
-# medians of a sample of 15,000 events of a prototype of this simulation, which was compared with full Pythia and with published selections
+# medians of 15,000 events of a prototype of this simulation, which was compared with full Pythia
+# and with published selections
 REFERENCE = {
     "qcd": {
         "tracks": 241,
@@ -286,7 +287,7 @@ REFERENCE = {
         "LepPt": 36,
     },
 }
-# allowed deviation: the reference's own share plus what the median of some 120 events may do; counts to the unit
+# allowed deviation: relative, including the statistics of some 120 events; counts to the unit
 BANDS = {
     "tracks": 0.15,
     "photons": 0.25,
@@ -298,7 +299,7 @@ BANDS = {
     "nJets": 0,
     "nBJets": 0,
 }
-# HT and MT begin at zero, where shares mean little; the median of wjets' jets is on an edge, with a mean of 0.8
+# absolute deviation: HT and MT begin at 0, and wjets' jets have a mean of 0.8 at a median of 0
 SLACK = {"HT": 8.0, "MT": 8.0, "nJets": 1.0}
 
 
@@ -351,7 +352,7 @@ def test_classes_separate_by_isolation_and_missing_energy(sample: SimulateConfig
 
 @pytest.mark.slow
 def test_cross_sections_are_leading_order_ones(sample: SimulateConfig) -> None:
-    """In pb, within a factor: W -> l nu 6e4 before cuts, t tbar 500; QCD 1.3e4 selected, half of it from scattered b quarks."""
+    """In pb, within a factor: W -> l nu 6e4 before cuts, t tbar 500; QCD 1.3e4 selected."""
     sections = {
         name: json.loads((sample.output / name / f"{name}_0000.json").read_text())[
             "cross_section_pb"

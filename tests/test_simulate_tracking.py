@@ -1,12 +1,14 @@
 """Propagation against analytic geometry, efficiencies and smearing against the card."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hepflow.simulate import card
-from hepflow.simulate.tracking import evaluate, find_tracks, log_normal, propagate
+from hepflow.simulate.tracking import find_tracks, log_normal, propagate
 
 RADIUS, HALF_LENGTH, FIELD = card.RADIUS, card.HALF_LENGTH, card.FIELD_TESLA
 
@@ -16,9 +18,7 @@ def reach(
 ) -> np.ndarray:
     px, py, pz = momentum
     four = np.array([[px, py, pz, np.sqrt(px * px + py * py + pz * pz)]])
-    return propagate(
-        np.array([charge], np.int8), four, np.array([vertex]), FIELD, RADIUS, HALF_LENGTH
-    )[0]
+    return propagate(np.array([charge], np.int8), four, np.array([vertex]))[0]
 
 
 def bending_radius(pt: float) -> float:
@@ -42,7 +42,7 @@ def test_a_neutral_from_a_displaced_vertex_keeps_its_direction() -> None:
 
 @pytest.mark.parametrize("charge", [-1, 1])
 def test_a_charged_particle_turns_by_the_angle_of_its_arc(charge: int) -> None:
-    """A chord of length R under a circle of radius r: the direction to its end is off by asin(R / 2r), clockwise for a positive charge."""
+    """The chord R of a circle r ends asin(R / 2r) off, clockwise for a positive charge."""
     pt = 2.0
     x, y, z = reach(charge, (pt, 0.0, 0.0))
     half = np.arcsin(RADIUS / (2 * bending_radius(pt)))
@@ -122,9 +122,23 @@ def test_everything_ends_on_the_cylinder_on_its_own_circle(
     ],
 )
 def test_tables_give_the_card_s_values(
-    table: card.Table, pt: float, eta: float, value: float
+    table: card.BinnedTable, pt: float, eta: float, value: float
 ) -> None:
-    assert evaluate(table, np.array([pt]), np.array([eta])) == pytest.approx([value], abs=2e-4)
+    assert table.at(np.array([pt]), np.array([eta])) == pytest.approx([value], abs=2e-4)
+
+
+def digest(*tables: tuple[np.ndarray, ...]) -> str:
+    columns = [np.ascontiguousarray(column, float) for table in tables for column in table]
+    return hashlib.blake2b(b"".join(map(bytes, columns)), digest_size=8).hexdigest()
+
+
+def test_the_numbers_of_the_card_are_those_of_every_sample_so_far() -> None:
+    tracking = (card.HADRON_TRACKING, card.ELECTRON_TRACKING, card.MUON_TRACKING)
+    resolution = (card.HADRON_RESOLUTION, card.MUON_RESOLUTION)
+    assert digest(*tracking, *resolution, card.ELECTRON_ID, card.MUON_ID) == "3ffb0d95943d7475"
+    assert digest(*(table for point in card.BTAG for table in point)) == "5b70cd8ae5d726c2"
+    energy = (card.ELECTRON_RESOLUTION, card.ECAL.resolution, card.HCAL.resolution)
+    assert digest(*energy, card.ECAL.towers, card.HCAL.towers) == "262f333f659744e8"
 
 
 @pytest.mark.parametrize(
@@ -137,9 +151,9 @@ def test_tables_give_the_card_s_values(
         card.MUON_ID,
     ],
 )
-def test_efficiencies_are_probabilities(table: card.Table) -> None:
+def test_efficiencies_are_probabilities(table: card.BinnedTable) -> None:
     pt, eta = np.meshgrid(np.geomspace(0.05, 500, 60), np.linspace(-5, 5, 81))
-    values = evaluate(table, pt.ravel(), eta.ravel())
+    values = table.at(pt.ravel(), eta.ravel())
     assert values.min() >= 0.0
     assert values.max() <= 1.0
 

@@ -1,4 +1,4 @@
-"""Files in Delphes' layout: read back whole, known by their UUID, and the same bytes whenever they are written."""
+"""Files in Delphes' layout: they read back, have the UUID given, and the same bytes at any time."""
 
 import time
 import uuid

@@ -92,7 +92,10 @@ def check(made: FeatureSet, n_events: int, name: str) -> FeatureSet:
     elif (made.index[1:] <= made.index[:-1]).any():
         problem = "index must increase, as no event may come twice"
     elif accounted != n_events or (kept and not 0 <= made.index[0] <= made.index[-1] < n_events):
-        problem = f"{n_events} events in, but {kept} kept and {accounted - kept} rejected: none may get lost"
+        rejected = accounted - kept
+        problem = (
+            f"{n_events} events in, but {kept} kept and {rejected} rejected: none may get lost"
+        )
     else:
         return made
     raise DataError(f"{name}: {problem}. See docs/own-physics.md.")

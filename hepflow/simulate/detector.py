@@ -1,38 +1,33 @@
-"""Generated events -> what Delphes would write: tracks, photons, neutral hadrons, leptons, jets and missing ET.
+"""Generated events -> what Delphes would write: tracks, photons, neutral hadrons, leptons, jets.
 
-The modules run in the order of Delphes' CMS Phase-II card (see ``card.py``). The promise: the collections and their order are Delphes'
-(jets and leptons by falling pT, energy flow from -eta to +eta), and the same events with the same generator give the same output.
+A parametric detector: it has no material and no showers, but the efficiencies, resolutions and
+thresholds of Delphes' CMS Phase-II card (see ``card.py``), applied in the card's order::
+
+    overlay -> propagate -> find_tracks -> ECAL -> HCAL -> energy flow, leptons, missing ET -> jets
+    pile-up    helices      efficiency,    towers, excess                                  anti-kt,
+                            smearing       over the tracks                                 b-tags
+
+Collections and their order are Delphes' (jets and leptons by falling pT, energy flow from -eta to
++eta). The same events with the same generator give the same output.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import awkward as ak
 import numpy as np
 
+from hepflow.physics.skim import NEUTRAL_ET, TRACK_PT
 from hepflow.schema import COLLECTIONS
 from hepflow.simulate import card
-from hepflow.simulate.btag_card import WORKING_POINTS
-from hepflow.simulate.calorimeter import ECAL, HCAL, EnergyFlow, measure, tower_index
+from hepflow.simulate.calorimeter import EnergyFlow, measure, tower_index
 from hepflow.simulate.jets import cluster, flavours, median_density, tag
 from hepflow.simulate.particles import Events, Particles, offsets_of, pt_eta_phi
 from hepflow.simulate.pileup import Overlaid, overlay
-from hepflow.simulate.tracking import ELECTRON, MUON, Tracks, evaluate, find_tracks, propagate
+from hepflow.simulate.tracking import ELECTRON, MUON, Tracks, find_tracks, propagate
 
-# what is written, as Delphes would, though softer than anything a later stage reads
-MIN_TRACK_PT = 0.5
-MIN_TOWER_ET = 1.0
 # BTag is unsigned in Delphes' files
 _DTYPES = {"BTag": "uint32"}
-
-
-@dataclass(frozen=True)
-class _Reconstructed:
-    """One event after the energy flow, before jets."""
-
-    collections: dict[str, dict[str, np.ndarray]]
-    jet_inputs: np.ndarray
-    density: float
+_Collection = dict[str, np.ndarray]
 
 
 def simulate(
@@ -47,102 +42,93 @@ def simulate(
     pool : Particles
         Minimum-bias events.
     pileup, soft : float
-        Mean number of minimum-bias events on other vertices, and on the event's own (a fast underlying event; 0 for none).
+        Mean number of minimum-bias events on other vertices, and on the event's own (a fast
+        underlying event; 0 for none).
 
     Returns
     -------
     dict
-        Delphes collection -> (events, var) records, as ``hepflow.schema.COLLECTIONS`` has them.
+        Delphes collection -> (events, var) records of `hepflow.schema.COLLECTIONS`. Tracks and
+        towers softer than the cuts of `hepflow.physics.skim` are left out.
     """
-    done = [
-        _reconstruct(rng, overlay(rng, events.particles.event(i), pool, pileup, soft))
-        for i in range(len(events.particles))
-    ]
-    inputs = np.concatenate([event.jet_inputs for event in done])
-    jets, jet_offsets = cluster(
-        inputs, offsets_of(np.array([len(event.jet_inputs) for event in done]))
-    )
-    for i, (event, heavy) in enumerate(zip(done, events.heavy, strict=True)):
-        event.collections["Jet"] = _jets(
-            rng, jets[jet_offsets[i] : jet_offsets[i + 1]], event.density, heavy
-        )
+    collections, inputs, densities = [], [], []
+    for i in range(len(events.particles)):
+        event = overlay(rng, events.particles.event(i), pool, pileup, soft)
+        found, momentum, density = _reconstruct(rng, event)
+        collections.append(found)
+        inputs.append(momentum)
+        densities.append(density)
+    offsets = offsets_of(np.array([len(momentum) for momentum in inputs]))
+    jets, offsets = cluster(np.concatenate(inputs), offsets)
+    for i, found in enumerate(collections):
+        clustered = jets[offsets[i] : offsets[i + 1]]
+        found["Jet"] = _jets(rng, clustered, densities[i], events.heavy[i])
     return {
-        name: _collect([event.collections[name] for event in done], fields)
+        name: _joined([found[name] for found in collections], fields)
         for name, fields in COLLECTIONS.items()
     }
 
 
-def _reconstruct(rng: np.random.Generator, event: Overlaid) -> _Reconstructed:
-    """Tracks, towers, leptons and missing ET of one event."""
-    outer = propagate(
-        event.charge, event.momentum, event.vertex, card.FIELD_TESLA, card.RADIUS, card.HALF_LENGTH
-    )
-    _, outer_eta, outer_phi = pt_eta_phi(outer)
-    found = find_tracks(rng, event.pdg, event.charge, event.momentum, outer_eta)
-    track_eta, track_phi, track_pdg = (
-        outer_eta[found.particle],
-        outer_phi[found.particle],
-        event.pdg[found.particle],
-    )
-    particles = (event.pdg, event.momentum[:, 3], outer_eta, outer_phi)
+def _reconstruct(
+    rng: np.random.Generator, event: Overlaid
+) -> tuple[dict[str, _Collection], np.ndarray, float]:
+    """Return an event's collections before jets, and the momenta and pT density for the jets."""
+    _, eta, phi = pt_eta_phi(propagate(event.charge, event.momentum, event.vertex))
+    found = find_tracks(rng, event.pdg, event.charge, event.momentum, eta)
+    hits = (event.pdg, event.momentum[:, 3], eta, phi)
+    i = found.particle
+    at_wall = (eta[i], phi[i])
     photons = measure(
-        rng, ECAL, particles, (track_pdg, found.energy, found.resolution, track_eta, track_phi)
+        rng, card.ECAL, hits, (event.pdg[i], found.energy, found.resolution, *at_wall)
     )
-    found_ecal = _rescale(found, photons.scale)
+    tracks = _rescaled(found, photons.scale)
     neutrals = measure(
-        rng,
-        HCAL,
-        particles,
-        (track_pdg, found_ecal.energy, found_ecal.resolution, track_eta, track_phi),
+        rng, card.HCAL, hits, (event.pdg[i], tracks.energy, tracks.resolution, *at_wall)
     )
-    tracks = _rescale(found_ecal, neutrals.scale)
-    order = _eflow_order(track_eta, track_phi)
+    tracks = _rescaled(tracks, neutrals.scale)
+
+    # Delphes leaves the tracks in the order of the HCAL's towers; those that miss it are dropped.
+    tower = tower_index(card.HCAL.towers, *at_wall)
+    order = np.argsort(tower, kind="stable")
+    order = order[tower[order] >= 0]
+    hard = order[tracks.pt[order].astype(np.float32) > TRACK_PT]
+    x, y, z = event.vertex[i[hard]].T
+    flow = [photons, neutrals]
+    pt = np.concatenate([tracks.pt[order], *(part.et for part in flow)])
+    phi = np.concatenate([tracks.phi[order], *(part.phi for part in flow)])
+    px, py = -np.sum(pt * np.cos(phi)), -np.sum(pt * np.sin(phi))
     collections = {
-        "EFlowTrack": _tracks(event, tracks, order),
+        "EFlowTrack": {
+            **_kinematics(tracks, hard, event),
+            "PID": event.pdg[i[hard]],
+            "X": x,  # the true vertex, as in Delphes
+            "Y": y,
+            "Z": z,
+        },
         "EFlowPhoton": _towers(photons),
         "EFlowNeutralHadron": _towers(neutrals),
-        "Electron": _leptons(rng, event, tracks, order, outer_eta, ELECTRON),
-        "MuonTight": _leptons(rng, event, found, np.arange(len(found.pt)), outer_eta, MUON),
-        "MissingET": _missing_et(tracks, order, photons, neutrals),
+        "Electron": _leptons(rng, event, tracks, order, eta, ELECTRON),
+        "MuonTight": _leptons(rng, event, found, np.arange(len(i)), eta, MUON),
+        "MissingET": {"MET": np.array([np.hypot(px, py)]), "Phi": np.array([np.arctan2(py, px)])},
     }
-    inputs, density = _jet_inputs(event, tracks, order, photons, neutrals)
-    return _Reconstructed(collections, inputs, density)
+    return collections, *_jet_inputs(event, tracks, order, flow)
 
 
-def _rescale(tracks: Tracks, scale: np.ndarray) -> Tracks:
-    """Tracks with their momenta scaled and their masses kept."""
+def _rescaled(tracks: Tracks, scale: np.ndarray) -> Tracks:
+    """Return tracks with scaled momenta and the same masses."""
     momentum2 = (tracks.pt * np.cosh(tracks.eta)) ** 2
-    return tracks._replace(
-        pt=tracks.pt * scale, energy=np.sqrt(tracks.energy**2 + momentum2 * (scale**2 - 1))
-    )
+    energy = np.sqrt(tracks.energy**2 + momentum2 * (scale**2 - 1))
+    return tracks._replace(pt=tracks.pt * scale, energy=energy)
 
 
-def _eflow_order(eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
-    """Tracks from tower to tower of the HCAL, from -eta to +eta, as Delphes leaves them; those that miss it are left out."""
-    tower = tower_index(HCAL.towers, eta, phi)
-    order = np.argsort(tower, kind="stable")
-    return order[tower[order] >= 0]
+def _kinematics(tracks: Tracks, order: np.ndarray, event: Overlaid) -> _Collection:
+    charge = event.charge[tracks.particle[order]]
+    momentum = {"PT": tracks.pt[order], "Eta": tracks.eta[order], "Phi": tracks.phi[order]}
+    return {**momentum, "Charge": charge}
 
 
-def _tracks(event: Overlaid, tracks: Tracks, order: np.ndarray) -> dict[str, np.ndarray]:
-    """EFlowTrack of one event: measured momenta, and the true vertex as Delphes gives it."""
-    order = order[tracks.pt[order].astype(np.float32) > MIN_TRACK_PT]
-    source = tracks.particle[order]
-    x, y, z = event.vertex[source].T
-    return {
-        "PID": event.pdg[source],
-        "Charge": event.charge[source],
-        "PT": tracks.pt[order],
-        "Eta": tracks.eta[order],
-        "Phi": tracks.phi[order],
-        "X": x,
-        "Y": y,
-        "Z": z,
-    }
-
-
-def _towers(flow: EnergyFlow) -> dict[str, np.ndarray]:
-    keep = flow.et.astype(np.float32) > MIN_TOWER_ET
+def _towers(flow: EnergyFlow) -> _Collection:
+    keep = flow.et.astype(np.float32) > NEUTRAL_ET
     return {"ET": flow.et[keep], "Eta": flow.eta[keep], "Phi": flow.phi[keep]}
 
 
@@ -153,45 +139,25 @@ def _leptons(
     order: np.ndarray,
     outer_eta: np.ndarray,
     species: int,
-) -> dict[str, np.ndarray]:
-    """Electrons or muons of one event: tracks of that kind that pass the identification, by falling pT."""
+) -> _Collection:
+    """Return the tracks of a species that pass the identification, by falling pT."""
     order = order[np.abs(event.pdg[tracks.particle[order]]) == species]
-    efficiency = card.ELECTRON_ID if species == ELECTRON else card.MUON_ID
-    order = order[
-        rng.random(len(order))
-        < evaluate(efficiency, tracks.pt[order], outer_eta[tracks.particle[order]])
-    ]
-    order = order[np.argsort(-tracks.pt[order], kind="stable")]
-    return {
-        "PT": tracks.pt[order],
-        "Eta": tracks.eta[order],
-        "Phi": tracks.phi[order],
-        "Charge": event.charge[tracks.particle[order]],
-    }
-
-
-def _missing_et(
-    tracks: Tracks, order: np.ndarray, photons: EnergyFlow, neutrals: EnergyFlow
-) -> dict[str, np.ndarray]:
-    """Minus the vector sum of the energy flow, pile-up included."""
-    pt = np.concatenate([tracks.pt[order], photons.et, neutrals.et])
-    phi = np.concatenate([tracks.phi[order], photons.phi, neutrals.phi])
-    px, py = -np.sum(pt * np.cos(phi)), -np.sum(pt * np.sin(phi))
-    return {"MET": np.array([np.hypot(px, py)]), "Phi": np.array([np.arctan2(py, px)])}
+    table = card.ELECTRON_ID if species == ELECTRON else card.MUON_ID
+    efficiency = table.at(tracks.pt[order], outer_eta[tracks.particle[order]])
+    order = order[rng.random(len(order)) < efficiency]
+    return _kinematics(tracks, order[np.argsort(-tracks.pt[order], kind="stable")], event)
 
 
 def _jet_inputs(
-    event: Overlaid, tracks: Tracks, order: np.ndarray, photons: EnergyFlow, neutrals: EnergyFlow
+    event: Overlaid, tracks: Tracks, order: np.ndarray, flow: list[EnergyFlow]
 ) -> tuple[np.ndarray, float]:
-    """Four-momenta (n, 4) that jets are made of, and their median pT density (GeV)."""
+    """Return the four-momenta (n, 4) that jets consist of, and their median pT density (GeV)."""
     source = tracks.particle[order]
-    own = order[
-        ~event.pileup[source]
-        | (np.abs(event.vertex[source, 2] - event.z) <= card.VERTEX_RESOLUTION)
-    ]
-    pt = np.concatenate([tracks.pt[own], photons.et, neutrals.et])
-    eta = np.concatenate([tracks.eta[own], photons.eta, neutrals.eta])
-    phi = np.concatenate([tracks.phi[own], photons.phi, neutrals.phi])
+    near = np.abs(event.vertex[source, 2] - event.z) <= card.VERTEX_RESOLUTION
+    own = order[~event.pileup[source] | near]
+    pt = np.concatenate([tracks.pt[own], *(part.et for part in flow)])
+    eta = np.concatenate([tracks.eta[own], *(part.eta for part in flow)])
+    phi = np.concatenate([tracks.phi[own], *(part.phi for part in flow)])
     energy = np.concatenate([tracks.energy[own], (pt * np.cosh(eta))[len(own) :]])
     momentum = np.stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), energy], axis=1)
     return momentum, median_density(pt, eta, phi)
@@ -199,47 +165,30 @@ def _jet_inputs(
 
 def _jets(
     rng: np.random.Generator, clustered: np.ndarray, density: float, heavy: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Jets of one event: pile-up subtracted, above 15 GeV, tagged, by falling pT.
+) -> _Collection:
+    """Return the jets of one event: pile-up subtracted, above 15 GeV, tagged, by falling pT.
 
-    Parameters
-    ----------
-    clustered : (jets, 4), px py pz E in GeV
+    ``clustered`` is (jets, 4), px py pz E in GeV. The heavy hadrons are used for the partons of
+    Delphes' JetFlavorAssociation.
     """
     raw_pt, eta, phi = pt_eta_phi(clustered)
     scale = 1 - density * np.pi * card.JET_RADIUS**2 / np.maximum(raw_pt, 1e-9)
     pt = raw_pt * scale
-    mass = scale * np.sqrt(
-        np.maximum(clustered[:, 3] ** 2 - np.sum(clustered[:, :3] ** 2, axis=1), 0)
-    )
+    mass2 = clustered[:, 3] ** 2 - np.sum(clustered[:, :3] ** 2, axis=1)
+    mass = scale * np.sqrt(np.maximum(mass2, 0))
     order = np.argsort(-pt, kind="stable")
     order = order[pt[order] > card.JET_MIN_PT]
-    bits = tag(
-        rng,
-        WORKING_POINTS,
-        pt[order],
-        eta[order],
-        flavours(eta[order], phi[order], _near(heavy), card.FLAVOUR_CONE),
-    )
-    return {
-        "PT": pt[order],
-        "Eta": eta[order],
-        "Phi": phi[order],
-        "Mass": mass[order],
-        "BTag": bits,
-    }
+    pt, eta, phi, mass = pt[order], eta[order], phi[order], mass[order]
+    labels = (heavy[:, 0] > card.FLAVOUR_MIN_PT) & (np.abs(heavy[:, 1]) < card.FLAVOUR_MAX_ETA)
+    flavour = flavours(eta, phi, heavy[labels], card.FLAVOUR_CONE)
+    bits = tag(rng, card.BTAG, pt, eta, flavour)
+    return {"PT": pt, "Eta": eta, "Phi": phi, "Mass": mass, "BTag": bits}
 
 
-def _near(heavy: np.ndarray) -> np.ndarray:
-    """The heavy hadrons that may label a jet; they stand for the partons that Delphes looks for."""
-    return heavy[(heavy[:, 0] > card.FLAVOUR_MIN_PT) & (np.abs(heavy[:, 1]) < card.FLAVOUR_MAX_ETA)]
-
-
-def _collect(events: list[dict[str, np.ndarray]], fields: Mapping[str, str]) -> ak.Array:
-    """One jagged array of records from the events' own."""
-    counts = [len(next(iter(event.values()))) for event in events]
+def _joined(events: list[_Collection], fields: Mapping[str, str]) -> ak.Array:
+    """Return one jagged array of records from those of each event."""
     columns = {
         name: np.concatenate([event[name] for event in events]).astype(_DTYPES.get(name, kind))
         for name, kind in fields.items()
     }
-    return ak.unflatten(ak.zip(columns), counts)
+    return ak.unflatten(ak.zip(columns), [len(next(iter(event.values()))) for event in events])

@@ -1,8 +1,12 @@
-"""Particles of many events in flat arrays: what the generator makes and the detector reads."""
+"""Particles of many events in flat arrays: what the generator makes and the detector measures."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+Event = tuple[np.ndarray, ...]
+"""One event: pdg, charge, momentum and vertex, as `Particles` has them."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,17 @@ class Particles:
     momentum: np.ndarray
     vertex: np.ndarray
 
+    @classmethod
+    def of(cls, events: Sequence[Event]) -> "Particles":
+        """Join events."""
+        columns = [np.concatenate(column) for column in zip(*events, strict=True)]
+        return cls(offsets_of(np.array([len(event[0]) for event in events])), *columns)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def event(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """pdg, charge, momentum and vertex of event ``i``."""
+    def event(self, i: int) -> Event:
+        """Return event ``i``."""
         part = slice(self.offsets[i], self.offsets[i + 1])
         return self.pdg[part], self.charge[part], self.momentum[part], self.vertex[part]
 
@@ -43,7 +53,7 @@ class Events:
     particles : Particles
         Stable, visible particles.
     heavy : list of (m, 4) float64
-        For each event, its b and c hadrons: pT in GeV, eta, phi in rad, and quark flavour (4 or 5).
+        For each event, its b and c hadrons: pT in GeV, eta, phi in rad, quark flavour (4 or 5).
     """
 
     particles: Particles
@@ -51,27 +61,12 @@ class Events:
 
 
 def offsets_of(counts: np.ndarray) -> np.ndarray:
-    """Where each event begins, and the last ends, from the number of particles in each."""
+    """Return where each event begins, and the last ends, from the number of particles in each."""
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 
-def take(particles: Particles, keep: np.ndarray) -> Particles:
-    """The particles of which the (n,) mask is true, in the same events."""
-    running = np.concatenate([[0], np.cumsum(keep, dtype=np.int64)])
-    return Particles(
-        running[particles.offsets],
-        particles.pdg[keep],
-        particles.charge[keep],
-        particles.momentum[keep],
-        particles.vertex[keep],
-    )
-
-
 def pt_eta_phi(momentum: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Transverse momentum, pseudorapidity and azimuth of (n, 3 or more) momenta."""
-    pt = np.hypot(momentum[:, 0], momentum[:, 1])
-    return (
-        pt,
-        np.arcsinh(momentum[:, 2] / np.maximum(pt, 1e-12)),
-        np.arctan2(momentum[:, 1], momentum[:, 0]),
-    )
+    """Return transverse momentum, pseudorapidity and azimuth of (n, 3 or more) momenta."""
+    x, y, z = momentum[:, :3].T
+    pt = np.hypot(x, y)
+    return pt, np.arcsinh(z / np.maximum(pt, 1e-12)), np.arctan2(y, x)

@@ -1,4 +1,4 @@
-"""Everything that talks to Pythia8: settings, vetoes, and its event records as flat arrays."""
+"""The interface to Pythia 8: settings, vetoes, and its event records as flat arrays."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,8 @@ from hepflow.simulate.decays import BOTTOM, CHARM, Library, join
 from hepflow.simulate.particles import Particles, offsets_of, pt_eta_phi
 
 CM_ENERGY_GEV = 13000.0
-# particles that live longer than this (mm) reach the detector, as in the files that experiments give to Delphes
+# Particles that live longer than this (mm) reach the detector, as in the files that experiments
+# give to Delphes.
 MAX_TAU_MM = 10.0
 _NEUTRINOS = (12, 14, 16)
 _COMMON = (
@@ -21,14 +22,15 @@ _COMMON = (
     "ParticleDecays:limitTau0 = on",
     f"ParticleDecays:tau0Max = {MAX_TAU_MM}",
 )
-# Delphes' generatePileUp.cmnd; the perturbative diffraction that takes 15 s to initialise is left out by the mass limit
+# Delphes' generatePileUp.cmnd. The mass limit leaves out perturbative diffraction, which takes
+# 15 s to initialise.
 _MINIMUM_BIAS = ("SoftQCD:all = on", "Diffraction:mMinPert = 20000")
 
 
 def start(
     settings: Sequence[str], seed: int, hooks: pythia8mc.UserHooks | None = None
 ) -> pythia8mc.Pythia:
-    """An initialised Pythia.
+    """Return an initialised Pythia.
 
     Parameters
     ----------
@@ -42,9 +44,7 @@ def start(
     pythia = pythia8mc.Pythia("", False)
     for line in (*_COMMON, f"Random:seed = {1 + seed % 900_000_000}", *settings):
         if not pythia.readString(line):
-            raise HepflowError(
-                f"Pythia does not know the setting {line!r}: is another version than 8.3 installed?"
-            )
+            raise HepflowError(f"Pythia rejects the setting {line!r}. Install a version 8.3.")
     if hooks is not None:
         pythia.addUserHooksPtr(hooks)
     if not pythia.init():
@@ -52,7 +52,7 @@ def start(
     return pythia
 
 
-class Record:
+class EventRecord:
     """A batch of Pythia's event records, every entry of every event, in flat arrays.
 
     Attributes
@@ -61,32 +61,24 @@ class Record:
     pdg, status : (n,)
     momentum : (n, 4), px py pz E in GeV
     vertex : (n, 4), production point x y z and ct in mm
+    visible : (n,) mask of the final particles except neutrinos
     """
 
     def __init__(self, batch: ak.Array) -> None:
-        entries = ak.flatten(batch.prt)
+        entries, axes = ak.flatten(batch.prt), ("px", "py", "pz", "e")
         self.counts = ak.to_numpy(ak.num(batch.prt.id))
-        self.pdg = ak.to_numpy(entries.id)
-        self.status = ak.to_numpy(entries.status)
-        axes = ("px", "py", "pz", "e")
+        self.pdg, self.status = ak.to_numpy(entries.id), ak.to_numpy(entries.status)
         self.momentum = np.stack([ak.to_numpy(entries.p[axis]) for axis in axes], axis=1)
-        # None stands for the origin
-        self.vertex = np.stack(
-            [ak.to_numpy(ak.fill_none(entries.vProd[axis], 0.0)) for axis in axes], axis=1
-        )
-
-    @property
-    def visible(self) -> np.ndarray:
-        """(n,) mask of the final particles but for neutrinos."""
-        return (self.status > 0) & ~np.isin(np.abs(self.pdg), _NEUTRINOS)
+        produced = [ak.fill_none(entries.vProd[axis], 0.0) for axis in axes]  # None is the origin
+        self.vertex = np.stack([ak.to_numpy(values) for values in produced], axis=1)
+        self.visible = (self.status > 0) & ~np.isin(np.abs(self.pdg), _NEUTRINOS)
 
     def particles(self, pythia: pythia8mc.Pythia) -> Particles:
-        """Its visible particles."""
+        """Return the visible particles."""
         keep = self.visible
-        running = np.concatenate([[0], np.cumsum(keep)])
         pdg = self.pdg[keep].astype(np.int32)
         return Particles(
-            running[offsets_of(self.counts)],
+            self._offsets(keep),
             pdg,
             charges(pythia, pdg),
             self.momentum[keep],
@@ -94,41 +86,43 @@ class Record:
         )
 
     def heavy(self) -> list[np.ndarray]:
-        """For each event, its heavy hadrons as ``Events`` has them."""
+        """Return the heavy hadrons of each event, as ``Events`` has them."""
         kind = np.abs(self.pdg)
         flavour = np.where(np.isin(kind, BOTTOM), 5.0, np.where(np.isin(kind, CHARM), 4.0, 0.0))
         keep = flavour > 0
         rows = np.stack([*pt_eta_phi(self.momentum[keep]), flavour[keep]], axis=1)
-        running = np.concatenate([[0], np.cumsum(keep)])
-        return np.split(rows, running[offsets_of(self.counts)][1:-1])
+        return np.split(rows, self._offsets(keep)[1:-1])
+
+    def _offsets(self, keep: np.ndarray) -> np.ndarray:
+        """Return the offsets of the events among the entries kept."""
+        return offsets_of(keep)[offsets_of(self.counts)]
 
 
 def charges(pythia: pythia8mc.Pythia, pdg: np.ndarray) -> np.ndarray:
-    """Electric charges, (n,) int8 in units of e."""
+    """Return electric charges, (n,) int8 in units of e."""
     kinds, inverse = np.unique(pdg, return_inverse=True)
-    return np.array([round(pythia.particleData.charge(int(kind))) for kind in kinds], np.int8)[
-        inverse
-    ]
+    charge = [round(pythia.particleData.charge(int(kind))) for kind in kinds]
+    return np.array(charge, np.int8)[inverse]
 
 
 def minimum_bias(n_events: int, seed: int) -> Particles:
-    """Minimum-bias events (inelastic and elastic), multi-parton interactions and all."""
+    """Return minimum-bias events (inelastic and elastic) with multi-parton interactions."""
     pythia = start(_MINIMUM_BIAS, seed)
-    return Record(pythia.nextBatch(n_events)).particles(pythia)
+    return EventRecord(pythia.nextBatch(n_events)).particles(pythia)
 
 
 def decay_library(species: Sequence[int], n_decays: int, seed: int, leptonic: bool) -> Library:
-    """Decays of hadrons at rest.
+    """Return decays of hadrons at rest.
 
     Parameters
     ----------
     species : sequence of int
         Hadrons, by their positive pdg code.
     n_decays : int
-        Decays of each.
+        Decays per species.
     seed : int
     leptonic : bool
-        Whether only decays straight to an electron or a muon are kept.
+        Keep only decays straight to an electron or a muon.
     """
     pythia = start(("ProcessLevel:all = off",), seed)
     parts = []
@@ -138,38 +132,36 @@ def decay_library(species: Sequence[int], n_decays: int, seed: int, leptonic: bo
             pythia.readString(f"{kind}:onIfAny = 11 13")
         entry = pythia.particleData.particleDataEntryPtr(kind)
         channels = [entry.channel(i) for i in range(entry.sizeChannels())]
-        # mode 1: on; 2: on for the particle only, as for mixing B0, of which the antiparticle's channels (3) are listed too
+        # Mode 1: on; 2: on for the particle only, as for mixing B0, whose list also has the
+        # channels of the antiparticle (3).
         branching = sum(channel.bRatio() for channel in channels if channel.onMode() in (1, 2))
-        parts.append(
-            _decays_at_rest(pythia, kind, n_decays)._replace(
-                leptonic=np.array([leptonic]), branching=np.array([branching])
-            )
-        )
+        parts.append(_decays_at_rest(pythia, kind, n_decays, leptonic, branching))
     return join(parts)
 
 
-def _decays_at_rest(pythia: pythia8mc.Pythia, kind: int, n_decays: int) -> Library:
-    """One species' decays: all its hadrons in one event record, told apart by following the daughters."""
+def _decays_at_rest(
+    pythia: pythia8mc.Pythia, kind: int, n_decays: int, leptonic: bool, branching: float
+) -> Library:
+    """Decay a species: all hadrons are in one event record, and daughters are traced to theirs."""
     mass = pythia.particleData.m0(kind)
     pythia.event.reset()
     for _ in range(n_decays):
         pythia.event.append(kind, 1, 0, 0, 0.0, 0.0, 0.0, mass, mass)
     batch = pythia.nextBatch(1)
-    record = Record(batch)
+    record = EventRecord(batch)
     mother = ak.to_numpy(batch.prt[0].mother1)
-    ancestor = np.arange(len(mother))
+    ancestor = np.arange(len(mother))  # entries 1 ... n_decays are the hadrons
     while (ancestor > n_decays).any():
         ancestor = np.where(ancestor > n_decays, mother[ancestor], ancestor)
     keep = np.flatnonzero(record.visible & (np.arange(len(mother)) > n_decays))
     keep = keep[np.argsort(ancestor[keep], kind="stable")]
-    counts = np.bincount(ancestor[keep] - 1, minlength=n_decays)
     pdg = record.pdg[keep].astype(np.int32)
     return Library(
         species=np.array([kind]),
-        leptonic=np.array([False]),
-        branching=np.array([1.0]),
+        leptonic=np.array([leptonic]),
+        branching=np.array([branching]),
         first=np.array([0, n_decays]),
-        offsets=offsets_of(counts),
+        offsets=offsets_of(np.bincount(ancestor[keep] - 1, minlength=n_decays)),
         pdg=pdg,
         charge=charges(pythia, pdg),
         momentum=record.momentum[keep],

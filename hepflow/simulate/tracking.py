@@ -1,11 +1,10 @@
-"""Particles -> where they reach the calorimeters, and the tracks that the tracker finds with their measured momenta."""
+"""Particles -> where they reach the calorimeters, and the tracks with their measured momenta."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from hepflow.simulate import card
-from hepflow.simulate.card import Resolution, Table
 from hepflow.simulate.particles import pt_eta_phi
 from hepflow.system.compiled import cached_njit
 
@@ -17,8 +16,9 @@ _GEV_PER_TESLA_MM = 0.299792458e-3
 class Tracks(NamedTuple):
     """Tracks of one event; every field is (tracks,).
 
-    ``particle`` is the index among the event's particles, ``pt`` is measured (GeV), ``eta`` and ``phi`` are the momentum's at the vertex,
-    ``energy`` goes with the measured pT and the true mass, ``resolution`` is sigma(pT) / pT.
+    ``particle`` is the index among the event's particles; ``pt`` is measured (GeV); ``eta`` and
+    ``phi`` are the direction at the vertex; ``energy`` goes with the measured pT and the true mass;
+    ``resolution`` is sigma(pT) / pT.
     """
 
     particle: np.ndarray
@@ -29,39 +29,20 @@ class Tracks(NamedTuple):
     resolution: np.ndarray
 
 
-def evaluate(lookup: Table, pt: np.ndarray, eta: np.ndarray) -> np.ndarray:
-    """Values of a card table at (n,) pT (GeV) and eta."""
-    row = np.searchsorted(lookup.eta, np.abs(eta))
-    inside = row < len(lookup.eta)
-    row = np.minimum(row, len(lookup.eta) - 1)
-    column = np.minimum(np.sum(pt[:, None] > lookup.pt[row], axis=1), lookup.pt.shape[1] - 1)
-    return np.where(inside, lookup.const[row, column] + lookup.slope[row, column] * pt, 0.0)
-
-
-def energy_sigma(resolution: Resolution, energy: np.ndarray, eta: np.ndarray) -> np.ndarray:
-    """Energy resolution of a calorimeter, in GeV, at (n,) energies (GeV) and eta; zero beyond its reach."""
-    row = np.searchsorted(resolution.eta, np.abs(eta))
-    inside = row < len(resolution.eta)
-    row = np.minimum(row, len(resolution.eta) - 1)
-    variance = (
-        (resolution.constant[row] * energy) ** 2
-        + resolution.stochastic[row] ** 2 * energy
-        + resolution.noise[row] ** 2
-    )
-    return np.where(inside, (1.0 + resolution.curve[row] * eta * eta) * np.sqrt(variance), 0.0)
-
-
 def log_normal(rng: np.random.Generator, mean: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """(n,) log-normal numbers of these means and standard deviations; zero where the mean is."""
+    """Return (n,) log-normal numbers of these means and standard deviations; 0 for a mean of 0."""
     width2 = np.log1p((sigma / np.where(mean > 0, mean, 1.0)) ** 2)
     return mean * np.exp(np.sqrt(width2) * rng.standard_normal(len(mean)) - 0.5 * width2)
 
 
 @cached_njit()
-def _path_length(
-    x: float, y: float, px: float, py: float, curvature: float, radius: float
-) -> float:
-    """Transverse path (mm) to the cylinder of this radius along a line or a circle; infinite for a loop that never gets there."""
+def _path_length(x: float, y: float, px: float, py: float, curvature: float) -> float:
+    """Return the transverse path (mm) along a line or a circle to the tracker's wall.
+
+    Infinite for a loop that never reaches it. A particle turns around the centre of its circle,
+    clockwise if the charge is positive; circle and wall meet at the angles ``towards`` +- ``half``.
+    """
+    radius = card.RADIUS
     pt = np.hypot(px, py)
     if curvature == 0.0:
         along = (x * px + y * py) / pt
@@ -71,38 +52,26 @@ def _path_length(
     distance = np.hypot(centre_x, centre_y)
     if distance + turn <= radius:
         return np.inf
-    # the circle and the cylinder meet where the angle around the centre is its direction +- half
-    half = np.arccos(
-        min(max((radius**2 - distance**2 - turn**2) / (2 * distance * turn), -1.0), 1.0)
-    )
+    cosine = (radius**2 - distance**2 - turn**2) / (2 * distance * turn)
+    half = np.arccos(min(max(cosine, -1.0), 1.0))
     towards = np.arctan2(centre_y, centre_x)
     start = np.arctan2(y - centre_y, x - centre_x)
     sense = 1.0 if curvature > 0 else -1.0
-    angle = min(
-        (sense * (start - towards - half)) % (2 * np.pi),
-        (sense * (start - towards + half)) % (2 * np.pi),
-    )
-    return angle * turn
+    first = (sense * (start - towards - half)) % (2 * np.pi)
+    return min(first, (sense * (start - towards + half)) % (2 * np.pi)) * turn
 
 
 @cached_njit()
-def propagate(
-    charge: np.ndarray,
-    momentum: np.ndarray,
-    vertex: np.ndarray,
-    field: float,
-    radius: float,
-    half_length: float,
-) -> np.ndarray:
-    """Where particles leave the tracker: helices in a field along z, from the vertex to the cylinder's wall or end.
+def propagate(charge: np.ndarray, momentum: np.ndarray, vertex: np.ndarray) -> np.ndarray:
+    """Return where particles leave the tracker: on the cylinder's wall or at one of its ends.
+
+    They follow helices in a field along z, or straight lines.
 
     Parameters
     ----------
     charge : (n,) int8, e
     momentum : (n, 4), GeV
     vertex : (n, 3), mm
-    field, radius, half_length : float
-        Tesla, mm, mm.
 
     Returns
     -------
@@ -112,14 +81,14 @@ def propagate(
     out = np.full((len(charge), 3), np.nan)
     for i in range(len(charge)):
         px, py, pz = momentum[i, 0], momentum[i, 1], momentum[i, 2]
-        x, y, z = vertex[i, 0], vertex[i, 1], vertex[i, 2]
+        x, y, z = vertex[i]
         pt = np.hypot(px, py)
-        if pt < 3e-5 or np.hypot(x, y) > radius or abs(z) > half_length:
+        if pt < 3e-5 or np.hypot(x, y) > card.RADIUS or abs(z) > card.HALF_LENGTH:
             continue
-        curvature = charge[i] * field * _GEV_PER_TESLA_MM / pt
-        side = _path_length(x, y, px, py, curvature, radius)
-        end = np.inf if pz == 0.0 else ((half_length if pz > 0 else -half_length) - z) * pt / pz
-        path = min(side, end)
+        curvature = charge[i] * card.FIELD_TESLA * _GEV_PER_TESLA_MM / pt
+        path = _path_length(x, y, px, py, curvature)
+        if pz != 0.0:
+            path = min(path, ((card.HALF_LENGTH if pz > 0 else -card.HALF_LENGTH) - z) * pt / pz)
         if path == np.inf:  # an endless loop in the plane z = const
             continue
         if curvature == 0.0:
@@ -139,38 +108,35 @@ def find_tracks(
     momentum: np.ndarray,
     outer_eta: np.ndarray,
 ) -> Tracks:
-    """Tracks of one event: charged particles kept with the tracking efficiency, their pT smeared.
+    """Return the tracks of one event: found with the card's efficiency, their pT smeared.
 
-    As in Delphes, efficiency and resolution are looked up at the eta of the outer end; a NaN there means that there is none.
+    As in Delphes, efficiency and resolution are looked up at the eta of the track's outer end.
 
     Parameters
     ----------
     rng : Generator
     pdg, charge : (n,)
     momentum : (n, 4), GeV
-    outer_eta : (n,), see ``propagate``
+    outer_eta : (n,)
+        See ``propagate``; NaN for a particle that leaves no track.
     """
     particle = np.flatnonzero((charge != 0) & np.isfinite(outer_eta))
     pt, eta, phi = pt_eta_phi(momentum[particle])
-    energy, outer = momentum[particle, 3], outer_eta[particle]
-    kind = np.abs(pdg[particle])
-    efficiency, resolution = (
-        evaluate(card.HADRON_TRACKING, pt, outer),
-        evaluate(card.HADRON_RESOLUTION, pt, outer),
-    )
-    electron, muon = np.flatnonzero(kind == ELECTRON), np.flatnonzero(kind == MUON)
-    efficiency[electron] = evaluate(card.ELECTRON_TRACKING, pt[electron], outer[electron])
-    resolution[electron] = (
-        energy_sigma(card.ELECTRON_RESOLUTION, energy[electron], outer[electron]) / energy[electron]
-    )
-    efficiency[muon] = evaluate(card.MUON_TRACKING, pt[muon], outer[muon])
-    resolution[muon] = evaluate(card.MUON_RESOLUTION, pt[muon], outer[muon])
+    energy, outer, kind = momentum[particle, 3], outer_eta[particle], np.abs(pdg[particle])
+    efficiency = card.HADRON_TRACKING.at(pt, outer)
+    resolution = card.HADRON_RESOLUTION.at(pt, outer)
+    muon = np.flatnonzero(kind == MUON)
+    efficiency[muon] = card.MUON_TRACKING.at(pt[muon], outer[muon])
+    resolution[muon] = card.MUON_RESOLUTION.at(pt[muon], outer[muon])
+    electron = np.flatnonzero(kind == ELECTRON)
+    efficiency[electron] = card.ELECTRON_TRACKING.at(pt[electron], outer[electron])
+    sigma = card.ELECTRON_RESOLUTION.sigma(energy[electron], outer[electron])
+    resolution[electron] = sigma / energy[electron]
     resolution = np.minimum(resolution, 1.0)
+    # Delphes' MomentumSmearing is log-normal, the EnergySmearing of electrons normal.
     measured = log_normal(rng, pt, resolution * pt)
-    # EnergySmearing is normal, MomentumSmearing log-normal
-    measured[electron] = pt[electron] * (
-        1.0 + resolution[electron] * rng.standard_normal(len(electron))
-    )
+    normal = rng.standard_normal(len(electron))
+    measured[electron] = pt[electron] * (1.0 + resolution[electron] * normal)
     found = (rng.random(len(pt)) < efficiency) & (measured > 0.0)
     total = pt * np.cosh(eta)
     energy = np.sqrt(np.maximum(energy**2 - total**2, 0.0) + (total * measured / pt) ** 2)
