@@ -11,8 +11,7 @@ from hepflow.schema import COLLECTIONS
 from hepflow.simulate import card
 from hepflow.simulate.detector import simulate
 from hepflow.simulate.jets import cluster, flavours, median_density, tag
-from hepflow.simulate.particles import Events, Particles, offsets_of
-from hepflow.simulate.pileup import overlay
+from hepflow.simulate.particles import Events, Particles, offsets_of, overlay
 
 NOTHING = Particles(
     np.array([0, 0]),

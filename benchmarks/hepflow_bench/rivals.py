@@ -31,6 +31,7 @@ from hepflow_bench.cases import BATCH
 LONG_ENOUGH_S = 20.0
 MOST_PADDED = 10_000
 """Maximum events in memory, of 61 kB each."""
+# the cuts of hepflow.physics.skim, written again: an independent version must not share them
 LEPTON_PT = 23.0
 SOFTEST = (("EFlowTrack", "PT", 0.5), ("EFlowPhoton", "ET", 1.0), ("EFlowNeutralHadron", "ET", 1.0))
 

@@ -80,15 +80,8 @@ def compute(events: ak.Array, definitions: str | Definitions = "corrected") -> F
 
     Parameters
     ----------
-    events : (n,) records with the collections of `hepflow.schema.COLLECTIONS`, each a list of
-        records
-    definitions : ``corrected`` or ``reference``, or the choices one by one
-
-    Returns
-    -------
-    FeatureSet
-        With the features of `hepflow.schema.HLF` and `hepflow.schema.PARTICLE` (under
-        ``reference`` MT is in GeV^2).
+    events : (n,) records with the collections of `hepflow.schema.COLLECTIONS`, lists of records
+    definitions : ``corrected`` or ``reference`` (where MT is in GeV^2), or the single choices
     """
     return compute_columns(columns(events), definitions)
 
@@ -120,15 +113,8 @@ def compute_columns(
     status = np.empty(n_events, np.int8)
     n = _fill(c, d, listed, particles, status, index, hlf, offsets, rows)
     rejected = {REASONS[key]: int(np.sum(status == key)) for key in REASONS if key in status}
-    return FeatureSet(
-        hlf[:n],
-        rows[: offsets[n]],
-        offsets[: n + 1],
-        index[:n],
-        rejected,
-        hlf_features(d),
-        status=status,
-    )
+    kept = (hlf[:n], rows[: offsets[n]], offsets[: n + 1], index[:n])
+    return FeatureSet(*kept, rejected, hlf_features(d), status=status)
 
 
 def hlf_features(definitions: str | Definitions) -> tuple[Feature, ...]:
@@ -159,10 +145,8 @@ def _fill(
 ) -> int:
     """Fill the arrays, and return how many events pass.
 
-    Parameters
-    ----------
-    listed : compute the rows of particles, as an event with one that is not finite is rejected
-    kept : keep these rows, otherwise each event overwrites those of the last one
+    Rows of particles are computed if ``listed``, as one that is not finite rejects its event;
+    unless ``kept``, each event overwrites those of the last one.
     """
     s = scratch(largest(c))
     n_events = 0
@@ -215,28 +199,20 @@ def _write_hlf(
 def _write_particles(
     rows: np.ndarray, k: int, counts: Counts, lepton: Lepton, c: Columns, s: Scratch, d: Definitions
 ) -> tuple[int, bool]:
-    """Write an event's rows from row ``k`` on: the lepton, then the ranked candidates.
+    """Write the lepton and the ranked candidates from row ``k`` on.
 
-    Returns
-    -------
-    int, bool
-        The row after the last one, and whether all are finite.
+    Return the row after the last one, and whether all are finite.
     """
     n = sum(counts)
-    s.own_track[:n] = False
-    for j in range(counts[TRACK]):
-        if abs(lepton.eta - s.eta[j]) <= SAME_PLACE:  # saves most of the distances
-            distance = delta_r(lepton.eta, lepton.phi, s.eta[j], s.phi[j])
-            s.own_track[j] = distance <= SAME_PLACE
     around_all(n, s, d.wrap_phi)
     place, flag = (lepton.pt, lepton.eta, lepton.phi), _FLAGS[3 if lepton.is_electron else 4]
     origin = (np.float32(0.0), np.float32(0.0), np.float32(0.0))
     finite = _write_row(rows, k, place, origin, lepton.isolation, flag, lepton.charge)
     all_eta, all_phi, all_pt, all_kind, all_sums = s.eta, s.phi, s.pt, s.kind, s.sums
     x, y, z = c.tracks.x, c.tracks.y, c.tracks.z
-    for j in s.ranked[: _rank(n, s, d.cap_by_pt)]:
+    for j in s.ranked[: _rank(n, lepton, s, d.cap_by_pt)]:
         k += 1
-        pt, kind, i = all_pt[j], all_kind[j], s.source[j]
+        pt, kind, i = np.float64(all_pt[j]), all_kind[j], s.source[j]
         charged, gamma, neutral = all_sums[j, TRACK], all_sums[j, PHOTON], all_sums[j, HADRON]
         if d.leave_self_out:
             charged /= pt
@@ -283,15 +259,16 @@ def _write_row(
 
 
 @cached_njit()
-def _rank(n: int, s: Scratch, cap_by_pt: bool) -> int:
+def _rank(n: int, lepton: Lepton, s: Scratch, cap_by_pt: bool) -> int:
     """Fill ``s.ranked`` with the candidates to list, by decreasing pT, and return how many.
 
-    Ties keep the order of the scratch. The caps apply after the sort, or before it
-    (the reference), which keeps the first candidates in file order.
+    The lepton's own tracks are left out. Ties keep the order of the scratch. The reference applies
+    the caps before the sort, so it keeps the first candidates in file order.
     """
     n_ranked = 0
     for j in range(n):
-        if not s.own_track[j]:
+        near = s.kind[j] == TRACK and abs(lepton.eta - s.eta[j]) <= SAME_PLACE
+        if not (near and delta_r(lepton.eta, lepton.phi, s.eta[j], s.phi[j]) <= SAME_PLACE):
             s.ranked[n_ranked] = j
             n_ranked += 1
     if cap_by_pt:
@@ -323,18 +300,16 @@ def _sort_by_falling_pt(n: int, s: Scratch) -> None:
     The bits of positive floats have the order of the floats. A comparison sort of keys of pT and
     position took twice the time.
     """
-    ranked, bits, other = s.ranked, s.bits, s.order
+    ranked, other, bits = s.ranked, s.order, s.pt.view(np.uint32)
     ends = np.empty(_RADIX + 1, np.int64)
-    for k in range(n):
-        bits[ranked[k]] = ~np.float32(s.pt[ranked[k]]).view(np.uint32)
     for shift in range(0, 32, _RADIX_BITS):  # from the lowest digit to the highest
         ends[:] = 0
         for k in range(n):
-            ends[((bits[ranked[k]] >> shift) & (_RADIX - 1)) + 1] += 1
+            ends[((~bits[ranked[k]] >> shift) & (_RADIX - 1)) + 1] += 1
         for digit in range(_RADIX):
             ends[digit + 1] += ends[digit]
         for k in range(n):
-            digit = (bits[ranked[k]] >> shift) & (_RADIX - 1)
+            digit = (~bits[ranked[k]] >> shift) & (_RADIX - 1)
             other[ends[digit]] = ranked[k]
             ends[digit] += 1
         ranked[:n] = other[:n]

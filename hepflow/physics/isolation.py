@@ -57,13 +57,10 @@ class Scratch(NamedTuple):
     kind: np.ndarray
     source: np.ndarray
     """Position in the kind's column."""
-    own_track: np.ndarray
-    """Tracks that are the chosen lepton's own."""
     ranked: np.ndarray
     """Candidates to list, by decreasing pT."""
     sums: np.ndarray
     """(room, 3) pT in the cone of each candidate by kind, see `around_all`."""
-    bits: np.ndarray
     wrapped_phi: np.ndarray
     cell: np.ndarray
     starts: np.ndarray
@@ -81,18 +78,16 @@ class Scratch(NamedTuple):
 @cached_njit()
 def scratch(room: int) -> Scratch:
     """Return arrays for events of up to ``room`` candidates."""
-    floats, integers = np.empty((6, room)), np.empty((5, room), np.int64)
+    floats, integers = np.empty((5, room)), np.empty((5, room), np.int64)
     return Scratch(
         eta=floats[0],
         phi=floats[1],
-        pt=floats[2],
+        pt=np.empty(room, np.float32),
         kind=integers[0],
         source=integers[1],
-        own_track=np.zeros(room, np.bool_),
         ranked=integers[4],
         sums=np.empty((room, N_KINDS)),
-        bits=np.empty(room, np.uint32),
-        wrapped_phi=floats[5],
+        wrapped_phi=floats[2],
         cell=integers[2],
         starts=np.empty(_N_CELLS + _N_PHI + 1, np.int64),
         order=integers[3],
@@ -137,7 +132,7 @@ def around_all(n: int, s: Scratch, wrap: bool) -> None:
     from_earlier[:, :n] = 0.0
     for i in range(n):
         own = s.order[i]
-        eta, pt, kind = all_eta[i], s.pt[own], s.kind[own]
+        eta, pt, kind = all_eta[i], np.float64(s.pt[own]), s.kind[own]
         charged, gamma, neutral = from_earlier[:, i]
         for start, stop, turn in _later_neighbours(i, s.cell[own], s.starts, wrap):
             phi = all_phi[i] + turn
@@ -193,7 +188,7 @@ def _sort_into_cells(n: int, s: Scratch, wrap: bool) -> None:
         s.sorted_eta[i] = s.eta[j]
         s.sorted_phi[i] = phi[j]
         for kind in range(N_KINDS):
-            s.sorted_pt[kind, i] = s.pt[j] if s.kind[j] == kind else 0.0
+            s.sorted_pt[kind, i] = np.float64(s.pt[j]) if s.kind[j] == kind else 0.0
 
 
 @cached_njit()

@@ -43,13 +43,7 @@ class Lepton(NamedTuple):
 
 
 def passes(events: ak.Array, definitions: str | Definitions = "corrected") -> np.ndarray:
-    """Return which events the trigger accepts; (n,) bool.
-
-    Parameters
-    ----------
-    events : (n,) records with the collections of `hepflow.schema.COLLECTIONS`
-    definitions : ``corrected`` or ``reference``
-    """
+    """Return which events the trigger accepts; (n,) bool. For ``events`` see `columns`."""
     return statuses(columns(events), definitions) == PASSES
 
 
@@ -62,11 +56,6 @@ def statuses(c: Columns, definitions: str | Definitions = "corrected") -> np.nda
 
 def isolations(events: ak.Array, definitions: str | Definitions = "corrected") -> ak.Array:
     """Return the isolation of every lepton, before any cut on it.
-
-    Parameters
-    ----------
-    events : (n,) records with the collections of `hepflow.schema.COLLECTIONS`
-    definitions : ``corrected`` or ``reference``
 
     Returns
     -------
@@ -123,13 +112,7 @@ def _gather_neutral(event: int, column: Neutrals, kind: int, start: int, s: Scra
 
 @cached_njit()
 def choose(event: int, counts: Counts, c: Columns, s: Scratch, d: Definitions) -> Lepton:
-    """Return the lepton of an event, or the status by which it is rejected.
-
-    Parameters
-    ----------
-    event : position in the chunk
-    counts : see `gather`, which has filled ``s``
-    """
+    """Return the lepton of an event, or the status of a rejected one, after `gather`."""
     if not d.keep_incomplete and min(counts) == 0:
         return _rejected(INCOMPLETE)
     n = sum(counts)

@@ -59,8 +59,6 @@ def measure(
 
     Parameters
     ----------
-    rng : Generator
-    calorimeter : Calorimeter
     hits : pdg, energy (GeV), eta, phi, each (particles,)
         Position at the calorimeter; NaN for a particle that does not reach it.
     tracks : pdg, energy (GeV), resolution, eta, phi, each (tracks,)

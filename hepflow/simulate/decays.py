@@ -185,11 +185,8 @@ def try_decays(
 
     Parameters
     ----------
-    rng : Generator
-    candidate : Candidate
     library : Library
         Natural decays of every hadron here, and leptonic ones of those that may be forced.
-    tries : int
     force : bool
         Force one hadron per try, drawn by its leptonic branching ratio, into a leptonic decay; the
         others decay naturally, and their leptons do not count.

@@ -21,8 +21,7 @@ from hepflow.schema import COLLECTIONS
 from hepflow.simulate import card
 from hepflow.simulate.calorimeter import EnergyFlow, measure, tower_index
 from hepflow.simulate.jets import cluster, flavours, median_density, tag
-from hepflow.simulate.particles import Events, Particles, offsets_of, pt_eta_phi
-from hepflow.simulate.pileup import Overlaid, overlay
+from hepflow.simulate.particles import Events, Overlaid, Particles, offsets_of, overlay, pt_eta_phi
 from hepflow.simulate.tracking import ELECTRON, MUON, Tracks, find_tracks, propagate
 
 # BTag is unsigned in Delphes' files
@@ -37,8 +36,6 @@ def simulate(
 
     Parameters
     ----------
-    rng : Generator
-    events : Events
     pool : Particles
         Minimum-bias events.
     pileup, soft : float

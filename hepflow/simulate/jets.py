@@ -44,12 +44,7 @@ def cluster(momentum: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def median_density(pt: np.ndarray, eta: np.ndarray, phi: np.ndarray) -> float:
-    """Return the median pT per unit area, GeV, over a grid in |eta| < 4.
-
-    Parameters
-    ----------
-    pt, eta, phi : (particles,)
-    """
+    """Return the median pT per unit area, GeV, over a grid in |eta| < 4."""
     row = np.floor((eta + _GRID_ETA) / (2 * _GRID_ETA) * _GRID_ETA_CELLS).astype(np.int64)
     column = np.floor((phi + np.pi) / (2 * np.pi) * _GRID_PHI_CELLS).astype(np.int64)
     column %= _GRID_PHI_CELLS
@@ -60,17 +55,9 @@ def median_density(pt: np.ndarray, eta: np.ndarray, phi: np.ndarray) -> float:
 
 
 def flavours(eta: np.ndarray, phi: np.ndarray, heavy: np.ndarray, cone: float) -> np.ndarray:
-    """Return the heaviest quark flavour around each jet: 5, 4, or 0.
+    """Return the heaviest quark flavour around each jet: (jets,) 5, 4, or 0.
 
-    Parameters
-    ----------
-    eta, phi : (jets,)
-    heavy : (hadrons, 4), pT, eta, phi and flavour
-    cone : float
-
-    Returns
-    -------
-    (jets,) int64
+    ``heavy`` is (hadrons, 4): pT, eta, phi and flavour.
     """
     d_phi = (phi[:, None] - heavy[:, 2] + np.pi) % (2 * np.pi) - np.pi
     near = np.hypot(eta[:, None] - heavy[:, 1], d_phi) <= cone
@@ -84,19 +71,10 @@ def tag(
     eta: np.ndarray,
     flavour: np.ndarray,
 ) -> np.ndarray:
-    """Return b-tag bits: 1 loose, 2 medium, 4 tight.
+    """Return b-tag bits, (jets,) uint32: 1 loose, 2 medium, 4 tight.
 
-    Each is drawn independently, as by Delphes' three BTagging modules.
-
-    Parameters
-    ----------
-    rng : Generator
-    points : three of (light, charm, bottom) efficiencies
-    pt, eta, flavour : (jets,), GeV, 1, and 0, 4 or 5
-
-    Returns
-    -------
-    (jets,) uint32
+    Each is drawn independently, as by Delphes' three BTagging modules, from one of the ``points``:
+    the efficiencies of light, charm and bottom jets.
     """
     bits = np.zeros(len(pt), np.uint32)
     for bit, tables in enumerate(points):

@@ -165,19 +165,9 @@ class MultijetProcess(Process):
 def make_process(
     name: str, seed: int, mpi: bool, quarks: Literal["b", "bc"], library: Library
 ) -> Process:
-    """Return the process of a class.
+    """Return the process ``name``: ttbar, wjets or qcd; ``quarks`` and ``library`` are for qcd.
 
-    Parameters
-    ----------
-    name : str
-        ttbar, wjets or qcd.
-    seed : int
-    mpi : bool
-        Add multi-parton interactions by Pythia.
-    quarks : "b" or "bc"
-        Heavy quarks of qcd.
-    library : Library
-        Decays for qcd.
+    ``mpi`` adds multi-parton interactions by Pythia.
     """
     settings = () if mpi else ("PartonLevel:MPI = off",)
     if name == "qcd":

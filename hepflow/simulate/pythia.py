@@ -37,7 +37,7 @@ def start(
     settings : sequence of str
         Lines such as ``"Top:gg2ttbar = on"``.
     seed : int
-        Any; it is folded into the range that Pythia takes.
+        Any; it is folded into Pythia's range.
     hooks : UserHooks, optional
         Vetoes. The caller keeps them alive.
     """
@@ -112,17 +112,9 @@ def minimum_bias(n_events: int, seed: int) -> Particles:
 
 
 def decay_library(species: Sequence[int], n_decays: int, seed: int, leptonic: bool) -> Library:
-    """Return decays of hadrons at rest.
+    """Return decays of hadrons at rest, ``n_decays`` per species (positive pdg codes).
 
-    Parameters
-    ----------
-    species : sequence of int
-        Hadrons, by their positive pdg code.
-    n_decays : int
-        Decays per species.
-    seed : int
-    leptonic : bool
-        Keep only decays straight to an electron or a muon.
+    If ``leptonic``, only decays straight to an electron or a muon are kept.
     """
     pythia = start(("ProcessLevel:all = off",), seed)
     parts = []

@@ -15,7 +15,7 @@ import numpy as np
 from hepflow.config.stages import SimulateConfig
 from hepflow.physics.selection import passes
 from hepflow.simulate.detector import simulate
-from hepflow.simulate.pileup import SOFT_EVENTS
+from hepflow.simulate.particles import SOFT_EVENTS
 from hepflow.simulate.pool import load
 from hepflow.simulate.processes import make_process
 from hepflow.simulate.writer import write_events
@@ -81,14 +81,7 @@ class Sample:
 
 
 def make_sample(sample: Sample, progress: Callable[[int], None]) -> None:
-    """Generate, detect and write one file.
-
-    Parameters
-    ----------
-    sample : Sample
-    progress : callable
-        Gets the number of events selected since the last call.
-    """
+    """Generate, detect and write one file; report newly selected events to ``progress``."""
     start, config = time.perf_counter(), sample.config
     text = f"{sample.name}/{sample.index}/{config.seed}"
     seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

@@ -63,20 +63,10 @@ def _path_length(x: float, y: float, px: float, py: float, curvature: float) -> 
 
 @cached_njit()
 def propagate(charge: np.ndarray, momentum: np.ndarray, vertex: np.ndarray) -> np.ndarray:
-    """Return where particles leave the tracker: on the cylinder's wall or at one of its ends.
+    """Return where particles leave the tracker: (n, 3) mm, on the cylinder's wall or an end.
 
-    They follow helices in a field along z, or straight lines.
-
-    Parameters
-    ----------
-    charge : (n,) int8, e
-    momentum : (n, 4), GeV
-    vertex : (n, 3), mm
-
-    Returns
-    -------
-    (n, 3) float64, mm
-        NaN for particles born outside the cylinder or without transverse momentum.
+    They follow helices in a field along z, or straight lines. NaN for particles born outside or
+    without transverse momentum. Arguments as in ``Particles``.
     """
     out = np.full((len(charge), 3), np.nan)
     for i in range(len(charge)):
@@ -112,13 +102,8 @@ def find_tracks(
 
     As in Delphes, efficiency and resolution are looked up at the eta of the track's outer end.
 
-    Parameters
-    ----------
-    rng : Generator
-    pdg, charge : (n,)
-    momentum : (n, 4), GeV
-    outer_eta : (n,)
-        See ``propagate``; NaN for a particle that leaves no track.
+    ``pdg``, ``charge`` (n,) and ``momentum`` (n, 4), GeV, as in ``Particles``; ``outer_eta`` (n,)
+    from ``propagate``, NaN for a particle that leaves no track.
     """
     particle = np.flatnonzero((charge != 0) & np.isfinite(outer_eta))
     pt, eta, phi = pt_eta_phi(momentum[particle])

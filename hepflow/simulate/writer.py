@@ -22,13 +22,8 @@ _EPOCH = 1 << 22 | 1 << 17
 def write_events(path: Path, collections: Mapping[str, ak.Array], identity: uuid.UUID) -> None:
     """Write a Delphes-layout file.
 
-    Parameters
-    ----------
-    path : Path
-    collections : mapping
-        Delphes collection -> (events, var) records with the fields of ``schema.COLLECTIONS``.
-    identity : UUID
-        Of the file; with the entry it identifies an event.
+    ``collections`` are (events, var) records with the fields of ``schema.COLLECTIONS``;
+    ``identity`` is the file's, and identifies events together with their entry.
     """
     types = {}
     for name, fields in COLLECTIONS.items():
@@ -36,9 +31,10 @@ def write_events(path: Path, collections: Mapping[str, ak.Array], identity: uuid
             f"{field}: {_UNSIGNED.get(field, kind)}" for field, kind in fields.items()
         )
         types[name] = f"var * {{{members}}}"
-    with whole(path) as part:
+    draft = path.with_name(f".{path.name}.part")  # ROOT files contain the name they are written by
+    try:
         with uproot.recreate(
-            part, compression=uproot.ZSTD(5), uuid_function=lambda: identity
+            draft, compression=uproot.ZSTD(5), uuid_function=lambda: identity
         ) as file:
             tree = file.mktree(
                 TREE,
@@ -48,11 +44,14 @@ def write_events(path: Path, collections: Mapping[str, ak.Array], identity: uuid
                 field_name=lambda collection, field: f"{collection}.{field}",
             )
             tree.extend({name: collections[name] for name in COLLECTIONS})
-        _stop_clock(part)
+        with whole(path) as part:
+            part.write_bytes(_with_stopped_clock(draft))
+    finally:
+        draft.unlink(missing_ok=True)
 
 
-def _stop_clock(path: Path) -> None:
-    """Set the times in a ROOT file to one second, so that its bytes depend only on its content.
+def _with_stopped_clock(path: Path) -> bytearray:
+    """Return a ROOT file with all times set to one second: bytes that depend only on its content.
 
     A file is a header and records (https://root.cern.ch/doc/master/classTFile.html). A record
     begins with a key: its length at byte 0, its time at byte 10, the key's length at byte 14. The
@@ -81,4 +80,4 @@ def _stop_clock(path: Path) -> None:
     for _ in range(n_keys):
         struct.pack_into(">I", data, at + 10, _EPOCH)
         at += struct.unpack_from(">h", data, at + 14)[0]
-    path.write_bytes(data)
+    return data
