@@ -15,6 +15,7 @@ from hepflow.physics.isolation import (
     SAME_PLACE,
     TRACK,
     Scratch,
+    Three,
     around_all,
     scratch,
 )
@@ -25,7 +26,6 @@ from hepflow.physics.selection import (
     REASONS,
     Counts,
     Lepton,
-    Three,
     choose,
     gather,
     largest,

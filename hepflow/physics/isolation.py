@@ -1,10 +1,10 @@
 """pT sums in cones of DELTA R < 0.3: around a lepton, or around all candidates of an event at once.
 
-The sum around every candidate is a neighbour search over some 400 points, and most of the time that
-the features take. No library fits: a k-d tree has no azimuth that wraps, and building one per event
-costs more than the whole search here. The idea is a grid in (eta, phi) with cells wider than the
-cone, so that all neighbours of a candidate are in the 3 x 3 cells around its own. Each pair is
-visited once, from the candidate that comes first in the order of the cells, and counted for both::
+The sum around every candidate is a neighbour search over some 440 points per event. A library is
+too slow for so few: SciPy's k-d tree takes 180 us to build and 385 us to list the pairs, the search
+here 21 us. The idea is a grid in (eta, phi) with cells wider than the cone, so that all neighbours
+of a candidate are in the 3 x 3 cells around its own. Each pair is visited once, from the candidate
+that comes first in the order of the cells, and counted for both::
 
                phi ->                      the candidate i in cell O pairs with
          . . . . . . . . . . . .             - the later ones in O, and all in R
@@ -12,13 +12,13 @@ visited once, from the candidate that comes first in the order of the cells, and
      |   . . . . D D D . . . . .             - all in the three cells D of the next row
      v   . . . . . . . . . . . .               (a single range too).
 
-         R . . . . . . . . . . O           If O is the last (first) cell of its row, its neighbours
-         D . . . . . . . . . D D           across phi = +-pi are the first (last) ones, a turn of
-                                           2 pi away.
+         O R . . . . . . . . . A           If O is the first cell of its row, it also pairs with
+         D D . . . . . . . . . B           A and B, a turn of 2 pi away. The last cell pairs with
+                                           the first of the next row; A has met O already.
 
-Measured per event of 440 candidates: 21 us with each pair visited once, 41 us with the full 3 x 3
-cells for each candidate. Joining both ranges into one loop gained nothing. A window in eta alone,
-in vector instructions, was no faster, and its sums depended on how wide the vectors are.
+If each candidate scans its full 3 x 3 cells, the search takes 41 us instead of 21. To join both
+ranges into one loop gained nothing. A window in eta alone, in vector instructions, was no faster,
+and its sums depended on how wide the vectors are.
 
 Sums are 64-bit: they run over hundreds of candidates, and the reference subtracts 1 from them.
 """
@@ -37,6 +37,7 @@ SAME_PLACE = 1e-4
 """Largest DELTA R between a lepton and its own track (the reference's cut)."""
 N_KINDS = 3
 TRACK, PHOTON, HADRON = range(N_KINDS)
+Three = tuple[float, float, float]
 
 _CELL_ETA = 0.31  # wider than the cone with room for rounding
 _N_ETA = 36
@@ -99,16 +100,10 @@ def scratch(room: int) -> Scratch:
 
 
 @cached_njit()
-def around(
-    eta: float, phi: float, n: int, s: Scratch, d: Definitions
-) -> tuple[float, float, float]:
+def around(eta: float, phi: float, n: int, s: Scratch, d: Definitions) -> Three:
     """Return the pT sums (GeV) of tracks, photons and neutral hadrons in the cone of a lepton.
 
-    Parameters
-    ----------
-    eta, phi : the lepton
-    n : candidates in ``s``
-    d : ``wrap_phi`` matters, and ``leave_self_out``: whether the lepton's own tracks count
+    Of the ``n`` candidates in ``s``, its own tracks count only without ``d.leave_self_out``.
     """
     sums = np.zeros(N_KINDS)
     for j in range(n):

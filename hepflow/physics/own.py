@@ -76,26 +76,17 @@ def check(made: FeatureSet, n_events: int, name: str) -> FeatureSet:
         "particles": (rows, len(made.particle_features)),
         "offsets": (kept + 1,),
     }
-    wrong = [
-        f"{field} has the shape {getattr(made, field).shape}, it should be {shape}"
-        for field, shape in expected.items()
-        if getattr(made, field).shape != shape
-    ]
+    wrong = [field for field, shape in expected.items() if getattr(made, field).shape != shape]
     if wrong:
-        problem = wrong[0]
-    elif (
-        made.offsets[0] != 0
-        or made.offsets[-1] != rows
-        or (made.offsets[1:] < made.offsets[:-1]).any()
-    ):
+        problem = f"{wrong[0]} has the shape {getattr(made, wrong[0]).shape}"
+        problem += f", it should be {expected[wrong[0]]}"
+    elif (*made.offsets[[0, -1]],) != (0, rows) or (made.offsets[1:] < made.offsets[:-1]).any():
         problem = f"offsets must run from 0 to the number of particles, {rows}, without falling"
     elif (made.index[1:] <= made.index[:-1]).any():
         problem = "index must increase, as no event may come twice"
     elif accounted != n_events or (kept and not 0 <= made.index[0] <= made.index[-1] < n_events):
-        rejected = accounted - kept
-        problem = (
-            f"{n_events} events in, but {kept} kept and {rejected} rejected: none may get lost"
-        )
+        counted = f"{n_events} events in, but {kept} kept and {accounted - kept} rejected"
+        problem = f"{counted}: none may get lost"
     else:
         return made
     raise DataError(f"{name}: {problem}. See docs/own-physics.md.")

@@ -1,10 +1,9 @@
 """Decays of heavy hadrons: many tries per event until an isolated lepton comes out.
 
 One QCD event in about 13,000 passes the trigger, nearly all by the semileptonic decay of a heavy
-hadron whose other products are soft. To generate and drop the others would take days, so the
-generator leaves weakly decaying hadrons undecayed, and each event's are decayed up to ``tries``
-times. A decay is drawn from those that Pythia made at rest, turned at random (hadrons are produced
-unpolarised) and boosted::
+hadron whose other products are soft. So the generator leaves weakly decaying hadrons undecayed, and
+each event's are decayed up to ``tries`` times. A decay is drawn from those that Pythia made,
+at rest, rotated at random (hadrons are produced unpolarised) and boosted::
 
     library, at rest       rotated        boosted with the hadron
 
@@ -248,9 +247,8 @@ def products(
             out_pdg[k] = kind if kind in _SELF_CONJUGATE else sign * kind
             out_charge[k] = sign * library.charge[i]
             momentum[k] = _transform(library.momentum[i], rotation[h], hadrons[h])
-            vertex[k] = born[h] + np.array(
-                _transform(library.vertex[i], rotation[h], hadrons[h])[:3]
-            )
+            flight = _transform(library.vertex[i], rotation[h], hadrons[h])
+            vertex[k] = born[h] + np.array(flight[:3])
             k += 1
     return out_pdg, out_charge, momentum, vertex
 

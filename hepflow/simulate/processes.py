@@ -11,7 +11,6 @@ The same seed gives the same stream, whatever the size of the files that it is c
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -36,32 +35,18 @@ _W = ("WeakSingleBoson:ffbar2W = on", "24:onMode = off", "24:onIfAny = 11 13 15"
 _LEPTONS = (11, 13, 15)
 
 
-@dataclass
-class Counts:
-    """Numbers of events so far.
-
-    ``hard``: scatterings drawn; ``showered``: those past the vetoes, fully generated; ``kept``:
-    events yielded; ``weight``: sum over the showered of their probability to be kept in nature.
-    """
-
-    hard: int = 0
-    showered: int = 0
-    kept: int = 0
-    weight: float = 0.0
-
-
 class _Vetoes(pythia8mc.UserHooks):
     """Vetoes hard events without the wanted particles, and showered ones without a hard one."""
 
-    def __init__(self, counts: Counts, wanted: tuple[int, ...], min_pt: float) -> None:
+    def __init__(self, wanted: tuple[int, ...], min_pt: float) -> None:
         super().__init__()
-        self._counts, self._wanted, self._min_pt = counts, wanted, min_pt
+        self.hard, self._wanted, self._min_pt = 0, wanted, min_pt
 
     def canVetoProcessLevel(self) -> bool:  # noqa: N802 - Pythia's name
         return True
 
     def doVetoProcessLevel(self, process: pythia8mc.Event) -> bool:  # noqa: N802
-        self._counts.hard += 1
+        self.hard += 1
         return not any(process[i].idAbs() in self._wanted for i in range(5, process.size()))
 
     def canVetoPartonLevel(self) -> bool:  # noqa: N802
@@ -77,14 +62,27 @@ class _Vetoes(pythia8mc.UserHooks):
 
 
 class Process(ABC):
-    """A stream of events, with its counts and cross-section."""
+    """A stream of events.
+
+    Attributes
+    ----------
+    showered, kept : int
+        Events fully generated so far, past the vetoes, and events yielded.
+    weight : float
+        Sum over the showered of their probability to be kept in nature.
+    """
 
     def __init__(
         self, settings: Sequence[str], seed: int, wanted: tuple[int, ...], min_pt: float
     ) -> None:
-        self.counts = Counts()
-        self._vetoes = _Vetoes(self.counts, wanted, min_pt)
+        self.showered, self.kept, self.weight = 0, 0, 0.0
+        self._vetoes = _Vetoes(wanted, min_pt)
         self._pythia = start(settings, seed, self._vetoes)
+
+    @property
+    def hard(self) -> int:
+        """Scatterings drawn so far."""
+        return self._vetoes.hard
 
     @abstractmethod
     def batches(self) -> Iterator[Events]:
@@ -93,13 +91,13 @@ class Process(ABC):
     def _generate(self, n_events: int) -> tuple[Particles, list[np.ndarray]]:
         record = EventRecord(self._pythia.nextBatch(n_events))
         particles = record.particles(self._pythia)
-        self.counts.showered += len(particles)
+        self.showered += len(particles)
         return particles, record.heavy()
 
     def cross_section_pb(self) -> float:
         """Return the leading-order cross-section of the kept events, filters included."""
         past_vetoes = self._pythia.infoPython().sigmaGen() * 1e9  # from mb
-        return past_vetoes * self.counts.weight / max(self.counts.showered, 1)
+        return past_vetoes * self.weight / max(self.showered, 1)
 
 
 class LeptonicProcess(Process):
@@ -113,8 +111,8 @@ class LeptonicProcess(Process):
         while True:
             particles, heavy = self._generate(BATCH)
             kept = np.flatnonzero(has_lepton(particles))
-            self.counts.kept += len(kept)
-            self.counts.weight += float(len(kept))
+            self.kept += len(kept)
+            self.weight += float(len(kept))
             if len(kept):
                 events = Particles.of([particles.event(i) for i in kept.tolist()])
                 yield Events(events, [heavy[i] for i in kept])
@@ -142,7 +140,7 @@ class MultijetProcess(Process):
             particles, heavy = self._generate(QCD_BATCH)
             tried = [self._decayed(*particles.event(i)) for i in range(len(particles))]
             kept = [(event, rows) for event, rows in zip(tried, heavy, strict=True) if event]
-            self.counts.kept += len(kept)
+            self.kept += len(kept)
             if kept:
                 yield Events(Particles.of([event for event, _ in kept]), [rows for _, rows in kept])
 
@@ -154,7 +152,7 @@ class MultijetProcess(Process):
         hadrons, visible = momentum[held], np.stack(pt_eta_phi(momentum[~held]), axis=1)
         how = (self._rng, Candidate(), self._library, self._tries, self._force)
         passed, probability, decay, rotation = try_decays(*how, pdg[held], hadrons, visible)
-        self.counts.weight += probability
+        self.weight += probability
         if not passed:
             return None
         made = products(self._library, decay, rotation, pdg[held], hadrons, vertex[held])

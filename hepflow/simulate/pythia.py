@@ -127,35 +127,29 @@ def decay_library(species: Sequence[int], n_decays: int, seed: int, leptonic: bo
         # Mode 1: on; 2: on for the particle only, as for mixing B0, whose list also has the
         # channels of the antiparticle (3).
         branching = sum(channel.bRatio() for channel in channels if channel.onMode() in (1, 2))
-        parts.append(_decays_at_rest(pythia, kind, n_decays, leptonic, branching))
+        # All hadrons are entries 1 ... n_decays of one event record; daughters are traced back.
+        mass = pythia.particleData.m0(kind)
+        pythia.event.reset()
+        for _ in range(n_decays):
+            pythia.event.append(kind, 1, 0, 0, 0.0, 0.0, 0.0, mass, mass)
+        batch = pythia.nextBatch(1)
+        record, mother = EventRecord(batch), ak.to_numpy(batch.prt[0].mother1)
+        ancestor = np.arange(len(mother))
+        while (ancestor > n_decays).any():
+            ancestor = np.where(ancestor > n_decays, mother[ancestor], ancestor)
+        keep = np.flatnonzero(record.visible & (np.arange(len(mother)) > n_decays))
+        keep = keep[np.argsort(ancestor[keep], kind="stable")]
+        pdg = record.pdg[keep].astype(np.int32)
+        part = Library(
+            species=np.array([kind]),
+            leptonic=np.array([leptonic]),
+            branching=np.array([branching]),
+            first=np.array([0, n_decays]),
+            offsets=offsets_of(np.bincount(ancestor[keep] - 1, minlength=n_decays)),
+            pdg=pdg,
+            charge=charges(pythia, pdg),
+            momentum=record.momentum[keep],
+            vertex=record.vertex[keep],
+        )
+        parts.append(part)
     return join(parts)
-
-
-def _decays_at_rest(
-    pythia: pythia8mc.Pythia, kind: int, n_decays: int, leptonic: bool, branching: float
-) -> Library:
-    """Decay a species: all hadrons are in one event record, and daughters are traced to theirs."""
-    mass = pythia.particleData.m0(kind)
-    pythia.event.reset()
-    for _ in range(n_decays):
-        pythia.event.append(kind, 1, 0, 0, 0.0, 0.0, 0.0, mass, mass)
-    batch = pythia.nextBatch(1)
-    record = EventRecord(batch)
-    mother = ak.to_numpy(batch.prt[0].mother1)
-    ancestor = np.arange(len(mother))  # entries 1 ... n_decays are the hadrons
-    while (ancestor > n_decays).any():
-        ancestor = np.where(ancestor > n_decays, mother[ancestor], ancestor)
-    keep = np.flatnonzero(record.visible & (np.arange(len(mother)) > n_decays))
-    keep = keep[np.argsort(ancestor[keep], kind="stable")]
-    pdg = record.pdg[keep].astype(np.int32)
-    return Library(
-        species=np.array([kind]),
-        leptonic=np.array([leptonic]),
-        branching=np.array([branching]),
-        first=np.array([0, n_decays]),
-        offsets=offsets_of(np.bincount(ancestor[keep] - 1, minlength=n_decays)),
-        pdg=pdg,
-        charge=charges(pythia, pdg),
-        momentum=record.momentum[keep],
-        vertex=record.vertex[keep],
-    )

@@ -104,8 +104,7 @@ def make_sample(sample: Sample, progress: Callable[[int], None]) -> None:
     sample.path.parent.mkdir(parents=True, exist_ok=True)
     sample.sidecar.unlink(missing_ok=True)  # it describes the file before
     write_events(sample.path, collections, identity)
-    counts, written = process.counts, len(collections["Jet"])
-    generated_pb = process.cross_section_pb()
+    written, generated_pb = len(collections["Jet"]), process.cross_section_pb()
     selected_pb = generated_pb * sample.target / written
     about = {
         "settings": sample.settings,
@@ -113,8 +112,8 @@ def make_sample(sample: Sample, progress: Callable[[int], None]) -> None:
         "uuid": str(identity),
         "selected": sample.target,
         "written": written,
-        "generated": {"hard": counts.hard, "showered": counts.showered, "kept": counts.kept},
-        "filter_efficiency": counts.weight / counts.hard,
+        "generated": {n: getattr(process, n) for n in ("hard", "showered", "kept")},
+        "filter_efficiency": process.weight / process.hard,
         "cross_section_pb": {"generated": generated_pb, "selected": selected_pb},
         "job_seed": seed,
         "versions": processes.versions(("hepflow", "pythia8mc", "fastjet", "uproot")),
