@@ -1,4 +1,4 @@
-# The one file a site edits: what a job needs before `hepflow` can run. Every script here sources it.
+# The only file to edit for a site: environment of the jobs. Every script here sources it.
 # shellcheck shell=bash
 #   module load python/3.11 cuda
 #   export JAVA_HOME=/usr/lib/jvm/java-17-openjdk-amd64
@@ -11,10 +11,10 @@ if [ ! -x "$HEPFLOW_VENV/bin/hepflow" ]; then
 fi
 export PATH="$HEPFLOW_VENV/bin:$PATH"
 export PYTHONUNBUFFERED=1
-# the tasks' own threads, not one thread a core of the node for each of them
+# threads of a task, instead of one per core of the node
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
 
-# Where a web page of this job is, and how to see it from outside: show_page NAME PORT
+# Print the address of a web page of this job, and how to open it from outside: show_page NAME PORT
 show_page() {
   local host
   host=$(hostname -f)
@@ -22,7 +22,7 @@ show_page() {
   echo "  from outside: ssh -N -L $2:$host:$2 $(id -un)@${SLURM_SUBMIT_HOST:-LOGIN_NODE}, then http://localhost:$2"
 }
 
-# The last line in the log of a job that failed; where Slurm ended it, Slurm says so itself.
+# Print the last line in the log of a failed job; if Slurm ended it, Slurm reports that.
 end_job() {
   local status=$?
   if declare -F spark_stop >/dev/null; then spark_stop "$status"; fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Submits the stages as a chain of jobs; a stage starts once every job of the stage before it has ended well.
+# Submit the stages as a chain of jobs: a stage starts when all jobs of the previous one succeeded.
 set -euo pipefail
 HEPFLOW_SLURM=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 export HEPFLOW_SLURM
@@ -9,8 +9,8 @@ usage() {
 usage: slurm/pipeline.sh [--wait] [SBATCH OPTIONS] [STAGE: [SBATCH OPTIONS] [-- HEPFLOW OPTIONS]] ...
 
 Stages, in this order: ingest: features: train: (or spark-train:) evaluate:
-Without any, all four. Name a training several times to train several nets side by side.
-Options before the first stage are for every job. --wait stays until the last job has ended, and fails where one failed.
+Without any, all four run. Give a training several times to train several nets in parallel.
+Options before the first stage apply to all jobs. --wait waits for the jobs, and fails if one did.
 
   slurm/pipeline.sh
   slurm/pipeline.sh --account=atlas \
@@ -27,7 +27,7 @@ die() {
   exit 2
 }
 
-rank_of() { # place of a stage in the chain, nothing for other words
+rank_of() { # position of a stage in the chain; nothing for other words
   case $1 in
     ingest:) echo 1 ;;
     features:) echo 2 ;;
@@ -36,13 +36,13 @@ rank_of() { # place of a stage in the chain, nothing for other words
   esac
 }
 
-# Fails before anything is submitted. Words after `--` are hepflow's, up to the next stage.
+# Check the words before anything is submitted. Those from `--` to the next stage are hepflow's.
 check() {
   local word rank last=0 mine=yes
   for word in "$@"; do
     rank=$(rank_of "$word")
     if [ -n "$rank" ]; then
-      [ "$rank" -ge "$last" ] || die "the stage $word comes too late"
+      [ "$rank" -ge "$last" ] || die "the stage $word is out of order"
       last=$rank mine=yes
     elif [ "$word" = -- ]; then
       [ "$last" != 0 ] || die "-- before the first stage"
@@ -66,7 +66,7 @@ submit() { # STAGE with the options in sbatch_options and hepflow_options
   printf '%-12s job %s%s\n' "$1" "$id" "${before[*]:+, after ${before[*]}}"
 }
 
-begin() { # a stage: submit the one before it
+begin() { # a stage: submit the previous one
   if [ -n "$stage" ]; then submit "${stage%:}"; fi
   if [ -n "$1" ] && [ "$(rank_of "$1")" -gt "$rank" ]; then
     before=("${now[@]}") now=() rank=$(rank_of "$1")
@@ -74,7 +74,7 @@ begin() { # a stage: submit the one before it
   stage=$1 sbatch_options=() hepflow_options=()
 }
 
-field() { # JOB NAME: of what Slurm says about a job; nothing once it has forgotten the job
+field() { # JOB NAME: a field of Slurm's record of a job; nothing if the record is gone
   scontrol -o show job "$1" 2>/dev/null | tr ' ' '\n' | sed -n "s/^$2=//p" | head -n 1
 }
 
@@ -85,7 +85,7 @@ state_of() {
   echo "${state:-ENDED, and Slurm keeps no record of how}"
 }
 
-follow() { # until no job is left; 1 where one did not complete
+follow() { # wait for all jobs; 1 if one failed
   local i state failed=0 states=()
   for i in "${!ids[@]}"; do
     while true; do
@@ -126,7 +126,7 @@ done
 [ $# -gt 0 ] || set -- ingest: features: train: evaluate:
 
 give_up() {
-  if [ "${#ids[@]}" -gt 0 ]; then scancel "${ids[@]}" && echo "cancelled the jobs before it: ${ids[*]}" >&2; fi
+  if [ "${#ids[@]}" -gt 0 ]; then scancel "${ids[@]}" && echo "cancelled the submitted jobs: ${ids[*]}" >&2; fi
 }
 trap give_up EXIT
 mine=yes
@@ -148,5 +148,5 @@ trap - EXIT
 echo
 echo "follow:  squeue --jobs $(IFS=, && echo "${ids[*]}"), and tail -F hepflow-${names[0]}-${ids[0]}.log"
 echo "cancel:  scancel ${ids[*]}"
-echo "A stage that fails cancels those after it and says why in its log; the same command again skips what is finished."
+echo "If a stage fails, later ones are cancelled; its log has the reason. Rerun to resume."
 if [ "$wait" = yes ]; then follow; fi

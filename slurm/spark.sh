@@ -1,15 +1,15 @@
-# A Spark standalone cluster inside a Slurm allocation: one worker a node. Sourced, after env.sh, by the scripts that need Spark;
-# sets SPARK_MASTER. Only this job can use the cluster: it has a secret of its own.
+# A Spark standalone cluster inside a Slurm allocation: one worker per node. Sourced after env.sh by
+# the scripts that need Spark; sets SPARK_MASTER. The cluster has a secret: only this job can use it.
 # shellcheck shell=bash
 SPARK_HOME=$(python -c 'from importlib.util import find_spec; print(*find_spec("pyspark").submodule_search_locations)')
-JAVA_HOME=$(python -c 'from hepflow.engines.java import java_home; print(java_home())')  # the site's, unless Spark is too new for it
+JAVA_HOME=$(python -c 'from hepflow.engines.java import java_home; print(java_home())')  # the site's, if Spark supports it
 SPARK_SCRATCH=${SPARK_SCRATCH:-$PWD/spark-$SLURM_JOB_ID}
 SPARK_CONF_DIR=$SPARK_SCRATCH/conf
 export SPARK_HOME JAVA_HOME SPARK_CONF_DIR
 export SPARK_LOCAL_DIRS=$SPARK_SCRATCH/local SPARK_WORKER_DIR=$SPARK_SCRATCH/work SPARK_LOG_DIR=$SPARK_SCRATCH/log
 mkdir -p "$SPARK_CONF_DIR" "$SPARK_LOCAL_DIRS" "$SPARK_WORKER_DIR" "$SPARK_LOG_DIR"
 
-# ports by job, so that jobs on one node do not collide
+# ports per job, so that jobs on one node do not collide
 spark_host=${SPARK_LOCAL_IP:-$(hostname -f)}
 spark_port=$((20000 + SLURM_JOB_ID % 2500 * 4))
 spark_cores=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}
@@ -26,7 +26,7 @@ spark_stop() {
   kill "$spark_workers_pid" "$spark_master_pid" 2>/dev/null || true
   wait "$spark_workers_pid" "$spark_master_pid" 2>/dev/null || true
   rm -rf "$SPARK_CONF_DIR" "$SPARK_LOCAL_DIRS"
-  if [ "$1" = 0 ]; then rm -rf "$SPARK_SCRATCH"; else echo "logs of Spark: $SPARK_LOG_DIR, of its tasks: $SPARK_WORKER_DIR" >&2; fi
+  if [ "$1" = 0 ]; then rm -rf "$SPARK_SCRATCH"; else echo "logs of Spark: $SPARK_LOG_DIR; logs of its tasks: $SPARK_WORKER_DIR" >&2; fi
 }
 
 spark_alive() {
@@ -48,10 +48,10 @@ spark_deadline=$((SECONDS + ${SPARK_WAIT_S:-120}))
 while spark_workers=$(spark_alive) && [ "$spark_workers" -lt "$SLURM_NNODES" ]; do
   if [ "$SECONDS" -ge "$spark_deadline" ] || ! kill -0 "$spark_master_pid" 2>/dev/null; then
     if [ "$spark_workers" = 0 ]; then
-      echo "no Spark worker came up in time: see $SPARK_LOG_DIR" >&2
+      echo "no Spark worker started in time: see $SPARK_LOG_DIR" >&2
       exit 1
     fi
-    echo "only $spark_workers of $SLURM_NNODES Spark workers came up, going on with them: see $SPARK_LOG_DIR" >&2
+    echo "only $spark_workers of $SLURM_NNODES Spark workers started; continuing with them: see $SPARK_LOG_DIR" >&2
     break
   fi
   sleep 1
