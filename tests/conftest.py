@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from hepflow.config.engines import SparkConfig
 
-# a busy machine is no reason for a property to fail
+# no property may fail because the machine is busy
 settings.register_profile("hepflow", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("hepflow")
 
@@ -20,14 +20,14 @@ SHARED = Path(os.environ.get("HEPFLOW_SHARED", Path(__file__).parents[2] / "shar
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with the most slow tests first: several processes would wait for the one that gets such a file last."""
+    """Run files with many slow tests first, so that no process ends long after the others."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real and sample ROOT files that lies beside a developer's checkout."""
+    """Return the folder of real and sample ROOT files next to a developer's checkout."""
     if not (SHARED / "sample").is_dir():
         pytest.skip(
             f"no sample files in {SHARED} (set HEPFLOW_SHARED to a folder with real/ and sample/)"
@@ -37,7 +37,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[Any]:
-    """One Spark session for all tests; starting it takes seconds. The stages find it by themselves."""
+    """Yield one Spark session for all tests, as it takes seconds to start; the stages use it."""
     pytest.importorskip("pyspark")
     module = importlib.import_module("hepflow.engines.spark")
     with module.session(

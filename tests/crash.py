@@ -13,7 +13,7 @@ CODE = 9
 
 
 class CrashOnce(pl.Callback):
-    """Ends the process at a step, without a word, unless it has done so before."""
+    """Ends the process silently at a step, but only once."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -29,7 +29,7 @@ class CrashOnce(pl.Callback):
 
 
 class KillOnce(CrashOnce):
-    """The same with kill -9: of the Spark executor that the process belongs to, or else of the process itself."""
+    """Kills the Spark executor of the process, or else the process, with SIGKILL, but only once."""
 
     def die(self) -> None:
         process = psutil.Process()
@@ -59,7 +59,7 @@ class InValidationOnce(pl.Callback):
 
 
 class TimeIsUpInValidation(InValidationOnce):
-    """What Slurm sends before a time limit."""
+    """Send the signal that Slurm sends before a time limit."""
 
     def happen(self) -> None:
         os.kill(os.getpid(), signal.SIGUSR1)

@@ -1,4 +1,4 @@
-"""A virtual environment packed by venv-pack, as a cluster's nodes get it, whose Python leaves a note wherever it runs."""
+"""A virtual environment packed by venv-pack for cluster nodes; its Python records where it runs."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ atexit.register(note)
 
 
 class Note(NamedTuple):
-    """What a process of the packed Python left when it ended."""
+    """Record of a process of the packed Python."""
 
     began: Path
     """Working directory at its start."""
@@ -33,9 +33,9 @@ class Note(NamedTuple):
 
 
 def pack(folder: Path) -> Path:
-    """``environment.tar.gz``, with a hepflow of its own, not the checkout.
+    """Create ``environment.tar.gz``, with an installed hepflow instead of the checkout.
 
-    The big packages stay where this test has them, and the packed Python looks for them there: a whole environment takes a minute to pack.
+    The packed Python finds large packages in this environment: packing them too takes a minute.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def pack(folder: Path) -> Path:
 
 
 def notes(folder: Path) -> list[Note]:
-    """What was left since the last call."""
+    """Return the records since the last call."""
     file = folder / "notes"
     lines = [line.split("|") for line in file.read_text().splitlines()] if file.is_file() else []
     file.unlink(missing_ok=True)

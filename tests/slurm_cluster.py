@@ -1,7 +1,7 @@
-"""A real Slurm on one machine: munged, slurmctld and a slurmd a node, started as root, in a folder of its own.
+"""A real Slurm on one machine: munged, slurmctld and one slurmd per node, started as root.
 
-Each slurmd runs in its own UTS and mount namespace, so that nodes have host names (n1, n2, …) which resolve inside the jobs; nothing
-outside the folder is written, and no cgroup or systemd is needed.
+Each slurmd has its own UTS and mount namespace, so that nodes have host names (n1, n2, …) which
+resolve inside the jobs. It writes only into its own folder, and needs no cgroup or systemd.
 """
 
 import os
@@ -49,7 +49,7 @@ class SlurmCluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Environment in which sbatch and srun speak to this cluster, and in which no job believes that it runs in another one."""
+        """Environment in which sbatch and srun use this cluster, and none around it."""
         outer = {
             key: value
             for key, value in os.environ.items()
@@ -75,13 +75,13 @@ class SlurmCluster:
         return result.stdout.strip()
 
     def submit(self, *arguments: str, cwd: Path, extra: Mapping[str, str] | None = None) -> int:
-        """Job id of what ``sbatch`` was given."""
+        """Submit a job with ``sbatch`` and return its id."""
         return int(
             self.command("sbatch", "--parsable", *arguments, cwd=cwd, extra=extra).split(";")[0]
         )
 
     def job(self, job_id: int) -> dict[str, str]:
-        """What ``scontrol show job`` says: JobState, Restarts, ExitCode and so on."""
+        """Return the fields of ``scontrol show job``: JobState, Restarts, ExitCode and so on."""
         words = self.command("scontrol", "-o", "show", "job", str(job_id)).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
@@ -96,7 +96,7 @@ class SlurmCluster:
         return job
 
     def job_ids(self) -> list[int]:
-        """Every job this cluster knows, ended ones too."""
+        """Return all jobs, including finished ones."""
         return sorted(
             int(word) for word in self.command("squeue", "-h", "-t", "all", "-o", "%A").split()
         )
@@ -167,7 +167,8 @@ def _write_configuration(root: Path, n_nodes: int, cpus: int) -> None:
     lines = [f"{key}={value}" for key, value in settings.items()]
     for index, name in enumerate(names, start=1):
         (root / "spool" / name).mkdir()
-        shape = f"CPUs={cpus} Boards=1 SocketsPerBoard=1 CoresPerSocket={cpus} ThreadsPerCore=1 RealMemory=16000 Gres=gpu:{GPUS}"
+        sockets = f"Boards=1 SocketsPerBoard=1 CoresPerSocket={cpus} ThreadsPerCore=1"
+        shape = f"CPUs={cpus} {sockets} RealMemory=16000 Gres=gpu:{GPUS}"
         lines.append(
             f"NodeName={name} NodeHostname={name} NodeAddr=127.0.0.1 Port={base + index} {shape}"
         )

@@ -1,4 +1,4 @@
-"""A standalone Spark cluster on this machine: a master and workers, each a process."""
+"""A standalone Spark cluster on this machine: a master and workers, one process each."""
 
 import json
 import os
@@ -26,7 +26,7 @@ class StandaloneCluster:
 
     url: str
     status: str
-    """Address at which the master says what runs."""
+    """Address of the master's status."""
     nodes: tuple[psutil.Popen, ...]
     home: Path
     environment: dict[str, str]
@@ -96,7 +96,7 @@ def end(process: psutil.Popen) -> None:
 
 
 def ask(status: str) -> dict[str, Any]:
-    """What the master says."""
+    """Return the master's status."""
     with urllib.request.urlopen(status, timeout=10) as answer:
         return json.load(answer)
 

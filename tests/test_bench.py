@@ -1,4 +1,4 @@
-"""The scaling study: what is measured, that a rerun measures nothing twice, and the costs that it finds."""
+"""The scaling study: its cases, reruns, and the costs that it finds."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ TRUTH = scaling.Cost(
 
 
 def rows_of(cost: scaling.Cost, noise: float = 0.0) -> list[Measured]:
-    """What a stage of a known cost would give, every second run slower by some share."""
+    """Return the measurements of a stage of known cost, with some spread."""
     found = []
     for events in (1000, 10_000):
         for workers, cores in ((1, 1), (2, 1), (4, 1), (2, 4)):
@@ -67,7 +67,7 @@ def test_the_fit_finds_the_costs_it_was_given() -> None:
     assert noisy.error == pytest.approx(0.05, rel=0.2)
 
 
-def test_what_was_not_varied_is_not_told_apart() -> None:
+def test_without_several_cores_the_parts_are_not_separated() -> None:
     one_core = [row for row in rows_of(TRUTH) if row.workers * row.cores == 1]
     found = scaling.fit(one_core)
     assert not found.separable
@@ -95,7 +95,7 @@ def test_an_extrapolation_is_the_fit_at_more_events() -> None:
     assert (low / middle, high / middle) == pytest.approx((0.95, 1.05), rel=0.01)
 
 
-def test_the_shares_of_events_too_few_to_be_told_from_the_start_are_left_open(
+def test_stages_whose_work_is_lost_in_the_start_up_have_no_share(
     tmp_path: Path,
 ) -> None:
     start_alone = replace(TRUTH, serial_s=0.0, parallel_s=0.0)
@@ -168,7 +168,7 @@ def test_every_stage_is_measured_at_every_size_and_number_of_workers() -> None:
     }
 
 
-def test_what_is_compared_is_measured_side_by_side() -> None:
+def test_cases_to_be_compared_follow_each_other() -> None:
     config = BenchConfig(
         stages=("train", "spark-train"), nets=("hlf", "transformer"), sizes=(10,), workers=(1, 2)
     )
@@ -200,7 +200,7 @@ def test_a_gpu_is_measured_where_there_is_one() -> None:
 
 
 @pytest.mark.parametrize("stage", ["simulate", "ingest", "features", "score hlf"])
-def test_a_case_is_a_command_that_hepflow_takes(stage: str, tmp_path: Path) -> None:
+def test_a_case_is_a_valid_command(stage: str, tmp_path: Path) -> None:
     name, *options = map(str, _command(Case(stage, 80, 2), tmp_path / "in", tmp_path / "out", 3))
     assert parse(name, options).output == tmp_path / "out"
 
@@ -231,7 +231,7 @@ def test_a_rival_is_compared_without_the_starts_and_by_the_core() -> None:
     assert {round(ratio.middle, 6) for ratio in found_all} == {0.8}
 
 
-def test_with_one_size_the_start_is_unknown_and_nothing_is_compared_without_it(
+def test_with_one_size_the_start_up_is_unknown_and_there_are_no_ratios(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     ours = [row for row in rows_of(TRUTH) if (row.size, row.workers, row.cores) == (1000, 1, 1)]
@@ -244,19 +244,19 @@ def test_with_one_size_the_start_is_unknown_and_nothing_is_compared_without_it(
     summaries = report.summarise([*ours, *rival], costs)
     assert [summary.start_known for summary in summaries] == [False, True]
     assert summaries[0].events_per_s == pytest.approx(10_000 / ours[0].seconds)
-    beside = report.beside_published(
+    compared = report.with_published(
         {"ingest": (1.0, 1.0, 1.0), report.BOTH: (1.0, 1.0, 1.0)}, "today", ["ingest"]
     )
-    assert [line.start_known for line in beside if line.ours] == [False, False]
+    assert [line.start_known for line in compared if line.ours] == [False, False]
     report.print_summary(summaries)
-    report.print_per_core(beside)
+    report.print_per_core(compared)
     printed = capsys.readouterr().out.splitlines()
     (line,) = (line for line in printed if line.startswith("ingest  hepflow") and "1x1" in line)
     assert (line.split()[4][0], line.split()[-1]) == ("≥", "?")
     assert not any(line.endswith(" 0.1") for line in printed), "a ratio to a published figure"
 
 
-def test_tables_fold_between_words_alone_in_a_terminal_of_80_columns(
+def test_tables_wrap_between_words_only_in_80_columns(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -275,22 +275,21 @@ def test_tables_fold_between_words_alone_in_a_terminal_of_80_columns(
         for stage in dict.fromkeys(row.stage for row in ours)
     }
     summaries = report.summarise([*ours, *rival], costs)
-    beside = report.beside_published(report.per_core(summaries, 0.3), "2026-01-01 to 2026-01-02")
+    compared = report.with_published(report.per_core(summaries, 0.3), "2026-01-01 to 2026-01-02")
     report.print_summary(summaries)
-    report.print_per_core(beside)
+    report.print_per_core(compared)
     report.print_costs(costs.values())
     report.print_rivals(scaling.against_rivals([*ours, *rival], costs))
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
     assert "…" not in printed
-    words = {
-        word
-        for line in beside
-        for word in f"{line.stage} {line.what} {line.total} {line.machine * (not line.ours)}".split()
-    }
+    words = set()
+    for line in compared:
+        machine = "" if line.ours else line.machine
+        words |= {*f"{line.stage} {line.what} {line.total} {machine}".split()}
     words |= {"events/s", "workers", "parallel", "whole", "pyarrow"}
     assert {word.strip(",") for word in words} <= {word.strip(",") for word in printed.split()}
-    assert "uproot +  " in printed, "folded once, not at every word"
+    assert "uproot +  " in printed, "wrapped once, not at every word"
 
 
 def test_copies_are_other_events_and_made_once(tmp_path: Path) -> None:
@@ -322,7 +321,7 @@ def test_the_rival_of_ingest_keeps_the_events_that_ingest_keeps(tmp_path: Path) 
     )
 
 
-def test_the_rival_of_training_sees_every_event_padded_to_801(
+def test_the_rival_of_training_pads_every_event_to_801(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rivals, "LONG_ENOUGH_S", float("inf"))  # a busy machine takes both epochs
@@ -364,9 +363,7 @@ def test_nets_that_were_trained_for_an_earlier_study_stay(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_what_was_measured_is_not_measured_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_results_are_not_measured_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     inputs = tmp_path / "input"
     (inputs / "events").mkdir(parents=True)
     write_json(

@@ -1,4 +1,4 @@
-"""The command line: fast, explains itself, one line for a mistake."""
+"""The command line: fast, with complete help, and one line per error."""
 
 import os
 import re
@@ -36,7 +36,7 @@ HEAVY = ("torch", "pyspark", "dask", "distributed", "numba", "uproot", "awkward"
 
 @pytest.fixture
 def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What hepflow prints in a terminal of 80 columns, in this process."""
+    """Return a function that runs hepflow here and returns its output, 80 columns wide."""
     monkeypatch.setenv("COLUMNS", "80")
 
     def run(*arguments: str) -> str:
@@ -63,7 +63,7 @@ def test_a_group_of_commands_lists_them(group: str, say: Callable[..., str]) -> 
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "completion"])
-def test_help_fits_80_columns_and_says_value_meaning_and_default(
+def test_help_fits_80_columns_and_has_value_meaning_and_default(
     name: str, say: Callable[..., str]
 ) -> None:
     text = say(*name.split(), "--help")
@@ -110,7 +110,7 @@ def test_the_version_has_two_spellings(flag: str, say: Callable[..., str]) -> No
         ("train fit --ou x", "--output"),
     ],
 )
-def test_what_is_misspelt_or_abbreviated_is_refused_with_what_was_meant(
+def test_misspelt_and_abbreviated_words_are_refused_with_a_suggestion(
     arguments: str, meant: str, say: Callable[..., str]
 ) -> None:
     assert f"Did you mean {meant}?" in say(*arguments.split())
@@ -177,7 +177,8 @@ def test_what_is_misspelt_or_abbreviated_is_refused_with_what_was_meant(
         ),
         (
             "train fit",
-            "model: {net: {class_path: hepflow.models.inclusive.InclusiveNet, init_args: {cell: Foo}}}",
+            "model: {net: {class_path: hepflow.models.inclusive.InclusiveNet, "
+            "init_args: {cell: Foo}}}",
             "model.net.cell must be gru or lstm; got Foo.",
         ),
         (
@@ -187,7 +188,7 @@ def test_what_is_misspelt_or_abbreviated_is_refused_with_what_was_meant(
         ),
     ],
 )
-def test_a_mistake_in_a_file_is_told_by_file_and_key(
+def test_an_error_in_a_file_names_the_file_and_the_key(
     command: str, content: str, told: str, tmp_path: Path, say: Callable[..., str]
 ) -> None:
     file = tmp_path / "mine.yaml"
@@ -198,7 +199,7 @@ def test_a_mistake_in_a_file_is_told_by_file_and_key(
 
 
 @pytest.mark.parametrize("command", ["ingest", "train fit"])
-def test_a_file_that_is_no_text_is_no_configuration(
+def test_a_binary_file_is_refused_as_configuration(
     command: str, tmp_path: Path, say: Callable[..., str]
 ) -> None:
     file = tmp_path / "events.root"
@@ -241,7 +242,7 @@ def test_a_file_that_is_no_text_is_no_configuration(
         ("--data.balance.qcd", "x", "--data.balance must be equal or natural or a number; got x. "),
     ],
 )
-def test_a_mistake_about_a_class_is_told_by_its_option(
+def test_an_error_about_a_class_names_its_option(
     option: str, value: str, told: str, say: Callable[..., str]
 ) -> None:
     assert say("train", "fit", option, value).startswith(f"hepflow: error: {told}")
@@ -254,7 +255,7 @@ def test_an_option_on_the_command_line_is_not_blamed_on_a_file(tmp_path: Path) -
         parse("features", ["--config", str(file), "--task-mb", "0"])
 
 
-def test_names_of_the_user_s_own_keep_their_dashes() -> None:
+def test_names_given_by_the_user_keep_their_dashes() -> None:
     config = parse(
         "ingest",
         [
@@ -278,7 +279,7 @@ def test_a_list_has_commas_or_brackets() -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    """Each after the other, in one process."""
+    """All in one process, one after the other."""
     commands = [
         ["--help"],
         ["--version"],
@@ -303,7 +304,7 @@ for arguments in {commands!r}:
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("completion", "bash")])
-def test_a_reader_who_has_seen_enough_is_no_failure(arguments: tuple[str, ...]) -> None:
+def test_a_closed_pipe_is_no_failure(arguments: tuple[str, ...]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     result = subprocess.run(
@@ -317,7 +318,7 @@ def test_a_reader_who_has_seen_enough_is_no_failure(arguments: tuple[str, ...]) 
     assert (result.returncode, result.stderr) == (0, b"")
 
 
-def test_a_pipe_of_another_s_is_not_taken_for_it() -> None:
+def test_only_a_closed_pipe_counts_as_closed() -> None:
     reader, writer = os.pipe()
     assert not _is_closed(writer)
     os.close(reader)
@@ -326,13 +327,13 @@ def test_a_pipe_of_another_s_is_not_taken_for_it() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.2, 0.4])
-def test_ctrl_c_while_it_starts_is_no_traceback(seconds: float) -> None:
-    """What a shell starts in the background is deaf to it."""
-    hears = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from hepflow.__main__ import run"
+def test_ctrl_c_during_start_up_gives_no_traceback(seconds: float) -> None:
+    """The child enables SIGINT: a shell may have disabled it for background processes."""
+    enable = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     command = [
         sys.executable,
         "-c",
-        f"{hears}; print('begins', flush=True); run()",
+        f"{enable}; from hepflow.__main__ import run; print('begins', flush=True); run()",
         "ingest",
         "--input",
         "nothing",
@@ -366,7 +367,7 @@ def test_ctrl_c_while_it_starts_is_no_traceback(seconds: float) -> None:
         (("demo", "--output", "/dev/null"), "/dev/null: "),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_2(
+def test_an_error_is_one_line_and_exit_2(
     arguments: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
@@ -386,7 +387,7 @@ def test_print_config_reads_back(name: str, tmp_path: Path, say: Callable[..., s
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
-def test_every_config_file_is_parsed_and_says_the_defaults(path: Path) -> None:
+def test_every_config_file_holds_the_defaults(path: Path) -> None:
     assert yaml.safe_load(path.read_text()), f"{path} is empty"
     assert parse(path.stem, ["--config", str(path)]) == parse(path.stem, [])
 
@@ -413,7 +414,8 @@ def test_bash_completes_commands_options_and_values(
     completion: Path, words: tuple[str, ...], expected: set[str]
 ) -> None:
     line = " ".join(f"'{word}'" for word in ("hepflow", *words))
-    ask = f"COMP_WORDS=({line}); COMP_CWORD={len(words)}; _shtab_hepflow; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    ask = f"COMP_WORDS=({line}); COMP_CWORD={len(words)}; _shtab_hepflow; "
+    ask += "printf '%s\\n' \"${COMPREPLY[@]}\""
     told = subprocess.run(
         ["bash", "-c", f"source {completion}; {ask}"],
         capture_output=True,
@@ -437,7 +439,7 @@ def completion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return script
 
 
-def test_zsh_has_a_script_too_which_says_what_a_group_of_commands_is_for(
+def test_zsh_has_a_script_too_with_the_purpose_of_each_group(
     say: Callable[..., str],
 ) -> None:
     script = say("completion", "zsh")
@@ -452,7 +454,7 @@ def test_options_after_a_file_win(tmp_path: Path) -> None:
     assert (config.target_partition_mb, config.spark.master) == (4, "yarn")
 
 
-def test_dashes_are_as_good_as_underscores_and_a_switch_needs_no_value() -> None:
+def test_dashes_equal_underscores_and_a_switch_needs_no_value() -> None:
     config = parse(
         "ingest",
         ["--retry-quarantined", "--target-partition-mb", "7", "--estimate=false", "--tree", "a-b"],
@@ -499,7 +501,7 @@ def test_the_shipped_configurations_are_found_outside_a_checkout(
 
 
 @pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
-def test_of_several_interrupted_processes_the_first_one_speaks(
+def test_only_the_first_of_several_interrupted_processes_prints(
     rank: str, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", rank)

@@ -22,7 +22,7 @@ from hepflow.errors import ConfigError
         ("2-00:00:01", 2 * 86400 + 1),
     ],
 )
-def test_every_format_of_slurms_time_limit_is_understood(walltime, seconds):
+def test_every_format_of_slurms_time_limit_is_accepted(walltime, seconds):
     assert walltime_seconds(walltime) == seconds
 
 
@@ -34,7 +34,7 @@ def test_other_time_limits_are_refused(walltime):
         walltime_seconds(walltime)
 
 
-def test_without_slurm_the_message_says_so(monkeypatch, tmp_path):
+def test_without_slurm_the_error_names_sbatch(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     config = ClusterConfig(kind="slurm", memory="1GiB", slurm=SlurmConfig(interface="lo"))
     with pytest.raises(ConfigError, match="sbatch not found"), connect(config, 1):
@@ -48,13 +48,14 @@ def test_a_slurm_worker_has_the_memory_of_its_configuration():
 
 
 def test_ctrl_c_stays_an_interrupt():
-    """In a process of its own: whatever else the tests import may have handlers too."""
-    code = "import signal, hepflow.features.job; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    """In a child process, as other imports of the tests may set handlers too."""
+    code = "import signal, hepflow.features.job; handler = signal.getsignal(signal.SIGINT); "
+    code += "assert handler is signal.default_int_handler"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 @pytest.mark.slow
-def test_what_fails_in_a_worker_is_told_by_the_client_alone(capfd):
+def test_only_the_client_reports_an_error_in_a_worker(capfd):
     with connect(ClusterConfig(workers=1), 1) as client, pytest.raises(FileNotFoundError):
         client.submit(Path.read_text, Path("/no/such/file")).result()
     assert "Compute Failed" not in "".join(capfd.readouterr())

@@ -1,4 +1,4 @@
-"""numba's cache is left aside once another file has changed from which a function takes something."""
+"""numba's cache is not used after a change in another file that a function uses."""
 
 import subprocess
 import sys
@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-OTHER = "from hepflow.system.compiled import cached_njit\n\n\n@cached_njit()\ndef number():\n    return {}\n"
+OTHER = """\
+from hepflow.system.compiled import cached_njit
+
+@cached_njit()
+def number():
+    return {}
+"""
 MAIN = """\
 from hepflow.system.compiled import cached_njit
 from other import number
@@ -29,7 +35,7 @@ def twice(folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_a_function_is_compiled_anew_when_another_file_has_changed(tmp_path: Path) -> None:
+def test_a_function_is_compiled_again_after_a_change_in_another_file(tmp_path: Path) -> None:
     (tmp_path / "other.py").write_text(OTHER.format(21))
     (tmp_path / "main.py").write_text(MAIN)
     assert twice(tmp_path) == "42 0"

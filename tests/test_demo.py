@@ -1,4 +1,4 @@
-"""The whole pipeline out of a built wheel, from Pythia8 to the report; again, which changes nothing; and the notebooks on what it made."""
+"""The whole pipeline from a built wheel, a second run that changes nothing, and the notebooks."""
 
 import io
 import logging
@@ -33,7 +33,7 @@ NETS = ("hlf", "sequence", "inclusive")
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package as pip would install it, away from the checkout."""
+    """Build the package and return the folder in which pip would install it."""
     folder = tmp_path_factory.mktemp("wheel")
     options = ("--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder))
     subprocess.run(
@@ -97,7 +97,7 @@ def test_it_ends_with_a_table_and_the_path_of_the_report(made: tuple[Path, str])
     assert (output / "report" / "report.html").stat().st_size > 10_000
 
 
-def test_a_command_that_is_shown_can_be_pasted(tmp_path: Path) -> None:
+def test_a_printed_command_can_be_pasted(tmp_path: Path) -> None:
     output = tmp_path / "a folder with a name that is long"
     output.mkdir()
     (output / "raw").touch()  # so that nothing is simulated
@@ -125,8 +125,8 @@ def test_a_command_that_is_shown_can_be_pasted(tmp_path: Path) -> None:
     ]
 
 
-def test_every_command_of_the_wheel_says_what_it_would_run_with(wheel: Path) -> None:
-    """In one process, as importing takes longest; the configurations that come along are read too."""
+def test_every_command_of_the_wheel_prints_its_configuration(wheel: Path) -> None:
+    """In one process, as imports take longest; the shipped configurations are read too."""
     code = """
 from pathlib import Path
 from hepflow import cli
@@ -184,7 +184,7 @@ def test_a_demo_of_another_size_or_seed_is_not_replaced_unasked(made: tuple[Path
     before = stamps(output)
     with pytest.raises(
         ConfigError,
-        match=r"holds a demo with events 100 \(now 60\), seed 1 \(now 7\)\. Give another --output, or --overwrite",
+        match=r"holds a demo with events 100 \(now 60\), seed 1 \(now 7\)\. ",
     ):
         run(DemoConfig(output=output, events=60, seed=7))
     assert stamps(output) == before

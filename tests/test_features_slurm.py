@@ -1,4 +1,4 @@
-"""The features stage on a real Slurm: jobs come and go with the work, and what is lost of them is replaced."""
+"""The features stage on a real Slurm: jobs follow the work, and lost jobs are replaced."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 FRAGMENTS = 110
-"""At a second each and two at a time, more than the 40 s after which a worker of a one-minute job leaves at the latest."""
+"""At 1 s each and two at a time, longer than the 40 s lifetime of a one-minute job's worker."""
 SLOW_PHYSICS = """
 import time
 from hepflow.physics.features import compute
@@ -86,7 +86,7 @@ def test_jobs_that_are_cancelled_reach_their_time_limit_or_lose_their_node_are_r
     assert client.returncode == 0, errors
     states = [cluster.job(job_id)["JobState"] for job_id in cluster.job_ids()]
     assert len(states) > 3, (
-        f"two jobs at a time, one killed and others at the end of their time: some were not replaced ({states})"
+        f"two jobs at a time; killed or expired jobs were not replaced ({states})"
     )
     assert "COMPLETED" in states, f"no worker left in good order at the end of its time ({states})"
     assert "TIMEOUT" not in states, f"a worker overstayed its time ({states})"

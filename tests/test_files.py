@@ -1,4 +1,4 @@
-"""What stands in the way of an output is told before the work."""
+"""An impossible output is reported before the work starts."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from hepflow.tools import demo
         ("a/b", "FILE/a/b: .*FILE is a file"),
     ],
 )
-def test_a_file_where_the_output_or_a_folder_above_it_should_be_is_named(
+def test_a_file_in_the_place_of_the_output_or_a_folder_above_it_is_named(
     tmp_path: Path, below: str, told: str
 ) -> None:
     place = tmp_path / "FILE" / below
@@ -31,7 +31,7 @@ def test_a_file_where_the_output_or_a_folder_above_it_should_be_is_named(
     assert [path.name for path in tmp_path.iterdir()] == ["FILE"]
 
 
-@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a folder in which nothing can be made")
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no folder that refuses new files")
 @pytest.mark.parametrize("place", [Path("/proc/x"), Path("/proc/x/y")])
 def test_a_place_where_nothing_can_be_made_is_named(place: Path) -> None:
     with (
@@ -59,7 +59,7 @@ def test_folders_made_for_an_output_that_stays_empty_are_removed_and_no_others(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file that is always full")
-def test_a_full_disk_is_told_of_the_output(tmp_path: Path) -> None:
+def test_the_error_of_a_full_disk_names_the_output(tmp_path: Path) -> None:
     with (
         pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'out'}'"),
         exclusive(tmp_path / "out"),
@@ -67,7 +67,7 @@ def test_a_full_disk_is_told_of_the_output(tmp_path: Path) -> None:
         Path("/dev/full").write_text("more")
 
 
-def test_what_a_stage_of_the_demo_took_before_it_failed_counts_too(tmp_path: Path) -> None:
+def test_the_time_of_a_failed_stage_of_the_demo_counts_too(tmp_path: Path) -> None:
     (tmp_path / "raw").write_text("in the way")
     spent = []
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Ctrl-C in the middle of a stage: status 130, one line, no process left behind, and the same command finishes the work."""
+"""Ctrl-C during a stage: status 130, one line, no process left, and a rerun finishes the work."""
 
 import contextlib
 import os
@@ -22,12 +22,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.timeout(1200)]
 CLASSES = ("qcd", "ttbar")
 N_FILES = 12
 GRACE_S = 20
-"""For processes that end a moment after the one that started them, such as Spark's JVM."""
+"""Time for processes that end after the one that started them, such as Spark's JVM."""
 
 
 @pytest.fixture(autouse=True)
-def _hears_interrupts() -> Iterator[None]:
-    """What a shell starts in the background is deaf to Ctrl-C, and so would be the commands."""
+def _enable_interrupts() -> Iterator[None]:
+    """Enable SIGINT, which a shell disables for background processes and their children."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -35,7 +35,7 @@ def _hears_interrupts() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with raw files; every test leaves there what the next one reads."""
+    """Return a folder with raw files; each test writes the input of the next one."""
     folder = tmp_path_factory.mktemp("interrupted")
     template = write_delphes(folder / "template", [200] * 4)
     for number in range(N_FILES):
@@ -48,7 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def interrupt(place: Path, sign: str, *arguments: str) -> None:
-    """Run a command, press Ctrl-C once files of a pattern are there, look at what is left, then let the same command finish."""
+    """Interrupt a command once new files match a pattern, then let the same command finish."""
     before = set(place.glob(sign))
     press_ctrl_c(lambda _: bool(set(place.glob(sign)) - before), place, *arguments)
     with command(place, *arguments) as process:
@@ -57,12 +57,12 @@ def interrupt(place: Path, sign: str, *arguments: str) -> None:
 
 
 def press_ctrl_c(when: Callable[[int], bool], place: Path, *arguments: str) -> None:
-    """Run a command until it is time, which is told by its session, then press Ctrl-C, and look at what it says and leaves."""
+    """Run a command, press Ctrl-C when ``when(session)`` is true, and check the result."""
     with command(place, *arguments) as process:
         session = os.getsid(process.pid)
         while process.poll() is None and not when(session):
             time.sleep(0.01)
-        assert process.poll() is None, f"it ended by itself: {process.communicate()[0]}"
+        assert process.poll() is None, f"it ended too early: {process.communicate()[0]}"
         os.killpg(process.pid, signal.SIGINT)
         printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130, printed
@@ -77,7 +77,7 @@ def press_ctrl_c(when: Callable[[int], bool], place: Path, *arguments: str) -> N
 
 @contextlib.contextmanager
 def command(place: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A command in a session of its own, as a terminal's would be."""
+    """Start a command in its own session, as a terminal would."""
     started = [sys.executable, "-m", "hepflow", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
@@ -90,7 +90,7 @@ def command(place: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def left_in(session: int) -> list[str]:
-    """Command lines of what still runs in a session after a while."""
+    """Return the command lines of processes that are left in a session after a while."""
     deadline = time.monotonic() + GRACE_S
     while (left := list(members(session))) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -145,7 +145,7 @@ def test_ingest(place: Path) -> None:
 
 
 def test_ingest_while_spark_starts(place: Path) -> None:
-    """At the sight of Java, and a while after."""
+    """When Java appears, and a while later."""
     for seconds in (0.0, 2.0):
         seen: list[float] = []
 
@@ -180,7 +180,7 @@ def test_features(place: Path) -> None:
 
 
 def test_train(place: Path) -> None:
-    """In the middle of the second epoch. Between epochs Python may lose an interrupt to the closing of a generator."""
+    """During the second epoch: between epochs, closing a generator may swallow an interrupt."""
     overlay = Path(__file__).parents[1] / "configs" / "train" / "hlf.yaml"
     trainer = {
         "callbacks": [{"class_path": "crash.PauseOnce", "init_args": {"step": 40}}],
@@ -225,7 +225,7 @@ def test_forest(place: Path) -> None:
 
 
 def test_evaluate(place: Path) -> None:
-    store = toy_store(place / "toy.zarr")  # the copies above would be a leak
+    store = toy_store(place / "toy.zarr")  # the copied events would be a leak
     overlay = Path(__file__).parents[1] / "configs" / "train" / "hlf.yaml"
     options = (
         "--config",
@@ -256,7 +256,7 @@ def test_tune(place: Path) -> None:
     assert (place / "tune/best.yaml").is_file()
 
 
-def test_a_command_that_runs_others_waits_for_them(place: Path) -> None:
+def test_a_command_waits_for_the_commands_that_it_runs(place: Path) -> None:
     pytest.importorskip("pythia8mc", reason="the simulation needs hepflow[simulate]")
     options = (
         "--stages",

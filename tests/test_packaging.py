@@ -53,7 +53,7 @@ def test_the_environment_for_gpus_differs_in_torch_alone() -> None:
 
 
 def test_the_constraints_pin_every_package_that_make_installs_within_its_bounds() -> None:
-    """`make constraints` writes them anew."""
+    """`make constraints` writes them."""
     pins = {canonicalize_name(need.name): need for need in map(Requirement, pinned())}
     wanted = declared(("all", "docs", "test")).values()
     here = [need for need in wanted if need.marker is None or need.marker.evaluate()]
@@ -93,8 +93,8 @@ def test_every_requirement_has_a_lower_bound() -> None:
     assert [line for line in lines if ">=" not in line and not line.startswith("hepflow[")] == []
 
 
-def test_conda_which_knows_no_extras_has_what_those_of_jsonargparse_bring() -> None:
-    """Lightning's command line looks for it, and does not start without."""
+def test_conda_installs_the_packages_of_the_extras_of_jsonargparse() -> None:
+    """Conda has no extras, and Lightning's command line does not start without these packages."""
     content = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     conda = {canonicalize_name(Requirement(line).name) for line in content if isinstance(line, str)}
     needs = [Requirement(line) for line in requires("jsonargparse") or ()]

@@ -1,4 +1,4 @@
-"""The Slurm cluster of the tests is a real one: jobs run on its nodes, fail, and wait for each other."""
+"""The tests' Slurm cluster is real: jobs run on its nodes, fail, and wait for each other."""
 
 from collections.abc import Iterator
 from pathlib import Path

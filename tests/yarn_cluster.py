@@ -1,9 +1,11 @@
-"""A YARN for the tests on one machine: Hadoop's own where there is one, else a stand-in built on the RPC classes that Spark brings.
+"""A YARN for the tests on one machine: Hadoop's, or else a stand-in made of Spark's RPC classes.
 
-Hadoop's own ResourceManager and NodeManager come from HADOOP_HOME, or from jars that Maven has fetched (see yarn/pom.xml).
+Hadoop's ResourceManager and NodeManager come from HADOOP_HOME, or from jars that Maven has fetched
+(see yarn/pom.xml).
 
-The stand-in (yarn/MiniYarn.java) speaks YARN's three protocols, localises files and runs containers as processes; it has no scheduler,
-no queues, no users, no isolation. What it proves is that Spark's submission is complete, and that master and executors run from it.
+The stand-in (yarn/MiniYarn.java) implements YARN's three protocols, localises files and runs
+containers as processes; it has no scheduler, queues, users or isolation. It proves that Spark's
+submission is complete, and that master and executors run from it.
 """
 
 import os
@@ -61,7 +63,8 @@ def why_not() -> str | None:
     except MissingDependency as error:
         return str(error)
     if KIND == "stand_in" and shutil.which("javac") is None:
-        return "no javac for the stand-in, no HADOOP_HOME, no jars from Maven: apt-get install openjdk-17-jdk-headless"
+        missing = "no HADOOP_HOME, no jars from Maven, and no javac for the stand-in"
+        return f"{missing}: apt-get install openjdk-17-jdk-headless"
     return None
 
 
@@ -82,7 +85,7 @@ class YarnCluster:
 
     @property
     def log(self) -> str:
-        """What the cluster printed; of the stand-in, a line for each container."""
+        """Return the output of the cluster; one line per container for the stand-in."""
         return "".join(path.read_text() for path in sorted(self.root.glob("*.log")))
 
 

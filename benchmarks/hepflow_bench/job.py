@@ -129,7 +129,7 @@ def _report(config: BenchConfig, rows: Sequence[Measured], inputs: Path) -> None
     summaries = report.summarise(rows, costs)
     ratios = scaling.against_rivals(rows, costs)
     unknown = [stage for stage, cost in costs.items() if not cost.start_known]
-    beside = report.beside_published(report.per_core(summaries, shares["features"]), dates, unknown)
+    compared = report.with_published(report.per_core(summaries, shares["features"]), dates, unknown)
     largest = report.largest(summaries)
     report.write_csv(config.output / CSV_FILE, rows, machine)
     plots.throughput(
@@ -137,12 +137,12 @@ def _report(config: BenchConfig, rows: Sequence[Measured], inputs: Path) -> None
     )
     plots.scaling(config.output / "scaling.png", largest, caption)
     plots.share(config.output / "share.png", list(costs.values()), shares, caption)
-    plots.per_core(config.output / "per_core.png", beside, caption)
+    plots.per_core(config.output / "per_core.png", compared, caption)
     for name, values in (
         ("summary", summaries),
         ("costs", costs.values()),
         ("rivals", ratios),
-        ("per_core", beside),
+        ("per_core", compared),
     ):
         record[name] = [asdict(value) for value in values]
     record["dates"] = dates
@@ -158,7 +158,7 @@ def _report(config: BenchConfig, rows: Sequence[Measured], inputs: Path) -> None
         return
     report.print_summary(summaries)
     report.print_rivals(ratios)
-    report.print_per_core(beside)
+    report.print_per_core(compared)
     report.print_costs(costs.values())
     if extrapolated:
         report.print_extrapolation(

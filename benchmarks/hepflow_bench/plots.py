@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hepflow_bench.report import Beside, Summary
+from hepflow_bench.report import Comparison, Summary
 from hepflow_bench.scaling import Cost
 
 COLUMNS = 3
@@ -115,7 +115,7 @@ def share(path: Path, costs: Sequence[Cost], shares: Mapping[str, float], captio
     figure.savefig(path, dpi=150)
 
 
-def per_core(path: Path, lines: Sequence[Beside], caption: str) -> None:
+def per_core(path: Path, lines: Sequence[Comparison], caption: str) -> None:
     """Plot events per second and core, ours and published ones."""
     figure, (place,) = _figure(1, caption, width=10, height=1.4 + 0.3 * len(lines))
     values = [line.rate[0] for line in lines]

@@ -51,7 +51,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Beside:
+class Comparison:
     """A line of the comparison with published figures."""
 
     stage: str
@@ -125,18 +125,18 @@ def per_core(summaries: Iterable[Summary], kept: float) -> dict[str, tuple[float
     return rates
 
 
-def beside_published(
+def with_published(
     rates: Mapping[str, tuple[float, float, float]], dates: str, unknown: Collection[str] = ()
-) -> list[Beside]:
+) -> list[Comparison]:
     """Return our rates, each followed by the published ones of the same kind of stage.
 
     ``unknown``: stages whose start-up is not known.
     """
-    families: dict[str, list[Beside]] = {}
+    families: dict[str, list[Comparison]] = {}
     for stage, own in rates.items():
         family = stage.replace("spark-train", "train").replace(GPU, "train")
         sure = not any(part in unknown for part in stage.split("+"))
-        line = Beside(
+        line = Comparison(
             stage, OURS, "this one", dates, own, stage.startswith(GPU), ours=True, start_known=sure
         )
         families.setdefault(family, []).append(line)
@@ -146,7 +146,7 @@ def beside_published(
             on_cores = f" on {known.cores} cores" if known.cores else ""
             about, rate = (known.stage, known.what, known.machine, known.date), (each, each, each)
             total = f"{known.events_per_s:,.0f}{on_cores}"
-            line = Beside(*about, rate, known.cores is None, ours=False, total=total)
+            line = Comparison(*about, rate, known.cores is None, ours=False, total=total)
             families[known.stage].append(line)
     return [line for lines in families.values() for line in lines]
 
@@ -191,7 +191,7 @@ def print_rivals(ratios: Iterable[Ratio]) -> None:
         _print("hepflow over its rivals, events/s per core without start-up", columns, rows)
 
 
-def print_per_core(lines: Iterable[Beside]) -> None:
+def print_per_core(lines: Iterable[Comparison]) -> None:
     """Print events per second and core, published values, and the ratio of ours to them."""
     rows = []
     own: dict[tuple[str, bool], float] = {}

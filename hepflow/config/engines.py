@@ -53,8 +53,7 @@ class SlurmConfig(Checked):
     max_jobs: PositiveInt = 10
     """Maximum number of jobs; the number follows the remaining work."""
     interface: str | None = None
-    """Network interface of the compute nodes, such as ib0; default: the one the host name resolves
-    to."""
+    """Network interface of the compute nodes, such as ib0; default: that of the host name."""
     prologue: tuple[str, ...] = ()
     """Shell lines to run before the workers start, such as `source slurm/env.sh`."""
     directives: tuple[str, ...] = ()
@@ -71,8 +70,7 @@ class ClusterConfig(Checked):
     workers: NonNegativeInt = 0
     """Worker processes of a local cluster; 0: one per core available to this process."""
     memory: str = "auto"
-    """Memory per worker, such as 4GiB; auto: the machine's memory divided by the number of workers,
-    or 4GiB under Slurm."""
+    """Memory per worker, such as 4GiB; auto: its share of the machine, or 4GiB under Slurm."""
     dashboard_address: str = ":0"
     """Address of the dashboard; port 0 selects a free one."""
     address: str | None = None

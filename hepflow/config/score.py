@@ -35,8 +35,7 @@ class KafkaConfig(Checked):
     max_message_mb: PositiveFloat = 16.0
     """Larger messages, in MiB (2^20 bytes), are quarantined unread."""
     connector: Literal["auto", "spark", "python"] = "auto"
-    """spark: spark-sql-kafka (see spark.conf spark.jars.packages); python: confluent-kafka; auto:
-    the first one found."""
+    """spark: spark-sql-kafka (a Spark package); python: confluent-kafka; auto: the first found."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,19 +69,15 @@ class ScoreConfig(ReadingConfig):
     poll_s: PositiveFloat = 1.0
     """Polling interval in seconds; a file is read once its size is unchanged between two polls."""
     in_flight: PositiveInt = 8
-    """Maximum files (or entry ranges of large files) processed at once; further files wait in the
-    folder."""
+    """Maximum files (or entry ranges of large ones) processed at once; the others wait."""
     idle_stop_s: NonNegativeFloat = 0.0
     """Stop a stream after this many seconds without new input; 0: never."""
     drift_events: PositiveInt = 2000
-    """Number of latest selected events whose high-level features are compared with the training
-    sample."""
+    """Latest selected events whose features are compared with the training sample."""
     drift_alarm: NonNegativeFloat = 0.2
-    """Population stability index, beyond statistical fluctuation, above which a feature counts as
-    drifted."""
+    """Population stability index, beyond fluctuations, above which a feature has drifted."""
     mix: Mapping[str, NonNegativeFloat] = field(default_factory=dict)
-    """Expected class fractions of the stream, used only by the drift test; default: those of the
-    training sample."""
+    """Expected class fractions, for the drift test only; default: those of the training sample."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     """The Dask cluster, for files."""
     kafka: KafkaConfig = field(default_factory=KafkaConfig)
@@ -122,5 +117,4 @@ class ReplayConfig(ReadingConfig):
     partitions: PositiveInt = 2
     """Partitions of the topic, if it is created."""
     properties: Mapping[str, str] = field(default_factory=dict)
-    """Further client properties, in librdkafka's names, such as security.protocol or
-    message.max.bytes."""
+    """Further client properties, in librdkafka's names, such as message.max.bytes."""

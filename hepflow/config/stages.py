@@ -37,13 +37,11 @@ class SimulateConfig(Checked):
     """Generate ROOT files in Delphes' layout with Pythia8 and a parametric detector."""
 
     input: Path | None = None
-    """Cached minimum-bias pool (.npz) for the pile-up; default: generated, and kept next to the
-    output."""
+    """Minimum-bias pool (.npz) to reuse; default: generated, and kept next to the output."""
     output: Path = RAW
     """Folder to write: one folder per class, and a JSON file per ROOT file."""
     overwrite: bool = False
-    """Replace files made with other settings, and remove files not requested; without it, other
-    settings are an error."""
+    """Replace files of other settings, which is an error otherwise, and remove surplus files."""
     classes: tuple[str, ...] = CLASSES
     """Processes to generate: qcd, ttbar and wjets."""
     events: PositiveInt = 2000
@@ -57,11 +55,9 @@ class SimulateConfig(Checked):
     pool: PositiveInt = 500
     """Number of minimum-bias events that pile-up is drawn from."""
     underlying_event: Literal["overlay", "mpi"] = "overlay"
-    """overlay: soft events from the pool (fast); mpi: Pythia's multi-parton interactions, about ten
-    times slower."""
+    """overlay: soft events from the pool; mpi: Pythia's multi-parton interactions, 10 x slower."""
     qcd_quarks: Literal["b", "bc"] = "b"
-    """Heavy quarks that give the QCD leptons: b with forced leptonic decays (fast), or b and c with
-    natural branching ratios."""
+    """Sources of QCD leptons: b with forced leptonic decays, or b and c with natural ones."""
     jobs: NonNegativeInt = 0
     """Number of parallel processes; 0: one per core."""
 
@@ -75,8 +71,7 @@ class ReadingConfig(Checked):
     tree: str = TREE
     """Name of the tree in the ROOT files; of several cycles, the highest is read."""
     max_lost_files: NonNegativeInt = 0
-    """Number of unreadable files to tolerate before the command fails; they are always quarantined
-    and listed."""
+    """Unreadable files to tolerate before the command fails; they are always listed."""
     retries: NonNegativeInt = 3
     """Retries (after 1, 2, 4, ... s) before a file with I/O errors counts as unreadable."""
     timeout_s: NonNegativeFloat = 60.0
@@ -93,8 +88,7 @@ class IngestConfig(ReadingConfig):
     """Read Delphes ROOT files with Spark, skim them, and write Parquet."""
 
     input: str | Path = RAW
-    """Folder or URL (root://, s3://, hdfs://, http://) of ROOT files, one folder per class or as
-    given in samples."""
+    """Folder or URL (root://, s3://, hdfs://, http://) of ROOT files of the samples."""
     output: Path = EVENTS
     """Parquet dataset to write."""
     overwrite: bool = False
@@ -104,8 +98,7 @@ class IngestConfig(ReadingConfig):
     )
     """Class -> folders, files or globs below the input; their order gives the labels."""
     unmatched: Literal["refuse", "skip"] = "refuse"
-    """ROOT files that match no class: end with an error (refuse), or leave them out and report
-    their number (skip)."""
+    """ROOT files that match no class: end with an error (refuse), or leave them out (skip)."""
     target_partition_mb: PositiveInt = 128
     """MiB (2^20 bytes) of ROOT file per task: larger files are divided, smaller ones combined."""
     retry_quarantined: bool = False
@@ -115,8 +108,7 @@ class IngestConfig(ReadingConfig):
     json: bool = False
     """Print the estimate as one JSON object."""
     watch: NonNegativeFloat = 0.0
-    """Polling interval in seconds for new files, until interrupted; a file is read once its size is
-    unchanged between two polls. 0: run once."""
+    """Polling interval in seconds; a file is read once its size is unchanged. 0: run once."""
     spark: SparkConfig = field(default_factory=SparkConfig)
     """The Spark session."""
 
@@ -147,8 +139,7 @@ class FeaturesConfig(Checked):
     splits: Mapping[str, float] = field(
         default_factory=lambda: {"train": 0.7, "val": 0.1, "test": 0.2}
     )
-    """Fraction of the events in each split, by hash of the event_id: files added later move no
-    event."""
+    """Fraction of the events in each split, by hash of the event_id: new files move no event."""
     keep_bits: Annotated[int, ("at least", 1), ("at most", 23)] = 23
     """Mantissa bits, of 23, kept in the particles' features; 23: all; 12 reduces the store by two
     fifths, with errors of 1e-4."""
@@ -180,8 +171,7 @@ class TrainConfig(Checked):
     overwrite: bool = False
     """Replace a run with another configuration in the run folder."""
     ckpt_path: Path | None = None
-    """Checkpoint to use, default: the best of the run folder; for fit the one to start from,
-    default: none."""
+    """Checkpoint to use, default: the best of the run; for fit the one to start from."""
     checkpoint_every_steps: NonNegativeInt = 2000
     """Steps between saves of last.ckpt within an epoch; 0: none."""
     threads: NonNegativeInt = 0
@@ -195,8 +185,7 @@ class SparkTrainConfig(SparkConfig):
     num_processes: PositiveInt = 2
     """Number of training processes (one per Spark task)."""
     cpus_per_process: PositiveInt = 1
-    """Cores per process, for its threads; each process takes an executor of this size, unless
-    spark.conf says otherwise."""
+    """Cores per process; each process takes an executor of this size (but see spark.conf)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,8 +202,7 @@ class EvaluateConfig(Checked):
     """Feature store of the runs, for the leakage check, efficiencies against kinematics and event
     displays; default: the one recorded in the runs."""
     signal: tuple[str, ...] = ()
-    """Classes to keep; the others are background. Default: all but the first, so ttbar and
-    wjets."""
+    """Classes to keep; the others are background. Default: all but the first."""
     mix: Mapping[str, NonNegativeFloat] = field(
         default_factory=lambda: {"wjets": 0.634, "qcd": 0.362, "ttbar": 0.004}
     )
@@ -227,15 +215,13 @@ class EvaluateConfig(Checked):
     events: tuple[int, ...] = ()
     """event_ids to draw, in addition to the hardest events."""
     ablation: bool = False
-    """Compare each model under different definitions of the features, on the test events that both
-    stores share."""
+    """Compare each model under different definitions, on the test events that the stores share."""
     allow_different_splits: bool = False
     """Compare models even if they were tested on different events; the report states this."""
     bootstrap: Annotated[int, ("at least", 2)] = 200
     """Bootstrap replicas for the errors of AUCs and working points."""
     exact_below: NonNegativeInt = 200_000
-    """Number of events up to which every distinct score is used; above it, scores are put into
-    65,536 bins."""
+    """Maximum number of events for exact scores; above it, they are put into 65,536 bins."""
     seed: NonNegativeInt = 1
     """Seed of the bootstrap."""
     json: bool = False

@@ -68,8 +68,7 @@ class TuneConfig(Checked):
     input: Path = STORE
     """Feature store."""
     output: Path = TUNE
-    """Folder for the search: study.journal, trials.csv, trials.png and best.yaml. The same command
-    resumes the search in it."""
+    """Folder for the study, its trials and best.yaml; the same command resumes the search."""
     space: Mapping[str, Any] = field(default_factory=_default_space)
     """Option of `hepflow train fit` -> list of values, or {low, high} with log or step."""
     sampler: Literal["tpe", "random", "grid"] = "tpe"
@@ -77,11 +76,9 @@ class TuneConfig(Checked):
     trials: PositiveInt = 20
     """Maximum number of trials, including those of earlier runs."""
     pruning: bool = True
-    """Stop a trial early if it is worse than the median of the earlier trials at the same epoch (or
-    fold)."""
+    """Stop a trial early if it is worse than the median of the others at the same epoch or fold."""
     folds: NonNegativeInt = 0
-    """Number of folds for cross-validation on the training and validation events, by hash of the
-    event_id; 0: use the val split."""
+    """Folds for cross-validation, by hash of the event_id; 0: use the val split."""
     seed: NonNegativeInt = 1
     """Seed of the search and of every training."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
@@ -130,8 +127,7 @@ class TreesConfig(Checked):
     overwrite: bool = False
     """Replace a run made with other settings; without it, that is an error."""
     rounds: PositiveInt = 300
-    """Maximum number of boosting rounds (one tree per class each); boosting stops when the loss on
-    the validation split no longer decreases."""
+    """Maximum number of boosting rounds; it stops when the val loss no longer decreases."""
     learning_rate: PositiveFloat = 0.05
     """Weight of each added tree."""
     seed: int = 1
@@ -171,8 +167,7 @@ class ExportConfig(Checked):
     checkpoint: Literal["best", "last"] = "best"
     """Checkpoint of the run to export."""
     check_events: PositiveInt = 256
-    """Test events, from all classes, on which the ONNX file must agree with the checkpoint; all of
-    them if there are fewer."""
+    """Test events, from all classes, on which the ONNX file must agree with the checkpoint."""
     tolerance: float = 1e-5
     """Maximum difference of a logit, absolute or relative."""
 
@@ -187,22 +182,17 @@ class BenchConfig(Checked):
     """Measure the speed of every stage at several sizes and numbers of workers."""
 
     output: Path = BENCH
-    """Folder for simulated inputs, bench.json, bench.csv and plots. Results of the same code in it
-    are not measured again."""
+    """Folder for inputs, results and plots; results of the same code are not measured again."""
     stages: tuple[Stage, ...] = get_args(Stage)
-    """Stages to measure. spark-train: training inside Spark; train-gpu: reported as skipped without
-    a GPU; score: raw events to scores."""
+    """Stages to measure; train-gpu is skipped without a GPU; score: raw events to scores."""
     nets: tuple[str, ...] = ("hlf", "inclusive")
     """Nets to train, and to score with."""
     sizes: tuple[PositiveInt, ...] = (100, 400)
-    """Simulated selected events per class; two sizes separate a command's start-up from its
-    work."""
+    """Simulated selected events per class; two sizes separate start-up from work."""
     copies: PositiveInt = 25
-    """Number of copies of the simulated files, for the stages after simulate, which are much
-    faster."""
+    """Copies of the simulated files, for the stages after simulate, which are much faster."""
     workers: tuple[PositiveInt, ...] = (1, 2)
-    """Numbers of worker processes (jobs, Spark cores, Dask workers, DDP processes or executors), or
-    of GPUs."""
+    """Numbers of worker processes (Spark cores, Dask workers, DDP processes ...), or of GPUs."""
     cores: tuple[PositiveInt, ...] = (1,)
     """Threads per training process."""
     repeats: PositiveInt = 3

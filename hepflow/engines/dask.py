@@ -151,7 +151,7 @@ def n_workers(config: ClusterConfig, n_tasks: int) -> int:
 
 
 def worker_memory(config: ClusterConfig, n_tasks: int = sys.maxsize) -> int | None:
-    """Return the bytes that a worker may use; None for a running cluster, which does not tell.
+    """Return the bytes that a worker may use; None for a running cluster, where it is not known.
 
     Raises
     ------

@@ -141,6 +141,6 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
 
 
 def show(*tables: Table, console: Console = RESULTS) -> None:
-    """Print tables, on stdout unless told otherwise."""
+    """Print tables, on stdout by default."""
     for one in tables:
         console.print(one)
