@@ -220,7 +220,7 @@ def test_a_binary_file_is_refused_as_configuration(
         (
             "--model.net.cell",
             "gru",
-            "--model.net.cell: hepflow.models.hlf.HLFNet has no such option. ",
+            "--model.net.cell: hepflow.HLFNet has no such option. ",
         ),
         ("--model.net.hidden", "few", "--model.net.hidden must be a list; got few. "),
         ("--trainer.callbacks", "Foo", "--trainer.callbacks must be a class, "),
@@ -237,7 +237,7 @@ def test_a_binary_file_is_refused_as_configuration(
         (
             "--model.net.foo.bar",
             "1",
-            "--model.net.foo.bar: hepflow.models.hlf.HLFNet has no such option. ",
+            "--model.net.foo.bar: hepflow.HLFNet has no such option. ",
         ),
         ("--data.balance.qcd", "x", "--data.balance must be equal or natural or a number; got x. "),
     ],

@@ -55,7 +55,7 @@ class SimulateConfig(Checked):
     pool: PositiveInt = 500
     """Number of minimum-bias events that pile-up is drawn from."""
     underlying_event: Literal["overlay", "mpi"] = "overlay"
-    """overlay: soft events from the pool; mpi: Pythia's multi-parton interactions, 10 x slower."""
+    """overlay: soft events from the pool; mpi: Pythia's multiparton interactions, 10 x slower."""
     qcd_quarks: Literal["b", "bc"] = "b"
     """Sources of QCD leptons: b with forced leptonic decays, or b and c with natural ones."""
     jobs: NonNegativeInt = 0
