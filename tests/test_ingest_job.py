@@ -488,7 +488,7 @@ def test_an_estimate_is_one_json_object_for_a_script(
     )
     assert told["core_hours"] > 0 < told["bytes_out"]
     assert 0 < told["events_kept"] < 400
-    with pytest.raises(ConfigError, match="json is for the estimate"):
+    with pytest.raises(ConfigError, match="json applies to the estimate only"):
         config(raw, json=True)
 
 

@@ -160,7 +160,7 @@ def test_a_wrong_address_or_nobody_there_is_said_in_a_line(
                 model=model, input=f"kafka://{server}/none", output=tmp_path / "scores", stream=True
             )
         )
-    with pytest.raises(ConfigError, match="a topic has no end; add --stream"):
+    with pytest.raises(ConfigError, match="a topic has no end"):
         ScoreConfig(input=f"kafka://{server}/none")
 
 
