@@ -34,7 +34,7 @@ from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError
 from hepflow.evaluate import published
 from hepflow.evaluate.figures.figure import Bars
-from hepflow.evaluate.job import _write, evaluate, inputs_hash, run
+from hepflow.evaluate.job import _write, evaluate_runs, inputs_hash, run
 from hepflow.evaluate.kinematics import bin_edges, store_hashes
 from hepflow.evaluate.report import write_report
 from hepflow.evaluate.runs import content_hash, find_runs, read_run
@@ -73,7 +73,7 @@ def measured(folder: Path, **options: Any) -> tuple[dict[str, Any], list[str]]:
     """Return metrics and names of figures, without drawing them."""
     config = EvaluateConfig(**{"input": folder / "runs", "bootstrap": 10, **options})
     runs = [read_run(path, path.name, "content") for path in find_runs(config)]
-    metrics, figures = evaluate(runs, config)
+    metrics, figures = evaluate_runs(runs, config)
     return metrics, [figure.name for section in figures.values() for figure in section]
 
 
@@ -375,7 +375,7 @@ def test_names_of_classes_and_runs_cannot_break_the_page(tmp_path: Path) -> None
         models={"<script>alert(1)": 1.5},
     )
     config = EvaluateConfig(input=tmp_path / "runs", bootstrap=10)
-    metrics, figures = evaluate(
+    metrics, figures = evaluate_runs(
         [read_run(path, path.name, "content") for path in find_runs(config)], config
     )
     write_report(tmp_path / "report.html", metrics, figures, "figures")

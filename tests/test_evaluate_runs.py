@@ -21,7 +21,7 @@ from hepflow.data.ledger import Ledger
 from hepflow.data.predictions import Predictions, write_predictions
 from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError
-from hepflow.evaluate.job import evaluate, run
+from hepflow.evaluate.job import evaluate_runs, run
 from hepflow.evaluate.kinematics import check_leak, join, open_store
 from hepflow.evaluate.runs import content_hash, find_runs, named, read_run
 
@@ -74,7 +74,7 @@ def test_another_store_is_refused_unless_asked_for(tmp_path: Path) -> None:
     good(tmp_path / "b", provenance={"store": "another"})
     refuse(tmp_path, "another feature store.*allow-different-splits")
     config = EvaluateConfig(input=tmp_path, bootstrap=2, allow_different_splits=True)
-    metrics, _ = evaluate(
+    metrics, _ = evaluate_runs(
         [read_run(path, path.name, "content") for path in find_runs(config)], config
     )
     assert set(metrics["models"]) == {"a", "b"}

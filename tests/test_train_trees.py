@@ -22,7 +22,7 @@ from hepflow.data.ledger import Ledger
 from hepflow.data.provenance import code_hash
 from hepflow.data.store import EventStore, iter_blocks
 from hepflow.errors import ConfigError, DataError
-from hepflow.evaluate.job import evaluate, run
+from hepflow.evaluate.job import evaluate_runs, run
 from hepflow.evaluate.runs import find_runs, read_run
 from hepflow.features.parts import make_part
 from hepflow.schema import CLASSES, DEFINITIONS, HLF, PARTICLE
@@ -73,7 +73,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def measured(folder: Path, *names: str, **options: Any) -> tuple[dict[str, Any], list[str]]:
     config = EvaluateConfig(**{"input": folder / "runs", "runs": names, "bootstrap": 5, **options})
-    metrics, figures = evaluate(
+    metrics, figures = evaluate_runs(
         [read_run(path, path.name, "content") for path in find_runs(config)], config
     )
     return metrics, [figure.name for section in figures.values() for figure in section]

@@ -59,11 +59,10 @@ def run(config: EvaluateConfig) -> None:
     metrics = _up_to_date(config.output, inputs)
     if metrics is not None:
         done = f"{report} is up to date: same runs, same stores, same options"
-        log.info("%s", done)
     else:
         runs = [read_run(path, name, contents[name]) for name, path in names.items()]
         with locks.exclusive(config.output):
-            metrics, figures = evaluate(runs, config)
+            metrics, figures = evaluate_runs(runs, config)
             _write(config.output, {**metrics, "inputs": inputs}, figures)
         compared, n_events = ", ".join(names), f"{metrics['n_events']:,}"
         done = f"compared {compared} on {n_events} test events: {report}"
@@ -99,10 +98,17 @@ def _up_to_date(output: Path, inputs: str) -> dict[str, Any] | None:
     return written if written.get("inputs") == inputs and complete else None
 
 
-def evaluate(
+def evaluate_runs(
     runs: Sequence[Run], config: EvaluateConfig
 ) -> tuple[dict[str, Any], dict[str, list[AnyFigure]]]:
     """Return the metrics, as in metrics.json, and the figures by section.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        From `read_runs`; their names are unique.
+    config : EvaluateConfig
+        Its input and output are not used.
 
     Raises
     ------
@@ -146,9 +152,6 @@ def evaluate(
         "notes": notes,
     }
     return metrics, figures
-
-
-evaluate_runs = evaluate  # its public name
 
 
 def _signal(config: EvaluateConfig, classes: Sequence[str], notes: Notes) -> list[str]:

@@ -7,7 +7,7 @@ Why not scikit-learn: one AUC there sorts all events, and a bootstrap would sort
 replica. Here a discriminant is binned once (`spectrum`), and everything else is a function of the
 bin counts: cumulative sums over at most 65,536 bins. A replica is a Poisson draw of the counts,
 which has the same distribution as Poisson(1) weights on the events, so that its cost does not
-depend on the number of events.
+depend on the number of events::
 
         counts_KD     bin of the discriminant, background-like -> signal-like
         background    9  7  4  2  1  0

@@ -2,7 +2,7 @@
 
 Both models see the same events. Events that one model finds easy are mostly easy for the other, so
 their numbers fluctuate together, and the error of a difference is far smaller than the errors of
-the two numbers suggest:
+the two numbers suggest::
 
     var(a - b) = var(a) + var(b) - 2 cov(a, b)
 

@@ -2,7 +2,7 @@
 
 A working point is the tightest threshold at which *every* signal class keeps at least the target.
 With several signal classes that is stricter than a target for all signal together, in which a
-frequent class could hide the loss of a rare one:
+frequent class could hide the loss of a rare one::
 
     discriminant ->      threshold
     ttbar     ..........|###############   95 %   holds the threshold at a target of 95 %
