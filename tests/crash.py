@@ -42,7 +42,7 @@ class KillOnce(CrashOnce):
 
 
 class InValidationOnce(pl.Callback):
-    """Something happens within a validation, unless it has happened before."""
+    """Does something within a validation, only once."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -66,7 +66,7 @@ class TimeIsUpInValidation(InValidationOnce):
 
 
 class PauseOnce(pl.Callback):
-    """Waits at a step to be interrupted, unless it has done so before."""
+    """Waits at a step to be interrupted, only once."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -79,7 +79,7 @@ class PauseOnce(pl.Callback):
 
 
 class Slow(pl.Callback):
-    """Makes every batch last a while, so that a test has time to interfere."""
+    """Slows down every batch, so that a test has time to interfere."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -89,7 +89,7 @@ class Slow(pl.Callback):
 
 
 class SlowUntilRequeued(Slow):
-    """The same, until a Slurm job was requeued so many times."""
+    """The same, until a Slurm job was requeued a number of times."""
 
     def __init__(self, seconds: float, times: int) -> None:
         super().__init__(seconds)

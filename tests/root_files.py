@@ -1,4 +1,4 @@
-"""Small Delphes-layout ROOT files with a known content, and ways to damage them."""
+"""Small ROOT files in Delphes layout with known content, and ways to damage them."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -40,8 +40,9 @@ def write_delphes(
     cycles: int = 1,
     **changed: Any,
 ) -> Path:
-    """Write one basket a branch for each of ``clusters`` (events in it), into a tree of so many cycles, each with other events.
+    """Write one basket per branch and cluster; ``clusters`` are their numbers of events.
 
+    The tree has a number of ``cycles``, each with other events.
     ``changed`` replaces columns of the first cluster, ``reshape`` changes the layout of every one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +81,7 @@ def corrupt_basket(path: Path, branch: str = "EFlowTrack.PT", basket: int = 0) -
 
 @contextmanager
 def public_folder() -> Iterator[Path]:
-    """A folder that other users may enter, as they may not pytest's own."""
+    """A folder that other users may enter, unlike those of pytest."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
@@ -102,7 +103,7 @@ def _values(field: str, kind: str, n: int, rng: np.random.Generator) -> np.ndarr
 
 
 def passing_ids(raw: Path) -> list[int]:
-    """The events below a folder that ingest keeps."""
+    """Return the ids of the events below a folder that ingest keeps."""
     found = []
     for path in raw.rglob("*.root"):
         with DelphesFile(str(path)) as file:

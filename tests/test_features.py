@@ -1,4 +1,4 @@
-"""The features stage: nothing is lost, nothing is done twice, and the bytes depend on the events alone."""
+"""The features stage: no event is lost or repeated, and the bytes depend on the events only."""
 
 import json
 import logging
@@ -50,19 +50,23 @@ from hepflow.schema import Feature
 
 def two_numbers(events, definitions):
     n = len(events)
-    met = np.asarray([sum(m["MET"] for m in event) for event in events["MissingET"].to_list()], np.float32)
+    lists = events["MissingET"].to_list()
+    met = np.asarray([sum(m["MET"] for m in each) for each in lists], np.float32)
     hlf = np.stack([met, np.ones(n, np.float32)], axis=1) if n else np.empty((0, 2), np.float32)
     empty = np.empty((0, 1), np.float32)
     names = (Feature("MET", "GeV"), Feature("One", "1"))
-    return FeatureSet(hlf, empty, np.zeros(n + 1, np.int64), np.arange(n), {}, names, (Feature("Pt", "GeV"),))
+    offsets, pt = np.zeros(n + 1, np.int64), (Feature("Pt", "GeV"),)
+    return FeatureSet(hlf, empty, offsets, np.arange(n), {}, names, pt)
 
 def forgetful(events, definitions):
     f = two_numbers(events, definitions)
-    return FeatureSet(f.hlf[1:], f.particles, f.offsets[1:], f.index[1:], {}, f.hlf_features, f.particle_features)
+    names = f.hlf_features, f.particle_features
+    return FeatureSet(f.hlf[1:], f.particles, f.offsets[1:], f.index[1:], {}, *names)
 
 def repeating(events, definitions):
     f = two_numbers(events, definitions)
-    return FeatureSet(f.hlf, f.particles, f.offsets, f.index // 2, {}, f.hlf_features, f.particle_features)
+    names = f.hlf_features, f.particle_features
+    return FeatureSet(f.hlf, f.particles, f.offsets, f.index // 2, {}, *names)
 """
 
 
@@ -96,7 +100,7 @@ def finished(tmp_path_factory, running) -> FeaturesConfig:
 
 @pytest.fixture
 def copied(finished, tmp_path) -> FeaturesConfig:
-    """The same, to do with as a test likes."""
+    """A copy that a test may change."""
     shutil.copytree(finished.input, tmp_path / "events")
     shutil.copytree(finished.output, tmp_path / "features.zarr")
     return replace(finished, input=tmp_path / "events", output=tmp_path / "features.zarr")
@@ -154,9 +158,7 @@ def test_a_second_run_starts_no_cluster_and_changes_no_byte(finished, monkeypatc
     assert contents(finished.output) == before
 
 
-def test_an_interrupted_run_is_finished_by_doing_what_is_missing_and_can_be_watched(
-    copied, tmp_path, caplog, capsys
-):
+def test_an_interrupted_run_is_resumed_and_shows_its_progress(copied, tmp_path, caplog, capsys):
     before = contents(copied.output)
     store = EventStore.open(copied.output)
     gone = sorted(store.done())[2:4]
@@ -187,7 +189,7 @@ def test_a_part_whose_record_was_deleted_is_made_again(copied):
     before = contents(copied.output)
     sorted((copied.output / "_parts").iterdir())[
         2
-    ].unlink()  # as `hepflow store check` advises where a part is damaged
+    ].unlink()  # the advice of `hepflow store check` for a damaged part
     run(copied)
     assert contents(copied.output) == before
 
@@ -208,7 +210,7 @@ def test_new_fragments_are_appended_without_touching_the_rest(copied, tmp_path):
     )
 
 
-def test_parts_of_changed_and_vanished_fragments_are_made_again_or_removed(copied, tmp_path):
+def test_parts_of_changed_fragments_are_made_again_and_of_removed_ones_removed(copied, tmp_path):
     write_fragment(copied.input, "part-000", to_arrow(random_events(20, 77)), 0, "qcd")
     (copied.input / "ttbar" / "part-001.parquet").unlink()
     write_marker(copied.input, 100)
@@ -222,7 +224,7 @@ def test_other_definitions_replace_the_store_when_asked(copied):
     before = contents(copied.output)
     with pytest.raises(
         ConfigError,
-        match=r"holds a store with definitions corrected \(now reference\)\. Give .* or --overwrite",
+        match=r"a store with definitions corrected \(now reference\)\. Give .* or --overwrite",
     ):
         run(replace(copied, definitions="reference"))
     assert contents(copied.output) == before
@@ -246,7 +248,7 @@ def test_a_large_fragment_is_cut_between_its_row_groups(tmp_path):
     ] == together
 
 
-def test_the_order_of_tasks_and_a_task_done_twice_do_not_show(finished, tmp_path):
+def test_the_order_and_repetition_of_tasks_do_not_matter(finished, tmp_path):
     dataset = open_events(finished.input, 2**26)
     spec = EventStore.open(finished.output).spec
     store = EventStore.create(tmp_path / "s.zarr", spec)
@@ -292,7 +294,7 @@ def hold_lock(output: Path, marker: Path) -> None:
         time.sleep(60)
 
 
-def test_a_damaged_fragment_is_named_and_the_rest_is_done(copied):
+def test_an_error_names_a_damaged_fragment_and_the_rest_is_done(copied):
     path = copied.input / "qcd" / "part-003.parquet"
     data = bytearray(path.read_bytes())
     data[200:4000] = bytes(3800)
@@ -303,7 +305,7 @@ def test_a_damaged_fragment_is_named_and_the_rest_is_done(copied):
     (copied.output / "zarr.json").write_text(json.dumps(metadata))
     with pytest.raises(
         DataError,
-        match=r"1 of 2 fragments could not be used; the rest is done\. The first: .*part-003\.parquet",
+        match=r"1 of 2 fragments could not be used; the rest is done\. The first: .*part-003\.pa",
     ):
         run(copied)
     assert "qcd--part-000" in EventStore(copied.output, None).done()
@@ -335,11 +337,11 @@ def spoil(folder: Path, how: str) -> None:
         ("no marker", r"events: no _hepflow\.json: `hepflow ingest` did not finish here"),
         (
             "ROOT files",
-            r"events: ROOT files, which `hepflow ingest --input .*events` reads\. Give the Parquet dataset",
+            r"events: ROOT files\. Make a dataset of them: `hepflow ingest --input .*events`",
         ),
         (
             "a store",
-            r"events: a feature store, which `hepflow train` reads\. Give the Parquet dataset",
+            r"events: a feature store\. Give the Parquet dataset",
         ),
         (
             "version",
@@ -351,7 +353,7 @@ def spoil(folder: Path, how: str) -> None:
         ("Jet", r"part-000\.parquet: no column 'Jet', only sample, label, "),
     ],
 )
-def test_bad_input_is_one_clear_line(tmp_path, how, message, monkeypatch):
+def test_bad_input_is_an_error_of_one_line(tmp_path, how, message, monkeypatch):
     monkeypatch.setattr("hepflow.engines.dask.connect", no_cluster)
     folder = write_dataset(tmp_path / "events", fragments=1)
     spoil(folder, how)
@@ -360,12 +362,12 @@ def test_bad_input_is_one_clear_line(tmp_path, how, message, monkeypatch):
     assert "\n" not in str(error.value)
 
 
-def test_no_input_is_named(tmp_path):
+def test_a_missing_input_is_an_error_with_advice(tmp_path):
     with pytest.raises(DataError, match=r"no such folder\. Make it with `hepflow ingest"):
         run(FeaturesConfig(input=tmp_path / "nowhere", output=tmp_path / "s.zarr"))
 
 
-def test_comparing_the_definitions_prints_what_each_difference_does_and_writes_nothing(
+def test_comparing_the_definitions_prints_the_effect_of_each_difference_and_writes_nothing(
     finished, tmp_path, capsys, monkeypatch, caplog
 ):
     monkeypatch.setenv("COLUMNS", "120")
@@ -397,7 +399,7 @@ def test_an_output_that_is_not_a_store_is_left_alone(finished, tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 
-def test_no_event_that_passes_is_an_error(tmp_path, running):
+def test_it_is_an_error_if_no_event_passes(tmp_path, running):
     n = write_fragment(
         tmp_path / "events", "part-000", to_arrow([event(Electron=[lepton(10.0)])] * 3), 0, "qcd"
     )
@@ -411,7 +413,7 @@ def test_no_event_that_passes_is_an_error(tmp_path, running):
         EventStore.open(tmp_path / "s.zarr")
 
 
-def test_classes_without_events_to_train_on_are_named_each_time(tmp_path, running, caplog):
+def test_every_run_warns_of_classes_without_training_events(tmp_path, running, caplog):
     events = to_arrow([event(Electron=[lepton(50.0)])] * 40)
     write_marker(
         tmp_path / "events", write_fragment(tmp_path / "events", "part-000", events, 0, "qcd")
@@ -498,7 +500,7 @@ def test_a_function_of_the_users_own_makes_the_features(own_physics, finished):
         ("my_physics:f", "physics: my_physics has no function 'f'"),
     ],
 )
-def test_physics_that_is_not_there_is_named(own_physics, finished, physics, message):
+def test_an_error_names_missing_physics(own_physics, finished, physics, message):
     with pytest.raises(ConfigError, match=message):
         run(replace(finished, output=own_physics / "own.zarr", physics=physics))
 
@@ -512,7 +514,7 @@ def test_physics_that_loses_events_is_refused(own_physics, finished):
     assert "index must increase, as no event may come twice" in str(outcome.error)
 
 
-def test_real_delphes_files_go_through(shared, tmp_path, running):
+def test_real_delphes_files_get_features(shared, tmp_path, running):
     n = 0
     for label, name in enumerate(("qcd", "ttbar", "wjets")):
         events = from_root(shared / "real" / f"clones_{name}.root")

@@ -1,4 +1,4 @@
-"""The features stage where it hurts: workers killed, the client killed, any number of workers; always the same bytes in the end."""
+"""The features stage with killed workers and a killed client: always the same bytes in the end."""
 
 import signal
 import subprocess
@@ -40,7 +40,7 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 def made_calmly(config: FeaturesConfig, path: Path) -> dict[str, bytes]:
-    """What the store holds when one process makes part after part."""
+    """Return the files of a store that one process makes, part after part."""
     spec = EventStore.open(config.output).spec
     store = EventStore.create(path, spec)
     for fragment in open_events(config.input, config.task_mb * 2**20).fragments:
@@ -88,7 +88,7 @@ def test_a_run_survives_workers_that_are_killed(tmp_path):
     assert contents(config.output) == made_calmly(config, tmp_path / "calm.zarr")
 
 
-def test_after_the_client_and_its_scheduler_are_killed_the_same_command_makes_what_is_missing(
+def test_after_the_client_and_its_scheduler_are_killed_the_same_command_resumes(
     tmp_path, monkeypatch
 ):
     (tmp_path / "slow.py").write_text(SLOW_PHYSICS)

@@ -94,7 +94,9 @@ def test_jobs_that_are_cancelled_reach_their_time_limit_or_lose_their_node_are_r
     assert store.ledger().n_in == FRAGMENTS * 5
 
 
-def test_what_slurm_would_refuse_is_an_error_at_once(cluster: SlurmCluster, tmp_path: Path) -> None:
+def test_jobs_that_slurm_would_refuse_are_an_error_at_once(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
     write_dataset(tmp_path / "events", fragments=1, events=5)
     (tmp_path / "slow.py").write_text(SLOW_PHYSICS)
     words = command(tmp_path, partition="nowhere")

@@ -42,7 +42,7 @@ def test_an_id_never_changes_between_versions() -> None:
     ]
 
 
-def test_splits_have_their_shares() -> None:
+def test_splits_have_their_fractions() -> None:
     index = split_index(event_ids(b"file", np.arange(200_000)), FRACTIONS)
     shares = np.bincount(index, minlength=3) / 200_000
     assert shares == pytest.approx(list(FRACTIONS.values()), abs=0.005)

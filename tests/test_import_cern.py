@@ -1,4 +1,4 @@
-"""The published datasets, in files of their schemas, become stores like our own."""
+"""Files of the published schemas become feature stores."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ HLF_ONLY, WITH_PARTICLES, FIRST_STEP = "HLF_input", "GRU_input", "lfeatures"
 
 
 def standardised(x: np.ndarray) -> np.ndarray:
-    """Event by event over all 801 rows, as published; a constant column becomes 0."""
+    """Standardise per event over all 801 rows, as published; a constant column becomes 0."""
     std = x.std(axis=1, keepdims=True)
     return (x - x.mean(axis=1, keepdims=True)) / np.where(std == 0, 1.0, std)
 
@@ -41,7 +41,7 @@ def padded(features) -> np.ndarray:
 
 
 def lists(values: np.ndarray) -> pa.Array:
-    """(n, m) -> n lists of m, without the detour over Python lists."""
+    """(n, m) -> n lists of m, without Python lists."""
     return pa.ListArray.from_arrays(
         pa.array(np.arange(0, values.size + 1, values.shape[1]), pa.int32()),
         pa.array(values.ravel()),
@@ -160,7 +160,7 @@ def test_a_row_without_a_label_is_counted_as_rejected(tmp_path, reference):
     assert EventStore.open(tmp_path / "s.zarr").ledger().rejected == {"no such label": 4}
 
 
-def test_other_files_are_named(tmp_path):
+def test_errors_name_other_files(tmp_path):
     pq.write_table(pa.table({"x": [1]}), tmp_path / "x.parquet")
     with pytest.raises(
         DataError, match=r"x\.parquet: neither HLF_input and encoded_label nor hfeatures and label"

@@ -1,4 +1,4 @@
-"""Reading: what is in a file comes out, and what is wrong with it is said."""
+"""Reading Delphes files: every event is read, and every unreadable file has a reason."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ DATA = Path(__file__).parent / "data"
 CLONES = sorted(DATA.glob("clones_*.root"))
 
 
-def split(path: Path, index: int = 0, count: int = 1) -> EntryRange:
+def entry_range(path: Path, index: int = 0, count: int = 1) -> EntryRange:
     return EntryRange(
         SourceFile("qcd", path.name, str(path), path.stat().st_size, "1"), index, count
     )
@@ -40,9 +40,10 @@ def read(path: Path, step_bytes: int = 1 << 20, **options: object) -> ak.Array:
         )
 
 
-def shares(path: Path, count: int) -> list[list[Chunk]]:
+def read_ranges(path: Path, count: int) -> list[list[Chunk]]:
     readers = [
-        RangeReader(split(path, index, count), access=Access(retries=0)) for index in range(count)
+        RangeReader(entry_range(path, index, count), access=Access(retries=0))
+        for index in range(count)
     ]
     return [list(reader.chunks()) for reader in readers]
 
@@ -84,7 +85,7 @@ def test_dotted_and_nested_names_give_one_schema(tmp_path: Path) -> None:
     assert tables[0].schema == tables[1].schema
 
 
-def test_an_optional_field_that_is_missing_gets_its_value_and_is_named(tmp_path: Path) -> None:
+def test_a_missing_optional_field_gets_its_value_and_is_reported(tmp_path: Path) -> None:
     def without_mass(events: dict[str, ak.Array]) -> dict[str, ak.Array]:
         return events | {"Jet": events["Jet"][["PT", "Eta", "Phi", "BTag"]]}
 
@@ -96,10 +97,10 @@ def test_an_optional_field_that_is_missing_gets_its_value_and_is_named(tmp_path:
     assert ak.all(jets.Mass == OPTIONAL["Jet"]["Mass"])
     assert ak.num(jets.Mass).tolist() == ak.num(jets.PT).tolist()
     with pytest.raises(Unreadable, match=r"no field Jet\.Mass"):
-        read(path, wanted={"Jet": {"Mass": "float32"}})  # nothing tells how many there are
+        read(path, wanted={"Jet": {"Mass": "float32"}})  # no other field gives their number
 
 
-def test_fields_and_collections_that_nobody_asks_for_change_nothing(tmp_path: Path) -> None:
+def test_unwanted_fields_and_collections_change_nothing(tmp_path: Path) -> None:
     def more(events: dict[str, ak.Array]) -> dict[str, ak.Array]:
         return events | {
             "Jet": ak.with_field(events["Jet"], events["Jet"].PT, "TauTag"),
@@ -133,12 +134,12 @@ def test_integers_of_any_width_become_the_schemas(tmp_path: Path, kind: str) -> 
 
 def test_integers_that_do_not_fit_are_lost_with_the_reason(tmp_path: Path) -> None:
     path = write_delphes(tmp_path / "a.root", [9, 4], reshape=with_flags("int64", add=1 << 40))
-    (pieces,) = shares(path, 1)
-    assert [(piece.start, piece.stop, piece.events) for piece in pieces] == [
+    (chunks,) = read_ranges(path, 1)
+    assert [(chunk.start, chunk.stop, chunk.events) for chunk in chunks] == [
         (0, 9, None),
         (9, 13, None),
     ]
-    assert all("numbers too large for int32" in piece.reason for piece in pieces)
+    assert all("numbers too large for int32" in chunk.reason for chunk in chunks)
 
 
 def with_flags(kind: str, add: int = 0) -> Callable[[dict[str, ak.Array]], dict[str, ak.Array]]:
@@ -174,22 +175,22 @@ def test_the_step_does_not_change_the_events(tmp_path: Path, step_bytes: int) ->
     assert ak.array_equal(read(path, step_bytes), read(path))
 
 
-def test_no_basket_is_read_by_two_shares(tmp_path: Path) -> None:
+def test_no_basket_is_read_for_two_ranges(tmp_path: Path) -> None:
     path = write_delphes(tmp_path / "a.root", [7, 100, 1, 30, 30])
     with DelphesFile(str(path)) as file:
         assert file.boundaries == [0, 7, 107, 108, 138, 168]
-    pieces = [piece for share in shares(path, 4) for piece in share]
-    assert next((piece.start, piece.stop) for piece in pieces if piece.stop > piece.start)[0] == 0
-    assert ak.array_equal(ak.concatenate([piece.events for piece in pieces]), read(path))
+    chunks = [chunk for one in read_ranges(path, 4) for chunk in one]
+    assert next((chunk.start, chunk.stop) for chunk in chunks if chunk.stop > chunk.start)[0] == 0
+    assert ak.array_equal(ak.concatenate([chunk.events for chunk in chunks]), read(path))
 
 
-def test_only_what_is_asked_for_is_read(tmp_path: Path) -> None:
+def test_only_wanted_branches_are_read(tmp_path: Path) -> None:
     events = read(write_delphes(tmp_path / "a.root", [5]), wanted={"Jet": {"Phi": "float64"}})
     assert str(events.type) == "5 * {Jet: var * {Phi: float64}}"
 
 
 def test_an_empty_tree_has_no_entries(tmp_path: Path) -> None:
-    (found,) = shares(write_delphes(tmp_path / "a.root", []), 1)
+    (found,) = read_ranges(write_delphes(tmp_path / "a.root", []), 1)
     assert found == []
 
 
@@ -249,7 +250,7 @@ def folder(path: Path) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, make: object, message: str) -> None:
+def test_unreadable_files_have_a_reason(tmp_path: Path, make: object, message: str) -> None:
     path = tmp_path / "bad.root"
     make(path)
     with pytest.raises(Unreadable, match=message):
@@ -258,7 +259,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, make: object, message
 
 @contextmanager
 def another_user() -> Iterator[None]:
-    """Root may read everything: be nobody for a moment."""
+    """Become the user nobody, as root may read everything."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)
@@ -269,7 +270,7 @@ def another_user() -> Iterator[None]:
             os.seteuid(0)
 
 
-def test_a_file_without_permission_is_bad_at_once_and_a_folder_without_is_said(
+def test_missing_permissions_make_a_bad_file_at_once_and_an_unlistable_folder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     waits: list[float] = []
@@ -278,20 +279,22 @@ def test_a_file_without_permission_is_bad_at_once_and_a_folder_without_is_said(
         write_delphes(root / "open.root", [5]).chmod(0o444)
         write_delphes(root / "closed.root", [5]).chmod(0)
         write_delphes(root / "folder" / "a.root", [5]).parent.chmod(0)
-        readers = {name: RangeReader(split(root / f"{name}.root")) for name in ("open", "closed")}
+        readers = {
+            name: RangeReader(entry_range(root / f"{name}.root")) for name in ("open", "closed")
+        }
         with another_user():
             entries = {
-                name: [piece.stop for piece in reader.chunks()] for name, reader in readers.items()
+                name: [chunk.stop for chunk in reader.chunks()] for name, reader in readers.items()
             }
             with pytest.raises(DataError, match=r"cannot be listed.*Permission denied"):
                 list_files(root / "folder")
         (root / "folder").chmod(0o755)
     assert entries == {"open": [5], "closed": []}
     assert readers["closed"].unreadable == "permission denied"
-    assert waits == [], "nothing that another try would mend"
+    assert waits == [], "nothing that a retry would help"
 
 
-def test_a_branch_of_another_type_is_said(tmp_path: Path) -> None:
+def test_a_branch_of_another_type_is_unreadable(tmp_path: Path) -> None:
     other_type(tmp_path / "a.root")
     with pytest.raises(Unreadable, match=r"MissingET.MET holds float, not a list of float32"):
         read(tmp_path / "a.root", wanted={"MissingET": {"MET": "float32"}})
@@ -304,17 +307,17 @@ def test_a_branch_of_another_type_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_corrupt_basket_costs_its_cluster_and_no_more(tmp_path: Path, count: int) -> None:
     path = corrupt_basket(write_delphes(tmp_path / "a.root", [40, 50, 60, 70]), basket=2)
-    pieces = [piece for share in shares(path, count) for piece in share]
-    (bad,) = [piece for piece in pieces if piece.events is None]
+    chunks = [chunk for one in read_ranges(path, count) for chunk in one]
+    (bad,) = [chunk for chunk in chunks if chunk.events is None]
     assert (bad.start, bad.stop) == (90, 150)
     assert "corrupt baskets in entries 90 to 150" in bad.reason
-    assert sum(len(piece.events) for piece in pieces if piece.events is not None) == 160
+    assert sum(len(chunk.events) for chunk in chunks if chunk.events is not None) == 160
 
 
 def test_a_missing_collection_loses_every_entry_once(tmp_path: Path) -> None:
     path = write_delphes(tmp_path / "a.root", [40, 50], leave_out=["Jet"])
-    pieces = [piece for share in shares(path, 3) for piece in share]
-    assert [(piece.start, piece.stop, piece.events) for piece in pieces] == [(0, 90, None)]
+    chunks = [chunk for one in read_ranges(path, 3) for chunk in one]
+    assert [(chunk.start, chunk.stop, chunk.events) for chunk in chunks] == [(0, 90, None)]
 
 
 def test_the_skim_keeps_events_with_a_lepton_strictly_above_23_gev() -> None:
@@ -341,7 +344,7 @@ def test_the_skim_keeps_events_with_a_lepton_strictly_above_23_gev() -> None:
 
 
 def test_the_skim_makes_the_cuts_of_the_trigger() -> None:
-    """Many values lie exactly on a threshold."""
+    """Many values are exactly at a threshold."""
     events = random_events(500, np.random.default_rng(1))
     for name, field, below, threshold in (
         ("EFlowTrack", "PT", 5, 0.5),
@@ -377,7 +380,7 @@ def test_the_skim_makes_the_cuts_of_the_trigger() -> None:
         )
 
 
-def test_the_skim_drops_soft_particles_alone() -> None:
+def test_the_skim_drops_only_soft_particles() -> None:
     events = ak.zip(random_events(50, np.random.default_rng(1)), depth_limit=1)
     thin = drop_soft(events)
     for name, field, cut in (

@@ -1,4 +1,4 @@
-"""The whole stage: what comes out is what the files hold, once, whatever happened before."""
+"""The ingest stage: every event of the files once, whatever happened before."""
 
 import json
 import logging
@@ -38,7 +38,7 @@ TWO = {"qcd": ("qcd",), "ttbar": ("ttbar",)}
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two files a class."""
+    """Two files per class."""
     root = tmp_path_factory.mktemp("written")
     for seed, name in enumerate(["qcd/a", "qcd/b", "ttbar/c", "ttbar/d"]):
         write_delphes(root / f"{name}.root", [30, 40, 30], seed)
@@ -73,7 +73,7 @@ def ids(raw: Path) -> list[int]:
 
 
 def contents(raw: Path, output: str = "events") -> dict[str, bytes]:
-    """Every file of the dataset but the records, which hold the time that a task took."""
+    """Return all files of the dataset except the records, which hold run times."""
     root = raw.parent / output
     return {
         str(path.relative_to(root)): path.read_bytes()
@@ -126,7 +126,7 @@ def test_every_ledger_reconciles(raw: Path) -> None:
         )
 
 
-def test_a_second_run_skips_and_says_so(raw: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_second_run_skips_and_logs_it(raw: Path, caplog: pytest.LogCaptureFixture) -> None:
     run(config(raw))
     before = contents(raw)
     caplog.set_level(logging.INFO)
@@ -150,7 +150,7 @@ def test_new_files_are_added_and_finished_ones_are_not_read_again(raw: Path) -> 
     assert ids(raw) == passing_ids(raw)
 
 
-def test_changed_and_removed_files_are_followed(
+def test_the_dataset_follows_changed_and_removed_files(
     raw: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -167,13 +167,13 @@ def test_changed_and_removed_files_are_followed(
     assert on_disk == set(fragments(raw)), "old fragments are gone"
 
 
-def test_other_labels_make_another_dataset_when_asked(raw: Path) -> None:
+def test_a_dataset_of_other_classes_is_replaced_only_when_asked(raw: Path) -> None:
     run(config(raw))
     first, before = about(raw), contents(raw)
     renamed = {"qcd": ("qcd",), "top": ("ttbar",)}
     with pytest.raises(
         ConfigError,
-        match=r"a dataset with classes \['qcd', 'ttbar'\] \(now \['qcd', 'top'\]\)\. Give .* or --overwrite",
+        match=r"classes \['qcd', 'ttbar'\] \(now \['qcd', 'top'\]\)\. Give .* or --overwrite",
     ):
         run(config(raw, samples=renamed))
     assert contents(raw) == before
@@ -210,7 +210,7 @@ def test_a_lost_fragment_is_made_again(raw: Path) -> None:
     assert contents(raw) == before
 
 
-def test_what_a_dead_run_finished_is_taken_up_and_the_rest_is_done(raw: Path) -> None:
+def test_tasks_of_a_dead_run_are_reused_and_the_rest_is_done(raw: Path) -> None:
     run(config(raw, output=raw.parent / "undisturbed", target_partition_mb=1))
     output = raw.parent / "events"
     settings = Settings(output, tuple(TWO), Access(retries=0))
@@ -224,7 +224,7 @@ def test_what_a_dead_run_finished_is_taken_up_and_the_rest_is_done(raw: Path) ->
     assert ids(raw) == passing_ids(raw)
 
 
-def test_a_file_that_kills_every_worker_is_given_up_and_its_neighbours_are_not(raw: Path) -> None:
+def test_only_the_file_that_kills_every_worker_is_lost(raw: Path) -> None:
     settings = Settings(raw.parent / "events", tuple(TWO), Access(retries=0))
     (settings.output / "_records").mkdir(parents=True)
     task = pack(plan(assign(list_files(raw), TWO, raw), 1 << 20), 1 << 20)[0]
@@ -232,16 +232,16 @@ def test_a_file_that_kills_every_worker_is_given_up_and_its_neighbours_are_not(r
     marker = settings.record_path(settings.task_key(task)).with_name(
         f".{settings.task_key(task)}.now"
     )
-    marker.write_text(task[1].key)  # what the attempt that died was reading
+    marker.write_text(task[1].key)  # read by the attempt that died
     first, second = run_task(task, settings, last_attempt=True).ranges
     assert first.n_entries == 100
     assert not first.lost
     assert second.lost == {"the worker died whenever it read this file": None}
-    run(config(raw))  # it may have been the machine: the same command tries again
+    run(config(raw))  # the machine may be to blame: the same command retries
     assert ids(raw) == passing_ids(raw)
 
 
-def test_no_file_is_blamed_for_an_output_that_cannot_be_written(raw: Path, tmp_path: Path) -> None:
+def test_an_unwritable_output_makes_no_bad_file(raw: Path, tmp_path: Path) -> None:
     settings = Settings(tmp_path / "out", tuple(TWO), Access(retries=0))
     (settings.output / "_records").mkdir(parents=True)
     task = plan(assign(list_files(raw), TWO, raw), 1 << 20)[:1]
@@ -253,7 +253,7 @@ def test_no_file_is_blamed_for_an_output_that_cannot_be_written(raw: Path, tmp_p
             run_task(task, settings, last_attempt=last)
 
 
-def test_a_run_that_cannot_finish_leaves_the_dataset_of_the_one_before(raw: Path) -> None:
+def test_a_failed_run_leaves_the_previous_dataset(raw: Path) -> None:
     run(config(raw))
     before = contents(raw)
     for path in raw.rglob("*.root"):
@@ -264,7 +264,7 @@ def test_a_run_that_cannot_finish_leaves_the_dataset_of_the_one_before(raw: Path
     assert before.items() <= after.items()
 
 
-def test_what_the_disk_refuses_a_task_is_told_of_the_output(raw: Path) -> None:
+def test_a_disk_error_in_a_task_names_the_output(raw: Path) -> None:
     (raw.parent / "events" / "_records").mkdir(parents=True)
     (raw.parent / "events" / "qcd").write_text("no folder")
     with pytest.raises(OSError, match=f"File exists: '{raw.parent / 'events'}'"):
@@ -281,7 +281,7 @@ def test_a_folder_of_other_files_is_left_alone(raw: Path) -> None:
         run(config(raw, overwrite=True))
     write_json(
         raw.parent / "events" / MARKER, {"schema_version": 2, "accepted": {}}
-    )  # as scores have it
+    )  # the marker of scores
     with pytest.raises(DataError, match="not a dataset"):
         run(config(raw))
     assert other.exists()
@@ -331,7 +331,7 @@ def test_bad_files_are_quarantined_and_the_rest_is_done(
     run(config(raw, max_lost_files=6))
 
 
-def test_a_repaired_file_is_patched_in(raw: Path) -> None:
+def test_a_repaired_file_is_added(raw: Path) -> None:
     good = (raw / "qcd" / "b.root").read_bytes()
     (raw / "qcd" / "b.root").write_bytes(good[:4000])
     with pytest.raises(DataError, match="truncated"):
@@ -342,7 +342,7 @@ def test_a_repaired_file_is_patched_in(raw: Path) -> None:
     assert all(file["reason"] is None for file in about(raw)["files"])
 
 
-def test_quarantined_files_that_look_the_same_are_read_again_when_asked(raw: Path) -> None:
+def test_unchanged_quarantined_files_are_read_again_when_asked(raw: Path) -> None:
     path = raw / "qcd" / "b.root"
     good, stat = path.read_bytes(), path.stat()
 
@@ -376,10 +376,8 @@ def test_an_output_without_events_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "events").exists()
 
 
-def test_files_that_differ_give_one_schema(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Dotted and nested names, one cycle and two, Muon for MuonTight, other integers, extra and missing fields."""
+def test_different_files_give_one_schema(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Dotted and nested names, two cycles, Muon, other integers, extra and missing fields."""
 
     def old(events: dict[str, ak.Array]) -> dict[str, ak.Array]:
         jets = events["Jet"][["PT", "Eta", "Phi", "BTag"]]
@@ -418,7 +416,7 @@ def test_files_that_differ_give_one_schema(
     assert "without optional fields: 1 file (qcd/old.root: Jet.Mass)" in caplog.text
 
 
-def test_files_in_real_layout_go_through(tmp_path: Path) -> None:
+def test_files_in_real_layout_are_ingested(tmp_path: Path) -> None:
     for name in CLASSES:
         (tmp_path / "raw" / name).mkdir(parents=True)
         (tmp_path / "raw" / name / "clones.root").write_bytes(
@@ -429,7 +427,7 @@ def test_files_in_real_layout_go_through(tmp_path: Path) -> None:
     assert Ledger.from_dict(about(tmp_path / "raw")["ledger"]).check().n_in == 24
 
 
-def test_a_real_file_goes_through(shared: Path, tmp_path: Path) -> None:
+def test_real_files_are_ingested(shared: Path, tmp_path: Path) -> None:
     run(
         config(
             shared / "real",
@@ -452,7 +450,7 @@ def test_an_estimate_reads_a_little_and_writes_nothing(
         assert word in text
 
 
-def test_files_of_no_class_that_are_left_out_are_left_out_of_the_estimate_the_run_and_the_next(
+def test_skipped_files_are_left_out_of_the_estimate_the_run_and_the_next_run(
     raw: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "hepflow")
@@ -469,9 +467,7 @@ def test_files_of_no_class_that_are_left_out_are_left_out_of_the_estimate_the_ru
     ]
 
 
-def test_an_estimate_names_what_it_could_not_read(
-    raw: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_estimate_names_unreadable_files(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (raw / "qcd" / "a.root").write_text("not ROOT")
     run(config(raw, estimate=True))
     assert "of these, qcd/a.root loses events: not a ROOT file" in capsys.readouterr().out
@@ -481,20 +477,18 @@ def test_an_estimate_is_one_json_object_for_a_script(
     raw: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(config(raw, estimate=True, json=True))
-    told = json.loads(capsys.readouterr().out)
-    assert (told["files"], told["bytes"]) == (
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["files"], printed["bytes"]) == (
         4,
         sum(path.stat().st_size for path in raw.rglob("*.root")),
     )
-    assert told["core_hours"] > 0 < told["bytes_out"]
-    assert 0 < told["events_kept"] < 400
+    assert printed["core_hours"] > 0 < printed["bytes_out"]
+    assert 0 < printed["events_kept"] < 400
     with pytest.raises(ConfigError, match="json applies to the estimate only"):
         config(raw, json=True)
 
 
-def test_the_table_at_the_end_counts_what_was_done(
-    raw: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_summary_counts_files_and_events(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(config(raw))
     rows = {
         cells[1].strip(): cells[2].strip()
@@ -506,9 +500,7 @@ def test_the_table_at_the_end_counts_what_was_done(
     assert "ttbar/d.root" in rows
 
 
-def test_the_table_at_the_end_knows_what_it_does_not_know(
-    raw: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_summary_marks_unknown_losses(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (raw / "qcd" / "text.root").write_text("not ROOT")
     run(config(raw, max_lost_files=1))
     rows = {
@@ -519,8 +511,8 @@ def test_the_table_at_the_end_knows_what_it_does_not_know(
     assert (rows["lost"], rows["unreadable files"]) == ("an unknown number", "1")
 
 
-def test_watching_takes_files_as_they_arrive(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A person's interrupt ends it; here the clock brings a new file, then the interrupt."""
+def test_watching_ingests_new_files(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is replaced: it adds a file, moves the folder, and interrupts in the end."""
     looks: list[list[int]] = []
     away = raw.with_name("away")
 
@@ -534,7 +526,7 @@ def test_watching_takes_files_as_they_arrive(raw: Path, monkeypatch: pytest.Monk
         if len(looks) == 2:
             write_delphes(raw / "ttbar" / "late.root", [50], seed=9)
         if len(looks) == 3:
-            raw.rename(away)  # as a file system does for a moment
+            raw.rename(away)  # as if the file system failed for a moment
         if len(looks) == 4:
             raise KeyboardInterrupt
         return None

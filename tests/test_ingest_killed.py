@@ -1,4 +1,4 @@
-"""kill -9 at any moment, of the driver or of a Python worker, then the same command again: the same events, once."""
+"""kill -9 of the driver or a worker at any moment: the same command gives every event once."""
 
 import contextlib
 import os
@@ -81,7 +81,7 @@ def wait_for_records(process: subprocess.Popen[bytes], output: Path, more: int) 
 
 def kill_worker(driver: int) -> bool:
     """Kill one Python process that runs tasks: a child of the daemon that the JVM started."""
-    with contextlib.suppress(psutil.Error):  # one that ends while it is looked at
+    with contextlib.suppress(psutil.Error):  # the process ended meanwhile
         daemons = [
             child
             for child in psutil.Process(driver).children(recursive=True)
@@ -95,7 +95,7 @@ def kill_worker(driver: int) -> bool:
 
 
 def command(process: psutil.Process) -> str:
-    """Nothing for a zombie, such as the shell that Spark's start script leaves under its JVM."""
+    """Return nothing for a zombie, such as the shell of Spark's start script under its JVM."""
     with contextlib.suppress(psutil.Error):
         return " ".join(process.cmdline())
     return ""
@@ -110,7 +110,7 @@ def undisturbed(raw: Path) -> dict[str, bytes]:
 def test_killed_drivers_lose_and_double_nothing(
     raw: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
-    """Three at random moments of the work, which 40 tasks are enough for; what is being written then is anybody's guess."""
+    """Kill three times at random moments, with 40 tasks, whatever is being written."""
     rng = np.random.default_rng()
     output, left, killed = tmp_path / "events", [], 0
     for _ in range(3):
@@ -130,7 +130,7 @@ def test_killed_drivers_lose_and_double_nothing(
 def test_killed_workers_lose_and_double_nothing(
     raw: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
-    """Two, so that no task dies as often as would make a bad file of its input: the first at once, the next amid the work."""
+    """Kill two, at the start and later: no task dies so often that its file counts as bad."""
     rng = np.random.default_rng()
     output, killed = tmp_path / "events", 0
     process = ingest(raw, output)
@@ -144,7 +144,7 @@ def test_killed_workers_lose_and_double_nothing(
     assert dataset(output) == undisturbed
 
 
-def test_a_killed_java_is_told_in_one_line_and_the_same_command_goes_on(
+def test_a_killed_java_is_an_error_of_one_line_and_the_same_command_resumes(
     raw: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     output = tmp_path / "events"

@@ -1,4 +1,4 @@
-"""Files behind a URL: the same events, and a server that stumbles is no bad file."""
+"""Files at URLs: the same events, and errors of a server are retried."""
 
 import errno
 import os
@@ -40,7 +40,7 @@ SAMPLES = {"qcd": ("qcd",)}
 
 
 class RangeHandler(SimpleHTTPRequestHandler):
-    """A file server that knows byte ranges, and answers 503 as long as ``failures`` are left."""
+    """A file server with byte ranges that answers 503 while ``failures`` are left."""
 
     failures = 0
 
@@ -87,7 +87,7 @@ def web(raw: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def bucket(raw: Path) -> Iterator[str]:
-    """In moto's S3, which listens on a port of its own as Amazon's does."""
+    """Files in the S3 of moto, a server on a local port."""
     moto = pytest.importorskip("moto.server")
     s3fs = pytest.importorskip("s3fs")
     server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
@@ -110,7 +110,7 @@ def bucket(raw: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def xrootd(raw: Path) -> Iterator[str]:
-    """A data server of XRootD's own (Debian: xrootd-server), which will not run as root."""
+    """A data server of XRootD (Debian: xrootd-server), which refuses to run as root."""
     pytest.importorskip("fsspec_xrootd")
     program = shutil.which("xrootd")
     if program is None:
@@ -124,7 +124,8 @@ def xrootd(raw: Path) -> Iterator[str]:
             path.chmod(0o755 if path.is_dir() else 0o644)
         config = root / "xrootd.cfg"
         config.write_text(
-            f"all.export /raw\noss.localroot {root}/data\nall.adminpath {root}/run\nall.pidpath {root}/run\n"
+            f"all.export /raw\noss.localroot {root}/data\n"
+            f"all.adminpath {root}/run\nall.pidpath {root}/run\n"
         )
         (root / "run").mkdir()
         (root / "run").chmod(0o777)
@@ -156,7 +157,7 @@ def read(path: str) -> ak.Array:
         return ak.concatenate([events for _, _, events in file.iterate(0, file.n_entries)])
 
 
-def split(path: str) -> EntryRange:
+def entry_range(path: str) -> EntryRange:
     return EntryRange(SourceFile("qcd", "a.root", path, 1, "1"))
 
 
@@ -171,11 +172,11 @@ def test_remote_events_are_the_local_ones(url: str, raw: Path) -> None:
     assert ak.array_equal(read(f"{url}/qcd/a.root"), read(str(raw / "qcd" / "a.root")))
 
 
-def test_a_server_that_stumbles_is_asked_again(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_errors_are_retried(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hepflow.reading.reader.sleep", lambda seconds: None)
     monkeypatch.setattr(RangeHandler, "failures", 2)
-    pieces = list(RangeReader(split(f"{web}/qcd/a.root"), access=Access(retries=3)).chunks())
-    assert sum(len(piece.events) for piece in pieces) == 70
+    chunks = list(RangeReader(entry_range(f"{web}/qcd/a.root"), access=Access(retries=3)).chunks())
+    assert sum(len(chunk.events) for chunk in chunks) == 70
 
 
 def test_a_server_that_stays_down_makes_a_bad_file(
@@ -183,22 +184,22 @@ def test_a_server_that_stays_down_makes_a_bad_file(
 ) -> None:
     monkeypatch.setattr("hepflow.reading.reader.sleep", lambda seconds: None)
     monkeypatch.setattr(RangeHandler, "failures", 1000)
-    reader = RangeReader(split(f"{web}/qcd/a.root"), access=Access(retries=1))
+    reader = RangeReader(entry_range(f"{web}/qcd/a.root"), access=Access(retries=1))
     assert list(reader.chunks()) == []
     assert "2 times" in reader.unreadable
-    assert reader.transient, "the next run is to try again"
+    assert reader.transient, "the next run retries"
 
 
-def test_a_missing_remote_file_is_not_asked_for_again(url: str) -> None:
-    reader = RangeReader(split(f"{url}/qcd/none.root"), access=Access(retries=3))
+def test_a_missing_remote_file_is_not_retried(url: str) -> None:
+    reader = RangeReader(entry_range(f"{url}/qcd/none.root"), access=Access(retries=3))
     assert list(reader.chunks()) == []
     assert reader.unreadable == "no such file"
 
 
-def test_an_io_error_halfway_costs_no_entry_and_gives_none_twice(
+def test_an_io_error_halfway_loses_and_repeats_no_entry(
     raw: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second step fails once, as a flaky file system would make it."""
+    """The second step fails once, as on a flaky file system."""
     waits: list[float] = []
     monkeypatch.setattr("hepflow.reading.reader.sleep", waits.append)
     iterate, calls = uproot.TTree.iterate, []
@@ -211,24 +212,24 @@ def test_an_io_error_halfway_costs_no_entry_and_gives_none_twice(
 
     monkeypatch.setattr(uproot.TTree, "iterate", flaky)
     monkeypatch.setattr(DelphesFile.iterate, "__defaults__", (1,))
-    pieces = list(
-        RangeReader(split(str(raw / "qcd" / "a.root")), access=Access(retries=2)).chunks()
+    chunks = list(
+        RangeReader(entry_range(str(raw / "qcd" / "a.root")), access=Access(retries=2)).chunks()
     )
-    assert [(piece.start, piece.stop) for piece in pieces][:: len(pieces) - 1] == [
-        (0, pieces[0].stop),
-        (pieces[-1].start, 70),
+    assert [(chunk.start, chunk.stop) for chunk in chunks][:: len(chunks) - 1] == [
+        (0, chunks[0].stop),
+        (chunks[-1].start, 70),
     ]
-    assert all(a.stop == b.start for a, b in pairwise(pieces))
-    assert all(piece.events is not None for piece in pieces)
+    assert all(a.stop == b.start for a, b in pairwise(chunks))
+    assert all(chunk.events is not None for chunk in chunks)
     assert waits == [1.0]
 
 
-def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_answers_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        reader = RangeReader(split(f"{url}/a.root"), access=Access(retries=0, timeout_s=0.2))
+        reader = RangeReader(entry_range(f"{url}/a.root"), access=Access(retries=0, timeout_s=0.2))
         assert list(reader.chunks()) == []
         assert reader.unreadable.startswith("I/O error")
         assert reader.transient
@@ -236,8 +237,8 @@ def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch
             list_files(url, timeout_s=0.2)
 
 
-def test_hdfs_files_go_through_pyarrow(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No name node can be started here: under fsspec's hdfs:// pyarrow's local file system stands for its Hadoop client."""
+def test_hdfs_files_are_read_through_pyarrow(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a name node, pyarrow's local file system replaces its Hadoop client."""
     monkeypatch.setattr("pyarrow.fs.HadoopFileSystem", lambda **_: LocalFileSystem())
     monkeypatch.setattr(HadoopFileSystem, "cachable", False)
     url = f"hdfs://namenode:8020{raw}"
@@ -259,7 +260,7 @@ def test_files_of_a_real_name_node_are_read(raw: Path) -> None:
     assert ak.array_equal(read(file.path), read(str(raw / "qcd" / "a.root")))
 
 
-def test_what_hdfs_needs_is_said() -> None:
+def test_an_error_names_what_hdfs_needs() -> None:
     with pytest.raises(HepflowError, match=r"hdfs://127\.0\.0\.1:1/raw"):
         list_files("hdfs://127.0.0.1:1/raw")
 
@@ -274,7 +275,7 @@ def test_a_url_on_the_command_line_stays_one() -> None:
 def test_a_remote_input_gives_the_events_of_a_local_one(
     url: str, raw: Path, tmp_path: Path, spark: Any
 ) -> None:
-    environment = spark.sparkContext.environment  # of the workers: what spark.executorEnv sets
+    environment = spark.sparkContext.environment  # of the workers, as spark.executorEnv sets it
     environment |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     for name, source in {"remote": url, "local": raw}.items():
         run(IngestConfig(input=source, output=tmp_path / name, samples=SAMPLES))

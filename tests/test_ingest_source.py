@@ -1,4 +1,4 @@
-"""``spark.read.format("delphes")``: the files as a table, and of them only what the schema names."""
+"""``spark.read.format("delphes")``: files as a table, of which only the schema is read."""
 
 from pathlib import Path
 from typing import Any
@@ -116,13 +116,13 @@ def test_a_bad_file_fails_the_query_or_is_skipped(table: Any, tmp_path: Path) ->
         ({"target_partition_mb": "0"}, "must be a whole number"),
     ],
 )
-def test_wrong_options_are_said(
+def test_wrong_options_are_errors(
     table: Any, raw: Path, options: dict[str, str], message: str
 ) -> None:
     with pytest.raises(Exception, match=message):
         table.options(**options).load(str(raw)).collect()
 
 
-def test_a_schema_that_is_no_collection_is_said(table: Any, raw: Path) -> None:
+def test_a_schema_that_is_no_collection_is_an_error(table: Any, raw: Path) -> None:
     with pytest.raises(Exception, match="column 'Jet' is array<float>; allowed are"):
         table.schema("Jet array<float>").load(str(raw)).collect()

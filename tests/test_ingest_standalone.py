@@ -1,4 +1,4 @@
-"""A standalone cluster of two workers on this machine: by configuration, by spark-submit, and with one node lost on the way."""
+"""A standalone cluster of two workers: by configuration, by spark-submit, and losing a node."""
 
 import subprocess
 import sys

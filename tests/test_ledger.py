@@ -49,7 +49,7 @@ def test_a_ledger_survives_json(ledger: Ledger) -> None:
 
 
 @given(ledgers(), st.integers(1, 100))
-def test_an_event_too_many_is_noticed(ledger: Ledger, extra: int) -> None:
+def test_one_event_too_many_is_detected(ledger: Ledger, extra: int) -> None:
     with pytest.raises(AssertionError, match="does not reconcile"):
         Ledger(ledger.n_in + extra, ledger.n_out, ledger.rejected, ledger.lost).check()
 
@@ -62,7 +62,7 @@ def test_equal_configurations_have_equal_digests() -> None:
     )
 
 
-def test_a_digest_sees_the_order_of_the_classes() -> None:
+def test_a_digest_depends_on_the_order_of_the_classes() -> None:
     a, b = ({"samples": {"a": 1, "b": 2}}, {"samples": {"b": 2, "a": 1}})
     assert digest(a) != digest(b)
 
@@ -73,13 +73,13 @@ def test_json_is_written_whole_and_sorted(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
-def test_damaged_json_is_named(tmp_path: Path) -> None:
+def test_an_error_names_damaged_json(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(HepflowError, match=r"x\.json"):
         read_json(tmp_path / "x.json")
 
 
-def test_a_file_that_tells_no_number_loses_an_unknown_one() -> None:
+def test_an_uncounted_file_loses_an_unknown_number_of_events() -> None:
     ledger = Ledger(3, 1, {}, (Lost("a", "x", 2), Lost("b", "y"), Lost("b", "y")))
     assert ledger.summary() == "3 events in, 1 out, 2 and an unknown number lost in 2 files"
     assert (

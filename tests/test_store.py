@@ -1,4 +1,4 @@
-"""The store: what is written comes back, whole or not at all, and always as the same bytes."""
+"""The feature store: events are read as written, whole or not at all, and always the same bytes."""
 
 import json
 import shutil
@@ -88,7 +88,7 @@ def test_arrays_longer_than_a_shard_come_back(tmp_path, monkeypatch):
     assert_same(store.read(part), whole)
 
 
-def test_the_order_in_which_parts_arrive_does_not_show(tmp_path):
+def test_the_order_of_writing_parts_does_not_matter(tmp_path):
     filled(tmp_path / "one.zarr", "abc")
     filled(tmp_path / "two.zarr", "cab")
     assert contents(tmp_path / "one.zarr") == contents(tmp_path / "two.zarr")
@@ -101,7 +101,7 @@ def test_a_part_written_again_replaces_itself(tmp_path):
     assert contents(store.path) == before
 
 
-def test_statistics_are_those_of_the_training_split_alone(tmp_path):
+def test_statistics_are_of_the_training_split_only(tmp_path):
     store = filled(tmp_path / "s.zarr")
     x = np.concatenate([store.read(part).hlf for part in store.parts("train", "qcd")]).astype(
         np.float64
@@ -133,9 +133,7 @@ def test_moments_add_up(x, cut):
 def test_an_unfinished_store_cannot_be_opened_but_continued(tmp_path):
     store = EventStore.create(tmp_path / "s.zarr", SPEC)
     store.write_part("a", {("train", "qcd"): block(4)}, Ledger(4, 4))
-    with pytest.raises(
-        DataError, match=r"unfinished\. Run the same `hepflow features` command again"
-    ):
+    with pytest.raises(DataError, match=r"unfinished\. Repeat `hepflow features` to resume"):
         EventStore.open(store.path)
     assert EventStore.create(store.path, SPEC).done() == {"a"}
 
@@ -164,7 +162,7 @@ def test_a_part_that_cannot_be_written_leaves_nothing(tmp_path):
     assert not list(store.path.glob(".*"))
 
 
-def test_what_a_killed_writer_left_is_swept_up(tmp_path):
+def test_scratch_folders_of_killed_writers_are_removed(tmp_path):
     store = filled(tmp_path / "s.zarr")
     before = contents(store.path)
     shutil.copytree(store.path / "train", store.path / ".b-0123")
@@ -189,11 +187,11 @@ def test_parts_of_the_same_settings_can_be_kept_over_a_change_of_input(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "train/precious.npy", ".git/config"])
-def test_what_is_not_a_store_is_left_alone(tmp_path, name):
+def test_other_files_and_folders_are_left_alone(tmp_path, name):
     path = tmp_path / "s.zarr"
     (path / name).parent.mkdir(parents=True)
     (path / name).write_text("precious")
-    with pytest.raises(DataError, match="something here that is not a feature store"):
+    with pytest.raises(DataError, match="not a feature store"):
         EventStore.create(path, SPEC)
     assert (path / name).read_text() == "precious"
 
@@ -216,19 +214,19 @@ def test_another_schema_version_is_refused(tmp_path):
         EventStore.open(store.path)
 
 
-def test_no_store_is_named(tmp_path):
+def test_a_missing_store_is_an_error_with_advice(tmp_path):
     (tmp_path / "events" / "qcd").mkdir(parents=True)
     (tmp_path / "events" / "qcd" / "a.parquet").touch()
     with pytest.raises(
         DataError,
-        match=r"Parquet events, which `hepflow features --input .*events` reads\. Give the feature store",
+        match=r"Parquet events\. Make a store of them: `hepflow features --input .*events`",
     ):
         EventStore.open(tmp_path / "events")
     with pytest.raises(DataError, match=r"no feature store here\. Make one with `hepflow features"):
         EventStore.open(tmp_path / "nothing.zarr")
 
 
-def test_a_flipped_byte_is_noticed_by_whoever_reads(tmp_path):
+def test_reading_detects_a_flipped_byte(tmp_path):
     store = filled(tmp_path / "s.zarr")
     (part, *_) = store.parts("train", "qcd")
     shard = next((store.path / part.path / "particles" / "c").rglob("0"))

@@ -1,4 +1,4 @@
-"""The arrays of a store: zarr reads what is written, zarr's own arrays are read, and damage is noticed."""
+"""Arrays of a store: zarr reads ours, we read those of zarr, and damage is detected."""
 
 import json
 
@@ -102,14 +102,14 @@ def flip(path, position):
         (lambda shard: shard.unlink(), "No such file"),
     ],
 )
-def test_damage_is_named_with_what_to_do(tmp_path, small_chunks, spoil, message):
+def test_errors_name_the_damage_and_the_repair(tmp_path, small_chunks, spoil, message):
     write_array(tmp_path / "a", np.arange(40.0, dtype=np.float32).reshape(20, 2))
     spoil(tmp_path / "a" / "c" / "0" / "0")
     with pytest.raises(DataError, match=rf"a/c/0/0.*{message}.*Delete the record of its part"):
         ShardedArray.open(tmp_path / "a").read()
 
 
-def test_a_chunk_that_somebody_took_out_is_missed(tmp_path, small_chunks):
+def test_a_missing_chunk_is_an_error(tmp_path, small_chunks):
     write_array(tmp_path / "a", np.arange(20))
     zarr.open_array(tmp_path / "a", mode="r+")[7:14] = 0  # zarr leaves out chunks of zeros
     with pytest.raises(DataError, match="chunk 1 is missing"):

@@ -147,7 +147,7 @@ def swap_splits(store):
         (swap_splits, "in the wrong split by the hash of the event_id: "),
     ],
 )
-def test_check_finds(store, spoil, message, caplog):
+def test_check_reports_the_problem(store, spoil, message, caplog):
     spoil(store)
     with pytest.raises(DataError) as error:
         check(StoreConfig(input=store.path))
@@ -182,10 +182,10 @@ def test_info_shows_events_sizes_and_features(store, capsys):
 
 def test_both_can_print_one_json_object(store, capsys):
     info(StoreConfig(input=store.path, json=True))
-    told = json.loads(capsys.readouterr().out)
-    assert told["events"] == store.attributes["counts"]
-    assert told["statistics"] == store.statistics
-    assert [feature["name"] for feature in told["features"]["particles"]] == [
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["events"] == store.attributes["counts"]
+    assert printed["statistics"] == store.statistics
+    assert [feature["name"] for feature in printed["features"]["particles"]] == [
         feature.name for feature in store.spec.particles
     ]
     check(StoreConfig(input=store.path, json=True))
@@ -197,9 +197,9 @@ def test_both_can_print_one_json_object(store, capsys):
     set_nan(store)
     with pytest.raises(DataError):
         check(StoreConfig(input=store.path, json=True))
-    told = json.loads(capsys.readouterr().out)
-    assert not told["sound"]
-    assert "NaN or infinite in particles: 1 value" in told["problems"][0]
+    printed = json.loads(capsys.readouterr().out)
+    assert not printed["sound"]
+    assert "NaN or infinite in particles: 1 value" in printed["problems"][0]
 
 
 def test_the_documented_lines_read_a_store_without_hepflow(store, monkeypatch):

@@ -1,4 +1,4 @@
-"""A small feature store whose classes differ in the high-level features and, more, in the particles."""
+"""A small feature store whose classes differ, more in the particles than in the features."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def toy_store(
     Parameters
     ----------
     events : int or mapping
-        Events a class, in each part and split; or class -> events.
+        Events per class, in each part and split; or class -> events.
     parts : int
         Parts a class and split.
     """
@@ -65,7 +65,7 @@ def toy_block(
     mean_particles: int,
     first_id: int,
 ) -> EventBlock:
-    """Events of a class: shifted features, other multiplicities."""
+    """Return events of one class: shifted features, other multiplicities."""
     lengths = rng.poisson(mean_particles * (1 + label), count)
     lengths[0] = 0  # some event has no particle
     particles = rng.normal(0.3 * label, 1, (lengths.sum(), len(names))).astype(np.float32)

@@ -92,13 +92,7 @@ class ShardedArray:
 
     @classmethod
     def open(cls, path: Path) -> "ShardedArray":
-        """Return the array at a path, from its metadata.
-
-        Raises
-        ------
-        DataError
-            There is none, or `write_array` did not write it.
-        """
+        """Return the array at a path, from its metadata; it must be one of `write_array`."""
         try:
             metadata = read_json(path / "zarr.json")
             (sharding,) = metadata["codecs"]
@@ -110,21 +104,12 @@ class ShardedArray:
             why = f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
             raise DataError(f"{path}: no readable array ({why}). {REPAIR}") from error
         if not at_end or codecs not in _CODECS or len(codecs) != 2 + len(shard):
-            raise DataError(
-                f"{path}: an array that hepflow has not written. Read it with zarr, or run "
-                "`hepflow features` again."
-            )
+            raise DataError(f"{path}: an array that hepflow has not written. Read it with zarr.")
         dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
         return cls(path, tuple(metadata["shape"]), dtype, inner["chunk_shape"][0], shard[0])
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Return rows ``start:stop``, as slicing counts them.
-
-        Raises
-        ------
-        DataError
-            They are damaged or missing.
-        """
+        """Return rows ``start:stop``, as slicing counts them, or raise a DataError for damage."""
         start, stop, _ = slice(start, stop).indices(self.shape[0])
         rows = np.empty((max(0, stop - start), *self.shape[1:]), self.dtype)
         if len(rows):

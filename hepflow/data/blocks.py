@@ -37,15 +37,8 @@ class StoreSpec:
     @property
     def settings(self) -> str:
         """Hash of everything that the parts of one store have in common."""
-        return digest(
-            self.classes,
-            self.hlf,
-            self.particles,
-            self.definitions,
-            dict(self.splits),
-            self.physics,
-            self.keep_bits,
-        )
+        features = (self.hlf, self.particles, self.definitions)
+        return digest(self.classes, *features, dict(self.splits), self.physics, self.keep_bits)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "StoreSpec":
@@ -89,21 +82,18 @@ class EventBlock:
                 stop = max(start, stop)
                 offsets = self.offsets[start : stop + 1] - self.offsets[start]
                 particles = self.particles[self.offsets[start] : self.offsets[stop]]
-                return self._of(events, particles, offsets)
+                return self._with(events, particles, offsets)
             events = np.arange(start, stop, step)
         elif events.dtype == bool:
             events = np.flatnonzero(events)
         first, lengths = self.offsets[:-1][events], np.diff(self.offsets)[events]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         rows = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], lengths)
-        return self._of(events, self.particles.take(rows, axis=0), offsets)
+        return self._with(events, self.particles.take(rows, axis=0), offsets)
 
-    def _of(
-        self, events: slice | np.ndarray, particles: np.ndarray, offsets: np.ndarray
-    ) -> "EventBlock":
-        return EventBlock(
-            self.hlf[events], particles, offsets, self.label[events], self.event_id[events]
-        )
+    def _with(self, chosen: Any, particles: np.ndarray, offsets: np.ndarray) -> "EventBlock":
+        hlf, label, event_id = self.hlf[chosen], self.label[chosen], self.event_id[chosen]
+        return EventBlock(hlf, particles, offsets, label, event_id)
 
 
 @dataclass(frozen=True)

@@ -52,19 +52,7 @@ def _field(name: str, kind: pa.DataType) -> pa.Field:
 def event_columns(
     sample: str, label: int, file: str, file_uuid: bytes, entries: np.ndarray
 ) -> dict[str, pa.Array]:
-    """Return the flat columns, (n,) each.
-
-    Parameters
-    ----------
-    sample : str
-        Name of the class.
-    label : int
-    file : str
-        Path below the input.
-    file_uuid : bytes
-    entries : (n,) int64
-        Rows of the file's tree.
-    """
+    """Return the flat columns of the entries of a file, (n,) each; ``sample`` is its class."""
     n = len(entries)
     return {
         "sample": pa.repeat(sample, n),
@@ -76,15 +64,15 @@ def event_columns(
 
 
 def to_arrow(events: ak.Array, columns: Mapping[str, pa.Array], schema: pa.Schema) -> pa.Table:
-    """Return a table of ``schema``.
+    """Return a table of some flat columns and of collections, those that the schema names.
 
     Parameters
     ----------
     events : (n,) records with one list of structs per collection
     columns : mapping
-        The flat columns, (n,) each.
+        Flat columns, (n,) each.
     schema : pa.Schema
-        Such as `arrow_schema`; other columns are left out.
+        Such as `arrow_schema`.
     """
     arrays = []
     for field in schema:
@@ -196,19 +184,9 @@ class EventsDataset:
 
 
 def open_events(path: Path, task_bytes: int = 128 << 20) -> EventsDataset:
-    """Check a dataset and list its fragments.
+    """Check a dataset, which must be finished, undamaged and not empty, and list its fragments.
 
-    Parameters
-    ----------
-    path : Path
-    task_bytes : int
-        Uncompressed bytes per fragment; larger files are cut between row groups.
-
-    Raises
-    ------
-    DataError
-        The dataset is missing, unfinished, damaged, empty, of another schema version, or differs
-        from its ledger.
+    Files of more than ``task_bytes`` uncompressed bytes are cut between row groups.
     """
     about = _about(path)
     files = sorted(path / name for name in about["fragments"])
@@ -218,36 +196,24 @@ def open_events(path: Path, task_bytes: int = 128 << 20) -> EventsDataset:
     ledger = Ledger.from_dict(about["ledger"])
     n_events = sum(fragment.n_events for fragment in fragments)
     if n_events != ledger.n_out:
-        raise DataError(
-            f"{path}: {n_events:,} events in the files, {ledger.n_out:,} in the ledger of "
-            "`hepflow ingest`. Run it again."
-        )
+        counts = f"{n_events:,} events in the files, {ledger.n_out:,} in the ledger"
+        raise DataError(f"{path}: {counts}. Run `hepflow ingest` again.")
     if n_events == 0:
-        raise DataError(
-            f"{path}: the dataset holds no events ({ledger.summary()}). Ingest files with events "
-            "that pass."
-        )
+        raise DataError(f"{path}: no events ({ledger.summary()}). Ingest events that pass.")
     if len({fragment.name for fragment in fragments}) != len(fragments):
         raise DataError(f"{path}: two paths differ only in their separators. Rename one file.")
     return EventsDataset(path, tuple(about["classes"]), str(about["provenance"]), ledger, fragments)
 
 
 def read_fragment(fragment: Fragment, columns: Sequence[str] = COLUMNS) -> ak.Array:
-    """Return the events of a fragment.
-
-    Raises
-    ------
-    DataError
-        The file is damaged.
-    """
+    """Return the events of a fragment, (n,) records."""
     groups = list(fragment.row_groups)
     try:
         with pq.ParquetFile(fragment.path) as file:
             table = file.read_row_groups(groups, columns=list(columns), use_threads=False)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{fragment.path}: not readable ({one_line(error)}). Ingest its ROOT files again."
-        ) from error
+        why = f"not readable ({one_line(error)}). Ingest its ROOT files again."
+        raise DataError(f"{fragment.path}: {why}") from error
     return ak.from_arrow(table)
 
 
@@ -272,26 +238,17 @@ def _about(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise DataError(f"{path}: no such folder. Make it with `hepflow ingest --output {path}`.")
     about = read_marker(path)
-    if about is None and next(path.rglob("*.root"), None) is not None:
-        raise DataError(
-            f"{path}: ROOT files, which `hepflow ingest --input {path}` reads. Give the Parquet "
-            "dataset that it writes."
-        )
-    if about is None and (path / "zarr.json").is_file():
-        raise DataError(
-            f"{path}: a feature store, which `hepflow train` reads. Give the Parquet dataset of "
-            "`hepflow ingest`."
-        )
     if about is None:
-        raise DataError(
-            f"{path}: no {MARKER}: `hepflow ingest` did not finish here. Run it again to resume."
-        )
+        what = f"no {MARKER}: `hepflow ingest` did not finish here. Run it again to resume."
+        if next(path.rglob("*.root"), None) is not None:
+            what = f"ROOT files. Make a dataset of them: `hepflow ingest --input {path}`."
+        elif (path / "zarr.json").is_file():
+            what = "a feature store. Give the Parquet dataset of `hepflow ingest`."
+        raise DataError(f"{path}: {what}")
     version = about.get("schema_version")
     if version != EVENTS_SCHEMA_VERSION:
-        raise DataError(
-            f"{path}: events of schema version {version}, this hepflow reads "
-            f"{EVENTS_SCHEMA_VERSION}. Run `hepflow ingest` again."
-        )
+        versions = f"schema version {version}, this hepflow reads {EVENTS_SCHEMA_VERSION}"
+        raise DataError(f"{path}: events of {versions}. Run `hepflow ingest` again.")
     return about
 
 
@@ -301,14 +258,10 @@ def _fragments_of(file: Path, root: Path, task_bytes: int) -> list[Fragment]:
         metadata = pq.read_metadata(file)
         schema = metadata.schema.to_arrow_schema()
         mark = fingerprint(file)
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{file}: missing, though {MARKER} names it. Run `hepflow ingest` again."
-        ) from error
     except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{file}: not a Parquet file ({error}). Remove it and run `hepflow ingest` again."
-        ) from error
+        gone = isinstance(error, FileNotFoundError)
+        what = f"missing, though {MARKER} names it" if gone else f"not a Parquet file ({error})"
+        raise DataError(f"{file}: {what}. Remove it and run `hepflow ingest` again.") from error
     _check_columns(file, schema)
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     first, held = 0, 0
@@ -346,6 +299,5 @@ def _check_columns(file: Path, schema: pa.Schema) -> None:
         content = kind.value_type if is_list else pa.null()
         present = [content.field(i).name for i in range(content.num_fields)]
         if missing := [field for field in fields if field not in present]:
-            raise DataError(
-                f"{file}: column {name!r} has no field {missing[0]!r}, it is {kind}. {advice}"
-            )
+            what = f"column {name!r} has no field {missing[0]!r}, it is {kind}"
+            raise DataError(f"{file}: {what}. {advice}")

@@ -32,7 +32,7 @@ def event_ids(file_uuid: bytes, entries: np.ndarray) -> np.ndarray:
 
 
 def split_index(event_id: np.ndarray, fractions: Mapping[str, float]) -> np.ndarray:
-    """Return the position in ``fractions`` of the split of each event, (n,) int64.
+    """Return the split of each event, (n,) int64: its position in ``fractions``.
 
     Parameters
     ----------

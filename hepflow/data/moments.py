@@ -4,7 +4,7 @@ Moments of two samples are combined as by Chan, Golub and LeVeque (1979), withou
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -73,10 +73,8 @@ class Moments:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for JSON, which has no infinite ranges: write those of rows only."""
-        return {
-            key: value.tolist() if isinstance(value, np.ndarray) else value
-            for key, value in asdict(self).items()
-        }
+        arrays = {name: getattr(self, name).tolist() for name in ("mean", "m2", "min", "max")}
+        return {"count": self.count, **arrays}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Moments":

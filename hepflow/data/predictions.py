@@ -71,34 +71,23 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read predictions.
-
-    Raises
-    ------
-    DataError
-        The file is missing, not Parquet, or not of this schema.
-    """
+    """Read predictions, or raise a DataError if the file is not of this format."""
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{path}: no readable predictions ({error}). Make them with `hepflow train fit` or "
-            "`hepflow train predict`."
-        ) from error
+        why = f"no readable predictions ({error}). Make them with `hepflow train predict`."
+        raise DataError(f"{path}: {why}") from error
     about = json.loads((table.schema.metadata or {}).get(b"hepflow", b"{}"))
     if about.get("schema_version") != PREDICTIONS_SCHEMA_VERSION:
-        raise DataError(
-            f"{path}: predictions of schema version {about.get('schema_version')}, this hepflow "
-            f"reads {PREDICTIONS_SCHEMA_VERSION}. Run `hepflow train predict` again."
-        )
+        version = about.get("schema_version")
+        versions = f"schema version {version}, this hepflow reads {PREDICTIONS_SCHEMA_VERSION}"
+        raise DataError(f"{path}: predictions of {versions}. Run `hepflow train predict` again.")
     classes = tuple(about["classes"])
     logits = [f"logit_{name}" for name in classes]
     columns = table.column_names
     if missing := [name for name in ("event_id", "label", *logits) if name not in columns]:
-        raise DataError(
-            f"{path}: no column {', '.join(missing)} among {', '.join(columns)}. See "
-            "docs/evaluate.md for the columns of a predictions file."
-        )
+        what = f"no column {', '.join(missing)} among {', '.join(columns)}"
+        raise DataError(f"{path}: {what}. See docs/evaluate.md for the columns of this file.")
     return Predictions(
         table["event_id"].to_numpy(),
         table["label"].to_numpy(),

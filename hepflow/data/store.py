@@ -33,13 +33,7 @@ from hepflow.errors import DataError
 from hepflow.schema import SPLITS, STORE_SCHEMA_VERSION
 from hepflow.system.files import read_json, write_json
 
-_TYPES = {
-    "particles": np.float32,
-    "offsets": np.int64,
-    "hlf": np.float32,
-    "label": np.int8,
-    "event_id": np.int64,
-}
+_TYPES = {"particles": "f4", "offsets": "i8", "hlf": "f4", "label": "i1", "event_id": "i8"}
 
 
 class EventStore:
@@ -53,26 +47,16 @@ class EventStore:
     def create(cls, path: Path, spec: StoreSpec, *, keep: bool = False) -> "EventStore":
         """Return a new empty store, or the present one to continue.
 
-        Parameters
-        ----------
-        path : Path
-        spec : StoreSpec
-        keep : bool
-            Keep the parts of a store with the same settings but another provenance: the caller
-            discards the outdated ones (see `sources` and `discard`). Otherwise it is replaced.
-
-        Raises
-        ------
-        DataError
-            The path holds something else, which is left alone.
+        A store of another provenance is replaced. With ``keep`` and the same settings, its parts
+        stay, and the caller discards the outdated ones (see `sources` and `discard`). A path that
+        holds something else is refused.
         """
         about = _attributes(path)
         if about is None and path.exists():
             empty_store = {"_parts", "zarr.json"}  # creating it was interrupted
             if not path.is_dir() or not {child.name for child in path.iterdir()} <= empty_store:
                 raise DataError(
-                    f"{path}: there is something here that is not a feature store. Remove it, or "
-                    "choose another output."
+                    f"{path}: not a feature store. Remove it, or choose another output."
                 )
         before = about or {}
         same_input = before.get("provenance") == spec.provenance
@@ -96,33 +80,20 @@ class EventStore:
 
     @classmethod
     def open(cls, path: Path) -> "EventStore":
-        """Return a finished store.
-
-        Raises
-        ------
-        DataError
-            It is missing, unfinished, or of another schema version.
-        """
+        """Return a finished feature store, of this schema version."""
         about = _attributes(path)
-        if about is None and next(path.glob("*/*.parquet"), None) is not None:
-            raise DataError(
-                f"{path}: Parquet events, which `hepflow features --input {path}` reads. Give the "
-                "feature store that it writes."
-            )
         if about is None:
-            raise DataError(
-                f"{path}: no feature store here. Make one with `hepflow features --output {path}`."
-            )
+            what = f"no feature store here. Make one with `hepflow features --output {path}`."
+            if next(path.glob("*/*.parquet"), None) is not None:
+                what = f"Parquet events. Make a store of them: `hepflow features --input {path}`."
+            raise DataError(f"{path}: {what}")
         version = about.get("schema_version")
         if version != STORE_SCHEMA_VERSION:
-            raise DataError(
-                f"{path}: store of schema version {version}, this hepflow reads "
-                f"{STORE_SCHEMA_VERSION}. Run `hepflow features` again."
-            )
+            versions = f"schema version {version}, this hepflow reads {STORE_SCHEMA_VERSION}"
+            raise DataError(f"{path}: store of {versions}. Run `hepflow features` again.")
         if not about["complete"]:
             raise DataError(
-                f"{path}: the store is unfinished. Run the same `hepflow features` command again "
-                "to resume."
+                f"{path}: the store is unfinished. Repeat `hepflow features` to resume."
             )
         return cls(path, StoreSpec.from_dict(about))
 
@@ -141,12 +112,9 @@ class EventStore:
         counts = self.attributes["counts"]
         splits = {split: sum(counts[split].values()) for split in SPLITS}
         classes = {name: sum(counts[split][name] for split in SPLITS) for name in self.spec.classes}
-        splits_text, classes_text = (
-            ", ".join(f"{n:,} {name}" for name, n in numbers.items())
-            for numbers in (splits, classes)
-        )
-        n_events = f"{sum(splits.values()):,} events"
-        return f"{n_events} ({splits_text}; {classes_text}), {self.spec.definitions} definitions"
+        texts = [", ".join(f"{n:,} {name}" for name, n in d.items()) for d in (splits, classes)]
+        n_events, definitions = f"{sum(splits.values()):,} events", self.spec.definitions
+        return f"{n_events} ({'; '.join(texts)}), {definitions} definitions"
 
     def done(self) -> set[str]:
         """Return the names of the finished parts."""
@@ -182,7 +150,6 @@ class EventStore:
         blocks : mapping
             (split, class) -> events.
         ledger : Ledger
-            Fate of the events of the fragment.
         source : str
             Fingerprint of the fragment, by which a later run detects a change.
         """
@@ -315,21 +282,7 @@ def high_level(store: EventStore, split: str) -> tuple[np.ndarray, np.ndarray, n
 
 
 def check_replaceable(path: Path, spec: StoreSpec, settings: Iterable[str]) -> StoreSpec | None:
-    """Return the description of the finished store at a path, if it may be replaced or updated.
-
-    Parameters
-    ----------
-    path : Path
-    spec : StoreSpec
-        Description of the new store.
-    settings : names
-        Fields of the description that must be the same.
-
-    Raises
-    ------
-    ConfigError
-        One differs.
-    """
+    """Return the finished store at a path, if any, and refuse it if one of the settings differs."""
     try:
         present = EventStore.open(path).spec
     except DataError:
@@ -339,12 +292,4 @@ def check_replaceable(path: Path, spec: StoreSpec, settings: Iterable[str]) -> S
     return present
 
 
-def open_store(path: Path) -> EventStore:
-    """Open a finished feature store; see `EventStore` for what it offers.
-
-    Raises
-    ------
-    DataError
-        The store is missing, unfinished, or of another schema version.
-    """
-    return EventStore.open(path)
+open_store = EventStore.open

@@ -8,7 +8,7 @@ standardised per event, including the padding. Only padding rows are left out.
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +45,21 @@ class Layout:
     """Whether the values were scaled, so that they have no units."""
 
 
+_LAYOUTS = (
+    Layout("HLF_input", "encoded_label", "GRU_input", scaled=True),
+    Layout("hfeatures", "label", "lfeatures", scaled=False),
+)
+
+
 def run(config: ImportConfig) -> None:
     """Import the training and the test dataset."""
     sources = [
         (split, path) for split in ("train", "test") for path in _files(getattr(config, split))
     ]
-    layout = _common_layout([path for _, path in sources])
+    (first, layout), *others = ((path, _layout(path)) for _, path in sources)
+    for path, other in others:
+        if other != layout:
+            raise DataError(f"{path}: has other columns than {first}. Import one layout at a time.")
     spec = _spec(config, layout, sources)
     n_rows = sum(pq.read_metadata(path).num_rows for _, path in sources)
     with locks.exclusive(config.output), bar("importing", n_rows) as progress:
@@ -76,23 +85,9 @@ def _files(path: Path) -> list[Path]:
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     files = [file for file in files if file.is_file() and not file.name.startswith(("_", "."))]
     if not files:
-        raise DataError(
-            f"{path}: no Parquet files here. Download one of the datasets (see "
-            "docs/import-cern.md)."
-        )
+        advice = "Download one of the datasets (see docs/import-cern.md)"
+        raise DataError(f"{path}: no Parquet files here. {advice}.")
     return files
-
-
-def _common_layout(files: list[Path]) -> Layout:
-    layouts = {path: _layout(path) for path in files}
-    first = layouts[files[0]]
-    for path, layout in layouts.items():
-        if layout != first:
-            raise DataError(
-                f"{path}: has other columns than {files[0]}. Import datasets of one layout at a "
-                "time."
-            )
-    return first
 
 
 def _layout(path: Path) -> Layout:
@@ -100,16 +95,11 @@ def _layout(path: Path) -> Layout:
         names = pq.read_schema(path).names
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: not a Parquet file ({error}). Download it again.") from error
-    if {"HLF_input", "encoded_label"} <= set(names):
-        particles = "GRU_input" if "GRU_input" in names else None
-        return Layout("HLF_input", "encoded_label", particles, scaled=True)
-    if {"hfeatures", "label"} <= set(names):
-        particles = "lfeatures" if "lfeatures" in names else None
-        return Layout("hfeatures", "label", particles, scaled=False)
-    raise DataError(
-        f"{path}: neither HLF_input and encoded_label nor hfeatures and label are among its "
-        f"columns ({', '.join(names)}). Give a file of one of the published datasets."
-    )
+    for layout in _LAYOUTS:
+        if {layout.hlf, layout.label} <= set(names):
+            return layout if layout.particles in names else replace(layout, particles=None)
+    needed = " nor ".join(f"{layout.hlf} and {layout.label}" for layout in _LAYOUTS)
+    raise DataError(f"{path}: neither {needed} are among its columns ({', '.join(names)})")
 
 
 def _spec(config: ImportConfig, layout: Layout, sources: list[tuple[str, Path]]) -> StoreSpec:
@@ -205,10 +195,8 @@ def _matrix(batch: pa.RecordBatch, name: str, width: int) -> np.ndarray:
         column = column.flatten()
     values = column.to_numpy(zero_copy_only=False).astype(np.float32)
     if values.size != len(batch) * width:
-        raise DataError(
-            f"column {name!r}: {values.size / max(len(batch), 1):g} values per row, not {width}. "
-            "Give one of the published files."
-        )
+        what = f"{values.size / max(len(batch), 1):g} values per row, not {width}"
+        raise DataError(f"column {name!r}: {what}. Give one of the published files.")
     return values.reshape(len(batch), width)
 
 

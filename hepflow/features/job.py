@@ -61,10 +61,8 @@ def run(config: FeaturesConfig) -> None:
                 f"features counted {ledger.n_in} events, ingest {dataset.ledger.n_out}"
             )
         if ledger.n_out == 0:
-            raise DataError(
-                f"{dataset.path}: no event passes the trigger ({ledger.summary()}). Check that it "
-                "is the right input, and that its units are GeV."
-            )
+            what = f"no event passes the trigger ({ledger.summary()})"
+            raise DataError(f"{dataset.path}: {what}. Is it the right input, with units of GeV?")
         store.finalise()
         log.info("selection: %s", ledger.summary())
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
@@ -182,10 +180,8 @@ def _make_parts(config: FeaturesConfig, store: EventStore, missing: list[Fragmen
             )
         )
     if bad := [outcome for outcome in outcomes if outcome.error is not None]:
-        raise DataError(
-            f"{len(bad):,} of {counted(len(missing), 'fragment')} could not be used; the rest is "
-            f"done. The first: {bad[0].error}"
-        )
+        what = f"{len(bad):,} of {counted(len(missing), 'fragment')} could not be used"
+        raise DataError(f"{what}; the rest is done. The first: {bad[0].error}")
     elapsed = time.perf_counter() - started
     n_events = sum(outcome.n_events for outcome in outcomes)
     spent = {

@@ -18,8 +18,8 @@ one list of fragments serves every reader.
 
 import contextlib
 import logging
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,7 @@ def listing_hash(ranges: Sequence[EntryRange], settings: Settings) -> str:
 
 
 def check_replaceable(ranges: Sequence[EntryRange], settings: Settings) -> None:
-    """Refuse to turn a finished dataset into another one; a changed input only updates it.
-
-    Raises
-    ------
-    ConfigError
-        The dataset is of other classes, of another tree, or of entirely different files.
-    """
+    """Refuse to turn a finished dataset into one of other classes, another tree or other files."""
     about = manifest(settings.output)
     if about is None:
         return
@@ -76,14 +70,8 @@ def finished(
 ) -> list[TaskRecord]:
     """Return the valid records of earlier runs: of unchanged files, with their fragment.
 
-    Parameters
-    ----------
-    ranges : sequence of EntryRange
-        All ranges of the input; each is in one record at most.
-    settings : Settings
-    retry_quarantined : bool
-        Drop the tasks that lost something. Those that lost it to the file system or a dying worker
-        are always dropped.
+    Tasks that lost events to the file system or a dying worker are left out, to be retried; with
+    ``retry_quarantined``, so are all that lost events. Each range is in one record at most.
     """
     wanted = {one.key for one in ranges}
     records = []
@@ -93,35 +81,24 @@ def finished(
         keys = {one.key for one in task}
         retry = any(own.transient or (own.lost and retry_quarantined) for own in record.ranges)
         same_settings = record.key == settings.task_key(task)
-        if keys <= wanted and same_settings and not retry and _has_fragment(record, settings):
+        fragment = settings.output / (record.fragment or "")
+        whole = record.fragment is None or (
+            fragment.is_file() and fragment.stat().st_size == record.bytes_written
+        )
+        if keys <= wanted and same_settings and whole and not retry:
             records.append(record)
             wanted -= keys
     return records
 
 
-def _has_fragment(record: TaskRecord, settings: Settings) -> bool:
-    if record.fragment is None:
-        return True
-    path = settings.output / record.fragment
-    return path.is_file() and path.stat().st_size == record.bytes_written
-
-
 def prepare(output: Path) -> None:
-    """Create the folders, and remove unfinished files of killed tasks.
-
-    Raises
-    ------
-    DataError
-        The folder holds something else, which would be removed.
-    """
+    """Create the folders, and remove unfinished files of killed tasks; refuse other folders."""
     records, about = output / RECORDS, read_marker(output)
     ours = records.is_dir() if about is None else "fragments" in about
     others = [] if ours else [path.name for path in output.glob("*") if path.name[0] not in "._"]
     if others:
-        raise DataError(
-            f"{output}: not a dataset of `hepflow ingest`, as it holds {others[0]}. Give a new or "
-            "an empty folder as --output."
-        )
+        what = f"not a dataset of `hepflow ingest`, as it holds {others[0]}"
+        raise DataError(f"{output}: {what}. Give a new or an empty folder as --output.")
     records.mkdir(parents=True, exist_ok=True)
     for left_over in (*output.glob("*/.*.part"), *records.glob(".*.now")):
         left_over.unlink(missing_ok=True)
@@ -132,14 +109,18 @@ def commit(
 ) -> dict[str, Any]:
     """Replace ``_hepflow.json``, remove everything it does not name, and return its content.
 
-    Raises
-    ------
-    DataError
-        Nothing passed, every file is bad, or a file is there twice. The previous dataset stays.
+    If nothing passed, every file is bad, or a file is there twice, the previous dataset stays.
     """
-    files = _files(records)
-    _check_identity(files)
-    ledger = total(own.ledger for record in records for own in record.ranges).check()
+    ordered = sorted((own for record in records for own in record.ranges), key=lambda o: o.range)
+    by_file = groupby(ordered, key=lambda own: (own.range.file.class_name, own.range.file.name))
+    files = [_file(list(parts)) for _, parts in by_file]
+    first: dict[str, str] = {}
+    for file in files:
+        name, uuid = file["file"], file["uuid"]
+        if uuid is not None and first.setdefault(uuid, name) != name:
+            what = f"{name} is a copy of {first[uuid]} (same UUID): its events would count twice"
+            raise DataError(f"{what}. Remove one and run again.")
+    ledger = total(own.ledger for own in ordered).check()
     if ledger.n_out == 0:
         for record in records:
             settings.record_path(record.key).unlink(missing_ok=True)
@@ -160,11 +141,8 @@ def commit(
     }
     before = manifest(settings.output)
     if before and (gone := _names(before) - _names(about)):
-        log.info(
-            "no longer in the input: %s, whose events are removed (the first: %s)",
-            counted(len(gone), "file"),
-            min(gone),
-        )
+        message = "no longer in the input: %s, whose events are removed (the first: %s)"
+        log.info(message, counted(len(gone), "file"), min(gone))
     write_marker(settings.output, about)
     sweep(about, settings.output)
     keys = {record.key for record in records}
@@ -190,24 +168,13 @@ def remove_empty(output: Path, classes: Iterable[str]) -> None:
                 (output / name).rmdir()
 
 
-def _files(records: Iterable[TaskRecord]) -> list[dict[str, Any]]:
-    """Return a row per source file: entries in, kept, rejected and lost, by reason."""
-    parts: dict[tuple[str, str], list[RangeRecord]] = defaultdict(list)
-    for record in records:
-        for own in record.ranges:
-            parts[own.range.file.class_name, own.range.file.name].append(own)
-    return [_file(sorted(own, key=lambda one: one.range.index)) for _, own in sorted(parts.items())]
-
-
 def _file(parts: Sequence[RangeRecord]) -> dict[str, Any]:
+    """Return the row of a source file: entries in, kept, rejected and lost, by reason."""
     file = parts[0].range.file
     ledger = total(own.ledger for own in parts).check()
     identities = {(own.uuid, own.n_entries) for own in parts if own.n_entries is not None}
     if len(identities) > 1:
-        raise DataError(
-            f"{file.path}: the file changed while it was read. Run the same command again when it "
-            "is complete."
-        )
+        raise DataError(f"{file.path}: changed while it was read. Run again when it is complete.")
     uuid, n_entries = identities.pop() if identities else (None, None)
     reasons: dict[str, int | None] = {}
     for item in ledger.lost:  # every range of an unreadable file has the same reason
@@ -231,18 +198,6 @@ def _file(parts: Sequence[RangeRecord]) -> dict[str, Any]:
         "transient": any(own.transient for own in parts),
         "filled": sorted({name for own in parts for name in own.filled}),
     }
-
-
-def _check_identity(files: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse a file and its copy, whose events would count twice."""
-    first: dict[str, str] = {}
-    for file in files:
-        name, uuid = file["file"], file["uuid"]
-        if uuid is not None and first.setdefault(uuid, name) != name:
-            raise DataError(
-                f"{name} is a copy of {first[uuid]} (same UUID): its events would count twice. "
-                "Remove one and run again."
-            )
 
 
 def _nothing(files: Sequence[Mapping[str, Any]], ledger: Ledger, settings: Settings) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pyspark import TaskContext
 from pyspark.errors import PythonException
+from rich.filesize import decimal
 
 from hepflow.config.stages import IngestConfig
 from hepflow.data.ledger import Ledger
@@ -17,13 +18,13 @@ from hepflow.data.output import MARKER
 from hepflow.engines.spark import check_paths, interruptible, nothing_to_do, session
 from hepflow.errors import DataError
 from hepflow.ingest import dataset
-from hepflow.ingest.report import Counters, ingest_progress, print_estimate, print_summary
+from hepflow.ingest.report import print_estimate, print_summary
 from hepflow.ingest.task import Settings, TaskRecord, run_task
 from hepflow.reading.listing import assign, list_files
 from hepflow.reading.ranges import EntryRange, SourceFile, pack, plan
 from hepflow.reading.reader import Access
 from hepflow.system.locks import exclusive
-from hepflow.system.terminal import counted
+from hepflow.system.terminal import bar, counted
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +40,14 @@ def run(config: IngestConfig) -> None:
     Raises
     ------
     DataError
-        The input is missing, has no ROOT files or files of no class, no event passes, or more files
-        lost events than allowed.
+        The input is not as configured, no event passes, or too many files lost events.
     """
     check_paths({"input": config.input, "output": config.output})
     if config.estimate:
         settings, ranges = _plan(list_files(config.input, config.timeout_s), config)
         left = _left(ranges, dataset.finished(ranges, settings, config.retry_quarantined))
-        print_estimate(left, len(_tasks(left, config)), settings, as_json=config.json)
+        n_tasks = len(pack(left, config.target_partition_mb << 20))
+        print_estimate(left, n_tasks, settings, as_json=config.json)
         return
     with exclusive(config.output):
         try:
@@ -70,10 +71,6 @@ def _left(ranges: Sequence[EntryRange], records: Sequence[TaskRecord]) -> list[E
     return [one for one in ranges if one.key not in done]
 
 
-def _tasks(ranges: Sequence[EntryRange], config: IngestConfig) -> list[tuple[EntryRange, ...]]:
-    return pack(ranges, config.target_partition_mb << 20)
-
-
 def _watch(config: IngestConfig) -> None:
     """Update whenever files are complete, which is when two polls find them the same."""
     before = set(list_files(config.input, config.timeout_s))  # the input must exist at the start
@@ -94,16 +91,12 @@ def _watch(config: IngestConfig) -> None:
 
 def _update(files: Sequence[SourceFile], config: IngestConfig) -> None:
     settings, ranges = _plan(files, config)
-    output = config.output
-    about = _up_to_date(ranges, settings, config)
-    if about is not None:
+    about = dataset.manifest(settings.output)
+    if about is not None and _is_up_to_date(about, ranges, settings, config):
         nothing_to_do(config.spark, NAME)
         dataset.sweep(about, settings.output)
-        n_events, n_files = (
-            counted(about["n_events"], "event"),
-            counted(len(about["files"]), "file"),
-        )
-        log.info("%s is up to date: %s of %s", output, n_events, n_files)
+        n_events, n_files = about["n_events"], counted(len(about["files"]), "file")
+        log.info("%s is up to date: %s of %s", config.output, counted(n_events, "event"), n_files)
     else:
         if not config.overwrite:
             dataset.check_replaceable(ranges, settings)
@@ -111,31 +104,27 @@ def _update(files: Sequence[SourceFile], config: IngestConfig) -> None:
         records = dataset.finished(ranges, settings, config.retry_quarantined)
         left = _left(ranges, records)
         if records and left:
-            log.info(
-                "resuming: %d of %d files (or entry ranges of files) are done",
-                len(ranges) - len(left),
-                len(ranges),
-            )
+            n_done, message = len(ranges) - len(left), "resuming: %d of %d entry ranges are done"
+            log.info(message, n_done, len(ranges))
         if left:
-            records += _run_tasks(_tasks(left, config), settings, config)
+            tasks = pack(left, config.target_partition_mb << 20)
+            records += _run_tasks(tasks, settings, config)
         about = dataset.commit(records, ranges, settings)
         n_fragments = counted(len(about["fragments"]), "fragment")
         summary = Ledger.from_dict(about["ledger"]).summary()
-        log.info("wrote %s to %s: %s", n_fragments, output, summary)
+        log.info("wrote %s to %s: %s", n_fragments, config.output, summary)
     _judge(about["files"], config)
 
 
-def _up_to_date(
-    ranges: Sequence[EntryRange], settings: Settings, config: IngestConfig
-) -> dict[str, Any] | None:
-    """Return the manifest, if there is nothing to do."""
-    about = dataset.manifest(settings.output)
-    if about is None or about["listing"] != dataset.listing_hash(ranges, settings):
-        return None
-    for file in about["files"]:
-        if file["transient"] or (file["reason"] and config.retry_quarantined):
-            return None
-    return about if all((settings.output / name).is_file() for name in about["fragments"]) else None
+def _is_up_to_date(
+    about: dict[str, Any], ranges: Sequence[EntryRange], settings: Settings, config: IngestConfig
+) -> bool:
+    retry = any(
+        file["transient"] or (file["reason"] and config.retry_quarantined)
+        for file in about["files"]
+    )
+    same = about["listing"] == dataset.listing_hash(ranges, settings)
+    return same and not retry and all((settings.output / f).is_file() for f in about["fragments"])
 
 
 def _run_tasks(
@@ -143,9 +132,9 @@ def _run_tasks(
 ) -> list[TaskRecord]:
     """Run the tasks on Spark, with a progress bar, and return their records."""
     with session(config.spark, NAME) as spark:
-        started = time.monotonic()
         context = spark.sparkContext
-        counters = Counters.of(context)
+        # Sums over finished tasks, for the bar: a failed attempt does not count.
+        n_events, n_bytes, n_files = (context.accumulator(zero) for zero in (0, 0, 0.0))
         last = int(context.getConf().get("spark.task.maxFailures", "4")) - 1
 
         def work(task: tuple[EntryRange, ...]) -> TaskRecord:
@@ -156,11 +145,21 @@ def _run_tasks(
             attempt = TaskContext.get()
             is_last = attempt is not None and attempt.attemptNumber() >= last
             record = run_task(task, settings, is_last)
-            counters.add(record)
+            n_events.add(sum(own.stop - own.start for own in record.ranges))
+            n_bytes.add(sum(one.size for one in task))
+            n_files.add(sum(1 / one.count for one in task))
             return record
 
-        job = context.parallelize(tasks, len(tasks)).map(work)
-        with ingest_progress(tasks, counters) as update:
+        ranges = [one for task in tasks for one in task]
+        of_files, started = sum(1 / one.count for one in ranges), time.monotonic()
+        with bar("ingest", sum(one.size for one in ranges)) as progress:
+
+            def update() -> None:
+                spent, done = time.monotonic() - started, n_bytes.value
+                rates = f"{n_events.value / spent:,.0f} events/s, {decimal(int(done / spent))}/s"
+                progress.update(done, f"{n_files.value:,.0f}/{of_files:,.0f} files, {rates}")
+
+            job = context.parallelize(tasks, len(tasks)).map(work)
             try:
                 records = interruptible(context, job.collect, update)
             except PythonException as error:  # text with a traceback
@@ -178,12 +177,9 @@ def _run_tasks(
 def _judge(files: Sequence[dict[str, Any]], config: IngestConfig) -> None:
     """Log the files that lost events; too many of them are an error, now that all work is done."""
     if filled := [file for file in files if file["filled"]]:
-        log.warning(
-            "without optional fields: %s (%s: %s), filled as hepflow.schema.OPTIONAL says",
-            counted(len(filled), "file"),
-            filled[0]["file"],
-            ", ".join(filled[0]["filled"]),
-        )
+        n_files, fields = counted(len(filled), "file"), ", ".join(filled[0]["filled"])
+        message = "without optional fields: %s (%s: %s), filled as hepflow.schema.OPTIONAL says"
+        log.warning(message, n_files, filled[0]["file"], fields)
     bad = [file for file in files if file["reason"]]
     for file in bad[:_NAMED]:
         events = "an unknown number of" if file["lost"] is None else f"{file['lost']:,}"
@@ -191,9 +187,7 @@ def _judge(files: Sequence[dict[str, Any]], config: IngestConfig) -> None:
     if len(bad) > _NAMED:
         log.warning("... and %d more, see %s", len(bad) - _NAMED, config.output / MARKER)
     if len(bad) > config.max_lost_files:
-        raise DataError(
-            f"{config.output}: {len(bad)} of {counted(len(files), 'file')} lost events (the first, "
-            f"{bad[0]['file']}: {bad[0]['reason']}), {config.max_lost_files} allowed; all other "
-            "files are done. Repair them and run again, or allow it with --max-lost-files "
-            f"{len(bad)}."
-        )
+        what = f"{len(bad)} of {counted(len(files), 'file')} lost events (the first, "
+        what += f"{bad[0]['file']}: {bad[0]['reason']}), {config.max_lost_files} allowed"
+        advice = f"Repair them and run again, or allow it with --max-lost-files {len(bad)}"
+        raise DataError(f"{config.output}: {what}; the rest is done. {advice}.")

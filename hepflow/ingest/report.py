@@ -1,69 +1,22 @@
-"""Messages of ingest: the progress bar, the table at the end, and the estimate (``--estimate``)."""
+"""Tables of ingest: the summary at the end of a run, and the estimate (``--estimate``)."""
 
 import json
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-from pyspark import Accumulator, SparkContext
 from rich.filesize import decimal
 
 from hepflow.data.ledger import total
 from hepflow.ingest.task import RECORDS, Settings, TaskRecord, run_task
 from hepflow.reading.ranges import EntryRange
-from hepflow.system.terminal import MESSAGES, RESULTS, bar, show, table
+from hepflow.system.terminal import MESSAGES, RESULTS, show, table
 
 SAMPLED = 2
 """Entry ranges per class that an estimate reads."""
 _SLOWEST = 5
-
-
-@dataclass(frozen=True)
-class Counters:
-    """Sums over finished tasks, by Spark accumulators; a failed attempt does not count."""
-
-    events: Accumulator[int]
-    file_bytes: Accumulator[int]
-    files: Accumulator[float]
-    """A range counts as its fraction of the file."""
-
-    @classmethod
-    def of(cls, context: SparkContext) -> "Counters":
-        """Return new counters, at zero."""
-        return cls(context.accumulator(0), context.accumulator(0), context.accumulator(0.0))
-
-    def add(self, record: TaskRecord) -> None:
-        """In a task: add its events, bytes and files."""
-        ranges = [own.range for own in record.ranges]
-        self.events.add(sum(own.stop - own.start for own in record.ranges))
-        self.file_bytes.add(sum(one.size for one in ranges))
-        self.files.add(_files(ranges))
-
-
-@contextmanager
-def ingest_progress(
-    tasks: Sequence[Sequence[EntryRange]], counters: Counters
-) -> Iterator[Callable[[], None]]:
-    """Show a progress bar, and yield a function that updates it from the counters."""
-    ranges = [one for task in tasks for one in task]
-    n_files, started = f"{_files(ranges):,.0f} files", time.monotonic()
-    with bar("ingest", sum(one.size for one in ranges)) as progress:
-
-        def update() -> None:
-            seconds, n_bytes = time.monotonic() - started, counters.file_bytes.value
-            rate = f"{counters.events.value / seconds:,.0f} events/s"
-            speed = f"{decimal(int(n_bytes / seconds))}/s"
-            progress.update(n_bytes, f"{counters.files.value:,.0f}/{n_files}, {rate}, {speed}")
-
-        yield update
-
-
-def _files(ranges: Iterable[EntryRange]) -> float:
-    return sum(1 / one.count for one in ranges)
 
 
 def print_summary(records: Sequence[TaskRecord], seconds: float) -> None:
@@ -101,18 +54,7 @@ def print_summary(records: Sequence[TaskRecord], seconds: float) -> None:
 def print_estimate(
     ranges: Sequence[EntryRange], n_tasks: int, settings: Settings, *, as_json: bool
 ) -> None:
-    """Read a few entry ranges per class here, and scale their cost and output by bytes.
-
-    Parameters
-    ----------
-    ranges : sequence of EntryRange
-        Ranges still to be read.
-    n_tasks : int
-        Number of their tasks.
-    settings : Settings
-    as_json : bool
-        Print one JSON object instead of a table.
-    """
+    """Read a few of the ranges per class here, and scale their cost and output by bytes."""
     hours = output = events = 0.0
     assumptions = []
     bad: dict[str, str] = {}

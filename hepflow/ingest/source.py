@@ -79,13 +79,7 @@ class Options:
 
     @classmethod
     def parse(cls, given: Mapping[str, str]) -> "Options":
-        """Return the options of the user's strings.
-
-        Raises
-        ------
-        ConfigError
-            An option or a value is unknown.
-        """
+        """Return the options of the user's strings."""
         unknown = sorted(set(given) - set(_DEFAULTS))
         if unknown or "path" not in given:
             wrong = f"unknown option {unknown[0]!r}" if unknown else "no path given"
@@ -95,15 +89,12 @@ class Options:
         for name, allowed in _CHOICES.items():
             values[name] = values[name].lower()
             if values[name] not in allowed:
-                raise ConfigError(
-                    f"delphes: option {name} is {values[name]!r}, allowed are {', '.join(allowed)}."
-                )
+                wrong = f"option {name} is {values[name]!r}, allowed are {', '.join(allowed)}"
+                raise ConfigError(f"delphes: {wrong}.")
         for name, least in {"target_partition_mb": 1, "retries": 0, "timeout_s": 0}.items():
             if not values[name].isdecimal() or int(values[name]) < least:
-                raise ConfigError(
-                    f"delphes: option {name} must be a whole number of at least {least}, got "
-                    f"{values[name]!r}."
-                )
+                wanted = f"must be a whole number of at least {least}, got {values[name]!r}"
+                raise ConfigError(f"delphes: option {name} {wanted}.")
             numbers[name] = int(values[name])
         return cls(
             path=values["path"],
@@ -129,10 +120,8 @@ class DelphesSource(DataSource):
         columns = [f"{name} {_SQL[kind]}" for name, kind in EVENT_COLUMNS.items()]
         for name in Options.parse(self.options).collections:
             if name not in COLLECTIONS:
-                raise ConfigError(
-                    f"delphes: unknown collection {name!r}, allowed are {', '.join(COLLECTIONS)}. "
-                    "For others give a schema."
-                )
+                allowed = f"allowed are {', '.join(COLLECTIONS)}; for others give a schema"
+                raise ConfigError(f"delphes: unknown collection {name!r}, {allowed}.")
             fields = ", ".join(
                 f"{field}: {_SQL[kind]}" for field, kind in COLLECTIONS[name].items()
             )
@@ -185,10 +174,7 @@ class _Reader(DataSourceReader):
 
     def _bad(self, entries: EntryRange, reason: str) -> None:
         if not self.options.skip_bad:
-            raise DataError(
-                f"{entries.file.path}: {reason}. Remove it, or set the option bad_files=skip to "
-                "read the rest."
-            )
+            raise DataError(f"{entries.file.path}: {reason}. Remove it, or set bad_files=skip.")
 
     def _table(self, chunk: Chunk, reader: RangeReader, schema: pa.Schema) -> pa.Table:
         assert chunk.events is not None
@@ -210,7 +196,6 @@ def _fields(field: StructField) -> dict[str, str]:
         types = {child.name: child.dataType.simpleString() for child in kind.elementType}
         if types and all(sql in _KINDS for sql in types.values()):
             return {name: _KINDS[sql] for name, sql in types.items()}
-    raise ConfigError(
-        f"delphes: column {field.name!r} is {kind.simpleString()}; allowed are "
-        f"{', '.join(EVENT_COLUMNS)}, and collections as array<struct<...>> of {', '.join(_KINDS)}."
-    )
+    allowed = f"{', '.join(EVENT_COLUMNS)}, and array<struct<...>> of {', '.join(_KINDS)}"
+    what = f"column {field.name!r} is {kind.simpleString()}"
+    raise ConfigError(f"delphes: {what}; allowed are {allowed}.")

@@ -13,13 +13,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from hepflow.data.events import (
-    ROWS_PER_GROUP,
-    FragmentWriter,
-    arrow_schema,
-    event_columns,
-    to_arrow,
-)
+from hepflow.data import events
+from hepflow.data.events import ROWS_PER_GROUP, FragmentWriter
 from hepflow.data.provenance import digest
 from hepflow.physics import skim
 from hepflow.reading.ranges import EntryRange
@@ -81,16 +76,10 @@ class TaskRecord:
 def run_task(
     task: Sequence[EntryRange], settings: Settings, last_attempt: bool = False
 ) -> TaskRecord:
-    """Read, skim and write the entry ranges of one task, and write and return its record.
+    """Read, skim and write entry ranges of one class, and write and return their record.
 
-    Parameters
-    ----------
-    task : sequence of EntryRange
-        Ranges of one class.
-    settings : Settings
-    last_attempt : bool
-        Earlier attempts died: skip the range that the previous one was reading, so that one file
-        cannot stop the job.
+    On the ``last_attempt``, after others died, the range that the previous one was reading is
+    skipped, so that one file cannot stop the job.
     """
     key, folder = settings.task_key(task), task[0].file.class_name
     marker = settings.record_path(key).with_name(f".{key}.now")  # the range being read
@@ -141,7 +130,7 @@ def _skim(entries: EntryRange, settings: Settings, fragment: FragmentWriter) -> 
         if passed.any():
             assert reader.uuid is not None
             rows = np.arange(chunk.start, chunk.stop, dtype=np.int64)[passed]
-            columns = event_columns(file.class_name, label, file.name, reader.uuid, rows)
+            flat = events.event_columns(file.class_name, label, file.name, reader.uuid, rows)
             kept = skim.drop_soft(chunk.events[passed])
-            fragment.write(to_arrow(kept, columns, arrow_schema()))
+            fragment.write(events.to_arrow(kept, flat, events.arrow_schema()))
     return reader.record(n_out, rejected, lost)

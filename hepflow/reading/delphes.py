@@ -42,17 +42,7 @@ class Unreadable(DataError):
 
 
 class DelphesFile:
-    """An open file.
-
-    Parameters
-    ----------
-    path : str
-        Local path or URL.
-    tree : str
-    wanted : mapping
-        Collections and fields to read; nothing else is read.
-    timeout_s : float
-        Seconds to wait for a remote server.
+    """An open file, local or at a URL, of which only the wanted collections and fields are read.
 
     Raises
     ------
@@ -89,13 +79,7 @@ class DelphesFile:
 
     @cached_property
     def branches(self) -> dict[str, dict[str, str]]:
-        """Collection -> field -> name of its branch, without optional fields that are missing.
-
-        Raises
-        ------
-        Unreadable
-            The file lacks a collection or a field, or has it in another type.
-        """
+        """Collection -> field -> name of its branch, without optional fields that are missing."""
         groups: dict[str, list[str]] = {}
         for name in self._tree.keys(full_paths=False):
             group, dot, field = name.partition(".")
@@ -110,12 +94,8 @@ class DelphesFile:
     @property
     def filled(self) -> tuple[str, ...]:
         """Optional fields that are wanted and that the file does not have."""
-        return tuple(
-            f"{name}.{field}"
-            for name, fields in self.wanted.items()
-            for field in fields
-            if field not in self.branches[name]
-        )
+        wanted = ((name, field) for name, fields in self.wanted.items() for field in fields)
+        return tuple(f"{name}.{f}" for name, f in wanted if f not in self.branches[name])
 
     @cached_property
     def boundaries(self) -> list[int]:
@@ -134,12 +114,7 @@ class DelphesFile:
     ) -> Iterator[tuple[int, int, ak.Array | Unreadable]]:
         """Read a range of entries in steps of bounded memory, and go on behind damaged baskets.
 
-        Parameters
-        ----------
-        start, stop : int
-            Best two of `boundaries`: each basket is then decompressed once.
-        step_bytes : int
-            Uncompressed bytes in memory at a time.
+        If start and stop are two of `boundaries`, each basket is decompressed once.
 
         Yields
         ------
@@ -216,11 +191,6 @@ def read_delphes(path: Path | str, start: int = 0, stop: int | None = None) -> a
         A file, or its URL.
     start, stop : int
         First entry, and the one after the last; default: all.
-
-    Raises
-    ------
-    DataError
-        The file is damaged, or a collection is missing.
     """
     chunks = []
     with DelphesFile(str(path)) as file:
@@ -250,9 +220,8 @@ def _open(path: str, timeout_s: float, stack: ExitStack) -> uproot.ReadOnlyFile:
     except Unreadable:
         raise
     except Exception as error:
-        raise _io_error(error, path) or Unreadable(
-            f"not a ROOT file, or a damaged one ({_brief(error)})"
-        ) from error
+        reason = f"not a ROOT file, or a damaged one ({_brief(error)})"
+        raise _io_error(error, path) or Unreadable(reason) from error
     if size < file.fEND:
         raise Unreadable(f"truncated: {size:,} bytes of {file.fEND:,}")
     return file
@@ -268,9 +237,8 @@ def _get_tree(file: uproot.ReadOnlyFile, name: str, path: str) -> uproot.TTree:
     except Unreadable:
         raise
     except Exception as error:
-        raise _io_error(error, path) or Unreadable(
-            f"damaged directory or tree ({_brief(error)})"
-        ) from error
+        reason = f"damaged directory or tree ({_brief(error)})"
+        raise _io_error(error, path) or Unreadable(reason) from error
     if not isinstance(tree, uproot.TTree):
         raise Unreadable(f"{name!r} is a {root.classname_of(name)}, not a TTree")
     return tree

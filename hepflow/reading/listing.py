@@ -30,6 +30,7 @@ _VERSIONS = [
     "created",
 ]
 """Keys under which file systems report a version; the first one present counts."""
+_ADVICE = "Give the folder of ROOT files with --input, or make some with `hepflow simulate`."
 Samples = Mapping[str, Sequence[str]]
 """Class -> folders, files or globs below the input."""
 
@@ -45,13 +46,6 @@ def list_files(root: str | Path, timeout_s: float = 60.0) -> list[SourceFile]:
         Folder or file: local, or any fsspec URL such as root://, s3://, hdfs://, http://.
     timeout_s : float
         Seconds to wait for a remote server.
-
-    Raises
-    ------
-    DataError
-        There is nothing at ``root``, or it cannot be listed.
-    MissingDependency
-        The URL's protocol needs a package that is not installed.
     """
     system, top = _file_system(str(root), timeout_s)
     local = isinstance(system, LocalFileSystem)
@@ -68,15 +62,10 @@ def list_files(root: str | Path, timeout_s: float = 60.0) -> list[SourceFile]:
     except Exception as error:
         if (reason := as_io_error(error)) is None:
             raise
+        why = f"cannot be listed ({str(reason) or type(reason).__name__}). Check your permissions."
         if isinstance(reason, FileNotFoundError):
-            raise DataError(
-                f"{root}: no such folder. Give the folder of ROOT files with --input, or make some "
-                "with `hepflow simulate`."
-            ) from error
-        raise DataError(
-            f"{root}: cannot be listed ({str(reason) or type(reason).__name__}). Check the path "
-            "and your permissions."
-        ) from error
+            why = f"no such folder. {_ADVICE}"
+        raise DataError(f"{root}: {why}") from error
     files = []
     for path, listed in sorted(found.items()):
         name = path.removeprefix(top).lstrip("/")
@@ -95,16 +84,12 @@ def _file_system(root: str, timeout_s: float) -> tuple[fsspec.AbstractFileSystem
     try:
         system, top = fsspec.core.url_to_fs(root)
     except (ImportError, ValueError) as error:
-        raise MissingDependency(
-            f"{root}: {error}. Install the package of the protocol (root:// needs `pip install "
-            "'hepflow[xrootd]'`, s3:// s3fs)."
-        ) from error
+        needs = "root:// needs `pip install 'hepflow[xrootd]'`, s3:// s3fs"
+        raise MissingDependency(f"{root}: {error}. Install its package ({needs}).") from error
     except OSError as error:
-        raise MissingDependency(
-            f"{root}: {error}. Check that the server is running and its client installed (hdfs:// "
-            "needs Hadoop's: libhdfs.so by ARROW_LIBHDFS_DIR, JAVA_HOME, CLASSPATH=$(hadoop "
-            "classpath --glob))."
-        ) from error
+        needs = "ARROW_LIBHDFS_DIR, JAVA_HOME, CLASSPATH=$(hadoop classpath --glob)"
+        advice = f"Check the server, and its client here (hdfs:// needs {needs})."
+        raise MissingDependency(f"{root}: {error}. {advice}") from error
     return system, str(top).rstrip("/") or "/"
 
 
@@ -116,34 +101,20 @@ def assign(
 ) -> list[SourceFile]:
     """Return the files with their classes.
 
-    Parameters
-    ----------
-    files : iterable of SourceFile
-    samples : mapping
-    root : path or URL
-        The input, for messages.
-    unmatched : str
-        Whether to refuse files of no class, or to skip them.
-
     Raises
     ------
     DataError
-        There is no file, a file of no class or of two, a class without files, or a pattern that
-        matches none.
+        There is no file, a file of no class (unless ``unmatched`` is skip) or of two, a class
+        without files, or a pattern that matches none. ``root`` is the input, for the message.
     """
     assigned, left, files = [], [], list(files)
     if not files:
-        raise DataError(
-            f"{root}: no *{SUFFIX} files here. Give the folder that holds them with --input, or "
-            "make some with `hepflow simulate`."
-        )
+        raise DataError(f"{root}: no *{SUFFIX} files here. {_ADVICE}")
     for file in files:
         classes = [name for name, patterns in samples.items() if _matches_any(file.name, patterns)]
         if len(classes) > 1:
-            raise DataError(
-                f"{root}: {file.name} matches more than one sample ({' and '.join(classes)}). Make "
-                "the patterns in samples disjoint."
-            )
+            what = f"{file.name} matches more than one sample ({' and '.join(classes)})"
+            raise DataError(f"{root}: {what}. Make the patterns in samples disjoint.")
         if classes:
             assigned.append(replace(file, class_name=classes[0]))
         else:
@@ -152,10 +123,8 @@ def assign(
         raise DataError(_no_class(left, assigned, samples, root))
     present = {file.class_name for file in assigned}
     if absent := [name for name in samples if name not in present]:
-        raise DataError(
-            f"{root}: no *{SUFFIX} files of class {absent[0]!r} (samples: {_patterns(samples)}). "
-            "Add some, or remove it from samples."
-        )
+        what = f"no *{SUFFIX} files of class {absent[0]!r} (samples: {_patterns(samples)})"
+        raise DataError(f"{root}: {what}. Add some, or remove it from samples.")
     if idle := _idle(files, samples):
         raise DataError(f"{root}: {idle} Correct the pattern, or remove it from samples.")
     if left:
@@ -189,14 +158,10 @@ def _no_class(
     first = f"{'' if len(left) == 1 else 'the first '}{name!r}"
     n_files, them = counted(len(left), "file"), "it" if len(left) == 1 else "them"
     message = f"{root}: {n_files} of no class, {first} (samples: {_patterns(samples)})."
+    advice = "Give folders, files or globs below the input, such as"
     if idle := _idle([*assigned, *left], samples):
-        return (
-            f"{message} {idle} Give folders, files or globs below the input, such as {example!r}."
-        )
-    return (
-        f"{message} Add a folder, file or glob to samples, such as {example!r}, or leave {them} "
-        "out with --unmatched skip."
-    )
+        return f"{message} {idle} {advice} {example!r}."
+    return f"{message} {advice} {example!r}, or leave {them} out with --unmatched skip."
 
 
 def _idle(files: Sequence[SourceFile], samples: Samples) -> str:

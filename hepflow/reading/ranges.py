@@ -1,6 +1,6 @@
 """File sizes -> tasks for workers. No file is opened here: the worker finds its entries.
 
-A file is cut into entry ranges of about the target size, in shares of its bytes. Entry ranges and
+A file is cut into entry ranges of about the target size, by its bytes. Entry ranges and
 small files of one class are packed into tasks of about that size:
 
     a.root  300 MB ->  1/3  2/3  3/3      tasks of 128 MB:  [a 1/3] [a 2/3] [a 3/3, b] [c, d, e]

@@ -45,15 +45,7 @@ class Chunk:
 
 
 class RangeReader:
-    """Reads an entry range; afterwards its attributes describe the file.
-
-    Parameters
-    ----------
-    entries : EntryRange
-    wanted : mapping
-        Collections and fields to read.
-    access : Access
-    """
+    """Reads the wanted collections of an entry range; its attributes then describe the file."""
 
     uuid: bytes | None = None
     """Identity of the file; None if it could not be opened."""
@@ -95,15 +87,7 @@ class RangeReader:
             return
 
     def record(self, n_out: int, rejected: Counter[str], lost: Counter[str]) -> RangeRecord:
-        """Return the fate of all entries, once they have been read.
-
-        Parameters
-        ----------
-        n_out : int
-            Entries that passed.
-        rejected, lost : Counter
-            Entries per reason.
-        """
+        """Return the fate of the entries: how many passed, were rejected and lost, by reason."""
         return RangeRecord(
             self.range,
             self.uuid.hex() if self.uuid else None,

@@ -23,14 +23,9 @@ def is_remote(path: str) -> bool:
 
 
 def set_timeout(url: str, timeout_s: float) -> None:
-    """Limit the time that this process waits for a server, unless fsspec is configured otherwise.
+    """Limit the seconds per answer of a server, unless fsspec is configured otherwise.
 
-    Parameters
-    ----------
-    url : str
-        Any URL. Protocols other than root, s3, http and https keep their own limits.
-    timeout_s : float
-        Seconds per answer.
+    Protocols other than root, s3, http and https keep their own limits.
     """
     protocol = url.partition("://")[0]
     options: dict[str, Any] = {}
