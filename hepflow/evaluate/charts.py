@@ -220,15 +220,13 @@ def efficiencies(
             x, ends, widths = centres[filled], np.stack([low, high]), halves[filled]
             series.append(Series(c, x, value, colour("c", k), None, ends, widths, "points"))
         unit = "" if row["unit"] == "1" else f" [{row['unit']}]"
-        bins = "bins of equal population, the last one with all above"
-        if row["integer"]:
-            bins = "bins of one, the last one with all above"
+        bins = "one bin per number" if row["integer"] else "bins of equal population"
         kept = "Share of each class that the headline's tightest working point keeps"
         charts.append(
             Chart(
                 file_name("efficiency", name, feature),
                 f"Efficiency against {feature}",
-                f"{kept}, in {bins}; {WILSON}.",
+                f"{kept}; {bins}, the last one with all above; {WILSON}.",
                 Axis(f"{feature}{unit}", edges[0], edges[-1]),
                 Axis("efficiency", -0.05, 1.05),
                 tuple(series),

@@ -75,15 +75,14 @@ def ablation(runs: Sequence[Run], entries: Entries, pairs: Pairs) -> list[dict[s
     list of rows
         ``model``, ``definitions`` -> names of runs, ``differences`` between those definitions.
     """
-    by_model: dict[str, dict[str, str]] = {}  # model -> run -> definitions
+    by_model: dict[str, dict[str, list[str]]] = {}  # model -> definitions -> runs
     for run in runs:
         if run.definitions:
-            by_model.setdefault(str(entries[run.name]["model"]), {})[run.name] = run.definitions
+            names = by_model.setdefault(str(entries[run.name]["model"]), {})
+            names.setdefault(run.definitions, []).append(run.name)
     rows = []
-    for model, of_run in sorted(by_model.items()):
-        names: dict[str, list[str]] = {}
-        for name, definitions in of_run.items():
-            names.setdefault(definitions, []).append(name)
+    for model, names in sorted(by_model.items()):
+        of_run = {run: definitions for definitions, own in names.items() for run in own}
         changed = []
         for pair in pairs:
             a, b = of_run.get(pair["first"]), of_run.get(pair["second"])

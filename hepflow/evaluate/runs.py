@@ -40,10 +40,8 @@ class Run:
     @property
     def definitions(self) -> str:
         """Definitions of the features; empty if not recorded."""
-        store = self.about.get("store")
-        recorded = store.get("definitions") if isinstance(store, Mapping) else None
         own = self.predictions.provenance.get("definitions")
-        return str(own or recorded or self.about.get("definitions") or "")
+        return str(own or self.about.get("definitions") or "")
 
     @property
     def store(self) -> str:

@@ -61,16 +61,16 @@
     });
   }
 
-  // A table that is wider than the page says so, and takes the arrow keys.
+  // Mark a table that is wider than the page, and let the arrow keys scroll it.
   for (const box_ of document.querySelectorAll(".scroll")) {
-    const look = () => {
+    const mark = () => {
       const wide = box_.scrollWidth > box_.clientWidth + 1;
       box_.parentElement.classList.toggle("more", wide && box_.scrollLeft + box_.clientWidth < box_.scrollWidth - 1);
       if (wide) box_.tabIndex = 0; else box_.removeAttribute("tabindex");
     };
-    box_.addEventListener("scroll", look, { passive: true });
-    new ResizeObserver(look).observe(box_); // also when the details around it open
-    look();
+    box_.addEventListener("scroll", mark, { passive: true });
+    new ResizeObserver(mark).observe(box_); // also when the details around it open
+    mark();
   }
 
   const axisOf = (svg, name) => {
