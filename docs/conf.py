@@ -24,8 +24,9 @@ numpydoc_show_class_members = False
 def show_pictures(_app: Any, what: str, _name: str, _object: Any, _o: Any, lines: Any) -> None:
     """Mark indented lines in the docstring of a module as literal text, for ASCII pictures."""
     for number in reversed(range(len(lines))):
-        above = [line for line in lines[:number] if line]
-        if what == "module" and lines[number][:4] == "    " and above and above[-1][0] != " ":
+        above = next((line for line in reversed(lines[:number]) if line), "::")
+        new = lines[number].startswith("    ") and not above.startswith(" ")
+        if what == "module" and new and not above.endswith("::"):
             lines[number:number] = ["::", ""]
 
 
