@@ -162,23 +162,14 @@ def _dispatch(arguments: list[str]) -> None:
         note = f"Options of a command: hepflow {first} COMMAND --help"
         _print_commands(f"hepflow {first} COMMAND [options]", _commands_of(first), note)
     else:
-        _run(*_command_of(first, rest))
-
-
-def _command_of(first: str, rest: list[str]) -> tuple[str, list[str]]:
-    """Return the command that the first words name, and the words after it."""
-    if first not in GROUPS:
-        if first not in COMMANDS:
-            names = [*_overview(), *COMMANDS]
-            raise ConfigError(f"no command {first!r}.{nearest(first, names)} See `hepflow --help`.")
-        return first, rest
-    name = f"{first} {rest[0]}"
-    if name not in COMMANDS:
-        names = [*_commands_of(first)]
-        raise ConfigError(
-            f"no command {name!r}.{nearest(rest[0], names)} There are: {', '.join(names)}."
-        )
-    return name, rest[1:]
+        in_group = first in GROUPS
+        word = rest.pop(0) if in_group else first
+        name = f"{first} {word}" if in_group else first
+        if name not in COMMANDS:
+            known = [*_commands_of(first)] if in_group else [*_overview(), *COMMANDS]
+            where = f"There are: {', '.join(known)}" if in_group else "See `hepflow --help`"
+            raise ConfigError(f"no command {name!r}.{nearest(word, known)} {where}.")
+        _run(name, rest)
 
 
 def _commands_of(group: str) -> dict[str, str]:
@@ -219,13 +210,7 @@ def _run(name: str, arguments: list[str]) -> None:
 
 
 def parse(name: str, arguments: Sequence[str]) -> Any:
-    """Return the configuration of a command from its arguments and the files that they name.
-
-    Raises
-    ------
-    ConfigError
-        An option is unknown, or its value is not allowed.
-    """
+    """Return the configuration of a command from its arguments and the files that they name."""
     stage: Any = COMMANDS[name].config
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog=f"hepflow {name}", exit_on_error=False, allow_abbrev=False)
@@ -263,9 +248,8 @@ def _groups(name: str) -> Groups:
 def _print_completion(arguments: list[str]) -> None:
     completion = import_module("hepflow.tools.completion")
     if len(arguments) == 1 and arguments[0] in completion.SHELLS:
-        commands: dict[str, tuple[str, Groups]] = {
-            name: (text, {}) for name, text in GROUPS.items()
-        }
+        commands: dict[str, tuple[str, Groups]] = {}
+        commands |= {name: (text, {}) for name, text in GROUPS.items()}
         for name, command in COMMANDS.items():
             if name != "completion":
                 commands[name] = (command.summary, _groups(name))

@@ -29,7 +29,7 @@ ENDED = {
 }
 START_TIMEOUT_S, POLL_S = 60.0, 0.3
 GPUS = 2
-"""That each node claims to have."""
+"""Number that each node claims to have."""
 
 
 def why_not() -> str | None:

@@ -25,8 +25,11 @@ from hepflow.cli import (
     main,
     parse,
 )
+from hepflow.config.engines import SlurmConfig
 from hepflow.config.options import SWITCH
+from hepflow.config.score import ScoreConfig
 from hepflow.config.shipped import shipped, with_shipped
+from hepflow.config.stages import EvaluateConfig, FeaturesConfig
 from hepflow.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -117,7 +120,7 @@ def test_misspelt_and_abbreviated_words_are_refused_with_a_suggestion(
 
 
 @pytest.mark.parametrize(
-    ("command", "content", "told"),
+    ("command", "content", "expected"),
     [
         (
             "ingest",
@@ -189,12 +192,12 @@ def test_misspelt_and_abbreviated_words_are_refused_with_a_suggestion(
     ],
 )
 def test_an_error_in_a_file_names_the_file_and_the_key(
-    command: str, content: str, told: str, tmp_path: Path, say: Callable[..., str]
+    command: str, content: str, expected: str, tmp_path: Path, say: Callable[..., str]
 ) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(content + "\n")
     message = say(*command.split(), "--config", str(file))
-    assert message.startswith(f"hepflow: error: {file}: {told}")
+    assert message.startswith(f"hepflow: error: {file}: {expected}")
     assert len(message.splitlines()) == 1
 
 
@@ -210,7 +213,7 @@ def test_a_binary_file_is_refused_as_configuration(
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "told"),
+    ("option", "value", "expected"),
     [
         (
             "--model.net",
@@ -243,9 +246,9 @@ def test_a_binary_file_is_refused_as_configuration(
     ],
 )
 def test_an_error_about_a_class_names_its_option(
-    option: str, value: str, told: str, say: Callable[..., str]
+    option: str, value: str, expected: str, say: Callable[..., str]
 ) -> None:
-    assert say("train", "fit", option, value).startswith(f"hepflow: error: {told}")
+    assert say("train", "fit", option, value).startswith(f"hepflow: error: {expected}")
 
 
 def test_an_option_on_the_command_line_is_not_blamed_on_a_file(tmp_path: Path) -> None:
@@ -416,14 +419,14 @@ def test_bash_completes_commands_options_and_values(
     line = " ".join(f"'{word}'" for word in ("hepflow", *words))
     ask = f"COMP_WORDS=({line}); COMP_CWORD={len(words)}; _shtab_hepflow; "
     ask += "printf '%s\\n' \"${COMPREPLY[@]}\""
-    told = subprocess.run(
+    completed = subprocess.run(
         ["bash", "-c", f"source {completion}; {ask}"],
         capture_output=True,
         text=True,
         check=True,
         timeout=60,
     )
-    assert expected <= {word.strip() for word in told.stdout.splitlines()}
+    assert expected <= {word.strip() for word in completed.stdout.splitlines()}
 
 
 @pytest.fixture(scope="module")
@@ -470,6 +473,24 @@ def test_dashes_equal_underscores_and_a_switch_needs_no_value() -> None:
 def test_the_errors_of_a_config_are_config_errors() -> None:
     with pytest.raises(ConfigError, match="splits must be train, val and test"):
         parse("features", ["--splits", "{train: 0.9, val: 0.2, test: 0.2}"])
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "message"),
+    [
+        (SlurmConfig, {"max_jobs": 0}, "cluster.slurm.max_jobs must be at least 1, got 0"),
+        (FeaturesConfig, {"keep_bits": 24}, "keep_bits must be at most 23, got 24"),
+        (ScoreConfig, {"poll_s": float("nan")}, "poll_s must be above 0, got nan"),
+        (ScoreConfig, {"mix": {"qcd": -1.0}}, "mix must be at least 0, got -1.0"),
+        (EvaluateConfig, {"targets": (0.9, 1.0)}, "targets must be below 1, got 1.0"),
+        (EvaluateConfig, {"targets": ()}, "targets must hold at least one value"),
+    ],
+)
+def test_limits_hold_in_python_too(
+    config: Callable[..., object], values: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        config(**values)
 
 
 def test_the_shipped_configurations_are_found_outside_a_checkout(

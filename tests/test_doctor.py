@@ -23,9 +23,9 @@ def examine(tmp_path: Path, **environment: str) -> dict[str, dict[str, str]]:
         cwd=tmp_path,
         env=os.environ | environment,
     )
-    told = json.loads(result.stdout)
-    found = {finding["name"]: finding for finding in told["findings"]}
-    assert told["missing"] == [
+    report = json.loads(result.stdout)
+    found = {finding["name"]: finding for finding in report["findings"]}
+    assert report["missing"] == [
         name for name, finding in found.items() if finding["state"] == "missing"
     ]
     return found
@@ -80,15 +80,15 @@ def test_java_is_checked_and_not_the_package_that_may_provide_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sinfo", "told"),
+    ("sinfo", "advice"),
     [("#!/bin/sh\nexit 3\n", "failed: exit status 3"), ("\0", "Exec format error")],
 )
 def test_a_slurm_that_does_not_respond_is_no_missing_stage(
-    sinfo: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sinfo: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("sbatch", "sinfo"):
         (tmp_path / name).write_text(sinfo)
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     found = doctor._check("Slurm")
-    assert (found.state, told in found.advice) == ("note", True)
+    assert (found.state, advice in found.advice) == ("note", True)

@@ -12,7 +12,7 @@ from hepflow.tools import demo
 
 
 @pytest.mark.parametrize(
-    ("below", "told"),
+    ("below", "message"),
     [
         ("", "FILE: is a file"),
         ("sub", "FILE/sub: .*FILE is a file"),
@@ -20,13 +20,13 @@ from hepflow.tools import demo
     ],
 )
 def test_a_file_in_the_place_of_the_output_or_a_folder_above_it_is_named(
-    tmp_path: Path, below: str, told: str
+    tmp_path: Path, below: str, message: str
 ) -> None:
     place = tmp_path / "FILE" / below
     (tmp_path / "FILE").write_text("mine")
-    with pytest.raises(ConfigError, match=told), exclusive(place):
+    with pytest.raises(ConfigError, match=message), exclusive(place):
         pass
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         demo.run(DemoConfig(output=place))
     assert [path.name for path in tmp_path.iterdir()] == ["FILE"]
 

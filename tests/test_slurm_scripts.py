@@ -147,9 +147,9 @@ def test_every_task_of_a_training_chooses_among_the_gpus_of_its_node(
     """Seen by a program in hepflow's place: the GPUs are not real."""
     program = tmp_path / "bin" / "hepflow"
     program.parent.mkdir()
-    told = "task $SLURM_LOCALID of $SLURMD_NODENAME, GPUs $CUDA_VISIBLE_DEVICES, "
-    told += "$OMP_NUM_THREADS threads: $*"
-    program.write_text(f'#!/bin/sh\necho "{told}"\n')
+    line = "task $SLURM_LOCALID of $SLURMD_NODENAME, GPUs $CUDA_VISIBLE_DEVICES, "
+    line += "$OMP_NUM_THREADS threads: $*"
+    program.write_text(f'#!/bin/sh\necho "{line}"\n')
     program.chmod(0o755)
     extra = {**ENVIRONMENT, "HEPFLOW_VENV": str(tmp_path)}
     size = ("-N2", f"--ntasks-per-node={tasks}", "--cpus-per-task=1", asked)

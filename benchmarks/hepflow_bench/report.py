@@ -7,11 +7,11 @@ from pathlib import Path
 from statistics import median
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
 from hepflow.evaluate.published import RATES
+from hepflow.system.terminal import RESULTS
 from hepflow_bench.cases import GPU, OURS, Case, Measured
 from hepflow_bench.scaling import ASSUMPTIONS, Cost, Extrapolated, Ratio, rate, start_of, tells
 
@@ -46,7 +46,7 @@ class Summary:
 
     @property
     def mostly_start(self) -> bool:
-        """Whether the rate is a small difference, and only an order of magnitude."""
+        """True if the rate is a small difference, and only an order of magnitude."""
         return not tells(self.case) and self.start_s > MOST * self.seconds
 
 
@@ -241,10 +241,9 @@ def print_extrapolation(
         rows.append((row.stage, f"{row.events:,.0f}", hours, *walls, written))
     columns = ("stage", "events", "core hours", *(f"on {n:,} cores" for n in cores), "written")
     _print(f"extrapolated to {n_events:,.0f} events", columns, rows)
-    console = Console()
-    console.print("This assumes:", highlight=False)
+    RESULTS.print("This assumes:", highlight=False)
     for assumption in (*ASSUMPTIONS, tested):
-        console.print(f"- {assumption}", highlight=False)
+        RESULTS.print(f"- {assumption}", highlight=False)
 
 
 def _shape(case: Case) -> str:
@@ -256,11 +255,10 @@ def _print(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
     Every column has room for its longest word; the remaining room is shared.
     """
-    console = Console()
     texts = [[column, *(row[index] for row in rows)] for index, column in enumerate(columns)]
     widths = [max(len(word) for text in own for word in text.split() or [""]) for own in texts]
     wanted = [max(width, *map(len, own[1:])) for own, width in zip(texts, widths, strict=True)]
-    room = console.width - sum(widths) - GAP * (len(columns) - 1)
+    room = RESULTS.width - sum(widths) - GAP * (len(columns) - 1)
     while room > 0 and widths != wanted:
         wider = [min(width + 1, most) for width, most in zip(widths, wanted, strict=True)]
         room -= sum(wider) - sum(widths)
@@ -270,9 +268,9 @@ def _print(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
         table.add_column(column, justify="left" if column in LEFT else "right", width=width)
     for row in rows:
         table.add_row(*row)
-    console.print(title, style="bold", highlight=False)
-    console.print(table)
-    console.print()
+    RESULTS.print(title, style="bold", highlight=False)
+    RESULTS.print(table)
+    RESULTS.print()
 
 
 def _durations(middle: float, low: float, high: float) -> str:

@@ -1,1 +1,1 @@
-"""What a user may set, and how words and YAML become it. Imports no engine and no stage."""
+"""User options, and how command lines and YAML are parsed. Imports no engine and no stage."""

@@ -61,16 +61,10 @@ def spelt_out(
     mappings: Collection[str] = (),
     aliases: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Return the arguments in jsonargparse's spelling.
+    """Return the arguments with underscores for dashes, values for switches, brackets for lists.
 
-    That is, with underscores for dashes, a value for a switch alone, and brackets around a list.
-
-    Parameters
-    ----------
-    switches, lists, mappings
-        Options, with underscores. The keys below a mapping are the user's, and keep their dashes.
-    aliases
-        Option -> the option that it stands for.
+    The keys below a mapping are the user's, and keep their dashes. ``aliases`` maps an option to
+    the one that it stands for.
     """
     result: list[str] = []
     in_list = False  # the previous argument is an option whose value is a list
@@ -95,13 +89,9 @@ def spelt_out(
 
 
 def read(parser: ArgumentParser, arguments: Sequence[str], make: Callable[[Namespace], T]) -> T:
-    """Return what ``make`` creates from the values; it may refuse them with a ConfigError.
+    """Return what ``make`` creates from the values; wrong ones give a ConfigError in one line.
 
-    Raises
-    ------
-    ConfigError
-        An option is unknown, or its value is not allowed. The message starts with the file if a
-        configuration file alone gives the same error.
+    The message starts with a configuration file if that file alone gives the same error.
     """
     words = pairwise(["", *arguments])
     files = [

@@ -1,4 +1,4 @@
-"""How to reach Spark and Dask: part of the configuration of stages that run on them."""
+"""Spark and Dask options: part of the configuration of stages that run on them."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ MASTER = re.compile(r"local(-cluster)?(\[[\d*, ]+\])?|(spark|k8s)://.+|yarn")
 
 @dataclass(frozen=True, kw_only=True)
 class SparkConfig(Checked):
-    """How to reach a Spark cluster; anything else goes into ``conf``."""
+    """Address and memory of a Spark cluster; anything else goes into ``conf``."""
 
     within: ClassVar[str] = "spark."
     master: str = "local[*]"
@@ -44,8 +44,7 @@ class SlurmConfig(Checked):
     account: str | None = None
     """Account to charge; default: the user's default."""
     walltime: str = "02:00:00"
-    """Time limit per job, in any of Slurm's formats (90, 02:00:00, 1-12:00). Workers stop a few
-    minutes earlier, and new jobs replace them."""
+    """Time limit per job, in Slurm's formats (90, 02:00:00, 1-12:00); new jobs replace old ones."""
     workers_per_job: PositiveInt = 8
     """Worker processes, and cores, per job."""
     min_jobs: NonNegativeInt = 0
@@ -62,7 +61,7 @@ class SlurmConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterConfig(Checked):
-    """Where the Dask workers run."""
+    """Place and number of the Dask workers."""
 
     within: ClassVar[str] = "cluster."
     kind: Literal["local", "slurm", "address"] = "local"

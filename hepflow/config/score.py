@@ -21,7 +21,7 @@ from hepflow.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class KafkaConfig(Checked):
-    """How to read a topic."""
+    """Options for reading a topic."""
 
     within: ClassVar[str] = "kafka."
     properties: Mapping[str, str] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class KafkaConfig(Checked):
     options: Mapping[str, str] = field(default_factory=dict)
     """Further options of Spark's own connector, such as kafka.security.protocol, if it is used."""
     starting: Literal["earliest", "latest"] = "earliest"
-    """Where the first run starts in the topic; later runs resume where the last one stopped."""
+    """Start of the first run in the topic; later runs resume where the last one stopped."""
     max_messages: PositiveInt = 256
     """Maximum messages per micro-batch; further messages wait in the topic."""
     max_message_mb: PositiveFloat = 16.0
@@ -81,7 +81,7 @@ class ScoreConfig(ReadingConfig):
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     """The Dask cluster, for files."""
     kafka: KafkaConfig = field(default_factory=KafkaConfig)
-    """How to read a topic."""
+    """Options for reading a topic."""
     spark: SparkConfig = field(default_factory=SparkConfig)
     """The Spark session, for a topic."""
 
@@ -96,7 +96,7 @@ class ScoreConfig(ReadingConfig):
 
     @property
     def reads_topic(self) -> bool:
-        """Whether the input is a Kafka topic instead of files."""
+        """True if the input is a Kafka topic instead of files."""
         return str(self.input).startswith(KAFKA)
 
 

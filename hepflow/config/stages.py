@@ -64,7 +64,7 @@ class SimulateConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingConfig(Checked):
-    """Where raw events come from, and how to treat unreadable files."""
+    """Place of the raw events, and treatment of unreadable files."""
 
     input: str | Path = RAW
     """Folder or URL (root://, s3://, hdfs://, http://) of ROOT files."""
@@ -141,11 +141,9 @@ class FeaturesConfig(Checked):
     )
     """Fraction of the events in each split, by hash of the event_id: new files move no event."""
     keep_bits: Annotated[int, ("at least", 1), ("at most", 23)] = 23
-    """Mantissa bits, of 23, kept in the particles' features; 23: all; 12 reduces the store by two
-    fifths, with errors of 1e-4."""
+    """Mantissa bits kept in the particles' features; 12 saves two fifths, with errors of 1e-4."""
     task_mb: PositiveInt = 64
-    """MiB (2^20 bytes) of uncompressed Parquet per task, less if a worker lacks the memory. Larger
-    fragments are divided between row groups."""
+    """MiB of uncompressed Parquet per task, less if memory is short; larger ones are divided."""
     compare_definitions: bool = False
     """Print how each difference between the definitions changes the events, and write nothing."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
@@ -164,7 +162,7 @@ class FeaturesConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Checked):
-    """Where a training runs and what it writes."""
+    """Output and resources of a training."""
 
     output: Path | None = None
     """Run folder; default: runs/NAME, after the --config that chooses the net."""
@@ -180,7 +178,7 @@ class TrainConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class SparkTrainConfig(SparkConfig):
-    """How to reach a Spark cluster, and the resources of a training in it."""
+    """A Spark cluster, and the resources of a training in it."""
 
     num_processes: PositiveInt = 2
     """Number of training processes (one per Spark task)."""
@@ -199,8 +197,7 @@ class EvaluateConfig(Checked):
     output: Path = REPORT
     """Folder for the report."""
     store: Path | None = None
-    """Feature store of the runs, for the leakage check, efficiencies against kinematics and event
-    displays; default: the one recorded in the runs."""
+    """Feature store, for leakage check, kinematics and displays; default: the one of the runs."""
     signal: tuple[str, ...] = ()
     """Classes to keep; the others are background. Default: all but the first."""
     mix: Mapping[str, NonNegativeFloat] = field(

@@ -82,7 +82,7 @@ class TuneConfig(Checked):
     seed: NonNegativeInt = 1
     """Seed of the search and of every training."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    """Where the trials run, one per worker."""
+    """Workers for the trials, one trial each."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

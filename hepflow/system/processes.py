@@ -33,12 +33,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command; after Ctrl-C, which a terminal sends to both processes, wait for it to end.
 
-    Python's own `subprocess.run` would kill it.
-
-    Parameters
-    ----------
-    quiet : bool
-        Return the command's output instead of showing it.
+    Python's own `subprocess.run` would kill it. If ``quiet``, its output is returned, not shown.
     """
     pipe = subprocess.PIPE if quiet else None
     with subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env=environment) as process:

@@ -119,13 +119,7 @@ def tracked(items: Sequence[Item], label: str) -> Iterator[Item]:
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
     """Return a table for `show`: the first column is text, the others are numbers.
 
-    Parameters
-    ----------
-    columns : sequence of str
-        Headings; empty strings for a table without headings.
-    rows : iterable
-        Cells of each row, as many as there are columns.
-    title : str
+    ``columns`` are the headings; empty strings give a table without headings.
     """
     made = Table(
         title=Text(title) if title else None,

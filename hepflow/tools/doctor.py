@@ -59,7 +59,7 @@ class Finding:
     state: State
     found: str
     advice: str = ""
-    """How to get what is missing; empty if there is nothing to do."""
+    """Install hint or other advice; empty if there is nothing to do."""
 
 
 def run(config: DoctorConfig) -> None:
