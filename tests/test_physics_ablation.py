@@ -1,4 +1,4 @@
-"""The ablation between the definitions: what each difference does, alone and together."""
+"""The ablation between the definitions: the effect of each difference, alone and together."""
 
 import numpy as np
 from delphes_events import event, lepton, neutral, random_events, to_awkward, track
@@ -23,7 +23,7 @@ def test_all_differences_together_lead_from_the_reference_to_the_corrected_defin
     assert (change.gained, change.lost) == (len(corrected - reference), len(reference - corrected))
 
 
-def test_a_step_moves_only_what_it_is_about():
+def test_a_step_changes_only_its_own_features():
     changes = compare(
         to_awkward(
             [event(Electron=[lepton(40.0)], MissingET=[{"MET": 30.0, "Phi": 2.0}], **CLUTTER)]

@@ -402,7 +402,7 @@ def test_high_level_features_are_the_same_without_the_particles(definitions):
 
 
 @both
-def test_an_event_does_not_depend_on_its_company(definitions):
+def test_an_event_does_not_depend_on_other_events(definitions):
     events = to_awkward(random_events(30, seed=2))
     together = compute(events, definitions)
     alone = [compute(events[i : i + 1], definitions) for i in range(len(events))]
@@ -460,7 +460,7 @@ def turned(events, angle):
 
 
 @pytest.mark.parametrize("angle", [0.1, 1.0, 3.0, -2.5])
-def test_turning_an_event_around_the_beam_changes_nothing_but_azimuths(angle):
+def test_rotating_an_event_around_the_beam_changes_only_azimuths(angle):
     events = to_awkward(random_events(30, seed=4))
     plain, other = compute(events), compute(turned(events, angle))
     assert plain.index.tolist() == other.index.tolist()
@@ -544,7 +544,7 @@ def test_a_missing_collection_and_a_missing_field_are_named():
 
 
 def test_the_version_of_the_physics_belongs_to_these_cuts_and_caps():
-    """Whoever changes one of them changes `own.VERSION`, and then this line."""
+    """To change one of them, change `own.VERSION` and then this line."""
     numbers = (schema.MAX_TRACKS, schema.MAX_PHOTONS, schema.MAX_NEUTRALS)
     cuts = (
         selection.LEPTON_PT,

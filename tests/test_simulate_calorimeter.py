@@ -43,7 +43,7 @@ def repeat(
 
 @pytest.mark.parametrize("compartment", [ECAL, HCAL])
 @given(eta=st.floats(-4.999, 4.999), phi=st.floats(-np.pi, np.pi))
-def test_a_tower_holds_the_place_it_is_looked_up_by(
+def test_a_tower_contains_the_point_that_it_is_found_by(
     compartment: object, eta: float, phi: float
 ) -> None:
     towers = compartment.towers
@@ -67,7 +67,7 @@ def test_towers_tile_the_acceptance(compartment: object) -> None:
     assert [look_up(towers, eta, 0.0) for eta in (5.1, -5.0, np.nan)] == [-1, -1, -1]
 
 
-def test_towers_are_as_fine_as_the_card_says() -> None:
+def test_towers_are_as_fine_as_in_the_card() -> None:
     def size(towers: object, eta: float) -> tuple[float, int]:
         row = np.searchsorted(towers.eta, eta) - 1
         return round(towers.eta[row + 1] - towers.eta[row], 4), int(towers.n_phi[row])
@@ -91,7 +91,7 @@ def test_towers_are_as_fine_as_the_card_says() -> None:
         (-3122, 0.3, 0.7),
     ],
 )
-def test_particles_share_their_energy_as_the_card_says(pdg: int, ecal: float, hcal: float) -> None:
+def test_particles_share_their_energy_as_in_the_card(pdg: int, ecal: float, hcal: float) -> None:
     assert (*share(ECAL, np.array([pdg])), *share(HCAL, np.array([pdg]))) == (ecal, hcal)
 
 
@@ -125,7 +125,7 @@ def test_a_charged_hadron_is_not_counted_twice() -> None:
     assert scale == pytest.approx(1.0, abs=0.01)  # the tracker is far better here, and decides
 
 
-def test_a_neutral_under_a_track_is_what_remains() -> None:
+def test_a_neutral_under_a_track_is_the_remaining_energy() -> None:
     both = tuple(
         np.concatenate(pair)
         for pair in zip(hits(211, 20.0, 0.5), hits(130, 100.0, 0.5), strict=True)

@@ -48,14 +48,14 @@ def one_decay(
     )
 
 
-def test_the_library_knows_its_species_and_kinds(library: Library) -> None:
+def test_the_library_finds_species_and_kinds(library: Library) -> None:
     assert find_species(library, np.array([511, -521, 411, 541]), False).tolist() == [0, 1, 2, -1]
     assert find_species(library, np.array([-511, 521, 411]), True).tolist() == [4, 5, -1]
     assert np.diff(library.first).tolist() == [1000] * 6
     assert library.offsets[-1] == len(library.pdg)
 
 
-def test_leptonic_decays_are_the_share_that_nature_has(library: Library) -> None:
+def test_leptonic_decays_have_the_branching_ratios_of_nature(library: Library) -> None:
     """PDG: B0 -> l nu X 10.3 %, B+ -> l nu X 11.0 %, each for e and mu."""
     assert library.branching[4:] == pytest.approx([0.206, 0.22], rel=0.1)
 
@@ -141,7 +141,7 @@ def test_compiled_and_plain_python_agree(library: Library, monkeypatch: pytest.M
         assert np.allclose(rotation, plain[3])
 
 
-def test_forced_and_natural_decays_give_the_same_chance() -> None:
+def test_forced_and_natural_decays_give_the_same_probability() -> None:
     """Forcing is a way to look where the leptons are, not a way to make more."""
     library = join(
         [decay_library((511, 521), 12_000, 4, False), decay_library((511, 521), 6000, 5, True)]
@@ -155,7 +155,7 @@ def test_forced_and_natural_decays_give_the_same_chance() -> None:
     assert forced == pytest.approx(natural, rel=0.15)
 
 
-def test_a_lepton_in_a_crowd_is_no_candidate(library: Library) -> None:
+def test_a_lepton_in_a_crowd_is_not_a_candidate(library: Library) -> None:
     rng, pdg = np.random.default_rng(9), np.array([511])
     crowd = np.array([[500.0, 0.0, 0.0]])
     alone, _, _, _ = try_decays(

@@ -1,4 +1,4 @@
-"""Whole events through the detector: what comes out of a few known particles."""
+"""Whole events through the detector: the output for a few known particles."""
 
 import awkward as ak
 import numpy as np
@@ -86,7 +86,7 @@ def test_the_output_is_the_schema_s(noisy: dict[str, ak.Array]) -> None:
             assert np.isfinite(ak.to_numpy(ak.flatten(noisy[name][field]))).all()
 
 
-def test_only_what_later_stages_read_is_written(noisy: dict[str, ak.Array]) -> None:
+def test_particles_softer_than_the_cuts_are_not_written(noisy: dict[str, ak.Array]) -> None:
     assert ak.min(noisy["EFlowTrack"].PT) > 0.5
     assert ak.min(noisy["EFlowPhoton"].ET) > 1.0
     assert ak.min(noisy["EFlowNeutralHadron"].ET) > 1.0
@@ -147,7 +147,7 @@ def test_a_photon_is_a_photon_and_a_neutron_a_neutral_hadron() -> None:
     assert np.mean(ak.sum(out["EFlowNeutralHadron"].ET, axis=1)) == pytest.approx(80.0, rel=0.03)
 
 
-def test_missing_et_is_what_balances_the_visible() -> None:
+def test_missing_et_balances_the_visible_momentum() -> None:
     out = detect((13, -1, 50.0, 0.0, 1.0))
     seen = ak.num(out["EFlowTrack"]) == 1
     met = out["MissingET"][seen][:, 0]
@@ -172,7 +172,7 @@ def test_pile_up_makes_no_jets_of_its_own_tracks() -> None:
     assert ak.mean(ak.num(near_pileup)) < 1.5
 
 
-def test_the_own_vertex_of_soft_events_is_the_event_s() -> None:
+def test_soft_events_have_the_vertex_of_the_event() -> None:
     soft = particles((211, 1, 2.0, 0.5, 0.0))
     event = particles((13, -1, 30.0, 0.0, 0.0)).event(0)
     laid = overlay(np.random.default_rng(4), event, soft, 5.0, 6.0)
@@ -182,7 +182,7 @@ def test_the_own_vertex_of_soft_events_is_the_event_s() -> None:
     assert (laid.vertex[laid.pileup][:, 2] != laid.z).all()
 
 
-def test_overlaid_events_are_turned_and_not_stretched() -> None:
+def test_overlaid_events_are_rotated_and_not_stretched() -> None:
     soft = particles((211, 1, 2.0, 0.5, 0.0), (22, 0, 3.0, -1.0, 2.0))
     laid = overlay(np.random.default_rng(4), NOTHING.event(0), soft, 400.0, 0.0)
     pt = np.hypot(laid.momentum[:, 0], laid.momentum[:, 1])
@@ -194,7 +194,7 @@ def test_overlaid_events_are_turned_and_not_stretched() -> None:
     assert np.abs(np.exp(1j * phi[::2]).mean()) < 0.2
 
 
-def test_mean_pile_up_is_the_one_asked_for() -> None:
+def test_mean_pile_up_is_the_one_requested() -> None:
     soft = particles((211, 1, 2.0, 0.5, 0.0))
     rng = np.random.default_rng(6)
     counts = [len(overlay(rng, NOTHING.event(0), soft, 20.0, 0.0).pdg) for _ in range(500)]
@@ -202,7 +202,7 @@ def test_mean_pile_up_is_the_one_asked_for() -> None:
     assert np.var(counts) == pytest.approx(20.0, rel=0.25)
 
 
-def test_jets_hold_everything_in_their_cone() -> None:
+def test_jets_contain_everything_in_their_cone() -> None:
     momentum = particles(
         (211, 1, 40.0, 0.5, 1.0), (22, 0, 20.0, 0.6, 1.1), (211, 1, 30.0, -2.0, -2.0)
     ).momentum

@@ -77,7 +77,7 @@ def test_every_class_has_its_files_with_sidecars(small: SimulateConfig) -> None:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_files_hold_as_many_selected_events_as_asked_and_the_rejected_between(
+def test_files_contain_the_selected_events_requested_and_the_rejected_between(
     small: SimulateConfig, name: str
 ) -> None:
     for index, wanted in ((0, 4), (1, 2)):
@@ -214,7 +214,7 @@ def test_unknown_repeated_or_no_classes_are_refused(
         run(SimulateConfig(output=tmp_path, classes=classes))
 
 
-def test_a_file_that_is_no_pool_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_pool_is_refused(tmp_path: Path) -> None:
     wrong = tmp_path / "pool.npz"
     for content in (b"no zip file", None):
         if content is not None:
@@ -330,7 +330,7 @@ def test_medians_are_those_of_the_reference(sample: SimulateConfig, name: str) -
 
 
 @pytest.mark.slow
-def test_b_jets_are_where_they_belong(sample: SimulateConfig) -> None:
+def test_b_jets_are_in_the_classes_with_b_quarks(sample: SimulateConfig) -> None:
     column = [feature.name for feature in HLF].index("nBJets")
     means = {name: float(compute(events(sample, name)).hlf[:, column].mean()) for name in CLASSES}
     assert means["ttbar"] == pytest.approx(1.75, abs=0.35)

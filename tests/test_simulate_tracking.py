@@ -68,7 +68,7 @@ def test_a_looper_spirals_to_the_end() -> None:
     )
 
 
-def test_what_is_born_outside_or_along_the_beam_goes_nowhere() -> None:
+def test_particles_born_outside_or_along_the_beam_reach_no_wall() -> None:
     assert np.isnan(reach(0, (1.0, 0.0, 0.0), (RADIUS + 1, 0.0, 0.0))).all()
     assert np.isnan(reach(0, (1.0, 0.0, 0.0), (0.0, 0.0, HALF_LENGTH + 1))).all()
     assert np.isnan(reach(1, (0.0, 0.0, 7.0))).all()
@@ -158,7 +158,7 @@ def test_efficiencies_are_probabilities(table: card.BinnedTable) -> None:
     assert values.max() <= 1.0
 
 
-def test_a_log_normal_has_the_mean_and_width_asked_for() -> None:
+def test_a_log_normal_has_the_mean_and_width_requested() -> None:
     rng = np.random.default_rng(1)
     drawn = log_normal(rng, np.full(20_000, 10.0), np.full(20_000, 3.0))
     assert drawn.mean() == pytest.approx(10.0, abs=0.1)
@@ -181,7 +181,7 @@ def beam(pdg: int, charge: int, pt: float, n: int) -> tuple[np.ndarray, np.ndarr
         (-13, 30.0, 1.1, 1.0, 0.0103),
     ],
 )
-def test_tracks_are_found_and_smeared_as_the_card_says(
+def test_tracks_are_found_and_smeared_as_in_the_card(
     pdg: int, pt: float, eta: float, efficiency: float, width: float
 ) -> None:
     n = 20_000
@@ -200,7 +200,7 @@ def test_tracks_are_found_and_smeared_as_the_card_says(
     ).all()
 
 
-def test_neutrals_and_what_never_arrives_leave_no_track() -> None:
+def test_neutrals_and_lost_particles_leave_no_track() -> None:
     pdg, charge, momentum = beam(211, 1, 5.0, 50)
     assert (
         len(find_tracks(np.random.default_rng(3), pdg, 0 * charge, momentum, np.zeros(50)).pt) == 0

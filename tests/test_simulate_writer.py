@@ -34,7 +34,7 @@ def collections(n_events: int, seed: int = 1) -> dict[str, ak.Array]:
 
 @pytest.mark.parametrize("n_events", [1, 2, 3, 5, 7, 13, 40, 150, 400, 1200])
 def test_every_branch_reads_back(tmp_path: Path, n_events: int) -> None:
-    """Of many sizes: where uproot leaves gaps depends on them."""
+    """Many sizes, as the gaps that uproot leaves depend on them."""
     written = collections(n_events, seed=n_events)
     write_events(tmp_path / "x.root", written, IDENTITY)
     with uproot.open(tmp_path / "x.root") as file:

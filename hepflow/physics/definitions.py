@@ -19,8 +19,8 @@ class Definitions(NamedTuple):
     """A candidate never counts itself, a lepton not its own tracks; the reference takes 1 off
     every charged sum."""
     leading_in_flavour: bool
-    """Of several isolated leptons of a flavour, the one of highest pT; the reference takes the
-    first in file order."""
+    """The isolated lepton of highest pT within a flavour; the reference takes the first in file
+    order."""
     flavour_by_pt: bool
     """Between an electron and a muon, the larger pT and the electron on a tie; the reference
     compares eta and prefers the muon on a tie."""

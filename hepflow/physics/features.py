@@ -9,27 +9,9 @@ import numpy as np
 
 from hepflow.physics.columns import Columns, columns
 from hepflow.physics.definitions import Definitions, named
-from hepflow.physics.isolation import (
-    HADRON,
-    PHOTON,
-    SAME_PLACE,
-    TRACK,
-    Scratch,
-    Three,
-    around_all,
-    scratch,
-)
-from hepflow.physics.kinematics import delta_r, momentum, transverse_mass_squared
-from hepflow.physics.selection import (
-    NOT_FINITE,
-    PASSES,
-    REASONS,
-    Counts,
-    Lepton,
-    choose,
-    gather,
-    largest,
-)
+from hepflow.physics.isolation import HADRON, PHOTON, TRACK, Scratch, around_all, is_own, scratch
+from hepflow.physics.kinematics import Three, momentum, transverse_mass_squared
+from hepflow.physics.selection import NOT_FINITE, PASSES, REASONS, Lepton, choose, gather, largest
 from hepflow.schema import HLF, MAX_NEUTRALS, MAX_PHOTONS, MAX_TRACKS, PARTICLE, Feature
 from hepflow.system.compiled import cached_njit
 
@@ -159,7 +141,7 @@ def _fill(
         finite = _write_hlf(hlf, n_events, event, lepton, c, d)
         end = offsets[n_events]
         if listed:
-            end, finite_rows = _write_particles(rows, end, counts, lepton, c, s, d)
+            end, finite_rows = _write_particles(rows, end, sum(counts), lepton, c, s, d)
             finite &= finite_rows
         if not finite:
             status[event] = NOT_FINITE
@@ -197,13 +179,12 @@ def _write_hlf(
 
 @cached_njit()
 def _write_particles(
-    rows: np.ndarray, k: int, counts: Counts, lepton: Lepton, c: Columns, s: Scratch, d: Definitions
+    rows: np.ndarray, k: int, n: int, lepton: Lepton, c: Columns, s: Scratch, d: Definitions
 ) -> tuple[int, bool]:
-    """Write the lepton and the ranked candidates from row ``k`` on.
+    """Write the lepton and the ``n`` candidates in ``s``, ranked, from row ``k`` on.
 
     Return the row after the last one, and whether all are finite.
     """
-    n = sum(counts)
     around_all(n, s, d.wrap_phi)
     place, flag = (lepton.pt, lepton.eta, lepton.phi), _FLAGS[3 if lepton.is_electron else 4]
     origin = (np.float32(0.0), np.float32(0.0), np.float32(0.0))
@@ -267,8 +248,7 @@ def _rank(n: int, lepton: Lepton, s: Scratch, cap_by_pt: bool) -> int:
     """
     n_ranked = 0
     for j in range(n):
-        near = s.kind[j] == TRACK and abs(lepton.eta - s.eta[j]) <= SAME_PLACE
-        if not (near and delta_r(lepton.eta, lepton.phi, s.eta[j], s.phi[j]) <= SAME_PLACE):
+        if not is_own(lepton.eta, lepton.phi, j, s):
             s.ranked[n_ranked] = j
             n_ranked += 1
     if cap_by_pt:

@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hepflow.physics.definitions import Definitions
-from hepflow.physics.kinematics import TWO_PI, delta_phi, delta_r
+from hepflow.physics.kinematics import TWO_PI, Three, delta_phi, delta_r
 from hepflow.system.compiled import cached_njit
 
 CONE = 0.3
@@ -37,7 +37,6 @@ SAME_PLACE = 1e-4
 """Largest DELTA R between a lepton and its own track (the reference's cut)."""
 N_KINDS = 3
 TRACK, PHOTON, HADRON = range(N_KINDS)
-Three = tuple[float, float, float]
 
 _CELL_ETA = 0.31  # wider than the cone with room for rounding
 _N_ETA = 36
@@ -109,11 +108,17 @@ def around(eta: float, phi: float, n: int, s: Scratch, d: Definitions) -> Three:
     for j in range(n):
         d_eta = eta - s.eta[j]
         d_phi = delta_phi(phi, s.phi[j]) if d.wrap_phi else phi - s.phi[j]
-        if d_phi * d_phi + d_eta * d_eta < CONE * CONE:
-            own = s.kind[j] == TRACK and delta_r(eta, phi, s.eta[j], s.phi[j]) <= SAME_PLACE
-            if not (own and d.leave_self_out):
-                sums[s.kind[j]] += s.pt[j]
+        near = d_phi * d_phi + d_eta * d_eta < CONE * CONE
+        if near and not (d.leave_self_out and is_own(eta, phi, j, s)):
+            sums[s.kind[j]] += s.pt[j]
     return sums[TRACK], sums[PHOTON], sums[HADRON]
+
+
+@cached_njit()
+def is_own(eta: float, phi: float, j: int, s: Scratch) -> bool:
+    """Return whether candidate ``j`` is the track of the lepton at (eta, phi)."""
+    near = s.kind[j] == TRACK and abs(eta - s.eta[j]) <= SAME_PLACE
+    return near and delta_r(eta, phi, s.eta[j], s.phi[j]) <= SAME_PLACE
 
 
 @cached_njit()

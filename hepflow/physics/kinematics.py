@@ -5,6 +5,7 @@ import math
 from hepflow.system.compiled import cached_njit
 
 TWO_PI = 2.0 * math.pi
+Three = tuple[float, float, float]
 
 
 @cached_njit()

@@ -8,7 +8,8 @@ import numpy as np
 from hepflow.physics import skim
 from hepflow.physics.columns import Columns, Leptons, Neutrals, columns
 from hepflow.physics.definitions import Definitions, named
-from hepflow.physics.isolation import HADRON, PHOTON, TRACK, Scratch, Three, around, scratch
+from hepflow.physics.isolation import HADRON, PHOTON, TRACK, Scratch, around, scratch
+from hepflow.physics.kinematics import Three
 from hepflow.physics.skim import LEPTON_PT, NEUTRAL_ET, TRACK_PT
 from hepflow.system.compiled import cached_njit
 

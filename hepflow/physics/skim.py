@@ -1,4 +1,4 @@
-"""Keep what can still pass the trigger: events with a hard lepton, without their soft particles.
+"""Keep events that can still pass the trigger, with a hard lepton, without their soft particles.
 
 The cuts below are the only ones of their kind: ingest, the selection, the simulation and scoring
 with a user's own physics take them from here.

@@ -15,10 +15,9 @@ from hepflow.simulate.tracking import log_normal
 
 
 class EnergyFlow(NamedTuple):
-    """Neutral excesses, each in a tower, and what the compartment did to the tracks.
+    """Neutral excesses, each in a tower, and the scale of the tracks' momenta.
 
-    ``et`` (GeV), ``eta`` and ``phi`` are (excesses,), from -eta to +eta; ``scale`` (tracks,)
-    multiplies the measured momenta.
+    ``et`` (GeV), ``eta`` and ``phi`` are (excesses,), from -eta to +eta; ``scale`` is (tracks,).
     """
 
     et: np.ndarray

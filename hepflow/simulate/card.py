@@ -75,11 +75,8 @@ class Resolution(NamedTuple):
         row = np.searchsorted(self.eta, np.abs(eta))
         inside = row < len(self.eta)
         row = np.minimum(row, len(self.eta) - 1)
-        variance = (
-            (self.constant[row] * energy) ** 2
-            + self.stochastic[row] ** 2 * energy
-            + self.noise[row] ** 2
-        )
+        constant, stochastic, noise = self.constant[row], self.stochastic[row], self.noise[row]
+        variance = (constant * energy) ** 2 + stochastic**2 * energy + noise**2
         return np.where(inside, (1.0 + self.curve[row] * eta * eta) * np.sqrt(variance), 0.0)
 
 

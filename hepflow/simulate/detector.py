@@ -1,4 +1,4 @@
-"""Generated events -> what Delphes would write: tracks, photons, neutral hadrons, leptons, jets.
+"""Generated events -> the collections of Delphes: tracks, photons, neutral hadrons, leptons, jets.
 
 A parametric detector: it has no material and no showers, but the efficiencies, resolutions and
 thresholds of Delphes' CMS Phase-II card (see ``card.py``), applied in the card's order::
@@ -74,14 +74,10 @@ def _reconstruct(
     found = find_tracks(rng, event.pdg, event.charge, event.momentum, eta)
     hits = (event.pdg, event.momentum[:, 3], eta, phi)
     i = found.particle
-    at_wall = (eta[i], phi[i])
-    photons = measure(
-        rng, card.ECAL, hits, (event.pdg[i], found.energy, found.resolution, *at_wall)
-    )
+    pdg, at_wall = event.pdg[i], (eta[i], phi[i])
+    photons = measure(rng, card.ECAL, hits, (pdg, found.energy, found.resolution, *at_wall))
     tracks = _rescaled(found, photons.scale)
-    neutrals = measure(
-        rng, card.HCAL, hits, (event.pdg[i], tracks.energy, tracks.resolution, *at_wall)
-    )
+    neutrals = measure(rng, card.HCAL, hits, (pdg, tracks.energy, tracks.resolution, *at_wall))
     tracks = _rescaled(tracks, neutrals.scale)
 
     # Delphes leaves the tracks in the order of the HCAL's towers; those that miss it are dropped.
@@ -97,7 +93,7 @@ def _reconstruct(
     collections = {
         "EFlowTrack": {
             **_kinematics(tracks, hard, event),
-            "PID": event.pdg[i[hard]],
+            "PID": pdg[hard],
             "X": x,  # the true vertex, as in Delphes
             "Y": y,
             "Z": z,
@@ -108,7 +104,16 @@ def _reconstruct(
         "MuonTight": _leptons(rng, event, found, np.arange(len(i)), eta, MUON),
         "MissingET": {"MET": np.array([np.hypot(px, py)]), "Phi": np.array([np.arctan2(py, px)])},
     }
-    return collections, *_jet_inputs(event, tracks, order, flow)
+
+    # Jets consist of the tracks from the event's vertex and of all neutrals.
+    near = np.abs(event.vertex[i, 2] - event.z) <= card.VERTEX_RESOLUTION
+    own = order[(~event.pileup[i] | near)[order]]
+    pt = np.concatenate([tracks.pt[own], *(part.et for part in flow)])
+    eta = np.concatenate([tracks.eta[own], *(part.eta for part in flow)])
+    phi = np.concatenate([tracks.phi[own], *(part.phi for part in flow)])
+    energy = np.concatenate([tracks.energy[own], (pt * np.cosh(eta))[len(own) :]])
+    momentum = np.stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), energy], axis=1)
+    return collections, momentum, median_density(pt, eta, phi)
 
 
 def _rescaled(tracks: Tracks, scale: np.ndarray) -> Tracks:
@@ -143,21 +148,6 @@ def _leptons(
     efficiency = table.at(tracks.pt[order], outer_eta[tracks.particle[order]])
     order = order[rng.random(len(order)) < efficiency]
     return _kinematics(tracks, order[np.argsort(-tracks.pt[order], kind="stable")], event)
-
-
-def _jet_inputs(
-    event: Overlaid, tracks: Tracks, order: np.ndarray, flow: list[EnergyFlow]
-) -> tuple[np.ndarray, float]:
-    """Return the four-momenta (n, 4) that jets consist of, and their median pT density (GeV)."""
-    source = tracks.particle[order]
-    near = np.abs(event.vertex[source, 2] - event.z) <= card.VERTEX_RESOLUTION
-    own = order[~event.pileup[source] | near]
-    pt = np.concatenate([tracks.pt[own], *(part.et for part in flow)])
-    eta = np.concatenate([tracks.eta[own], *(part.eta for part in flow)])
-    phi = np.concatenate([tracks.phi[own], *(part.phi for part in flow)])
-    energy = np.concatenate([tracks.energy[own], (pt * np.cosh(eta))[len(own) :]])
-    momentum = np.stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), energy], axis=1)
-    return momentum, median_density(pt, eta, phi)
 
 
 def _jets(

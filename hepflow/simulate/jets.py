@@ -25,16 +25,9 @@ _GRID_ETA, _GRID_ETA_CELLS, _GRID_PHI_CELLS = 4.0, 16, 12
 
 
 def cluster(momentum: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return anti-kt jets (R = 0.4) above 10 GeV.
+    """Return anti-kt jets (R = 0.4) above 10 GeV: (jets, 4) px py pz E, and the events' offsets.
 
-    Parameters
-    ----------
-    momentum : (n, 4), px py pz E in GeV
-    offsets : (events + 1,)
-
-    Returns
-    -------
-    (jets, 4) px py pz E, and the (events + 1,) offsets of the events in them
+    ``momentum`` is (n, 4), px py pz E in GeV; ``offsets`` are those of the events in it.
     """
     flat = ak.zip(dict(zip(_AXES, momentum.T, strict=True)), with_name="Momentum4D")
     sequence = fastjet.ClusterSequence(ak.unflatten(flat, np.diff(offsets)), _ANTI_KT)

@@ -120,10 +120,10 @@ def _check_replaceable(samples: Sequence[Sample]) -> None:
     """Refuse to replace files with other settings or more events; shorter ones may be replaced."""
     for sample in samples:
         if sample.path.is_file() and (about := sample.about):
-            output, held = sample.config.output, sample.path.name
-            refuse_to_replace(output, held, about["settings"], sample.settings)
-            if (events := about["selected"]) > sample.target:
-                refuse_to_replace(output, held, {"events": events}, {"events": sample.target})
+            longer = about["selected"] > sample.target
+            before = about["settings"] | ({"events": about["selected"]} if longer else {})
+            now = sample.settings | {"events": sample.target}
+            refuse_to_replace(sample.config.output, sample.path.name, before, now)
 
 
 def _make(samples: Sequence[Sample], missing: Sequence[Sample], jobs: int) -> None:

@@ -56,7 +56,7 @@ class Particles:
 
 @dataclass(frozen=True)
 class Events:
-    """Generated events: what reaches the detector, and the heavy hadrons that label its jets.
+    """Generated events: stable particles, and the heavy hadrons that label the jets.
 
     Attributes
     ----------

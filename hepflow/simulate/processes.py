@@ -21,8 +21,6 @@ from hepflow.simulate.decays import BOTTOM, CHARM, Candidate, Library, products,
 from hepflow.simulate.particles import Event, Events, Particles, pt_eta_phi
 from hepflow.simulate.pythia import EventRecord, start
 
-BATCH = 50
-QCD_BATCH = 100
 # Generator filter of ttbar and wjets. The detector smears pT by 1-3 %, so a lepton 3 GeV below the
 # trigger's cut practically never passes.
 LEPTON_MIN_PT, LEPTON_MAX_ETA = LEPTON_PT - 3.0, 4.0
@@ -32,7 +30,6 @@ TRIES = {"b": 10, "bc": 30}
 
 _TOP = ("Top:gg2ttbar = on", "Top:qqbar2ttbar = on")
 _W = ("WeakSingleBoson:ffbar2W = on", "24:onMode = off", "24:onIfAny = 11 13 15")
-_LEPTONS = (11, 13, 15)
 
 
 class _Vetoes(pythia8mc.UserHooks):
@@ -72,27 +69,35 @@ class Process(ABC):
         Sum over the showered of their probability to be kept in nature.
     """
 
+    batch: int
+
     def __init__(
         self, settings: Sequence[str], seed: int, wanted: tuple[int, ...], min_pt: float
     ) -> None:
         self.showered, self.kept, self.weight = 0, 0, 0.0
-        self._vetoes = _Vetoes(wanted, min_pt)
-        self._pythia = start(settings, seed, self._vetoes)
-
-    @property
-    def hard(self) -> int:
-        """Scatterings drawn so far."""
-        return self._vetoes.hard
+        self.vetoes = _Vetoes(wanted, min_pt)
+        self._pythia = start(settings, seed, self.vetoes)
 
     @abstractmethod
+    def _accept(self, event: Event) -> tuple[Event | None, float]:
+        """Return the event to keep, if any, and its probability to be kept in nature."""
+
     def batches(self) -> Iterator[Events]:
         """Yield batches of kept events without end; none is empty."""
-
-    def _generate(self, n_events: int) -> tuple[Particles, list[np.ndarray]]:
-        record = EventRecord(self._pythia.nextBatch(n_events))
-        particles = record.particles(self._pythia)
-        self.showered += len(particles)
-        return particles, record.heavy()
+        while True:
+            record = EventRecord(self._pythia.nextBatch(self.batch))
+            particles, heavy = record.particles(self._pythia), record.heavy()
+            self.showered += len(particles)
+            events, labels = [], []
+            for i, hadrons in enumerate(heavy):
+                event, probability = self._accept(particles.event(i))
+                self.weight += probability
+                if event is not None:
+                    events.append(event)
+                    labels.append(hadrons)
+            self.kept += len(events)
+            if events:
+                yield Events(Particles.of(events), labels)
 
     def cross_section_pb(self) -> float:
         """Return the leading-order cross-section of the kept events, filters included."""
@@ -101,25 +106,24 @@ class Process(ABC):
 
 
 class LeptonicProcess(Process):
-    """ttbar or W + jets."""
+    """ttbar or W + jets: keeps events with an electron or a muon within the generator filter."""
+
+    batch = 50
 
     def __init__(self, settings: Sequence[str], seed: int) -> None:
-        super().__init__(settings, seed, _LEPTONS, LEPTON_MIN_PT)
+        super().__init__(settings, seed, (11, 13, 15), LEPTON_MIN_PT)
 
-    def batches(self) -> Iterator[Events]:
-        """See ``Process``."""
-        while True:
-            particles, heavy = self._generate(BATCH)
-            kept = np.flatnonzero(has_lepton(particles))
-            self.kept += len(kept)
-            self.weight += float(len(kept))
-            if len(kept):
-                events = Particles.of([particles.event(i) for i in kept.tolist()])
-                yield Events(events, [heavy[i] for i in kept])
+    def _accept(self, event: Event) -> tuple[Event | None, float]:
+        pdg, _, momentum, _ = event
+        pt, eta, _ = pt_eta_phi(momentum[np.isin(np.abs(pdg), (11, 13))])
+        passes = bool(np.any((pt > LEPTON_MIN_PT) & (np.abs(eta) < LEPTON_MAX_ETA)))
+        return (event, 1.0) if passes else (None, 0.0)
 
 
 class MultijetProcess(Process):
     """QCD with heavy quarks, decayed until a lepton is isolated."""
+
+    batch = 100
 
     def __init__(
         self, settings: Sequence[str], seed: int, quarks: Literal["b", "bc"], library: Library
@@ -134,30 +138,17 @@ class MultijetProcess(Process):
         super().__init__(settings, seed, (5,) if quarks == "b" else (4, 5), QUARK_MIN_PT)
         self._rng = np.random.default_rng([seed, 1])
 
-    def batches(self) -> Iterator[Events]:
-        """See ``Process``."""
-        while True:
-            particles, heavy = self._generate(QCD_BATCH)
-            tried = [self._decayed(*particles.event(i)) for i in range(len(particles))]
-            kept = [(event, rows) for event, rows in zip(tried, heavy, strict=True) if event]
-            self.kept += len(kept)
-            if kept:
-                yield Events(Particles.of([event for event, _ in kept]), [rows for _, rows in kept])
-
-    def _decayed(
-        self, pdg: np.ndarray, charge: np.ndarray, momentum: np.ndarray, vertex: np.ndarray
-    ) -> Event | None:
-        """Return the event with its heavy hadrons decayed, if a try gave an isolated lepton."""
+    def _accept(self, event: Event) -> tuple[Event | None, float]:
+        pdg, _, momentum, vertex = event
         held = np.isin(np.abs(pdg), self._held)
         hadrons, visible = momentum[held], np.stack(pt_eta_phi(momentum[~held]), axis=1)
         how = (self._rng, Candidate(), self._library, self._tries, self._force)
         passed, probability, decay, rotation = try_decays(*how, pdg[held], hadrons, visible)
-        self.weight += probability
         if not passed:
-            return None
+            return None, probability
         made = products(self._library, decay, rotation, pdg[held], hadrons, vertex[held])
-        rest = (pdg[~held], charge[~held], momentum[~held], vertex[~held])
-        return tuple(np.concatenate(pair) for pair in zip(rest, made, strict=True))
+        rest = [column[~held] for column in event]
+        return tuple(map(np.concatenate, zip(rest, made, strict=True))), probability
 
 
 def make_process(
@@ -171,12 +162,3 @@ def make_process(
     if name == "qcd":
         return MultijetProcess(settings, seed, quarks, library)
     return LeptonicProcess(settings + {"ttbar": _TOP, "wjets": _W}[name], seed)
-
-
-def has_lepton(particles: Particles) -> np.ndarray:
-    """Return which events have an electron or a muon with pT > 20 GeV and |eta| < 4."""
-    pt, eta, _ = pt_eta_phi(particles.momentum)
-    lepton = np.isin(np.abs(particles.pdg), (11, 13))
-    good = lepton & (pt > LEPTON_MIN_PT) & (np.abs(eta) < LEPTON_MAX_ETA)
-    running = np.concatenate([[0], np.cumsum(good)])
-    return np.diff(running[particles.offsets]) > 0

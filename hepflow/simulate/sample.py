@@ -70,12 +70,12 @@ class Sample:
 
     @property
     def same_settings(self) -> bool:
-        """Whether the file, of any length, was written with these settings."""
+        """True for a file of any length with these settings."""
         return bool(self.about.get("settings") == self.settings)
 
     @property
     def up_to_date(self) -> bool:
-        """Whether the file exists, with these settings and this number of events."""
+        """True for a file with these settings and this number of events."""
         same = self.path.is_file() and self.same_settings
         return same and bool(self.about["selected"] == self.target)
 
@@ -105,15 +105,15 @@ def make_sample(sample: Sample, progress: Callable[[int], None]) -> None:
     sample.sidecar.unlink(missing_ok=True)  # it describes the file before
     write_events(sample.path, collections, identity)
     written, generated_pb = len(collections["Jet"]), process.cross_section_pb()
-    selected_pb = generated_pb * sample.target / written
+    selected_pb, hard = generated_pb * sample.target / written, process.vetoes.hard
     about = {
         "settings": sample.settings,
         "file": sample.path.name,
         "uuid": str(identity),
         "selected": sample.target,
         "written": written,
-        "generated": {n: getattr(process, n) for n in ("hard", "showered", "kept")},
-        "filter_efficiency": process.weight / process.hard,
+        "generated": {"hard": hard, "showered": process.showered, "kept": process.kept},
+        "filter_efficiency": process.weight / hard,
         "cross_section_pb": {"generated": generated_pb, "selected": selected_pb},
         "job_seed": seed,
         "versions": processes.versions(("hepflow", "pythia8mc", "fastjet", "uproot")),
