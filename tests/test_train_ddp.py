@@ -1,4 +1,4 @@
-"""Several processes: the same training as one, one file of predictions, and a resume on another number of them."""
+"""Several processes: the training of one, one file of predictions, resumed by other numbers."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EventStore:
 
 
 def options(store: EventStore, tmp_path: Path, net: str, crash_at: int) -> list[str]:
-    """Two epochs of seven global batches, the last of each with fewer events; no dropout, whose masks are a rank's own."""
+    """Return options of two epochs of seven batches, without dropout: its masks differ per rank."""
     config = tmp_path / f"{net}.yaml"
     text = yaml.safe_load(shipped(f"train/{net}.yaml").read_text())
     text.setdefault("model", {})["schedule"] = "constant"
@@ -166,7 +166,7 @@ def test_no_process_outlives_the_one_that_started_it(store: EventStore, tmp_path
 
 
 def test_gradients_of_two_halves_average_to_those_of_the_whole() -> None:
-    """What the loss is scaled for: the mean over ranks of ``sum * world / n_global``, for halves of unequal size."""
+    """The mean over ranks of ``sum * world / n_global`` is the loss, for unequal halves too."""
     torch.manual_seed(1)
     net = torch.nn.Linear(4, 3)
     x, label = torch.randn(9, 4), torch.arange(9) % 3

@@ -40,7 +40,7 @@ from hepflow.train.record import read_table
 
 
 class Significance(pl.Callback):
-    """A measure of somebody's own; and the seeds of the dropout."""
+    """Logs a measure of the user's, and records the seeds of the dropout."""
 
     seeds: ClassVar[list[int]] = []
 
@@ -150,7 +150,7 @@ def test_what_was_trained_is_counted_whichever_epoch_was_the_best(
     assert record["events_per_s"] == pytest.approx(record["events_trained"] / record["wall_s"])
 
 
-def test_a_training_says_which_epoch_is_the_best_and_why_it_stopped(
+def test_a_training_reports_the_best_epoch_and_why_it_stopped(
     store: EventStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", logger="hepflow"):
@@ -168,13 +168,11 @@ def test_a_training_says_which_epoch_is_the_best_and_why_it_stopped(
         for name in ("whole", "stopped")
     ]
     assert f"the best epoch is {best[0]} of 3 by val_loss" in caplog.messages
-    assert (
-        f"stopped after epoch 2: no lower val_loss for 1 epoch; the best is epoch {best[1]} by val_loss"
-        in caplog.messages
-    )
+    why = "stopped after epoch 2: no lower val_loss for 1 epoch"
+    assert f"{why}; the best is epoch {best[1]} by val_loss" in caplog.messages
 
 
-def test_a_training_says_how_much_of_an_epoch_it_trains_on_and_the_accuracy_of_a_report(
+def test_a_training_reports_its_part_of_an_epoch_and_the_accuracy_of_a_report(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = toy_store(
@@ -197,7 +195,7 @@ def test_a_training_says_how_much_of_an_epoch_it_trains_on_and_the_accuracy_of_a
     assert accuracy != pytest.approx((predicted(written.logits) == written.label).mean(), abs=0.01)
 
 
-def test_metrics_have_a_row_an_epoch(run: Path) -> None:
+def test_metrics_have_a_row_per_epoch(run: Path) -> None:
     rows = read_table(run / "metrics.csv")
     assert [row["epoch"] for row in rows] == [0, 1, 2]
     for name in (
@@ -261,14 +259,14 @@ def test_a_finished_run_is_up_to_date_and_nothing_is_touched(
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
-def test_another_configuration_replaces_a_run_when_it_is_told_to(
+def test_another_configuration_replaces_a_run_with_overwrite(
     store: EventStore, tmp_path: Path
 ) -> None:
     first = fit(store, tmp_path / "hlf")
     other = ("--model.lr", "0.01", "--trainer.max_epochs", "2")
     with pytest.raises(
         ConfigError,
-        match=r"hlf holds a finished run with model.lr 0.003 \(now 0.01\), trainer.max_epochs 3 \(now 2\)\. Give",
+        match=r"a finished run with model.lr 0.003 \(now 0.01\), trainer.max_epochs 3 \(now 2\)\.",
     ):
         fit(store, tmp_path / "hlf", *other)
     with pytest.raises(
@@ -295,7 +293,7 @@ def test_checkpoints_and_the_runs_of_other_stores_and_models_are_not_replaced_ei
         fit(store, folder)
     with pytest.raises(
         ConfigError,
-        match=r"with data.store .*toy\.zarr \(now .*other\.zarr\)\. Give another --output, or --overwrite",
+        match=r"with data.store .*toy\.zarr \(now .*other\.zarr\)\. Give another --output, or",
     ):
         fit(
             toy_store(tmp_path / "other.zarr", events=40, seed=2),
@@ -314,7 +312,7 @@ def test_checkpoints_and_the_runs_of_other_stores_and_models_are_not_replaced_ei
         fit(store, tmp_path / "trees")
 
 
-def test_a_training_starts_afresh_where_the_events_of_its_store_have_changed(
+def test_a_new_training_starts_if_the_events_of_its_store_have_changed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "toy.zarr"
@@ -344,7 +342,7 @@ def test_a_folder_that_holds_no_run_keeps_what_is_in_it(store: EventStore, tmp_p
 def test_a_training_needs_no_temporary_folder(
     store: EventStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From which a checkpoint would come as a copy that a kill cuts short."""
+    """A checkpoint from there would be a copy, which a kill cuts short."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     assert fit(store, tmp_path / "run", "--trainer.max_epochs", "1")["finished"]
 
@@ -405,7 +403,7 @@ def test_other_classes_and_features_need_no_change(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("net", "step"), [("hlf", 11), ("inclusive", 5), ("sequence", 16)])
-def test_a_killed_run_goes_on_to_the_same_weights(
+def test_a_killed_run_resumes_to_the_same_weights(
     store: EventStore, tmp_path: Path, net: str, step: int
 ) -> None:
     config = tmp_path / "mine.yaml"
@@ -453,7 +451,7 @@ def with_callback(folder: Path, name: str, epoch: int) -> Path:
     return config
 
 
-def test_a_training_that_begins_with_a_checkpoint_is_a_run_of_its_own(
+def test_a_training_that_starts_from_a_checkpoint_is_its_own_run(
     store: EventStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fit(store, tmp_path / "first", "--trainer.max_epochs", "1")
@@ -499,7 +497,7 @@ def test_a_training_that_stopped_early_and_was_killed_then_has_no_further_epoch(
     assert "stopped after epoch 2: no lower val_loss for 1 epoch; the best is epoch" in caplog.text
 
 
-def test_a_run_that_ends_in_a_validation_goes_on_to_the_same_history(
+def test_a_run_that_ends_in_a_validation_resumes_to_the_same_history(
     store: EventStore, tmp_path: Path
 ) -> None:
     config, whole, cut = (
@@ -570,7 +568,7 @@ def test_the_written_config_reads_back(
     )
 
 
-def test_another_split_is_predicted_beside_the_test_split(run: Path, store: EventStore) -> None:
+def test_another_split_is_predicted_next_to_the_test_split(run: Path, store: EventStore) -> None:
     main(["predict", "--config", str(run / "config.yaml"), "--data.predict_split", "val"])
     predictions = read_predictions(run / "predictions-val.parquet")
     assert set(predictions.event_id) == {
@@ -578,7 +576,7 @@ def test_another_split_is_predicted_beside_the_test_split(run: Path, store: Even
     }
 
 
-def test_base_yaml_says_the_defaults(store: EventStore, capsys: pytest.CaptureFixture[str]) -> None:
+def test_base_yaml_has_the_defaults(store: EventStore, capsys: pytest.CaptureFixture[str]) -> None:
     texts = []
     for configs in (["base", "hlf"], ["hlf"]):
         options = [
@@ -640,7 +638,7 @@ def test_the_last_overlay_names_the_run(
         ),
         (
             ("--checkpoint.save_top_k", "2"),
-            "checkpoint.save_top_k must be 1, got 2: .* ModelCheckpoint in trainer.callbacks keeps more",
+            "checkpoint.save_top_k must be 1, got 2: .* in trainer.callbacks keeps more",
         ),
         (("--checkpoint.filename", "mine"), "checkpoint.filename must be best, got mine"),
         (("--model.net.hidden", "[0]"), r"model.net.hidden\[0\] must be at least 1, got 0"),
@@ -870,7 +868,7 @@ def test_the_learning_rate_rises_and_then_stays_or_falls(schedule: str) -> None:
 
 
 def shown_while(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[str]:
-    """What a training draws on a terminal of 80 columns."""
+    """Return the lines that a training draws on a terminal of 80 columns."""
     terminal = Console(file=io.StringIO(), force_terminal=True, width=80)
     monkeypatch.setattr("hepflow.train.progress.MESSAGES", terminal)
     main([*arguments, *SMALL, "--trainer.enable_progress_bar", "true"])

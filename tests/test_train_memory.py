@@ -130,6 +130,10 @@ def test_an_epoch_repeats_and_the_next_one_differs(blocks: list[EventBlock]) -> 
     assert epochs == again
     assert epochs[0] != epochs[1]
     assert sorted(chain.from_iterable(epochs[0])) == list(range(240))
+    fixed = batches_of_events(jagged(blocks), joined(blocks, "label"), shuffle=False, batch_size=50)
+    epochs = [[batch.event_id.tolist() for batch in fixed] for _ in range(2)]
+    assert epochs[0] == epochs[1]
+    assert [len(batch) for batch in epochs[0]] == [48] * 5
 
 
 @pytest.mark.parametrize(

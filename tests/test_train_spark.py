@@ -1,4 +1,4 @@
-"""Training inside Spark: the weights of plain DDP, and what becomes of a job that loses a process."""
+"""Training inside Spark: the weights of plain DDP, and a job that loses a process."""
 
 import os
 import subprocess
@@ -46,7 +46,7 @@ def hepflow(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def training_in(folder: Path) -> list[int]:
-    """Processes that work in a folder."""
+    """Return the ids of processes whose working folder this is."""
     return [
         process.pid
         for process in psutil.process_iter(["cwd"])
@@ -56,7 +56,7 @@ def training_in(folder: Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A folder, and options whose paths start there: two epochs of the inclusive net, in which executors are killed at step 9."""
+    """Return a folder and options: the inclusive net, in which executors are killed at step 9."""
     folder = tmp_path_factory.mktemp("spark")
     toy_store(folder / "toy.zarr", events=35, mean_particles=5)
     text = yaml.safe_load(shipped("train/inclusive.yaml").read_text())
@@ -72,7 +72,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 
 @pytest.fixture(scope="module")
 def plain(options: tuple[Path, list[str]]) -> Path:
-    """The run of two processes without Spark."""
+    """Return the run of two processes without Spark."""
     folder, own = options
     undisturbed(folder / "plain")
     ddp = (
@@ -91,7 +91,7 @@ def plain(options: tuple[Path, list[str]]) -> Path:
 
 
 def undisturbed(output: Path) -> None:
-    """No process of the run that will be here dies."""
+    """Keep the processes of this run alive."""
     output.mkdir()
     for rank in range(2):
         (output / f"crashed-{rank}").touch()
@@ -117,10 +117,7 @@ def test_a_job_that_lost_an_executor_goes_on_to_the_weights_of_plain_ddp(
     lost = hepflow(*in_spark, cwd=folder)
     assert lost.returncode == 2, lost.stderr
     (said,) = (line for line in lost.stderr.splitlines() if line.startswith("hepflow: "))
-    assert (
-        "the Spark job of spark ended before its training did (process 2 of 2 ended: ExecutorLostFailure"
-        in said
-    )
+    assert "spark ended before its training did (process 2 of 2 ended: ExecutorLostFailure" in said
     assert "Run the same command to resume from spark/checkpoints/last.ckpt" in said
     assert not read_json(folder / "spark" / "run.json")["finished"]
     deadline = time.monotonic() + 60
@@ -228,8 +225,9 @@ def test_processes_get_as_many_cores_as_they_ask_for() -> None:
 
 JAVA = "An error occurred while calling o73.collectToPython.\n: org.apache.spark"
 FAILED = (
-    f"{JAVA}.SparkException: Job aborted due to stage failure: Could not recover from a failed barrier ResultStage. Most recent failure "
-    "reason: Stage failed because barrier task ResultTask(0, 1) finished unsuccessfully.\n"
+    f"{JAVA}.SparkException: Job aborted due to stage failure: Could not recover from a failed "
+    "barrier ResultStage. Most recent failure reason: Stage failed because barrier task "
+    "ResultTask(0, 1) finished unsuccessfully.\n"
 )
 
 
@@ -254,10 +252,10 @@ FAILED = (
         ),
     ],
 )
-def test_what_spark_says_is_told_in_one_line(spark_says: str, expected: str) -> None:
-    told = _reason(RuntimeError(spark_says), 3)
-    assert expected in told
-    assert "\n" not in told
+def test_a_failure_of_spark_is_one_line(spark_says: str, expected: str) -> None:
+    reason = _reason(RuntimeError(spark_says), 3)
+    assert expected in reason
+    assert "\n" not in reason
 
 
 def test_the_help_names_the_options_of_both() -> None:

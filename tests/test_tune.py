@@ -1,4 +1,4 @@
-"""The search for hyper-parameters: resumable, blind to the test split, and its best is an overlay of `hepflow train fit`."""
+"""Hyper-parameter search: resumable, blind to the test split; its best is an overlay."""
 
 import csv
 import shutil
@@ -60,7 +60,7 @@ def net(store: EventStore) -> str:
 def search(
     store: EventStore, net: str, cluster: ClusterConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> TuneConfig:
-    """A search that was stopped with a trial in the making, and went on; its store has lost the test split."""
+    """Return a search that was stopped during a trial, and resumed; its store has no test split."""
     blind = tmp_path_factory.mktemp("search") / "blind.zarr"
     shutil.copytree(store.path, blind)
     shutil.rmtree(blind / "test")
@@ -82,7 +82,7 @@ def search(
     return config
 
 
-def test_a_stopped_search_goes_on_with_the_trial_that_was_in_the_making(search: TuneConfig) -> None:
+def test_a_stopped_search_resumes_with_the_unfinished_trial(search: TuneConfig) -> None:
     states = [trial.state.name for trial in _load(search).trials]
     assert states.count("FAIL") == 1
     assert states.count("COMPLETE") + states.count("PRUNED") == search.trials
@@ -135,7 +135,7 @@ def test_the_best_is_an_overlay_that_trains_to_the_loss_it_promises(
     )
 
 
-def test_a_trial_that_is_taken_up_at_its_end_keeps_its_loss(
+def test_a_finished_trial_that_is_resumed_keeps_its_loss(
     net: str, store: EventStore, tmp_path: Path
 ) -> None:
     losses = [_fit(Path(net), store.path, tmp_path / "trial", 1) for _ in range(2)]
@@ -182,7 +182,7 @@ def test_a_grid_is_every_combination_once(
     assert sorted(points) == [("0.001", "1"), ("0.001", "2"), ("0.01", "1"), ("0.01", "2")]
 
 
-def test_a_fold_holds_out_what_no_other_does_and_its_statistics_are_its_own(
+def test_a_fold_holds_out_its_own_events_and_has_its_own_statistics(
     store: EventStore, tmp_path: Path
 ) -> None:
     def events(of: EventStore, split: str) -> set[int]:
@@ -256,7 +256,7 @@ def test_cross_validation_gives_the_mean_over_the_folds(
         ({"folds": 1}, "folds must be 0 or at least 2"),
     ],
 )
-def test_what_is_no_space_is_named(options: dict[str, object], message: str) -> None:
+def test_a_wrong_space_is_named(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TuneConfig(**options)  # type: ignore[arg-type]
 
@@ -288,7 +288,7 @@ def test_a_point_that_cannot_be_trained_does_not_end_the_search(
         run(TuneConfig(**own, output=tmp_path / "none", space={"data.batch_size": [9999]}))
 
 
-def test_a_loss_that_is_no_number_is_no_result(
+def test_a_loss_of_nan_is_no_result(
     store: EventStore, net: str, cluster: ClusterConfig, tmp_path: Path
 ) -> None:
     own = {"net": net, "input": store.path, "sampler": "grid", "pruning": False, "cluster": cluster}

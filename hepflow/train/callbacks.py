@@ -30,14 +30,12 @@ class Throughput(Callback):
         self._start = self._busy = self._waited = 0.0
         self._events = 0
 
-    def on_train_epoch_start(self, *_: Any) -> None:
-        """Start the clock: waiting for the first batch counts."""
-        self.on_train_batch_start()
-
-    def on_train_batch_start(self, *_: Any) -> None:
+    def on_train_batch_start(self, *_: Any, **__: Any) -> None:
         """Start the clock if it is stopped: after a validation, or in a resumed epoch."""
         if not self._start:
             self._start = time.perf_counter()
+
+    on_train_epoch_start = on_train_batch_start  # waiting for the first batch counts
 
     def on_train_batch_end(self, *hook: Any) -> None:
         """Count events."""
@@ -155,14 +153,11 @@ class PredictionsWriter(Callback):
         """File that was written."""
         self._seen: list[dict[str, Tensor]] = []
 
-    def on_test_batch_end(self, *hook: Any) -> None:
+    def on_test_batch_end(self, *hook: Any, **_: Any) -> None:
         """Keep a batch's logits."""
-        _, _, outputs, *_ = hook
-        self._seen.append({name: value.cpu() for name, value in outputs.items()})
+        self._seen.append({name: value.cpu() for name, value in hook[2].items()})
 
-    def on_predict_batch_end(self, *hook: Any) -> None:
-        """Keep a batch's logits."""
-        self.on_test_batch_end(*hook)
+    on_predict_batch_end = on_test_batch_end
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write them."""

@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 
@@ -67,18 +66,14 @@ class EventData(pl.LightningDataModule):
 
     def plan(self, split: str, *, shuffle: bool, particles: bool) -> EpochPlan:
         """Return the order of a split's events, for nets that read particles or not."""
-        own = self.options
-        in_memory = own.buffer_mb * MB / self._bytes_per_event(split, particles=particles)
+        in_memory = self.options.buffer_mb * MB / self._bytes_per_event(split, particles=particles)
         return make_plan(
             self.store,
             split,
-            balance=own.balance,
-            batch_size=own.batch_size if shuffle else own.eval_batch_size,
-            block_events=own.block_events,
-            window_events=max(1, int(in_memory)),
-            bucket_batches=own.bucket_batches if shuffle else np.iinfo(np.int64).max,
+            self.options,
             shuffle=shuffle,
             seed=self.seed,
+            window_events=max(1, int(in_memory)),
         )
 
     def loader(self, split: str, *, shuffle: bool) -> EventLoader:

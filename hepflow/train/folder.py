@@ -26,14 +26,8 @@ log = logging.getLogger(__name__)
 
 WHERE_IT_RUNS = {
     "trainer": {
-        "accelerator",
-        "devices",
-        "num_nodes",
-        "strategy",
-        "logger",
-        "profiler",
-        "enable_progress_bar",
-        "default_root_dir",
+        *("accelerator", "devices", "num_nodes", "strategy", "logger", "profiler"),
+        *("enable_progress_bar", "default_root_dir"),
     },
     "data": {"store", "workers", "prefetch", "memory_mb", "predict_split", "eval_batch_size"},
     "": {"config", "output", "overwrite", "checkpoint_every_steps", "threads"},
@@ -90,7 +84,7 @@ class RunPlan:
         return self.folder / CHECKPOINTS / LAST if self.state == "resume" else None
 
     def check_replaceable(self) -> None:
-        """Refuse to start where another training has left results, unless told to overwrite.
+        """Refuse to start where another training has left results, without --overwrite.
 
         A training may start if it differs from that one by the events of the same store only.
 

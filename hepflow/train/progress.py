@@ -22,18 +22,23 @@ NUMBERS = {
 }
 
 
-class FitProgress(ProgressBar):
-    """One rich bar for the whole training, with the speed and the newest losses."""
+class _Shown(ProgressBar):
+    """Progress that only the first process shows."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._bar: Progress | None = None
-        self._drawn = 0.0
+        self._shown = time.perf_counter()
         self._enabled = True
 
     def disable(self) -> None:
         """Show nothing: Lightning calls it in all processes but the first."""
         self._enabled = False
+
+
+class FitProgress(_Shown):
+    """One rich bar for the whole training, with the speed and the newest losses."""
+
+    _bar: Progress | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the bar."""
@@ -48,23 +53,21 @@ class FitProgress(ProgressBar):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Move the bar, a few times per second."""
         now = time.perf_counter()
-        if now - self._drawn > REFRESH_S:
-            self._drawn = now
+        if now - self._shown > REFRESH_S:
+            self._shown = now
             self._move(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Show the newest numbers."""
         self._move(trainer, note=newest(trainer))
 
-    def on_train_end(self, *_: Any) -> None:
+    def on_train_end(self, *_: Any, **__: Any) -> None:
         """Leave the bar as it is."""
         if self._bar:
             self._bar.stop()
             self._bar = None
 
-    def on_exception(self, *_: Any) -> None:
-        """Release the terminal."""
-        self.on_train_end()
+    on_exception = on_train_end
 
     def _move(self, trainer: pl.Trainer, **more: Any) -> None:
         if self._bar:
@@ -73,23 +76,14 @@ class FitProgress(ProgressBar):
             self._bar.update(bar, total=steps(trainer, trainer.num_training_batches), **state)
 
 
-class EpochLines(ProgressBar):
+class EpochLines(_Shown):
     """One line per epoch, and one per minute: for a terminal shared by several processes."""
 
     EVERY_S = 60.0
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._printed = time.perf_counter()
-        self._enabled = True
-
-    def disable(self) -> None:
-        """Show nothing: Lightning calls it in all processes but the first."""
-        self._enabled = False
-
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Print the position within a long epoch."""
-        if time.perf_counter() - self._printed > self.EVERY_S:
+        if time.perf_counter() - self._shown > self.EVERY_S:
             loss = trainer.callback_metrics.get("val_loss")
             before = "" if loss is None else f", val_loss {loss:.4f} before"
             batch, n = trainer.fit_loop.epoch_loop.batch_idx + 1, trainer.num_training_batches
@@ -102,7 +96,7 @@ class EpochLines(ProgressBar):
     def _print(self, text: str) -> None:
         if self._enabled:
             log.info("%s", text)
-            self._printed = time.perf_counter()
+            self._shown = time.perf_counter()
 
 
 def newest(trainer: pl.Trainer) -> str:

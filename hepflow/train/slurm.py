@@ -72,15 +72,13 @@ class SlurmRequeue(Callback):
             trainer.save_checkpoint(self.folder / LAST)
             self._requeue(trainer)
 
-    def on_validation_batch_end(self, trainer: pl.Trainer, *hook: Any) -> None:
+    def on_validation_batch_end(self, *hook: Any, **_: Any) -> None:
         """Requeue."""
-        batch_index = hook[3]
+        trainer, _module, _outputs, _batch, batch_index, *_rest = hook
         if batch_index % self.every == 0 and self._anyone_asked(trainer):
             self._requeue(trainer)
 
-    def on_test_batch_end(self, trainer: pl.Trainer, *hook: Any) -> None:
-        """Requeue."""
-        self.on_validation_batch_end(trainer, *hook)
+    on_test_batch_end = on_validation_batch_end
 
     def _mark(self, *_: Any) -> None:
         self._asked = True

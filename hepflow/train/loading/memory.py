@@ -17,11 +17,11 @@ from typing import Any
 import awkward as ak
 import numpy as np
 
-from hepflow.config.train import Balance
+from hepflow.config.train import Balance, DataConfig
 from hepflow.data.blocks import EventBlock, Part, StoreSpec
 from hepflow.data.moments import Moments
 from hepflow.data.store import EventStore
-from hepflow.errors import ConfigError, DataError, one_line
+from hepflow.errors import DataError, one_line
 from hepflow.models.inputs import Inputs, Order
 from hepflow.physics.features import FeatureSet, compute
 from hepflow.schema import CLASSES, COLLECTIONS, HLF, PARTICLE
@@ -29,8 +29,6 @@ from hepflow.train.loading.batches import Batch
 from hepflow.train.loading.loader import EventLoader
 from hepflow.train.loading.plan import EpochPlan, make_plan
 from hepflow.train.loading.reader import BlockReader, require_finite
-
-_BLOCK_EVENTS = 1024
 
 
 class EventBatches:
@@ -127,9 +125,8 @@ def batches_of_events(
         A field is missing, a value is not finite, a label is out of range, or the arrays have
         different lengths.
     """
-    for name, value in (("batch_size", batch_size), ("bucket_batches", bucket_batches)):
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}")
+    sizes: dict[str, Any] = {"batch_size": batch_size, "eval_batch_size": batch_size}
+    options = DataConfig(**sizes, balance=balance, bucket_batches=bucket_batches, order=order)
     n_events = len(events)
     fields = set(ak.fields(events))
     if label is None:
@@ -162,18 +159,9 @@ def batches_of_events(
     block = EventBlock(made.hlf, made.particles, made.offsets, label, event_id)
     require_finite(block, spec, "events", 0, "Remove the event, or fix what made it.")
     store = _InMemory(spec, block)
-    plan = make_plan(
-        store,
-        "train",
-        balance=balance,
-        batch_size=batch_size,
-        block_events=_BLOCK_EVENTS,
-        window_events=len(block),
-        bucket_batches=bucket_batches,
-        shuffle=shuffle,
-        seed=seed,
-    )
-    reader = BlockReader(store, particles=True, order=order, keep=True, block_events=_BLOCK_EVENTS)
+    plan = make_plan(store, "train", options, shuffle=shuffle, seed=seed)
+    size = options.block_events
+    reader = BlockReader(store, particles=True, order=order, keep=True, block_events=size)
     return EventBatches(plan, reader, Inputs.of(store, order), made.rejected)
 
 

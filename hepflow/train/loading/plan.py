@@ -21,10 +21,11 @@ each one reads one stretch of the window and nothing else.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import chain
 
 import numpy as np
 
-from hepflow.config.train import Balance
+from hepflow.config.train import Balance, DataConfig
 from hepflow.data.blocks import Part
 from hepflow.data.provenance import digest
 from hepflow.data.store import EventStore
@@ -240,16 +241,18 @@ def _cut(blocks: Sequence[Slice], start: int, stop: int) -> list[Slice]:
 def make_plan(
     store: EventStore,
     split: str,
+    options: DataConfig,
     *,
-    balance: Balance,
-    batch_size: int,
-    block_events: int,
-    window_events: int,
-    bucket_batches: int,
     shuffle: bool,
     seed: int,
+    window_events: int | None = None,
 ) -> EpochPlan:
     """Return the plan for a split of a store; without ``shuffle`` it has every event once.
+
+    Parameters
+    ----------
+    window_events : int, optional
+        Events that are shuffled together; default: all.
 
     Raises
     ------
@@ -265,26 +268,25 @@ def make_plan(
         raise DataError(
             f"{where}: no events. Give `hepflow features` more events or this split a larger share."
         )
+    balance, step = options.balance, options.block_events
+    batch_size = options.batch_size if shuffle else options.eval_batch_size
     quotas = _quotas(counts, balance, where) if shuffle else tuple(counts.values())
     if shuffle and batch_size > sum(quotas):
         raise ConfigError(
             f"batch_size {batch_size} is more than the {sum(quotas)} events of an epoch "
             f"({where}, balance {balance})"
         )
-    blocks = tuple(
-        tuple(
-            Slice(part, start, min(start + block_events, part.n_events))
-            for part in own
-            for start in range(0, part.n_events, block_events)
-        )
-        for own in parts.values()
-    )
+
+    def blocks_of(part: Part) -> list[Slice]:
+        starts = range(0, part.n_events, step)
+        return [Slice(part, start, min(start + step, part.n_events)) for start in starts]
+
     return EpochPlan(
-        blocks=blocks,
+        blocks=tuple(tuple(chain.from_iterable(map(blocks_of, own))) for own in parts.values()),
         quotas=quotas,
         batch_size=batch_size,
-        window_events=max(window_events, batch_size),
-        bucket_batches=bucket_batches,
+        window_events=max(window_events or sum(quotas), batch_size),
+        bucket_batches=options.bucket_batches if shuffle else np.iinfo(np.int64).max,
         shuffle=shuffle,
         seed=seed,
     )
