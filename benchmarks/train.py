@@ -104,7 +104,11 @@ def loader_vs_memory(path: Path, repeats: int) -> dict[str, float]:
     for name in ("sequence", "inclusive"):
         data = EventData(path, batch_size=64, block_events=256, buffer_mb=max(1, int(size_mb / 6)))
         reader = BlockReader(
-            data.store, particles=True, order="delta_r", keep=False, block_events=data.block_events
+            data.store,
+            particles=True,
+            order="delta_r",
+            keep=False,
+            block_events=data.options.block_events,
         )
         loader = EventLoader(data.plan("train", shuffle=True, particles=True), reader, workers=1)
         net = NETS[name](data.inputs)

@@ -638,7 +638,7 @@ def test_the_last_overlay_names_the_run(
         ),
         (
             ("--checkpoint.save_top_k", "2"),
-            "checkpoint.save_top_k must be 1, got 2: .* in trainer.callbacks keeps more",
+            "checkpoint.save_top_k must be 1, got 2: .* in trainer.callbacks to keep more",
         ),
         (("--checkpoint.filename", "mine"), "checkpoint.filename must be best, got mine"),
         (("--model.net.hidden", "[0]"), r"model.net.hidden\[0\] must be at least 1, got 0"),

@@ -26,44 +26,27 @@ def check_fit(config: Namespace) -> None:
         The first such option.
     """
     trainer, checkpoint = config.trainer, config.checkpoint
-    patience = config.early_stopping.patience
-    _refuse(
-        (trainer.max_epochs or 0) < 1,
-        f"trainer.max_epochs must be at least 1, got {trainer.max_epochs}: the learning rate "
-        "follows the length of the training. Use early_stopping.patience to end it early.",
-    )
+    epochs, patience = trainer.max_epochs, config.early_stopping.patience
+    precision = trainer.precision
+    why = "the learning rate follows the length of the training; early_stopping.patience ends it"
+    _refuse((epochs or 0) < 1, f"trainer.max_epochs must be at least 1, got {epochs}: {why}")
     _refuse(patience < 0, f"early_stopping.patience must be at least 0, got {patience}")
     for name in ("max_steps", "limit_train_batches", "limit_val_batches", "limit_test_batches"):
-        _refuse(
-            trainer[name] == 0,
-            f"trainer.{name} is 0, but a training needs at least 1. Leave it out to use all.",
-        )
-    _refuse(
-        trainer.precision in {"16-true", "bf16-true"},
-        f"trainer.precision {trainer.precision} rounds the features too, to three digits. "
-        "Use bf16-mixed, which rounds only the arithmetic.",
-    )
+        _refuse(trainer[name] == 0, f"trainer.{name} is 0, but must be at least 1 if it is given")
+    why = "rounds the features too, to three digits. Use bf16-mixed, which rounds only arithmetic."
+    _refuse(precision in {"16-true", "bf16-true"}, f"trainer.precision {precision} {why}")
+    why = f"a run keeps {BEST} and {LAST}. Use a ModelCheckpoint in trainer.callbacks to keep more."
     for name, value in ONE_BEST.items():
-        _refuse(
-            checkpoint[name] != value,
-            f"checkpoint.{name} must be {value}, got {checkpoint[name]}: a run keeps its best "
-            f"epoch as {BEST} and its last as {LAST}; a ModelCheckpoint in trainer.callbacks keeps "
-            "more",
-        )
-    _refuse(
-        bool(trainer.fast_dev_run),
-        "trainer.fast_dev_run keeps no epoch. Use --trainer.max-epochs 1 "
-        "--trainer.limit-train-batches 5 instead.",
-    )
+        got = checkpoint[name]
+        _refuse(got != value, f"checkpoint.{name} must be {value}, got {got}: {why}")
+    why = "Use --trainer.max-epochs 1 --trainer.limit-train-batches 5 instead."
+    _refuse(bool(trainer.fast_dev_run), f"trainer.fast_dev_run keeps no epoch. {why}")
+    why = f"is more than trainer.max_epochs {epochs}: no epoch would be the best"
     for name, every in (
         ("checkpoint.every_n_epochs", checkpoint.every_n_epochs),
         ("trainer.check_val_every_n_epoch", trainer.check_val_every_n_epoch),
     ):
-        _refuse(
-            (every or 0) > trainer.max_epochs,
-            f"{name} {every} is more than trainer.max_epochs {trainer.max_epochs}: "
-            "no epoch would be the best",
-        )
+        _refuse((every or 0) > epochs, f"{name} {every} {why}")
 
 
 def check_monitors(config: Namespace, classes: tuple[str, ...]) -> None:

@@ -82,8 +82,8 @@ def batches_of(
         if particles:
             events = []
             for row, b in zip(taken, np.searchsorted(first, taken, side="right") - 1, strict=True):
-                start, stop = blocks[b].offsets[row - first[b] : row - first[b] + 2]
-                events.append(blocks[b].particles[start:stop])
+                event, offsets = row - first[b], blocks[b].offsets
+                events.append(blocks[b].particles[offsets[event] : offsets[event + 1]])
             padded, lengths = (torch.from_numpy(array) for array in pad(events))
         index = torch.from_numpy(taken)
         hlf, label, event_id = (column.index_select(0, index) for column in columns)
