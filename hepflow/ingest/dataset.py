@@ -125,9 +125,8 @@ def commit(
         for record in records:
             settings.record_path(record.key).unlink(missing_ok=True)
         raise DataError(_nothing(files, ledger, settings))
-    content = [
-        [f[key] for key in ("file", "class", "uuid", "size", "kept", "reasons")] for f in files
-    ]
+    keys = ("file", "class", "uuid", "size", "kept", "reasons")
+    content = [[file[key] for key in keys] for file in files]
     about = {
         "schema_version": EVENTS_SCHEMA_VERSION,
         "classes": list(settings.classes),
@@ -145,9 +144,9 @@ def commit(
         log.info(message, counted(len(gone), "file"), min(gone))
     write_marker(settings.output, about)
     sweep(about, settings.output)
-    keys = {record.key for record in records}
+    live = {record.key for record in records}
     for path in (settings.output / RECORDS).iterdir():
-        if path.stem not in keys:
+        if path.stem not in live:
             path.unlink(missing_ok=True)
     return about
 
@@ -203,12 +202,8 @@ def _file(parts: Sequence[RangeRecord]) -> dict[str, Any]:
 def _nothing(files: Sequence[Mapping[str, Any]], ledger: Ledger, settings: Settings) -> str:
     """Return the message for a dataset without events."""
     bad = [file for file in files if file["reason"]]
-    if len(bad) < len(files):
-        why, advice = (
-            f"no event passes ({ledger.summary()})",
-            "Check that these are the right files",
-        )
-    else:
+    why = f"no event passes ({ledger.summary()}). Check that these are the right files."
+    if len(bad) == len(files):
         first = f"the first, {bad[0]['file']}: {bad[0]['reason']}"
-        why, advice = f"all {len(files)} files are bad ({first})", "Repair or replace them"
-    return f"{settings.output}: nothing written, {why}. {advice}."
+        why = f"all {len(files)} files are bad ({first}). Repair or replace them."
+    return f"{settings.output}: nothing written, {why}"
