@@ -1,6 +1,7 @@
-"""The jagged recurrent layers: the same numbers as stock torch, whatever stands in the padding and however many threads run."""
+"""The jagged recurrent layers: the numbers of stock torch, for any padding and any threads."""
 
 import io
+import re
 import threading
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llvmlite import binding
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -19,7 +21,7 @@ from hepflow.models.kernels import simd
 
 
 def stock_gru(layer: JaggedGRU, x_BPC: Tensor, lengths_B: Tensor) -> tuple[Tensor, nn.GRU]:
-    """What torch.nn.GRU with the same weights makes of packed sequences, an empty one being no sequence."""
+    """Return the states of torch.nn.GRU with the same weights, zero for empty sequences."""
     stock = nn.GRU(layer.input_size, layer.hidden_size, batch_first=True)
     stock.load_state_dict(layer.state_dict())
     filled = lengths_B > 0
@@ -33,7 +35,7 @@ def stock_gru(layer: JaggedGRU, x_BPC: Tensor, lengths_B: Tensor) -> tuple[Tenso
 
 
 def assert_close(ours: Tensor, theirs: Tensor) -> None:
-    """Within 1e-5 of the largest value, or 1e-6: states are differences of numbers around 1, in single precision."""
+    """Compare within 1e-5 of the largest value, or 1e-6, as float32 states near 1 allow."""
     assert ours.shape == theirs.shape
     torch.testing.assert_close(
         ours,
@@ -338,6 +340,23 @@ def test_exp_of_the_kernels_is_good_to_three_ulp() -> None:
     y = np.empty_like(x)
     run(x, y)
     np.testing.assert_allclose(y, np.exp(x.astype(np.float64)), rtol=3.6e-7)
+
+
+def test_the_product_of_the_kernels_is_made_of_fused_multiply_adds() -> None:
+    numba = pytest.importorskip("numba")
+
+    @numba.njit
+    def run(a: np.ndarray, b: np.ndarray, n: int, c: np.ndarray) -> None:
+        simd.product(a, 0, b, 0, n, c, 0)
+
+    rng = np.random.default_rng(0)
+    a_KR, b_KL = (rng.normal(size=(7, n)).astype(np.float32) for n in (simd.ROWS, simd.LANES))
+    c_RL = np.empty((simd.ROWS, simd.LANES), np.float32)
+    run(a_KR.ravel(), b_KL.ravel(), 7, c_RL.reshape(-1))
+    np.testing.assert_allclose(c_RL, a_KR.T @ b_KL, rtol=1e-5, atol=1e-5)
+    if binding.get_host_cpu_features().get("fma"):
+        (assembly,) = run.inspect_asm().values()
+        assert len(re.findall(r"vfmadd\w+ps.*[yz]mm", assembly)) >= 2 * simd.ROWS
 
 
 def _result_and_gradients(layer: JaggedGRU, x_BPC: Tensor, lengths_B: Tensor) -> tuple[Tensor, ...]:

@@ -109,7 +109,7 @@ def test_padding_does_not_change_a_logit(
 
 
 @pytest.mark.parametrize("net", SEQUENCES)
-def test_an_event_says_the_same_in_any_batch(net: type[Net]) -> None:
+def test_an_event_has_the_same_logits_in_any_batch(net: type[Net]) -> None:
     inputs = inputs_of()
     model = net(inputs)
     together = events(inputs, [5, 0, 9, 2], 9)
@@ -172,7 +172,7 @@ def test_statistics_travel_with_the_weights() -> None:
         ),
     ],
 )
-def test_a_net_that_cannot_be_is_refused(
+def test_a_net_with_impossible_arguments_is_refused(
     net: type[Net], arguments: dict[str, float], expected: str
 ) -> None:
     with pytest.raises(ConfigError, match=expected):
@@ -180,7 +180,7 @@ def test_a_net_that_cannot_be_is_refused(
 
 
 def test_one_class_is_refused() -> None:
-    with pytest.raises(ConfigError, match="two classes at least"):
+    with pytest.raises(ConfigError, match="at least two classes"):
         HLFNet(inputs_of(n_classes=1))
 
 
@@ -228,7 +228,7 @@ def test_reading_order_mixes_no_events(seed: int) -> None:
     assert np.array_equal(np.sort(order), np.arange(len(order)))
 
 
-def test_stored_order_asks_for_no_column() -> None:
+def test_stored_order_needs_no_column() -> None:
     block = block_of([1], [1], [0, 1])
     assert reading_order(block, ["a", "b", "c"], "stored") is None
     with pytest.raises(DataError, match="no particle feature Eta and Phi"):
@@ -270,6 +270,6 @@ def test_the_transformer_does_not_depend_on_the_order_of_particles() -> None:
     )
 
 
-def test_the_transformer_names_the_feature_it_misses() -> None:
+def test_the_transformer_names_a_missing_feature() -> None:
     with pytest.raises(DataError, match="no particle feature Eta and Phi and Pt"):
         TransformerNet(inputs_of())

@@ -1,4 +1,4 @@
-"""Export: the file says the same as the checkpoint, on any number of events and particles, and says what it is."""
+"""Export: the file returns the checkpoint's logits for any events, and describes itself."""
 
 import json
 from itertools import product
@@ -43,7 +43,7 @@ OPTIONS: list[dict[str, str]] = [{}, {"scale": "symlog"}, {"cell": "lstm"}]
         (TransformerNet, {}),
     ],
 )
-def test_the_file_says_the_same_for_any_batch_and_length(
+def test_the_file_returns_the_same_for_any_batch_and_length(
     store: EventStore, tmp_path: Path, net: type[Net], options: dict[str, str]
 ) -> None:
     model = net(Inputs.of(store), **options).eval()
@@ -85,14 +85,14 @@ def test_an_exported_run_names_its_classes_and_gives_the_written_predictions(
         np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_checkpoint_is_exported_into_its_run_folder_and_is_no_model_itself(
+def test_a_checkpoint_is_exported_into_its_run_folder_but_is_not_a_model(
     store: EventStore, tmp_path: Path
 ) -> None:
     fit(store, tmp_path / "hlf", "--trainer.max_epochs", "1")
     last, model = tmp_path / "hlf" / "checkpoints" / "last.ckpt", tmp_path / "hlf" / "model.onnx"
     with pytest.raises(
         DataError,
-        match=r"last\.ckpt: a checkpoint, not an ONNX model\. Make one of it with `hepflow export --run",
+        match=r"last\.ckpt: a checkpoint, not an ONNX model\. Convert it with `hepflow export",
     ):
         OnnxNet(last)
     model.unlink()
@@ -114,7 +114,7 @@ def test_an_export_finds_the_store_of_its_run_from_any_folder(
     moved = store.path.rename(tmp_path / "moved.zarr")
     with pytest.raises(
         DataError,
-        match=rf"was trained on the store {store.path}, which is not there\. Name it, .* by --input",
+        match=rf"trained on the store {store.path}, which was not found\. Name it, .* by --input",
     ):
         run(ExportConfig(run=Path("../hlf")))
     run(ExportConfig(run=Path("../hlf"), input=moved))
@@ -135,11 +135,11 @@ def test_an_export_is_checked_on_as_many_events_as_were_asked_for(
     assert "compared with the checkpoint on 150 test events" in caplog.text
 
 
-def test_a_net_that_gives_no_numbers_is_not_exported(store: EventStore, tmp_path: Path) -> None:
+def test_a_net_that_returns_nan_is_not_exported(store: EventStore, tmp_path: Path) -> None:
     folder = tmp_path / "hlf"
     fit(store, folder, "--model.lr", "1e30", "--trainer.max_epochs", "1")
     assert not (folder / "model.onnx").exists()
-    with pytest.raises(DataError, match="the net gives nan or infinity, its training diverged"):
+    with pytest.raises(DataError, match="the net returns NaN or infinity: its training diverged"):
         run(ExportConfig(run=folder))
 
 

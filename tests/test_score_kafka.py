@@ -150,11 +150,11 @@ def test_a_wrong_address_or_nobody_there_is_said_in_a_line(
     server: str, tmp_path: Path, template: Path, model: Path
 ) -> None:
     copy_as_new(template, tmp_path / "raw" / "a.root", 1)
-    with pytest.raises(ConfigError, match="'kafka://broker' is no topic"):
+    with pytest.raises(ConfigError, match="'kafka://broker' is not a topic"):
         publish(tmp_path / "raw", "kafka://broker")
     with pytest.raises(DataError, match=r"no broker answers within 0\.5 s"):
         publish(tmp_path / "raw", "kafka://127.0.0.1:1/events", timeout_s=0.5)
-    with pytest.raises(DataError, match="no such topic"):
+    with pytest.raises(DataError, match="topic does not exist. Create it"):
         structured.run(
             ScoreConfig(
                 model=model, input=f"kafka://{server}/none", output=tmp_path / "scores", stream=True

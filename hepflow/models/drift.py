@@ -1,7 +1,7 @@
-"""How the high-level features of the training events are spread, in a few numbers that travel with the model, and how far others are.
+"""Spread of the training events' high-level features, kept in the model file, and drift from it.
 
-The distance is the population stability index, the sum over bins of (p - q) ln(p / q): below 0.1 nothing has happened, above 0.2
-something has. It is asked of each feature alone.
+The distance per feature is the population stability index, the sum over bins of
+``(p - q) ln(p / q)``: a common rule reads below 0.1 as no change and above 0.2 as a change.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,99 +14,86 @@ from hepflow.data.store import EventStore
 
 BINS = 10
 MOST_EVENTS = 100_000
-"""Events of a class that are looked at: quantiles of more would not differ."""
+"""Events per class that are read: more would not change the quantiles."""
 _SIGMAS = 4.0
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Histograms of the features, a class each, in bins that hold equally many training events."""
+    """Histograms of the features per class, in bins that hold equally many training events."""
 
     edges: tuple[np.ndarray, ...]
-    """Feature -> (bins - 1) inner edges; a bin begins at its edge."""
+    """(bins - 1) inner edges per feature; a bin begins at its edge."""
     share: tuple[np.ndarray, ...]
-    """Feature -> (classes, bins) of the events of a class, adding up to 1."""
+    """(classes, bins) per feature: fractions of the events of a class, which add up to 1."""
     counts: np.ndarray
-    """(classes) events that they were made of."""
+    """(classes) events in the histograms."""
 
     @classmethod
     def of(cls, hlf_by_class: Sequence[np.ndarray]) -> "Spread":
-        """From (events, features) of each class."""
-        together = np.concatenate(hlf_by_class)
-        edges = tuple(_edges(column) for column in together.T)
-        counts = np.array([len(hlf) for hlf in hlf_by_class])
-        share = [
-            [_count(hlf[:, i], inner) / max(len(hlf), 1) for hlf in hlf_by_class]
+        """Return the spread of (events, features) per class."""
+        edges = tuple(_edges(column) for column in np.concatenate(hlf_by_class).T)
+        share = tuple(
+            np.array([_count(hlf[:, i], inner) / max(len(hlf), 1) for hlf in hlf_by_class])
             for i, inner in enumerate(edges)
-        ]
-        return cls(edges, tuple(np.array(rows) for rows in share), counts)
+        )
+        return cls(edges, share, np.array([len(hlf) for hlf in hlf_by_class]))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Spread":
-        """Inverse of `to_dict`."""
-        edges, share = (
-            tuple(np.asarray(values, dtype=np.float64) for values in data[key])
-            for key in ("edges", "share")
-        )
+        """Invert `to_dict`."""
+        edges = tuple(np.asarray(values, dtype=np.float64) for values in data["edges"])
+        share = tuple(np.asarray(values, dtype=np.float64) for values in data["share"])
         return cls(edges, share, np.asarray(data["counts"]))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for JSON."""
-        return {
-            "edges": _lists(self.edges),
-            "share": _lists(self.share),
-            "counts": self.counts.tolist(),
-        }
+        """Return plain types, for JSON."""
+        edges, share = ([a.tolist() for a in arrays] for arrays in (self.edges, self.share))
+        return {"edges": edges, "share": share, "counts": self.counts.tolist()}
 
     def count(self, hlf: np.ndarray) -> list[np.ndarray]:
-        """Histogram of each feature of (events, features); histograms of several chunks add up."""
+        """Return a histogram per feature of (events, features); those of several chunks add up."""
         return [_count(column, inner) for column, inner in zip(hlf.T, self.edges, strict=True)]
 
     def distance(
         self, histograms: Iterable[np.ndarray], mix_K: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Of each feature: the index, and how large chance alone makes it.
+        """Return the index of each feature, and its size by chance alone.
 
         Parameters
         ----------
         histograms : of `count`
         mix_K : (classes) or None
-            Composition to expect; None: that of the training events.
+            Expected composition; None: that of the training events.
 
         Returns
         -------
         psi, by_chance : (features) float64
-            The second is the mean and four standard deviations of what as many events of the same kind would give.
+            The second is the mean plus four standard deviations for as many events of the same
+            composition.
         """
         weight_K = self.counts if mix_K is None else mix_K
         weight_K = weight_K / weight_K.sum()
-        rows = [
-            _index(found, weight_K @ share, int(self.counts.sum()))
-            for found, share in zip(histograms, self.share, strict=True)
-        ]
+        found = zip(histograms, self.share, strict=True)
+        rows = [_index(n, weight_K @ share, int(self.counts.sum())) for n, share in found]
         psi, by_chance = np.array(rows).T
         return psi, by_chance
 
 
 def spread_of(store: EventStore) -> Spread:
-    """The spread of a store's training split."""
-    return Spread.of([_hlf(store, name) for name in store.spec.classes])
-
-
-def _hlf(store: EventStore, class_name: str) -> np.ndarray:
-    parts, held, blocks = store.parts("train", class_name), 0, []
-    for part in parts:
-        if held >= MOST_EVENTS:
-            break
-        blocks.append(store.read(part, particles=False).hlf)
-        held += len(blocks[-1])
-    return (
-        np.concatenate(blocks) if blocks else np.empty((0, len(store.spec.hlf)), dtype=np.float32)
-    )
+    """Return the spread of a store's training split."""
+    hlf_by_class = []
+    for name in store.spec.classes:
+        hlf = [np.empty((0, len(store.spec.hlf)), dtype=np.float32)]
+        for part in store.parts("train", name):
+            if sum(map(len, hlf)) < MOST_EVENTS:
+                hlf.append(store.read(part, particles=False).hlf)
+        hlf_by_class.append(np.concatenate(hlf))
+    return Spread.of(hlf_by_class)
 
 
 def _edges(values: np.ndarray) -> np.ndarray:
-    """Inner edges: between the values of a feature that has few of them, else at its quantiles."""
+    """Return inner edges: between the values of a feature with few of them, else its quantiles."""
     distinct = np.unique(values)
     if len(distinct) <= BINS:
         return distinct[1:].astype(np.float64)
@@ -121,12 +108,9 @@ def _index(found: np.ndarray, expected: np.ndarray, n_expected: int) -> tuple[fl
     n, bins = found.sum(), len(found)
     if n == 0 or bins < 2:
         return 0.0, 0.0
-    p = (found + 0.5) / (n + 0.5 * bins)  # an empty bin is no infinite distance
+    # half an event per bin keeps the distance of an empty one finite
+    p = (found + 0.5) / (n + 0.5 * bins)
     q = (expected * n_expected + 0.5) / (n_expected + 0.5 * bins)
-    # n times the index is distributed as chi squared of bins - 1 degrees of freedom, where nothing has changed
+    # without a change, n times the index follows a chi squared of bins - 1 degrees of freedom
     chance = (bins - 1 + _SIGMAS * np.sqrt(2 * (bins - 1))) * (1 / n + 1 / n_expected)
     return float(((p - q) * np.log(p / q)).sum()), float(chance)
-
-
-def _lists(arrays: Iterable[np.ndarray]) -> list[Any]:
-    return [array.tolist() for array in arrays]

@@ -1,12 +1,12 @@
-"""A trained net for those who use it: rebuilt from a checkpoint alone, and exported to ONNX.
+"""A trained net for its users: rebuilt from a checkpoint alone, and exported to ONNX.
 
-The ONNX file holds the normalisation, takes any number of events and particles, and says in its metadata what it reads and means.
+The ONNX file holds the normalisation, takes any number of events and particles, and describes its
+inputs in its metadata.
 """
 
 import json
 import logging
 import warnings
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,7 +18,7 @@ import torch
 
 from hepflow.config.tools import ExportConfig
 from hepflow.data.blocks import EventBlock
-from hepflow.data.runs import CHECKPOINTS, ONNX, RECORD
+from hepflow.data.runs import CHECKPOINTS, ONNX, RECORD, read_record
 from hepflow.data.store import EventStore
 from hepflow.errors import DataError
 from hepflow.models.drift import spread_of
@@ -26,7 +26,7 @@ from hepflow.models.inputs import Inputs
 from hepflow.models.net import Net, rebuild, weights_hash
 from hepflow.models.onnx_net import METADATA, OnnxNet
 from hepflow.models.order import features_of
-from hepflow.system.files import read_json, whole
+from hepflow.system.files import whole
 
 log = logging.getLogger(__name__)
 
@@ -42,177 +42,144 @@ FREE_AXES = {
 def run(config: ExportConfig) -> None:
     """Export a run's net and check the file on real events."""
     net = load_net(config.run, config.checkpoint)
-    output = config.output or _folder(config.run) / ONNX
+    folder = config.run  # or, of a checkpoint, the run folder that it is in
+    if not folder.is_dir():
+        folder = folder.parent.parent if folder.parent.name == CHECKPOINTS else folder.parent
+    output = config.output or folder / ONNX
     output.parent.mkdir(parents=True, exist_ok=True)
-    store = EventStore.open(config.input or _store_of(config.run))
-    features = _some_events(store, config, net)
+    store = EventStore.open(config.input or _store_of(folder))
+    features = _test_events(store, config, net)
     with whole(output) as part:
-        write_onnx(
-            net, part, features, physics=store.spec.physics, spread=spread_of(store).to_dict()
-        )
+        physics, spread = store.spec.physics, spread_of(store).to_dict()
+        write_onnx(net, part, features, physics=physics, spread=spread)
         difference = _difference(net, part, features, config.tolerance)
-    same = (
-        f"its logits differ by {difference:.0e} at most"
-        if difference
-        else "its logits are the same"
-    )
     log.info(
-        "exported %s to %s; compared with the checkpoint on %d test events: %s",
+        "exported %s to %s; compared with the checkpoint on %d test events: its logits %s",
         type(net).__name__,
         output,
         len(features["hlf"]),
-        same,
+        f"differ by at most {difference:.0e}" if difference else "are the same",
     )
 
 
-def _folder(run: Path) -> Path:
-    """Run folder that a checkpoint lies in."""
-    if run.is_dir():
-        return run
-    return run.parent.parent if run.parent.name == CHECKPOINTS else run.parent
-
-
-def _store_of(run: Path) -> Path:
-    record = _folder(run) / RECORD
-    about = read_json(record) if record.is_file() else {}
+def _store_of(folder: Path) -> Path:
+    record, about = folder / RECORD, read_record(folder)
     if "store" not in about:
-        raise DataError(
-            f"{record}: does not say which store the run was trained on. Name the store by --input."
-        )
+        raise DataError(f"{record}: names no feature store. Name the store by --input.")
     store = Path(about["store"])
     if not store.is_dir():
         raise DataError(
-            f"{record}: the run was trained on the store {store}, which is not there. Name it, or another one, by --input."
+            f"{record}: the run was trained on the store {store}, which was not found. "
+            "Name it, or another one, by --input."
         )
     return store
 
 
 def load_net(run_folder: Path, checkpoint: str = "best") -> Net:
-    """The net of a run, ready to use.
+    """Return the net of a run, ready to use.
 
     Parameters
     ----------
     run_folder : Path
-        What `hepflow train fit` wrote, or a checkpoint file.
+        Output of `hepflow train fit`, or a checkpoint file.
     checkpoint : str
         ``best`` or ``last``.
 
     Raises
     ------
     DataError
-        There is no such checkpoint, as in a run of trees, or hepflow did not write it.
+        There is no such checkpoint, as in a run of trees, or it is not from hepflow.
     """
     path = run_folder if run_folder.is_file() else run_folder / CHECKPOINTS / f"{checkpoint}.ckpt"
     if not path.is_file():
         raise DataError(_no_checkpoint(path, run_folder))
     content = read_checkpoint(path)
     net = rebuild(content["hepflow"])
-    net.load_state_dict(
-        {
-            name.removeprefix("net."): value
-            for name, value in content["state_dict"].items()
-            if name.startswith("net.")
-        }
-    )
+    weights = {name: w for name, w in content["state_dict"].items() if name.startswith("net.")}
+    net.load_state_dict({name.removeprefix("net."): w for name, w in weights.items()})
     return net.eval()
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What is in a checkpoint file.
+    """Return the content of a checkpoint file.
 
     Raises
     ------
     DataError
-        It is none, or hepflow did not write it.
+        It is not a checkpoint, or not from hepflow.
     """
+    give = "Give one from a run folder's checkpoints/."
     try:
         content: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    except (
-        RuntimeError,
-        UnpicklingError,
-        EOFError,
-        LookupError,
-    ) as error:  # whatever an unpickler makes of other bytes
-        raise DataError(
-            f"{path}: not readable as a checkpoint ({str(error).splitlines()[0]}); give one of a run folder's checkpoints/"
-        ) from error
+    except (RuntimeError, UnpicklingError, EOFError, LookupError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: not readable as a checkpoint ({reason}). {give}") from error
     if "hepflow" not in content:
-        raise DataError(
-            f"{path}: not a checkpoint of hepflow; give one of a run folder's checkpoints/"
-        )
+        raise DataError(f"{path}: not a checkpoint of hepflow. {give}")
     return content
 
 
 def _no_checkpoint(path: Path, run_folder: Path) -> str:
-    nets = sorted(
-        there.parents[1].name for there in run_folder.parent.glob("*/checkpoints/best.ckpt")
+    found = run_folder.parent.glob("*/checkpoints/best.ckpt")
+    nets = ", ".join(sorted(best.parents[1].name for best in found))
+    advice = (
+        f"Nets in {run_folder.parent}: {nets}." if nets else "Train one with `hepflow train fit`."
     )
-    there = (
-        f"Nets in {run_folder.parent}: {', '.join(nets)}."
-        if nets
-        else "Train a net with `hepflow train fit`."
-    )
-    record = run_folder / RECORD
-    if record.is_file() and not path.parent.is_dir():
-        what = read_json(record).get("model", "something else")
-        return f"{run_folder}: a run of {what}, which has no checkpoint; only nets (HLFNet, SequenceNet, ...) are exported. {there}"
-    return f"{path}: no checkpoint here. {there}"
+    if (run_folder / RECORD).is_file() and not path.parent.is_dir():
+        model = read_record(run_folder).get("model", "something else")
+        only = "only nets (HLFNet, SequenceNet, ...) are exported"
+        return f"{run_folder}: a run of {model}, which has no checkpoint; {only}. {advice}"
+    return f"{path}: no checkpoint here. {advice}"
 
 
 def logits_of(net: Net, features: dict[str, np.ndarray]) -> np.ndarray:
-    """Logits (events, classes) float32, of features by name."""
+    """Return logits (events, classes) float32 of features by name."""
+    arguments = {name: torch.from_numpy(features[name]) for name in net.reads}
     with torch.inference_mode():
-        logits_BK: torch.Tensor = net(
-            **{name: torch.from_numpy(features[name]) for name in net.reads}
-        )
+        logits_BK: torch.Tensor = net(**arguments)
     return logits_BK.numpy()
 
 
 def write_onnx(net: Net, path: Path, features: dict[str, np.ndarray], **about: Any) -> None:
-    """Write the net as ONNX, traced on some events; ``about`` joins what it says of itself."""
-    example = tuple(torch.from_numpy(features[name][:2]) for name in net.reads)
-    axes = {name: FREE_AXES[name] for name in (*net.reads, "logits")}
+    """Write the net as ONNX, traced on some events; ``about`` is added to its metadata."""
     with warnings.catch_warnings():
-        # the exporter that needs no further package is the one that warns of its successor, and of batches of another size
+        # this exporter, which needs no other package, warns about its successor and batch sizes
         warnings.simplefilter("ignore")
         torch.onnx.export(
             net,
-            example,
+            tuple(torch.from_numpy(features[name][:2]) for name in net.reads),
             str(path),
             input_names=list(net.reads),
             output_names=["logits"],
-            dynamic_axes=axes,
+            dynamic_axes={name: FREE_AXES[name] for name in (*net.reads, "logits")},
             opset_version=OPSET,
             dynamo=False,
         )
     model = onnx.load(path)
-    about |= {
-        **net.describe(),
-        "weights": weights_hash(net),
-        "reads": list(net.reads),
-        "order": net.inputs.order,
-    }
-    about["hepflow"] = version("hepflow")
-    onnx.helper.set_model_props(
-        model,
-        {METADATA: json.dumps(about, sort_keys=True), "classes": json.dumps(net.inputs.classes)},
-    )
+    about |= {**net.describe(), "weights": weights_hash(net), "reads": list(net.reads)}
+    about |= {"order": net.inputs.order, "hepflow": version("hepflow")}
+    metadata = {METADATA: json.dumps(about, sort_keys=True)}
+    metadata["classes"] = json.dumps(net.inputs.classes)
+    onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)
     onnx.save(model, path)
 
 
-def _some_events(store: EventStore, config: ExportConfig, net: Net) -> dict[str, np.ndarray]:
-    """Test events of every class, in one batch; what a class has too few of is made up for by those after it."""
+def _test_events(store: EventStore, config: ExportConfig, net: Net) -> dict[str, np.ndarray]:
+    """Return test events of every class in one batch; later classes fill up for small ones."""
     classes = net.inputs.classes
     net.inputs.require_same_features(Inputs.of(store, net.inputs.order), str(config.run))
     blocks: list[EventBlock] = []
     n_left = config.check_events
     for n_classes_left, name in zip(range(len(classes), 0, -1), classes, strict=True):
-        blocks += _first_events(store, name, -(-n_left // n_classes_left))
-        n_left = config.check_events - sum(len(block) for block in blocks)
+        wanted = -(-n_left // n_classes_left)
+        for part in store.parts("test", name):
+            if wanted > 0:
+                blocks.append(store.read(part, 0, min(wanted, part.n_events)))
+                wanted, n_left = wanted - part.n_events, n_left - len(blocks[-1])
     if not blocks:
         raise DataError(
-            f"{store.path}: no test events to check the export on; name another store by --input"
+            f"{store.path}: no test events to check the export on. Name another store by --input."
         )
     each = [features_of(block, net.inputs.particles, net.inputs.order) for block in blocks]
     longest = max(features["particles"].shape[1] for features in each)
@@ -222,32 +189,25 @@ def _some_events(store: EventStore, config: ExportConfig, net: Net) -> dict[str,
     return {name: np.concatenate([features[name] for features in each]) for name in each[0]}
 
 
-def _first_events(store: EventStore, name: str, n: int) -> Iterator[EventBlock]:
-    """The first test events of a class, so many if there are."""
-    for part in store.parts("test", name):
-        if n <= 0:
-            return
-        yield store.read(part, 0, min(n, part.n_events))
-        n -= part.n_events
-
-
 def _difference(net: Net, path: Path, features: dict[str, np.ndarray], tolerance: float) -> float:
-    """Largest difference of a logit between the net and its file.
+    """Return the largest difference of a logit between the net and its file.
 
     Raises
     ------
     DataError
-        It is above the tolerance, or the net gives no numbers.
+        It is above the tolerance, or the net's logits are not finite.
     """
     expected, found = logits_of(net, features), OnnxNet(path).logits(features)
     if not np.isfinite(expected).all():
         raise DataError(
-            "the net gives nan or infinity, its training diverged: train it again with a smaller model.lr"
+            "the net returns NaN or infinity: its training diverged. "
+            "Train it again with a smaller model.lr."
         )
     difference = np.abs(expected - found)
     worst = float((difference / np.maximum(1, np.abs(expected))).max())
     if not worst <= tolerance:
         raise DataError(
-            f"the exported net differs by {worst:.1e} from its checkpoint, more than the tolerance of {tolerance:.1e}; nothing was written"
+            f"the exported net differs by {worst:.1e} from its checkpoint, more than the "
+            f"tolerance of {tolerance:.1e}; nothing was written. Raise --tolerance to accept it."
         )
     return float(difference.max())

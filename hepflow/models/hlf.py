@@ -1,4 +1,4 @@
-"""The high-level classifier: a few dense layers on the features of the event as a whole."""
+"""The high-level classifier: a few dense layers on the features of the whole event."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -21,7 +21,7 @@ class HLFNet(Net):
     hidden : sequence of int
         Widths of the hidden layers.
     scale : {"standard", "symlog"}
-        How features are normalised, see InputNorm.
+        Normalisation of the features, see InputNorm.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("hlf",)
@@ -37,6 +37,6 @@ class HLFNet(Net):
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], len(inputs.classes)))
 
     def forward(self, hlf: Tensor) -> Tensor:
-        """Logits (B, K) of ``hlf`` (B, F)."""
+        """Return logits (B, K) of ``hlf`` (B, F)."""
         logits_BK: Tensor = self.layers(self.norm(hlf))
         return logits_BK

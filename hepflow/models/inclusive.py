@@ -1,4 +1,4 @@
-"""The inclusive classifier: the particles' recurrent state beside the high-level features."""
+"""The inclusive classifier: the particles' recurrent state and the high-level features."""
 
 from typing import ClassVar
 
@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from hepflow.models.inputs import Inputs
-from hepflow.models.layers import Cell, InputNorm, Scale, check_arguments, jagged_rnn
+from hepflow.models.layers import CELLS, Cell, InputNorm, Scale, check_arguments
 from hepflow.models.net import Net
 
 # B events, P particles, C particle features, F high-level features, H hidden, K classes
 
 
 class InclusiveNet(Net):
-    """GRU over the particles and the high-level features, each with dropout, joined in a dense layer.
+    """GRU over the particles and the high-level features, each with dropout, then a dense layer.
 
     12,353 parameters on the shipped features and classes.
 
@@ -22,13 +22,13 @@ class InclusiveNet(Net):
     hidden : int
         Width of the recurrent state.
     dense : int
-        Width of the dense layer behind both.
+        Width of the dense layer after both.
     dropout : float
-        Share of the state, and of the high-level features, dropped in training.
+        Fraction of the state, and of the high-level features, dropped in training.
     cell : {"gru", "lstm"}
         Recurrent cell.
     scale : {"standard", "symlog"}
-        How features are normalised, see InputNorm.
+        Normalisation of the features, see InputNorm.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("hlf", "particles", "lengths")
@@ -49,13 +49,13 @@ class InclusiveNet(Net):
         check_arguments(hidden=hidden, dense=dense, dropout=dropout)
         self.norm_hlf = InputNorm(inputs.statistics["hlf"], scale)
         self.norm_particles = InputNorm(inputs.statistics["particles"], scale)
-        self.rnn = jagged_rnn(cell, len(inputs.particles), hidden)
+        self.rnn = CELLS[cell](len(inputs.particles), hidden)
         self.dropout = nn.Dropout(dropout)
         self.dense = nn.Linear(hidden + len(inputs.hlf), dense)
         self.head = nn.Linear(dense, len(inputs.classes))
 
     def forward(self, hlf: Tensor, particles: Tensor, lengths: Tensor) -> Tensor:
-        """Logits (B, K) of ``hlf`` (B, F) and ``particles`` (B, P, C), of which the first ``lengths`` (B) count."""
+        """Return logits (B, K) of ``hlf`` (B, F) and the first ``lengths`` of ``particles``."""
         h_BH = self.dropout(self.rnn(self.norm_particles(particles), lengths))
         both = torch.cat([h_BH, self.dropout(self.norm_hlf(hlf))], dim=1)
         logits_BK: Tensor = self.head(torch.relu(self.dense(both)))

@@ -1,4 +1,7 @@
-"""What a net is told about its inputs: names, sizes and statistics out of a store. Training and scoring share it, with or without torch."""
+"""Inputs of a net: their names, sizes and statistics, taken from a store.
+
+Training and scoring share this, with and without torch.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,61 +15,58 @@ Order = Literal["delta_r", "stored"]
 
 @dataclass(frozen=True)
 class Inputs:
-    """Classes, feature names and training-split statistics: everything a net takes from a store, and keeps in a checkpoint."""
+    """Everything a net takes from a store, and keeps in its checkpoint."""
 
     classes: tuple[str, ...]
     hlf: tuple[str, ...]
     particles: tuple[str, ...]
     statistics: Mapping[str, Mapping[str, Any]]
-    """``hlf`` and ``particles`` -> count, and mean, std, min, max a feature."""
+    """``hlf`` and ``particles`` -> count, and mean, std, min, max per feature (training split)."""
     definitions: str
     provenance: str
-    """The store's hash."""
+    """Hash of the store."""
     order: Order = "delta_r"
-    """How particles are handed over: by decreasing distance from the first of the event, or as stored."""
+    """Order of the particles: by decreasing distance from the first of the event, or as stored."""
 
     @classmethod
     def of(cls, store: EventStore, order: Order = "delta_r") -> "Inputs":
-        """From a finished store."""
+        """Return the inputs that a finished store offers."""
         spec = store.spec
-        hlf, particles = (
-            tuple(feature.name for feature in features) for features in (spec.hlf, spec.particles)
-        )
-        return cls(
-            spec.classes, hlf, particles, store.statistics, spec.definitions, spec.provenance, order
-        )
+        hlf = tuple(feature.name for feature in spec.hlf)
+        particles = tuple(feature.name for feature in spec.particles)
+        about = (store.statistics, spec.definitions, spec.provenance, order)
+        return cls(spec.classes, hlf, particles, *about)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for a checkpoint."""
-        data = asdict(self)
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in data.items()
-        }
+        """Return plain types, for a checkpoint."""
+        items = asdict(self).items()
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in items}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Inputs":
-        """Inverse of `to_dict`."""
-        plain: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
-        }
+        """Invert `to_dict`."""
+        items = data.items()
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in items}
         return cls(**plain)
 
     def require_same_features(self, other: "Inputs", where: str) -> None:
-        """Refuse a checkpoint whose net was made for other inputs.
+        """Refuse a net that was made for other inputs.
 
         Raises
         ------
         DataError
-            Classes, features, their order or the physics definitions differ; the first difference is named.
+            Classes, features, their order or the physics definitions differ; the message names
+            the first difference.
         """
         for name in ("classes", "hlf", "particles", "definitions", "order"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise DataError(
-                    f"{where}: made for {name} {words(mine)}, the store has {words(theirs)}. Give the store it was trained on."
+                    f"{where}: made for {name} {words(mine)}, the store has {words(theirs)}. "
+                    "Give the store it was trained on."
                 )
 
 
 def words(value: Any) -> str:
-    """Names side by side, or the value as it is."""
+    """Return names separated by commas, and any other value as text."""
     return ", ".join(value) if isinstance(value, tuple) else str(value)

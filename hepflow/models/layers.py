@@ -13,19 +13,24 @@ from hepflow.models.gru import JaggedGRU, JaggedLSTM
 
 Scale = Literal["standard", "symlog"]
 Cell = Literal["gru", "lstm"]
+CELLS: Mapping[Cell, type[JaggedGRU | JaggedLSTM]] = {"gru": JaggedGRU, "lstm": JaggedLSTM}
+"""Recurrent layers over padded sequences with lengths: (B, P, C), (B) -> (B, H)."""
 HEAVY_TAIL = 10.0
 
 
 class InputNorm(nn.Module):
-    """Features -> numbers of order one. The statistics are buffers: a checkpoint or an exported model carries them.
+    """Features -> numbers of order one.
+
+    The statistics are buffers, so a checkpoint or an exported model carries them.
 
     Parameters
     ----------
     statistics : mapping
-        ``mean, std, min, max`` a feature, of the training split.
+        ``mean, std, min, max`` per feature, of the training split.
     scale : {"standard", "symlog"}
-        standard: subtract the mean, divide by the standard deviation. symlog: the same, but features with a heavy tail (an
-        extreme beyond ten standard deviations, as momenta have) become ``sign(x) log(1 + |x| / rms)``.
+        standard: subtract the mean, divide by the standard deviation. symlog: the same, but
+        features with a heavy tail (an extreme beyond ten standard deviations, as momenta have)
+        become ``sign(x) log(1 + |x| / rms)``.
     """
 
     shift: Tensor
@@ -50,26 +55,21 @@ class InputNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Same shape as ``x`` (..., C)."""
         z = (x - self.shift) / self.width
-        return (
-            torch.where(self.log, torch.sign(z) * torch.log1p(z.abs()), z) if self.uses_log else z
-        )
+        if not self.uses_log:
+            return z
+        return torch.where(self.log, torch.sign(z) * torch.log1p(z.abs()), z)
 
 
 def check_arguments(*, dropout: float = 0.0, **sizes: int) -> None:
-    """Refuse a net that torch could not make, or not run.
+    """Refuse a net that torch could not build or run.
 
     Raises
     ------
     ConfigError
-        A size is below 1, or the dropout is no share.
+        A size is below 1, or the dropout is not between 0 and 1.
     """
     for name, size in sizes.items():
         if size < 1:
             raise ConfigError(f"model.net.{name} must be at least 1, got {size}")
     if not 0 <= dropout <= 1:
         raise ConfigError(f"model.net.dropout must be between 0 and 1, got {dropout}")
-
-
-def jagged_rnn(cell: Cell, n_inputs: int, n_hidden: int) -> nn.Module:
-    """Recurrent layer over padded sequences with lengths: (B, P, C), (B) -> (B, H)."""
-    return {"gru": JaggedGRU, "lstm": JaggedLSTM}[cell](n_inputs, n_hidden)

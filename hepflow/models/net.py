@@ -1,6 +1,7 @@
-"""The interface that every net has.
+"""The interface of a net.
 
-A net is built from the store's own description: names, sizes and statistics come from there, never from constants.
+A net is built from the store's own description: names, sizes and statistics come from there,
+never from constants.
 """
 
 from collections.abc import Mapping
@@ -15,11 +16,12 @@ from hepflow.models.inputs import Inputs, words
 
 
 class Net(nn.Module):
-    """A classifier: named inputs -> logits, one a class.
+    """A classifier: named inputs -> logits, one per class.
 
-    Subclasses name in ``reads`` the arguments of their ``forward``: some of ``hlf`` (B, F), ``particles`` (B, P, C; zero-padded) and
-    ``lengths`` (B). Their ``forward`` gives logits (B, K). They hand their own arguments to this constructor, so that a checkpoint
-    can rebuild them.
+    Subclasses name in ``reads`` the arguments of their ``forward``: some of ``hlf`` (B, F),
+    ``particles`` (B, P, C; zero-padded) and ``lengths`` (B). Their ``forward`` returns logits
+    (B, K). They pass their own arguments to this constructor, so that a checkpoint can rebuild
+    them.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
@@ -28,36 +30,36 @@ class Net(nn.Module):
         super().__init__()
         if len(inputs.classes) < 2:
             raise ConfigError(
-                f"a classifier needs two classes at least, the store has {words(inputs.classes)}"
+                f"a classifier needs at least two classes, the store has {words(inputs.classes)}"
             )
         self.inputs = inputs
         self.arguments = arguments
 
     def describe(self) -> dict[str, Any]:
-        """What `rebuild` needs, in plain types."""
-        own = type(self)
-        return {
-            "net": f"{own.__module__}.{own.__qualname__}",
-            "arguments": self.arguments,
-            "inputs": self.inputs.to_dict(),
-        }
+        """Return what `rebuild` needs, in plain types."""
+        net = f"{type(self).__module__}.{type(self).__qualname__}"
+        return {"net": net, "arguments": self.arguments, "inputs": self.inputs.to_dict()}
 
 
 def rebuild(description: Mapping[str, Any]) -> Net:
-    """The net of a description, with fresh weights."""
+    """Return the net of a description, with new weights."""
     module, name = str(description["net"]).rsplit(".", 1)
     try:
         own = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"the net {module}.{name} of the checkpoint is not to be found ({error}): put its module where Python looks, see PYTHONPATH"
+            f"cannot import the checkpoint's net {module}.{name} ({error}). "
+            "Add its folder to PYTHONPATH."
         ) from error
     net: Net = own(Inputs.from_dict(description["inputs"]), **description["arguments"])
     return net
 
 
 def weights_hash(net: nn.Module) -> str:
-    """Hash of the weights at single precision: the same in a training, its checkpoint and its export."""
+    """Return a hash of the weights at single precision.
+
+    A training, its checkpoint and its export have the same.
+    """
     state = blake2b(digest_size=8)
     for name, value in sorted(net.state_dict().items()):
         state.update(name.encode())
@@ -66,5 +68,5 @@ def weights_hash(net: nn.Module) -> str:
 
 
 def parameters(net: nn.Module) -> int:
-    """Trainable parameters."""
+    """Return the number of trainable parameters."""
     return sum(p.numel() for p in net.parameters() if p.requires_grad)

@@ -1,4 +1,7 @@
-"""Particles as the sequence nets read them: in order, and padded to the longest event. Training and scoring share it."""
+"""Particles as the sequence nets read them: sorted, and padded to the longest event.
+
+Training and scoring share this.
+"""
 
 from collections.abc import Sequence
 
@@ -11,34 +14,35 @@ from hepflow.system.compiled import cached_njit
 
 
 def reading_order(block: EventBlock, names: Sequence[str], order: Order) -> np.ndarray | None:
-    """Rows of ``block.particles`` in the order the nets read them.
+    """Return the rows of ``block.particles`` in the order the nets read them.
 
     Parameters
     ----------
     names : sequence of str
-        Particle features; ``Eta`` and ``Phi`` (radians) are needed for ``delta_r``.
+        Particle features; ``delta_r`` needs ``Eta`` and ``Phi`` (radians).
     order : {"delta_r", "stored"}
-        delta_r: by decreasing distance from the first particle of the event, so that the lepton comes last; ties as stored.
+        delta_r: by decreasing distance from the first particle of the event, so that the lepton
+        comes last; ties as stored.
 
     Returns
     -------
-    (particles,) int64, or None where they stay as they are
+    (particles,) int64, or None if they stay as they are
     """
     if order == "stored" or not len(block.particles):
         return None
     if missing := {"Eta", "Phi"} - set(names):
         raise DataError(
-            f"the store has no particle feature {' and '.join(sorted(missing))}, which `order: delta_r` needs; use `order: stored`"
+            f"the store has no particle feature {' and '.join(sorted(missing))}, "
+            "which `order: delta_r` needs. Use `order: stored`."
         )
-    eta, phi = (
-        block.particles[:, list(names).index(name)].astype(np.float64) for name in ("Eta", "Phi")
-    )
+    columns = (list(names).index(name) for name in ("Eta", "Phi"))
+    eta, phi = (block.particles[:, column].astype(np.float64) for column in columns)
     rows = np.empty(len(eta), np.int64)
     _by_falling_distance(eta, phi, block.offsets, rows)
     return rows
 
 
-@cached_njit(nogil=True)  # so that threads that read leave the one that trains alone
+@cached_njit(nogil=True)  # reader threads must not block the thread that trains
 def _by_falling_distance(
     eta: np.ndarray, phi: np.ndarray, offsets: np.ndarray, rows: np.ndarray
 ) -> None:
@@ -53,7 +57,7 @@ def _by_falling_distance(
 
 
 def pad(events: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Events of different length side by side.
+    """Return events of different lengths as one zero-padded array, and their lengths.
 
     Parameters
     ----------
@@ -61,20 +65,19 @@ def pad(events: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
     Returns
     -------
-    particles : (events, longest or 1, features) float32, zero-padded
+    particles : (events, longest or 1, features) float32
     lengths : (events,) int64
     """
     lengths = np.array([len(event) for event in events], dtype=np.int64)
-    padded = np.zeros(
-        (len(events), max(1, lengths.max(initial=0)), events[0].shape[1]), dtype=np.float32
-    )
+    shape = (len(events), max(1, lengths.max(initial=0)), events[0].shape[1])
+    padded = np.zeros(shape, dtype=np.float32)
     for row, event in zip(padded, events, strict=True):
         row[: len(event)] = event
     return padded, lengths
 
 
 def features_of(block: EventBlock, names: Sequence[str], order: Order) -> dict[str, np.ndarray]:
-    """What nets read of a block of events, by the names that they read it under: ``hlf``, ``particles`` and ``lengths``."""
+    """Return the arguments that nets may read: ``hlf``, ``particles`` and ``lengths``."""
     rows = reading_order(block, names, order)
     particles = block.particles if rows is None else block.particles[rows]
     padded, lengths = pad(np.split(particles, block.offsets[1:-1]))

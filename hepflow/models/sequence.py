@@ -1,11 +1,11 @@
-"""The particle-sequence classifier: a recurrent net over the particles, no high-level feature."""
+"""The particle-sequence classifier: a recurrent net over the particles alone."""
 
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from hepflow.models.inputs import Inputs
-from hepflow.models.layers import Cell, InputNorm, Scale, check_arguments, jagged_rnn
+from hepflow.models.layers import CELLS, Cell, InputNorm, Scale, check_arguments
 from hepflow.models.net import Net
 
 # B events, P particles, C particle features, H hidden, K classes
@@ -19,11 +19,11 @@ class SequenceNet(Net):
     hidden : int
         Width of the recurrent state.
     dropout : float
-        Share of the state dropped in training.
+        Fraction of the state dropped in training.
     cell : {"gru", "lstm"}
         Recurrent cell.
     scale : {"standard", "symlog"}
-        How features are normalised, see InputNorm.
+        Normalisation of the features, see InputNorm.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("particles", "lengths")
@@ -40,12 +40,12 @@ class SequenceNet(Net):
         super().__init__(inputs, hidden=hidden, dropout=dropout, cell=cell, scale=scale)
         check_arguments(hidden=hidden, dropout=dropout)
         self.norm = InputNorm(inputs.statistics["particles"], scale)
-        self.rnn = jagged_rnn(cell, len(inputs.particles), hidden)
+        self.rnn = CELLS[cell](len(inputs.particles), hidden)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden, len(inputs.classes))
 
     def forward(self, particles: Tensor, lengths: Tensor) -> Tensor:
-        """Logits (B, K) of ``particles`` (B, P, C), of which the first ``lengths`` (B) count."""
+        """Return logits (B, K) of the first ``lengths`` (B) of ``particles`` (B, P, C)."""
         h_BH = self.dropout(self.rnn(self.norm(particles), lengths))
         logits_BK: Tensor = self.head(h_BH)
         return logits_BK

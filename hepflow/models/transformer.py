@@ -1,7 +1,13 @@
-"""A small transformer over the hardest particles, whose attention knows how far apart two of them are.
+"""A small transformer over the hardest particles, with attention biased by their distances.
 
-In the spirit of the Particle Transformer (Qu, Li, Qian, arXiv:2202.03772): pair features of distance and relative transverse momentum
-become a bias of the attention. The high-level features enter as one more token, from which the answer is read.
+In the spirit of the Particle Transformer (Qu, Li, Qian, arXiv:2202.03772): pair features (distance
+and relative transverse momentum) become a bias of the attention. The high-level features are one
+more token, from which the head reads.
+
+    hlf (B, F) ----------> 1 token  --+
+                                      +--> T tokens -> attention blocks -> token 0 -> (B, K)
+    hardest Q particles -> Q tokens --+                      ^
+                     +---> pairs (B, Q, Q, 3) -> bias (B, A, T, T)
 """
 
 from typing import ClassVar
@@ -15,12 +21,11 @@ from hepflow.models.inputs import Inputs
 from hepflow.models.layers import InputNorm, Scale, check_arguments
 from hepflow.models.net import Net
 
-# B events, P particles, Q kept particles, T tokens (Q + 1), C particle features, F high-level features, W width, A heads, K classes
+# B events, P particles, Q kept particles, T tokens (Q + 1), C particle features,
+# F high-level features, W width, A heads, K classes
 
 TINY = 1e-6
-EXCLUDED = (
-    -1e4
-)  # of the attention's logits; finite, so that a token that sees nobody stays finite too
+EXCLUDED = -1e4  # bias of padding in the attention; finite, to keep the softmax free of NaN
 
 
 class TransformerNet(Net):
@@ -35,11 +40,11 @@ class TransformerNet(Net):
     layers : int
         Attention blocks.
     max_particles : int
-        Particles of highest Pt that are kept: the pairs grow with its square.
+        Particles of highest Pt that are kept; cost grows with its square.
     dropout : float
-        Share dropped behind each block in training.
+        Fraction dropped after each block in training.
     scale : {"standard", "symlog"}
-        How features are normalised, see InputNorm.
+        Normalisation of the features, see InputNorm.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("hlf", "particles", "lengths")
@@ -55,23 +60,17 @@ class TransformerNet(Net):
         dropout: float = 0.1,
         scale: Scale = "symlog",
     ) -> None:
-        super().__init__(
-            inputs,
-            width=width,
-            heads=heads,
-            layers=layers,
-            max_particles=max_particles,
-            dropout=dropout,
-            scale=scale,
-        )
-        check_arguments(width=width, heads=heads, max_particles=max_particles, dropout=dropout)
+        sizes = {"width": width, "heads": heads, "max_particles": max_particles}
+        super().__init__(inputs, **sizes, layers=layers, dropout=dropout, scale=scale)
+        check_arguments(**sizes, dropout=dropout)
         if width % heads:
             raise ConfigError(
                 f"model.net.width must be a multiple of model.net.heads, got {width} and {heads}"
             )
         if missing := {"Pt", "Eta", "Phi"} - set(inputs.particles):
             raise DataError(
-                f"the store has no particle feature {' and '.join(sorted(missing))}, from which the transformer makes its pair features"
+                f"the store has no particle feature {' and '.join(sorted(missing))}, "
+                "which the transformer needs for its pair features. Choose another net."
             )
         self.columns = tuple(inputs.particles.index(name) for name in ("Pt", "Eta", "Phi"))
         self.max_particles = max_particles
@@ -86,13 +85,12 @@ class TransformerNet(Net):
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(inputs.classes)))
 
     def forward(self, hlf: Tensor, particles: Tensor, lengths: Tensor) -> Tensor:
-        """Logits (B, K) of ``hlf`` (B, F) and ``particles`` (B, P, C), of which the first ``lengths`` (B) count."""
+        """Return logits (B, K) of ``hlf`` (B, F) and the first ``lengths`` of ``particles``."""
         particles_BQC, real_BQ = self._hardest(particles, lengths)
         tokens_BQW = self.embed_particles(self.norm_particles(particles_BQC))
         x_BTW = torch.cat([self.embed_hlf(self.norm_hlf(hlf))[:, None], tokens_BQW], dim=1)
-        bias_BATT = functional.pad(
-            self.pairs(self._pair_features(particles_BQC)).permute(0, 3, 1, 2), (1, 0, 1, 0)
-        )
+        pairs_BAQQ = self.pairs(self._pair_features(particles_BQC)).permute(0, 3, 1, 2)
+        bias_BATT = functional.pad(pairs_BAQQ, (1, 0, 1, 0))  # no bias for the token of hlf
         seen_BT = functional.pad(real_BQ, (1, 0), value=True)
         bias_BATT = bias_BATT.masked_fill(~seen_BT[:, None, None, :], EXCLUDED)
         for block in self.blocks:
@@ -101,7 +99,7 @@ class TransformerNet(Net):
         return logits_BK
 
     def _hardest(self, particles_BPC: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The particles of highest Pt, and which of them are there: shapes that do not depend on the longest event."""
+        """Return the particles of highest Pt, and which are real; Q of them in any batch."""
         padded_BPC = functional.pad(particles_BPC, (0, 0, 0, self.max_particles))
         real_BP = torch.arange(padded_BPC.shape[1], device=lengths_B.device) < lengths_B[:, None]
         pt_BP = torch.where(real_BP, padded_BPC[..., self.columns[0]].clamp(min=0), -1.0)
@@ -111,7 +109,7 @@ class TransformerNet(Net):
         return torch.where(real_BQ[..., None], hardest_BQC, 0.0), real_BQ
 
     def _pair_features(self, particles_BQC: Tensor) -> Tensor:
-        """Logarithms of distance, relative transverse momentum and momentum share of each pair, (B, Q, Q, 3)."""
+        """Return logarithms of distance, relative Pt and Pt fraction per pair, (B, Q, Q, 3)."""
         pt, eta, phi = (particles_BQC[..., column] for column in self.columns)
         pt = pt.clamp(min=0)
         delta_phi = (phi[:, :, None] - phi[:, None, :] + torch.pi) % (2 * torch.pi) - torch.pi
@@ -119,13 +117,12 @@ class TransformerNet(Net):
         softer = torch.minimum(pt[:, :, None], pt[:, None, :])
         share = softer / (pt[:, :, None] + pt[:, None, :] + TINY)
         log_distance, log_softer = 0.5 * torch.log(distance2 + TINY), torch.log(softer + TINY)
-        return torch.stack(
-            [log_distance, log_distance + log_softer, torch.log(share + TINY)], dim=-1
-        )
+        relative_pt = log_distance + log_softer
+        return torch.stack([log_distance, relative_pt, torch.log(share + TINY)], dim=-1)
 
 
 class Block(nn.Module):
-    """Attention and a dense layer, each behind a layer norm and beside a shortcut."""
+    """Attention and a dense layer, each with a layer norm before it and a shortcut around it."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -138,13 +135,9 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_BTW: Tensor, bias_BATT: Tensor) -> Tensor:
-        """Tokens (B, T, W), with a bias (B, A, T, T) of the attention's logits."""
-        split = (x_BTW.shape[0], x_BTW.shape[1], 3, self.heads, x_BTW.shape[2] // self.heads)
-        q, k, v = self.to_qkv(self.norm_in(x_BTW)).view(split).permute(2, 0, 3, 1, 4)
-        seen = (
-            functional.scaled_dot_product_attention(q, k, v, attn_mask=bias_BATT)
-            .transpose(1, 2)
-            .flatten(2)
-        )
-        x_BTW = x_BTW + self.dropout(self.out(seen))
+        """Return tokens (B, T, W), given a bias (B, A, T, T) of the attention's logits."""
+        shape = (x_BTW.shape[0], x_BTW.shape[1], 3, self.heads, x_BTW.shape[2] // self.heads)
+        q, k, v = self.to_qkv(self.norm_in(x_BTW)).view(shape).permute(2, 0, 3, 1, 4)
+        seen_BATW = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias_BATT)
+        x_BTW = x_BTW + self.dropout(self.out(seen_BATW.transpose(1, 2).flatten(2)))
         return x_BTW + self.dropout(self.dense(self.norm_mid(x_BTW)))

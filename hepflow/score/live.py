@@ -31,7 +31,7 @@ from hepflow.score.view import View, shown
 
 log = logging.getLogger(__name__)
 
-_WRITE_EVERY_S = 10.0
+WRITE_EVERY_S = 10.0
 
 
 class Stream:
@@ -125,7 +125,7 @@ def run(
                     looked = now
                 if not stream.idle:
                     busy = time.monotonic()
-                if now - written >= _WRITE_EVERY_S:
+                if now - written >= WRITE_EVERY_S:
                     folder.write(complete=False)
                     written = now
                 _pause(stream, min(config.poll_s, 0.2))

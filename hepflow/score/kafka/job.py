@@ -1,19 +1,22 @@
-"""`hepflow score --stream --input kafka://...`: a Structured Streaming query that scores messages, until interrupted.
+"""`hepflow score --stream --input kafka://...`: score messages with Spark Structured Streaming.
 
-Spark keeps where it is in the topic, cuts micro-batches of bounded size, and hands them to its executors, which do what the workers of
-`hepflow.score.task` do. A micro-batch becomes one Parquet file and then one record, both named after its number. Spark writes down what
-a micro-batch holds before it begins, and after a crash the same again: the file and the record are replaced by the same.
-So the scores are there once, and any program can read them: there is no commit log of Spark's to look into.
+Spark keeps the offsets of the topic, cuts micro-batches of bounded size, and hands them to its
+executors (`hepflow.score.kafka.task`). A micro-batch becomes one Parquet file and then one record,
+both named after its number. Spark stores the content of a micro-batch before it begins, and after a
+crash it runs the same one again: file and record are replaced by identical ones. So each message is
+scored once, and any program can read the scores without Spark's commit log.
 """
 
 import json
 import logging
 import queue
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
@@ -31,7 +34,7 @@ from hepflow.score.job import judge, prepare
 from hepflow.score.kafka.source import FORMAT, KafkaSource, options
 from hepflow.score.kafka.task import SCHEMA, Report, score_messages
 from hepflow.score.kafka.topic import Topic
-from hepflow.score.live import terminated
+from hepflow.score.live import WRITE_EVERY_S, terminated
 from hepflow.score.pool import told
 from hepflow.score.task import Record, Task, write_scores
 from hepflow.score.view import View, shown
@@ -41,29 +44,29 @@ from hepflow.system.terminal import counted
 log = logging.getLogger(__name__)
 
 _CONNECTOR = "org.apache.spark.sql.kafka010.KafkaSourceProvider"
-_WRITE_EVERY_S = 10.0
-_Latencies = list[tuple[float, int]]
 
 
 def run(config: ScoreConfig) -> None:
-    """Score what arrives in a topic, until interrupted, or until nothing has arrived for ``idle_stop_s`` seconds.
+    """Score a topic until interrupted, or until nothing has arrived for ``idle_stop_s`` seconds.
 
     Raises
     ------
     ConfigError
-        The input is no topic's address.
+        The input is not the address of a topic.
     DataError
-        The model cannot be used, nobody answers, there is no such topic, or more messages are lost than allowed.
+        The model cannot be used, no broker answers, the topic does not exist, or more messages
+        are lost than allowed.
     """
     topic = Topic.parse(str(config.input), config.kafka.properties)
     scorer, task, about = prepare(config, str(topic))
     if not topic.partitions(config.timeout_s):
         raise DataError(
-            f"{topic}: no such topic. Make it, or publish to it with `hepflow replay --output {topic}`."
+            f"{topic}: topic does not exist. Create it, or publish to it with "
+            f"`hepflow replay --output {topic}`."
         )
     with exclusive(config.output):
         folder = ScoreFolder(task.output, about, overwrite=config.overwrite)
-        _require_whole(folder)
+        _require_complete(folder)
         with session(config.spark, "hepflow score") as spark, terminated():
             view = View(config, task.working_points, scorer.net.spread, folder)
             log.info("reading %s every %g s, scores go to %s", topic, config.poll_s, config.output)
@@ -72,7 +75,7 @@ def run(config: ScoreConfig) -> None:
 
 
 def _follow(config: ScoreConfig, topic: Topic, spark: SparkSession, task: Task, view: View) -> None:
-    """Run the query; one that ends by an error, such as a broker that is away, is begun anew, a few times in a row."""
+    """Run the query, and restart it a few times in a row if it fails, as when a broker is down."""
     batches = Batches(view.folder, task, int(config.kafka.max_message_mb * (1 << 20)))
     complete, tries = False, 0
     try:
@@ -86,9 +89,10 @@ def _follow(config: ScoreConfig, topic: Topic, spark: SparkSession, task: Task, 
                     tries = 0 if len(view.folder.done) > done else tries
                     if batches.error is not None or tries >= config.retries:
                         raise batches.error or DataError(
-                            f"{topic}: {_brief(error)}, {counted(tries + 1, 'time')}."
+                            f"{topic}: {_brief(error)}, {counted(tries + 1, 'time')}. "
+                            "Check the broker, and run the same command again."
                         ) from error
-                    log.warning("%s: %s, trying again in %g s", topic, _brief(error), 2.0**tries)
+                    log.warning("%s: %s, retrying in %g s", topic, _brief(error), 2.0**tries)
                     time.sleep(2.0**tries)
                     tries += 1
                 finally:
@@ -113,35 +117,23 @@ def _start(
 
 
 def _messages(config: ScoreConfig, topic: Topic, spark: SparkSession) -> DataFrame:
-    """The topic as a stream with the columns of `hepflow.score.kafka.source.SCHEMA`."""
-    if config.kafka.connector == "python" or (
-        config.kafka.connector == "auto" and not _has_connector(spark)
-    ):
+    """Return the topic as a stream with the columns of `hepflow.score.kafka.source.SCHEMA`."""
+    kafka, tasks = config.kafka, spark.sparkContext.defaultParallelism
+    if kafka.connector == "python" or (kafka.connector == "auto" and not _has_connector(spark)):
         spark.dataSource.register(KafkaSource)
-        tasks = spark.sparkContext.defaultParallelism
-        return (
-            spark.readStream.format(FORMAT)
-            .options(**options(topic, config.kafka, config.timeout_s, tasks))
-            .load()
-        )
-    reader = spark.readStream.format("kafka").options(**config.kafka.options)
-    reader = reader.option("kafka.bootstrap.servers", topic.servers).option("subscribe", topic.name)
-    reader = reader.option("startingOffsets", config.kafka.starting).option(
-        "maxOffsetsPerTrigger", config.kafka.max_messages
-    )
-    columns = (
-        "topic",
-        "partition",
-        "offset",
-        "unix_millis(timestamp) AS time_ms",
-        "value",
-        "CAST(NULL AS string) AS gone",
-    )
-    return (
-        reader.option("minPartitions", spark.sparkContext.defaultParallelism)
-        .load()
-        .selectExpr(*columns)
-    )
+        settings = options(topic, kafka, config.timeout_s, tasks)
+        return spark.readStream.format(FORMAT).options(**settings).load()
+    settings = {
+        **kafka.options,
+        "kafka.bootstrap.servers": topic.servers,
+        "subscribe": topic.name,
+        "startingOffsets": kafka.starting,
+        "maxOffsetsPerTrigger": str(kafka.max_messages),
+        "minPartitions": str(tasks),
+    }
+    frame = spark.readStream.format("kafka").options(**settings).load()
+    time_ms, gone = "unix_millis(timestamp) AS time_ms", "CAST(NULL AS string) AS gone"
+    return frame.selectExpr("topic", "partition", "offset", time_ms, "value", gone)
 
 
 def _has_connector(spark: SparkSession) -> bool:
@@ -157,53 +149,49 @@ def _has_connector(spark: SparkSession) -> bool:
 def _watch(
     query: StreamingQuery, batches: "Batches", view: View, idle_stop_s: float, tick: Any
 ) -> bool:
-    """Show what goes on; ends, saying true, when nothing has arrived for so long.
+    """Show progress; return True when nothing has arrived for ``idle_stop_s`` seconds.
 
     Raises
     ------
     PySparkException
-        The query has ended by an error.
+        The query failed.
     """
     busy = written = time.monotonic()
     while query.isActive:
         time.sleep(0.2)
         tick()
-        view.waiting = _backlog(query)
-        now = time.monotonic()
-        if (
-            batches.drain(view)
-            or batches.running
-            or query.lastProgress is None
-            or query.status["isDataAvailable"]
-        ):
+        now, progress = time.monotonic(), query.lastProgress
+        view.waiting = _backlog(progress["sources"][0]) if progress and progress["sources"] else 0
+        finished = batches.drain(view)
+        if finished or batches.running or progress is None or query.status["isDataAvailable"]:
             busy = now
-        if now - written >= _WRITE_EVERY_S:
+        if now - written >= WRITE_EVERY_S:
             view.folder.write(complete=False)
             written = now
         if idle_stop_s and now - busy > idle_stop_s:
             return True
-    query.awaitTermination()  # raises what has ended it
+    query.awaitTermination()  # raises the error of the query
     return False
 
 
-def _backlog(query: StreamingQuery) -> int:
-    """Messages that have arrived after the last micro-batch."""
-    progress = query.lastProgress
-    if not progress or not progress["sources"]:
-        return 0
-    ends = [progress["sources"][0][side] for side in ("endOffset", "latestOffset")]
-    taken, there = ((json.loads(end) if isinstance(end, str) else end) or {} for end in ends)
-    return sum(
-        max(offset - taken.get(name, {}).get(p, 0), 0)
-        for name, ps in there.items()
-        for p, offset in ps.items()
-    )
+def _backlog(source: Mapping[str, Any]) -> int:
+    """Return the number of messages after the last micro-batch, from a source's progress report.
+
+    Both sides are topic -> partition -> offset, as JSON from Spark's connector.
+    """
+    offsets = (source["endOffset"], source["latestOffset"])
+    done, latest = (json.loads(o) if isinstance(o, str) else o or {} for o in offsets)
+    waiting = 0
+    for topic, partitions in latest.items():
+        for partition, offset in partitions.items():
+            waiting += max(offset - done.get(topic, {}).get(partition, 0), 0)
+    return waiting
 
 
 class Batches:
-    """What is done with a micro-batch: one file, one record, each message's events once.
+    """Sink of the query: one file and one record per micro-batch.
 
-    A message whose events were there already, as another message, is quarantined: its publisher has sent it twice.
+    A message with the events of an earlier one is quarantined: its publisher sent it twice.
     """
 
     def __init__(self, folder: ScoreFolder, task: Task, most_bytes: int) -> None:
@@ -211,20 +199,18 @@ class Batches:
         self.error: HepflowError | AssertionError | None = None
         self.stopping = self.running = False
         self._score = partial(score_messages, task=task, most_bytes=most_bytes)
-        self._seen = {
-            digest: place
-            for record in folder.done.values()
-            for digest, place in record.messages.items()
-        }
-        self._finished: queue.SimpleQueue[tuple[Record, _Latencies]] = queue.SimpleQueue()
+        self._seen: dict[str, str] = {}
+        for record in folder.done.values():
+            self._seen.update(record.messages)
+        self._finished: queue.SimpleQueue[tuple[Record, list[tuple[float, int]]]]
+        self._finished = queue.SimpleQueue()
 
     def __call__(self, frame: DataFrame, number: int) -> None:
-        """Called by Spark, in a thread of its own."""
+        """Score a micro-batch; Spark calls it in a thread of its own."""
         started, self.running = time.perf_counter(), True
         try:
-            rows = sorted(
-                self._rows(frame), key=lambda row: (row["topic"], row["partition"], row["offset"])
-            )
+            rows = self._rows(frame)
+            rows.sort(key=lambda row: (row["topic"], row["partition"], row["offset"]))
             record, arrived = self._record(rows, f"batch-{number:08d}", started)
         except (HepflowError, AssertionError) as error:
             self.error = error
@@ -235,7 +221,7 @@ class Batches:
         self._finished.put((record, [(now - time_ms / 1000, n) for time_ms, n in arrived]))
 
     def drain(self, view: View) -> bool:
-        """Show what is finished; whether anything was."""
+        """Show finished micro-batches; return whether there were any."""
         found = False
         while not self._finished.empty():
             record, latencies = self._finished.get()
@@ -247,130 +233,89 @@ class Batches:
         return found
 
     def _rows(self, frame: DataFrame) -> list[dict[str, Any]]:
+        """Return the scored messages; if the job fails, score each alone to find the culprit."""
         try:
             return frame.mapInArrow(self._score, SCHEMA).toArrow().to_pylist()
         except (PySparkException, Py4JError):
             if self.stopping:
                 raise
-            return self._one_by_one(frame)
-
-    def _one_by_one(self, frame: DataFrame) -> list[dict[str, Any]]:
-        """What takes its worker down again and again is quarantined, so that one message cannot stop the rest."""
         rows: list[dict[str, Any]] = []
         for where in frame.select("topic", "partition", "offset", "time_ms").collect():
-            alone = frame.where(
-                (frame["partition"] == where["partition"]) & (frame["offset"] == where["offset"])
-            )
+            here = (frame["partition"] == where["partition"]) & (frame["offset"] == where["offset"])
+            alone = frame.where(here)
             try:
                 rows += alone.mapInArrow(self._score, SCHEMA).toArrow().to_pylist()
             except (PySparkException, Py4JError) as error:
                 if self.stopping:
                     raise
-                alone.select(
-                    "offset"
-                ).collect()  # raises where it is the broker that fails, and not the scoring
-                report = Report(f"scoring it fails ({_brief(error)})")
-                rows.append(
-                    {**where.asDict(), "report": json.dumps(report.__dict__), "scores": None}
-                )
+                alone.select("offset").collect()  # raises if reading fails, and not scoring
+                report = json.dumps(Report(f"scoring it fails ({_brief(error)})").__dict__)
+                rows.append({**where.asDict(), "report": report, "scores": None})
         return rows
 
     def _record(
         self, rows: Sequence[dict[str, Any]], name: str, started: float
-    ) -> tuple[Record, _Latencies]:
+    ) -> tuple[Record, list[tuple[float, int]]]:
+        """Write scores and record; return also the arrival time and events per message."""
         tables, lost, arrived, messages = [], [], [], {}
-        kept: list[Report] = []
-        n_in = 0
+        n_in, n_out, rejected, accepted = 0, 0, Counter[str](), Counter[str]()
+        histograms: list[Sequence[Sequence[int]]] = []
         for row in rows:
-            place, report = (
-                f"{row['topic']}[{row['partition']}]@{row['offset']}",
-                Report(**json.loads(row["report"])),
-            )
+            report = Report(**json.loads(row["report"]))
+            place = f"{row['topic']}[{row['partition']}]@{row['offset']}"
             owner = self._seen.setdefault(report.digest, place) if report.digest else place
             n_in += report.n_in
             arrived.append((row["time_ms"] or time.time() * 1000, max(report.n_in, 1)))
             if report.reason or owner != place:
-                lost.append(
-                    Lost(
-                        place,
-                        report.reason or f"a copy of {owner} (same events)",
-                        report.n_in if report.digest else None,
-                    )
-                )
+                reason = report.reason or f"a copy of {owner} (same events)"
+                lost.append(Lost(place, reason, report.n_in if report.digest else None))
                 continue
-            kept.append(report)
             messages[report.digest] = place
             tables.append(pa.ipc.open_stream(row["scores"]).read_all())
             if report.n_not_finite:
                 lost.append(Lost(place, NOT_FINITE, report.n_not_finite))
+            n_out += report.n_out
+            rejected.update(report.rejected)
+            accepted.update(report.accepted)
+            if report.histograms:
+                histograms.append(report.histograms)
         record = Record(
             key=name,
             name=name,
             messages=messages,
             fragment=write_scores(tables, name, self.task),
             n_in=n_in,
-            n_out=sum(report.n_out for report in kept),
-            rejected=_sums(report.rejected for report in kept),
+            n_out=n_out,
+            rejected=dict(sorted(rejected.items())),
             lost=tuple(lost),
-            accepted=_sums(report.accepted for report in kept),
-            histograms=_sum_histograms([report.histograms for report in kept if report.histograms]),
+            accepted=dict(sorted(accepted.items())),
+            histograms=tuple(
+                tuple(np.sum(rows, axis=0).tolist()) for rows in zip(*histograms, strict=True)
+            ),
             seconds=round(time.perf_counter() - started, 4),
         )
         return record.write(self.task.output), arrived
 
 
-def _require_whole(folder: ScoreFolder) -> None:
-    """Refuse to go on if scores are gone that Spark takes for written, or Spark's checkpoint is.
-
-    Raises
-    ------
-    DataError
-        They are.
-    """
+def _require_complete(folder: ScoreFolder) -> None:
+    """Refuse to go on without Spark's checkpoint, or without scores that it counts as written."""
     commits = folder.path / CHECKPOINT / "commits"
-    committed = (
-        {int(path.name) for path in commits.iterdir() if path.name.isdigit()}
-        if commits.is_dir()
-        else set()
-    )
-    there = {int(record.name.rpartition("-")[2]) for record in folder.done.values()}
-    missing = set(range(max(committed, default=-1) + 1)) - there
-    if missing or (there and not committed and max(there) > 0):
-        what = (
-            f"the scores of {len(missing)} micro-batches are gone"
-            if missing
-            else f"Spark's {CHECKPOINT} is gone"
-        )
+    names = [path.name for path in commits.iterdir()] if commits.is_dir() else []
+    committed = {int(name) for name in names if name.isdigit()}
+    found = {int(record.name.rpartition("-")[2]) for record in folder.done.values()}
+    missing = set(range(max(committed, default=-1) + 1)) - found
+    if missing or (found and not committed and max(found) > 0):
+        what = f"scores ({len(missing)} micro-batches)" if missing else f"Spark's {CHECKPOINT}"
         raise DataError(
-            f"{folder.path}: {what}. Choose another output: the topic is read again from its start."
+            f"{folder.path}: {what} deleted. Choose another output: "
+            "the topic is read again from its start."
         )
-
-
-def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for found in counts:
-        for name, n in found.items():
-            total[name] = total.get(name, 0) + n
-    return dict(sorted(total.items()))
-
-
-def _sum_histograms(found: Sequence[Sequence[Sequence[int]]]) -> tuple[tuple[int, ...], ...]:
-    return tuple(
-        tuple(sum(counts) for counts in zip(*rows, strict=True))
-        for rows in zip(*found, strict=True)
-    )
 
 
 def _brief(error: Exception) -> str:
-    """The last thing that a Python process said, of Spark's pages."""
-    lines = [
-        line.strip()
-        for line in str(error).splitlines()
-        if line.strip() and not line.lstrip().startswith("at ")
-    ]
-    said = [
-        line
-        for line in lines
-        if ": " in line and not line.startswith(("JVM", "File", "org.apache"))
-    ]
-    return (said or lines or [type(error).__name__])[-1][:200]
+    """Return the last message of a Python process among Spark's pages."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    lines = [line for line in lines if line and not line.startswith("at ")]
+    noise = ("JVM", "File", "org.apache")
+    messages = [line for line in lines if ": " in line and not line.startswith(noise)]
+    return (messages or lines or [type(error).__name__])[-1][:200]

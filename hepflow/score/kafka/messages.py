@@ -1,6 +1,7 @@
-"""A message of a topic: events in the Arrow IPC stream format, with the columns of ingest's Parquet. Written, and read without trust.
+"""Messages of a topic: events as an Arrow IPC stream, with the columns of ingest's Parquet.
 
-A message may come from anybody: what it holds is checked before it is believed, and whatever is wrong with it is said in a line.
+A message may come from anybody: its content is checked before use, and errors are reported in one
+line.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import awkward as ak
 import numpy as np
 import pyarrow as pa
+from flatbuffers.table import Table
 
 from hepflow.data.events import arrow_schema
 from hepflow.errors import one_line
@@ -18,18 +20,20 @@ from hepflow.schema import COLLECTIONS
 
 IDENTITY = {"event_id": "int64", "file": "string", "entry": "int64"}
 SCHEMA = arrow_schema(IDENTITY)
-"""What a message must have; further columns are left alone."""
+"""Required columns of a message; others are ignored."""
 
-_HEADER, _COMPRESSION = 2, 3  # fields of the tables Message and RecordBatch in Arrow's Message.fbs
+# Places of Message.header and RecordBatch.compression in a flatbuffer, from Arrow's Message.fbs:
+# 4 + 2 * field number
+_HEADER, _COMPRESSION = 8, 10
 
 
 class Malformed(ValueError):
-    """A message that holds no events to score; the text says why."""
+    """A message without events to score; the text is the reason."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a message holds."""
+    """Content of a message."""
 
     events: ak.Array
     """(n) records with the collections of `hepflow.schema.COLLECTIONS`"""
@@ -38,14 +42,13 @@ class Content:
 
     @property
     def digest(self) -> str:
-        """Tells these events from others: a message that is published again has the same."""
-        return hashlib.blake2b(
-            self.identity["event_id"].to_numpy().tobytes(), digest_size=8
-        ).hexdigest()
+        """Hash of the event_ids: the same if a message is published again."""
+        ids = self.identity["event_id"].to_numpy().tobytes()
+        return hashlib.blake2b(ids, digest_size=8).hexdigest()
 
 
 def encode(table: pa.Table) -> bytes:
-    """An Arrow IPC stream; a message, if the table has the columns of `SCHEMA`."""
+    """Return an Arrow IPC stream: a message, if the table has the columns of `SCHEMA`."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
@@ -53,18 +56,18 @@ def encode(table: pa.Table) -> bytes:
 
 
 def decode(value: bytes | None, most_bytes: int) -> Content:
-    """The events of a message.
+    """Return the events of a message.
 
     Parameters
     ----------
     value : bytes or None
     most_bytes : int
-        A larger message is refused unread.
+        Larger messages are refused unread.
 
     Raises
     ------
     Malformed
-        It is empty, too large, not Arrow, of another schema, damaged, or names an event twice.
+        It is empty, too large, not Arrow, of another schema, damaged, or repeats an event.
     """
     if not value:
         raise Malformed("empty")
@@ -76,86 +79,66 @@ def decode(value: bytes | None, most_bytes: int) -> Content:
             _require_schema(stream.schema)
             table = stream.read_all().select(SCHEMA.names).combine_chunks()
         table.validate(full=True)
+    except Malformed:
+        raise
     except (pa.ArrowException, OSError, EOFError, ValueError, struct.error) as error:
-        if isinstance(error, Malformed):
-            raise
         raise Malformed(
             f"not an Arrow IPC stream, or a damaged one ({one_line(error)[:120]})"
         ) from error
     if table.num_rows == 0:
         raise Malformed("no events")
-    identity = {name: _no_null(name, table[name].combine_chunks()) for name in IDENTITY}
+    columns = {name: _filled(name, table[name].combine_chunks()) for name in SCHEMA.names}
+    identity = {name: columns[name] for name in IDENTITY}
     if len(np.unique(identity["event_id"].to_numpy())) < table.num_rows:
         raise Malformed("an event_id twice")
-    collections = {name: _records(name, table[name].combine_chunks()) for name in COLLECTIONS}
+    collections = {}
+    for name, fields in COLLECTIONS.items():
+        values = _filled(name, columns[name].flatten())
+        arrays = {f: _filled(f"{name}.{f}", values.field(f)).to_numpy() for f in fields}
+        counts = np.diff(columns[name].offsets.to_numpy())
+        collections[name] = ak.unflatten(ak.zip(arrays), counts)
     return Content(ak.zip(collections, depth_limit=1), identity)
 
 
 def _require_plain(value: bytes) -> None:
-    """Refuse what could unpack into more memory than the message takes: Kafka compresses by itself, Arrow need not."""
+    """Refuse compressed batches, which could unpack into far more memory than the message takes.
+
+    pyarrow does not report the compression, so it is read from the flatbuffer of each batch.
+    """
     for message in pa.ipc.MessageReader.open_stream(value):
-        if message.type == "record batch" and _field(
-            message.metadata.to_pybytes(), _HEADER, _COMPRESSION
-        ):
-            raise Malformed("compressed by Arrow; leave that to Kafka (compression.type)")
-
-
-def _field(metadata: bytes, *path: int) -> bool:
-    """Whether a table in a flatbuffer has a field, found by going from table to table."""
-
-    def number(kind: str, at: int) -> int:
-        return int(struct.unpack_from(kind, metadata, at)[0])
-
-    table = number("<I", 0)
-    for depth, field in enumerate(path, 1):
-        vtable = table - number("<i", table)
-        offset = number("<H", vtable + 4 + 2 * field) if 4 + 2 * field < number("<H", vtable) else 0
-        if not offset:
-            return False
-        if depth < len(path):
-            table += offset + number("<I", table + offset)
-    return True
+        if message.type == "record batch":
+            metadata = message.metadata.to_pybytes()
+            root = Table(metadata, struct.unpack_from("<I", metadata)[0])
+            batch = Table(metadata, root.Indirect(root.Pos + root.Offset(_HEADER)))
+            if batch.Offset(_COMPRESSION):
+                raise Malformed("compressed by Arrow; leave that to Kafka (compression.type)")
 
 
 def _require_schema(found: pa.Schema) -> None:
     for wanted in SCHEMA:
-        if found.names.count(wanted.name) != 1:
+        if wanted.name not in found.names:
             there = ", ".join(found.names[:20])
-            raise Malformed(
-                f"column {wanted.name!r} twice"
-                if wanted.name in found.names
-                else f"no column {wanted.name!r}, only {there}"
-            )
+            raise Malformed(f"no column {wanted.name!r}, only {there}")
+        if found.names.count(wanted.name) > 1:
+            raise Malformed(f"column {wanted.name!r} twice")
         kind = found.field(wanted.name).type
         if not _same(kind, wanted.type):
             raise Malformed(f"column {wanted.name!r} is {kind}, not {wanted.type}")
 
 
 def _same(kind: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether they are but for the name of a list's elements, the order of a struct's fields, and more of these."""
+    """Compare types, except for the element name of a list, and order and number of its fields."""
     if not pa.types.is_list(wanted):
         return bool(kind.equals(wanted))
     if not (pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)):
         return False
-    fields, names = wanted.value_type, [field.name for field in kind.value_type]
-    return all(
-        names.count(field.name) == 1 and kind.value_type.field(field.name).type.equals(field.type)
-        for field in fields
-    )
+    found = [(field.name, field.type) for field in kind.value_type]
+    names = [name for name, _ in found]
+    fields = [(field.name, field.type) for field in wanted.value_type]
+    return all(names.count(name) == 1 and (name, type_) in found for name, type_ in fields)
 
 
-def _no_null(name: str, column: pa.Array) -> pa.Array:
+def _filled(name: str, column: pa.Array) -> pa.Array:
     if column.null_count:
         raise Malformed(f"nulls in {name}")
     return column
-
-
-def _records(name: str, column: pa.ListArray) -> ak.Array:
-    """A collection, of the form that awkward gives of ingest's Parquet: nothing in it may be missing."""
-    values = _no_null(name, _no_null(name, column).flatten())
-    fields = {
-        field: _no_null(f"{name}.{field}", values.field(field)).to_numpy()
-        for field in COLLECTIONS[name]
-    }
-    offsets = column.offsets.to_numpy()
-    return ak.unflatten(ak.zip(fields), np.diff(offsets))

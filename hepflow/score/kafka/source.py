@@ -1,15 +1,16 @@
-"""A topic of Kafka as a stream of Spark, over confluent-kafka: for where the connector of Spark itself is not on the class path.
+"""A Kafka topic as a Spark stream over confluent-kafka, for clusters without Spark's own connector.
 
-The rows are messages as they are. Where Spark stands in the topic is in Spark's checkpoint, as with its own connector; nothing is
-committed to the broker. Bounded: a micro-batch takes so many messages at most, from all partitions alike.
+Rows are messages as they are. As with Spark's connector, the offsets are in Spark's checkpoint and
+nothing is committed to the broker. A micro-batch has a bounded number of messages, shared fairly
+among the partitions.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from pyspark.sql.datasource import DataSource, DataSourceStreamReader, InputPartition
 from pyspark.sql.types import StructType
 
@@ -21,42 +22,41 @@ try:
     from pyspark.sql.streaming.datasource import ReadLimit, ReadMaxRows
 except ImportError as error:
     raise MissingDependency(
-        "Reading a topic at a bounded rate needs pyspark 4.2 or later, or spark-sql-kafka. Get it with `pip install --upgrade pyspark`."
+        "Reading a topic at a bounded rate needs pyspark 4.2 or later, or spark-sql-kafka. "
+        "Install it with `pip install --upgrade pyspark`."
     ) from error
 
 FORMAT = "hepflow_kafka"
 SCHEMA = "topic string, partition int, offset bigint, time_ms bigint, value binary, gone string"
-"""``time_ms``: since the epoch; ``gone``: why there is no message, at the first of the offsets that the broker no longer has."""
+"""``time_ms``: since the epoch; ``gone``: why messages are missing from this offset on."""
 
 _ARROW = pa.schema(
-    [
-        ("topic", pa.string()),
-        ("partition", pa.int32()),
-        ("offset", pa.int64()),
-        ("time_ms", pa.int64()),
-        ("value", pa.binary()),
-        ("gone", pa.string()),
-    ]
+    {
+        "topic": pa.string(),
+        "partition": pa.int32(),
+        "offset": pa.int64(),
+        "time_ms": pa.int64(),
+        "value": pa.binary(),
+        "gone": pa.string(),
+    }
 )
 _CHUNK = 16
-"""Messages that are handed on at once."""
-_EARLIEST = "earliest"
+"""Messages per record batch."""
+_CONSUMER = {
+    "group.id": "hepflow",
+    "enable.auto.commit": False,
+    "auto.offset.reset": "error",
+    "enable.partition.eof": True,
+}
 
 Offsets = dict[str, dict[str, int]]
-"""Topic -> partition -> the next message; the form that Spark's own connector has."""
+"""Topic -> partition -> next message, as in Spark's own connector."""
 
 
 def options(topic: Topic, config: KafkaConfig, timeout_s: float, tasks: int) -> dict[str, str]:
-    """What to tell the format: a micro-batch is read by so many tasks if it has the messages."""
-    settings = [
-        topic.servers,
-        topic.name,
-        topic.properties,
-        config.starting,
-        config.max_messages,
-        timeout_s,
-        tasks,
-    ]
+    """Return the options of the format; up to ``tasks`` tasks read a micro-batch."""
+    where = [topic.servers, topic.name, topic.properties]
+    settings = [*where, config.starting, config.max_messages, timeout_s, tasks]
     return {"settings": json.dumps(settings)}
 
 
@@ -65,15 +65,15 @@ class KafkaSource(DataSource):
 
     @classmethod
     def name(cls) -> str:
-        """Of the format."""
+        """Return the name of the format."""
         return FORMAT
 
     def schema(self) -> str:
-        """The same for every topic."""
+        """Return the schema, the same for every topic."""
         return SCHEMA
 
     def streamReader(self, schema: StructType) -> DataSourceStreamReader:  # noqa: N802 - Spark's name
-        """A reader of the messages."""
+        """Return a reader of the messages."""
         del schema
         servers, name, properties, *settings = json.loads(self.options["settings"])
         return _Reader(Topic(servers, name, properties), *settings)
@@ -86,39 +86,26 @@ class _Range(InputPartition):
     stop: int
 
 
+@dataclass
 class _Reader(DataSourceStreamReader):
-    def __init__(
-        self, topic: Topic, starting: str, most: int, timeout_s: float, tasks: int
-    ) -> None:
-        self.topic, self.starting, self.most, self.timeout_s, self.tasks = (
-            topic,
-            starting,
-            most,
-            timeout_s,
-            tasks,
-        )
-        self._watcher: Consumer | None = None
+    topic: Topic
+    starting: str
+    most: int
+    timeout_s: float
+    tasks: int
+    _watcher: list[Consumer] = field(default_factory=list)
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (
-            self.topic,
-            self.starting,
-            self.most,
-            self.timeout_s,
-            self.tasks,
-        )  # without the connection
+    def __reduce__(self) -> tuple[object, ...]:  # a connection cannot be pickled
+        arguments = (self.topic, self.starting, self.most, self.timeout_s, self.tasks)
+        return type(self), arguments
 
     def stop(self) -> None:
-        if self._watcher is not None:
-            self._watcher.close()
+        for consumer in self._watcher:
+            consumer.close()
 
     def initialOffset(self) -> Offsets:  # noqa: N802
-        side = 0 if self.starting == _EARLIEST else 1
-        return {
-            self.topic.name: {
-                str(partition): ends[side] for partition, ends in self._ends().items()
-            }
-        }
+        side = 0 if self.starting == "earliest" else 1
+        return {self.topic.name: {str(p): ends[side] for p, ends in self._ends().items()}}
 
     def getDefaultReadLimit(self) -> ReadLimit:  # noqa: N802
         return ReadMaxRows(self.most)
@@ -132,68 +119,69 @@ class _Reader(DataSourceStreamReader):
         return {self.topic.name: before | taken}
 
     def reportLatestOffset(self) -> Offsets:  # noqa: N802
-        return {
-            self.topic.name: {str(partition): high for partition, (_, high) in self._ends().items()}
-        }
+        return {self.topic.name: {str(p): high for p, (_, high) in self._ends().items()}}
 
     def partitions(self, start: Offsets, end: Offsets) -> Sequence[InputPartition]:
         before, after = start[self.topic.name], end[self.topic.name]
-        ranges = [
-            (int(p), before.get(p, 0), stop) for p, stop in after.items() if stop > before.get(p, 0)
-        ]
-        size = max(1, -(-sum(stop - first for _, first, stop in ranges) // self.tasks))
+        size = max(1, -(-sum(n - before.get(p, 0) for p, n in after.items()) // self.tasks))
         return [
-            _Range(p, at, min(at + size, stop))
-            for p, first, stop in ranges
-            for at in range(first, stop, size)
+            _Range(int(p), at, min(at + size, stop))
+            for p, stop in after.items()
+            for at in range(before.get(p, 0), stop, size)
         ]
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         assert isinstance(partition, _Range)
-        held: list[tuple[str, int, int, int | None, bytes | None, str | None]] = []
-        for offset, message, gone in self._messages(partition):
-            time_ms, value = (
-                (message.timestamp()[1], message.value()) if message is not None else (None, None)
-            )
-            held.append((self.topic.name, partition.partition, offset, time_ms, value, gone))
+        held: list[dict[str, object]] = []
+        for row in self._messages(partition):
+            held.append({"topic": self.topic.name, "partition": partition.partition, **row})
             if len(held) == _CHUNK:
-                yield _rows(held)
+                yield pa.RecordBatch.from_pylist(held, _ARROW)
                 held = []
         if held:
-            yield _rows(held)
+            yield pa.RecordBatch.from_pylist(held, _ARROW)
 
-    def _messages(self, wanted: _Range) -> Iterator[tuple[int, Message | None, str | None]]:
-        """Offset and message, or why it is gone; offsets of a transaction's own have neither."""
-        consumer = Consumer(self._consumer_options())
+    def _messages(self, wanted: _Range) -> Iterator[dict[str, object]]:
+        """Yield the messages, and a row for those that the broker deleted.
+
+        Offsets of transaction markers have no message, so the end of a range may have to be found
+        by the broker's mark of the partition's end.
+        """
+        consumer = Consumer(self.topic.client(**_CONSUMER))
         try:
-            where = TopicPartition(self.topic.name, wanted.partition, wanted.start)
-            low, _ = consumer.get_watermark_offsets(where, timeout=self.timeout_s)
-            at = max(wanted.start, min(low, wanted.stop))
+            place = TopicPartition(self.topic.name, wanted.partition)
+            low, _ = consumer.get_watermark_offsets(place, timeout=self.timeout_s)
+            at = place.offset = max(wanted.start, min(low, wanted.stop))
             if at > wanted.start:
-                yield (
-                    wanted.start,
-                    None,
-                    f"messages {wanted.start} to {at - 1} are gone: the broker no longer keeps them",
-                )
-            consumer.assign([TopicPartition(self.topic.name, wanted.partition, at)])
+                gone = f"messages {wanted.start} to {at - 1} were deleted by the broker"
+                yield {"offset": wanted.start, "gone": gone}
+            consumer.assign([place])
             while at < wanted.stop:
-                for message in consumer.consume(
-                    min(wanted.stop - at, _CHUNK), timeout=self.timeout_s
-                ) or [None]:
-                    end = _checked(message, self.topic, self.timeout_s)
-                    if not end and message.offset() < wanted.stop:
-                        yield message.offset(), message, None
-                    at = message.offset() + (0 if end else 1)
-                    if end and at < wanted.stop:
+                found = consumer.consume(min(wanted.stop - at, _CHUNK), timeout=self.timeout_s)
+                if not found:
+                    raise OSError(f"{self.topic}: no message within {self.timeout_s:g} s")
+                for message in found:
+                    at, error = message.offset(), message.error()
+                    if error is None:
+                        if at < wanted.stop:
+                            time_ms = message.timestamp()[1]
+                            yield {"offset": at, "time_ms": time_ms, "value": message.value()}
+                        at += 1
+                    elif error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
+                        raise KafkaException(error)
+                    elif at < wanted.stop:
                         raise OSError(
-                            f"{self.topic}: partition {wanted.partition} ends at {at}, it had {wanted.stop}. Was the topic made anew?"
+                            f"{self.topic}: partition {wanted.partition} ends at {at}, it had "
+                            f"{wanted.stop} messages. Was the topic created again?"
                         )
         finally:
             consumer.close()
 
     def _ends(self) -> Mapping[int, tuple[int, int]]:
-        """Partition -> its first message and the one that comes next."""
-        consumer = self._watcher = self._watcher or Consumer(self._consumer_options())
+        """Return partition -> its first message and the next one to come."""
+        if not self._watcher:
+            self._watcher.append(Consumer(self.topic.client(**_CONSUMER)))
+        (consumer,) = self._watcher
         found = consumer.list_topics(self.topic.name, self.timeout_s).topics[self.topic.name]
         if found.error is not None:
             raise KafkaException(found.error)
@@ -203,40 +191,12 @@ class _Reader(DataSourceStreamReader):
             for p, place in places.items()
         }
 
-    def _consumer_options(self) -> dict[str, object]:
-        more = {
-            "group.id": "hepflow",
-            "enable.auto.commit": False,
-            "auto.offset.reset": "error",
-            "enable.partition.eof": True,
-        }
-        return self.topic.client(**more)
-
 
 def fair(backlog: Mapping[int, int], most: int) -> dict[int, int]:
-    """What to take of each partition: as much of each as there is room for, the shortest first, so that none starves."""
+    """Return how many messages to take per partition: an equal number, so that none starves."""
     taken: dict[int, int] = {}
     for partition, waiting in sorted(backlog.items(), key=lambda item: item[1]):
         taken[partition] = min(waiting, (most - sum(taken.values())) // (len(backlog) - len(taken)))
-    short = most - sum(taken.values())
-    for partition, waiting in backlog.items():  # the rest of the division
-        more = min(waiting - taken[partition], short)
-        taken[partition], short = taken[partition] + more, short - more
+    for partition, waiting in backlog.items():  # the remainder of the division
+        taken[partition] += min(waiting - taken[partition], most - sum(taken.values()))
     return taken
-
-
-def _checked(message: Message | None, topic: Topic, timeout_s: float) -> bool:
-    """Whether it is the mark of the partition's end."""
-    if message is None:
-        raise OSError(f"{topic}: no message within {timeout_s:g} s")
-    error = message.error()
-    if error is not None and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - confluent-kafka's public name of it
-        raise KafkaException(error)
-    return error is not None
-
-
-def _rows(held: Sequence[tuple[object, ...]]) -> pa.RecordBatch:
-    columns = zip(zip(*held, strict=True), _ARROW.types, strict=True)
-    return pa.RecordBatch.from_arrays(
-        [pa.array(values, kind) for values, kind in columns], schema=_ARROW
-    )

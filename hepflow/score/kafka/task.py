@@ -1,4 +1,4 @@
-"""What an executor does: messages -> the scores of their events, and what became of each. It writes nothing, the driver does."""
+"""Work of a Spark executor: messages -> scores and a report per message. It writes no files."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,17 +11,17 @@ from hepflow.score.kafka.messages import Malformed, decode, encode
 from hepflow.score.task import Tally, Task, scorer_of
 
 SCHEMA = "topic string, partition int, offset bigint, time_ms bigint, report string, scores binary"
-"""A row a message; ``report``: a `Report` as JSON; ``scores``: an Arrow IPC stream."""
+"""One row per message; ``report``: a `Report` as JSON; ``scores``: an Arrow IPC stream."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a message."""
+    """Outcome of a message."""
 
     reason: str = ""
     """Why it has no scores."""
     digest: str = ""
-    """Of its event_ids."""
+    """Hash of its event_ids."""
     n_in: int = 0
     n_not_finite: int = 0
     n_out: int = 0
@@ -33,31 +33,32 @@ class Report:
 def score_messages(
     batches: Iterable[pa.RecordBatch], task: Task, most_bytes: int
 ) -> Iterator[pa.RecordBatch]:
-    """What an executor does: a row for each message, with its report and its scores as an Arrow IPC stream."""
+    """Return a row of `SCHEMA` per message."""
     for batch in batches:
-        reports, scores = [], []
-        for value, gone in zip(batch["value"], batch["gone"].to_pylist(), strict=True):
-            report, table = _score(value.as_py(), gone, task, most_bytes)
-            reports.append(json.dumps(report.__dict__))
-            scores.append(None if table is None else encode(table))
-        where = [batch[name] for name in ("topic", "partition", "offset", "time_ms")]
-        names = [column.partition(" ")[0] for column in SCHEMA.split(", ")]
-        yield pa.RecordBatch.from_arrays(
-            [*where, pa.array(reports, pa.string()), pa.array(scores, pa.binary())], names=names
-        )
+        rows = []
+        for row in batch.to_pylist():
+            value, gone, scores = row.pop("value"), row.pop("gone"), None
+            report = Report(gone or "")
+            try:
+                if gone is None:
+                    content, tally = decode(value, most_bytes), Tally(scorer_of(task))
+                    tally.add(content.events, content.identity)
+                    counts = (content.digest, len(content.events), tally.n_not_finite)
+                    report = Report("", *counts, **tally.counts)
+                    scores = encode(tally.tables[0])
+            except (Malformed, DataError) as error:
+                report = Report(str(error))
+            rows.append({**row, "report": json.dumps(report.__dict__), "scores": scores})
+        yield pa.RecordBatch.from_pylist(rows, _ARROW)
 
 
-def _score(
-    value: bytes | None, gone: str | None, task: Task, most_bytes: int
-) -> tuple[Report, pa.Table | None]:
-    if gone is not None:
-        return Report(gone), None
-    try:
-        content = decode(value, most_bytes)
-        tally = Tally(scorer_of(task))
-        tally.add(content.events, content.identity)
-    except (Malformed, DataError) as error:
-        return Report(str(error)), None
-    return Report(
-        "", content.digest, len(content.events), tally.n_not_finite, **tally.counts
-    ), tally.tables[0]
+_ARROW = pa.schema(
+    {
+        "topic": pa.string(),
+        "partition": pa.int32(),
+        "offset": pa.int64(),
+        "time_ms": pa.int64(),
+        "report": pa.string(),
+        "scores": pa.binary(),
+    }
+)

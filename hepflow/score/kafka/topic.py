@@ -1,4 +1,4 @@
-"""kafka://HOST:PORT/TOPIC: where a topic is, whether anybody answers there, and how confluent-kafka is told."""
+"""A topic's address ``kafka://HOST:PORT/TOPIC``, and requests to its brokers."""
 
 import logging
 from collections.abc import Mapping
@@ -11,23 +11,23 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from hepflow.config.stages import KAFKA
 from hepflow.errors import ConfigError, DataError
 
-_FOR_PEOPLE = logging.getLogger("hepflow.librdkafka")
-_FOR_PEOPLE.setLevel(logging.CRITICAL)  # what librdkafka has to say is raised here, in a line
+_LIBRDKAFKA = logging.getLogger("hepflow.librdkafka")
+_LIBRDKAFKA.setLevel(logging.CRITICAL)  # its errors are raised, in one line
 
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic and the brokers that have it."""
+    """A topic and its brokers."""
 
     servers: str
-    """``host:port``, several of them with commas."""
+    """``host:port``, several separated by commas."""
     name: str
     properties: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Of librdkafka; they may hold a password."""
+    """Properties of librdkafka; they may hold a password."""
 
     @classmethod
     def parse(cls, address: str, properties: Mapping[str, str]) -> Self:
-        """From an address.
+        """Return the topic of an address.
 
         Raises
         ------
@@ -37,7 +37,8 @@ class Topic:
         servers, _, name = address.removeprefix(KAFKA).partition("/")
         if not address.startswith(KAFKA) or not servers or not name or "/" in name:
             raise ConfigError(
-                f"{address!r} is no topic: give kafka://HOST:PORT/TOPIC, with several brokers as HOST:PORT,HOST:PORT"
+                f"{address!r} is not a topic. Give kafka://HOST:PORT/TOPIC, with several brokers "
+                "as HOST:PORT,HOST:PORT."
             )
         return cls(servers, name, dict(properties))
 
@@ -45,11 +46,11 @@ class Topic:
         return f"{KAFKA}{self.servers}/{self.name}"
 
     def client(self, **more: Any) -> dict[str, Any]:
-        """Configuration of a client of confluent-kafka."""
-        return {"bootstrap.servers": self.servers, **self.properties, **more, "logger": _FOR_PEOPLE}
+        """Return the configuration of a client of confluent-kafka."""
+        return {"bootstrap.servers": self.servers, **self.properties, **more, "logger": _LIBRDKAFKA}
 
     def partitions(self, timeout_s: float) -> list[int]:
-        """Its partitions; none if there is no such topic.
+        """Return the partitions, an empty list if the topic does not exist.
 
         Raises
         ------
@@ -61,32 +62,32 @@ class Topic:
         except KafkaException as error:
             raise DataError(
                 f"{self}: no broker answers within {timeout_s:g} s ({reason(error)}). "
-                "Does it run, and do the properties hold what it asks for?"
+                "Start it, or give the properties that it requires."
             ) from error
         return sorted(found.partitions) if found is not None and found.error is None else []
 
-    def make(self, partitions: int, timeout_s: float) -> bool:
-        """Make it unless it is there; whether it had to be made.
+    def create(self, partitions: int, timeout_s: float) -> bool:
+        """Create the topic if it does not exist, and return whether it was created.
 
         Raises
         ------
         DataError
-            No broker answers, or it does not allow it.
+            No broker answers, or it refuses.
         """
         if self.partitions(timeout_s):
             return False
-        admin = AdminClient(self.client())
+        admin, new = AdminClient(self.client()), [NewTopic(self.name, partitions)]
         try:
-            admin.create_topics([NewTopic(self.name, partitions)], request_timeout=timeout_s)[
-                self.name
-            ].result(timeout_s)
+            created = admin.create_topics(new, request_timeout=timeout_s)
+            created[self.name].result(timeout_s)
         except KafkaException as error:
             raise DataError(
-                f"{self}: no such topic, and it cannot be made ({reason(error)}). Have it made by who may."
+                f"{self}: topic does not exist and could not be created ({reason(error)}). "
+                "Ask an administrator."
             ) from error
         return True
 
 
 def reason(error: KafkaException) -> str:
-    """What librdkafka says, in words."""
+    """Return librdkafka's text of an error."""
     return str(error.args[0].str() if hasattr(error.args[0], "str") else error)
