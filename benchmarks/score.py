@@ -42,7 +42,7 @@ from hepflow.reading.ranges import EntryRange, plan
 from hepflow.reading.reader import Access
 from hepflow.schema import CLASSES, HLF, PARTICLE
 from hepflow.score.scorer import BATCH, Scorer
-from hepflow.score.task import CLAIMS, RECORDS, Task, score_share
+from hepflow.score.task import CLAIMS, RECORDS, Task, score_range
 from hepflow.system.terminal import show, table
 
 NETS = {"hlf": HLFNet, "sequence": SequenceNet, "inclusive": InclusiveNet}
@@ -185,7 +185,7 @@ def only_onnx(path: str, model: Path, sort: bool) -> float:
 
 
 def everything(split: EntryRange, task: Task) -> float:
-    return timed(lambda: score_share(split, task), time.process_time)
+    return timed(lambda: score_range(split, task), time.process_time)
 
 
 def end_to_end(folder: Path, model: Path, scratch: Path, repeats: int) -> dict[str, float]:

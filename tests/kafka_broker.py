@@ -1,4 +1,7 @@
-"""A broker for the tests: noida-db, another implementation of Kafka's protocol, not Apache Kafka; or one that HEPFLOW_KAFKA names."""
+"""A broker for the tests: noida-db, or one that HEPFLOW_KAFKA names.
+
+noida-db is another implementation of Kafka's protocol, not Apache Kafka.
+"""
 
 import os
 import platform
@@ -15,7 +18,7 @@ import pytest
 
 @contextmanager
 def broker(folder: Path) -> Iterator[str]:
-    """``host:port`` of a broker with no topics; HEPFLOW_KAFKA=host:port names one that runs, such as a real Kafka."""
+    """Yield ``host:port`` of a broker without topics, or HEPFLOW_KAFKA, such as a real Kafka."""
     if "HEPFLOW_KAFKA" in os.environ:
         yield os.environ["HEPFLOW_KAFKA"]
         return

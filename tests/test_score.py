@@ -1,4 +1,4 @@
-"""Scoring: the same numbers as the test of the training, every event accounted for, and no model that was made for something else."""
+"""Scoring: the numbers of the training's test, every event accounted for, no wrong model."""
 
 import json
 import logging
@@ -81,9 +81,7 @@ def test_scores_are_the_test_predictions_of_the_training(
     )  # a fifth of 317 or so: files have UUIDs at random, and by them events their split
     found = np.stack([rows[f"p_{name}"].to_numpy() for name in CLASSES], axis=1)
     np.testing.assert_allclose(found, tested.probabilities, rtol=0, atol=1e-5)
-    assert tested.probabilities.std() > 0.01, (
-        "a net that says the same of every event proves nothing"
-    )
+    assert tested.probabilities.std() > 0.01, "a constant net proves nothing"
 
 
 def test_every_event_has_a_score_or_a_reason(trigger: Trigger, tmp_path: Path) -> None:
@@ -105,13 +103,11 @@ def test_every_event_has_a_score_or_a_reason(trigger: Trigger, tmp_path: Path) -
     assert set(ledger.rejected) == {"no lepton above 23 GeV", "no isolated lepton"}
     assert scores["p_qcd"].null_count == scores["logit_qcd"].null_count == (~selected).sum()
     assert scores["decision"].filter(scores["selected"]).null_count == ledger.n_out, (
-        "nobody has named a working point"
+        "no working point was given"
     )
 
 
-def test_a_second_run_does_what_is_missing_and_nothing_else(
-    trigger: Trigger, tmp_path: Path
-) -> None:
+def test_a_second_run_scores_missing_files_only(trigger: Trigger, tmp_path: Path) -> None:
     raw, output = tmp_path / "raw", tmp_path / "scores"
     shutil.copytree(trigger.raw, raw)
     run(config(trigger, output, "hlf", input=raw))
@@ -129,12 +125,12 @@ def test_a_second_run_does_what_is_missing_and_nothing_else(
     assert len(set(scores["event_id"].to_pylist())) == len(scores) == N_EVENTS + 110
     with pytest.raises(
         ConfigError,
-        match=r"holds scores with model HLFNet \w+ \(now InclusiveNet \w+\)\. Give another --output, or",
+        match=r"scores with model HLFNet \w+ \(now InclusiveNet \w+\)\. Give another --output, or",
     ):
         run(config(trigger, output, "inclusive", input=raw))
     with pytest.raises(
         ConfigError,
-        match=r"holds scores with working points none \(now ttbar@0.9 at \S+\), report none \(now \w+\)\. Give",
+        match=r"with working points none \(now ttbar@0.9 at \S+\), report none \(now \w+\)\. Give",
     ):
         run(config(trigger, output, "hlf", input=raw, working_point="ttbar@0.9"))
     run(config(trigger, output, "inclusive", input=raw, overwrite=True))
@@ -157,14 +153,14 @@ def test_a_run_that_scored_nothing_leaves_the_output_free(trigger: Trigger, tmp_
     run(config(trigger, tmp_path / "scores", "hlf", input=trigger.raw, working_point="ttbar@0.5"))
 
 
-def test_a_second_run_says_that_there_is_nothing_left_to_do(
+def test_a_second_run_reports_that_nothing_is_left(
     trigger: Trigger, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(config(trigger, tmp_path / "scores", "hlf"))
     with caplog.at_level(logging.INFO, logger="hepflow"):
         run(config(trigger, tmp_path / "scores", "hlf"))
     assert "up to date: 6 files scored before" in caplog.text
-    assert not any("going on" in text or "events/s" in text for text in caplog.messages)
+    assert not any("resuming" in text or "events/s" in text for text in caplog.messages)
 
 
 def test_bad_files_and_copies_are_quarantined_and_the_rest_goes_on(
@@ -203,7 +199,7 @@ def test_a_damaged_parquet_file_loses_its_own_events_only(trigger: Trigger, tmp_
     assert ledger.n_lost == pq.read_metadata(damaged).num_rows
 
 
-def test_a_working_point_keeps_what_the_report_says(trigger: Trigger, tmp_path: Path) -> None:
+def test_a_working_point_has_the_efficiency_of_the_report(trigger: Trigger, tmp_path: Path) -> None:
     run(config(trigger, tmp_path / "scores", working_point="ttbar@0.9, headline@0.5"))
     scores = read_scores(tmp_path / "scores")
     tested = read_predictions(trigger.run("inclusive") / "predictions.parquet")
@@ -238,11 +234,11 @@ def test_a_working_point_keeps_what_the_report_says(trigger: Trigger, tmp_path: 
     [
         ("ttbar", ConfigError, "must be SELECTION@EFFICIENCY"),
         ("top@0.9", ConfigError, "no selection 'top', only qcd, ttbar, wjets"),
-        ("ttbar@0.8", ConfigError, "has the efficiencies 0.5, 0.9; for others run"),
-        ("ttbar@0.5,ttbar@0.9", ConfigError, "may be there once"),
+        ("ttbar@0.8", ConfigError, "has the efficiencies 0.5, 0.9. For others run"),
+        ("ttbar@0.5,ttbar@0.9", ConfigError, "Name each only once"),
     ],
 )
-def test_a_working_point_that_is_not_there_is_refused(
+def test_a_missing_working_point_is_refused(
     trigger: Trigger, asked: str, error: type[Exception], message: str
 ) -> None:
     model = trigger.run("hlf") / "model.onnx"
@@ -269,7 +265,7 @@ def test_a_threshold_of_an_earlier_training_is_refused(trigger: Trigger, tmp_pat
     again = OnnxNet(tmp_path / "hlf" / "model.onnx")
     with pytest.raises(
         DataError,
-        match=r"report is of an earlier training of hlf, or .*; run `hepflow evaluate` again",
+        match=r"report is of an earlier training of hlf, or .*\. Run `hepflow evaluate` again",
     ):
         resolve("ttbar@0.9", trigger.report, again)
     evaluate(
@@ -282,7 +278,7 @@ def test_a_threshold_of_an_earlier_training_is_refused(trigger: Trigger, tmp_pat
     assert resolve("ttbar@0.9", trigger.report, again)
 
 
-def test_events_do_not_depend_on_their_company(trigger: Trigger) -> None:
+def test_events_do_not_depend_on_the_others_in_a_call(trigger: Trigger) -> None:
     """Alone, in a batch, sliced, out of Parquet, and from flat arrays."""
     scorer, events = Scorer(trigger.run("inclusive") / "model.onnx"), some_events(trigger)
     together = scorer.score(events)
@@ -317,7 +313,7 @@ def broken(events: ak.Array, collection: str, field: str, value: float) -> ak.Ar
     )
 
 
-def test_events_that_are_not_numbers_or_too_large_are_told_apart(trigger: Trigger) -> None:
+def test_events_with_nan_or_too_many_particles_have_a_reason_each(trigger: Trigger) -> None:
     scorer = Scorer(trigger.run("inclusive") / "model.onnx")
     events = some_events(trigger)[passes(some_events(trigger))][:3]
     for value in (np.nan, np.inf, -np.inf):
@@ -351,14 +347,15 @@ def test_events_without_a_collection_or_a_field_are_refused(trigger: Trigger) ->
 
 
 OWN = """
+from dataclasses import replace
 import numpy as np
-from hepflow.physics.features import FeatureSet, compute
+from hepflow.physics.features import compute
 def half(events, definitions):
     f = compute(events, definitions)
-    return FeatureSet(f.hlf * np.float32(0.5), f.particles, f.offsets, f.index, f.rejected, f.hlf_features, f.particle_features)
+    return replace(f, hlf=f.hlf * np.float32(0.5), status=None)
 def fewer(events, definitions):
     f = compute(events, definitions)
-    return FeatureSet(f.hlf[:, 1:], f.particles, f.offsets, f.index, f.rejected, f.hlf_features[1:], f.particle_features)
+    return replace(f, hlf=f.hlf[:, 1:], hlf_features=f.hlf_features[1:], status=None)
 """
 
 
@@ -405,7 +402,9 @@ def changed_constant(model: Path, path: Path) -> Path:
     return path
 
 
-def test_a_model_that_is_not_what_it_says_is_refused(trigger: Trigger, tmp_path: Path) -> None:
+def test_a_model_that_differs_from_its_description_is_refused(
+    trigger: Trigger, tmp_path: Path
+) -> None:
     model = trigger.run("hlf") / "model.onnx"
     inputs = json.loads(
         next(item.value for item in onnx.load(model).metadata_props if item.key == "hepflow")
@@ -419,7 +418,7 @@ def test_a_model_that_is_not_what_it_says_is_refused(trigger: Trigger, tmp_path:
     swapped = {**inputs, "hlf": [inputs["hlf"][1], inputs["hlf"][0], *inputs["hlf"][2:]]}
     cases = {
         tmp_path / "none.onnx": "no model here",
-        model.parent: "a folder, not a model. Give the file in it, such as .*model.onnx",
+        model.parent: "a folder, not a model. Give its file .*model.onnx",
         tmp_path / "pickle.onnx": "not an ONNX model",
         shutil.copy(
             trigger.run("hlf") / "checkpoints" / "best.ckpt", tmp_path / "best.onnx"
@@ -428,7 +427,7 @@ def test_a_model_that_is_not_what_it_says_is_refused(trigger: Trigger, tmp_path:
         tmp_path / "stranger.onnx": "not one that hepflow exported",
         rewritten(
             model, tmp_path / "fewer.onnx", inputs=fewer
-        ): r"it takes .*\(2, 14\).* means .*\(2, 13\)",
+        ): r"the net takes .*\(2, 14\).* describe .*\(2, 13\)",
         rewritten(
             model, tmp_path / "swapped.onnx", inputs=swapped
         ): "made for hlf MET, HT.*this physics makes HT, MET",
@@ -440,7 +439,7 @@ def test_a_model_that_is_not_what_it_says_is_refused(trigger: Trigger, tmp_path:
         ): "no set named 'mine'",
         changed_constant(
             model, tmp_path / "shifted.onnx"
-        ): "the normalisation of hlf in it is not that of the statistics",
+        ): "the normalisation of hlf in it differs from the statistics",
     }
     for path, message in cases.items():
         with pytest.raises((DataError, ConfigError), match=message):
@@ -459,13 +458,15 @@ def test_a_model_that_is_not_what_it_says_is_refused(trigger: Trigger, tmp_path:
 
 def test_scoring_needs_no_torch(trigger: Trigger) -> None:
     code = (
-        "import sys; from pathlib import Path; import hepflow.score.job; from hepflow.score.scorer import Scorer; "
-        f"Scorer(Path({str(trigger.run('hlf') / 'model.onnx')!r})); sys.exit('torch' in sys.modules or 'pyspark' in sys.modules)"
+        "import sys; from pathlib import Path; import hepflow.score.job; "
+        "from hepflow.score.scorer import Scorer; "
+        f"Scorer(Path({str(trigger.run('hlf') / 'model.onnx')!r})); "
+        "sys.exit('torch' in sys.modules or 'pyspark' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
 
 
-def test_drift_is_told_from_chance() -> None:
+def test_drift_is_distinguished_from_chance() -> None:
     rng = np.random.default_rng(3)
     classes = [
         np.stack([rng.normal(i, 1, 5000), rng.integers(0, 3, 5000)], axis=1).astype(np.float32)

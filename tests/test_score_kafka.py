@@ -1,7 +1,8 @@
-"""Scoring what arrives in a topic: each event once whatever dies, bounded micro-batches, bad messages named and the rest scored.
+"""Scoring of a topic: each event once whatever dies, bounded micro-batches, bad messages named.
 
-The broker is noida-db, another implementation of Kafka's protocol, not Apache Kafka; HEPFLOW_KAFKA=host:port names another. Spark's own
-connector is not in any package: its test runs where HEPFLOW_SPARK_KAFKA says what spark.jars.packages should be.
+The broker is noida-db, another implementation of Kafka's protocol, not Apache Kafka;
+HEPFLOW_KAFKA=host:port names another. Spark's own connector is not in any package: its test needs
+HEPFLOW_SPARK_KAFKA, the value of spark.jars.packages.
 """
 
 import logging
@@ -97,10 +98,10 @@ def send(topic: str, *values: bytes | None) -> None:
     assert refused == [None] * len(values)
 
 
-def test_what_is_replayed_is_what_was_in_the_files(
+def test_replayed_events_are_those_of_the_files(
     server: str, tmp_path: Path, template: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Twice the same event_ids; a rate that is kept; messages too large for the broker in halves; damaged files named."""
+    """The same event_ids twice, the chosen rate, halves of too large messages, damaged files."""
     copy_as_new(template, tmp_path / "raw" / "qcd" / "a.root", 1)
     topic = f"kafka://{server}/replayed"
     started = time.monotonic()
@@ -121,9 +122,7 @@ def test_what_is_replayed_is_what_was_in_the_files(
         publish(tmp_path / "raw", topic)
 
 
-def test_a_replay_of_so_many_events_sends_no_message_after_them(
-    server: str, tmp_path: Path, template: Path
-) -> None:
+def test_a_replay_stops_at_its_limit_of_events(server: str, tmp_path: Path, template: Path) -> None:
     for number, name in enumerate(CLASSES):
         copy_as_new(template, tmp_path / "raw" / name / "a.root", number + 1)
     ingest(tmp_path / "raw", tmp_path / "events")
@@ -134,7 +133,7 @@ def test_a_replay_of_so_many_events_sends_no_message_after_them(
     assert [len(decode(value, LOSS).events) for value in messages(topic, 1)] == [5, 5, 3]
 
 
-def test_a_replay_that_is_interrupted_has_published_what_it_says(
+def test_an_interrupted_replay_has_published_what_it_reports(
     server: str, tmp_path: Path, template: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     copy_as_new(template, tmp_path / "raw" / "qcd" / "a.root", 1)
@@ -142,11 +141,11 @@ def test_a_replay_that_is_interrupted_has_published_what_it_says(
     threading.Timer(1.0, interrupt_main).start()
     with caplog.at_level(logging.INFO, logger="hepflow"), pytest.raises(KeyboardInterrupt):
         publish(tmp_path / "raw", topic, rate=10, events_per_message=5, partitions=1)
-    (told,) = (text for text in caplog.messages if text.startswith("published"))
-    assert f"in {len(messages(topic, 1))} messages" in told
+    (summary,) = (text for text in caplog.messages if text.startswith("published"))
+    assert f"in {len(messages(topic, 1))} messages" in summary
 
 
-def test_a_wrong_address_or_nobody_there_is_said_in_a_line(
+def test_a_wrong_address_or_a_missing_broker_is_one_line(
     server: str, tmp_path: Path, template: Path, model: Path
 ) -> None:
     copy_as_new(template, tmp_path / "raw" / "a.root", 1)
@@ -154,7 +153,7 @@ def test_a_wrong_address_or_nobody_there_is_said_in_a_line(
         publish(tmp_path / "raw", "kafka://broker")
     with pytest.raises(DataError, match=r"no broker answers within 0\.5 s"):
         publish(tmp_path / "raw", "kafka://127.0.0.1:1/events", timeout_s=0.5)
-    with pytest.raises(DataError, match="topic does not exist. Create it"):
+    with pytest.raises(DataError, match=r"topic does not exist\. Create it"):
         structured.run(
             ScoreConfig(
                 model=model, input=f"kafka://{server}/none", output=tmp_path / "scores", stream=True
@@ -213,9 +212,9 @@ def test_messages_are_scored_as_files_are_and_bad_ones_named(
     connector: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The same logits as of the events in files, in bounded micro-batches; what is wrong with a message costs that message.
+    """The logits of the events in files, in bounded micro-batches; a bad message costs itself.
 
-    Also where a user's own physics fails on it, in a way that would end the run.
+    This includes a message on which a user's own physics raises an error.
     """
     (tmp_path / "odd_physics.py").write_text(PHYSICS)
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Messages: what is written is read back, and whatever else arrives is refused in words, never believed."""
+"""Messages: written ones are read back, all others are refused with a reason."""
 
 import awkward as ak
 import numpy as np
@@ -33,7 +33,7 @@ def with_column(table: pa.Table, name: str, column: pa.Array | None) -> pa.Table
     return rest if column is None else rest.append_column(name, column)
 
 
-def test_what_is_encoded_is_decoded(table: pa.Table) -> None:
+def test_encoded_events_are_decoded(table: pa.Table) -> None:
     content = decode(encode(table), LIMIT)
     assert ak.to_list(content.events) == [
         {name: row[name] for name in COLLECTIONS} for row in table.to_pylist()
@@ -43,7 +43,7 @@ def test_what_is_encoded_is_decoded(table: pa.Table) -> None:
 
 
 def test_slices_chunks_nullable_types_and_further_columns_do(table: pa.Table) -> None:
-    """What pyarrow makes of Python objects, pieces of a larger table, and a column of the publisher's own."""
+    """pyarrow's types for Python objects, slices of a larger table, and a further column."""
     loose = pa.Table.from_pylist(
         table.to_pylist(), schema=pa.schema([_nullable(field) for field in SCHEMA])
     )
@@ -71,7 +71,7 @@ def _nullable(field: pa.Field) -> pa.Field:
     return pa.field(field.name, pa.list_(pa.struct(members)))
 
 
-def test_whatever_is_wrong_is_said(table: pa.Table) -> None:
+def test_each_error_of_a_message_is_named(table: pa.Table) -> None:
     jets = table["Jet"].combine_chunks()
     no_pt = pa.ListArray.from_arrays(
         jets.offsets, pa.StructArray.from_arrays([jets.values.field("Eta")], ["Eta"])

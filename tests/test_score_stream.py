@@ -1,4 +1,4 @@
-"""Scoring what arrives: each event once whatever dies, bad and late files as in ingest, and a view that tells what goes on."""
+"""Scoring of arriving files: each event once whatever dies, bad and late files, and the view."""
 
 import logging
 import os
@@ -27,9 +27,9 @@ from hepflow.errors import ConfigError, DataError
 from hepflow.reading.delphes import DelphesFile
 from hepflow.score import live
 from hepflow.score.folder import ScoreFolder, read_scores
-from hepflow.score.inputs import splits_of
+from hepflow.score.inputs import ranges_of
 from hepflow.score.job import prepare, run
-from hepflow.score.task import score_share
+from hepflow.score.task import score_range
 from hepflow.score.view import View
 from hepflow.system.files import read_json
 from hepflow_bench.copies import copy_as_new
@@ -97,7 +97,7 @@ def test_files_that_arrive_change_move_or_are_bad(
 
 def arrive(raw: Path, template: Path, output: Path) -> None:
     wait_for(output, 4)
-    (raw / "2.root").rename(raw / "moved.root")  # what is scored stays scored
+    (raw / "2.root").rename(raw / "moved.root")  # scores stay
     copy_as_new(template, raw / "later" / "3.root", 4)
     copy_as_new(template, raw / "new.root", 5).replace(raw / "bad.root")  # the repaired file
     content = (copy_as_new(template, raw / ".." / "whole.root", 6)).read_bytes()
@@ -114,7 +114,7 @@ def wait_for(output: Path, records: int, seconds: float = 240.0) -> None:
         time.sleep(0.005)
 
 
-def test_a_run_without_input_or_with_a_wrong_mix_ends_at_once(
+def test_a_run_without_input_or_with_a_wrong_mix_fails_at_once(
     tmp_path: Path, model: Path, cluster: ClusterConfig
 ) -> None:
     with pytest.raises(DataError, match="raw"):
@@ -126,7 +126,7 @@ def test_a_run_without_input_or_with_a_wrong_mix_ends_at_once(
     assert read_json(tmp_path / "scores" / "_hepflow.json")["complete"]
 
 
-def test_no_more_is_handed_out_than_allowed_and_the_oldest_first(
+def test_a_bounded_number_is_submitted_and_the_oldest_first(
     tmp_path: Path, model: Path, cluster: ClusterConfig, template: Path
 ) -> None:
     for number in range(7):
@@ -137,9 +137,9 @@ def test_no_more_is_handed_out_than_allowed_and_the_oldest_first(
     folder = ScoreFolder(task.output, about)
     with Client(cluster.address) as client:
         stream = live.Stream(options, folder, task, client, View(options, (), None, folder))
-        stream.look()
-        assert not stream.waiting, "a file is taken once it has looked the same twice"
-        stream.look()
+        stream.poll()
+        assert not stream.waiting, "a file is read once it is unchanged between two polls"
+        stream.poll()
         stream.work()
         assert sorted(split.file.name for split in stream.in_flight.values()) == [
             "4.root",
@@ -153,14 +153,14 @@ def test_no_more_is_handed_out_than_allowed_and_the_oldest_first(
     assert scored_ids(tmp_path / "scores") == all_ids(tmp_path / "raw")
 
 
-def test_the_view_tells_rates_latency_and_drift(
+def test_the_view_shows_rates_latency_and_drift(
     tmp_path: Path,
     model: Path,
     cluster: ClusterConfig,
     template: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The template's events are those of the model's training; others with twice the jet momenta are not."""
+    """The template has the events of the training; events with other momenta drift."""
     same = config(tmp_path, model, cluster)
     scorer, task, about = prepare(same)
     folder = ScoreFolder(task.output, about)
@@ -169,7 +169,7 @@ def test_the_view_tells_rates_latency_and_drift(
     with Client(cluster.address) as client, caplog.at_level(logging.INFO, logger="hepflow"):
         stream = live.Stream(same, folder, task, client, view)
         for _ in range(2):
-            stream.look()
+            stream.poll()
         while not stream.idle:
             stream.work()
         assert "no drift" in view.line()
@@ -184,7 +184,10 @@ def test_the_view_tells_rates_latency_and_drift(
             for i, row in enumerate(record.histograms)
         )
         for _ in range(40):
-            view.add(type(record)(**{**record.__dict__, "histograms": moved}), [(1.0, record.n_in)])
+            view.add(
+                type(record)(**{**record.__dict__, "histograms": moved}),
+                [(1.0, record.ledger.n_in)],
+            )
         assert view.alarms == {"HT"}
         assert "drift of HT" in view.line()
     assert [message for message in caplog.messages if "ALARM" in message] == [
@@ -220,37 +223,37 @@ def stream_process(
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def test_shares_of_another_size_take_the_place_of_those_before(
+def test_entry_ranges_of_another_size_replace_those_before(
     tmp_path: Path, model: Path, cluster: ClusterConfig
 ) -> None:
     path = write_raw(tmp_path / "raw" / "a.root", [40, 30], seed=2)
     _, task, about = prepare(config(tmp_path, model, cluster))
     folder = ScoreFolder(task.output, about)
     for most in (path.stat().st_size, path.stat().st_size // 2 + 1):
-        splits = splits_of(tmp_path / "raw", task.access, most)
+        splits = ranges_of(tmp_path / "raw", task.access, most)
         for split in folder.pending(splits):
-            folder.add(score_share(split, task))
+            folder.add(score_range(split, task))
     assert len(splits) == 2
     assert scored_ids(task.output) == all_ids(tmp_path / "raw")
     assert folder.ledger.n_in == 70
 
 
-def test_a_share_that_is_done_again_is_not_left_to_a_copy_of_its_file(
+def test_an_entry_range_that_is_scored_again_is_not_left_to_a_copy_of_its_file(
     tmp_path: Path, model: Path, cluster: ClusterConfig
 ) -> None:
     path = write_raw(tmp_path / "raw" / "a.root", [40, 30], seed=2)
     shutil.copy(path, path.with_name("b.root"))
     _, task, about = prepare(config(tmp_path, model, cluster))
-    splits = splits_of(tmp_path / "raw", task.access, path.stat().st_size // 2 + 1)
+    splits = ranges_of(tmp_path / "raw", task.access, path.stat().st_size // 2 + 1)
     ScoreFolder(task.output, about)
-    records = [score_share(split, task) for split in splits]
-    assert [(record.name, record.n_out > 0) for record in records] == [("a.root", True)] * 2 + [
-        ("b.root", False)
-    ] * 2
+    records = [score_range(split, task) for split in splits]
+    assert [(record.name, record.ledger.n_out > 0) for record in records] == [
+        ("a.root", True)
+    ] * 2 + [("b.root", False)] * 2
     replace(records[0], transient=True).write(task.output)
     folder = ScoreFolder(task.output, about, retry_lost=True)
     for split in reversed(folder.pending(splits)):
-        folder.add(score_share(split, task))
+        folder.add(score_range(split, task))
     assert scored_ids(task.output) == sorted(set(all_ids(path.parent)))
 
 

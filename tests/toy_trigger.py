@@ -1,4 +1,4 @@
-"""A small trigger from end to end: ROOT files, the events, the feature store and a trained net, for the tests of scoring."""
+"""A small trigger for the tests of scoring: ROOT files, events, feature store, trained nets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ def events_of(path: Path) -> ak.Array:
 
 
 def untrained(folder: Path, template: Path) -> Path:
-    """A model with weights at random, for which nothing needs to be trained; the spread is that of the template's events."""
+    """Write a model with random weights, and the spread of the template's events."""
     store = toy_store(folder / "toy.zarr", events=4)
     net = HLFNet(Inputs.of(store)).eval()
     hlf = compute(events_of(template)).hlf

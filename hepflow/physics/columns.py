@@ -121,3 +121,14 @@ def _require(names: list[str], name: str, what: str) -> None:
         raise DataError(
             f"{what} {name!r}, only {', '.join(names)}. Give the output of `hepflow ingest`."
         )
+
+
+def take(flat: Columns, keep: np.ndarray) -> Columns:
+    """Return the events of a mask."""
+    parts = []
+    for column in flat:
+        counts = np.diff(column.offsets)
+        inside = np.repeat(keep, counts)
+        offsets = np.concatenate([[0], np.cumsum(counts[keep])])
+        parts.append(type(column)(offsets, *(values[inside] for values in column[1:])))
+    return Columns._make(parts)

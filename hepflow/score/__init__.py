@@ -1,1 +1,1 @@
-"""Trained nets at work on raw events: batch, live, and inside a program of your own (`hepflow.score.scorer.Scorer`)."""
+"""Scoring of raw events with a trained net: in files, as they arrive, or inside a program."""

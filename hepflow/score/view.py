@@ -1,37 +1,29 @@
-"""What a person sees of a live run: rates, latency, and how far the high-level features have drifted from the training."""
+"""Display of a live run: rates, latency, and drift of the high-level features from the training."""
 
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 from rich.console import Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from hepflow.config.score import ScoreConfig
 from hepflow.errors import ConfigError
 from hepflow.models.drift import Spread
 from hepflow.score.folder import ScoreFolder
-from hepflow.score.task import Record
+from hepflow.score.task import ScoreRecord, add_histograms
 from hepflow.score.working_points import WorkingPoint
-from hepflow.system.terminal import MESSAGES
+from hepflow.system.terminal import MESSAGES, table
 
 log = logging.getLogger(__name__)
 
 RATE_WINDOW_S = 30.0
 _LATENCIES = 2000
 _LOG_EVERY_S = 10.0
-
-
-@dataclass(frozen=True)
-class _Arrival:
-    at: float
-    record: Record
 
 
 class View:
@@ -42,7 +34,7 @@ class View:
     config : ScoreConfig
     working_points : sequence of WorkingPoint
     spread : Spread or None
-        Of the training events; without it there is no drift to see.
+        Spread of the training events; None: the drift is unknown.
     folder : ScoreFolder
     """
 
@@ -56,122 +48,103 @@ class View:
         self.config, self.spread, self.folder = config, spread, folder
         self.streams = [point.stream for point in working_points]
         self.waiting = 0
-        self.units = ("micro-batches", "messages") if config.reads_topic else ("files", "files")
         self.alarms: set[str] = set()
-        self._names: tuple[str, ...] = tuple(folder.about.get("hlf", ()))
         self._mix = _mix(config, folder.about.get("classes", ()))
-        self._recent: deque[_Arrival] = deque()
+        self._recent: deque[tuple[float, ScoreRecord]] = deque()  # with the time of arrival
         self._latency: deque[tuple[float, int]] = deque(maxlen=_LATENCIES)
-        self._window: deque[Record] = deque()
+        self._window: deque[ScoreRecord] = deque()
         self._started = self._logged = time.monotonic()
 
-    def add(self, record: Record, latencies: Sequence[tuple[float, int]]) -> None:
-        """A share is done: so many seconds after its file (each of its messages) was there, with so many events."""
-        self._recent.append(_Arrival(time.monotonic(), record))
+    def add(self, record: ScoreRecord, latencies: Sequence[tuple[float, int]]) -> None:
+        """Add a record, with the seconds and events of its file or of each of its messages."""
+        self._recent.append((time.monotonic(), record))
         self._latency.extend(latencies)
-        if record.histograms:
-            self._window.append(record)
-            while (
-                sum(held.n_out for held in self._window) - self._window[0].n_out
-                >= self.config.drift_events
-            ):
-                self._window.popleft()
-            self._judge()
+        if not record.histograms:
+            return
+        self._window.append(record)
+        n_events = sum(held.ledger.n_out for held in self._window)
+        while n_events - self._window[0].ledger.n_out >= self.config.drift_events:
+            n_events -= self._window.popleft().ledger.n_out
+        drift = self.drift()
+        now = {name for name, (psi, limit) in drift.items() if psi > limit}
+        for name in sorted(now - self.alarms):
+            psi = drift[name][0]
+            log.warning("ALARM: %s has drifted from the training events (PSI %.3f)", name, psi)
+        for name in sorted(self.alarms - now):
+            log.info("%s agrees with the training events again", name)
+        self.alarms = now
 
     def rates(self) -> tuple[float, dict[str, float]]:
-        """Events a second that came in, and that each stream kept, over the last seconds."""
+        """Return events per second, in total and kept by each stream, over the last seconds."""
         now = time.monotonic()
-        while self._recent and now - self._recent[0].at > RATE_WINDOW_S:
+        while self._recent and now - self._recent[0][0] > RATE_WINDOW_S:
             self._recent.popleft()
         seconds = max(min(now - self._started, RATE_WINDOW_S), 1e-9)
+        records = [record for _, record in self._recent]
         kept = {
-            name: sum(item.record.accepted.get(name, 0) for item in self._recent) / seconds
+            name: sum(record.accepted.get(name, 0) for record in records) / seconds
             for name in self.streams
         }
-        return sum(item.record.n_in for item in self._recent) / seconds, kept
+        return sum(record.ledger.n_in for record in records) / seconds, kept
 
     def latency(self) -> tuple[float, float]:
-        """Seconds from the moment that a file or a message is there until its scores are: of half of the events, and of 99 % of them."""
+        """Return p50 and p99 of the seconds from the arrival of an event to its scores on disk."""
         if not self._latency:
             return float("nan"), float("nan")
-        values, weights = np.array(self._latency).T
-        order = np.argsort(values)
-        share = np.cumsum(weights[order]) / weights.sum()
-        return tuple(
-            float(values[order][min(np.searchsorted(share, q), len(values) - 1)])
-            for q in (0.5, 0.99)
-        )  # type: ignore[return-value]
+        values, weights = np.array(sorted(self._latency)).T
+        share = np.cumsum(weights) / weights.sum()
+        at = np.minimum(np.searchsorted(share, [0.5, 0.99]), len(values) - 1)
+        return float(values[at[0]]), float(values[at[1]])
 
     def drift(self) -> dict[str, tuple[float, float]]:
-        """Feature -> its distance from the training events (PSI), and how much of that is chance, over the last events."""
+        """Return feature -> PSI from the training events, and its alarm level, for the last events.
+
+        The level includes the PSI that chance alone gives.
+        """
         if self.spread is None or not self._window:
             return {}
-        sums = [
-            np.sum(rows, axis=0)
-            for rows in zip(*(record.histograms for record in self._window), strict=True)
-        ]
+        sums = map(np.array, add_histograms(record.histograms for record in self._window))
         psi, chance = self.spread.distance(sums, self._mix)
-        return {
-            name: (float(a), float(b)) for name, a, b in zip(self._names, psi, chance, strict=True)
-        }
+        limits = (self.config.drift_alarm + chance).tolist()
+        names = self.folder.about["hlf"]
+        return dict(zip(names, zip(psi.tolist(), limits, strict=True), strict=True))
 
     def line(self) -> str:
-        """Everything in a line, for a log."""
+        """Return everything in one line, for a log."""
         rate, kept = self.rates()
         p50, p99 = self.latency()
         streams = "".join(f", {name} keeps {value:,.1f}/s" for name, value in kept.items())
-        drift = (
-            f"drift of {', '.join(sorted(self.alarms))}"
-            if self.alarms
-            else "no drift"
-            if self.spread
-            else "drift unknown"
+        drift = "no drift" if self.spread else "drift unknown"
+        if self.alarms:
+            drift = f"drift of {', '.join(sorted(self.alarms))}"
+        topic = self.config.reads_topic
+        done, unit = ("micro-batches", "messages") if topic else ("files", "files")
+        return (
+            f"{rate:,.1f} events/s in{streams}; latency p50 {p50:.2f} s, p99 {p99:.2f} s; "
+            f"{self.folder.n_files:,} {done} done, {self.waiting:,} {unit} waiting, "
+            f"{len(self.folder.lost)} quarantined; {drift}"
         )
-        batches, unit = self.units
-        done = f"{self.folder.n_files:,} {batches} done, {self.waiting:,} {unit} waiting, {len(self.folder.lost)} quarantined"
-        return f"{rate:,.1f} events/s in{streams}; latency p50 {p50:.2f} s, p99 {p99:.2f} s; {done}; {drift}"
 
     def tick(self) -> None:
-        """Where nobody watches: a line now and then."""
+        """Log a line every few seconds, without a terminal."""
         now = time.monotonic()
         if now - self._logged >= _LOG_EVERY_S:
             log.info("%s", self.line())
             self._logged = now
 
     def __rich__(self) -> Group:
-        table = Table(
-            "feature",
-            "PSI",
-            "alarm above",
-            "",
-            title=f"drift from the training, last {self.config.drift_events:,} events",
-        )
-        for name, (psi, chance) in sorted(self.drift().items(), key=lambda item: -item[1][0]):
-            mark = Text("ALARM", "bold red") if name in self.alarms else Text("")
-            table.add_row(name, f"{psi:.3f}", f"{self.config.drift_alarm + chance:.3f}", mark)
-        return Group(Text(self.line()), table) if table.row_count else Group(Text(self.line()))
-
-    def _judge(self) -> None:
-        """Tell when a feature begins to drift, and when it is back."""
-        now = {
-            name
-            for name, (psi, chance) in self.drift().items()
-            if psi > self.config.drift_alarm + chance
-        }
-        for name in sorted(now - self.alarms):
-            log.warning(
-                "ALARM: %s has drifted from the training events (PSI %.3f)",
-                name,
-                self.drift()[name][0],
-            )
-        for name in sorted(self.alarms - now):
-            log.info("%s is back where it was in the training", name)
-        self.alarms = now
+        rows = []
+        for name, (psi, limit) in sorted(self.drift().items(), key=lambda item: -item[1][0]):
+            mark = Text("ALARM" if name in self.alarms else "", "bold red")
+            rows.append((name, f"{psi:.3f}", f"{limit:.3f}", mark))
+        title = f"drift from the training, last {self.config.drift_events:,} events"
+        columns = ("feature", "PSI", "alarm above", "")
+        return Group(Text(self.line()), *([table(columns, rows, title)] if rows else []))
 
 
 @contextmanager
 def shown(view: View) -> Iterator[Callable[[], None]]:
-    """A live table on a terminal; elsewhere what it gives is to be called to have a line in the log now and then."""
+    """Show a live table on a terminal; elsewhere yield a function that logs a line if it is due."""
     if not MESSAGES.is_terminal:
         yield view.tick
         return
@@ -184,6 +157,7 @@ def _mix(config: ScoreConfig, classes: Sequence[str]) -> np.ndarray | None:
         return None
     if set(config.mix) != set(classes) or sum(config.mix.values()) <= 0:
         raise ConfigError(
-            f"mix must name every class ({', '.join(classes)}) and hold more than nothing, got {dict(config.mix)}"
+            f"mix must name every class ({', '.join(classes)}) and have a positive sum, "
+            f"got {dict(config.mix)}"
         )
     return np.array([config.mix[name] for name in classes])

@@ -19,14 +19,14 @@ METRICS = "metrics.json"
 
 @dataclass(frozen=True)
 class WorkingPoint:
-    """A stream of the trigger: events whose log-odds of signal against background reach the threshold."""
+    """A stream of the trigger: events whose log-odds of signal to background pass a threshold."""
 
     name: str
-    """As asked for, such as ``ttbar@0.99``."""
+    """As given, such as ``ttbar@0.99``."""
     selection: str
-    """Its name in the report, such as ``ttbar_vs_rest``."""
+    """Name in the report, such as ``ttbar_vs_rest``."""
     target: float
-    """Least share that every signal class is to keep."""
+    """Least efficiency for each signal class."""
     signal: tuple[int, ...]
     background: tuple[int, ...]
     """Labels."""
@@ -36,78 +36,80 @@ class WorkingPoint:
 
     @property
     def stream(self) -> str:
-        """Name of its column in the scores is ``accept_`` and this."""
+        """Name of the stream; its column in the scores is ``accept_NAME``."""
         return self.name.partition("@")[0]
 
     def accepts(self, logits: np.ndarray) -> np.ndarray:
-        """Which events the stream keeps, of logits (events, classes); a score that is not a number never is."""
+        """Return whether the stream keeps each event of (events, classes); never one with NaN."""
         return log_odds(logits, self.signal, self.background) >= self.threshold
 
 
 def resolve(asked: str, report: Path, net: OnnxNet) -> tuple[WorkingPoint, ...]:
-    """The working points of a model.
+    """Return the working points of a model.
 
     Parameters
     ----------
     asked : str
-        ``SELECTION@EFFICIENCY``, several of them with commas. The selection is a class (against the rest) or any in the report.
+        ``SELECTION@EFFICIENCY``, several separated by commas. The selection is a class (against
+        the rest) or any in the report.
     report : Path
-        Folder that `hepflow evaluate` wrote, or its metrics.json.
+        Output of `hepflow evaluate`, or its metrics.json.
     net : OnnxNet
-        The folder of its file is the run whose numbers count.
+        Model; its folder names the run in the report.
 
     Raises
     ------
     ConfigError
-        A working point is not of this form, or the report has none such.
+        A working point is not of this form, or not in the report.
     DataError
         There is no report, or it is of another model, or of another training of it.
     """
     names = [name.strip() for name in asked.split(",") if name.strip()]
     if not names:
         return ()
-    metrics = _metrics(report)
-    measured = _of_model(metrics, report, net)
-    points = tuple(_resolve(name, metrics, measured, net.inputs) for name in names)
-    if len({point.stream for point in points}) < len(points):
-        raise ConfigError(
-            f"working_point {asked!r}: a selection may be there once, each makes a column of its name"
-        )
-    return points
-
-
-def _metrics(report: Path) -> Mapping[str, Any]:
     path = report / METRICS if report.is_dir() or report.suffix != ".json" else report
     try:
         metrics: Mapping[str, Any] = read_json(path)
     except (OSError, HepflowError) as error:
         raise DataError(
-            f"{path}: no readable report to take the working point from ({error}). Make one with `hepflow evaluate --output {path.parent}`."
+            f"{path}: no readable report with the working points ({error}). "
+            f"Make one with `hepflow evaluate --output {path.parent}`."
         ) from error
-    if metrics.get("schema_version") != METRICS_SCHEMA_VERSION:
+    version = metrics.get("schema_version")
+    if version != METRICS_SCHEMA_VERSION:
         raise DataError(
-            f"{path}: report of schema version {metrics.get('schema_version')}, this hepflow reads {METRICS_SCHEMA_VERSION}."
+            f"{path}: report of schema version {version}, this hepflow reads "
+            f"{METRICS_SCHEMA_VERSION}. Run `hepflow evaluate` again."
         )
-    return metrics
+    measured = _of_model(metrics, report, net)
+    points = tuple(_resolve(name, metrics, measured, net.inputs) for name in names)
+    if len({point.stream for point in points}) < len(points):
+        raise ConfigError(
+            f"working_point {asked!r}: each selection makes one column. Name each only once."
+        )
+    return points
 
 
 def _of_model(metrics: Mapping[str, Any], report: Path, net: OnnxNet) -> Mapping[str, Any]:
-    """What the report says of the model's run."""
-    run = net.path.absolute().parent.name
+    """Return the part of the report about the model's run."""
+    run, inputs = net.path.absolute().parent.name, net.inputs
     measured: Mapping[str, Any] | None = metrics["models"].get(run)
     if measured is None:
         raise DataError(
-            f"{report}: no model {run!r} in it, only {', '.join(metrics['models'])}. A threshold is one model's: evaluate this run."
+            f"{report}: no model {run!r} in it, only {', '.join(metrics['models'])}. "
+            "A threshold belongs to one model: evaluate this run."
         )
-    inputs, provenance = net.inputs, measured["provenance"]
-    if tuple(metrics["classes"]) != inputs.classes or provenance.get("store") != inputs.provenance:
+    provenance = measured["provenance"]
+    store = provenance.get("store")
+    if tuple(metrics["classes"]) != inputs.classes or store != inputs.provenance:
         raise DataError(
-            f"{report}: its {run!r} was made for other classes or another feature store than {net.path} "
-            f"({provenance.get('store')}, not {inputs.provenance}). Evaluate this run again."
+            f"{report}: its {run!r} was made for other classes or another feature store than "
+            f"{net.path} ({store}, not {inputs.provenance}). Evaluate this run again."
         )
     if net.weights and provenance.get("weights", net.weights) != net.weights:
         raise DataError(
-            f"the report {report} is of an earlier training of {run}, or of another of its checkpoints; run `hepflow evaluate` again"
+            f"{report}: the report is of an earlier training of {run}, or of another of its "
+            "checkpoints. Run `hepflow evaluate` again."
         )
     return measured
 
@@ -120,33 +122,27 @@ def _resolve(
         target = float(number)
     except ValueError as error:
         raise ConfigError(
-            f"working_point must be SELECTION@EFFICIENCY, such as {inputs.classes[-1]}@0.99, got {name!r}"
+            f"working_point must be SELECTION@EFFICIENCY, such as {inputs.classes[-1]}@0.99, "
+            f"got {name!r}"
         ) from error
-    selection = next(
-        (key for key in (choice, f"{choice}_vs_rest") if key in metrics["selections"]), None
-    )
-    if selection is None:
+    selections = metrics["selections"]
+    found = [key for key in (choice, f"{choice}_vs_rest") if key in selections]
+    if not found:
         raise ConfigError(
-            f"working_point {name!r}: the report has no selection {choice!r}, only {', '.join([*inputs.classes, *metrics['selections']])}"
+            f"working_point {name!r}: the report has no selection {choice!r}, only "
+            f"{', '.join([*inputs.classes, *selections])}. Choose one of them."
         )
-    points = measured["selections"][selection]["working_points"]
-    point = next((point for point in points if abs(point["target"] - target) < 1e-9), None)
-    if point is None:
+    points = measured["selections"][found[0]]["working_points"]
+    threshold = [p["threshold"] for p in points if abs(p["target"] - target) < 1e-9]
+    if not threshold:
         targets = ", ".join(str(point["target"]) for point in points)
         raise ConfigError(
-            f"working_point {name!r}: the report has the efficiencies {targets}; for others run `hepflow evaluate --targets=[{number}]`"
+            f"working_point {name!r}: the report has the efficiencies {targets}. "
+            f"For others run `hepflow evaluate --targets=[{number}]`."
         )
-    of = metrics["selections"][selection]
     signal, background = (
-        tuple(inputs.classes.index(member) for member in of[side])
+        tuple(inputs.classes.index(member) for member in selections[found[0]][side])
         for side in ("signal", "background")
     )
-    return WorkingPoint(
-        name,
-        selection,
-        target,
-        signal,
-        background,
-        float(point["threshold"]),
-        str(metrics["inputs"]),
-    )
+    hashed = str(metrics["inputs"])
+    return WorkingPoint(name, found[0], target, signal, background, float(threshold[0]), hashed)

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
@@ -24,19 +23,18 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from hepflow.config.score import ScoreConfig
-from hepflow.data.ledger import Lost
+from hepflow.data.ledger import Ledger, Lost
 from hepflow.engines.spark import session
 from hepflow.errors import DataError, HepflowError
 from hepflow.physics import own
 from hepflow.physics.skim import NOT_FINITE
-from hepflow.score.folder import CHECKPOINT, ScoreFolder
+from hepflow.score.folder import CHECKPOINT, ScoreFolder, describe
 from hepflow.score.job import judge, prepare
 from hepflow.score.kafka.source import FORMAT, KafkaSource, options
 from hepflow.score.kafka.task import SCHEMA, Report, score_messages
 from hepflow.score.kafka.topic import Topic
 from hepflow.score.live import WRITE_EVERY_S, terminated
-from hepflow.score.pool import told
-from hepflow.score.task import Record, Task, write_scores
+from hepflow.score.task import ScoreRecord, Task, add_histograms, write_scores
 from hepflow.score.view import View, shown
 from hepflow.system.locks import exclusive
 from hepflow.system.terminal import counted
@@ -202,7 +200,7 @@ class Batches:
         self._seen: dict[str, str] = {}
         for record in folder.done.values():
             self._seen.update(record.messages)
-        self._finished: queue.SimpleQueue[tuple[Record, list[tuple[float, int]]]]
+        self._finished: queue.SimpleQueue[tuple[ScoreRecord, list[tuple[float, int]]]]
         self._finished = queue.SimpleQueue()
 
     def __call__(self, frame: DataFrame, number: int) -> None:
@@ -227,8 +225,8 @@ class Batches:
             record, latencies = self._finished.get()
             view.folder.add(record)
             view.add(record, latencies)
-            for item in record.lost:
-                log.warning("quarantined %s", told([item]))
+            for item in record.ledger.lost:
+                log.warning("quarantined %s", describe([item]))
             found = True
         return found
 
@@ -255,7 +253,7 @@ class Batches:
 
     def _record(
         self, rows: Sequence[dict[str, Any]], name: str, started: float
-    ) -> tuple[Record, list[tuple[float, int]]]:
+    ) -> tuple[ScoreRecord, list[tuple[float, int]]]:
         """Write scores and record; return also the arrival time and events per message."""
         tables, lost, arrived, messages = [], [], [], {}
         n_in, n_out, rejected, accepted = 0, 0, Counter[str](), Counter[str]()
@@ -279,19 +277,14 @@ class Batches:
             accepted.update(report.accepted)
             if report.histograms:
                 histograms.append(report.histograms)
-        record = Record(
-            key=name,
-            name=name,
+        record = ScoreRecord(
+            name,
+            name,
+            Ledger(n_in, n_out, dict(sorted(rejected.items())), tuple(lost)),
             messages=messages,
             fragment=write_scores(tables, name, self.task),
-            n_in=n_in,
-            n_out=n_out,
-            rejected=dict(sorted(rejected.items())),
-            lost=tuple(lost),
             accepted=dict(sorted(accepted.items())),
-            histograms=tuple(
-                tuple(np.sum(rows, axis=0).tolist()) for rows in zip(*histograms, strict=True)
-            ),
+            histograms=add_histograms(histograms),
             seconds=round(time.perf_counter() - started, 4),
         )
         return record.write(self.task.output), arrived

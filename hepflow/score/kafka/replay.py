@@ -15,7 +15,7 @@ from hepflow.data.events import to_arrow
 from hepflow.errors import DataError
 from hepflow.reading.ranges import EntryRange
 from hepflow.reading.reader import Access
-from hepflow.score.inputs import reader_of, splits_of
+from hepflow.score.inputs import ranges_of, reader_of
 from hepflow.score.kafka.messages import SCHEMA, encode
 from hepflow.score.kafka.topic import Topic, reason
 from hepflow.system.terminal import bar, counted
@@ -41,7 +41,7 @@ def run(config: ReplayConfig) -> None:
     """
     topic = Topic.parse(config.output, config.properties)
     access = Access(config.tree, config.retries, config.timeout_s)
-    ranges = splits_of(config.input, access, 1 << 62)
+    ranges = ranges_of(config.input, access, 1 << 62)
     if topic.create(config.partitions, config.timeout_s):
         log.info("created topic %s with %s", topic, counted(config.partitions, "partition"))
     publisher = Publisher(topic, config)

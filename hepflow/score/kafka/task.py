@@ -43,8 +43,15 @@ def score_messages(
                 if gone is None:
                     content, tally = decode(value, most_bytes), Tally(scorer_of(task))
                     tally.add(content.events, content.identity)
-                    counts = (content.digest, len(content.events), tally.n_not_finite)
-                    report = Report("", *counts, **tally.counts)
+                    report = Report(
+                        digest=content.digest,
+                        n_in=len(content.events),
+                        n_not_finite=tally.n_not_finite,
+                        n_out=tally.n_out,
+                        rejected=tally.rejected,
+                        accepted=tally.accepted,
+                        histograms=tally.histograms,
+                    )
                     scores = encode(tally.tables[0])
             except (Malformed, DataError) as error:
                 report = Report(str(error))
