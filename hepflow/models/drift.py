@@ -63,14 +63,12 @@ class Spread:
         Parameters
         ----------
         histograms : of `count`
-        mix_K : (classes) or None
-            Expected composition; None: that of the training events.
+        mix_K : (classes), expected composition; None: that of the training events
 
         Returns
         -------
         psi, by_chance : (features) float64
-            The second is the mean plus four standard deviations for as many events of the same
-            composition.
+            By chance: mean plus four standard deviations for as many events of this composition.
         """
         weight_K = self.counts if mix_K is None else mix_K
         weight_K = weight_K / weight_K.sum()

@@ -50,14 +50,7 @@ class Inputs:
         return cls(**plain)
 
     def require_same_features(self, other: "Inputs", where: str) -> None:
-        """Refuse a net that was made for other inputs.
-
-        Raises
-        ------
-        DataError
-            Classes, features, their order or the physics definitions differ; the message names
-            the first difference.
-        """
+        """Refuse a net that was made for other inputs."""
         for name in ("classes", "hlf", "particles", "definitions", "order"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:

@@ -61,13 +61,7 @@ class InputNorm(nn.Module):
 
 
 def check_arguments(*, dropout: float = 0.0, **sizes: int) -> None:
-    """Refuse a net that torch could not build or run.
-
-    Raises
-    ------
-    ConfigError
-        A size is below 1, or the dropout is not between 0 and 1.
-    """
+    """Refuse a net that torch could not build or run."""
     for name, size in sizes.items():
         if size < 1:
             raise ConfigError(f"model.net.{name} must be at least 1, got {size}")

@@ -28,31 +28,13 @@ CHECKPOINT = "_checkpoint"
 class ScoreFolder:
     """State of a run: built from the records, and updated as they come.
 
-    Parameters
-    ----------
-    path : Path
-    about : dict
-        Description of the model; scores with the same ``key`` may be in one folder.
-    overwrite : bool
-        Replace scores of another model.
-    retry_lost : bool
-        Forget records that lost events; those of transient losses are forgotten in any case.
-
-    Raises
-    ------
-    ConfigError
-        The folder holds scores of another model, physics or working point.
-    DataError
-        It holds something else.
+    ``about`` describes the model; scores with the same ``key`` may be in one folder, others are
+    refused unless ``overwrite``. ``retry_lost`` forgets records that lost events; those of
+    transient losses are forgotten in any case.
     """
 
     def __init__(
-        self,
-        path: Path,
-        about: dict[str, Any],
-        *,
-        overwrite: bool = False,
-        retry_lost: bool = False,
+        self, path: Path, about: dict[str, Any], overwrite: bool = False, retry_lost: bool = False
     ) -> None:
         self.path, self.about = path, about
         self._require_own(overwrite)

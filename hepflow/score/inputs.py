@@ -75,13 +75,7 @@ def reader_of(entries: EntryRange, access: Access) -> RootReader | ParquetReader
 
 
 def ranges_of(root: str | Path, access: Access, target_bytes: int) -> list[EntryRange]:
-    """Return every entry range of a folder of ROOT files, or of a dataset of ingest.
-
-    Raises
-    ------
-    DataError
-        The input is neither.
-    """
+    """Return every entry range of a folder of ROOT files, or of a dataset of ingest."""
     if isinstance(root, Path) and read_marker(root) is not None:
         files = []
         for fragment in open_events(root, task_bytes=2**62).fragments:

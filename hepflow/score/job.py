@@ -38,13 +38,7 @@ _NAMED = 20
 
 
 def run(config: ScoreConfig) -> None:
-    """Score the input, or (``stream``) files that arrive in it until interrupted.
-
-    Raises
-    ------
-    DataError
-        The model or the input cannot be used, or more files are lost than allowed.
-    """
+    """Score the input, or (``stream``) files that arrive in it until interrupted."""
     scorer, task, about = prepare(config)
     with exclusive(config.output):
         retry = config.retry_quarantined

@@ -20,7 +20,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from types import FrameType
 
 from distributed import Client, Future, KilledWorker, wait
 
@@ -93,14 +92,7 @@ class Stream:
 def run(
     config: ScoreConfig, folder: ScoreFolder, task: Task, spread: Spread | None, client: Client
 ) -> None:
-    """Score arriving files until interrupted, or until none arrived for ``idle_stop_s`` seconds.
-
-    Raises
-    ------
-    DataError
-        The folder cannot be listed at the start; later that counts as a passing error of the file
-        system.
-    """
+    """Score arriving files until interrupted, or until none arrived for ``idle_stop_s`` seconds."""
     view = View(config, task.working_points, spread, folder)
     stream = Stream(config, folder, task, client, view)
     stream.poll()
@@ -143,14 +135,10 @@ def _pause(stream: Stream, seconds: float) -> None:
 @contextmanager
 def terminated() -> Iterator[None]:
     """End the run on SIGTERM as on an interrupt: the next run resumes."""
-
-    def stop(_: int, __: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:

@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
-import awkward as ak
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -71,7 +70,7 @@ class ScoreRecord:
     """Whether the file system or dying workers lost events: another run retries."""
     accepted: Mapping[str, int] = field(default_factory=dict)
     """Stream -> events that it keeps."""
-    histograms: tuple[tuple[int, ...], ...] = ()
+    histograms: Sequence[Sequence[int]] = ()
     """One per high-level feature, in the bins of the model's `Spread`."""
     seconds: float = 0.0
 
@@ -92,54 +91,50 @@ class ScoreRecord:
         return cls(ledger=Ledger.from_dict(counts), range=entries, **rest)
 
 
+@dataclass
 class Tally:
-    """Scores of several chunks of events, and their sums."""
+    """Counts of scored events; those of several chunks or messages add up."""
 
-    def __init__(self, scorer: Scorer) -> None:
-        self.scorer = scorer
-        self.tables: list[pa.Table] = []
-        self.n_out = self.n_not_finite = 0
-        self.rejected: Counter[str] = Counter()
-        self.accepted = {point.stream: 0 for point in scorer.working_points}
-        self.histograms: tuple[tuple[int, ...], ...] = ()
+    n_out: int = 0
+    n_not_finite: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    accepted: dict[str, int] = field(default_factory=dict)
+    histograms: Sequence[Sequence[int]] = ()
 
-    def add(self, events: ak.Array, identity: Mapping[str, pa.Array]) -> None:
-        """Score a chunk.
+    @classmethod
+    def of(cls, scores: Scores, scorer: Scorer) -> Self:
+        """Count the events of a chunk."""
+        rejected = dict(Counter(scores.reason[~scores.selected].tolist()))
+        n_not_finite = rejected.pop(NOT_FINITE, 0)  # lost, as in ingest
+        streams = [point.stream for point in scorer.working_points]
+        kept = scores.accepted.sum(axis=0).tolist()
+        accepted = dict(zip(streams, kept, strict=True))
+        spread = scorer.net.spread
+        histograms = [n.tolist() for n in spread.count(scores.hlf)] if spread else ()
+        return cls(int(scores.selected.sum()), n_not_finite, rejected, accepted, histograms)
 
-        Raises
-        ------
-        DataError
-            It cannot be scored; nothing was added.
-        """
-        scores = self.scorer.score(events)
-        self.tables.append(_table(scores, identity, self.scorer))
-        self.n_out += int(scores.selected.sum())
-        self.rejected.update(scores.reason[~scores.selected].tolist())
-        self.n_not_finite += self.rejected.pop(NOT_FINITE, 0)  # lost, as in ingest
-        for stream, kept in zip(self.accepted, scores.accepted.T, strict=True):
-            self.accepted[stream] += int(kept.sum())
-        if self.scorer.net.spread is not None:
-            found = [counts.tolist() for counts in self.scorer.net.spread.count(scores.hlf)]
-            before = [self.histograms] if self.histograms else []
-            self.histograms = add_histograms([*before, found])
+    def add(self, other: "Tally") -> None:
+        """Add other events."""
+        self.n_out += other.n_out
+        self.n_not_finite += other.n_not_finite
+        pairs = ((self.rejected, other.rejected), (self.accepted, other.accepted))
+        for mine, others in pairs:
+            for name, n in others.items():
+                mine[name] = mine.get(name, 0) + n
+        both = [tally.histograms for tally in (self, other) if tally.histograms]
+        self.histograms = add_histograms(both)
 
 
-def add_histograms(several: Iterable[Sequence[Sequence[int]]]) -> tuple[tuple[int, ...], ...]:
+def add_histograms(several: Iterable[Sequence[Sequence[int]]]) -> list[list[int]]:
     """Return the sum of several sets of histograms, each one per feature."""
-    return tuple(tuple(np.sum(rows, axis=0).tolist()) for rows in zip(*several, strict=True))
+    return [np.sum(rows, axis=0).tolist() for rows in zip(*several, strict=True)]
 
 
 def score_range(entries: EntryRange, task: Task) -> ScoreRecord:
-    """Read, score and write an entry range.
-
-    Raises
-    ------
-    DataError
-        The model file has changed since the run began.
-    """
-    tally, reader = Tally(scorer_of(task)), reader_of(entries, task.access)
+    """Read, score and write an entry range."""
+    scorer, reader = scorer_of(task), reader_of(entries, task.access)
     name, owner = entries.file.name, None
-    lost: Counter[str] = Counter()
+    total, tables, lost = Tally(), [], Counter[str]()
     for chunk in reader.chunks():
         n = chunk.stop - chunk.start
         owner = owner or (claim(task.output, reader.uuid, name) if reader.uuid else name)
@@ -147,23 +142,25 @@ def score_range(entries: EntryRange, task: Task) -> ScoreRecord:
             lost[chunk.reason if owner == name else f"a copy of {owner} (same identity)"] += n
             continue
         try:
-            tally.add(chunk.events, reader.identity(chunk))
+            scores = scorer.score(chunk.events)
         except DataError as error:
             lost[str(error)] += n
-    lost[NOT_FINITE] += tally.n_not_finite
-    fate = reader.record(tally.n_out, tally.rejected, lost)
+            continue
+        tables.append(table_of(scores, reader.identity(chunk), scorer))
+        total.add(Tally.of(scores, scorer))
+    lost[NOT_FINITE] += total.n_not_finite
+    fate = reader.record(total.n_out, Counter(total.rejected), lost)
     stem = f"{PurePosixPath(name).stem}-{entries.index:04d}-{entries.key}"
-    return _record(fate, task, tally, write_scores(tally.tables, stem, task))
+    return _record(fate, task, total, write_scores(tables, stem, task))
 
 
 def given_up(entries: EntryRange, task: Task) -> ScoreRecord:
     """Record an entry range that kills its workers, so that one file cannot stop the others."""
-    return _record(RangeRecord(entries, lost={WORKER_DIED: None}, transient=True), task)
+    fate = RangeRecord(entries, lost={WORKER_DIED: None}, transient=True)
+    return _record(fate, task, Tally(), None)
 
 
-def _record(
-    fate: RangeRecord, task: Task, tally: Tally | None = None, fragment: str | None = None
-) -> ScoreRecord:
+def _record(fate: RangeRecord, task: Task, tally: Tally, fragment: str | None) -> ScoreRecord:
     return ScoreRecord(
         fate.range.key,
         fate.range.file.name,
@@ -172,8 +169,8 @@ def _record(
         fate.uuid,
         fragment=fragment,
         transient=fate.transient,
-        accepted=tally.accepted if tally else {},
-        histograms=tally.histograms if tally else (),
+        accepted=tally.accepted,
+        histograms=tally.histograms,
         seconds=fate.seconds,
     ).write(task.output)
 
@@ -192,30 +189,24 @@ def claim(output: Path, identity: bytes, name: str) -> str:
     return name
 
 
-def schema(classes: tuple[str, ...], working_points: tuple[WorkingPoint, ...]) -> pa.Schema:
-    """Return the columns of the scores (docs/scoring.md)."""
-    always = {"event_id": "int64", "file": "string", "entry": "int64", "selected": "bool"}
-    sometimes = {"reason": "string", "decision": "bool"}
-    sometimes |= {f"accept_{point.stream}": "bool" for point in working_points}
-    sometimes |= {f"{kind}_{name}": "float32" for kind in ("p", "logit") for name in classes}
-    fields = [(name, kind, False) for name, kind in always.items()]
-    fields += [(name, kind, True) for name, kind in sometimes.items()]
-    return pa.schema([pa.field(name, pa.type_for_alias(kind), null) for name, kind, null in fields])
-
-
-def _table(scores: Scores, identity: Mapping[str, pa.Array], scorer: Scorer) -> pa.Table:
-    selected = scores.selected
-    points, classes = scorer.working_points, scorer.inputs.classes
-    columns: dict[str, Any] = {**identity, "selected": selected}
+def table_of(scores: Scores, identity: Mapping[str, pa.Array], scorer: Scorer) -> pa.Table:
+    """Return the columns of docs/scoring.md."""
+    selected, points = scores.selected, scorer.working_points
+    columns: dict[str, pa.Array] = {**identity, "selected": pa.array(selected)}
+    n_required = len(columns)
     columns["reason"] = pa.array(scores.reason, pa.string(), mask=selected)
     # without a working point there is no decision on events with a score
     columns["decision"] = pa.array(scores.accepted.any(axis=1), mask=selected & (len(points) == 0))
-    columns |= {f"accept_{point.stream}": scores.accepted[:, i] for i, point in enumerate(points)}
+    for point, kept in zip(points, scores.accepted.T, strict=True):
+        columns[f"accept_{point.stream}"] = pa.array(kept)
     for kind, values in (("p", scores.probabilities), ("logit", scores.logits)):
-        for i, name in enumerate(classes):
-            column = values[:, i].astype(np.float32)
-            columns[f"{kind}_{name}"] = pa.array(column, mask=~selected)
-    return pa.table(columns, schema=schema(classes, points))
+        for name, column in zip(scorer.inputs.classes, values.T, strict=True):
+            columns[f"{kind}_{name}"] = pa.array(column.astype(np.float32), mask=~selected)
+    fields = [
+        pa.field(name, column.type, nullable=i >= n_required)
+        for i, (name, column) in enumerate(columns.items())
+    ]
+    return pa.table(list(columns.values()), schema=pa.schema(fields))
 
 
 def write_scores(tables: list[pa.Table], stem: str, task: Task) -> str | None:
@@ -231,13 +222,7 @@ def write_scores(tables: list[pa.Table], stem: str, task: Task) -> str | None:
 
 @lru_cache(maxsize=1)
 def scorer_of(task: Task) -> Scorer:
-    """Return the scorer of this process, which scores many entry ranges.
-
-    Raises
-    ------
-    DataError
-        The model file has changed since the run began.
-    """
+    """Return the scorer of this process, which scores many entry ranges."""
     scorer = Scorer(task.model, task.physics, working_points=task.working_points)
     if scorer.net.identity != task.identity:
         raise DataError(

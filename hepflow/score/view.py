@@ -29,13 +29,7 @@ _LOG_EVERY_S = 10.0
 class View:
     """Numbers of a live run over its last seconds and events.
 
-    Parameters
-    ----------
-    config : ScoreConfig
-    working_points : sequence of WorkingPoint
-    spread : Spread or None
-        Spread of the training events; None: the drift is unknown.
-    folder : ScoreFolder
+    Without the spread of the training events the drift is unknown.
     """
 
     def __init__(
@@ -49,7 +43,13 @@ class View:
         self.streams = [point.stream for point in working_points]
         self.waiting = 0
         self.alarms: set[str] = set()
-        self._mix = _mix(config, folder.about.get("classes", ()))
+        classes, mix = folder.about["classes"], config.mix
+        if mix and (set(mix) != set(classes) or sum(mix.values()) <= 0):
+            raise ConfigError(
+                f"mix must name every class ({', '.join(classes)}) and have a positive sum, "
+                f"got {dict(mix)}"
+            )
+        self._mix = np.array([mix[name] for name in classes]) if mix else None
         self._recent: deque[tuple[float, ScoreRecord]] = deque()  # with the time of arrival
         self._latency: deque[tuple[float, int]] = deque(maxlen=_LATENCIES)
         self._window: deque[ScoreRecord] = deque()
@@ -150,14 +150,3 @@ def shown(view: View) -> Iterator[Callable[[], None]]:
         return
     with Live(view, console=MESSAGES, refresh_per_second=2):
         yield lambda: None
-
-
-def _mix(config: ScoreConfig, classes: Sequence[str]) -> np.ndarray | None:
-    if not config.mix:
-        return None
-    if set(config.mix) != set(classes) or sum(config.mix.values()) <= 0:
-        raise ConfigError(
-            f"mix must name every class ({', '.join(classes)}) and have a positive sum, "
-            f"got {dict(config.mix)}"
-        )
-    return np.array([config.mix[name] for name in classes])

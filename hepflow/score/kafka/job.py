@@ -11,7 +11,6 @@ import json
 import logging
 import queue
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -34,7 +33,7 @@ from hepflow.score.kafka.source import FORMAT, KafkaSource, options
 from hepflow.score.kafka.task import SCHEMA, Report, score_messages
 from hepflow.score.kafka.topic import Topic
 from hepflow.score.live import WRITE_EVERY_S, terminated
-from hepflow.score.task import ScoreRecord, Task, add_histograms, write_scores
+from hepflow.score.task import ScoreRecord, Tally, Task, write_scores
 from hepflow.score.view import View, shown
 from hepflow.system.locks import exclusive
 from hepflow.system.terminal import counted
@@ -45,16 +44,7 @@ _CONNECTOR = "org.apache.spark.sql.kafka010.KafkaSourceProvider"
 
 
 def run(config: ScoreConfig) -> None:
-    """Score a topic until interrupted, or until nothing has arrived for ``idle_stop_s`` seconds.
-
-    Raises
-    ------
-    ConfigError
-        The input is not the address of a topic.
-    DataError
-        The model cannot be used, no broker answers, the topic does not exist, or more messages
-        are lost than allowed.
-    """
+    """Score a topic until interrupted, or until nothing has arrived for ``idle_stop_s`` seconds."""
     topic = Topic.parse(str(config.input), config.kafka.properties)
     scorer, task, about = prepare(config, str(topic))
     if not topic.partitions(config.timeout_s):
@@ -147,13 +137,7 @@ def _has_connector(spark: SparkSession) -> bool:
 def _watch(
     query: StreamingQuery, batches: "Batches", view: View, idle_stop_s: float, tick: Any
 ) -> bool:
-    """Show progress; return True when nothing has arrived for ``idle_stop_s`` seconds.
-
-    Raises
-    ------
-    PySparkException
-        The query failed.
-    """
+    """Show progress; return True when nothing has arrived for ``idle_stop_s`` seconds."""
     busy = written = time.monotonic()
     while query.isActive:
         time.sleep(0.2)
@@ -247,7 +231,7 @@ class Batches:
                 if self.stopping:
                     raise
                 alone.select("offset").collect()  # raises if reading fails, and not scoring
-                report = json.dumps(Report(f"scoring it fails ({_brief(error)})").__dict__)
+                report = Report(f"scoring it fails ({_brief(error)})").to_json()
                 rows.append({**where.asDict(), "report": report, "scores": None})
         return rows
 
@@ -256,10 +240,9 @@ class Batches:
     ) -> tuple[ScoreRecord, list[tuple[float, int]]]:
         """Write scores and record; return also the arrival time and events per message."""
         tables, lost, arrived, messages = [], [], [], {}
-        n_in, n_out, rejected, accepted = 0, 0, Counter[str](), Counter[str]()
-        histograms: list[Sequence[Sequence[int]]] = []
+        n_in, total = 0, Tally()
         for row in rows:
-            report = Report(**json.loads(row["report"]))
+            report = Report.from_json(row["report"])
             place = f"{row['topic']}[{row['partition']}]@{row['offset']}"
             owner = self._seen.setdefault(report.digest, place) if report.digest else place
             n_in += report.n_in
@@ -270,21 +253,17 @@ class Batches:
                 continue
             messages[report.digest] = place
             tables.append(pa.ipc.open_stream(row["scores"]).read_all())
-            if report.n_not_finite:
-                lost.append(Lost(place, NOT_FINITE, report.n_not_finite))
-            n_out += report.n_out
-            rejected.update(report.rejected)
-            accepted.update(report.accepted)
-            if report.histograms:
-                histograms.append(report.histograms)
+            if report.tally.n_not_finite:
+                lost.append(Lost(place, NOT_FINITE, report.tally.n_not_finite))
+            total.add(report.tally)
         record = ScoreRecord(
             name,
             name,
-            Ledger(n_in, n_out, dict(sorted(rejected.items())), tuple(lost)),
+            Ledger(n_in, total.n_out, total.rejected, tuple(lost)),
             messages=messages,
             fragment=write_scores(tables, name, self.task),
-            accepted=dict(sorted(accepted.items())),
-            histograms=add_histograms(histograms),
+            accepted=total.accepted,
+            histograms=total.histograms,
             seconds=round(time.perf_counter() - started, 4),
         )
         return record.write(self.task.output), arrived

@@ -58,16 +58,11 @@ def encode(table: pa.Table) -> bytes:
 def decode(value: bytes | None, most_bytes: int) -> Content:
     """Return the events of a message.
 
-    Parameters
-    ----------
-    value : bytes or None
-    most_bytes : int
-        Larger messages are refused unread.
-
     Raises
     ------
     Malformed
-        It is empty, too large, not Arrow, of another schema, damaged, or repeats an event.
+        It is empty, larger than ``most_bytes`` (and then not read), not Arrow, of another schema,
+        damaged, or repeats an event.
     """
     if not value:
         raise Malformed("empty")

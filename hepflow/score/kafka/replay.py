@@ -29,16 +29,7 @@ _ENVELOPE = 512
 
 
 def run(config: ReplayConfig) -> None:
-    """Publish every readable event once.
-
-    Raises
-    ------
-    ConfigError
-        The output is not the address of a topic.
-    DataError
-        There are no events, no broker answers, it refuses a message, or more files are lost than
-        allowed.
-    """
+    """Publish every readable event once."""
     topic = Topic.parse(config.output, config.properties)
     access = Access(config.tree, config.retries, config.timeout_s)
     ranges = ranges_of(config.input, access, 1 << 62)
@@ -124,13 +115,7 @@ class Publisher:
                 return
 
     def finish(self) -> None:
-        """Wait until the broker has acknowledged all messages.
-
-        Raises
-        ------
-        DataError
-            It has not.
-        """
+        """Wait until the broker has acknowledged all messages."""
         waiting = self._producer.flush(self.config.timeout_s)
         self._check()
         if waiting:

@@ -1,14 +1,15 @@
 """Work of a Spark executor: messages -> scores and a report per message. It writes no files."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Self
 
 import pyarrow as pa
 
 from hepflow.errors import DataError
 from hepflow.score.kafka.messages import Malformed, decode, encode
-from hepflow.score.task import Tally, Task, scorer_of
+from hepflow.score.task import Tally, Task, scorer_of, table_of
 
 SCHEMA = "topic string, partition int, offset bigint, time_ms bigint, report string, scores binary"
 """One row per message; ``report``: a `Report` as JSON; ``scores``: an Arrow IPC stream."""
@@ -23,11 +24,17 @@ class Report:
     digest: str = ""
     """Hash of its event_ids."""
     n_in: int = 0
-    n_not_finite: int = 0
-    n_out: int = 0
-    rejected: dict[str, int] = field(default_factory=dict)
-    accepted: dict[str, int] = field(default_factory=dict)
-    histograms: Sequence[Sequence[int]] = ()
+    tally: Tally = field(default_factory=Tally)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return the report in a row."""
+        data = json.loads(text)
+        return cls(**{**data, "tally": Tally(**data["tally"])})
+
+    def to_json(self) -> str:
+        """Return the text in a row."""
+        return json.dumps(asdict(self))
 
 
 def score_messages(
@@ -37,25 +44,18 @@ def score_messages(
     for batch in batches:
         rows = []
         for row in batch.to_pylist():
-            value, gone, scores = row.pop("value"), row.pop("gone"), None
+            value, gone, table = row.pop("value"), row.pop("gone"), None
             report = Report(gone or "")
             try:
                 if gone is None:
-                    content, tally = decode(value, most_bytes), Tally(scorer_of(task))
-                    tally.add(content.events, content.identity)
-                    report = Report(
-                        digest=content.digest,
-                        n_in=len(content.events),
-                        n_not_finite=tally.n_not_finite,
-                        n_out=tally.n_out,
-                        rejected=tally.rejected,
-                        accepted=tally.accepted,
-                        histograms=tally.histograms,
-                    )
-                    scores = encode(tally.tables[0])
+                    content, scorer = decode(value, most_bytes), scorer_of(task)
+                    scores = scorer.score(content.events)
+                    table = encode(table_of(scores, content.identity, scorer))
+                    tally = Tally.of(scores, scorer)
+                    report = Report("", content.digest, len(content.events), tally)
             except (Malformed, DataError) as error:
                 report = Report(str(error))
-            rows.append({**row, "report": json.dumps(report.__dict__), "scores": scores})
+            rows.append({**row, "report": report.to_json(), "scores": table})
         yield pa.RecordBatch.from_pylist(rows, _ARROW)
 
 

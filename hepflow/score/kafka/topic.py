@@ -27,13 +27,7 @@ class Topic:
 
     @classmethod
     def parse(cls, address: str, properties: Mapping[str, str]) -> Self:
-        """Return the topic of an address.
-
-        Raises
-        ------
-        ConfigError
-            It is not of the form kafka://HOST:PORT/TOPIC.
-        """
+        """Return the topic of an address."""
         servers, _, name = address.removeprefix(KAFKA).partition("/")
         if not address.startswith(KAFKA) or not servers or not name or "/" in name:
             raise ConfigError(
@@ -50,13 +44,7 @@ class Topic:
         return {"bootstrap.servers": self.servers, **self.properties, **more, "logger": _LIBRDKAFKA}
 
     def partitions(self, timeout_s: float) -> list[int]:
-        """Return the partitions, an empty list if the topic does not exist.
-
-        Raises
-        ------
-        DataError
-            No broker answers.
-        """
+        """Return the partitions, an empty list if the topic does not exist."""
         try:
             found = AdminClient(self.client()).list_topics(timeout=timeout_s).topics.get(self.name)
         except KafkaException as error:
@@ -67,13 +55,7 @@ class Topic:
         return sorted(found.partitions) if found is not None and found.error is None else []
 
     def create(self, partitions: int, timeout_s: float) -> bool:
-        """Create the topic if it does not exist, and return whether it was created.
-
-        Raises
-        ------
-        DataError
-            No broker answers, or it refuses.
-        """
+        """Create the topic if it does not exist, and return whether it was created."""
         if self.partitions(timeout_s):
             return False
         admin, new = AdminClient(self.client()), [NewTopic(self.name, partitions)]
