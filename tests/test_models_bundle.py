@@ -48,7 +48,7 @@ def test_the_file_returns_the_same_for_any_batch_and_length(
 ) -> None:
     model = net(Inputs.of(store), **options).eval()
     blocks = [
-        features_of(block, model.inputs.particles, "delta_r")
+        features_of(model.inputs.particles, "delta_r", block)
         for block in iter_blocks(store, "test")
     ]
     write_onnx(model, tmp_path / "model.onnx", blocks[0])
@@ -79,7 +79,7 @@ def test_an_exported_run_names_its_classes_and_gives_the_written_predictions(
     by_id = dict(zip(written.event_id.tolist(), written.logits, strict=True))
     for block in iter_blocks(store, "test"):
         logits = exported.logits(
-            features_of(block, exported.inputs.particles, exported.inputs.order)
+            features_of(exported.inputs.particles, exported.inputs.order, block)
         )
         expected = np.stack([by_id[i] for i in block.event_id.tolist()])
         np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)

@@ -88,7 +88,7 @@ def untrained(folder: Path, template: Path) -> Path:
     write_onnx(
         net,
         folder / "model.onnx",
-        features_of(block, net.inputs.particles, "delta_r"),
+        features_of(net.inputs.particles, "delta_r", block),
         spread=Spread.of([hlf] * 3).to_dict(),
     )
     return folder / "model.onnx"

@@ -181,12 +181,7 @@ def _test_events(store: EventStore, config: ExportConfig, net: Net) -> dict[str,
         raise DataError(
             f"{store.path}: no test events to check the export on. Name another store by --input."
         )
-    each = [features_of(block, net.inputs.particles, net.inputs.order) for block in blocks]
-    longest = max(features["particles"].shape[1] for features in each)
-    for features in each:
-        short = longest - features["particles"].shape[1]
-        features["particles"] = np.pad(features["particles"], ((0, 0), (0, short), (0, 0)))
-    return {name: np.concatenate([features[name] for features in each]) for name in each[0]}
+    return features_of(net.inputs.particles, net.inputs.order, *blocks)
 
 
 def _difference(net: Net, path: Path, features: dict[str, np.ndarray], tolerance: float) -> float:

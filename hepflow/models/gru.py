@@ -6,9 +6,9 @@ Elsewhere (CUDA, other dtypes, no numba, tracing and export, gradients of gradie
 ``torch.nn.GRU``, whose parameters it has by name, with the same results (``tests/test_gru.py``).
 
 Why: torch pads to the longest sequence, and its CPU kernels do each step as separate small
-products. `benchmarks/gru.py`, forward and backward on one thread, 128 events of about 400
-particles padded to 801: 8 times (AVX2, two busy cores) and 15.6 times (AVX-512) the speed of
-``torch.nn.GRU``, 0.4 of the speed of a large sgemm on the same machine.
+products. Measured by `benchmarks/gru.py`, forward and backward on one thread, 128 events of about
+400 particles padded to 801: 8 times (AVX2, a busy machine) to 15.6 times the speed of
+``torch.nn.GRU``, and 0.4 to 0.5 of the speed of a large sgemm in the same minutes.
 
 The path of a batch::
 

@@ -76,9 +76,13 @@ def pad(events: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return padded, lengths
 
 
-def features_of(block: EventBlock, names: Sequence[str], order: Order) -> dict[str, np.ndarray]:
+def features_of(names: Sequence[str], order: Order, *blocks: EventBlock) -> dict[str, np.ndarray]:
     """Return the arguments that nets may read: ``hlf``, ``particles`` and ``lengths``."""
-    rows = reading_order(block, names, order)
-    particles = block.particles if rows is None else block.particles[rows]
-    padded, lengths = pad(np.split(particles, block.offsets[1:-1]))
-    return {"hlf": block.hlf, "particles": padded, "lengths": lengths}
+    events = []
+    for block in blocks:
+        rows = reading_order(block, names, order)
+        particles = block.particles if rows is None else block.particles[rows]
+        events += np.split(particles, block.offsets[1:-1])
+    padded, lengths = pad(events)
+    hlf = np.concatenate([block.hlf for block in blocks])
+    return {"hlf": hlf, "particles": padded, "lengths": lengths}

@@ -1,10 +1,5 @@
 """Raw events -> scores, in process: the selection and features of the training, and the net.
 
->>> from hepflow.score.scorer import Scorer
->>> scorer = Scorer(Path("runs/inclusive/model.onnx"))
->>> scores = scorer.score(events)  # awkward records of `hepflow.data.events` or of ROOT files
->>> scores.probabilities[scores.selected]
-
 No torch and no pickle. The score of an event does not depend on the other events of a call, except
 for rounding in the last bits of a logit.
 """
@@ -96,8 +91,8 @@ class Scorer:
 
     Examples
     --------
-    >>> scorer = Scorer(Path("runs/hlf/model.onnx"))
-    >>> scores = scorer.score(events)
+    >>> scorer = Scorer(Path("runs/inclusive/model.onnx"))
+    >>> scores = scorer.score(events)  # awkward records, of ROOT files or ingest's Parquet
     >>> best = scores.probabilities.argmax(axis=1)[scores.selected]
     """
 

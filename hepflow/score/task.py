@@ -2,8 +2,8 @@
 
 The file of scores is named after the content of the range and renamed into place, then the record
 is written. A range without a record is scored again under the same name, so it may run twice, or
-die at any point, and its scores exist once. A file and its copy are told apart by a claim on their
-common identity: the first is scored, the other quarantined.
+die at any point, and its scores exist once. Of a file and its copy, the first to claim their
+common identity is scored, and the other quarantined.
 """
 
 import json

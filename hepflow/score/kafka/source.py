@@ -16,6 +16,7 @@ from pyspark.sql.types import StructType
 
 from hepflow.config.score import KafkaConfig
 from hepflow.errors import MissingDependency
+from hepflow.score.kafka.messages import arrow_of
 from hepflow.score.kafka.topic import Topic
 
 try:
@@ -30,16 +31,6 @@ FORMAT = "hepflow_kafka"
 SCHEMA = "topic string, partition int, offset bigint, time_ms bigint, value binary, gone string"
 """``time_ms``: since the epoch; ``gone``: why messages are missing from this offset on."""
 
-_ARROW = pa.schema(
-    {
-        "topic": pa.string(),
-        "partition": pa.int32(),
-        "offset": pa.int64(),
-        "time_ms": pa.int64(),
-        "value": pa.binary(),
-        "gone": pa.string(),
-    }
-)
 _CHUNK = 16
 """Messages per record batch."""
 _CONSUMER = {
@@ -136,10 +127,10 @@ class _Reader(DataSourceStreamReader):
         for row in self._messages(partition):
             held.append({"topic": self.topic.name, "partition": partition.partition, **row})
             if len(held) == _CHUNK:
-                yield pa.RecordBatch.from_pylist(held, _ARROW)
+                yield pa.RecordBatch.from_pylist(held, arrow_of(SCHEMA))
                 held = []
         if held:
-            yield pa.RecordBatch.from_pylist(held, _ARROW)
+            yield pa.RecordBatch.from_pylist(held, arrow_of(SCHEMA))
 
     def _messages(self, wanted: _Range) -> Iterator[dict[str, object]]:
         """Yield the messages, and a row for those that the broker deleted.

@@ -8,7 +8,7 @@ from typing import Self
 import pyarrow as pa
 
 from hepflow.errors import DataError
-from hepflow.score.kafka.messages import Malformed, decode, encode
+from hepflow.score.kafka.messages import Malformed, arrow_of, decode, encode
 from hepflow.score.task import Tally, Task, scorer_of, table_of
 
 SCHEMA = "topic string, partition int, offset bigint, time_ms bigint, report string, scores binary"
@@ -56,16 +56,4 @@ def score_messages(
             except (Malformed, DataError) as error:
                 report = Report(str(error))
             rows.append({**row, "report": report.to_json(), "scores": table})
-        yield pa.RecordBatch.from_pylist(rows, _ARROW)
-
-
-_ARROW = pa.schema(
-    {
-        "topic": pa.string(),
-        "partition": pa.int32(),
-        "offset": pa.int64(),
-        "time_ms": pa.int64(),
-        "report": pa.string(),
-        "scores": pa.binary(),
-    }
-)
+        yield pa.RecordBatch.from_pylist(rows, arrow_of(SCHEMA))
