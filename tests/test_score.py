@@ -390,18 +390,6 @@ def test_a_users_own_physics_is_used_and_named(
         Scorer(rewritten(shipped, tmp_path / "other.onnx", physics=""), "scored_physics:fewer")
 
 
-def changed_constant(model: Path, path: Path) -> Path:
-    content = onnx.load(model)
-    tensor = next(item for item in content.graph.initializer if item.name == "norm.shift")
-    tensor.CopyFrom(
-        onnx.numpy_helper.from_array(
-            onnx.numpy_helper.to_array(tensor) + np.float32(1000), tensor.name
-        )
-    )
-    onnx.save(content, path)
-    return path
-
-
 def test_a_model_that_differs_from_its_description_is_refused(
     trigger: Trigger, tmp_path: Path
 ) -> None:
@@ -437,9 +425,6 @@ def test_a_model_that_differs_from_its_description_is_refused(
         rewritten(
             model, tmp_path / "definitions.onnx", inputs={**inputs, "definitions": "mine"}
         ): "no set named 'mine'",
-        changed_constant(
-            model, tmp_path / "shifted.onnx"
-        ): "the normalisation of hlf in it differs from the statistics",
     }
     for path, message in cases.items():
         with pytest.raises((DataError, ConfigError), match=message):

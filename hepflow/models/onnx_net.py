@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 
 from hepflow.errors import DataError
@@ -20,8 +19,6 @@ from hepflow.models.inputs import Inputs
 METADATA = "hepflow"
 ZIP = b"PK\x03\x04"
 """First bytes of a torch checkpoint."""
-TOLERANCE = 1e-4
-"""Relative difference between the constants in a file and its statistics (both 32-bit floats)."""
 
 
 class OnnxNet:
@@ -38,8 +35,8 @@ class OnnxNet:
     Raises
     ------
     DataError
-        The file is not ONNX, not from hepflow, or its inputs, outputs or normalisation differ
-        from its description.
+        The file is not ONNX, not from hepflow, or its inputs or outputs differ from its
+        description.
     """
 
     def __init__(self, path: Path, threads: int = 0) -> None:
@@ -79,7 +76,6 @@ class OnnxNet:
             self.inputs = Inputs.from_dict(about["inputs"])
             self.reads: tuple[str, ...] = tuple(about["reads"])
             self.net = str(about["net"])
-            scale = about["arguments"].get("scale")
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise DataError(
                 f"{path}: an ONNX model, but not one that hepflow exported: its metadata do not "
@@ -92,8 +88,6 @@ class OnnxNet:
         self.spread = Spread.from_dict(about["spread"]) if about.get("spread") else None
         """Spread of the training events' high-level features; None if unknown."""
         self._check_shapes()
-        if scale == "standard":
-            self._check_normalisation(content)
 
     def logits(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return logits (events, classes) float32 of features by name."""
@@ -119,24 +113,6 @@ class OnnxNet:
                 f"{self.path}: the net returns {found}, not logits of {len(self.inputs.classes)} "
                 "classes. Export it again."
             )
-
-    def _check_normalisation(self, content: bytes) -> None:
-        """Compare the constants that the net subtracts and divides by with its statistics."""
-        tensors = onnx.load_from_string(content).graph.initializer
-        constants = {t.name: onnx.numpy_helper.to_array(t) for t in tensors if "norm" in t.name}
-        layers = {"norm_hlf": "hlf", "norm_particles": "particles", "norm": self.reads[0]}
-        for layer, group in layers.items():
-            if {f"{layer}.shift", f"{layer}.width"} <= constants.keys():
-                shift, width = constants[f"{layer}.shift"], constants[f"{layer}.width"]
-                statistics = self.inputs.statistics[group]
-                mean, std = np.asarray(statistics["mean"]), np.asarray(statistics["std"])
-                std = np.where(std > 0, std, 1.0)
-                same = shift.shape == mean.shape and np.allclose(width, std, rtol=TOLERANCE)
-                if not (same and np.all(np.abs(shift - mean) <= TOLERANCE * std)):
-                    raise DataError(
-                        f"{self.path}: the normalisation of {group} in it differs from the "
-                        "statistics in its metadata. Export it again from its run."
-                    )
 
 
 def _shapes(values: Iterable[Any]) -> dict[str, tuple[int, ...]]:

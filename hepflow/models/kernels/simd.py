@@ -22,9 +22,9 @@ from numba's cache. `tests/test_gru.py` compiles `product` and counts its ``vfma
 
 Private interfaces. numba documents `numba.extending.intrinsic`, `models`, `register_model` and
 `lower_builtin`. Not documented are `numba.core.cgutils`, `numba.core.typing.templates` and the
-methods of llvmlite's builder that are used below. If an upgrade removes one, the import fails,
-`hepflow.models.gru` uses stock torch instead, and `hepflow doctor` reports it; a test proves that
-both give the same numbers.
+methods of llvmlite's builder that are used below. If an upgrade removes one that is used at import,
+`hepflow.models.gru` falls back to stock torch, and `hepflow doctor` reports it; a test proves that
+both give the same numbers. A removed builder method is an error when the first batch compiles.
 
 Arrays are one-dimensional float32, offsets count floats. Nothing checks bounds.
 """
