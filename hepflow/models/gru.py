@@ -133,12 +133,11 @@ def _schedule(lengths_B: Tensor, x_BPC: Tensor) -> list["gru_kernels.Tile"]:
     n_tiles = -(-len(order) // (SEQUENCES_PER_LANE * simd.LANES))
     lanes = [(0, lane) for lane in range(n_tiles * simd.LANES)]  # a heap of (end, lane)
     jobs = np.empty((len(order), 4), np.int64)  # lane, start, end, sequence
-    for i, (sequence, length) in enumerate(
-        zip(order.tolist(), lengths[order].tolist(), strict=True)
-    ):
+    for job, sequence in zip(jobs, order.tolist(), strict=True):
         start, lane = heapq.heappop(lanes)
-        heapq.heappush(lanes, (start + length, lane))
-        jobs[i] = lane, start, start + length, sequence
+        end = start + int(lengths[sequence])
+        heapq.heappush(lanes, (end, lane))
+        job[:] = lane, start, end, sequence
     tiles = []
     for i in range(n_tiles):  # neighbouring lanes, of similar ends, go to different tiles
         own = jobs[jobs[:, 0] % n_tiles == i] // (n_tiles, 1, 1, 1)
@@ -146,11 +145,9 @@ def _schedule(lengths_B: Tensor, x_BPC: Tensor) -> list["gru_kernels.Tile"]:
         for lane, start, end, sequence in own.tolist():
             first = sequence * n_particles
             rows[start:end, lane] = np.arange(first, first + end - start)
-        starts = own[np.argsort(own[:, 1], kind="stable")][:, [1, 0, 3]]
-        ends = own[np.argsort(own[:, 2], kind="stable")][:, [2, 0, 3]] - (1, 0, 0)
-        tiles.append(
-            gru_kernels.Tile(rows, np.ascontiguousarray(starts), np.ascontiguousarray(ends))
-        )
+        starts, ends = (own[np.argsort(own[:, i], kind="stable")][:, [i, 0, 3]] for i in (1, 2))
+        ends[:, 0] -= 1
+        tiles.append(gru_kernels.Tile(rows, starts.copy(), ends.copy()))
     return tiles
 
 
@@ -168,10 +165,25 @@ class _TiledGRU(torch.autograd.Function):
         weights = (w_ih, w_hh, b_ih, b_hh)
         needs = (ctx.needs_input_grad[0], *ctx.needs_input_grad[2:])
         if torch.is_grad_enabled():  # create_graph=True: these gradients are to be differentiated
-            dx, *dw = _stock_backward(x_BPC, lengths_B, weights, dh_BH, needs)
-        else:
-            dx, *dw = _backward(x_BPC, ctx.tiles, weights, checkpoints, dh_BH, needs_dx=needs[0])
-        return (dx, None, *(d if need else None for d, need in zip(dw, needs[1:], strict=True)))
+            first, *rest = _stock_backward(x_BPC, lengths_B, weights, dh_BH, needs)
+            return (first, None, *rest)
+        layout, packed = _prepare(x_BPC, weights)
+        dx_BPC = torch.zeros(x_BPC.shape if needs[0] else 0)
+        x, dh, dx = _flat(x_BPC), _flat(dh_BH), _flat(dx_BPC)
+
+        def run(tile: "gru_kernels.Tile", kept: Tensor) -> NDArray[np.float32]:
+            work = gru_kernels.Workspace.of(layout)
+            dw = np.zeros(layout.gates * layout.xh, np.float32)
+            gru_kernels.backward_tile(layout, packed, work, tile, x, kept.numpy(), dh, dw, dx)
+            return dw
+
+        total = np.zeros(layout.gates * layout.xh)
+        for dw in _in_threads(gru_kernels.backward_tile, run, ctx.tiles, checkpoints):
+            total += dw  # in the order of the tiles, so the sum has the same bits on any threads
+        packed_dw = total.reshape(layout.gates, layout.xh).astype(np.float32)
+        gradients = zip(gru_kernels.unpack_gradients(layout, packed_dw), needs[1:], strict=True)
+        dws = (torch.from_numpy(np.ascontiguousarray(g)) if need else None for g, need in gradients)
+        return (dx_BPC if needs[0] else None, None, *dws)
 
 
 def _forward(
@@ -191,40 +203,8 @@ def _forward(
     return h_BH, checkpoints
 
 
-def _backward(
-    x_BPC: Tensor,
-    tiles: list["gru_kernels.Tile"],
-    weights: tuple[Tensor, ...],
-    checkpoints: list[Tensor],
-    dh_BH: Tensor,
-    *,
-    needs_dx: bool,
-) -> tuple[Tensor | None, ...]:
-    """Return the gradients of x, if needed, and of the weights."""
-    layout, packed = _prepare(x_BPC, weights)
-    dx_BPC = torch.zeros(x_BPC.shape if needs_dx else 0)
-    x, dh, dx = _flat(x_BPC), _flat(dh_BH), _flat(dx_BPC)
-
-    def run(tile: "gru_kernels.Tile", kept: Tensor) -> NDArray[np.float32]:
-        work = gru_kernels.Workspace.of(layout)
-        dw = np.zeros(layout.gates * layout.xh, np.float32)
-        gru_kernels.backward_tile(layout, packed, work, tile, x, kept.numpy(), dh, dw, dx)
-        return dw
-
-    total = np.zeros(layout.gates * layout.xh)
-    for dw in _in_threads(gru_kernels.backward_tile, run, tiles, checkpoints):
-        total += dw  # in the order of the tiles, so the sum has the same bits on any threads
-    gradients = gru_kernels.unpack_gradients(layout, total.reshape(layout.gates, layout.xh))
-    dw_all = (torch.from_numpy(gradient.astype(np.float32)) for gradient in gradients)
-    return (dx_BPC if needs_dx else None, *dw_all)
-
-
 def _stock_backward(
-    x_BPC: Tensor,
-    lengths_B: Tensor,
-    weights: _Weights,
-    dh_BH: Tensor,
-    needs: tuple[bool, ...],
+    x_BPC: Tensor, lengths_B: Tensor, weights: _Weights, dh_BH: Tensor, needs: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
     """Return gradients of x and the weights that torch can differentiate again."""
     h0_1BH = x_BPC.new_zeros(1, x_BPC.shape[0], weights[1].shape[1])

@@ -97,7 +97,7 @@ def pack_weights(layout: Layout, w_ih: Floats, w_hh: Floats, b_ih: Floats, b_hh:
     )
 
 
-def unpack_gradients(layout: Layout, total: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+def unpack_gradients(layout: Layout, total: Floats) -> tuple[Floats, ...]:
     """Return the gradients of w_ih, w_hh, b_ih, b_hh from those of the packed (gates, xh)."""
     c, h = layout.inputs, layout.hidden
     nh, nx = total[:h], total[layout.nx : layout.nx + h]

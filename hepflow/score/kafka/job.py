@@ -259,7 +259,7 @@ class Batches:
         record = ScoreRecord(
             name,
             name,
-            Ledger(n_in, total.n_out, total.rejected, tuple(lost)),
+            Ledger(n_in, total.n_out, total.rejected, tuple(lost)).check(),
             messages=messages,
             fragment=write_scores(tables, name, self.task),
             accepted=total.accepted,
