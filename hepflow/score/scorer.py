@@ -128,17 +128,12 @@ class Scorer:
         DataError
             A collection or a field is missing, or your own physics breaks its contract.
         """
-        missing = [name for name in COLLECTIONS if name not in events.fields]
-        if missing:
-            raise DataError(
-                f"the events have no collection {missing[0]!r}, only {', '.join(events.fields)}. "
-                f"Give {', '.join(COLLECTIONS)}."
-            )
-        events = ak.to_packed(events[list(COLLECTIONS)])
+        events = ak.to_packed(events[[name for name in COLLECTIONS if name in events.fields]])
         finite = skim.is_finite(events) if len(events) else np.empty(0, bool)
+        flat = columns(events)
         if self.physics is None:  # includes the cuts of skim
-            return self._score_columns(columns(events), finite)
-        oversized = _n_candidates(columns(events)) > MAX_CANDIDATES
+            return self._score_columns(flat, finite)
+        oversized = _n_candidates(flat) > MAX_CANDIDATES
         ready = finite & ~oversized & skim.has_lepton(events)
         skipped = np.select([~finite, oversized], [NOT_FINITE, OVERSIZED], skim.NO_LEPTON)
         made = self._physics(skim.drop_soft(events[ready]), self.inputs.definitions)
@@ -190,22 +185,20 @@ class Scorer:
 
     def _logits(self, features: FeatureSet) -> np.ndarray:
         """Return (kept, classes) float32; the net gets events of similar length together."""
-        n, hlf = len(features.index), features.hlf
+        n, hlf, particles = len(features.index), features.hlf, features.particles
+        offsets, size, by_length = features.offsets, BATCH_HLF, np.arange(n)
+        if self._reads_particles:
+            block = EventBlock(hlf, particles, offsets, np.zeros(n, np.int8), features.index)
+            order = reading_order(block, self.inputs.particles, self.inputs.order)
+            particles = particles if order is None else particles[order]
+            size, by_length = BATCH, np.argsort(np.diff(offsets), kind="stable")
         logits = np.empty((n, len(self.inputs.classes)), dtype=np.float32)
-        if not self._reads_particles:
-            for start in range(0, n, BATCH_HLF):
-                batch = slice(start, start + BATCH_HLF)
-                logits[batch] = self.net.logits({"hlf": hlf[batch]})
-            return logits
-        particles, offsets = features.particles, features.offsets
-        block = EventBlock(hlf, particles, offsets, np.zeros(n, np.int8), features.index)
-        order = reading_order(block, self.inputs.particles, self.inputs.order)
-        particles = particles if order is None else particles[order]
-        by_length = np.argsort(np.diff(offsets), kind="stable")
-        for start in range(0, n, BATCH):
-            rows = by_length[start : start + BATCH]
-            padded, lengths = pad([particles[offsets[i] : offsets[i + 1]] for i in rows])
-            inputs = {"hlf": hlf[rows], "particles": padded, "lengths": lengths}
+        for start in range(0, n, size):
+            rows = by_length[start : start + size]
+            inputs = {"hlf": hlf[rows]}
+            if self._reads_particles:
+                events = [particles[offsets[i] : offsets[i + 1]] for i in rows]
+                inputs["particles"], inputs["lengths"] = pad(events)
             logits[rows] = self.net.logits(inputs)
         return logits
 
@@ -227,11 +220,8 @@ class Scorer:
                 "Name the physics of its training by --physics."
             )
         if trained_version and trained_version != used_version:
-            log.warning(
-                "%s: %s has changed since its training; scores may differ from its test",
-                model,
-                used,
-            )
+            changed = "has changed since its training; scores may differ from its test"
+            log.warning("%s: %s %s", model, used, changed)
 
     def _require_same_store(self, store: EventStore, model: Path) -> None:
         """Refuse a net with other features or another normalisation than the store's."""

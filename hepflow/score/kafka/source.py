@@ -7,7 +7,7 @@ among the partitions.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -84,15 +84,15 @@ class _Reader(DataSourceStreamReader):
     most: int
     timeout_s: float
     tasks: int
-    _watcher: list[Consumer] = field(default_factory=list)
+    _watcher: Consumer | None = None
 
     def __reduce__(self) -> tuple[object, ...]:  # a connection cannot be pickled
         arguments = (self.topic, self.starting, self.most, self.timeout_s, self.tasks)
         return type(self), arguments
 
     def stop(self) -> None:
-        for consumer in self._watcher:
-            consumer.close()
+        if self._watcher is not None:
+            self._watcher.close()
 
     def initialOffset(self) -> Offsets:  # noqa: N802
         side = 0 if self.starting == "earliest" else 1
@@ -122,57 +122,50 @@ class _Reader(DataSourceStreamReader):
         ]
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
-        assert isinstance(partition, _Range)
-        held: list[dict[str, object]] = []
-        for row in self._messages(partition):
-            held.append({"topic": self.topic.name, "partition": partition.partition, **row})
-            if len(held) == _CHUNK:
-                yield pa.RecordBatch.from_pylist(held, arrow_of(SCHEMA))
-                held = []
-        if held:
-            yield pa.RecordBatch.from_pylist(held, arrow_of(SCHEMA))
-
-    def _messages(self, wanted: _Range) -> Iterator[dict[str, object]]:
-        """Yield the messages, and a row for those that the broker deleted.
+        """Yield the messages of a range, and a row for those that the broker deleted.
 
         Offsets of transaction markers have no message, so the end of a range may have to be found
         by the broker's mark of the partition's end.
         """
+        assert isinstance(partition, _Range)
+        number, start, stop = partition.partition, partition.start, partition.stop
+        where, rows = {"topic": self.topic.name, "partition": number}, []
         consumer = Consumer(self.topic.client(**_CONSUMER))
         try:
-            place = TopicPartition(self.topic.name, wanted.partition)
+            place = TopicPartition(self.topic.name, number)
             low, _ = consumer.get_watermark_offsets(place, timeout=self.timeout_s)
-            at = place.offset = max(wanted.start, min(low, wanted.stop))
-            if at > wanted.start:
-                gone = f"messages {wanted.start} to {at - 1} were deleted by the broker"
-                yield {"offset": wanted.start, "gone": gone}
+            at = place.offset = max(start, min(low, stop))
+            if at > start:
+                gone = f"messages {start} to {at - 1} were deleted by the broker"
+                rows.append({**where, "offset": start, "gone": gone})
             consumer.assign([place])
-            while at < wanted.stop:
-                found = consumer.consume(min(wanted.stop - at, _CHUNK), timeout=self.timeout_s)
+            while at < stop:
+                found = consumer.consume(min(stop - at, _CHUNK), timeout=self.timeout_s)
                 if not found:
                     raise OSError(f"{self.topic}: no message within {self.timeout_s:g} s")
                 for message in found:
                     at, error = message.offset(), message.error()
                     if error is None:
-                        if at < wanted.stop:
-                            time_ms = message.timestamp()[1]
-                            yield {"offset": at, "time_ms": time_ms, "value": message.value()}
+                        content = {"time_ms": message.timestamp()[1], "value": message.value()}
+                        rows += [{**where, "offset": at, **content}] if at < stop else []
                         at += 1
                     elif error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
                         raise KafkaException(error)
-                    elif at < wanted.stop:
+                    elif at < stop:
                         raise OSError(
-                            f"{self.topic}: partition {wanted.partition} ends at {at}, it had "
-                            f"{wanted.stop} messages. Was the topic created again?"
+                            f"{self.topic}: partition {number} ends at {at}, it had {stop} "
+                            "messages. Was the topic created again?"
                         )
+                yield pa.RecordBatch.from_pylist(rows, arrow_of(SCHEMA))
+                rows = []
+            if rows:
+                yield pa.RecordBatch.from_pylist(rows, arrow_of(SCHEMA))
         finally:
             consumer.close()
 
     def _ends(self) -> Mapping[int, tuple[int, int]]:
         """Return partition -> its first message and the next one to come."""
-        if not self._watcher:
-            self._watcher.append(Consumer(self.topic.client(**_CONSUMER)))
-        (consumer,) = self._watcher
+        consumer = self._watcher = self._watcher or Consumer(self.topic.client(**_CONSUMER))
         found = consumer.list_topics(self.topic.name, self.timeout_s).topics[self.topic.name]
         if found.error is not None:
             raise KafkaException(found.error)
