@@ -56,13 +56,6 @@ def resolve(asked: str, report: Path, net: OnnxNet) -> tuple[WorkingPoint, ...]:
         Output of `hepflow evaluate`, or its metrics.json.
     net : OnnxNet
         Model; its folder names the run in the report.
-
-    Raises
-    ------
-    ConfigError
-        A working point is not of this form, or not in the report.
-    DataError
-        There is no report, or it is of another model, or of another training of it.
     """
     names = [name.strip() for name in asked.split(",") if name.strip()]
     if not names:
