@@ -144,8 +144,8 @@ def _watch(
         tick()
         now, progress = time.monotonic(), query.lastProgress
         view.waiting = _backlog(progress["sources"][0]) if progress and progress["sources"] else 0
-        finished = batches.drain(view)
-        if finished or batches.running or progress is None or query.status["isDataAvailable"]:
+        working = batches.drain(view) or batches.running or view.waiting or progress is None
+        if working or query.status["isDataAvailable"]:
             busy = now
         if now - written >= WRITE_EVERY_S:
             view.folder.write(complete=False)
