@@ -38,7 +38,7 @@ from hepflow.engines.dask import SETTINGS
 from hepflow.features.job import run
 from hepflow.features.parts import make_part
 from hepflow.physics.columns import columns
-from hepflow.physics.features import compute
+from hepflow.physics.features import compute_features
 from hepflow.schema import MAX_PARTICLES, PARTICLE
 from hepflow.system.terminal import show, table
 
@@ -66,11 +66,11 @@ def main() -> None:
 def against_rivals(folder: Path, repeats: int) -> dict[str, float]:
     """Return events per second of the physics alone, as ratios to the rivals."""
     events = read_fragment(open_events(folder, 2**26).fragments[0])
-    kept = compute(events, "reference")
+    kept = compute_features(events, "reference")
     ours, few, chunk = events[kept.index][:1000], events[kept.index[:12]], events[kept.index[:24]]
     decoded = few.to_list()
     contenders: dict[str, tuple[int, Callable[[], object]]] = {
-        "hepflow": (len(ours), lambda: compute(ours, "reference")),
+        "hepflow": (len(ours), lambda: compute_features(ours, "reference")),
         "per event, Python and NumPy": (
             len(decoded),
             lambda: [per_event(event) for event in decoded],
@@ -99,7 +99,7 @@ def against_rivals(folder: Path, repeats: int) -> dict[str, float]:
 
 def check(few: ak.Array, decoded: list[dict]) -> None:
     """Check that the rivals compute the same numbers."""
-    ours = compute(few, "reference")
+    ours = compute_features(few, "reference")
     for i, event in enumerate(decoded):
         hlf, particles = per_event(event) or ([], [])
         np.testing.assert_allclose(ours.hlf[i], hlf, rtol=1e-4, atol=1e-3)

@@ -34,7 +34,7 @@ import uproot
 
 from hepflow.config.engines import SparkConfig
 from hepflow.config.stages import IngestConfig
-from hepflow.engines.spark import properties, session
+from hepflow.engines.spark import properties, spark_session
 from hepflow.ingest.job import run
 from hepflow.ingest.task import RECORDS, Settings, run_task
 from hepflow.reading.ranges import EntryRange, SourceFile
@@ -124,7 +124,7 @@ def compare(root: Path, files: Sequence[Path], n_events: int, repeats: int) -> d
     }
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     started = time.perf_counter()
-    with session(config.spark, "benchmark") as spark:
+    with spark_session(config.spark, "benchmark") as spark:
         fresh(config.output, lambda: run(config))
         first = time.perf_counter() - started
         for _ in range(repeats):
@@ -280,7 +280,7 @@ def many_files(root: Path, numbers: Sequence[int]) -> dict[str, float]:
     A run on one small file is mostly the fixed cost of the job.
     """
     seconds = {}
-    with session(SparkConfig(master=f"local[{CORES}]"), "benchmark"):
+    with spark_session(SparkConfig(master=f"local[{CORES}]"), "benchmark"):
         # the first run only starts Python workers on all cores
         for number in (numbers[0], 1, *numbers):
             raw = root / f"many{number}"

@@ -32,7 +32,7 @@ from hepflow.data.store import EventStore
 from hepflow.engines.dask import SETTINGS, watch
 from hepflow.features.job import memory_of_task, run
 from hepflow.features.parts import Outcome, make_part
-from hepflow.physics.features import compute
+from hepflow.physics.features import compute_features
 from hepflow.schema import CLASSES, HLF, PARTICLE
 from hepflow.system.terminal import show, table
 
@@ -130,7 +130,7 @@ def memory(scratch: Path, sizes: tuple[int, ...]) -> dict[str, float]:
 
 
 def memory_of(fragment: Fragment, output: Path) -> tuple[int, int]:
-    compute(empty_events())
+    compute_features(empty_events())
     before = held()
     assert make_part(EventStore.create(output, SPEC), fragment, None).error is None
     return before, peak()

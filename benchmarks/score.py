@@ -35,7 +35,7 @@ from hepflow.models.order import pad, reading_order
 from hepflow.models.sequence import SequenceNet
 from hepflow.physics import skim
 from hepflow.physics.columns import columns
-from hepflow.physics.features import FeatureSet, compute
+from hepflow.physics.features import FeatureSet, compute_features
 from hepflow.reading.delphes import DelphesFile
 from hepflow.reading.listing import list_files
 from hepflow.reading.ranges import EntryRange, plan
@@ -140,7 +140,9 @@ def read(path: str) -> ak.Array:
 def features_of_file(path: str) -> FeatureSet:
     """Compute the features of a ROOT file, by ingest's skim and the physics."""
     events = read(path)
-    return compute(skim.drop_soft(events[skim.is_finite(events) & skim.has_lepton(events)]))
+    return compute_features(
+        skim.drop_soft(events[skim.is_finite(events) & skim.has_lepton(events)])
+    )
 
 
 def batches(made: FeatureSet, *, sort: bool) -> list[dict[str, np.ndarray]]:
@@ -263,7 +265,7 @@ def latency(
     name: str, scorer: Scorer, chunk: ak.Array, calls: int
 ) -> Iterator[tuple[tuple[str, ...], dict[str, float]]]:
     """Yield a row and its results, for flat and for awkward arrays."""
-    size, flat, made = len(chunk), columns(chunk), compute(chunk)
+    size, flat, made = len(chunk), columns(chunk), compute_features(chunk)
     alone = quantiles(lambda: scorer._logits(made), calls)  # noqa: SLF001 - the net alone
     for source, call in (
         ("arrays", lambda: scorer.score_columns(flat)),

@@ -31,7 +31,7 @@ from hepflow.data.blocks import FLOAT_BITS, EventBlock, StoreSpec
 from hepflow.data.events import open_events, read_fragment
 from hepflow.data.ledger import Ledger
 from hepflow.data.store import EventStore
-from hepflow.physics.features import FeatureSet, compute
+from hepflow.physics.features import FeatureSet, compute_features
 from hepflow.schema import HLF, MAX_PARTICLES, PARTICLE
 from hepflow.system.terminal import show, table
 
@@ -62,7 +62,7 @@ def main() -> None:
         if arguments.events
         else generated.events(1000 if arguments.quick else 2000)
     )
-    features = compute(events)
+    features = compute_features(events)
     rows = [measure(features, choice) for choice in choices(quick=arguments.quick)]
     columns = ("order", "codec", "shuffle", "rows per chunk", "block", "bits kept")
     columns += ("bytes per event", "of padded", "written/s", "read/s", "")

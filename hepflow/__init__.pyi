@@ -14,6 +14,10 @@ from .config.stages import SimulateConfig as SimulateConfig
 from .data.events import open_events as open_events
 from .data.store import open_store as open_store
 
+# clusters
+from .engines.dask import dask_client as dask_client
+from .engines.spark import spark_session as spark_session
+
 # runs and reports
 from .evaluate.job import evaluate_runs as evaluate_runs
 from .evaluate.runs import read_runs as read_runs

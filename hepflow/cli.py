@@ -56,7 +56,7 @@ class Command(NamedTuple):
 
 
 _TRAIN = (None, "hepflow.train.cli:main", "train")
-_IN_SPARK = (None, "hepflow.train.spark.job:main", "train,ingest")
+_IN_SPARK = (None, "hepflow.train.spark.job:spark_train", "train,ingest")
 _CHECK = (tools.StoreConfig, "hepflow.tools.store:check", "features")
 _INFO = (tools.StoreConfig, "hepflow.tools.store:info", "features")
 _TOPIC = "hepflow.score.kafka.job:run"

@@ -40,7 +40,7 @@ def spark() -> Iterator[Any]:
     """Yield one Spark session for all tests, as it takes seconds to start; the stages use it."""
     pytest.importorskip("pyspark")
     module = importlib.import_module("hepflow.engines.spark")
-    with module.session(
+    with module.spark_session(
         SparkConfig(master="local[2]", driver_memory="1g"), "hepflow tests"
     ) as session:
         yield session

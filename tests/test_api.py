@@ -1,5 +1,7 @@
 """The public API: a few names, documented, lazy, and enough for the notebooks."""
 
+import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +17,22 @@ HEAVY = ("torch", "pyspark", "dask", "distributed", "numba", "awkward", "uproot"
 
 
 def test_the_api_has_these_names() -> None:
-    assert sorted(hepflow.__all__) == [
-        *("Classifier", "ClusterConfig", "EvaluateConfig", "EventData", "FeaturesConfig", "HLFNet"),
-        *("InclusiveNet", "IngestConfig", "ScoreConfig", "Scorer", "SequenceNet"),
-        *("SimulateConfig", "SparkConfig", "TransformerNet", "batches_of_events"),
-        *("compute_features", "evaluate_runs", "isolations", "open_events", "open_store"),
-        *("passes", "read_delphes", "read_runs", "shipped"),
-    ]
+    assert sorted(hepflow.__all__) == sorted(
+        [
+            *(
+                "Classifier",
+                "ClusterConfig",
+                "EvaluateConfig",
+                "EventData",
+                "FeaturesConfig",
+                "HLFNet",
+            ),
+            *("InclusiveNet", "IngestConfig", "ScoreConfig", "Scorer", "SequenceNet"),
+            *("SimulateConfig", "SparkConfig", "TransformerNet", "batches_of_events"),
+            *("compute_features", "evaluate_runs", "isolations", "open_events", "open_store"),
+            *("dask_client", "passes", "read_delphes", "read_runs", "shipped", "spark_session"),
+        ]
+    )
 
 
 @pytest.mark.parametrize("name", sorted(hepflow.__all__))
@@ -48,3 +59,17 @@ def test_the_names_of_a_stage_exist(stage: str) -> None:
         _, _, names = lazy_loader.attach_stub(f"hepflow.{stage}", str(stub))
         module = __import__(f"hepflow.{stage}", fromlist=names)
         assert all(getattr(module, name) is not None for name in names)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_imports_nothing_deeper_than_a_stage(path: Path) -> None:
+    cells = json.loads(path.read_text())["cells"]
+    lines = [line for cell in cells if cell["cell_type"] == "code" for line in cell["source"]]
+    tree = ast.parse(
+        "".join(
+            line if line.endswith("\n") else f"{line}\n" for line in lines if line[0] not in "%!"
+        )
+    )
+    named = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    modules = {str(node.module) for node in named if str(node.module).startswith("hepflow")}
+    assert modules <= {"hepflow", *(f"hepflow.{stage}" for stage in STAGES)}

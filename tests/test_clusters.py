@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hepflow.config.engines import ClusterConfig, SlurmConfig
-from hepflow.engines.dask import connect, walltime_seconds, worker_memory
+from hepflow.engines.dask import dask_client, walltime_seconds, worker_memory
 from hepflow.errors import ConfigError
 
 
@@ -37,7 +37,7 @@ def test_other_time_limits_are_refused(walltime):
 def test_without_slurm_the_error_names_sbatch(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     config = ClusterConfig(kind="slurm", memory="1GiB", slurm=SlurmConfig(interface="lo"))
-    with pytest.raises(ConfigError, match="sbatch not found"), connect(config, 1):
+    with pytest.raises(ConfigError, match="sbatch not found"), dask_client(config, 1):
         pass
 
 
@@ -56,6 +56,6 @@ def test_ctrl_c_stays_an_interrupt():
 
 @pytest.mark.slow
 def test_only_the_client_reports_an_error_in_a_worker(capfd):
-    with connect(ClusterConfig(workers=1), 1) as client, pytest.raises(FileNotFoundError):
+    with dask_client(ClusterConfig(workers=1), 1) as client, pytest.raises(FileNotFoundError):
         client.submit(Path.read_text, Path("/no/such/file")).result()
     assert "Compute Failed" not in "".join(capfd.readouterr())

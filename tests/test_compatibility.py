@@ -19,7 +19,7 @@ from root_files import write_delphes
 
 from hepflow.cli import main
 from hepflow.data.predictions import read_predictions
-from hepflow.data.store import EventStore, iter_blocks
+from hepflow.data.store import EventStore
 from hepflow.system.files import read_json
 
 pytestmark = pytest.mark.slow
@@ -92,7 +92,7 @@ def test_a_store_is_up_to_date_and_whole(old: Path) -> None:
     run("store", "check", "--input", "features.zarr")
     store = EventStore.open(old / "features.zarr")
     assert store.ledger().n_in == 64
-    sizes = {split: sum(map(len, iter_blocks(store, split))) for split in ("train", "val", "test")}
+    sizes = {split: sum(map(len, store.blocks(split))) for split in ("train", "val", "test")}
     assert sizes == {"train": 28, "val": 19, "test": 15}
 
 
@@ -101,7 +101,7 @@ def test_the_physics_gives_the_features_that_the_store_holds(old: Path) -> None:
     before, after = (EventStore.open(Path(name)) for name in ("features.zarr", "new.zarr"))
     assert after.spec == before.spec
     for split in ("train", "val", "test"):
-        for a, b in zip(iter_blocks(before, split), iter_blocks(after, split), strict=True):
+        for a, b in zip(before.blocks(split), after.blocks(split), strict=True):
             assert (a.event_id == b.event_id).all()
             np.testing.assert_array_equal(a.offsets, b.offsets)
             np.testing.assert_allclose(a.hlf, b.hlf, rtol=1e-6)

@@ -14,7 +14,7 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 README = re.findall(
     r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
 )
-(STAGES,) = [example for example in EXAMPLES if "SparkConfig" in example]
+STAGES = [example for example in EXAMPLES if "SparkConfig" in example]
 OUTPUTS = ROOT / "tests" / "data" / "version_0_1.tar.xz"
 
 
@@ -54,7 +54,7 @@ def run(examples: list[str]) -> dict[str, object]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("folder")
 def test_the_examples_run_in_the_order_of_the_page() -> None:
-    names = run([example for example in EXAMPLES if example != STAGES] + README)
+    names = run([example for example in EXAMPLES if example not in STAGES] + README)
     assert names["logits"].shape[1] == 3  # type: ignore[attr-defined]
     assert names["scores"].selected.any()  # type: ignore[attr-defined]
 
@@ -62,6 +62,6 @@ def test_the_examples_run_in_the_order_of_the_page() -> None:
 @pytest.mark.slow
 @pytest.mark.spark
 def test_the_stages_run_as_on_the_page(folder: Path) -> None:
-    run([EXAMPLES[0], STAGES])
+    run([EXAMPLES[0], *STAGES])
     for output in ("data/simulated/ttbar", "data/small.zarr", "scores"):
         assert any((folder / output).iterdir())

@@ -39,7 +39,7 @@ from hepflow.features.job import memory_of_task, run, task_bytes
 from hepflow.features.parts import make_part
 from hepflow.physics.ablation import compare
 from hepflow.physics.definitions import Definitions
-from hepflow.physics.features import compute
+from hepflow.physics.features import compute_features
 from hepflow.schema import COLLECTIONS, SPLITS
 from hepflow.system import locks
 
@@ -116,7 +116,7 @@ def test_every_event_is_in_the_store_once_in_its_split_or_counted_as_rejected(fi
     expected = {}
     for fragment in dataset.fragments:
         events = read_fragment(fragment)
-        features = compute(events)
+        features = compute_features(events)
         for row, position in enumerate(features.index):
             particles = features.particles[features.offsets[row] : features.offsets[row + 1]]
             expected[int(events["event_id"][position])] = (
@@ -151,7 +151,7 @@ def test_every_event_is_in_the_store_once_in_its_split_or_counted_as_rejected(fi
 
 def test_a_second_run_starts_no_cluster_and_changes_no_byte(finished, monkeypatch, caplog):
     before = contents(finished.output)
-    monkeypatch.setattr("hepflow.engines.dask.connect", no_cluster)
+    monkeypatch.setattr("hepflow.engines.dask.dask_client", no_cluster)
     with caplog.at_level(logging.INFO):
         run(finished)
     assert "is up to date" in caplog.text
@@ -354,7 +354,7 @@ def spoil(folder: Path, how: str) -> None:
     ],
 )
 def test_bad_input_is_an_error_of_one_line(tmp_path, how, message, monkeypatch):
-    monkeypatch.setattr("hepflow.engines.dask.connect", no_cluster)
+    monkeypatch.setattr("hepflow.engines.dask.dask_client", no_cluster)
     folder = write_dataset(tmp_path / "events", fragments=1)
     spoil(folder, how)
     with pytest.raises(DataError, match=message) as error:
@@ -427,7 +427,7 @@ def test_every_run_warns_of_classes_without_training_events(tmp_path, running, c
 
 
 def test_too_little_memory_is_refused_before_the_start(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr("hepflow.engines.dask.connect", no_cluster)
+    monkeypatch.setattr("hepflow.engines.dask.dask_client", no_cluster)
     with pytest.raises(
         ConfigError,
         match=r"the largest task needs about .*, a worker has 104\.9 MB\. Use fewer",
@@ -524,7 +524,7 @@ def test_real_delphes_files_get_features(shared, tmp_path, running):
     store = EventStore.open(tmp_path / "s.zarr")
     assert store.ledger().n_in == n
     assert store.ledger().n_out == len(
-        compute(
+        compute_features(
             to_awkward(
                 [
                     e

@@ -23,11 +23,11 @@ pytestmark = pytest.mark.slow
 LOCAL = ClusterConfig(workers=2, memory="2GiB")
 SLOW_PHYSICS = """
 import time
-from hepflow.physics.features import compute
+from hepflow.physics.features import compute_features
 
 def features(events, definitions):
     time.sleep(0.3 if len(events) else 0)
-    return compute(events, definitions)
+    return compute_features(events, definitions)
 """
 
 

@@ -22,11 +22,11 @@ FRAGMENTS = 110
 """At 1 s each and two at a time, longer than the 40 s lifetime of a one-minute job's worker."""
 SLOW_PHYSICS = """
 import time
-from hepflow.physics.features import compute
+from hepflow.physics.features import compute_features
 
 def features(events, definitions):
     time.sleep(1.0 if len(events) else 0)
-    return compute(events, definitions)
+    return compute_features(events, definitions)
 """
 
 

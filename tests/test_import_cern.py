@@ -13,7 +13,7 @@ from hepflow.data.blocks import StoreSpec
 from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError
 from hepflow.features.import_cern import run
-from hepflow.physics.features import compute, hlf_features
+from hepflow.physics.features import compute_features, hlf_features
 from hepflow.schema import CLASSES, PARTICLE
 from hepflow.tools.store import check
 
@@ -28,7 +28,7 @@ def standardised(x: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def reference():
-    return compute(to_awkward(random_events(60, seed=3)), "reference")
+    return compute_features(to_awkward(random_events(60, seed=3)), "reference")
 
 
 def padded(features) -> np.ndarray:

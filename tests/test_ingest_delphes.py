@@ -15,7 +15,7 @@ from hepflow.data.events import arrow_schema, to_arrow
 from hepflow.errors import DataError
 from hepflow.physics import selection
 from hepflow.physics.columns import columns
-from hepflow.physics.features import compute
+from hepflow.physics.features import compute_features
 from hepflow.physics.skim import drop_soft, has_lepton, is_finite
 from hepflow.reading.delphes import DelphesFile, Unreadable
 from hepflow.reading.listing import list_files
@@ -370,7 +370,7 @@ def test_the_skim_makes_the_cuts_of_the_trigger() -> None:
         for name in ("EFlowTrack", "EFlowPhoton", "EFlowNeutralHadron")
     )
     for definitions in ("corrected", "reference"):
-        before, after = (compute(found, definitions) for found in (full, thin))
+        before, after = (compute_features(found, definitions) for found in (full, thin))
         assert np.array_equal(after.status, before.status)
         assert np.array_equal(after.hlf, before.hlf)
         assert np.array_equal(after.particles, before.particles)

@@ -13,7 +13,7 @@ from toy_store import toy_store
 
 from hepflow.config.tools import ExportConfig
 from hepflow.data.predictions import read_predictions
-from hepflow.data.store import EventStore, iter_blocks
+from hepflow.data.store import EventStore
 from hepflow.errors import DataError
 from hepflow.models.export import load_net, logits_of, run, write_onnx
 from hepflow.models.hlf import HLFNet
@@ -48,8 +48,7 @@ def test_the_file_returns_the_same_for_any_batch_and_length(
 ) -> None:
     model = net(Inputs.of(store), **options).eval()
     blocks = [
-        features_of(model.inputs.particles, "delta_r", block)
-        for block in iter_blocks(store, "test")
+        features_of(model.inputs.particles, "delta_r", block) for block in store.blocks("test")
     ]
     write_onnx(model, tmp_path / "model.onnx", blocks[0])
     exported = OnnxNet(tmp_path / "model.onnx")
@@ -77,7 +76,7 @@ def test_an_exported_run_names_its_classes_and_gives_the_written_predictions(
     written = read_predictions(folder / "predictions.parquet")
     assert exported.weights == written.provenance["weights"]
     by_id = dict(zip(written.event_id.tolist(), written.logits, strict=True))
-    for block in iter_blocks(store, "test"):
+    for block in store.blocks("test"):
         logits = exported.logits(
             features_of(exported.inputs.particles, exported.inputs.order, block)
         )

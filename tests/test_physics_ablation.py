@@ -4,7 +4,7 @@ import numpy as np
 from delphes_events import event, lepton, neutral, random_events, to_awkward, track
 
 from hepflow.physics.ablation import FEATURES, STEPS, compare
-from hepflow.physics.features import compute
+from hepflow.physics.features import compute_features
 
 CLUTTER = {
     "EFlowTrack": [track(9.0, 4.0)],
@@ -17,7 +17,7 @@ def test_all_differences_together_lead_from_the_reference_to_the_corrected_defin
     events = to_awkward(random_events(60, seed=11))
     change = compare(events)["all together"]
     reference, corrected = (
-        set(compute(events, name).index.tolist()) for name in ("reference", "corrected")
+        set(compute_features(events, name).index.tolist()) for name in ("reference", "corrected")
     )
     assert change.n_before == len(reference)
     assert (change.gained, change.lost) == (len(corrected - reference), len(reference - corrected))

@@ -25,7 +25,7 @@ from hepflow.errors import ConfigError, DataError
 from hepflow.physics import own, selection
 from hepflow.physics.columns import columns
 from hepflow.physics.definitions import CORRECTED, REFERENCE
-from hepflow.physics.features import compute, compute_columns
+from hepflow.physics.features import compute_columns, compute_features
 from hepflow.physics.selection import isolations, passes
 from hepflow.schema import (
     DEFINITIONS,
@@ -46,7 +46,7 @@ both = pytest.mark.parametrize("definitions", DEFINITIONS)
 
 def assert_same_as_plain(events, definitions):
     """Compare all features to 1e-5, the events kept, and the reasons of the rejected ones."""
-    got = compute(events, definitions)
+    got = compute_features(events, definitions)
     reasons: dict[str, int] = {}
     kept = 0
     for position, plain in enumerate(events.to_list()):
@@ -227,7 +227,7 @@ def test_events_over_every_cap_agree_with_the_plain_physics(definitions):
 
 @both
 def test_no_events_give_no_features(definitions):
-    got = compute(to_awkward([]), definitions)
+    got = compute_features(to_awkward([]), definitions)
     assert got.hlf.shape == (0, 14)
     assert got.particles.shape == (0, 19)
     assert got.offsets.tolist() == [0]
@@ -245,8 +245,8 @@ def test_a_cone_across_phi_pi_counts_both_sides_only_when_corrected():
             )
         ]
     )
-    assert compute(events, "corrected").hlf[0, HIGH["LepIsoCh"]] == pytest.approx(0.1)
-    assert compute(events, "reference").hlf[0, HIGH["LepIsoCh"]] == -1.0
+    assert compute_features(events, "corrected").hlf[0, HIGH["LepIsoCh"]] == pytest.approx(0.1)
+    assert compute_features(events, "reference").hlf[0, HIGH["LepIsoCh"]] == -1.0
 
 
 def test_a_track_does_not_count_itself_but_its_neighbour():
@@ -258,7 +258,7 @@ def test_a_track_does_not_count_itself_but_its_neighbour():
             )
         ]
     )
-    got = compute(events, "corrected").particles
+    got = compute_features(events, "corrected").particles
     assert got[1:, COLUMN["Pt"]].tolist() == [4.0, 2.0, 1.0]
     assert got[1:, COLUMN["ChPFIso"]].tolist() == [0.5, 2.0, 0.0]
 
@@ -270,7 +270,7 @@ def test_the_reference_takes_one_off_the_charged_isolation_of_photons_too():
         EFlowPhoton=[neutral(2.0, eta=2.0)],
         EFlowNeutralHadron=[neutral(2.0, eta=-2.0)],
     )
-    photon = compute(to_awkward([cluttered]), "reference").particles[1]
+    photon = compute_features(to_awkward([cluttered]), "reference").particles[1]
     assert photon[COLUMN["isGamma"]] == 1.0
     assert photon[[COLUMN["ChPFIso"], COLUMN["GammaPFIso"], COLUMN["NeuPFIso"]]].tolist() == [
         -1.0,
@@ -288,7 +288,7 @@ def test_the_lepton_row_is_first_at_the_origin_and_has_its_own_isolations():
             )
         ]
     )
-    got = compute(events, "corrected")
+    got = compute_features(events, "corrected")
     row = got.particles[0]
     assert row[[COLUMN["isEle"], COLUMN["isMu"], COLUMN["Charge"]]].tolist() == [0.0, 1.0, 1.0]
     assert row[COLUMN["vtxX"] : COLUMN["vtxZ"] + 1].tolist() == [0.0, 0.0, 0.0]
@@ -314,8 +314,8 @@ def test_the_definitions_choose_their_lepton(electrons, muons, corrected_pt, ref
         "EFlowNeutralHadron": [neutral(2.0, 4.2)],
     }
     events = to_awkward([event(Electron=electrons, MuonTight=muons, **clutter)])
-    assert compute(events, "corrected").hlf[0, HIGH["LepPt"]] == corrected_pt
-    assert compute(events, "reference").hlf[0, HIGH["LepPt"]] == reference_pt
+    assert compute_features(events, "corrected").hlf[0, HIGH["LepPt"]] == corrected_pt
+    assert compute_features(events, "reference").hlf[0, HIGH["LepPt"]] == reference_pt
 
 
 def test_ties_between_flavours_go_to_the_electron_when_corrected_and_to_the_muon_in_the_reference():
@@ -325,20 +325,20 @@ def test_ties_between_flavours_go_to_the_electron_when_corrected_and_to_the_muon
         "EFlowNeutralHadron": [neutral(2.0, 4.2)],
     }
     events = to_awkward([event(Electron=[lepton(30.0)], MuonTight=[lepton(30.0)], **clutter)])
-    assert compute(events, "corrected").hlf[0, HIGH["LepIsEle"]] == 1.0
-    assert compute(events, "reference").hlf[0, HIGH["LepIsEle"]] == 0.0
+    assert compute_features(events, "corrected").hlf[0, HIGH["LepIsEle"]] == 1.0
+    assert compute_features(events, "reference").hlf[0, HIGH["LepIsEle"]] == 0.0
 
 
 def test_thresholds_are_strict():
     at = to_awkward([event(Electron=[lepton(23.0)])])
-    assert compute(at).rejected == {"no lepton above 23 GeV": 1}
+    assert compute_features(at).rejected == {"no lepton above 23 GeV": 1}
     over = event(
         Electron=[lepton(24.0)],
         EFlowTrack=[track(0.5, 2.0)],
         EFlowPhoton=[neutral(1.0, 2.0)],
         Jet=[jet(30.0), jet(31.0, 2.7), jet(32.0, 2.5, 1)],
     )
-    got = compute(to_awkward([over]))
+    got = compute_features(to_awkward([over]))
     assert got.offsets.tolist() == [0, 1]
     assert got.hlf[0, [HIGH["HT"], HIGH["nJets"], HIGH["nBJets"]]].tolist() == [32.0, 1.0, 1.0]
 
@@ -352,7 +352,7 @@ def test_the_transverse_mass_is_squared_in_the_reference_alone():
     events = to_awkward(
         [event(Electron=[lepton(40.0, 0.0, 0.0)], MissingET=[{"MET": 40.0, "Phi": PI}], **clutter)]
     )
-    mass, square = compute(events, "corrected"), compute(events, "reference")
+    mass, square = compute_features(events, "corrected"), compute_features(events, "reference")
     assert mass.hlf[0, HIGH["MT"]] == pytest.approx(80.0)
     assert square.hlf[0, HIGH["MT"]] == pytest.approx(6400.0)
     assert (mass.hlf_features[HIGH["MT"]].unit, square.hlf_features[HIGH["MT"]].unit) == (
@@ -370,7 +370,7 @@ def test_an_event_with_a_feature_that_is_not_finite_is_rejected_and_counted():
         event(Electron=[lepton(30.0)], EFlowTrack=[track(2.0, 1.0, vertex=(0.0, math.nan, 0.0))]),
         event(Electron=[lepton(30.0)], MissingET=[{"MET": math.nan, "Phi": 0.0}]),
     ]
-    got = compute(to_awkward([good, *bad, good]))
+    got = compute_features(to_awkward([good, *bad, good]))
     assert got.rejected == {"features not finite": len(bad)}
     assert got.index.tolist() == [0, 1 + len(bad)]
     assert got.offsets.tolist() == [0, 2, 4]
@@ -404,8 +404,8 @@ def test_high_level_features_are_the_same_without_the_particles(definitions):
 @both
 def test_an_event_does_not_depend_on_other_events(definitions):
     events = to_awkward(random_events(30, seed=2))
-    together = compute(events, definitions)
-    alone = [compute(events[i : i + 1], definitions) for i in range(len(events))]
+    together = compute_features(events, definitions)
+    alone = [compute_features(events[i : i + 1], definitions) for i in range(len(events))]
     np.testing.assert_array_equal(together.hlf, np.concatenate([a.hlf for a in alone]))
     np.testing.assert_array_equal(together.particles, np.concatenate([a.particles for a in alone]))
 
@@ -415,7 +415,7 @@ def test_the_trigger_is_the_one_the_features_use(definitions):
     events = to_awkward(random_events(40, seed=3))
     assert (
         np.flatnonzero(passes(events, definitions)).tolist()
-        == compute(events, definitions).index.tolist()
+        == compute_features(events, definitions).index.tolist()
     )
 
 
@@ -462,7 +462,7 @@ def turned(events, angle):
 @pytest.mark.parametrize("angle", [0.1, 1.0, 3.0, -2.5])
 def test_rotating_an_event_around_the_beam_changes_only_azimuths(angle):
     events = to_awkward(random_events(30, seed=4))
-    plain, other = compute(events), compute(turned(events, angle))
+    plain, other = compute_features(events), compute_features(turned(events, angle))
     assert plain.index.tolist() == other.index.tolist()
     keep = [i for i, feature in enumerate(HLF) if "Phi" not in feature.name]
     np.testing.assert_allclose(other.hlf[:, keep], plain.hlf[:, keep], rtol=2e-5, atol=1e-4)
@@ -486,7 +486,7 @@ def test_reflecting_an_event_in_eta_flips_eta_and_pz_alone(definitions):
         },
         depth_limit=1,
     )
-    plain, other = compute(events, definitions), compute(reflected, definitions)
+    plain, other = compute_features(events, definitions), compute_features(reflected, definitions)
     assert len(plain.index) > 3
     sign = np.array([-1.0 if feature.name == "LepEta" else 1.0 for feature in HLF], np.float32)
     np.testing.assert_allclose(other.hlf, plain.hlf * sign, rtol=1e-6)
@@ -503,7 +503,7 @@ def test_the_order_of_the_candidates_does_not_matter_when_corrected(seed):
     shuffled = {
         name: [items[i] for i in rng.permutation(len(items))] for name, items in one.items()
     }
-    plain, other = compute(to_awkward([one])), compute(to_awkward([shuffled]))
+    plain, other = compute_features(to_awkward([one])), compute_features(to_awkward([shuffled]))
     np.testing.assert_allclose(other.hlf, plain.hlf, rtol=1e-6)
     np.testing.assert_allclose(other.particles, plain.particles, rtol=1e-6, atol=1e-12)
 
@@ -515,32 +515,37 @@ def test_ties_in_momentum_keep_kind_and_file_order():
         EFlowPhoton=[neutral(2.0, 0.5)],
         EFlowNeutralHadron=[neutral(2.0, -0.5), neutral(3.0, 2.0)],
     )
-    got = compute(to_awkward([tied])).particles
+    got = compute_features(to_awkward([tied])).particles
     assert got[1:, COLUMN["Eta"]].tolist() == [2.0, 1.0, -1.0, 0.5, -0.5]
 
 
 def test_each_choice_alone_lies_between_the_definitions():
     events = to_awkward(random_events(40, seed=8))
-    mt_alone = compute(events, REFERENCE._replace(mt_is_mass=True))
-    reference = compute(events, "reference")
+    mt_alone = compute_features(events, REFERENCE._replace(mt_is_mass=True))
+    reference = compute_features(events, "reference")
     np.testing.assert_array_equal(mt_alone.particles, reference.particles)
     np.testing.assert_allclose(
         mt_alone.hlf[:, HIGH["MT"]] ** 2, reference.hlf[:, HIGH["MT"]], rtol=1e-5, atol=1e-6
     )
-    assert compute(events, CORRECTED).hlf.tobytes() == compute(events, "corrected").hlf.tobytes()
+    assert (
+        compute_features(events, CORRECTED).hlf.tobytes()
+        == compute_features(events, "corrected").hlf.tobytes()
+    )
 
 
 def test_unknown_definitions_are_named():
     with pytest.raises(ConfigError, match=r"no set named 'corrcted'\. Use corrected or reference"):
-        compute(to_awkward([]), "corrcted")
+        compute_features(to_awkward([]), "corrcted")
 
 
 def test_a_missing_collection_and_a_missing_field_are_named():
     events = to_awkward(random_events(2))
     with pytest.raises(DataError, match="no collection 'Jet'"):
-        compute(events[[name for name in events.fields if name != "Jet"]])
+        compute_features(events[[name for name in events.fields if name != "Jet"]])
     with pytest.raises(DataError, match="'EFlowTrack' has no field 'X'"):
-        compute(ak.with_field(events, events["EFlowTrack"][["PT", "Eta", "Phi"]], "EFlowTrack"))
+        compute_features(
+            ak.with_field(events, events["EFlowTrack"][["PT", "Eta", "Phi"]], "EFlowTrack")
+        )
 
 
 def test_the_version_of_the_physics_belongs_to_these_cuts_and_caps():

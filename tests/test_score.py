@@ -349,12 +349,12 @@ def test_events_without_a_collection_or_a_field_are_refused(trigger: Trigger) ->
 OWN = """
 from dataclasses import replace
 import numpy as np
-from hepflow.physics.features import compute
+from hepflow.physics.features import compute_features
 def half(events, definitions):
-    f = compute(events, definitions)
+    f = compute_features(events, definitions)
     return replace(f, hlf=f.hlf * np.float32(0.5), status=None)
 def fewer(events, definitions):
-    f = compute(events, definitions)
+    f = compute_features(events, definitions)
     return replace(f, hlf=f.hlf[:, 1:], hlf_features=f.hlf_features[1:], status=None)
 """
 

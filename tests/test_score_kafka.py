@@ -173,11 +173,11 @@ def connectors() -> list[Any]:
 
 PHYSICS = """
 import awkward as ak
-from hepflow.physics.features import compute
+from hepflow.physics.features import compute_features
 def checked(events, definitions):
     if len(events) and ak.any(events["MissingET", "MET"] == 666):
         raise ValueError("a number that nobody expected")
-    return compute(events, definitions)
+    return compute_features(events, definitions)
 """
 
 

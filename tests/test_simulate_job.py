@@ -17,7 +17,7 @@ from delphes_events import from_root
 
 from hepflow.config.stages import SimulateConfig
 from hepflow.errors import ConfigError, DataError
-from hepflow.physics.features import compute
+from hepflow.physics.features import compute_features
 from hepflow.physics.selection import passes
 from hepflow.schema import CLASSES, HLF
 from hepflow.simulate.job import plan, run
@@ -317,7 +317,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> SimulateConfig:
 def test_medians_are_those_of_the_reference(sample: SimulateConfig, name: str) -> None:
     everything = events(sample, name)
     selected = everything[passes(everything)]
-    hlf = compute(everything).hlf
+    hlf = compute_features(everything).hlf
     medians = {feature.name: float(np.median(hlf[:, i])) for i, feature in enumerate(HLF)}
     for key, collection in (
         ("tracks", "EFlowTrack"),
@@ -332,7 +332,10 @@ def test_medians_are_those_of_the_reference(sample: SimulateConfig, name: str) -
 @pytest.mark.slow
 def test_b_jets_are_in_the_classes_with_b_quarks(sample: SimulateConfig) -> None:
     column = [feature.name for feature in HLF].index("nBJets")
-    means = {name: float(compute(events(sample, name)).hlf[:, column].mean()) for name in CLASSES}
+    means = {
+        name: float(compute_features(events(sample, name)).hlf[:, column].mean())
+        for name in CLASSES
+    }
     assert means["ttbar"] == pytest.approx(1.75, abs=0.35)
     assert means["qcd"] == pytest.approx(0.95, abs=0.3)
     assert means["wjets"] == pytest.approx(0.1, abs=0.1)
@@ -341,7 +344,7 @@ def test_b_jets_are_in_the_classes_with_b_quarks(sample: SimulateConfig) -> None
 @pytest.mark.slow
 def test_classes_separate_by_isolation_and_missing_energy(sample: SimulateConfig) -> None:
     names = [feature.name for feature in HLF]
-    hlf = {name: compute(events(sample, name)).hlf for name in CLASSES}
+    hlf = {name: compute_features(events(sample, name)).hlf for name in CLASSES}
     iso = {name: np.median(values[:, names.index("LepIsoCh")]) for name, values in hlf.items()}
     assert iso["qcd"] > 1.5 * max(iso["ttbar"], iso["wjets"])
     electrons = [values[:, names.index("LepIsEle")].mean() for values in hlf.values()]

@@ -17,7 +17,7 @@ from toy_store import toy_store
 
 from hepflow.config.shipped import shipped
 from hepflow.data.predictions import read_predictions
-from hepflow.data.store import EventStore, iter_blocks
+from hepflow.data.store import EventStore
 from hepflow.system.files import read_json
 
 pytestmark = pytest.mark.slow
@@ -91,7 +91,7 @@ def test_two_processes_train_as_one_and_write_one_file(
     first, second = (
         read_predictions(tmp_path / name / "predictions.parquet") for name in ("one", "two")
     )
-    everything = sorted(i for block in iter_blocks(store, "test") for i in block.event_id.tolist())
+    everything = sorted(i for block in store.blocks("test") for i in block.event_id.tolist())
     assert first.event_id.tolist() == second.event_id.tolist() == everything
     assert np.allclose(first.logits, second.logits, atol=1e-2)
 

@@ -26,7 +26,7 @@ from toy_store import toy_store
 from hepflow.config.options import SWITCH, shown
 from hepflow.config.shipped import shipped
 from hepflow.data.predictions import read_predictions
-from hepflow.data.store import EventStore, iter_blocks
+from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError
 from hepflow.models.net import rebuild
 from hepflow.schema import HLF, PARTICLE
@@ -215,7 +215,7 @@ def test_predictions_are_of_every_test_event_once_by_the_best_checkpoint(
     run: Path, store: EventStore
 ) -> None:
     predictions = read_predictions(run / "predictions.parquet")
-    blocks = list(iter_blocks(store, "test"))
+    blocks = list(store.blocks("test"))
     assert sorted(predictions.event_id.tolist()) == sorted(
         i for block in blocks for i in block.event_id.tolist()
     )
@@ -572,7 +572,7 @@ def test_another_split_is_predicted_next_to_the_test_split(run: Path, store: Eve
     main(["predict", "--config", str(run / "config.yaml"), "--data.predict_split", "val"])
     predictions = read_predictions(run / "predictions-val.parquet")
     assert set(predictions.event_id) == {
-        i for block in iter_blocks(store, "val") for i in block.event_id.tolist()
+        i for block in store.blocks("val") for i in block.event_id.tolist()
     }
 
 

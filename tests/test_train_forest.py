@@ -10,7 +10,6 @@ pytest.importorskip("pyspark", reason="needs hepflow[ingest]")
 
 from hepflow.config.tools import ForestConfig
 from hepflow.data.predictions import read_predictions
-from hepflow.data.store import iter_blocks
 from hepflow.errors import ConfigError
 from hepflow.system.files import read_json
 from hepflow.train.trees import forest
@@ -29,7 +28,7 @@ def test_a_forest_predicts_every_test_event_once(
     predictions = read_predictions(tmp_path / "forest" / "predictions.parquet")
     truth = {
         i: label
-        for block in iter_blocks(store, "test")
+        for block in store.blocks("test")
         for i, label in zip(block.event_id, block.label, strict=True)
     }
     assert len(predictions.event_id) == len(truth)

@@ -17,7 +17,7 @@ from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError
 from hepflow.models.inclusive import InclusiveNet
 from hepflow.models.inputs import Inputs
-from hepflow.physics.features import compute
+from hepflow.physics.features import compute_features
 from hepflow.schema import CLASSES, HLF, PARTICLE
 from hepflow.train.data import EventData
 from hepflow.train.loading.memory import batches_of_events
@@ -95,7 +95,7 @@ def test_raw_events_get_their_features_computed() -> None:
     events = to_awkward([*random_events(60, seed=1), *random_events(60, seed=2)])
     events["label"] = np.repeat([0, 1], 60).astype(np.int32)
     batches = batches_of_events(events, batch_size=10, classes=("qcd", "ttbar"))
-    features = compute(events)
+    features = compute_features(events)
     assert 0 < len(features.index) < len(events)
     assert batches.rejected == features.rejected
     seen = {}

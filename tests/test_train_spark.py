@@ -26,7 +26,7 @@ pytest.importorskip("pyspark", reason="needs hepflow[ingest]")
 from pyspark.ml.torch.log_communication import LogStreamingClient, LogStreamingServer
 from standalone_cluster import ask, standalone_cluster
 
-from hepflow.train.spark.job import _for_the_job, _reason, main
+from hepflow.train.spark.job import _for_the_job, _reason, spark_train
 from hepflow.train.spark.task import connected
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark]
@@ -178,7 +178,7 @@ def test_a_finished_training_starts_no_spark(
     folder, own = options
     monkeypatch.chdir(folder)
     with caplog.at_level("INFO", logger="hepflow"):
-        main([*own, "--output", "spark", "--spark.num_processes", "3"])
+        spark_train([*own, "--output", "spark", "--spark.num_processes", "3"])
     assert "spark is up to date" in caplog.messages[-1]
     assert not any("Spark" in message for message in caplog.messages)
 
@@ -189,9 +189,9 @@ def test_a_wrong_option_is_named_before_spark_starts(
     folder, own = options
     monkeypatch.chdir(folder)
     with pytest.raises(ConfigError, match=r"num-procs.*See `hepflow spark-train --help`"):
-        main([*own, "--spark.num_procs", "2"])
+        spark_train([*own, "--spark.num_procs", "2"])
     with pytest.raises(ConfigError, match="num_processes must be at least 1"):
-        main([*own, "--spark.num_processes", "0"])
+        spark_train([*own, "--spark.num_processes", "0"])
 
 
 def test_the_first_line_too_goes_to_the_driver_alone() -> None:

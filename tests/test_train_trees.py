@@ -20,7 +20,7 @@ from hepflow.data.blocks import StoreSpec
 from hepflow.data.events import open_events
 from hepflow.data.ledger import Ledger
 from hepflow.data.provenance import code_hash
-from hepflow.data.store import EventStore, iter_blocks
+from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError
 from hepflow.evaluate.job import evaluate_runs, run
 from hepflow.evaluate.runs import find_runs, read_run
@@ -147,7 +147,7 @@ def test_a_test_event_that_the_fit_saw_is_refused(copied: Path) -> None:
 def test_statistics_that_include_the_test_split_are_refused(copied: Path) -> None:
     store = EventStore.open(copied / "corrected.zarr")
     everything = np.concatenate(
-        [block.hlf for split in ("train", "test") for block in iter_blocks(store, split)]
+        [block.hlf for split in ("train", "test") for block in store.blocks(split)]
     )
     root = zarr.open_group(store.path, mode="a")
     for name, count, match in (
@@ -211,8 +211,7 @@ def test_the_ablation_compares_both_definitions_on_common_events(made: Path) -> 
     assert row["definitions"] == {"corrected": ["hlf-corrected"], "reference": ["hlf-reference"]}
     stores = [EventStore.open(made / f"{name}.zarr") for name in DEFINITIONS]
     ids = [
-        {i for block in iter_blocks(store, "test") for i in block.event_id.tolist()}
-        for store in stores
+        {i for block in store.blocks("test") for i in block.event_id.tolist()} for store in stores
     ]
     assert ids[0] != ids[1]
     assert {pair["n_events"] for pair in row["differences"]} == {len(ids[0] & ids[1])}

@@ -17,7 +17,7 @@ optuna = pytest.importorskip("optuna", reason="needs hepflow[tune]")
 
 from hepflow.config.engines import ClusterConfig  # noqa: E402
 from hepflow.config.tools import TuneConfig  # noqa: E402
-from hepflow.data.store import EventStore, iter_blocks  # noqa: E402
+from hepflow.data.store import EventStore  # noqa: E402
 from hepflow.errors import ConfigError, DataError, HepflowError  # noqa: E402
 from hepflow.system import locks  # noqa: E402
 from hepflow.system.files import read_json  # noqa: E402
@@ -186,7 +186,7 @@ def test_a_fold_holds_out_its_own_events_and_has_its_own_statistics(
     store: EventStore, tmp_path: Path
 ) -> None:
     def events(of: EventStore, split: str) -> set[int]:
-        return {i for block in iter_blocks(of, split) for i in block.event_id.tolist()}
+        return {i for block in of.blocks(split) for i in block.event_id.tolist()}
 
     folds = [EventStore.open(path) for path in make_folds(store.path, tmp_path, 3)]
     known = events(store, "train") | events(store, "val")
@@ -196,7 +196,7 @@ def test_a_fold_holds_out_its_own_events_and_has_its_own_statistics(
     for fold, val in zip(folds, held_out, strict=True):
         assert events(fold, "train") == known - val
         assert events(fold, "test") == set()
-        seen = np.concatenate([block.hlf for block in iter_blocks(fold, "train")])
+        seen = np.concatenate([block.hlf for block in fold.blocks("train")])
         assert fold.statistics["hlf"]["mean"] == pytest.approx(
             seen.mean(axis=0, dtype=np.float64).tolist(), abs=1e-6
         )

@@ -306,9 +306,9 @@ def test_spark_train_in_cluster_mode_gives_the_weights_of_plain_ddp(
 def test_an_application_that_fails_in_client_mode_is_a_failure_to_yarn_too(
     cluster: YarnCluster, folder: Path
 ) -> None:
-    start = "from hepflow.cli import parse; from hepflow.engines.spark import session; "
+    start = "from hepflow.cli import parse; from hepflow.engines.spark import spark_session; "
     start += "config = parse('ingest', ['--config=yarn.yaml'])"
-    fail = "with session(config.spark, 'fails'): raise SystemError('so')"
+    fail = "with spark_session(config.spark, 'fails'): raise SystemError('so')"
     done = run([sys.executable, "-c", f"{start}\n{fail}"], folder, cluster)
     assert "SystemError: so" in done.stderr
     if KIND == "stand_in":

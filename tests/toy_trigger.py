@@ -12,7 +12,7 @@ from toy_store import toy_store
 
 from hepflow.config.engines import ClusterConfig
 from hepflow.config.stages import EvaluateConfig, FeaturesConfig
-from hepflow.data.store import EventStore, iter_blocks
+from hepflow.data.store import EventStore
 from hepflow.evaluate.job import run as evaluate
 from hepflow.features import job as features
 from hepflow.ingest import dataset
@@ -22,7 +22,7 @@ from hepflow.models.export import write_onnx
 from hepflow.models.hlf import HLFNet
 from hepflow.models.inputs import Inputs
 from hepflow.models.order import features_of
-from hepflow.physics.features import compute
+from hepflow.physics.features import compute_features
 from hepflow.reading.delphes import DelphesFile
 from hepflow.reading.listing import assign, list_files
 from hepflow.reading.ranges import plan
@@ -83,8 +83,8 @@ def untrained(folder: Path, template: Path) -> Path:
     """Write a model with random weights, and the spread of the template's events."""
     store = toy_store(folder / "toy.zarr", events=4)
     net = HLFNet(Inputs.of(store)).eval()
-    hlf = compute(events_of(template)).hlf
-    block = next(iter_blocks(store, "test"))
+    hlf = compute_features(events_of(template)).hlf
+    block = next(store.blocks("test"))
     write_onnx(
         net,
         folder / "model.onnx",

@@ -228,6 +228,21 @@ class EventStore:
         rows = ShardedArray.open(group / "particles").read(first, last)
         return EventBlock(hlf, rows, offsets - first, label, event_id)
 
+    def blocks(self, split: str, *, particles: bool = True) -> Iterator[EventBlock]:
+        """Yield every part of a split, class by class; see `read` for ``particles``."""
+        for class_name in self.spec.classes:
+            for part in self.parts(split, class_name):
+                yield self.read(part, particles=particles)
+
+    def high_level(self, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return features (N, n_hlf), labels (N) and event_ids (N) of a split that has events."""
+        blocks = list(self.blocks(split, particles=False))
+        hlf, label, event_id = (
+            np.concatenate([getattr(block, name) for block in blocks])
+            for name in ("hlf", "label", "event_id")
+        )
+        return hlf, label, event_id
+
     def lengths(self, part: Part, start: int, stop: int) -> np.ndarray:
         """Return the number of particles of events ``start:stop`` of a part, (stop - start)."""
         return np.diff(ShardedArray.open(self.path / part.path / "offsets").read(start, stop + 1))
@@ -262,23 +277,6 @@ def _move(source: Path, place: Path) -> None:
     except OSError:
         shutil.rmtree(place, ignore_errors=True)
         source.rename(place)
-
-
-def iter_blocks(store: EventStore, split: str, *, particles: bool = True) -> Iterator[EventBlock]:
-    """Yield every part of a split, class by class; see `EventStore.read` for ``particles``."""
-    for class_name in store.spec.classes:
-        for part in store.parts(split, class_name):
-            yield store.read(part, particles=particles)
-
-
-def high_level(store: EventStore, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return features (N, n_hlf), labels (N) and event_ids (N) of a split that has events."""
-    blocks = list(iter_blocks(store, split, particles=False))
-    hlf, label, event_id = (
-        np.concatenate([getattr(block, name) for block in blocks])
-        for name in ("hlf", "label", "event_id")
-    )
-    return hlf, label, event_id
 
 
 def check_replaceable(path: Path, spec: StoreSpec, settings: Iterable[str]) -> StoreSpec | None:

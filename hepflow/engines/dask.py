@@ -55,7 +55,7 @@ SETTINGS = {
 
 
 @contextlib.contextmanager
-def connect(config: ClusterConfig, n_tasks: int) -> Iterator[Client]:
+def dask_client(config: ClusterConfig, n_tasks: int) -> Iterator[Client]:
     """Yield a client of the configured cluster, no larger than the number of tasks.
 
     The cluster ends with the context, unless it was running before.

@@ -41,7 +41,7 @@ _LOG4J = Path(__file__).with_name("log4j2.properties")
 
 
 @contextmanager
-def session(config: SparkConfig, name: str) -> Iterator[SparkSession]:
+def spark_session(config: SparkConfig, name: str) -> Iterator[SparkSession]:
     """Yield the process's Spark session.
 
     A session that is created here is stopped at the end; an error in the block fails the
@@ -119,7 +119,7 @@ def _java() -> "subprocess.Popen[bytes] | None":
 def nothing_to_do(config: SparkConfig, name: str) -> None:
     """In cluster mode, start and stop Spark: YARN counts a driver that never did so as failed."""
     if in_cluster_mode():
-        with session(config, name):
+        with spark_session(config, name):
             pass
 
 

@@ -16,7 +16,7 @@ from hepflow.config.stages import STORE, EvaluateConfig
 from hepflow.data.blocks import EventBlock
 from hepflow.data.moments import Moments
 from hepflow.data.predictions import softmax
-from hepflow.data.store import EventStore, iter_blocks
+from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError
 from hepflow.evaluate.runs import Run
 from hepflow.schema import HLF
@@ -132,7 +132,7 @@ def join(store: EventStore, run: Run) -> Joined:
     if len(missing):
         seen = []
         for split in ("train", "val"):
-            blocks = iter_blocks(store, split, particles=False)
+            blocks = store.blocks(split, particles=False)
             if found := sum(len(_find(missing, block.event_id)[0]) for block in blocks):
                 seen.append(f"{found:,} are in its {split} split")
         do = (

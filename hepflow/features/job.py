@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from operator import attrgetter
 
+import awkward as ak
 import numpy as np
 from rich.filesize import decimal
 from rich.table import Table
@@ -20,7 +21,7 @@ from hepflow.engines import dask
 from hepflow.errors import DataError
 from hepflow.features.parts import compare_fragment, make_part
 from hepflow.physics import own
-from hepflow.physics.ablation import FEATURES, Change
+from hepflow.physics.ablation import FEATURES, Change, compare
 from hepflow.schema import SPLITS
 from hepflow.system import locks
 from hepflow.system.terminal import counted, show, table
@@ -86,7 +87,7 @@ def task_bytes(config: FeaturesConfig) -> int:
 def _compare(config: FeaturesConfig, dataset: EventsDataset) -> None:
     changes: dict[str, Change] = {}
     fragments = dataset.fragments
-    with dask.connect(config.cluster, len(fragments)) as client:
+    with dask.dask_client(config.cluster, len(fragments)) as client:
         for found in dask.watch(client, compare_fragment, fragments, "comparing", "fragments"):
             for name, change in found.items():
                 changes[name] = changes[name] + change if name in changes else change
@@ -95,6 +96,11 @@ def _compare(config: FeaturesConfig, dataset: EventsDataset) -> None:
         "compared the definitions on %s that pass by the reference ones; nothing was written",
         counted(changes["all together"].n_before, "event"),
     )
+
+
+def compare_definitions(events: ak.Array) -> tuple[Table, ...]:
+    """Return, for a notebook, what each difference between the definitions does to the events."""
+    return tuple(comparison_tables(compare(events)))
 
 
 def comparison_tables(changes: Mapping[str, Change]) -> Iterable[Table]:
@@ -170,7 +176,7 @@ def _make_parts(config: FeaturesConfig, store: EventStore, missing: list[Fragmen
     task = partial(make_part, store, physics=config.physics)
     longest_first = sorted(missing, key=lambda fragment: (-fragment.n_events, fragment.name))
     count = attrgetter("n_events")
-    with dask.connect(config.cluster, len(missing)) as client:
+    with dask.dask_client(config.cluster, len(missing)) as client:
         loose = own.loose_file(config.physics)
         if loose is not None:
             client.upload_file(str(loose))

@@ -15,7 +15,7 @@ from rich.filesize import decimal
 from hepflow.config.stages import IngestConfig
 from hepflow.data.ledger import Ledger
 from hepflow.data.output import MARKER
-from hepflow.engines.spark import check_paths, interruptible, nothing_to_do, session
+from hepflow.engines.spark import check_paths, interruptible, nothing_to_do, spark_session
 from hepflow.errors import DataError
 from hepflow.ingest import dataset
 from hepflow.ingest.report import print_estimate, print_summary
@@ -75,7 +75,7 @@ def _watch(config: IngestConfig) -> None:
     """Update whenever files are complete, which is when two polls find them the same."""
     before = set(list_files(config.input, config.timeout_s))  # the input must exist at the start
     done: list[SourceFile] = []
-    with session(config.spark, f"{NAME} --watch"):
+    with spark_session(config.spark, f"{NAME} --watch"):
         log.info("watching %s every %g s", config.input, config.watch)
         while True:
             time.sleep(config.watch)
@@ -131,7 +131,7 @@ def _run_tasks(
     tasks: Sequence[tuple[EntryRange, ...]], settings: Settings, config: IngestConfig
 ) -> list[TaskRecord]:
     """Run the tasks on Spark, with a progress bar, and return their records."""
-    with session(config.spark, NAME) as spark:
+    with spark_session(config.spark, NAME) as spark:
         context = spark.sparkContext
         # Sums over finished tasks, for the bar: a failed attempt does not count.
         n_events, n_bytes, n_files = (context.accumulator(zero) for zero in (0, 0, 0.0))

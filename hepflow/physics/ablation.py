@@ -6,7 +6,7 @@ import awkward as ak
 import numpy as np
 
 from hepflow.physics.definitions import CORRECTED, REFERENCE, Definitions
-from hepflow.physics.features import FeatureSet, compute
+from hepflow.physics.features import FeatureSet, compute_features
 from hepflow.schema import HLF, PARTICLE
 
 FEATURES = (*(feature.name for feature in HLF), *(f"mean {feature.name}" for feature in PARTICLE))
@@ -48,11 +48,11 @@ def compare(events: ak.Array) -> dict[str, Change]:
     ----------
     events : (n,) records with the collections of `hepflow.schema.COLLECTIONS`
     """
-    reference = compute(events, REFERENCE)
+    reference = compute_features(events, REFERENCE)
     before = _values(reference)
     changes = {}
     for name, step in STEPS.items():
-        other = compute(events, step)
+        other = compute_features(events, step)
         _, old, new = np.intersect1d(
             reference.index, other.index, assume_unique=True, return_indices=True
         )

@@ -53,7 +53,7 @@ class FeatureSet:
     optional for a user's own physics"""
 
 
-def compute(events: ak.Array, definitions: str | Definitions = "corrected") -> FeatureSet:
+def compute_features(events: ak.Array, definitions: str | Definitions = "corrected") -> FeatureSet:
     """Select events and compute their features.
 
     Particles: the lepton, then by decreasing pT (ties: tracks, photons, neutral hadrons, each in
@@ -68,13 +68,10 @@ def compute(events: ak.Array, definitions: str | Definitions = "corrected") -> F
     return compute_columns(columns(events), definitions)
 
 
-compute_features = compute
-
-
 def compute_columns(
     c: Columns, definitions: str | Definitions = "corrected", *, particles: bool = True
 ) -> FeatureSet:
-    """Do the same for flat arrays: with a few events, `compute` spends most time on making these.
+    """Do the same for flat arrays: with a few events, `compute_features` spends most time on making these.
 
     Without ``particles`` the same events have the same high-level features and no rows of
     particles, in a fraction of the time.

@@ -11,11 +11,11 @@ from types import ModuleType
 import awkward as ak
 
 from hepflow.errors import ConfigError, DataError
-from hepflow.physics.features import FeatureSet, compute, hlf_features
+from hepflow.physics.features import FeatureSet, compute_features, hlf_features
 from hepflow.schema import PARTICLE, Feature
 
 Physics = Callable[[ak.Array, str], FeatureSet]
-"""(chunk of events, definitions) -> features; see `hepflow.physics.features.compute`."""
+"""(chunk of events, definitions) -> features; see `hepflow.physics.features.compute_features`."""
 
 VERSION = "0cf21268f3c0130a"
 """Version of hepflow's own physics. Change it together with any change after which a feature of
@@ -37,7 +37,7 @@ def load(name: str | None) -> Physics:
     ConfigError
         There is no such module or function.
     """
-    return compute if name is None else _resolve(name)[1]
+    return compute_features if name is None else _resolve(name)[1]
 
 
 def names(
@@ -56,7 +56,7 @@ def identity(name: str | None) -> str:
     It is part of the provenance of stores, models and scores.
     """
     if name is None:
-        return f"{compute.__module__}:{compute.__name__}@{VERSION}"
+        return f"hepflow.physics.features:compute@{VERSION}"
     source = inspect.getsource(_resolve(name)[0]).encode()
     return f"{name}@{hashlib.blake2b(source, digest_size=8).hexdigest()}"
 

@@ -1,1 +1,5 @@
 """Scoring of raw events with a trained net: in files, as they arrive, or inside a program."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -84,7 +84,7 @@ def prepare(config: ScoreConfig, topic: str = "") -> tuple[Scorer, Task, dict[st
 
 @contextmanager
 def _workers(config: ScoreConfig, n_tasks: int) -> Iterator[Client]:
-    with dask.connect(config.cluster, n_tasks) as client:
+    with dask.dask_client(config.cluster, n_tasks) as client:
         loose = own.loose_file(config.physics)
         if loose is not None:
             client.upload_file(str(loose))

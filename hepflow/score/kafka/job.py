@@ -23,7 +23,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from hepflow.config.score import ScoreConfig
 from hepflow.data.ledger import Ledger, Lost
-from hepflow.engines.spark import session
+from hepflow.engines.spark import spark_session
 from hepflow.errors import DataError, HepflowError
 from hepflow.physics import own
 from hepflow.physics.skim import NOT_FINITE
@@ -55,7 +55,7 @@ def run(config: ScoreConfig) -> None:
     with exclusive(config.output):
         folder = ScoreFolder(task.output, about, overwrite=config.overwrite)
         _require_complete(folder)
-        with session(config.spark, "hepflow score") as spark, terminated():
+        with spark_session(config.spark, "hepflow score") as spark, terminated():
             view = View(config, task.working_points, scorer.net.spread, folder)
             log.info("reading %s every %g s, scores go to %s", topic, config.poll_s, config.output)
             _follow(config, topic, spark, task, view)

@@ -23,7 +23,7 @@ from hepflow.data.moments import Moments
 from hepflow.data.store import EventStore
 from hepflow.errors import DataError, one_line
 from hepflow.models.inputs import Inputs, Order
-from hepflow.physics.features import FeatureSet, compute
+from hepflow.physics.features import FeatureSet, compute_features
 from hepflow.schema import CLASSES, COLLECTIONS, HLF, PARTICLE
 from hepflow.train.loading.batches import Batch
 from hepflow.train.loading.loader import EventLoader
@@ -138,7 +138,7 @@ def batches_of_events(
     if fields & set(COLLECTIONS):
         if hlf is not None:
             raise DataError("hlf: raw events have their features computed. Leave hlf out.")
-        made = compute(events, definitions)
+        made = compute_features(events, definitions)
     else:
         made = _given(events, hlf)
     label, event_id = (

@@ -32,7 +32,7 @@ from hepflow.engines.spark import (
     interruptible,
     is_local,
     nothing_to_do,
-    session,
+    spark_session,
     started_by_submit,
 )
 from hepflow.errors import HepflowError
@@ -96,7 +96,7 @@ class _Distributor(TorchDistributor):
         return super()._run_distributed_training(partial(connected, run), *arguments)
 
 
-def main(args: Sequence[str]) -> None:
+def spark_train(args: Sequence[str]) -> None:
     """Train a net inside Spark.
 
     Parameters
@@ -117,7 +117,7 @@ def main(args: Sequence[str]) -> None:
         log.info("%s is up to date: same configuration, same store", run.folder)
         return
     start = time.perf_counter()
-    with session(_for_the_job(driver.spark), name) as spark:
+    with spark_session(_for_the_job(driver.spark), name) as spark:
         mistake = interruptible(spark.sparkContext, lambda: _run(driver, args))
         if mistake:
             raise HepflowError(mistake)

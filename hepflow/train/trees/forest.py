@@ -12,7 +12,7 @@ from pyspark.ml.functions import vector_to_array
 from pyspark.sql import DataFrame, SparkSession
 
 from hepflow.config.tools import ForestConfig
-from hepflow.engines.spark import session
+from hepflow.engines.spark import spark_session
 from hepflow.train.trees.run import Fitted, TreeData, balanced, keep
 
 
@@ -25,7 +25,7 @@ def run(config: ForestConfig) -> None:
 def _fit(config: ForestConfig, tables: Mapping[str, TreeData]) -> Fitted:
     x, label, _ = tables["train"]
     x_test = tables["test"].x
-    with session(config.spark, "hepflow forest") as spark:
+    with spark_session(config.spark, "hepflow forest") as spark:
         forest = RandomForestClassifier(
             weightCol="weight", numTrees=config.trees, maxDepth=config.depth, seed=config.seed
         )

@@ -13,7 +13,7 @@ from hepflow.config.tools import ForestConfig, TreesConfig
 from hepflow.data.predictions import Predictions, write_predictions
 from hepflow.data.provenance import code_hash, digest
 from hepflow.data.runs import PREDICTIONS, RECORD, clear, read_record
-from hepflow.data.store import EventStore, high_level
+from hepflow.data.store import EventStore
 from hepflow.errors import DataError
 from hepflow.schema import SPLITS
 from hepflow.statistics.metrics import (
@@ -106,7 +106,7 @@ def keep(config: TreesConfig | ForestConfig, settings: Mapping[str, Any], fit: F
                     f"{store.path}, split {split}: no event of class {', '.join(empty)}. "
                     "Simulate or ingest more."
                 )
-            tables[split] = TreeData(*high_level(store, split))
+            tables[split] = TreeData(*store.high_level(split))
         fitted = fit(tables)
         source = {
             "config_hash": digest(settings),

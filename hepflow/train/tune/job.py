@@ -88,7 +88,7 @@ def run(config: TuneConfig) -> None:
             if config.folds:
                 make_folds(config.input, config.output, config.folds)
             own = replace(config, output=config.output.absolute(), input=config.input.absolute())
-            with dask.connect(config.cluster, n_left) as client:
+            with dask.dask_client(config.cluster, n_left) as client:
                 futures = [
                     client.submit(_one, own, overlay, index, pure=False)
                     for index in range(n_done, n_done + n_left)

@@ -1,0 +1,4 @@
+"""Names of this stage for notebooks and scripts."""
+
+from .job import run as run
+from .scorer import Scorer as Scorer

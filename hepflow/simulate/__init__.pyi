@@ -1,0 +1,3 @@
+"""Names of this stage for notebooks and scripts."""
+
+from .job import run as run
