@@ -32,7 +32,9 @@ def code_hash(folder: Path = PACKAGE, leave_out: tuple[str, ...] = ()) -> str:
         Beginnings of the relative paths of sources that do not count.
     """
     sources = sorted(
-        path for path in folder.rglob("*.*") if path.suffix in {".py", ".j2", ".css", ".js"}
+        path
+        for path in folder.rglob("*.*")
+        if path.suffix in {".py", ".yaml", ".j2", ".css", ".js"}
     )
     named = [(path.relative_to(folder).as_posix(), path) for path in sources]
     return digest(
