@@ -10,12 +10,12 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping
+from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from hepflow.data.predictions import Predictions, write_predictions
-from hepflow.data.runs import LAST, PREDICTIONS
+from hepflow.data.runs import BEST, LAST, PREDICTIONS
 from hepflow.models.net import weights_hash
 from hepflow.system.files import whole
 from hepflow.train.loading.batches import Batch
@@ -131,6 +131,35 @@ class LastCheckpoint(Checkpoint):
         trainer.save_checkpoint(self.folder / LAST)
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the best epoch, also after the run folder was moved or copied.
+
+    Lightning drops the best score if the folder of a resumed run has another path than before, and
+    could then keep a worse epoch.
+    """
+
+    @property
+    def state_key(self) -> str:
+        """Key of the state in a checkpoint: Lightning's, so that older checkpoints resume."""
+        return super().state_key.replace(type(self).__name__, ModelCheckpoint.__name__, 1)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state, with the paths of the present folder if it holds the best epoch."""
+        folder = Path(self.dirpath or "")
+        if not (folder / BEST).is_file():  # begins from the checkpoint of another run
+            super().load_state_dict(state_dict)
+            return
+
+        def here(path: str) -> str:
+            return str(folder / Path(path).name) if path else ""
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {name: here(state_dict[name]) for name in paths}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        state = {**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath}
+        super().load_state_dict(state)
+
+
 class PredictionsWriter(Callback):
     """Collects the logits of test and predict from all processes, and writes each event once.
 
@@ -192,4 +221,5 @@ class PredictionsWriter(Callback):
         predictions = Predictions(
             **columns, classes=net.inputs.classes, model=self.folder.name, provenance=about
         )
+        self.folder.mkdir(parents=True, exist_ok=True)  # of `predict` with another --output
         write_predictions(self.path, predictions)

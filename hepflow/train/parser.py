@@ -13,7 +13,7 @@ import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.accelerators import CPUAccelerator
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import CheckpointIO
@@ -28,7 +28,13 @@ from hepflow.errors import ConfigError, DataError, one_line
 from hepflow.models.export import read_checkpoint
 from hepflow.system import processes
 from hepflow.train import slurm
-from hepflow.train.callbacks import LastCheckpoint, PredictionsWriter, Throughput, WholeCheckpoints
+from hepflow.train.callbacks import (
+    BestCheckpoint,
+    LastCheckpoint,
+    PredictionsWriter,
+    Throughput,
+    WholeCheckpoints,
+)
 from hepflow.train.checks import ONE_BEST, check_fit, check_monitors, check_start
 from hepflow.train.data import EventData
 from hepflow.train.folder import RunPlan
@@ -111,7 +117,7 @@ class TrainCLI(LightningCLI):
         """Add the run folder, the checkpoint, and the two callbacks that people tune."""
         parser.add_class_arguments(TrainConfig)
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.groups["checkpoint"].title = "Which epoch is kept"  # type: ignore[index]  # Lightning's own is longer than a line
         parser.set_defaults(DEFAULTS)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
