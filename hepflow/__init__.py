@@ -1,4 +1,4 @@
-"""hepflow: from Delphes ROOT files to a trained event-topology trigger, on Spark, Dask and Lightning.
+"""From Delphes ROOT files to a trained event-topology trigger, on Spark, Dask and Lightning.
 
 The public names are listed in ``__init__.pyi``, and each is imported when it is first used:
 ``import hepflow`` loads neither torch nor Spark, Dask or numba.

@@ -1,4 +1,4 @@
-"""The house: what each folder holds, and what it may import. This table is the one of docs/architecture.md."""
+"""What each folder may import: the table of docs/architecture.md."""
 
 import ast
 from collections.abc import Iterator

@@ -71,7 +71,9 @@ def compute_features(events: ak.Array, definitions: str | Definitions = "correct
 def compute_columns(
     c: Columns, definitions: str | Definitions = "corrected", *, particles: bool = True
 ) -> FeatureSet:
-    """Do the same for flat arrays: with a few events, `compute_features` spends most time on making these.
+    """Do the same for flat arrays.
+
+    With a few events, `compute_features` spends most of its time on making these.
 
     Without ``particles`` the same events have the same high-level features and no rows of
     particles, in a fraction of the time.
