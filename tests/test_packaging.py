@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 CONDA = {
+    "flatbuffers": "python-flatbuffers",
     "torch": "pytorch-cpu",
     "matplotlib": "matplotlib-base",
     "docstring-parser": "docstring_parser",
