@@ -1,4 +1,4 @@
-"""What each folder may import: the table of docs/architecture.md."""
+"""Imports follow the table of folders in docs/architecture.md."""
 
 import ast
 from collections.abc import Iterator

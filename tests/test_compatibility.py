@@ -1,4 +1,6 @@
-"""What version 0.1 wrote opens and goes on: a dataset, a store, runs, a bundle, scores, a report.
+"""Outputs of version 0.1 can be read and continued.
+
+These are a dataset, a store, runs, a bundle, scores and a report.
 
 tests/data/version_0_1.tar.xz was made by version 0.1 at commit b096bd4, from 132 generated events:
 ingest, features, `train fit` (hlf finished; inclusive killed after two of four epochs), trees,
@@ -47,7 +49,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def old(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A fresh copy of the old outputs, as the current folder."""
+    """Make a fresh copy of the old outputs the current folder."""
     shutil.copytree(unpacked, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -60,7 +62,7 @@ def run(*arguments: str) -> None:
 
 
 def contents(*folders: str) -> dict[str, bytes]:
-    """File -> bytes, and whether it was written again is told by its time."""
+    """Return file and modification time -> bytes: a file written again differs."""
     files = [path for folder in folders for path in Path(folder).rglob("*") if path.is_file()]
     return {f"{path} {path.stat().st_mtime_ns}": path.read_bytes() for path in files}
 
@@ -140,7 +142,7 @@ def test_a_finished_run_is_up_to_date_and_its_checkpoint_predicts_the_same(old: 
         np.testing.assert_allclose(again[event_id], logits, rtol=0, atol=1e-5)
 
 
-def test_a_killed_run_goes_on_to_the_result_of_one_that_was_not(old: Path) -> None:
+def test_a_killed_run_resumes_to_the_result_of_an_undisturbed_one(old: Path) -> None:
     config = ("--config", "configs/train/inclusive.yaml", *TRAINING, "--trainer.max_epochs", "4")
     run("train", "fit", *config, "--output", "runs/inclusive")
     expected = logits_by_event("expected/inclusive.parquet")

@@ -196,7 +196,8 @@ def test_options_are_spelt_with_dashes_as_in_the_help(page: str) -> None:
 @functools.cache
 def known_options() -> set[str]:
     general = {"--help", "--print_config", "--config", "--seed", "--help_all"}
-    training = {"--" + name for name in trained("fit").parser.get_defaults().keys()}  # noqa: SIM118  a Namespace
+    defaults = trained("fit").parser.get_defaults().keys()  # of a Namespace, which is no mapping
+    training = {"--" + name for name in defaults}
     return (
         general
         | training

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,15 +30,15 @@ LABEL, IDS = toy_labels((60, 60, 60)), toy_ids(180)
 LOGITS = toy_logits(LABEL, 3, 1.5)
 
 
-def refuse(folder: Path, match: str, **options: object) -> None:
+def refuse(folder: Path, match: str, **options: Any) -> None:
     with pytest.raises(DataError, match=match) as caught:
-        run(EvaluateConfig(input=folder, output=folder / "report", bootstrap=2, **options))  # type: ignore[arg-type]
+        run(EvaluateConfig(input=folder, output=folder / "report", bootstrap=2, **options))
     assert "\n" not in str(caught.value)
     assert not (folder / "report").exists()
 
 
-def good(folder: Path, **changed: object) -> Path:
-    return write_run(folder, **{"event_id": IDS, "label": LABEL, "logits": LOGITS, **changed})  # type: ignore[arg-type]
+def good(folder: Path, **changed: Any) -> Path:
+    return write_run(folder, **{"event_id": IDS, "label": LABEL, "logits": LOGITS, **changed})
 
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:

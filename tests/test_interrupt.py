@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -79,9 +80,11 @@ def press_ctrl_c(when: Callable[[int], bool], place: Path, *arguments: str) -> N
 def command(place: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Start a command in its own session, as a terminal would."""
     started = [sys.executable, "-m", "hepflow", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    process = subprocess.Popen(started, cwd=place, env=environment, start_new_session=True, **pipes)  # type: ignore[call-overload]
+    process: subprocess.Popen[str] = subprocess.Popen(
+        started, cwd=place, env=environment, start_new_session=True, **pipes
+    )
     try:
         yield process
     finally:

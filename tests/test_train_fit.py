@@ -869,10 +869,11 @@ def test_the_learning_rate_rises_and_then_stays_or_falls(schedule: str) -> None:
 
 def shown_while(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[str]:
     """Return the lines that a training draws on a terminal of 80 columns."""
-    terminal = Console(file=io.StringIO(), force_terminal=True, width=80)
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=80)
     monkeypatch.setattr("hepflow.train.progress.MESSAGES", terminal)
     main([*arguments, *SMALL, "--trainer.enable_progress_bar", "true"])
-    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.file.getvalue())  # type: ignore[attr-defined]
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
     return [line.rstrip() for line in re.split(r"[\r\n]+", drawn) if line.strip()]
 
 

@@ -190,7 +190,8 @@ def test_the_kerberos_options_that_the_shipped_configuration_offers_reach_hadoop
     tmp_path: Path, folder: Path
 ) -> None:
     (tmp_path / "core-site.xml").write_text(
-        "<configuration><property><name>hadoop.security.authentication</name><value>kerberos</value></property></configuration>"
+        "<configuration><property><name>hadoop.security.authentication</name>"
+        "<value>kerberos</value></property></configuration>"
     )
     text = shipped("spark/yarn.yaml").read_text().replace("# spark.kerberos.", "spark.kerberos.")
     (tmp_path / "mine.yaml").write_text(text.replace("/home/me/me.keytab", "me.keytab"))

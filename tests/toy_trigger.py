@@ -95,7 +95,7 @@ def untrained(folder: Path, template: Path) -> Path:
 
 
 def ingest(raw: Path, output: Path) -> None:
-    """What `hepflow ingest` does, without Spark."""
+    """Ingest like `hepflow ingest`, without Spark."""
     splits = plan(assign(list_files(raw), {name: (name,) for name in CLASSES}, raw), 128 << 20)
     settings = Settings(output, CLASSES, Access())
     dataset.prepare(output)

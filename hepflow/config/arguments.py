@@ -146,7 +146,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def _explained(text: str, parser: ArgumentParser, file: str | None) -> str:
-    names = [name for name in parser.get_defaults().keys() if not name.startswith("__")]  # noqa: SIM118  a Namespace
+    defaults = parser.get_defaults().keys()  # of a Namespace, which is no mapping
+    names = [name for name in defaults if not name.startswith("__")]
     text = re.sub(WITHIN, r'Parser key "\1.\2', text)
 
     def of(key: str) -> str:

@@ -65,7 +65,8 @@ def groups_of(
     for field in fields(config):
         kind, text = kinds[field.name], " ".join(texts.get(field.name, "").split())
         if is_dataclass(kind):
-            groups |= groups_of(kind, f"{prefix}{field.name}.", text.rstrip("."))  # type: ignore[arg-type]
+            within, heading = f"{prefix}{field.name}.", text.rstrip(".")
+            groups |= groups_of(kind, within, heading)  # type: ignore[arg-type]
             continue
         switch = kind is bool and not prefix and field.default is False
         value = SWITCH if switch else value_of(kind, commas=not prefix)

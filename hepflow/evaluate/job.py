@@ -37,7 +37,7 @@ DISPLAYS = 4
 
 
 class Notes(list[dict[str, str]]):
-    """What is missing in a section of the report, and why: ``topic``, ``text``."""
+    """Missing parts of a report section with the reason: ``topic``, ``text``."""
 
     def add(self, topic: str, text: str) -> None:
         """Add a note."""

@@ -34,7 +34,7 @@ class RunMeasurement:
     histograms: np.ndarray
     """See `calibration.Probabilities`."""
     discriminant: tuple[np.ndarray, np.ndarray]
-    """Of the headline: (B + 1) edges, (K, B) events by true class"""
+    """Headline score: (B + 1) edges, (K, B) events by true class"""
     kept: np.ndarray
     """(N) bool: selected at the headline's tightest working point (the highest target)"""
 

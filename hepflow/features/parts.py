@@ -37,7 +37,7 @@ class Outcome:
     peak_bytes: int = 0
     """Most memory that the worker has used so far."""
     error: str | None = None
-    """What is wrong with the fragment."""
+    """Reason why the fragment could not be used; None if it could."""
 
 
 def make_part(store: EventStore, fragment: Fragment, physics: str | None) -> Outcome:

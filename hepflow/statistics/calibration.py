@@ -105,9 +105,9 @@ class Probabilities:
     """Counts of a model's probabilities, from one pass over the events."""
 
     top: Reliability
-    """Of the most probable class."""
+    """Calibration of the probability of the predicted class."""
     own: tuple[Reliability, ...]
-    """Of the probability of each class."""
+    """Calibration of the probability of each class."""
     histograms: np.ndarray
     """(K, K, `SCORE_BINS`) int64: [class of the probability, true class, bin of [0, 1]]"""
 

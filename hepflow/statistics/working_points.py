@@ -95,7 +95,7 @@ def mix_of(
 
 
 class Rates(NamedTuple):
-    """What passes a threshold: the values, or their errors."""
+    """Rates above a threshold: the values, or their errors."""
 
     kept: np.ndarray
     """(K) efficiency of each class"""

@@ -22,7 +22,8 @@ def cached_njit(**options: Any) -> Callable[[Any], Any]:
     def compile_(function: Callable[..., Any]) -> Any:
         compiled = numba.njit(cache=True, **options)(function)
         file = compiled._cache._cache_file  # noqa: SLF001 - numba has no public way
-        file._source_stamp = (file._source_stamp, sources(Path(inspect.getfile(function)).parent))  # noqa: SLF001
+        stamp = sources(Path(inspect.getfile(function)).parent)
+        file._source_stamp = (file._source_stamp, stamp)  # noqa: SLF001
         return compiled
 
     return compile_

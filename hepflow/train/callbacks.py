@@ -1,4 +1,4 @@
-"""What a training leaves besides its record: its speed, last.ckpt and the predictions."""
+"""Callbacks that write the checkpoints and predictions of a training, and log its speed."""
 
 import io
 import time

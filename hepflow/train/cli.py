@@ -155,7 +155,7 @@ def prepared() -> Iterator[None]:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for text in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", text)
-    if rank_zero_only.rank:  # type: ignore[attr-defined]  # Lightning sets it; only the first process reports
+    if rank_zero_only.rank:  # type: ignore[attr-defined]  # only the first process reports
         logging.getLogger("hepflow").setLevel(logging.WARNING)
     # Gradients fade into denormal numbers, which make a CPU many times slower.
     torch.set_flush_denormal(True)

@@ -11,6 +11,7 @@ from hepflow.config.stages import STORE
 from hepflow.config.train import DataConfig
 from hepflow.data.store import EventStore
 from hepflow.models.inputs import Inputs
+from hepflow.models.net import Net
 from hepflow.train.loading.loader import EventLoader
 from hepflow.train.loading.plan import EpochPlan, described, make_plan
 from hepflow.train.loading.reader import BlockReader
@@ -82,7 +83,8 @@ class EventData(pl.LightningDataModule):
         rank, world, particles, pin = 0, 1, True, False
         if trainer is not None:
             rank, world = trainer.global_rank, trainer.world_size
-            particles = "particles" in trainer.lightning_module.net.reads  # type: ignore[operator, union-attr]  # a Classifier's
+            net: Net = trainer.lightning_module.net  # type: ignore[assignment]
+            particles = "particles" in net.reads
             pin = trainer.strategy.root_device.type == "cuda" and torch.cuda.is_available()
         plan = self.plan(split, shuffle=shuffle, particles=particles)
         size = self._bytes_per_event(split, particles=particles) * self._total(split, "n_events")

@@ -198,7 +198,7 @@ class Classifier(pl.LightningModule):
         position.
         """
         trainer = self.trainer
-        data: EventData = trainer.datamodule  # type: ignore[attr-defined]  # Lightning attaches it, undeclared
+        data: EventData = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
         plan = data.plan("train", shuffle=True, particles="particles" in self.net.reads)
         return max(1, steps(trainer, data.batches_trained(plan)))
 

@@ -118,7 +118,8 @@ class TrainCLI(LightningCLI):
         parser.add_class_arguments(TrainConfig)
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
-        parser.groups["checkpoint"].title = "Which epoch is kept"  # type: ignore[index]  # Lightning's own is longer than a line
+        group = parser.groups["checkpoint"]  # type: ignore[index]
+        group.title = "The epoch to keep"  # Lightning's title is longer than a line
         parser.set_defaults(DEFAULTS)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
@@ -240,13 +241,15 @@ class TrainCLI(LightningCLI):
             raise ConfigError(message) from error
         _fit_to_machine(trainer, str(config.precision))
         if isinstance(trainer.strategy, DDPStrategy):  # also one that `auto` chose
-            own = trainer.strategy._ddp_kwargs  # noqa: SLF001 - no other way for a strategy that Lightning made
+            # Lightning has no public way to change a strategy that it chose itself.
+            own = trainer.strategy._ddp_kwargs  # noqa: SLF001
             # Buffers are statistics that never change: do not send them before every step.
             own.setdefault("broadcast_buffers", False)
             own.setdefault("gradient_as_bucket_view", True)
         # last.ckpt must contain the best score so far, or a resumed run may keep a worse epoch: so
         # it is written after the other callbacks.
-        trainer.callbacks.sort(key=lambda callback: isinstance(callback, LastCheckpoint))  # type: ignore[attr-defined]  # Lightning sets it
+        ordered: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        ordered.sort(key=lambda callback: isinstance(callback, LastCheckpoint))
         return trainer
 
     def _loggers(self, configured: Any) -> list[Logger] | bool:

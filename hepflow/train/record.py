@@ -65,7 +65,7 @@ class RunRecord(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, EpochTable):
                 logger.drop_from(trainer.current_epoch)
-        data: EventData = trainer.datamodule  # type: ignore[attr-defined]  # Lightning attaches it, undeclared
+        data: EventData = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
         n_train = sum(data.store.attributes["counts"]["train"].values())
         of_train = data.inputs.statistics["hlf"]["count"] == n_train
         assert isinstance(trainer.train_dataloader, EventLoader)

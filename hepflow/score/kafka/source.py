@@ -63,7 +63,7 @@ class KafkaSource(DataSource):
         """Return the schema, the same for every topic."""
         return SCHEMA
 
-    def streamReader(self, schema: StructType) -> DataSourceStreamReader:  # noqa: N802 - Spark's name
+    def streamReader(self, schema: StructType) -> DataSourceStreamReader:  # noqa: N802
         """Return a reader of the messages."""
         del schema
         servers, name, properties, *settings = json.loads(self.options["settings"])
@@ -149,7 +149,7 @@ class _Reader(DataSourceStreamReader):
                         content = {"time_ms": message.timestamp()[1], "value": message.value()}
                         rows += [{**where, "offset": at, **content}] if at < stop else []
                         at += 1
-                    elif error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
+                    elif error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
                         raise KafkaException(error)
                     elif at < stop:
                         raise OSError(

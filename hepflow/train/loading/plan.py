@@ -1,4 +1,4 @@
-"""Which events an epoch sees, and in which order.
+"""Selection and order of the events of an epoch.
 
 The order is a function of the store's part sizes, the seed and the epoch. It does not depend on
 the number of processes or threads, so a training resumes on any number of them. No library does

@@ -275,7 +275,7 @@ def _fit(overlay: Path, store: Path, folder: Path, seed: int, *callbacks: Callba
     options = [*map(str, paths), "--threads", "1", "--overwrite", *quiet.split()]
     with prepared():
         cli = _TrialCLI("fit", options)
-        cli.trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]  # Lightning sets it, undeclared
+        cli.trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.run.last, weights_only=True)
     if any(isinstance(callback, _Report) and callback.pruned for callback in callbacks):
         raise optuna.TrialPruned
