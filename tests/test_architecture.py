@@ -1,12 +1,14 @@
 """Imports follow the table of folders in docs/architecture.md."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "hepflow"
+DOCS = PACKAGE.parent / "docs"
 ROOT = {"errors", "schema"}
 """Files at the top that everybody may import."""
 LIBRARIES = {
@@ -118,3 +120,31 @@ def test_the_report_never_imports_torch(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=named)
 def test_every_module_says_what_it_does(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_the_page_has_the_table_of_folders_that_is_checked() -> None:
+    table = {}
+    for line in (DOCS / "architecture.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 4 and cells[0].startswith("`") and "engine" not in cells:
+            above = set(LIBRARIES) if "every folder above" in cells[3] else set()
+            for folder in re.findall(r"`(\w+)`", cells[0]):
+                table[folder] = above or set(re.findall(r"`(\w+)`", cells[3]))
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert {name: allowed for name, allowed in MAY_IMPORT.items() if name in folders} == {
+        name: allowed for name, allowed in table.items() if name in folders
+    }
+
+
+def test_the_picture_has_the_arrows_of_the_table() -> None:
+    picture = (DOCS / "architecture.svg").read_text()
+    arrows = set(re.findall(r'class="import" id="(\w+)-(\w+)"', picture))
+    assert {lower for _, lower in arrows} | {upper for upper, _ in arrows} == set(LIBRARIES)
+    assert [(upper, lower) for upper, lower in arrows if lower not in LIBRARIES[upper]] == []
+    reached = {name: {lower for upper, lower in arrows if upper == name} for name in LIBRARIES}
+    for _ in LIBRARIES:
+        for below in reached.values():
+            below |= {further for lower in set(below) for further in reached[lower]}
+    assert [name for name in LIBRARIES if not LIBRARIES[name] <= reached[name]] == []
+    for name in MAY_IMPORT.keys() - {"__main__"}:
+        assert re.search(rf'class="name"[^>]*>{name}(\.py)?<', picture), name

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from root_files import write_delphes
 
 from hepflow.cli import main
 from hepflow.data.predictions import read_predictions
 from hepflow.data.store import EventStore
 from hepflow.system.files import read_json
+from tests.support.root_files import write_delphes
 
 pytestmark = pytest.mark.slow
-ARCHIVE = Path(__file__).parent / "data" / "version_0_1.tar.xz"
+ARCHIVE = Path(__file__).parent / "support" / "files" / "version_0_1.tar.xz"
 TRAINING = (
     *("--data.store", "features.zarr", "--data.batch_size", "16"),
     *("--trainer.accelerator", "cpu", "--trainer.devices", "1"),

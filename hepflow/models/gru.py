@@ -3,7 +3,8 @@
 On the CPU in float32 the GRU runs through `hepflow.models.kernels.gru`: sequences are laid end to
 end in tiles of lanes, so padding is never touched, and gradients come from hand-written kernels.
 Elsewhere (CUDA, other dtypes, no numba, tracing and export, gradients of gradients) it is
-``torch.nn.GRU``, whose parameters it has by name, with the same results (``tests/test_gru.py``).
+``torch.nn.GRU``, whose parameters it has by name, with the same results
+(``tests/models/test_gru.py``).
 
 Why: torch pads to the longest sequence, and its CPU kernels do each step as separate small
 products. Measured by `benchmarks/gru.py`, forward and backward on one thread, 128 events of about

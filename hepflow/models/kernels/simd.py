@@ -18,7 +18,8 @@ training): 1,340 with this module, 80 with `product`, `product_add` and `outer_s
 of the same fastmath flags, 167 with ``torch.nn.GRU``.
 
 How to check the instructions. ``inspect_asm()`` of a compiled function shows them, unless it comes
-from numba's cache. `tests/test_gru.py` compiles `product` and counts its ``vfmadd`` of vectors.
+from numba's cache. `tests/models/test_gru.py` compiles `product` and counts its ``vfmadd`` of
+vectors.
 
 Private interfaces. numba documents `numba.extending.intrinsic`, `models`, `register_model` and
 `lower_builtin`. Not documented are `numba.core.cgutils`, `numba.core.typing.templates` and the

@@ -1,0 +1,288 @@
+"""Files at URLs: the same events, and errors of a server are retried."""
+
+import errno
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from http import HTTPStatus
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import fsspec
+import pyarrow.parquet as pq
+import pytest
+import uproot
+from fsspec.implementations.arrow import HadoopFileSystem
+from pyarrow.fs import LocalFileSystem
+
+from hepflow.cli import parse
+from hepflow.config.stages import IngestConfig
+from hepflow.errors import DataError, HepflowError
+from hepflow.ingest.job import run
+from hepflow.reading.delphes import DelphesFile
+from hepflow.reading.listing import list_files
+from hepflow.reading.ranges import EntryRange, SourceFile
+from hepflow.reading.reader import Access, RangeReader
+from hepflow.system.files import read_json
+from tests.support.root_files import public_folder, write_delphes
+
+pytest.importorskip("aiohttp")
+SAMPLES = {"qcd": ("qcd",)}
+
+
+class RangeHandler(SimpleHTTPRequestHandler):
+    """A file server with byte ranges that answers 503 while ``failures`` are left."""
+
+    failures = 0
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        ranges = self.headers.get("Range")
+        if type(self).failures > 0 and path.suffix == ".root":
+            type(self).failures -= 1
+            self.send_error(HTTPStatus.SERVICE_UNAVAILABLE)
+        elif ranges and path.is_file():
+            first, _, last = ranges.removeprefix("bytes=").partition("-")
+            content = path.read_bytes()
+            part = content[int(first) : int(last) + 1 if last else None]
+            self.send_response(HTTPStatus.PARTIAL_CONTENT)
+            self.send_header("Content-Length", str(len(part)))
+            self.send_header(
+                "Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}"
+            )
+            self.end_headers()
+            self.wfile.write(part)
+        else:
+            super().do_GET()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("remote")
+    write_delphes(root / "qcd" / "a.root", [30, 40], seed=1)
+    write_delphes(root / "qcd" / "b.root", [20], seed=2)
+    return root
+
+
+@pytest.fixture(scope="module")
+def web(raw: Path) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(RangeHandler, directory=str(raw)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def bucket(raw: Path) -> Iterator[str]:
+    """Files in the S3 of moto, a server on a local port."""
+    moto = pytest.importorskip("moto.server")
+    s3fs = pytest.importorskip("s3fs")
+    server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    settings = {
+        "AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port()),
+        "AWS_ACCESS_KEY_ID": "any",
+        "AWS_SECRET_ACCESS_KEY": "any",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        system = s3fs.S3FileSystem()
+        system.mkdir("raw")
+        system.put(f"{raw}/", "raw/", recursive=True)
+        yield "s3://raw"
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def xrootd(raw: Path) -> Iterator[str]:
+    """A data server of XRootD (Debian: xrootd-server), which refuses to run as root."""
+    pytest.importorskip("fsspec_xrootd")
+    program = shutil.which("xrootd")
+    if program is None:
+        pytest.skip("no xrootd server (Debian: apt install xrootd-server)")
+    with public_folder() as root, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        shutil.copytree(raw, root / "data" / "raw")
+        for path in (root / "data").rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        config = root / "xrootd.cfg"
+        config.write_text(
+            f"all.export /raw\noss.localroot {root}/data\n"
+            f"all.adminpath {root}/run\nall.pidpath {root}/run\n"
+        )
+        (root / "run").mkdir()
+        (root / "run").chmod(0o777)
+        command = [program, "-c", str(config), "-p", str(port), "-n", "test", "-I", "v4"]
+        user = {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}
+        with subprocess.Popen(
+            command, cwd=root / "run", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **user
+        ) as server:
+            wait_for_port(port)
+            yield f"root://127.0.0.1:{port}//raw"
+            server.terminate()
+
+
+def wait_for_port(port: int) -> None:
+    for _ in range(200):
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"nothing listens on port {port}")
+
+
+@pytest.fixture(params=["web", "bucket", "xrootd"])
+def url(request: pytest.FixtureRequest) -> str:
+    return request.getfixturevalue(request.param)
+
+
+def read(path: str) -> ak.Array:
+    with DelphesFile(path) as file:
+        return ak.concatenate([events for _, _, events in file.iterate(0, file.n_entries)])
+
+
+def entry_range(path: str) -> EntryRange:
+    return EntryRange(SourceFile("qcd", "a.root", path, 1, "1"))
+
+
+def test_a_server_is_listed_with_sizes(url: str, raw: Path) -> None:
+    found = {file.name: file.size for file in list_files(url)}
+    assert found == {
+        f"qcd/{name}.root": (raw / "qcd" / f"{name}.root").stat().st_size for name in "ab"
+    }
+
+
+def test_remote_events_are_the_local_ones(url: str, raw: Path) -> None:
+    assert ak.array_equal(read(f"{url}/qcd/a.root"), read(str(raw / "qcd" / "a.root")))
+
+
+def test_server_errors_are_retried(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hepflow.reading.reader.sleep", lambda seconds: None)
+    monkeypatch.setattr(RangeHandler, "failures", 2)
+    chunks = list(RangeReader(entry_range(f"{web}/qcd/a.root"), access=Access(retries=3)).chunks())
+    assert sum(len(chunk.events) for chunk in chunks) == 70
+
+
+def test_a_server_that_stays_down_makes_a_bad_file(
+    web: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hepflow.reading.reader.sleep", lambda seconds: None)
+    monkeypatch.setattr(RangeHandler, "failures", 1000)
+    reader = RangeReader(entry_range(f"{web}/qcd/a.root"), access=Access(retries=1))
+    assert list(reader.chunks()) == []
+    assert "2 times" in reader.unreadable
+    assert reader.transient, "the next run retries"
+
+
+def test_a_missing_remote_file_is_not_retried(url: str) -> None:
+    reader = RangeReader(entry_range(f"{url}/qcd/none.root"), access=Access(retries=3))
+    assert list(reader.chunks()) == []
+    assert reader.unreadable == "no such file"
+
+
+def test_an_io_error_halfway_loses_and_repeats_no_entry(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second step fails once, as on a flaky file system."""
+    waits: list[float] = []
+    monkeypatch.setattr("hepflow.reading.reader.sleep", waits.append)
+    iterate, calls = uproot.TTree.iterate, []
+
+    def flaky(tree: object, *args: object, **options: object) -> object:
+        calls.append(options["entry_start"])
+        if len(calls) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        return iterate(tree, *args, **options)
+
+    monkeypatch.setattr(uproot.TTree, "iterate", flaky)
+    monkeypatch.setattr(DelphesFile.iterate, "__defaults__", (1,))
+    chunks = list(
+        RangeReader(entry_range(str(raw / "qcd" / "a.root")), access=Access(retries=2)).chunks()
+    )
+    assert [(chunk.start, chunk.stop) for chunk in chunks][:: len(chunks) - 1] == [
+        (0, chunks[0].stop),
+        (chunks[-1].start, 70),
+    ]
+    assert all(a.stop == b.start for a, b in pairwise(chunks))
+    assert all(chunk.events is not None for chunk in chunks)
+    assert waits == [1.0]
+
+
+def test_a_server_that_never_answers_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        reader = RangeReader(entry_range(f"{url}/a.root"), access=Access(retries=0, timeout_s=0.2))
+        assert list(reader.chunks()) == []
+        assert reader.unreadable.startswith("I/O error")
+        assert reader.transient
+        with pytest.raises(DataError, match="cannot be listed"):
+            list_files(url, timeout_s=0.2)
+
+
+def test_hdfs_files_are_read_through_pyarrow(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a name node, pyarrow's local file system replaces its Hadoop client."""
+    monkeypatch.setattr("pyarrow.fs.HadoopFileSystem", lambda **_: LocalFileSystem())
+    monkeypatch.setattr(HadoopFileSystem, "cachable", False)
+    url = f"hdfs://namenode:8020{raw}"
+    files = list_files(url)
+    assert [file.path for file in files] == [f"{url}/qcd/a.root", f"{url}/qcd/b.root"]
+    assert ak.array_equal(read(files[0].path), read(str(raw / "qcd" / "a.root")))
+
+
+@pytest.mark.skipif(
+    "HEPFLOW_TEST_HDFS" not in os.environ,
+    reason="no HDFS: set HEPFLOW_TEST_HDFS=hdfs://NAMENODE:8020/EMPTY/FOLDER",
+)
+def test_files_of_a_real_name_node_are_read(raw: Path) -> None:
+    url = os.environ["HEPFLOW_TEST_HDFS"]
+    system, folder = fsspec.core.url_to_fs(url)
+    system.makedirs(f"{folder}/qcd", exist_ok=True)
+    system.put_file(str(raw / "qcd" / "a.root"), f"{folder}/qcd/a.root")
+    (file,) = list_files(url)
+    assert ak.array_equal(read(file.path), read(str(raw / "qcd" / "a.root")))
+
+
+def test_an_error_names_what_hdfs_needs() -> None:
+    with pytest.raises(HepflowError, match=r"hdfs://127\.0\.0\.1:1/raw"):
+        list_files("hdfs://127.0.0.1:1/raw")
+
+
+def test_a_url_on_the_command_line_stays_one() -> None:
+    assert parse("ingest", ["--input", "root://server//data"]).input == "root://server//data"
+    assert parse("ingest", ["--input", "data/raw"]).input == Path("data/raw")
+
+
+@pytest.mark.slow
+@pytest.mark.spark
+def test_a_remote_input_gives_the_events_of_a_local_one(
+    url: str, raw: Path, tmp_path: Path, spark: Any
+) -> None:
+    environment = spark.sparkContext.environment  # of the workers, as spark.executorEnv sets it
+    environment |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    for name, source in {"remote": url, "local": raw}.items():
+        run(IngestConfig(input=source, output=tmp_path / name, samples=SAMPLES))
+    tables = []
+    for name in ("remote", "local"):
+        about = read_json(tmp_path / name / "_hepflow.json")
+        tables.append(
+            [pq.read_table(tmp_path / name / fragment) for fragment in about["fragments"]]
+        )
+    assert tables[0] == tables[1]

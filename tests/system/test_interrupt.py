@@ -1,0 +1,292 @@
+"""Ctrl-C during a stage: status 130, one line, no process left, and a rerun finishes the work."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from hepflow.system.files import read_json
+from hepflow_bench.copies import copy_as_new
+from tests.support.root_files import write_delphes
+from tests.support.toy_store import toy_store
+
+pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.timeout(1200)]
+CLASSES = ("qcd", "ttbar")
+N_FILES = 12
+GRACE_S = 20
+"""Time for processes that end after the one that started them, such as Spark's JVM."""
+
+
+@pytest.fixture(autouse=True)
+def _enable_interrupts() -> Iterator[None]:
+    """Enable SIGINT, which a shell disables for background processes and their children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with raw files; each test writes the input of the next one."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    template = write_delphes(folder / "template", [200] * 4)
+    for number in range(N_FILES):
+        copy_as_new(
+            template,
+            folder / "data" / "raw" / CLASSES[number % 2] / f"{number:02d}.root",
+            number + 1,
+        )
+    return folder
+
+
+def interrupt(place: Path, sign: str, *arguments: str) -> None:
+    """Interrupt a command once new files match a pattern, then let the same command finish."""
+    before = set(place.glob(sign))
+    press_ctrl_c(lambda _: bool(set(place.glob(sign)) - before), place, *arguments)
+    with command(place, *arguments) as process:
+        printed, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, printed
+
+
+def press_ctrl_c(when: Callable[[int], bool], place: Path, *arguments: str) -> None:
+    """Run a command, press Ctrl-C when ``when(session)`` is true, and check the result."""
+    with command(place, *arguments) as process:
+        session = os.getsid(process.pid)
+        while process.poll() is None and not when(session):
+            time.sleep(0.01)
+        assert process.poll() is None, f"it ended too early: {process.communicate()[0]}"
+        os.killpg(process.pid, signal.SIGINT)
+        printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, printed
+    assert (
+        printed.strip().splitlines()[-1]
+        == "hepflow: interrupted. Run the same command to continue; finished work is kept."
+    ), printed
+    assert "Traceback" not in printed, printed
+    assert "WARNING" not in printed, printed
+    assert left_in(session) == [], printed
+
+
+@contextlib.contextmanager
+def command(place: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a command in its own session, as a terminal would."""
+    started = [sys.executable, "-m", "hepflow", *arguments]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    process: subprocess.Popen[str] = subprocess.Popen(
+        started, cwd=place, env=environment, start_new_session=True, **pipes
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def left_in(session: int) -> list[str]:
+    """Return the command lines of processes that are left in a session after a while."""
+    deadline = time.monotonic() + GRACE_S
+    while (left := list(members(session))) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+def members(session: int) -> Iterator[str]:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                yield " ".join(process.cmdline())
+
+
+def test_simulate(place: Path) -> None:
+    pytest.importorskip("pythia8mc", reason="the simulation needs hepflow[simulate]")
+    options = (
+        "--classes",
+        "[wjets]",
+        "--events",
+        "12",
+        "--events_per_file",
+        "3",
+        "--pool",
+        "10",
+        "--pileup",
+        "1",
+        "--jobs",
+        "2",
+    )
+    interrupt(place, "simulated/wjets/*.json", "simulate", "--output", "simulated", *options)
+    assert sum(read_json(path)["written"] for path in place.glob("simulated/wjets/*.json")) >= 12
+
+
+def test_ingest(place: Path) -> None:
+    options = (
+        "--target_partition_mb",
+        "1",
+        "--spark.master",
+        "local[2]",
+        "--spark.driver_memory",
+        "512m",
+    )
+    interrupt(
+        place,
+        "data/events/_records/*.json",
+        "ingest",
+        *options,
+        "--samples",
+        "{qcd: [qcd], ttbar: [ttbar]}",
+    )
+    assert read_json(place / "data/events/_hepflow.json")["ledger"]["n_in"] == N_FILES * 800
+
+
+def test_ingest_while_spark_starts(place: Path) -> None:
+    """When Java appears, and a while later."""
+    for seconds in (0.0, 2.0):
+        seen: list[float] = []
+
+        def is_time(session: int, seen: list[float] = seen, seconds: float = seconds) -> bool:
+            if not seen and any("SparkSubmit" in line for line in members(session)):
+                seen.append(time.monotonic())
+            return bool(seen) and time.monotonic() - seen[0] >= seconds
+
+        press_ctrl_c(
+            is_time,
+            place,
+            "ingest",
+            "--output",
+            "data/other",
+            "--samples",
+            "{qcd: [qcd], ttbar: [ttbar]}",
+        )
+
+
+def test_features(place: Path) -> None:
+    interrupt(
+        place,
+        "data/features.zarr/_parts/*.json",
+        "features",
+        "--cluster.workers",
+        "2",
+        "--task_mb",
+        "1",
+    )
+    counts = read_json(place / "data/features.zarr/zarr.json")["attributes"]["hepflow"]["counts"]
+    assert sum(sum(split.values()) for split in counts.values()) > 0
+
+
+def test_train(place: Path) -> None:
+    """During the second epoch: between epochs, closing a generator may swallow an interrupt."""
+    overlay = Path(__file__).parents[2] / "configs" / "train" / "hlf.yaml"
+    trainer = {
+        "callbacks": [{"class_path": "tests.support.crash.PauseOnce", "init_args": {"step": 40}}],
+        "max_epochs": 4,
+        "accelerator": "cpu",
+    }
+    (place / "pause.yaml").write_text(yaml.safe_dump({"trainer": trainer}))
+    interrupt(
+        place,
+        "runs/hlf/paused-0",
+        "train",
+        "fit",
+        "--config",
+        str(overlay),
+        "--config",
+        "pause.yaml",
+    )
+    assert read_json(place / "runs/hlf/run.json")["finished"]
+    assert (place / "runs/hlf/metrics.csv").read_text().count("\n") == 1 + 4
+
+
+def test_spark_train(place: Path) -> None:
+    overlay = Path(__file__).parents[2] / "configs" / "train" / "hlf.yaml"
+    options = (
+        "--config",
+        str(overlay),
+        "--config",
+        "pause.yaml",
+        "--output",
+        "runs/spark",
+        "--spark.driver_memory",
+        "512m",
+    )
+    interrupt(place, "runs/spark/paused-0", "spark-train", *options, "--spark.num_processes", "2")
+    assert read_json(place / "runs/spark/run.json")["finished"]
+
+
+def test_forest(place: Path) -> None:
+    options = ("--trees", "5", "--spark.driver_memory", "512m")
+    interrupt(place, "runs/.forest.lock", "forest", *options)
+    assert (place / "runs/forest/predictions.parquet").is_file()
+
+
+def test_evaluate(place: Path) -> None:
+    store = toy_store(place / "toy.zarr")  # the copied events would be a leak
+    overlay = Path(__file__).parents[2] / "configs" / "train" / "hlf.yaml"
+    options = (
+        "--config",
+        str(overlay),
+        "--data.store",
+        str(store.path),
+        "--output",
+        "toy/hlf",
+        "--trainer.max_epochs",
+        "1",
+    )
+    with command(place, "train", "fit", *options) as process:
+        assert process.wait(timeout=300) == 0
+    interrupt(place, "reports/.latest.lock", "evaluate", "--input", "toy", "--bootstrap", "2000")
+    assert (place / "reports/latest/report.html").is_file()
+
+
+def test_tune(place: Path) -> None:
+    interrupt(
+        place,
+        "tune/study.journal",
+        "tune",
+        "--trials",
+        "2",
+        "--space",
+        "{trainer.max_epochs: [2], model.lr: [0.001, 0.01]}",
+    )
+    assert (place / "tune/best.yaml").is_file()
+
+
+def test_a_command_waits_for_the_commands_that_it_runs(place: Path) -> None:
+    pytest.importorskip("pythia8mc", reason="the simulation needs hepflow[simulate]")
+    options = (
+        "--stages",
+        "[simulate]",
+        "--sizes",
+        "[6]",
+        "--workers",
+        "[1]",
+        "--repeats",
+        "1",
+        "--output",
+        "bench",
+    )
+    interrupt(place, "bench/input/6/raw/*/*.json", "bench", *options)
+    assert (place / "bench/bench.csv").is_file()
+
+
+def test_score(place: Path) -> None:
+    interrupt(
+        place,
+        "scores/_records/*.json",
+        "score",
+        "--model",
+        "runs/hlf/model.onnx",
+        "--target_partition_mb",
+        "1",
+        "--cluster.workers",
+        "2",
+    )
+    assert read_json(place / "scores/_hepflow.json")["complete"]

@@ -1,0 +1,218 @@
+"""`hepflow store check` finds the faults of a store, `hepflow store info` shows its content."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from hepflow.config.tools import StoreConfig
+from hepflow.data.blocks import StoreSpec
+from hepflow.data.events import open_events
+from hepflow.data.store import EventStore
+from hepflow.errors import DataError
+from hepflow.features.parts import make_part
+from hepflow.physics.features import hlf_features
+from hepflow.schema import PARTICLE
+from hepflow.tools.store import check, find_problems, info
+from tests.support.delphes_events import write_dataset
+
+SPLITS = {"train": 0.6, "val": 0.2, "test": 0.2}
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    dataset = open_events(write_dataset(folder / "events", fragments=3, events=30), 2**26)
+    spec = StoreSpec(
+        dataset.classes, hlf_features("corrected"), PARTICLE, "corrected", "a test", splits=SPLITS
+    )
+    store = EventStore.create(folder / "s.zarr", spec)
+    for fragment in dataset.fragments:
+        assert make_part(store, fragment, None).error is None
+    EventStore(store.path, spec).finalise()
+    check(StoreConfig(input=store.path))
+    return store.path
+
+
+@pytest.fixture
+def store(sound, tmp_path) -> EventStore:
+    """Return a sound store that a test may damage."""
+    return EventStore.open(Path(shutil.copytree(sound, tmp_path / "s.zarr")))
+
+
+def group_of(store, split="train"):
+    (part, *_) = store.parts(split, "qcd")
+    return zarr.open_group(store.path / part.path, mode="r+")
+
+
+def set_nan(store):
+    group_of(store)["particles"][0, 3] = np.nan
+
+
+def set_offset(store):
+    group_of(store)["offsets"][1] = 10**6
+
+
+def set_label(store):
+    group_of(store)["label"][0] = 2
+
+
+def set_identity(store):
+    group = group_of(store)
+    group["event_id"][0] = group["event_id"][1]
+
+
+def set_statistics(store):
+    metadata = json.loads((store.path / "zarr.json").read_text())
+    metadata["attributes"]["hepflow"]["statistics"]["hlf"]["mean"][0] += 1.0
+    (store.path / "zarr.json").write_text(json.dumps(metadata))
+
+
+def change_record(store, change):
+    record = next((store.path / "_parts").iterdir())
+    data = json.loads(record.read_text())
+    change(data)
+    record.write_text(json.dumps(data))
+
+
+def set_counts(store):
+    change_record(
+        store, lambda data: data["parts"][0].update(n_events=data["parts"][0]["n_events"] + 1)
+    )
+
+
+def set_ledger(store):
+    change_record(
+        store,
+        lambda data: data["ledger"].update(
+            n_in=data["ledger"]["n_in"] + 1, n_out=data["ledger"]["n_out"] + 1
+        ),
+    )
+
+
+def unbalance_ledger(store):
+    change_record(store, lambda data: data["ledger"].update(n_in=data["ledger"]["n_in"] + 1))
+
+
+def flip_a_bit(store):
+    (part, *_) = store.parts("train", "qcd")
+    shard = store.path / part.path / "particles" / "c" / "0" / "0"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(bytes(data))
+
+
+def remove_part(store):
+    shutil.rmtree(store.path / store.parts("val", "qcd")[0].path)
+
+
+def set_hlf_infinite(store):
+    group_of(store)["hlf"][1, 2] = np.inf
+
+
+def leak(store):
+    group_of(store, "test")["event_id"][0] = group_of(store)["event_id"][0]
+
+
+def add_orphan(store):
+    zarr.create_group(store.path / "train" / "qcd" / "orphan")
+
+
+def swap_splits(store):
+    (train, *_), (test, *_) = store.parts("train", "qcd"), store.parts("test", "qcd")
+    for one, other in ((train, "aside"), (test, train.path), ("aside", test.path)):
+        (store.path / getattr(one, "path", one)).rename(store.path / other)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (set_nan, "NaN or infinite in particles: 1 value"),
+        (set_offset, "offsets do not rise from 0 to"),
+        (set_label, "labels of other classes than qcd"),
+        (set_identity, "more than once in a split: 1 event"),
+        (set_statistics, "the statistics of hlf are not those of the training split"),
+        (set_counts, "but the record has"),
+        (set_ledger, ", but the ledger has"),
+        (unbalance_ledger, "the ledger does not reconcile"),
+        (flip_a_bit, "is damaged: its checksum is wrong"),
+        (remove_part, "no readable array"),
+        (set_hlf_infinite, "NaN or infinite in hlf: 1 value"),
+        (leak, "in more than one split: 1 event"),
+        (add_orphan, "train/qcd/orphan: a part without a record"),
+        (swap_splits, "in the wrong split by the hash of the event_id: "),
+    ],
+)
+def test_check_reports_the_problem(store, spoil, message, caplog):
+    spoil(store)
+    with pytest.raises(DataError) as error:
+        check(StoreConfig(input=store.path))
+    assert message in caplog.text
+    assert (
+        str(error.value).count(str(store.path)) == str(error.value).count("`hepflow features`") == 1
+    )
+
+
+def test_an_unreadable_part_is_one_problem(store):
+    flip_a_bit(store)
+    (problem,) = find_problems(store)
+    assert problem.startswith("train/qcd/")
+
+
+def test_info_shows_events_sizes_and_features(store, capsys):
+    info(StoreConfig(input=store.path))
+    text = " ".join(capsys.readouterr().out.split())
+    for word in (
+        "qcd",
+        "ttbar",
+        "wjets",
+        "train",
+        "bytes per event",
+        "LepIsoCh",
+        "vtxZ",
+        "corrected",
+        "90 events in",
+    ):
+        assert word in text
+
+
+def test_both_can_print_one_json_object(store, capsys):
+    info(StoreConfig(input=store.path, json=True))
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["events"] == store.attributes["counts"]
+    assert printed["statistics"] == store.statistics
+    assert [feature["name"] for feature in printed["features"]["particles"]] == [
+        feature.name for feature in store.spec.particles
+    ]
+    check(StoreConfig(input=store.path, json=True))
+    assert json.loads(capsys.readouterr().out) == {
+        "store": str(store.path),
+        "sound": True,
+        "problems": [],
+    }
+    set_nan(store)
+    with pytest.raises(DataError):
+        check(StoreConfig(input=store.path, json=True))
+    printed = json.loads(capsys.readouterr().out)
+    assert not printed["sound"]
+    assert "NaN or infinite in particles: 1 value" in printed["problems"][0]
+
+
+def test_the_documented_lines_read_a_store_without_hepflow(store, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs" / "store-format.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert "hepflow" not in code.replace('attrs["hepflow"]', "")
+    store.path.rename(store.path.with_name("features.zarr"))
+    monkeypatch.chdir(store.path.parent)
+    found: dict = {}
+    exec(code, found)
+    last = EventStore.open(Path("features.zarr")).parts("train", "ttbar")[-1]
+    block = EventStore.open(Path("features.zarr")).read(last)
+    np.testing.assert_array_equal(found["hlf"], block.hlf)
+    np.testing.assert_array_equal(
+        np.concatenate(found["pt"].to_list()).astype(np.float32), block.particles[:, 4]
+    )
