@@ -12,13 +12,14 @@ TORCH  ?= $(shell sed -n 's/^torch==//p' constraints.txt)
 LOWEST := .venv-lowest
 PYTEST  = $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install demo test fast coverage lint docs lowest constraints clean
+.PHONY: help install demo test fast system coverage lint docs lowest constraints clean
 
 help:
 	@echo "make install      only the virtual environment, .venv; the others create it too"
 	@echo "make demo   simulate, ingest, features, train, evaluate; ends with a table and a report"
-	@echo "make test   all tests"
-	@echo "make fast   the tests that are not marked slow"
+	@echo "make test   the tests: every fact once"
+	@echo "make fast   those of them that are not marked slow"
+	@echo "make system       all tests: every cluster and mode, kills, notebooks, more random examples"
 	@echo "make lint   ruff, mypy and repo-review"
 	@echo "make docs   the pages under docs/ and the Python API, as build/docs/index.html"
 	@echo "make coverage     all tests, and the lines of hepflow/ that they miss"
@@ -45,14 +46,17 @@ demo: install
 	$(BIN)/hepflow demo
 
 test: install
-	$(PYTEST)
+	$(PYTEST) -m 'not system'
 
 fast: TESTERS = 2
 fast: install
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow and not system'
+
+system: install
+	HYPOTHESIS_PROFILE=nightly $(PYTEST)
 
 coverage: install
-	$(PYTEST) --cov --cov-report term
+	$(PYTEST) -m 'not system' --cov --cov-report term
 
 lint: install
 	$(BIN)/ruff check .
@@ -70,7 +74,7 @@ lowest:
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/pip install --quiet uv
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[all,test]'
-	$(LOWEST)/bin/python -m pytest -m 'not slow'
+	$(LOWEST)/bin/python -m pytest -m 'not slow and not system'
 
 # The versions in .venv, without this package, build tools, and torch's build tag.
 constraints: install

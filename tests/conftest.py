@@ -1,4 +1,4 @@
-"""Fixtures every test may use."""
+"""Fixtures and marks every test may use, and the list of real parts at the end of a run."""
 
 import importlib
 import os
@@ -12,17 +12,72 @@ from hypothesis import HealthCheck, settings
 
 from hepflow.config.engines import SparkConfig
 
-# no property may fail because the machine is busy
-settings.register_profile("hepflow", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("hepflow")
+# No property may fail because the machine is busy. `make system` takes the second profile.
+for name, examples in (("default", 20), ("nightly", 200)):
+    settings.register_profile(
+        name,
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# A Java that starts in half the time, since no test computes for long in Java.
+QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto"
+for variable in ("SPARK_LAUNCHER_OPTS", "SPARK_SUBMIT_OPTS"):
+    os.environ.setdefault(variable, QUICK)
 
 SHARED = Path(os.environ.get("HEPFLOW_SHARED", Path(__file__).parents[2] / "shared"))
+PARTS = {
+    "spark": "Spark on a Java of its own",
+    "slurm": "a Slurm cluster",
+    "yarn": "YARN",
+    "kafka": "a broker of Kafka's protocol",
+    "xrootd": "an XRootD server",
+    "s3": "an S3 server",
+    "hdfs": "an HDFS name node",
+    "browser": "Chromium",
+    "pythia": "Pythia8",
+    "shared": "the ROOT files of ../shared",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for mark, part in PARTS.items():
+        config.addinivalue_line("markers", f"{mark}: needs {part}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run files with many slow tests first, so that no process ends long after the others."""
+    """Mark tests by their folder and fixtures; run files with many slow tests first.
+
+    Otherwise one process would end long after the others. Of tests/system/, `make test` runs one
+    interrupt and one kill per engine, which are marked ``once``.
+    """
+    for item in items:
+        in_system = item.path.is_relative_to(Path(__file__).parent / "system")
+        if in_system and not item.get_closest_marker("once"):
+            item.add_marker("system")
+        for name in {"spark", "shared"}.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(name)
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """List which real parts were used, and which were missing and why."""
+    stats = terminalreporter.stats
+    lines = []
+    for mark, part in PARTS.items():
+        used = sum(mark in report.keywords for report in stats.get("passed", ()))
+        skipped = [report for report in stats.get("skipped", ()) if mark in report.keywords]
+        if used:
+            lines.append(f"{part}: used by {used} tests")
+        if skipped:
+            reasons = {report.longrepr[2].removeprefix("Skipped: ") for report in skipped}
+            lines.append(f"{part}: missing for {len(skipped)} tests ({'; '.join(sorted(reasons))})")
+    if lines:
+        terminalreporter.section("real parts")
+        terminalreporter.write("\n".join(lines) + "\n")
 
 
 @pytest.fixture(scope="session")

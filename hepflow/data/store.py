@@ -13,6 +13,7 @@ without a record does not exist, and a killed writer leaves nothing that counts.
 events only: no times, no host names, no order of arrival. `finalise` adds the records up.
 """
 
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -53,8 +54,12 @@ class EventStore:
         """
         about = _attributes(path)
         if about is None and path.exists():
-            empty_store = {"_parts", "zarr.json"}  # creating it was interrupted
-            if not path.is_dir() or not {child.name for child in path.iterdir()} <= empty_store:
+            begun = re.compile(
+                r"_parts|zarr\.json|zarr\.\w+\.partial"
+            )  # creating it was interrupted
+            if not path.is_dir() or not all(
+                begun.fullmatch(child.name) for child in path.iterdir()
+            ):
                 raise DataError(
                     f"{path}: not a feature store. Remove it, or choose another output."
                 )
@@ -74,8 +79,9 @@ class EventStore:
             **asdict(spec),
         }
         for split in SPLITS:
+            group = root.require_group(split)
             for class_name in spec.classes:
-                root.require_group(f"{split}/{class_name}")
+                group.require_group(class_name)
         return cls(path, spec)
 
     @classmethod
@@ -264,9 +270,12 @@ def _attributes(path: Path) -> dict[str, Any] | None:
 
 
 def _sweep(path: Path) -> None:
-    """Remove the scratch folders of writers that were killed."""
+    """Remove the scratch folders of writers that were killed, and unfinished files of zarr."""
     for left_over in path.glob(".*-*"):
         shutil.rmtree(left_over, ignore_errors=True)
+    for drafts in ("zarr.*.partial", "*/zarr.*.partial", "*/*/zarr.*.partial", "_parts/.*.part"):
+        for left_over in path.glob(drafts):
+            left_over.unlink(missing_ok=True)
 
 
 def _move(source: Path, place: Path) -> None:

@@ -100,7 +100,8 @@ def prepare(output: Path) -> None:
         what = f"not a dataset of `hepflow ingest`, as it holds {others[0]}"
         raise DataError(f"{output}: {what}. Give a new or an empty folder as --output.")
     records.mkdir(parents=True, exist_ok=True)
-    for left_over in (*output.glob("*/.*.part"), *records.glob(".*.now")):
+    drafts = (*output.glob(".*.part"), *output.glob("*/.*.part"), *records.glob(".*.now"))
+    for left_over in drafts:
         left_over.unlink(missing_ok=True)
 
 

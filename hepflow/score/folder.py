@@ -103,7 +103,7 @@ class ScoreFolder:
     def _require_own(self, overwrite: bool) -> None:
         before = read_marker(self.path)
         if before is None:
-            if self.path.exists() and any(self.path.iterdir()):
+            if any(path.name[0] not in "._" for path in self.path.glob("*")):
                 raise DataError(
                     f"{self.path}: the folder holds other files than scores. Choose another output."
                 )

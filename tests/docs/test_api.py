@@ -15,7 +15,7 @@ README = re.findall(
     r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
 )
 STAGES = [example for example in EXAMPLES if "SparkConfig" in example]
-OUTPUTS = ROOT / "tests" / "data" / "version_0_1.tar.xz"
+OUTPUTS = ROOT / "tests" / "support" / "files" / "version_0_1.tar.xz"
 
 
 def test_every_public_name_has_an_example() -> None:

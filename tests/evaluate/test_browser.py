@@ -10,6 +10,7 @@ from tests.support.browser import CHROMIUM, Page, browser
 from tests.support.toy_runs import toy_report
 
 pytestmark = [
+    pytest.mark.browser,
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium (Debian: apt install chromium)"),
 ]

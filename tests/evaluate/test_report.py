@@ -4,8 +4,6 @@ import csv
 import json
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +39,7 @@ from hepflow.evaluate.text import headline
 from hepflow.schema import HLF, METRICS_SCHEMA_VERSION
 from hepflow.statistics.numbers import compact, duration, factor, p_value, pm, small
 from hepflow.system.files import read_json
+from tests.support.commands import hepflow
 from tests.support.toy_runs import (
     toy_about,
     toy_ids,
@@ -248,18 +247,7 @@ def test_the_command_repairs_a_damaged_report_to_the_same_bytes_and_prints_a_tab
     (damaged / "figures" / "calibration.pdf").unlink()
     (damaged / "figures" / "old.png").write_bytes(b"")
     place = ("--input", str(tmp_path / "runs"), "--output", str(damaged))
-    command = [
-        sys.executable,
-        "-m",
-        "hepflow",
-        "evaluate",
-        *place,
-        "--bootstrap",
-        "10",
-        "--features",
-        "[HT]",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    done = hepflow("evaluate", *place, "--bootstrap", "10", "--features", "[HT]")
     assert done.returncode == 0, done.stderr
     assert "hlf" in done.stdout
     assert str(damaged / "report.html") in done.stderr

@@ -147,7 +147,13 @@ def wait_for_port(port: int) -> None:
     pytest.fail(f"nothing listens on port {port}")
 
 
-@pytest.fixture(params=["web", "bucket", "xrootd"])
+@pytest.fixture(
+    params=[
+        "web",
+        pytest.param("bucket", marks=pytest.mark.s3),
+        pytest.param("xrootd", marks=pytest.mark.xrootd),
+    ]
+)
 def url(request: pytest.FixtureRequest) -> str:
     return request.getfixturevalue(request.param)
 
@@ -247,6 +253,7 @@ def test_hdfs_files_are_read_through_pyarrow(raw: Path, monkeypatch: pytest.Monk
     assert ak.array_equal(read(files[0].path), read(str(raw / "qcd" / "a.root")))
 
 
+@pytest.mark.hdfs
 @pytest.mark.skipif(
     "HEPFLOW_TEST_HDFS" not in os.environ,
     reason="no HDFS: set HEPFLOW_TEST_HDFS=hdfs://NAMENODE:8020/EMPTY/FOLDER",

@@ -48,6 +48,7 @@ from tests.support.toy_trigger import (
     write_raw,
 )
 
+pytestmark = pytest.mark.kafka
 N = 60
 LOSS = 1 << 20
 
@@ -355,6 +356,7 @@ def stream_process(topic: str, output: Path, model: Path, idle_stop_s: float) ->
 @pytest.mark.spark
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.system
 def test_a_killed_query_loses_and_doubles_nothing(
     server: str, tmp_path: Path, template: Path, model: Path, streams: list[psutil.Process]
 ) -> None:
@@ -399,3 +401,20 @@ def test_no_partition_starves() -> None:
     assert fair({0: 100, 1: 1, 2: 0}, 10) == {0: 9, 1: 1, 2: 0}
     assert fair({0: 100, 1: 100, 2: 100}, 10) == {0: 3, 1: 3, 2: 4}
     assert fair({0: 1, 1: 2}, 10) == {0: 1, 1: 2}
+
+
+@pytest.mark.parametrize(
+    ("end", "latest", "waiting"),
+    [
+        (None, None, 0),  # before the first look at the topic
+        ("null", "null", 0),
+        (None, '{"t": {"0": 5}}', 5),
+        ('{"t": {"0": 3, "1": 4}}', '{"t": {"0": 5, "1": 4}}', 2),
+        ({"t": {"0": 3}}, {"t": {"0": 3, "1": 4}}, 4),
+        ('{"t": {"0": 9}}', '{"t": {"0": 5}}', 0),  # a topic that was made again
+    ],
+)
+def test_the_backlog_is_counted_from_any_progress_report(
+    end: object, latest: object, waiting: int
+) -> None:
+    assert structured._backlog({"endOffset": end, "latestOffset": latest}) == waiting

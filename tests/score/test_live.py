@@ -244,6 +244,7 @@ def test_an_entry_range_that_is_scored_again_is_not_left_to_a_copy_of_its_file(
 
 
 @pytest.mark.slow
+@pytest.mark.system
 def test_killed_streams_and_workers_lose_and_double_nothing(
     tmp_path: Path, model: Path, cluster: ClusterConfig, template: Path
 ) -> None:

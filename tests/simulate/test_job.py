@@ -22,6 +22,8 @@ from hepflow.simulate.job import plan, run
 from hepflow.simulate.pool import load, make_pool, save
 from tests.support.delphes_events import from_root
 
+pytestmark = pytest.mark.pythia
+
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -31,8 +31,9 @@ _FORKS = multiprocessing.get_context("forkserver")
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return the environment of a command, in which ``tests`` can be imported."""
-    return os.environ | {"PYTHONPATH": str(ROOT)} | more
+    """Return the environment of a command: on this machine alone, and ``tests`` can be imported."""
+    here = {"MASTER_ADDR": "127.0.0.1", "SPARK_LOCAL_IP": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    return os.environ | {"PYTHONPATH": str(ROOT)} | here | more
 
 
 def started(*arguments: str) -> list[str]:

@@ -98,10 +98,12 @@ def untrained(folder: Path, template: Path) -> Path:
     return folder / "model.onnx"
 
 
-def ingest(raw: Path, output: Path) -> None:
+def ingest(
+    raw: Path, output: Path, classes: tuple[str, ...] = CLASSES, target_bytes: int = 128 << 20
+) -> None:
     """Ingest like `hepflow ingest`, without Spark."""
-    splits = plan(assign(list_files(raw), {name: (name,) for name in CLASSES}, raw), 128 << 20)
-    settings = Settings(output, CLASSES, Access())
+    splits = plan(assign(list_files(raw), {name: (name,) for name in classes}, raw), target_bytes)
+    settings = Settings(output, classes, Access())
     dataset.prepare(output)
     dataset.commit([run_task((split,), settings) for split in splits], splits, settings)
 

@@ -25,7 +25,7 @@ from hepflow.tools.demo import run
 from tests.support.compared import assert_same_as_plain
 from tests.support.delphes_events import from_root
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.pythia, pytest.mark.spark]
 pytest.importorskip("pythia8mc", reason="the simulation needs hepflow[simulate]")
 ROOT = Path(__file__).parents[2]
 NETS = ("hlf", "sequence", "inclusive")

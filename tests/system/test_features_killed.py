@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from hepflow.data.events import open_events
 from hepflow.data.store import EventStore
 from hepflow.features.job import run
 from hepflow.features.parts import make_part
+from tests.support.commands import started
 from tests.support.delphes_events import write_dataset
 
 pytestmark = pytest.mark.slow
@@ -88,6 +88,7 @@ def test_a_run_survives_workers_that_are_killed(tmp_path):
     assert contents(config.output) == made_calmly(config, tmp_path / "calm.zarr")
 
 
+@pytest.mark.once
 def test_after_the_client_and_its_scheduler_are_killed_the_same_command_resumes(
     tmp_path, monkeypatch
 ):
@@ -105,13 +106,8 @@ def test_after_the_client_and_its_scheduler_are_killed_the_same_command_resumes(
         "cluster.workers": 2,
         "cluster.memory": "2GiB",
     }
-    command = [
-        sys.executable,
-        "-m",
-        "hepflow",
-        "features",
-        *(word for key, value in options.items() for word in (f"--{key}", str(value))),
-    ]
+    words = (word for key, value in options.items() for word in (f"--{key}", str(value)))
+    command = started("features", *words)
     client = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while n_parts(config) < 4:

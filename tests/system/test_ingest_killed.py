@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,7 +15,9 @@ import pytest
 from hepflow.data.ledger import Ledger
 from hepflow.system.files import read_json
 from hepflow_bench.copies import copy_as_new
+from tests.support.commands import started
 from tests.support.root_files import write_delphes
+from tests.support.toy_trigger import ingest
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(1800)]
 N_FILES = 40
@@ -33,22 +34,16 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "raw"
 
 
-def ingest(raw: Path, output: Path, stderr: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+def started_ingest(
+    raw: Path, output: Path, stderr: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
     options = (
         "--target_partition_mb=1",
         "--spark.master=local[2]",
         "--spark.driver_memory=512m",
         "--samples={qcd: [qcd], ttbar: [ttbar]}",
     )
-    command = (
-        sys.executable,
-        "-m",
-        "hepflow",
-        "ingest",
-        f"--input={raw}",
-        f"--output={output}",
-        *options,
-    )
+    command = started("ingest", f"--input={raw}", f"--output={output}", *options)
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
 
 
@@ -103,28 +98,30 @@ def command(process: psutil.Process) -> str:
 
 @pytest.fixture(scope="module")
 def undisturbed(raw: Path) -> dict[str, bytes]:
-    assert ingest(raw, raw.parent / "undisturbed").wait() == 0
+    """Return the dataset that a plain loop over the tasks writes, without Spark."""
+    ingest(raw, raw.parent / "undisturbed", ("qcd", "ttbar"), 1 << 20)
     return dataset(raw.parent / "undisturbed")
 
 
+@pytest.mark.parametrize("kills", [pytest.param(1, marks=pytest.mark.once), 3])
 def test_killed_drivers_lose_and_double_nothing(
-    raw: Path, undisturbed: dict[str, bytes], tmp_path: Path
+    raw: Path, undisturbed: dict[str, bytes], tmp_path: Path, kills: int
 ) -> None:
-    """Kill three times at random moments, with 40 tasks, whatever is being written."""
+    """Kill at random moments, with 40 tasks, whatever is being written."""
     rng = np.random.default_rng()
     output, left, killed = tmp_path / "events", [], 0
-    for _ in range(3):
-        process = ingest(raw, output)
+    for _ in range(kills):
+        process = started_ingest(raw, output)
         wait_for_records(process, output, int(rng.integers(1, 9)))
         time.sleep(rng.uniform(0, 0.05))
         killed += process.poll() is None
         process.kill()
         process.wait()
         left.append(records(output))
-    assert ingest(raw, output).wait() == 0
+    assert started_ingest(raw, output).wait() == 0
     assert dataset(output) == undisturbed, f"records after each kill: {left}"
     assert left == sorted(left), "a finished task was done again"
-    assert killed == 3
+    assert killed == kills
 
 
 def test_killed_workers_lose_and_double_nothing(
@@ -133,7 +130,7 @@ def test_killed_workers_lose_and_double_nothing(
     """Kill two, at the start and later: no task dies so often that its file counts as bad."""
     rng = np.random.default_rng()
     output, killed = tmp_path / "events", 0
-    process = ingest(raw, output)
+    process = started_ingest(raw, output)
     for more in (0, int(rng.integers(1, 16))):
         wait_for_records(process, output, more)
         while process.poll() is None and not kill_worker(process.pid):
@@ -148,7 +145,7 @@ def test_a_killed_java_is_an_error_of_one_line_and_the_same_command_resumes(
     raw: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     output = tmp_path / "events"
-    process = ingest(raw, output, subprocess.PIPE)
+    process = started_ingest(raw, output, subprocess.PIPE)
     wait_for_records(process, output, 3)
     (java,) = (
         child for child in psutil.Process(process.pid).children() if "SparkSubmit" in command(child)
@@ -158,5 +155,5 @@ def test_a_killed_java_is_an_error_of_one_line_and_the_same_command_resumes(
     assert process.returncode == 2, printed
     assert "hepflow: error: Spark's Java process died" in printed.splitlines()[-1]
     assert "Traceback" not in printed
-    assert ingest(raw, output).wait() == 0
+    assert started_ingest(raw, output).wait() == 0
     assert dataset(output) == undisturbed

@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,14 +13,19 @@ import psutil
 import pytest
 import yaml
 
+from hepflow.config.shipped import shipped
 from hepflow.system.files import read_json
 from hepflow_bench.copies import copy_as_new
+from tests.support.commands import environment, started
 from tests.support.root_files import write_delphes
 from tests.support.toy_store import toy_store
+from tests.support.toy_trigger import ingest
+from tests.support.trainings import fit
 
-pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 CLASSES = ("qcd", "ttbar")
 N_FILES = 12
+HLF = str(shipped("train/hlf.yaml"))
 GRACE_S = 20
 """Time for processes that end after the one that started them, such as Spark's JVM."""
 
@@ -36,15 +40,22 @@ def _enable_interrupts() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with raw files; each test writes the input of the next one."""
+    """Return a folder with raw files, their events, a store, and a trained net."""
     folder = tmp_path_factory.mktemp("interrupted")
     template = write_delphes(folder / "template", [200] * 4)
     for number in range(N_FILES):
         copy_as_new(
-            template,
-            folder / "data" / "raw" / CLASSES[number % 2] / f"{number:02d}.root",
-            number + 1,
+            template, folder / "data/raw" / CLASSES[number % 2] / f"{number:02d}.root", number + 1
         )
+    ingest(folder / "data/raw", folder / "given/events", CLASSES)
+    fit(toy_store(folder / "given/features.zarr", events=200), folder / "given/runs/hlf")
+    trainer = {
+        "callbacks": [{"class_path": "tests.support.crash.PauseOnce", "init_args": {"step": 40}}],
+        "max_epochs": 4,
+        "accelerator": "cpu",
+    }
+    data = {"store": "given/features.zarr", "batch_size": 32, "workers": 0}
+    (folder / "pause.yaml").write_text(yaml.safe_dump({"trainer": trainer, "data": data}))
     return folder
 
 
@@ -79,11 +90,9 @@ def press_ctrl_c(when: Callable[[int], bool], place: Path, *arguments: str) -> N
 @contextlib.contextmanager
 def command(place: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Start a command in its own session, as a terminal would."""
-    started = [sys.executable, "-m", "hepflow", *arguments]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     process: subprocess.Popen[str] = subprocess.Popen(
-        started, cwd=place, env=environment, start_new_session=True, **pipes
+        started(*arguments), cwd=place, env=environment(), start_new_session=True, **pipes
     )
     try:
         yield process
@@ -107,186 +116,96 @@ def members(session: int) -> Iterator[str]:
                 yield " ".join(process.cmdline())
 
 
+@pytest.mark.once
+@pytest.mark.pythia
 def test_simulate(place: Path) -> None:
     pytest.importorskip("pythia8mc", reason="the simulation needs hepflow[simulate]")
-    options = (
-        "--classes",
-        "[wjets]",
-        "--events",
-        "12",
-        "--events_per_file",
-        "3",
-        "--pool",
-        "10",
-        "--pileup",
-        "1",
-        "--jobs",
-        "2",
+    options = "--classes [wjets] --events 12 --events_per_file 3 --pool 10 --pileup 1 --jobs 2"
+    interrupt(
+        place, "simulated/wjets/*.json", "simulate", "--output", "simulated", *options.split()
     )
-    interrupt(place, "simulated/wjets/*.json", "simulate", "--output", "simulated", *options)
     assert sum(read_json(path)["written"] for path in place.glob("simulated/wjets/*.json")) >= 12
 
 
+SAMPLES = ("--samples", "{qcd: [qcd], ttbar: [ttbar]}", "--spark.driver_memory", "512m")
+
+
+@pytest.mark.once
+@pytest.mark.spark
 def test_ingest(place: Path) -> None:
-    options = (
-        "--target_partition_mb",
-        "1",
-        "--spark.master",
-        "local[2]",
-        "--spark.driver_memory",
-        "512m",
-    )
-    interrupt(
-        place,
-        "data/events/_records/*.json",
-        "ingest",
-        *options,
-        "--samples",
-        "{qcd: [qcd], ttbar: [ttbar]}",
-    )
+    options = ("--target_partition_mb", "1", "--spark.master", "local[2]")
+    interrupt(place, "data/events/_records/*.json", "ingest", *options, *SAMPLES)
     assert read_json(place / "data/events/_hepflow.json")["ledger"]["n_in"] == N_FILES * 800
 
 
-def test_ingest_while_spark_starts(place: Path) -> None:
+@pytest.mark.spark
+@pytest.mark.parametrize("seconds", [0.0, 2.0])
+def test_ingest_while_spark_starts(place: Path, seconds: float) -> None:
     """When Java appears, and a while later."""
-    for seconds in (0.0, 2.0):
-        seen: list[float] = []
+    seen: list[float] = []
 
-        def is_time(session: int, seen: list[float] = seen, seconds: float = seconds) -> bool:
-            if not seen and any("SparkSubmit" in line for line in members(session)):
-                seen.append(time.monotonic())
-            return bool(seen) and time.monotonic() - seen[0] >= seconds
+    def is_time(session: int) -> bool:
+        if not seen and any("SparkSubmit" in line for line in members(session)):
+            seen.append(time.monotonic())
+        return bool(seen) and time.monotonic() - seen[0] >= seconds
 
-        press_ctrl_c(
-            is_time,
-            place,
-            "ingest",
-            "--output",
-            "data/other",
-            "--samples",
-            "{qcd: [qcd], ttbar: [ttbar]}",
-        )
+    press_ctrl_c(is_time, place, "ingest", "--output", "data/other", *SAMPLES)
 
 
+@pytest.mark.once
 def test_features(place: Path) -> None:
-    interrupt(
-        place,
-        "data/features.zarr/_parts/*.json",
-        "features",
-        "--cluster.workers",
-        "2",
-        "--task_mb",
-        "1",
-    )
+    options = ("--input", "given/events", "--cluster.workers", "2", "--task_mb", "1")
+    interrupt(place, "data/features.zarr/_parts/*.json", "features", *options)
     counts = read_json(place / "data/features.zarr/zarr.json")["attributes"]["hepflow"]["counts"]
     assert sum(sum(split.values()) for split in counts.values()) > 0
 
 
+@pytest.mark.once
 def test_train(place: Path) -> None:
     """During the second epoch: between epochs, closing a generator may swallow an interrupt."""
-    overlay = Path(__file__).parents[2] / "configs" / "train" / "hlf.yaml"
-    trainer = {
-        "callbacks": [{"class_path": "tests.support.crash.PauseOnce", "init_args": {"step": 40}}],
-        "max_epochs": 4,
-        "accelerator": "cpu",
-    }
-    (place / "pause.yaml").write_text(yaml.safe_dump({"trainer": trainer}))
-    interrupt(
-        place,
-        "runs/hlf/paused-0",
-        "train",
-        "fit",
-        "--config",
-        str(overlay),
-        "--config",
-        "pause.yaml",
-    )
+    options = ("--config", HLF, "--config", "pause.yaml", "--output", "runs/hlf")
+    interrupt(place, "runs/hlf/paused-0", "train", "fit", *options)
     assert read_json(place / "runs/hlf/run.json")["finished"]
     assert (place / "runs/hlf/metrics.csv").read_text().count("\n") == 1 + 4
 
 
+@pytest.mark.spark
 def test_spark_train(place: Path) -> None:
-    overlay = Path(__file__).parents[2] / "configs" / "train" / "hlf.yaml"
-    options = (
-        "--config",
-        str(overlay),
-        "--config",
-        "pause.yaml",
-        "--output",
-        "runs/spark",
-        "--spark.driver_memory",
-        "512m",
-    )
-    interrupt(place, "runs/spark/paused-0", "spark-train", *options, "--spark.num_processes", "2")
+    options = ("--config", HLF, "--config", "pause.yaml", "--spark.driver_memory", "512m")
+    processes = ("--spark.num_processes", "2", "--output", "runs/spark")
+    interrupt(place, "runs/spark/paused-0", "spark-train", *options, *processes)
     assert read_json(place / "runs/spark/run.json")["finished"]
 
 
+@pytest.mark.spark
 def test_forest(place: Path) -> None:
-    options = ("--trees", "5", "--spark.driver_memory", "512m")
+    options = ("--input", "given/features.zarr", "--trees", "5", "--spark.driver_memory", "512m")
     interrupt(place, "runs/.forest.lock", "forest", *options)
     assert (place / "runs/forest/predictions.parquet").is_file()
 
 
 def test_evaluate(place: Path) -> None:
-    store = toy_store(place / "toy.zarr")  # the copied events would be a leak
-    overlay = Path(__file__).parents[2] / "configs" / "train" / "hlf.yaml"
-    options = (
-        "--config",
-        str(overlay),
-        "--data.store",
-        str(store.path),
-        "--output",
-        "toy/hlf",
-        "--trainer.max_epochs",
-        "1",
-    )
-    with command(place, "train", "fit", *options) as process:
-        assert process.wait(timeout=300) == 0
-    interrupt(place, "reports/.latest.lock", "evaluate", "--input", "toy", "--bootstrap", "2000")
+    options = ("--input", "given/runs", "--bootstrap", "2000")
+    interrupt(place, "reports/.latest.lock", "evaluate", *options)
     assert (place / "reports/latest/report.html").is_file()
 
 
 def test_tune(place: Path) -> None:
-    interrupt(
-        place,
-        "tune/study.journal",
-        "tune",
-        "--trials",
-        "2",
-        "--space",
-        "{trainer.max_epochs: [2], model.lr: [0.001, 0.01]}",
-    )
+    space = "{trainer.max_epochs: [2], model.lr: [0.001, 0.01]}"
+    options = ("--input", "given/features.zarr", "--trials", "2", "--space", space)
+    interrupt(place, "tune/study.journal", "tune", *options)
     assert (place / "tune/best.yaml").is_file()
 
 
+@pytest.mark.pythia
 def test_a_command_waits_for_the_commands_that_it_runs(place: Path) -> None:
     pytest.importorskip("pythia8mc", reason="the simulation needs hepflow[simulate]")
-    options = (
-        "--stages",
-        "[simulate]",
-        "--sizes",
-        "[6]",
-        "--workers",
-        "[1]",
-        "--repeats",
-        "1",
-        "--output",
-        "bench",
-    )
-    interrupt(place, "bench/input/6/raw/*/*.json", "bench", *options)
+    options = "--stages [simulate] --sizes [6] --workers [1] --repeats 1 --output bench"
+    interrupt(place, "bench/input/6/raw/*/*.json", "bench", *options.split())
     assert (place / "bench/bench.csv").is_file()
 
 
 def test_score(place: Path) -> None:
-    interrupt(
-        place,
-        "scores/_records/*.json",
-        "score",
-        "--model",
-        "runs/hlf/model.onnx",
-        "--target_partition_mb",
-        "1",
-        "--cluster.workers",
-        "2",
-    )
+    options = ("--model", "given/runs/hlf/model.onnx", "--target_partition_mb", "1")
+    interrupt(place, "scores/_records/*.json", "score", *options, "--cluster.workers", "2")
     assert read_json(place / "scores/_hepflow.json")["complete"]

@@ -174,9 +174,10 @@ def test_two_nodes_requeued_at_their_time_limit_and_at_a_node_s_death_train_as_o
     """The weights agree, although two nodes share each batch, and Slurm interrupts the training."""
     store = toy_store(tmp_path / "toy.zarr", events=40, mean_particles=5)
     config = tmp_path / "mine.yaml"
+    # an epoch of 8 batches takes 16 s: the training outlasts the time limit below
     slow = {
         "class_path": "tests.support.crash.SlowUntilRequeued",
-        "init_args": {"seconds": 0.5, "times": 2},
+        "init_args": {"seconds": 2, "times": 2},
     }
     text = yaml.safe_load(shipped("train/hlf.yaml").read_text()) | {
         "data": {"batch_size": 32, "workers": 0},
@@ -196,8 +197,9 @@ def test_two_nodes_requeued_at_their_time_limit_and_at_a_node_s_death_train_as_o
         cwd=tmp_path,
         extra=ENVIRONMENT,
     )
-    wait_for((moved / "run.json").is_file, tmp_path)
-    cluster.command("scontrol", "update", f"JobId={job_id}", "TimeLimit=2")
+    wait_for((moved / "checkpoints" / "last.ckpt").is_file, tmp_path)
+    _, minutes, _ = map(int, cluster.job(job_id)["RunTime"].split(":"))
+    cluster.command("scontrol", "update", f"JobId={job_id}", f"TimeLimit={minutes + 2}")
     wait_for(lambda: "requeueing job" in logs(tmp_path), tmp_path)
     cluster.command("scontrol", "update", f"JobId={job_id}", "TimeLimit=10")
     wait_for(lambda: logs(tmp_path).count("resuming from") == 1, tmp_path)

@@ -30,6 +30,7 @@ from tests.support.yarn_cluster import HADOOP_VERSION, KIND, YarnCluster, why_no
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.spark,
+    pytest.mark.yarn,
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
 ]
 

@@ -77,7 +77,7 @@ def fit(options: list[str], output: Path, world: int) -> int:
     return result.returncode
 
 
-@pytest.mark.parametrize("net", ["hlf", "inclusive"])
+@pytest.mark.parametrize("net", [pytest.param("hlf", marks=pytest.mark.system), "inclusive"])
 def test_two_processes_train_as_one_and_write_one_file(
     store: EventStore, tmp_path: Path, net: str
 ) -> None:
@@ -99,7 +99,9 @@ def test_two_processes_train_as_one_and_write_one_file(
     assert np.allclose(first.logits, second.logits, atol=1e-2)
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+@pytest.mark.parametrize(
+    ("before", "after"), [pytest.param(1, 2, marks=pytest.mark.system), (2, 1)]
+)
 def test_a_killed_run_goes_on_with_another_number_of_processes(
     store: EventStore, tmp_path: Path, before: int, after: int
 ) -> None:

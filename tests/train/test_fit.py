@@ -357,7 +357,14 @@ def test_other_classes_and_features_need_no_change(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("net", "step"), [("hlf", 11), ("inclusive", 5), ("sequence", 16)])
+@pytest.mark.parametrize(
+    ("net", "step"),
+    [
+        ("inclusive", 5),
+        pytest.param("hlf", 11, marks=pytest.mark.system),
+        pytest.param("sequence", 16, marks=pytest.mark.system),
+    ],
+)
 def test_a_killed_run_resumes_to_the_same_weights(
     store: EventStore, tmp_path: Path, net: str, step: int
 ) -> None:

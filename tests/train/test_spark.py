@@ -1,8 +1,5 @@
 """Training inside Spark: the weights of plain DDP, and a job that loses a process."""
 
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -27,22 +24,12 @@ from pyspark.ml.torch.log_communication import LogStreamingClient, LogStreamingS
 
 from hepflow.train.spark.job import _for_the_job, _reason, spark_train
 from hepflow.train.spark.task import connected
+from tests.support.commands import hepflow
 from tests.support.standalone_cluster import ask, standalone_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark]
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
-
-
-def hepflow(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    here = {"MASTER_ADDR": "127.0.0.1", "SPARK_LOCAL_IP": "127.0.0.1"}
-    environment = (
-        os.environ | here | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    )
-    command = [sys.executable, "-m", "hepflow", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=550, env=environment, cwd=cwd
-    )
 
 
 def training_in(folder: Path) -> list[int]:
@@ -97,6 +84,23 @@ def undisturbed(output: Path) -> None:
         (output / f"crashed-{rank}").touch()
 
 
+def test_two_processes_in_spark_train_to_the_weights_of_one_without(tmp_path: Path) -> None:
+    toy_store(tmp_path / "toy.zarr", events=35, mean_particles=5)
+    own = ("--config", str(shipped("train/hlf.yaml")), "--data.store", "toy.zarr", "--threads", "1")
+    own += ("--data.batch_size", "31", "--data.workers", "0", "--trainer.max_epochs", "2")
+    two = ("--output", "two", "--spark.num_processes", "2", "--spark.driver_memory", "512m")
+    done = hepflow("spark-train", *own, *two, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    one = hepflow("train", "fit", *own, "--output", "one", cwd=tmp_path)
+    assert one.returncode == 0, one.stderr
+    assert_same(weights(tmp_path / "one"), weights(tmp_path / "two"), rtol=1e-4, atol=1e-6)
+    records = [read_json(tmp_path / name / "run.json") for name in ("one", "two")]
+    assert [record["engine"] for record in records] == ["Lightning", "Spark"]
+    assert [record["processes"] for record in records] == [1, 2]
+    assert records[0]["events_trained"] == records[1]["events_trained"] == 2 * 210
+
+
+@pytest.mark.system
 def test_a_job_that_lost_an_executor_goes_on_to_the_weights_of_plain_ddp(
     options: tuple[Path, list[str]], plain: Path
 ) -> None:
@@ -149,6 +153,7 @@ def test_a_job_that_lost_an_executor_goes_on_to_the_weights_of_plain_ddp(
     assert np.allclose(first.logits, second.logits, atol=1e-5)
 
 
+@pytest.mark.system
 def test_executors_of_a_standalone_cluster_train_to_the_weights_of_plain_ddp(
     options: tuple[Path, list[str]], plain: Path
 ) -> None:

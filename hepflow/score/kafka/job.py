@@ -159,10 +159,11 @@ def _watch(
 def _backlog(source: Mapping[str, Any]) -> int:
     """Return the number of messages after the last micro-batch, from a source's progress report.
 
-    Both sides are topic -> partition -> offset, as JSON from Spark's connector.
+    Both sides are topic -> partition -> offset, as JSON from Spark's connector. A batch before the
+    source's first look at the topic has no offsets, or the text "null".
     """
     offsets = (source["endOffset"], source["latestOffset"])
-    done, latest = (json.loads(o) if isinstance(o, str) else o or {} for o in offsets)
+    done, latest = ((json.loads(o) if isinstance(o, str) else o) or {} for o in offsets)
     waiting = 0
     for topic, partitions in latest.items():
         for partition, offset in partitions.items():

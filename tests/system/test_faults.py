@@ -1,0 +1,195 @@
+"""Death at any change of the file system loses and doubles nothing, for every writer."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from hepflow.config.score import ScoreConfig
+from hepflow.data.blocks import StoreSpec
+from hepflow.data.events import open_events
+from hepflow.data.ledger import Ledger
+from hepflow.data.store import EventStore
+from hepflow.errors import DataError
+from hepflow.schema import HLF, PARTICLE
+from hepflow.score.folder import ScoreFolder, read_scores
+from hepflow.score.inputs import ranges_of
+from hepflow.score.job import prepare
+from hepflow.score.task import score_range
+from hepflow.system.files import read_json, write_json
+from hepflow.train.record import read_table
+from tests.support.faults import deaths
+from tests.support.root_files import write_delphes
+from tests.support.toy_store import toy_block, toy_store
+from tests.support.toy_trigger import all_ids, ingest, untrained, write_raw
+from tests.support.trainings import assert_same, fit, weights
+
+pytestmark = pytest.mark.once
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return all files, without the times in records."""
+    return {
+        str(path.relative_to(folder)): re.sub(rb'"seconds": [0-9.e-]+', b"", path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def survive(
+    work: Callable[[Path], object],
+    place: Path,
+    at_least: int,
+    after_death: Callable[[Path], object] = lambda _: None,
+) -> None:
+    """Let the work die at each of its changes; done again, it leaves what it leaves undisturbed.
+
+    Parameters
+    ----------
+    at_least : int
+        Changes that are known: with fewer, the hook does not see what it should.
+    after_death : callable
+        What must hold in a folder before the work is done again.
+    """
+    calm = place / "calm"
+    calm.mkdir(parents=True)
+    work(calm)
+    expected, n_deaths = contents(calm), 0
+    for folder in deaths(work, place):
+        after_death(folder)
+        work(folder)
+        assert contents(folder) == expected, f"after a death at change {n_deaths}"
+        n_deaths += 1
+    assert n_deaths >= at_least
+
+
+def test_a_json_file(tmp_path: Path) -> None:
+    def work(folder: Path) -> None:
+        for draft in folder.glob(".*.part"):  # as every owner of a folder does at its start
+            draft.unlink()
+        for n in (1, 2):
+            write_json(folder / "a.json", {"n": n})
+
+    def check(folder: Path) -> None:
+        assert not (folder / "a.json").exists() or read_json(folder / "a.json")["n"] in {1, 2}
+
+    survive(work, tmp_path, 4, check)
+
+
+def test_a_dataset_to_which_files_are_added_and_of_which_one_changes(tmp_path: Path) -> None:
+    """Ingest's tasks and its commit: readers see the dataset before or after, at any moment."""
+    first, then = tmp_path / "first", tmp_path / "then"
+    for seed, name in enumerate(("qcd/a", "qcd/b", "ttbar/c"), 1):
+        write_delphes(first / f"{name}.root", [30, 20], seed=seed)
+    shutil.copytree(first, then)
+    write_delphes(then / "qcd/b.root", [25], seed=7)
+    write_delphes(then / "ttbar/d.root", [35], seed=8)
+    classes = ("qcd", "ttbar")
+    before, after = (tmp_path / name / "events" for name in ("before", "after"))
+    for raw, output in ((first, before), (then, after)):
+        ingest(raw, output, classes)
+    allowed = [sorted(ids_of(folder)) for folder in (before, after)]
+
+    def work(folder: Path) -> None:
+        if not (folder / "events").exists():
+            shutil.copytree(before, folder / "start")
+            (folder / "start").rename(folder / "events")
+        ingest(then, folder / "events", classes)
+
+    def check(folder: Path) -> None:
+        shutil.rmtree(folder / "start", ignore_errors=True)
+        if (folder / "events").exists():
+            assert sorted(ids_of(folder / "events")) in allowed
+
+    survive(work, tmp_path / "work", 30, check)
+    assert sorted(ids_of(tmp_path / "work" / "calm" / "events")) == allowed[1]
+
+
+def ids_of(dataset: Path) -> list[int]:
+    fragments = open_events(dataset).fragments
+    names = {fragment.path for fragment in fragments}
+    tables = [pq.read_table(name, columns=["event_id"]) for name in sorted(names)]
+    return [i for table in tables for i in table["event_id"].to_pylist()]
+
+
+def test_a_store(tmp_path: Path) -> None:
+    """Features' parts: a store that opens is whole, and another attempt gives the same bytes."""
+    spec = StoreSpec(("qcd",), HLF, PARTICLE, "corrected", "events")
+    rng = np.random.default_rng(1)
+    names = [feature.name for feature in PARTICLE]
+    blocks = {
+        name: {("train", "qcd"): toy_block(rng, 4, 0, len(HLF), names, 2, 10 * number)}
+        for number, name in enumerate(("a", "b"))
+    }
+
+    def work(folder: Path) -> None:
+        store = EventStore.create(folder / "s.zarr", spec, keep=True)
+        for name in blocks.keys() - store.done():
+            store.write_part(name, blocks[name], Ledger(n_in=4, n_out=4))
+        store.finalise()
+
+    def check(folder: Path) -> None:
+        try:
+            store = EventStore.open(folder / "s.zarr")
+        except DataError:
+            return
+        assert [len(block) for block in store.blocks("train")] == [4, 4]
+
+    survive(work, tmp_path, 100, check)
+
+
+def test_scores(tmp_path: Path) -> None:
+    """Score's ranges: a reader meets each event once at most, and in the end exactly once."""
+    raw = tmp_path / "raw"
+    template = write_raw(raw / "a.root", [30, 20], seed=1)
+    write_raw(raw / "b.root", [25], seed=2)
+    model = untrained(tmp_path / "model", template)
+
+    def work(folder: Path) -> None:
+        config = ScoreConfig(input=raw, model=model, output=folder / "scores")
+        _, task, about = prepare(config)
+        scores = ScoreFolder(task.output, about)
+        for entries in scores.pending(ranges_of(raw, task.access, 1 << 30)):
+            scores.add(score_range(entries, task))
+        scores.write(complete=True)
+
+    def check(folder: Path) -> None:
+        if list(folder.glob("scores/*.parquet")):
+            ids = read_scores(folder / "scores")["event_id"].to_pylist()
+            assert len(ids) == len(set(ids))
+
+    survive(work, tmp_path / "work", 20, check)
+    scored = read_scores(tmp_path / "work" / "calm" / "scores")["event_id"].to_pylist()
+    assert sorted(scored) == all_ids(raw)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "step", [pytest.param(9, id="some"), pytest.param(1, marks=pytest.mark.system, id="every")]
+)
+def test_a_run_folder(tmp_path: Path, step: int) -> None:
+    """A training resumes to the weights, the history and the predictions of an undisturbed one."""
+    store = toy_store(tmp_path / "toy.zarr", events=40, mean_particles=1)
+
+    def work(folder: Path) -> None:
+        fit(store, folder / "run", "--trainer.max_epochs", "2", "--checkpoint_every_steps", "4")
+
+    calm = tmp_path / "work" / "calm"
+    work(calm)
+    n_deaths = 0
+    for folder in deaths(work, tmp_path / "work", step):
+        work(folder)
+        assert_same(weights(folder / "run"), weights(calm / "run"))
+        one, two = (read_json(each / "run" / "run.json") for each in (calm, folder))
+        for key in ("events_trained", "epochs", "finished", "test"):
+            assert one[key] == two[key], key
+        rows = [read_table(each / "run" / "metrics.csv") for each in (calm, folder)]
+        assert [row["val_loss"] for row in rows[0]] == [row["val_loss"] for row in rows[1]]
+        for name in ("predictions.parquet", "model.onnx"):
+            assert (folder / "run" / name).read_bytes() == (calm / "run" / name).read_bytes()
+        n_deaths += 1
+    assert n_deaths >= 50 // step
