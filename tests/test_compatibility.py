@@ -2,7 +2,8 @@
 
 These are a dataset, a store, runs, a bundle, scores and a report.
 
-tests/support/files/version_0_1.tar.xz was made by version 0.1 at commit b096bd4, from 132 generated events:
+tests/support/files/version_0_1.tar.xz was made by version 0.1 at commit b096bd4, from 132
+generated events:
 ingest, features, `train fit` (hlf finished; inclusive killed after two of four epochs), trees,
 evaluate and score. expected/inclusive.parquet holds the predictions of the same training of the
 inclusive net that was not killed.

@@ -1,9 +1,9 @@
 """Run hepflow commands without their start-up: in forks of a process that has imported everything.
 
-Importing torch, Lightning, Spark and Dask takes 5 to 15 seconds of a processor, and a fork of the
-process that did takes milliseconds. Everything else is that of a command: a process, arguments,
-environment, folder, exit status and both outputs of its own. Tests of the start itself, of signals
-and of kills start Python instead (:func:`started`).
+Importing torch, Lightning, Spark and Dask takes 10 to 20 seconds of a processor, and a fork of the
+process that did takes milliseconds. Everything else is that of a command: a process in a session of
+its own, with arguments, environment, folder, signals, exit status and both outputs. Tests of the
+start itself start Python instead (:func:`started`).
 
 What a library reads from the environment while it is imported keeps the value that it had in the
 server; ``OMP_NUM_THREADS`` is applied to torch by hand.
@@ -12,6 +12,8 @@ server; ``OMP_NUM_THREADS`` is applied to torch by hand.
 import atexit
 import multiprocessing
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,7 @@ _IMPORTED_ONCE = [
     "pyspark.sql",
     "hepflow.train.cli",
     "hepflow.features.job",
+    "hepflow.ingest.job",
 ]
 _FORKS = multiprocessing.get_context("forkserver")
 
@@ -41,6 +44,70 @@ def started(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "hepflow", *arguments]
 
 
+class Command:
+    """A running command, with a part of the interface of :class:`subprocess.Popen`.
+
+    Parameters
+    ----------
+    merged : bool
+        Write stderr to stdout, as a terminal shows them.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        merged: bool = False,
+    ) -> None:
+        _FORKS.set_forkserver_preload(_IMPORTED_ONCE)
+        self.arguments = arguments
+        self._folder = Path(tempfile.mkdtemp(prefix="command-"))
+        outputs = [self._folder / name for name in ("stdout", "stdout" if merged else "stderr")]
+        self._process = _FORKS.Process(
+            target=_run, args=(arguments, environment(**env or {}), cwd or Path.cwd(), outputs)
+        )
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        """Number of the process, of its group and of its session."""
+        return self._process.pid or 0
+
+    def poll(self) -> int | None:
+        """Return the exit status, negative for a signal, or None while it runs."""
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        """Kill it, as with ``kill -9``."""
+        self._process.kill()
+        self._process.join()
+
+    def wait(self, timeout: float = 300) -> int:
+        """Return the exit status at its end, which is an error if it comes too late."""
+        self._process.join(timeout)
+        code = self.poll()
+        if code is None:
+            self.kill()
+            raise AssertionError(f"no end after {timeout:g} s: {self.printed()}")
+        return code
+
+    def printed(self) -> str:
+        """Return its outputs until now."""
+        files = sorted(self._folder.glob("*"))
+        return "\n".join(path.read_text() for path in files)
+
+    def finish(self, timeout: float = 550) -> subprocess.CompletedProcess[str]:
+        """Wait for its end, and return its outputs, like :func:`subprocess.run`."""
+        code = self.wait(timeout)
+        stdout, stderr = (
+            path.read_text() if (path := self._folder / name).exists() else ""
+            for name in ("stdout", "stderr")
+        )
+        shutil.rmtree(self._folder)
+        return subprocess.CompletedProcess(self.arguments, code, stdout, stderr)
+
+
 def hepflow(
     *arguments: str,
     env: Mapping[str, str] | None = None,
@@ -48,31 +115,19 @@ def hepflow(
     timeout: float = 550,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, like :func:`subprocess.run` of ``python -m hepflow`` would."""
-    _FORKS.set_forkserver_preload(_IMPORTED_ONCE)
-    with tempfile.TemporaryDirectory() as folder:
-        outputs = [Path(folder) / name for name in ("stdout", "stderr")]
-        process = _FORKS.Process(
-            target=_run, args=(arguments, environment(**env or {}), str(cwd or Path.cwd()), outputs)
-        )
-        process.start()
-        process.join(timeout)
-        late = process.exitcode is None
-        if late:
-            process.kill()
-            process.join()
-        stdout, stderr = (path.read_text() if path.exists() else "" for path in outputs)
-    assert not late, f"no end after {timeout} s:\n{stdout}\n{stderr}"
-    return subprocess.CompletedProcess(arguments, process.exitcode, stdout, stderr)
+    return Command(*arguments, env=env, cwd=cwd).finish(timeout)
 
 
 def _run(
-    arguments: tuple[str, ...], variables: dict[str, str], folder: str, outputs: list[Path]
+    arguments: tuple[str, ...], variables: dict[str, str], folder: Path, outputs: list[Path]
 ) -> None:
+    os.setsid()
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(folder)
     for descriptor, path in enumerate(outputs, 1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), descriptor)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [str(Path(sys.executable).with_name("hepflow")), *arguments]
     from hepflow.__main__ import run  # noqa: PLC0415
 

@@ -1,7 +1,6 @@
 """The features stage with killed workers and a killed client: always the same bytes in the end."""
 
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ from hepflow.data.events import open_events
 from hepflow.data.store import EventStore
 from hepflow.features.job import run
 from hepflow.features.parts import make_part
-from tests.support.commands import started
+from tests.support.commands import Command, hepflow
 from tests.support.delphes_events import write_dataset
 
 pytestmark = pytest.mark.slow
@@ -106,19 +105,18 @@ def test_after_the_client_and_its_scheduler_are_killed_the_same_command_resumes(
         "cluster.workers": 2,
         "cluster.memory": "2GiB",
     }
-    words = (word for key, value in options.items() for word in (f"--{key}", str(value)))
-    command = started("features", *words)
-    client = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    words = tuple(word for key, value in options.items() for word in (f"--{key}", str(value)))
+    command = ("features", *words)
+    client = Command(*command)
     deadline = time.monotonic() + 120
     while n_parts(config) < 4:
         assert client.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
     workers = psutil.Process(client.pid).children(recursive=True)
-    client.send_signal(signal.SIGKILL)
-    client.wait()
+    client.kill()
     done = {path: path.stat().st_mtime_ns for path in config.output.glob("_parts/*.json")}
-    again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    again = hepflow(*command)
     assert again.returncode == 0, again.stderr
     assert f"{len(done)} of 12 parts" in again.stderr
     assert 4 <= len(done) < 12

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 from hepflow.data.ledger import Ledger
 from hepflow.system.files import read_json
 from hepflow_bench.copies import copy_as_new
-from tests.support.commands import started
+from tests.support.commands import Command
 from tests.support.root_files import write_delphes
 from tests.support.toy_trigger import ingest
 
@@ -34,17 +33,14 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "raw"
 
 
-def started_ingest(
-    raw: Path, output: Path, stderr: int = subprocess.DEVNULL
-) -> subprocess.Popen[bytes]:
+def started_ingest(raw: Path, output: Path) -> Command:
     options = (
         "--target_partition_mb=1",
         "--spark.master=local[2]",
         "--spark.driver_memory=512m",
         "--samples={qcd: [qcd], ttbar: [ttbar]}",
     )
-    command = started("ingest", f"--input={raw}", f"--output={output}", *options)
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
+    return Command("ingest", f"--input={raw}", f"--output={output}", *options)
 
 
 def dataset(output: Path) -> dict[str, bytes]:
@@ -68,7 +64,7 @@ def records(output: Path) -> int:
     return len(list((output / "_records").glob("*.json")))
 
 
-def wait_for_records(process: subprocess.Popen[bytes], output: Path, more: int) -> None:
+def wait_for_records(process: Command, output: Path, more: int) -> None:
     wanted = records(output) + more
     while process.poll() is None and records(output) < wanted:
         time.sleep(0.005)
@@ -116,7 +112,6 @@ def test_killed_drivers_lose_and_double_nothing(
         time.sleep(rng.uniform(0, 0.05))
         killed += process.poll() is None
         process.kill()
-        process.wait()
         left.append(records(output))
     assert started_ingest(raw, output).wait() == 0
     assert dataset(output) == undisturbed, f"records after each kill: {left}"
@@ -145,14 +140,15 @@ def test_a_killed_java_is_an_error_of_one_line_and_the_same_command_resumes(
     raw: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     output = tmp_path / "events"
-    process = started_ingest(raw, output, subprocess.PIPE)
+    process = started_ingest(raw, output)
     wait_for_records(process, output, 3)
     (java,) = (
         child for child in psutil.Process(process.pid).children() if "SparkSubmit" in command(child)
     )
     java.kill()
-    printed = process.communicate(timeout=60)[1].decode()
-    assert process.returncode == 2, printed
+    done = process.finish(60)
+    printed = done.stderr
+    assert done.returncode == 2, printed
     assert "hepflow: error: Spark's Java process died" in printed.splitlines()[-1]
     assert "Traceback" not in printed
     assert started_ingest(raw, output).wait() == 0

@@ -3,11 +3,9 @@
 import contextlib
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -16,7 +14,7 @@ import yaml
 from hepflow.config.shipped import shipped
 from hepflow.system.files import read_json
 from hepflow_bench.copies import copy_as_new
-from tests.support.commands import environment, started
+from tests.support.commands import Command, hepflow
 from tests.support.root_files import write_delphes
 from tests.support.toy_store import toy_store
 from tests.support.toy_trigger import ingest
@@ -28,14 +26,6 @@ N_FILES = 12
 HLF = str(shipped("train/hlf.yaml"))
 GRACE_S = 20
 """Time for processes that end after the one that started them, such as Spark's JVM."""
-
-
-@pytest.fixture(autouse=True)
-def _enable_interrupts() -> Iterator[None]:
-    """Enable SIGINT, which a shell disables for background processes and their children."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
@@ -63,42 +53,31 @@ def interrupt(place: Path, sign: str, *arguments: str) -> None:
     """Interrupt a command once new files match a pattern, then let the same command finish."""
     before = set(place.glob(sign))
     press_ctrl_c(lambda _: bool(set(place.glob(sign)) - before), place, *arguments)
-    with command(place, *arguments) as process:
-        printed, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, printed
+    done = hepflow(*arguments, cwd=place)
+    assert done.returncode == 0, done.stderr
 
 
 def press_ctrl_c(when: Callable[[int], bool], place: Path, *arguments: str) -> None:
     """Run a command, press Ctrl-C when ``when(session)`` is true, and check the result."""
-    with command(place, *arguments) as process:
-        session = os.getsid(process.pid)
-        while process.poll() is None and not when(session):
+    process = Command(*arguments, cwd=place, merged=True)
+    try:
+        while process.poll() is None and not when(process.pid):
             time.sleep(0.01)
-        assert process.poll() is None, f"it ended too early: {process.communicate()[0]}"
+        assert process.poll() is None, f"it ended too early: {process.printed()}"
         os.killpg(process.pid, signal.SIGINT)
-        printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, printed
+        done = process.finish(60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    printed = done.stdout
+    assert done.returncode == 130, printed
     assert (
         printed.strip().splitlines()[-1]
         == "hepflow: interrupted. Run the same command to continue; finished work is kept."
     ), printed
     assert "Traceback" not in printed, printed
     assert "WARNING" not in printed, printed
-    assert left_in(session) == [], printed
-
-
-@contextlib.contextmanager
-def command(place: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Start a command in its own session, as a terminal would."""
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    process: subprocess.Popen[str] = subprocess.Popen(
-        started(*arguments), cwd=place, env=environment(), start_new_session=True, **pipes
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+    assert left_in(process.pid) == [], printed
 
 
 def left_in(session: int) -> list[str]:
