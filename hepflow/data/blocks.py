@@ -1,7 +1,7 @@
 """Parts of a feature store in memory: its description, blocks of events, and where a block is."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -9,30 +9,23 @@ import numpy as np
 from hepflow.data.provenance import digest
 from hepflow.schema import Feature
 
-FLOAT_BITS = 23
-"""Bits of a 32-bit float's mantissa."""
+FLOAT_BITS = 23  # bits of a 32-bit float's mantissa
 
 
 @dataclass(frozen=True)
 class StoreSpec:
     """Description of a store: fixed at its creation, except for the provenance of its events."""
 
-    classes: tuple[str, ...]
-    """Names of the classes; the label of a class is its position."""
+    classes: tuple[str, ...]  # names of the classes; the label of a class is its position
     hlf: tuple[Feature, ...]
     particles: tuple[Feature, ...]
-    definitions: str
-    """Definitions of the physics, ``corrected`` or ``reference``."""
-    provenance: str
-    """Hash of the configuration and the input."""
+    definitions: str  # definitions of the physics, ``corrected`` or ``reference``
+    provenance: str  # hash of the configuration and the input
     splits: Mapping[str, float] = field(default_factory=dict)
     """Fraction of the events in each split."""
-    physics: str = ""
-    """``package.module:function@hash`` of a user's own physics."""
-    input: str = ""
-    """Provenance of the events that the store was made from."""
-    keep_bits: int = FLOAT_BITS
-    """Bits of the mantissa that the particles' features keep."""
+    physics: str = ""  # ``package.module:function@hash`` of a user's own physics
+    input: str = ""  # provenance of the events that the store was made from
+    keep_bits: int = FLOAT_BITS  # bits of the mantissa that the particles' features keep
 
     @property
     def settings(self) -> str:
@@ -43,15 +36,12 @@ class StoreSpec:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "StoreSpec":
         """Return the description in the attributes of a store."""
-        optional = ("splits", "physics", "input", "keep_bits")  # older stores lack some of them
-        return cls(
-            tuple(data["classes"]),
-            tuple(Feature(**feature) for feature in data["hlf"]),
-            tuple(Feature(**feature) for feature in data["particles"]),
-            data["definitions"],
-            data["provenance"],
-            **{key: data[key] for key in optional if key in data},
-        )
+        # Older stores lack some of the fields with a default.
+        names = [own.name for own in fields(cls)]
+        values = {name: data[name] for name in names if name in data}
+        for kind in ("hlf", "particles"):
+            values[kind] = tuple(Feature(**feature) for feature in data[kind])
+        return cls(**{**values, "classes": tuple(data["classes"])})
 
 
 @dataclass(frozen=True)
@@ -61,16 +51,11 @@ class EventBlock:
     ``block[events]`` selects events by a slice (views, no copies), a mask or positions.
     """
 
-    hlf: np.ndarray
-    """(events, n_hlf) float32"""
-    particles: np.ndarray
-    """(particles of all events, n_particle_features) float32"""
-    offsets: np.ndarray
-    """(events + 1) int64, from 0"""
-    label: np.ndarray
-    """(events) int8"""
-    event_id: np.ndarray
-    """(events) int64"""
+    hlf: np.ndarray  # (events, n_hlf) float32
+    particles: np.ndarray  # (particles of all events, n_particle_features) float32
+    offsets: np.ndarray  # (events + 1) int64, from 0
+    label: np.ndarray  # (events) int8
+    event_id: np.ndarray  # (events) int64
 
     def __len__(self) -> int:
         return len(self.label)

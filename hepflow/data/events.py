@@ -15,6 +15,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,24 +31,19 @@ from hepflow.data.output import MARKER, read_marker
 from hepflow.errors import DataError, one_line
 from hepflow.schema import COLLECTIONS, EVENT_COLUMNS, EVENTS_SCHEMA_VERSION
 
-COLUMNS = ("label", "event_id", *COLLECTIONS)
-"""Columns that the features are made of."""
-ROWS_PER_GROUP = 1000
-"""Events per row group, the smallest unit that the features stage reads."""
+COLUMNS = ("label", "event_id", *COLLECTIONS)  # columns that the features are made of
+ROWS_PER_GROUP = 1000  # events per row group, the smallest unit that the features stage reads
 _FOOTER = struct.Struct("<I4s")  # a Parquet file ends in the footer's length and PAR1
 
 
 def arrow_schema(columns: Mapping[str, str] = EVENT_COLUMNS) -> pa.Schema:
     """Return the Arrow schema of some flat columns and all collections."""
-    flat = {name: pa.type_for_alias(kind) for name, kind in columns.items()}
-    for name, fields in COLLECTIONS.items():
-        content = [_field(field, pa.type_for_alias(kind)) for field, kind in fields.items()]
-        flat[name] = pa.list_(_field("element", pa.struct(content)))
-    return pa.schema([_field(name, kind) for name, kind in flat.items()])
-
-
-def _field(name: str, kind: pa.DataType) -> pa.Field:
-    return pa.field(name, kind, nullable=False)
+    field = partial(pa.field, nullable=False)
+    schema = [field(name, pa.type_for_alias(kind)) for name, kind in columns.items()]
+    for name, members in COLLECTIONS.items():
+        content = [field(member, pa.type_for_alias(kind)) for member, kind in members.items()]
+        schema.append(field(name, pa.list_(field("element", pa.struct(content)))))
+    return pa.schema(schema)
 
 
 def event_columns(
@@ -64,16 +61,7 @@ def event_columns(
 
 
 def to_arrow(events: ak.Array, columns: Mapping[str, pa.Array], schema: pa.Schema) -> pa.Table:
-    """Return a table of some flat columns and of collections, those that the schema names.
-
-    Parameters
-    ----------
-    events : (n,) records with one list of structs per collection
-    columns : mapping
-        Flat columns, (n,) each.
-    schema : pa.Schema
-        Such as `arrow_schema`.
-    """
+    """Return a table of flat columns, (n,) each, and the collections that the schema names."""
     arrays = []
     for field in schema:
         if field.name in columns:
@@ -240,7 +228,7 @@ def _about(path: Path) -> dict[str, Any]:
     about = read_marker(path)
     if about is None:
         what = f"no {MARKER}: `hepflow ingest` did not finish here. Run it again to resume."
-        if next(path.rglob("*.root"), None) is not None:
+        if any(path.rglob("*.root")):
             what = f"ROOT files. Make a dataset of them: `hepflow ingest --input {path}`."
         elif (path / "zarr.json").is_file():
             what = "a feature store. Give the Parquet dataset of `hepflow ingest`."
@@ -264,27 +252,21 @@ def _fragments_of(file: Path, root: Path, task_bytes: int) -> list[Fragment]:
         raise DataError(f"{file}: {what}. Remove it and run `hepflow ingest` again.") from error
     _check_columns(file, schema)
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    first, held = 0, 0
-    cuts = []
-    for i, group in enumerate(groups):
-        if i > first and held + group.total_byte_size > task_bytes:
-            cuts.append((first, i))
-            first, held = i, 0
-        held += group.total_byte_size
-    cuts.append((first, len(groups)))
+    sizes = [group.total_byte_size for group in groups]
+    starts = [0]
+    for i in range(1, len(groups)):
+        if sum(sizes[starts[-1] : i + 1]) > task_bytes:
+            starts.append(i)
+    cuts = list(pairwise([*starts, len(groups)]))
     name = file.relative_to(root).with_suffix("").as_posix().replace("/", "--")
     name = re.sub(r"[^A-Za-z0-9=.+-]", "_", name)
-    return [
-        Fragment(
-            name=name if len(cuts) == 1 else f"{name}--rows{number:04d}",
-            path=file,
-            row_groups=tuple(range(first, stop)),
-            n_events=sum(group.num_rows for group in groups[first:stop]),
-            n_bytes=sum(group.total_byte_size for group in groups[first:stop]),
-            fingerprint=f"{mark}:{first}-{stop}",
-        )
-        for number, (first, stop) in enumerate(cuts)
-    ]
+    fragments = []
+    for number, (first, stop) in enumerate(cuts):
+        own = name if len(cuts) == 1 else f"{name}--rows{number:04d}"
+        n_events = sum(group.num_rows for group in groups[first:stop])
+        rows, content = tuple(range(first, stop)), f"{mark}:{first}-{stop}"
+        fragments.append(Fragment(own, file, rows, n_events, sum(sizes[first:stop]), content))
+    return fragments
 
 
 def _check_columns(file: Path, schema: pa.Schema) -> None:

@@ -17,14 +17,8 @@ def event_ids(file_uuid: bytes, entries: np.ndarray) -> np.ndarray:
     """Return the identities of entries of one file, (n,) int64.
 
     They differ within a file by construction (the mixing is a bijection). For 54 million events of
-    many files, the chance that any two are equal is 1e-4, as for any hash of 64 bits.
-
-    Parameters
-    ----------
-    file_uuid : bytes
-        UUID in the header of the ROOT file: a copy or a move keeps it.
-    entries : (n,) integers
-        Rows of the tree.
+    many files, the chance that any two are equal is 1e-4, as for any hash of 64 bits. The UUID is
+    that in the header of the ROOT file: a copy or a move keeps it.
     """
     key = np.uint64(int.from_bytes(hashlib.blake2b(file_uuid, digest_size=8).digest(), "little"))
     with np.errstate(over="ignore"):
@@ -32,14 +26,7 @@ def event_ids(file_uuid: bytes, entries: np.ndarray) -> np.ndarray:
 
 
 def split_index(event_id: np.ndarray, fractions: Mapping[str, float]) -> np.ndarray:
-    """Return the split of each event, (n,) int64: its position in ``fractions``.
-
-    Parameters
-    ----------
-    event_id : (n,) int64
-    fractions : mapping
-        Split -> fraction of the events; they add up to 1.
-    """
+    """Return the position of each event's split in ``fractions``, which add up to 1, (n,) int64."""
     uniform = _mix(event_id.view(np.uint64) ^ _SPLIT_SALT) / 2.0**64
     edges = np.cumsum(list(fractions.values()))
     return np.searchsorted(edges[:-1], uniform, side="right")

@@ -50,27 +50,15 @@ class Ledger:
         return " and ".join(known + unknown) or "0"
 
     def __add__(self, other: "Ledger") -> "Ledger":
-        rejected = Counter(self.rejected) + Counter(other.rejected)
-        return Ledger(
-            self.n_in + other.n_in,
-            self.n_out + other.n_out,
-            dict(sorted(rejected.items())),
-            self.lost + other.lost,
-        )
+        rejected = dict(sorted((Counter(self.rejected) + Counter(other.rejected)).items()))
+        n_in, n_out = self.n_in + other.n_in, self.n_out + other.n_out
+        return Ledger(n_in, n_out, rejected, self.lost + other.lost)
 
     def check(self) -> "Ledger":
-        """Return this ledger if its sum is right.
-
-        Raises
-        ------
-        AssertionError
-            Events appeared or vanished: a bug of hepflow, never of the data.
-        """
+        """Return this ledger if its sum is right: if not, that is a bug of hepflow."""
         if self.n_in != self.n_out + self.n_rejected + self.n_lost:
-            raise AssertionError(
-                f"the ledger does not reconcile: {self.n_in} in, {self.n_out} out, "
-                f"{self.n_rejected} rejected, {self.n_lost} lost"
-            )
+            out = f"{self.n_out} out, {self.n_rejected} rejected, {self.n_lost} lost"
+            raise AssertionError(f"the ledger does not reconcile: {self.n_in} in, {out}")
         return self
 
     def to_dict(self) -> dict[str, Any]:

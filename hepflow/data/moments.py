@@ -45,22 +45,16 @@ class Moments:
     @classmethod
     def total(cls, samples: "Iterable[Moments | np.ndarray]", n_features: int) -> "Moments":
         """Return the moments of all samples together; a sample is its moments or its rows."""
-        return sum(
-            (sample if isinstance(sample, Moments) else cls.of(sample) for sample in samples),
-            start=cls.none(n_features),
-        )
+        moments = (one if isinstance(one, Moments) else cls.of(one) for one in samples)
+        return sum(moments, start=cls.none(n_features))
 
     def __add__(self, other: "Moments") -> "Moments":
         count = self.count + other.count
         delta = other.mean - self.mean
         fraction = other.count / count if count else 0.0
-        return Moments(
-            count,
-            self.mean + delta * fraction,
-            self.m2 + other.m2 + delta**2 * self.count * fraction,
-            np.minimum(self.min, other.min),
-            np.maximum(self.max, other.max),
-        )
+        mean, m2 = self.mean + delta * fraction, delta**2 * self.count * fraction
+        low, high = np.minimum(self.min, other.min), np.maximum(self.max, other.max)
+        return Moments(count, mean, self.m2 + other.m2 + m2, low, high)
 
     def statistics(self) -> dict[str, Any]:
         """Return ``count``, and ``mean, std, min, max`` per feature, as a store's attributes."""

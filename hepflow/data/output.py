@@ -15,13 +15,7 @@ MARKER = "_hepflow.json"
 
 
 def read_marker(folder: Path) -> dict[str, Any] | None:
-    """Return the content of a folder's marker; None if there is none.
-
-    Raises
-    ------
-    DataError
-        The marker is not JSON.
-    """
+    """Return the content of a folder's marker; None if there is none."""
     path = folder / MARKER
     return read_json(path) if path.is_file() else None
 
@@ -34,28 +28,12 @@ def write_marker(folder: Path, about: Mapping[str, Any]) -> None:
 def refuse_to_replace(
     output: Path, held: str, before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> None:
-    """Refuse an output that holds what was made with other settings.
+    """Refuse an output that holds something, such as "a dataset", made with other settings.
 
-    Parameters
-    ----------
-    output : Path
-    held : str
-        What it holds.
-    before, now : mapping
-        Setting -> value; one that either does not name is not compared.
-
-    Raises
-    ------
-    ConfigError
-        A setting differs.
+    A setting that only one of ``before`` and ``now`` names is not compared.
     """
-    named = [
-        f"{name} {before[name]} (now {value})"
-        for name, value in now.items()
-        if name in before and before[name] != value
-    ]
-    if named:
-        raise ConfigError(
-            f"{output} holds {held} with {', '.join(named)}. Give another --output, or --overwrite "
-            "to replace it."
-        )
+    names = [name for name in now if name in before and before[name] != now[name]]
+    changed = [f"{name} {before[name]} (now {now[name]})" for name in names]
+    if changed:
+        advice = "Give another --output, or --overwrite to replace it."
+        raise ConfigError(f"{output} holds {held} with {', '.join(changed)}. {advice}")

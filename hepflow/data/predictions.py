@@ -51,12 +51,9 @@ def softmax(logits_NK: np.ndarray) -> np.ndarray:
 def write_predictions(path: Path, predictions: Predictions) -> None:
     """Write predictions, whole or not at all."""
     order = np.argsort(predictions.event_id, kind="stable")
-    columns: dict[str, Any] = {
-        "event_id": predictions.event_id[order],
-        "label": predictions.label[order].astype(np.int8),
-    }
-    for index, name in enumerate(predictions.classes):
-        columns[f"logit_{name}"] = predictions.logits[order, index].astype(np.float32)
+    columns = {"event_id": predictions.event_id, "label": predictions.label.astype(np.int8)}
+    for name, logits in zip(predictions.classes, predictions.logits.T, strict=True):
+        columns[f"logit_{name}"] = logits.astype(np.float32)
     about = {
         "schema_version": PREDICTIONS_SCHEMA_VERSION,
         "classes": list(predictions.classes),
@@ -64,10 +61,9 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
         "provenance": dict(predictions.provenance),
     }
     metadata = {"hepflow": json.dumps(about, sort_keys=True)}
+    table = pa.table({name: values[order] for name, values in columns.items()}, metadata=metadata)
     with whole(path) as part:
-        pq.write_table(
-            pa.table(columns).replace_schema_metadata(metadata), part, compression="zstd"
-        )
+        pq.write_table(table, part, compression="zstd")
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -88,11 +84,6 @@ def read_predictions(path: Path) -> Predictions:
     if missing := [name for name in ("event_id", "label", *logits) if name not in columns]:
         what = f"no column {', '.join(missing)} among {', '.join(columns)}"
         raise DataError(f"{path}: {what}. See docs/evaluate.md for the columns of this file.")
-    return Predictions(
-        table["event_id"].to_numpy(),
-        table["label"].to_numpy(),
-        np.stack([table[name].to_numpy() for name in logits], axis=1),
-        classes,
-        about["model"],
-        about["provenance"],
-    )
+    ids, label = table["event_id"].to_numpy(), table["label"].to_numpy()
+    values = np.stack([table[name].to_numpy() for name in logits], axis=1)
+    return Predictions(ids, label, values, classes, about["model"], about["provenance"])

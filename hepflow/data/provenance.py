@@ -11,13 +11,7 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def digest(*parts: Any) -> str:
-    """Return a hash of plain values, the same in any process: 16 hexadecimal digits.
-
-    Parameters
-    ----------
-    *parts
-        Dataclasses, mappings, sequences, paths, numbers, strings. Their order counts.
-    """
+    """Return a hash of plain values and dataclasses in this order: 16 hexadecimal digits."""
     text = json.dumps([_plain(part) for part in parts])
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
@@ -25,21 +19,13 @@ def digest(*parts: Any) -> str:
 def code_hash(folder: Path = PACKAGE, leave_out: tuple[str, ...] = ()) -> str:
     """Return a hash of the sources below a folder, the same wherever hepflow is installed.
 
-    Parameters
-    ----------
-    folder : Path
-    leave_out : tuple of str
-        Beginnings of the relative paths of sources that do not count.
+    ``leave_out`` holds beginnings of the relative paths of sources that do not count.
     """
-    sources = sorted(
-        path
-        for path in folder.rglob("*.*")
-        if path.suffix in {".py", ".yaml", ".j2", ".css", ".js"}
-    )
+    kinds = {".py", ".yaml", ".j2", ".css", ".js"}
+    sources = sorted(path for path in folder.rglob("*.*") if path.suffix in kinds)
     named = [(path.relative_to(folder).as_posix(), path) for path in sources]
-    return digest(
-        [(name, path.read_text()) for name, path in named if not name.startswith(leave_out)]
-    )
+    counted = [(name, path) for name, path in named if not name.startswith(leave_out)]
+    return digest([(name, path.read_text()) for name, path in counted])
 
 
 def _plain(value: Any) -> Any:

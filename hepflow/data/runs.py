@@ -10,8 +10,7 @@ from typing import Any
 
 from hepflow.system.files import read_json
 
-RECORD = "run.json"
-"""How the run came about; the first file of a run."""
+RECORD = "run.json"  # how the run came about; the first file of a run
 CONFIG = "config.yaml"
 HISTORY = "metrics.csv"
 PREDICTIONS = "predictions.parquet"
@@ -23,13 +22,7 @@ FILES = (CONFIG, HISTORY, PREDICTIONS, ONNX, f"{CHECKPOINTS}/{BEST}", f"{CHECKPO
 
 
 def read_record(folder: Path) -> Mapping[str, Any]:
-    """Return the run's record; empty if there is none.
-
-    Raises
-    ------
-    DataError
-        The record is not JSON.
-    """
+    """Return the run's record; empty if there is none."""
     path = folder / RECORD
     record: Mapping[str, Any] = read_json(path) if path.is_file() else {}
     return record
@@ -38,16 +31,10 @@ def read_record(folder: Path) -> Mapping[str, Any]:
 def clear(folder: Path, *, logs: bool = False) -> None:
     """Remove an earlier run, and nothing that hepflow did not write.
 
-    Parameters
-    ----------
-    folder : Path
-    logs : bool
-        Also TensorBoard's, where those of other configurations lie next to this run's.
+    With ``logs``, also TensorBoard's, where those of other configurations lie next to this run's.
     """
-    if not (folder / RECORD).is_file():
-        return
-    if logs:
-        shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    for name in (*FILES, RECORD):
-        (folder / name).unlink(missing_ok=True)
+    if (folder / RECORD).is_file():
+        for name in (CHECKPOINTS, TENSORBOARD) if logs else (CHECKPOINTS,):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in (*FILES, RECORD):
+            (folder / name).unlink(missing_ok=True)

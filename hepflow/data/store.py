@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from hepflow.errors import DataError
 from hepflow.schema import SPLITS, STORE_SCHEMA_VERSION
 from hepflow.system.files import read_json, write_json
 
+Blocks = Mapping[tuple[str, str], EventBlock]  # (split, class) -> events
 _TYPES = {"particles": "f4", "offsets": "i8", "hlf": "f4", "label": "i1", "event_id": "i8"}
 
 
@@ -52,18 +54,12 @@ class EventStore:
         stay, and the caller discards the outdated ones (see `sources` and `discard`). A path that
         holds something else is refused.
         """
-        about = _attributes(path)
-        if about is None and path.exists():
-            begun = re.compile(
-                r"_parts|zarr\.json|zarr\.\w+\.partial"
-            )  # creating it was interrupted
-            if not path.is_dir() or not all(
-                begun.fullmatch(child.name) for child in path.iterdir()
-            ):
-                raise DataError(
-                    f"{path}: not a feature store. Remove it, or choose another output."
-                )
-        before = about or {}
+        before = _attributes(path) or {}
+        if not before and path.exists():
+            begun = re.compile(r"_parts|zarr\.json|zarr\.\w+\.partial")  # interrupted when created
+            if not path.is_dir() or not all(begun.fullmatch(one.name) for one in path.iterdir()):
+                what = "not a feature store. Remove it, or choose another output."
+                raise DataError(f"{path}: {what}")
         same_input = before.get("provenance") == spec.provenance
         same_settings = keep and before.get("settings") == spec.settings
         same_schema = before.get("schema_version") == STORE_SCHEMA_VERSION
@@ -98,9 +94,8 @@ class EventStore:
             versions = f"schema version {version}, this hepflow reads {STORE_SCHEMA_VERSION}"
             raise DataError(f"{path}: store of {versions}. Run `hepflow features` again.")
         if not about["complete"]:
-            raise DataError(
-                f"{path}: the store is unfinished. Repeat `hepflow features` to resume."
-            )
+            what = "the store is unfinished. Repeat `hepflow features` to resume."
+            raise DataError(f"{path}: {what}")
         return cls(path, StoreSpec.from_dict(about))
 
     @property
@@ -136,29 +131,11 @@ class EventStore:
         self.__dict__.pop("_records", None)  # the cached ones
         for name in names:
             (self.path / "_parts" / f"{name}.json").unlink(missing_ok=True)
-            for split in SPLITS:
-                for class_name in self.spec.classes:
-                    shutil.rmtree(self.path / split / class_name / name, ignore_errors=True)
+            for split, class_name in product(SPLITS, self.spec.classes):
+                shutil.rmtree(self.path / split / class_name / name, ignore_errors=True)
 
-    def write_part(
-        self,
-        name: str,
-        blocks: Mapping[tuple[str, str], EventBlock],
-        ledger: Ledger,
-        source: str = "",
-    ) -> None:
-        """Write the events of one fragment, whole or not at all; an earlier attempt is replaced.
-
-        Parameters
-        ----------
-        name : str
-            Unique to the fragment.
-        blocks : mapping
-            (split, class) -> events.
-        ledger : Ledger
-        source : str
-            Fingerprint of the fragment, by which a later run detects a change.
-        """
+    def write_part(self, name: str, blocks: Blocks, ledger: Ledger, source: str = "") -> None:
+        """Write the events of one fragment, whole or not at all; an earlier attempt is replaced."""
         train = [block for (split, _), block in sorted(blocks.items()) if split == "train"]
         hlf = Moments.total([block.hlf for block in train], len(self.spec.hlf))
         particles = Moments.total([block.particles for block in train], len(self.spec.particles))
@@ -174,7 +151,13 @@ class EventStore:
                 parts.append(part)
             self.discard([name])
             for part in parts:
-                _move(scratch / part.path, self.path / part.path)
+                written, place = scratch / part.path, self.path / part.path
+                place.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    written.rename(place)
+                except OSError:  # another writer of the same part has just put it there
+                    shutil.rmtree(place, ignore_errors=True)
+                    written.rename(place)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         record = {
@@ -193,11 +176,11 @@ class EventStore:
     def finalise(self) -> Ledger:
         """Add up statistics and ledgers of the parts, and mark the store complete."""
         _sweep(self.path)
-        moments = [record["moments"] for record in self._records if record["moments"]]
-        hlf, particles = (
-            Moments.total((Moments.from_dict(own[i]) for own in moments), len(features))
-            for i, features in enumerate((self.spec.hlf, self.spec.particles))
-        )
+        statistics = {}
+        for i, name in enumerate(("hlf", "particles")):
+            own = [record["moments"][i] for record in self._records if record["moments"]]
+            moments = Moments.total(map(Moments.from_dict, own), len(getattr(self.spec, name)))
+            statistics[name] = moments.statistics()
         ledger = self.ledger()
         counts = {split: dict.fromkeys(self.spec.classes, 0) for split in SPLITS}
         for part in self._parts:
@@ -206,7 +189,7 @@ class EventStore:
             **self.attributes,
             "complete": True,
             "counts": counts,
-            "statistics": {"hlf": hlf.statistics(), "particles": particles.statistics()},
+            "statistics": statistics,
             "ledger": ledger.to_dict(),
         }
         return ledger
@@ -216,42 +199,42 @@ class EventStore:
         place = (split, class_name)
         return [part for part in self._parts if (part.split, part.class_name) == place]
 
+    def all_parts(self, split: str) -> list[Part]:
+        """Return the parts of a split, class by class."""
+        return [part for name in self.spec.classes for part in self.parts(split, name)]
+
     def read(
         self, part: Part, start: int = 0, stop: int | None = None, *, particles: bool = True
     ) -> EventBlock:
         """Return events ``start:stop`` of a part; without ``particles``, every event has none."""
-        group = self.path / part.path
-        hlf, label, event_id = (
-            ShardedArray.open(group / name).read(start, stop)
-            for name in ("hlf", "label", "event_id")
-        )
+        names = ("hlf", "label", "event_id")
+        hlf, label, event_id = (self._array(part, name).read(start, stop) for name in names)
         if not particles:
             none = np.empty((0, len(self.spec.particles)), dtype=np.float32)
             return EventBlock(hlf, none, np.zeros(len(hlf) + 1, dtype=np.int64), label, event_id)
         end = None if stop is None else stop + 1
-        offsets = ShardedArray.open(group / "offsets").read(start, end)
+        offsets = self._array(part, "offsets").read(start, end)
         first, last = int(offsets[0]), int(offsets[-1])
-        rows = ShardedArray.open(group / "particles").read(first, last)
+        rows = self._array(part, "particles").read(first, last)
         return EventBlock(hlf, rows, offsets - first, label, event_id)
 
     def blocks(self, split: str, *, particles: bool = True) -> Iterator[EventBlock]:
-        """Yield every part of a split, class by class; see `read` for ``particles``."""
-        for class_name in self.spec.classes:
-            for part in self.parts(split, class_name):
-                yield self.read(part, particles=particles)
+        """Read every part of a split, class by class; see `read` for ``particles``."""
+        return (self.read(part, particles=particles) for part in self.all_parts(split))
 
     def high_level(self, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return features (N, n_hlf), labels (N) and event_ids (N) of a split that has events."""
-        blocks = list(self.blocks(split, particles=False))
-        hlf, label, event_id = (
-            np.concatenate([getattr(block, name) for block in blocks])
-            for name in ("hlf", "label", "event_id")
-        )
+        blocks = self.blocks(split, particles=False)
+        columns = zip(*((block.hlf, block.label, block.event_id) for block in blocks), strict=True)
+        hlf, label, event_id = map(np.concatenate, columns)
         return hlf, label, event_id
 
     def lengths(self, part: Part, start: int, stop: int) -> np.ndarray:
         """Return the number of particles of events ``start:stop`` of a part, (stop - start)."""
-        return np.diff(ShardedArray.open(self.path / part.path / "offsets").read(start, stop + 1))
+        return np.diff(self._array(part, "offsets").read(start, stop + 1))
+
+    def _array(self, part: Part, name: str) -> ShardedArray:
+        return ShardedArray.open(self.path / part.path / name)
 
     @cached_property
     def _records(self) -> list[dict[str, Any]]:
@@ -264,9 +247,8 @@ class EventStore:
 
 def _attributes(path: Path) -> dict[str, Any] | None:
     metadata = path / "zarr.json"
-    if not metadata.is_file():
-        return None
-    return read_json(metadata).get("attributes", {}).get("hepflow")
+    about = read_json(metadata) if metadata.is_file() else {}
+    return about.get("attributes", {}).get("hepflow")
 
 
 def _sweep(path: Path) -> None:
@@ -276,16 +258,6 @@ def _sweep(path: Path) -> None:
     for drafts in ("zarr.*.partial", "*/zarr.*.partial", "*/*/zarr.*.partial", "_parts/.*.part"):
         for left_over in path.glob(drafts):
             left_over.unlink(missing_ok=True)
-
-
-def _move(source: Path, place: Path) -> None:
-    """Rename a folder, over one that another writer of the same part has just put there."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        source.rename(place)
-    except OSError:
-        shutil.rmtree(place, ignore_errors=True)
-        source.rename(place)
 
 
 def check_replaceable(path: Path, spec: StoreSpec, settings: Iterable[str]) -> StoreSpec | None:

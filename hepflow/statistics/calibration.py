@@ -16,14 +16,11 @@ import numpy as np
 from hepflow.data.predictions import softmax
 from hepflow.statistics.metrics import CHUNK, bootstrap, wilson
 
-BINS = 15
-"""Bins of the expected calibration error."""
+BINS = 15  # bins of the expected calibration error
 LEAST_EVENTS = 25
 """Effective number of events per point of a reliability curve; fewer would make it zigzag."""
-SCORE_BINS = 50
-"""Bins of the histograms of probabilities."""
-FINE = 150
-"""Bins in which events are counted: a multiple of both, so that one pass serves both."""
+SCORE_BINS = 50  # bins of the histograms of probabilities
+FINE = 150  # bins in which events are counted: a multiple of both, so that one pass serves both
 
 
 @dataclass(frozen=True)
@@ -49,9 +46,8 @@ class Reliability:
                 starts.append(end)
                 total, squares = 0.0, 0.0
         starts = starts[:-1] or starts  # the bins after the last full point are joined to it
-        joined = Reliability(
-            *(np.add.reduceat(a, starts, axis=1) for a in (self.counts, self.sums))
-        )
+        merged = (np.add.reduceat(a, starts, axis=1) for a in (self.counts, self.sums))
+        joined = Reliability(*merged)
         predicted_B, observed_B, share_B, effective_B = joined._bins(joined.counts)
         low_B, high_B = wilson(observed_B * effective_B, effective_B)
         columns = {"predicted": predicted_B, "observed": observed_B, "error": (high_B - low_B) / 2}
@@ -59,15 +55,7 @@ class Reliability:
         return {name: values.tolist() for name, values in columns.items()}
 
     def ece(self, counts_LB: np.ndarray | None = None) -> float:
-        """Return the mean distance between prediction and observation.
-
-        Sources: Naeini et al. (2015), Guo et al. (2017).
-
-        Parameters
-        ----------
-        counts_LB : (2K, B)
-            A replica of the counts.
-        """
+        """Return the mean distance between prediction and observation (Naeini 2015, Guo 2017)."""
         counts_LB = self.counts if counts_LB is None else counts_LB
         predicted_B, observed_B, share_B, _ = self._bins(counts_LB)
         return float((share_B * np.abs(predicted_B - observed_B)).sum())
@@ -80,10 +68,8 @@ class Reliability:
 
     def to_dict(self, *, replicas: int, rng: np.random.Generator) -> dict[str, Any]:
         """Return the entry of metrics.json."""
-        spread = bootstrap(
-            self.counts, lambda counts: np.array(self.ece(counts)), replicas=replicas, rng=rng
-        )
-        ece = {"value": self.ece(), "error": float(spread.std())}
+        spread_R = bootstrap(self.counts, self.ece, replicas=replicas, rng=rng)
+        ece = {"value": self.ece(), "error": float(spread_R.std())}
         return {"ece": ece, "ece_by_chance": self.chance(), **self.curve()}
 
     def _bins(self, counts_LB: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -113,13 +99,7 @@ class Probabilities:
 
 
 def count(logits_NK: np.ndarray, label_N: np.ndarray, predicted_N: np.ndarray) -> Probabilities:
-    """Count events by their probabilities.
-
-    Parameters
-    ----------
-    logits_NK : (N, K)
-    label_N, predicted_N : (N)
-    """
+    """Count events by their probabilities."""
     n_classes = logits_NK.shape[1]
     # The most probable class first, then each class: [wrong or right, true class, fine bin].
     counts = np.zeros((n_classes + 1, 2 * n_classes * FINE), dtype=np.int64)

@@ -23,17 +23,15 @@ from typing import NamedTuple
 import numpy as np
 
 Labels = Sequence[int]
+Statistic = Callable[[np.ndarray], np.ndarray | float]
 
 FINE_BINS = 1 << 16
 """Bins of a discriminant with too many events to keep every score; an index fits in 16 bits."""
-COARSE_BINS = 1 << 12
-"""Equally populated bins for bootstrap errors."""
-LOG_ODDS_LIMIT = 60.0
-"""Log-odds beyond this (a probability of 1e-26) share the outermost bins."""
+COARSE_BINS = 1 << 12  # equally populated bins for bootstrap errors
+LOG_ODDS_LIMIT = 60.0  # log-odds beyond this (a probability of 1e-26) share the outermost bins
 ROUNDING = 1e-4
 """Largest difference, absolute or relative, between the scores of one event in two programs."""
-CHUNK = 1 << 19
-"""Events per step where a temporary array of all would be large."""
+CHUNK = 1 << 19  # events per step where a temporary array of all would be large
 
 
 class Measurement(NamedTuple):
@@ -76,10 +74,7 @@ class Spectrum:
         return Spectrum(np.add.reduceat(self.counts, first, axis=1), self.floor[first])
 
     def histogram(self, bins: int = 50, tail: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
-        """Return (bins + 1) equidistant edges and (K, bins) counts.
-
-        The edges leave out the tails, which are counted in the outermost bins.
-        """
+        """Return (bins + 1) equidistant edges without the tails, and (K, bins) counts with them."""
         share = density(self.counts, range(len(self.counts))).cumsum()
         low, high = self.floor[np.searchsorted(share, [tail, 1 - tail]).clip(max=len(share) - 1)]
         edges = np.linspace(low, high if high > low else low + 1, bins + 1)
@@ -101,11 +96,6 @@ def log_odds(logits_NK: np.ndarray, signal: Labels, background: Labels) -> np.nd
     Every discriminant of the report has this form: a class against the rest, a class against
     another, ttbar or W against QCD. It orders events as the probability does, but does not
     saturate at 1.
-
-    Parameters
-    ----------
-    logits_NK : (N, K)
-    signal, background : labels
     """
 
     def log_sum_exp(x_KN: np.ndarray) -> np.ndarray:
@@ -125,21 +115,10 @@ def log_odds(logits_NK: np.ndarray, signal: Labels, background: Labels) -> np.nd
 def spectrum(
     score_N: np.ndarray, label_N: np.ndarray, n_classes: int, *, exact_below: int
 ) -> tuple[Spectrum, np.ndarray]:
-    """Count the events of each class in bins of a score.
+    """Count the events of each class in bins of a finite score; also return the bin of each, (N).
 
-    Parameters
-    ----------
-    score_N : (N) float64, finite
-    label_N : (N) integers in [0, n_classes)
-    exact_below : int
-        Up to this many events every distinct score is a bin of its own, and all results are exact;
-        above, there are `FINE_BINS` bins of equal width.
-
-    Returns
-    -------
-    Spectrum
-    (N) uint16 or int64
-        The bin of each event.
+    Up to ``exact_below`` events, every distinct score is a bin of its own, and all results are
+    exact; above, there are `FINE_BINS` bins of equal width.
     """
     exact = len(score_N) <= exact_below
     if exact:
@@ -163,20 +142,14 @@ def spectrum(
 
 
 def auc(counts_KD: np.ndarray, signal: Labels, background: Labels) -> float:
-    """Return the probability that a signal event scores above a background event.
-
-    Ties count half (Mann-Whitney); classes have equal weight.
-    """
+    """Return the probability that signal scores above background, ties half (Mann-Whitney)."""
     signal_D, background_D = density(counts_KD, signal), density(counts_KD, background)
     area = float(signal_D @ (background_D.cumsum() - background_D / 2))
     return min(area, 1.0)  # rounding may end just above
 
 
 def auc_error(counts_KD: np.ndarray, signal: Labels, background: Labels) -> float:
-    """Return the standard error of `auc` after DeLong et al. (1988), without random numbers.
-
-    It is the same if signal and background are exchanged.
-    """
+    """Return the standard error of `auc` (DeLong et al. 1988), without random numbers."""
     placed_KD = placements(counts_KD, signal, background)
     variance = 0.0
     for side in (signal, background):
@@ -208,24 +181,16 @@ def efficiencies(counts_KD: np.ndarray) -> np.ndarray:
 
 
 def bootstrap(
-    counts_KD: np.ndarray,
-    statistic: Callable[[np.ndarray], np.ndarray],
-    *,
-    replicas: int,
-    rng: np.random.Generator,
+    counts_KD: np.ndarray, statistic: Statistic, *, replicas: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return (R, ...) a statistic of the counts on replicas of the sample.
-
-    Its spread is the error of the test sample alone, not of another training.
-    """
-    flat = counts_KD.ravel()
-    filled = np.flatnonzero(flat)
-    expected = flat[filled].astype(np.float64)
-    drawn = np.zeros_like(flat)
+    """Return (R, ...) a statistic of replicas: its spread is the error of the test sample alone."""
+    filled = counts_KD > 0
+    expected = counts_KD[filled].astype(np.float64)
+    drawn = np.zeros_like(counts_KD)
     values = []
     for _ in range(replicas):
         drawn[filled] = rng.poisson(expected)
-        values.append(statistic(drawn.reshape(counts_KD.shape)))
+        values.append(statistic(drawn))
     return np.asarray(values)
 
 
@@ -264,10 +229,7 @@ def binomial_error(passed: np.ndarray, total: np.ndarray) -> np.ndarray:
 
 
 def wilson(passed: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Return (2, ...) the ends of the 68 % interval of passed / total (Wilson 1927).
-
-    It never leaves [0, 1], and is longer on the side of 1/2.
-    """
+    """Return (2, ...) the ends of the 68 % interval of passed / total (Wilson 1927), in [0, 1]."""
     n = np.maximum(total, 1)
     p = passed / n
     middle = (p + 1 / (2 * n)) / (1 + 1 / n)

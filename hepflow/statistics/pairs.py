@@ -6,10 +6,10 @@ the two numbers suggest::
 
     var(a - b) = var(a) + var(b) - 2 cov(a, b)
 
-Each function here writes a number as a sum over events, and takes the covariance of the models
-from what every event contributes (DeLong, DeLong, Clarke-Pearson 1988 for the AUC, extended to
-several classes of equal weight on either side). No library has that for background efficiency at a
-threshold which is itself measured, nor for balanced classes.
+Each function here compares all pairs of models. It writes a number as a sum over events, and takes
+the covariance of the models from what every event contributes (DeLong, DeLong, Clarke-Pearson 1988
+for the AUC, extended to several classes of equal weight on either side). No library has that for
+background efficiency at a threshold which is itself measured, nor for balanced classes.
 """
 
 # N events, K classes, D bins, M models
@@ -27,10 +27,8 @@ from hepflow.statistics.working_points import Selection, threshold_bin
 Names = Sequence[str]
 Arrays = Sequence[np.ndarray]
 
-RESOLVED = 0.05
-"""Probability (after Holm's correction) below which a difference counts."""
-PASSING = "background passing"
-"""Start of the name of a difference in background efficiency."""
+RESOLVED = 0.05  # probability (after Holm's correction) below which a difference counts
+PASSING = "background passing"  # start of the name of a difference in background efficiency
 
 
 @dataclass(frozen=True)
@@ -52,16 +50,7 @@ class Difference:
 def delong(
     scores_MN: Arrays, label_N: np.ndarray, selection: Selection, *, exact_below: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (M) AUCs of models on the same events, and their (M, M) covariance.
-
-    Parameters
-    ----------
-    scores_MN : M arrays (N) of a discriminant
-    label_N : (N) labels
-    selection : Selection
-    exact_below : int
-        See `metrics.spectrum`.
-    """
+    """Return (M) AUCs of models on the same events, and their (M, M) covariance."""
     n_classes = int(label_N.max()) + 1
     placed = []
     for score_N in scores_MN:
@@ -84,7 +73,7 @@ def delong(
 def auc_differences(
     names: Names, scores_MN: Arrays, label_N: np.ndarray, selection: Selection, *, exact_below: int
 ) -> list[Difference]:
-    """Compare the AUCs of one discriminant between all pairs of models; see `delong`."""
+    """Compare the AUCs of one discriminant; see `delong`."""
     auc_M, covariance_MM = delong(scores_MN, label_N, selection, exact_below=exact_below)
     quantity = f"AUC {selection.name.removesuffix('_vs_rest')}"
     return _differences(names, quantity, auc_M, covariance_MM, len(label_N))
@@ -99,10 +88,7 @@ def pass_differences(
     target: float,
     exact_below: int,
 ) -> list[Difference]:
-    """Compare the background efficiency between all pairs of models.
-
-    It is taken where every signal class keeps ``target``.
-    """
+    """Compare the background efficiency where every signal class keeps ``target``."""
     parts = [_influence(score_N, label_N, selection, target, exact_below) for score_N in scores_MN]
     covariance_MM = np.zeros((len(parts), len(parts)))
     for label in selection.labels:
@@ -155,14 +141,7 @@ def _influence(
 def accuracy_differences(
     names: Names, right_MN: Arrays, label_N: np.ndarray, n_classes: int
 ) -> list[Difference]:
-    """Compare the balanced accuracy between all pairs of models.
-
-    Parameters
-    ----------
-    names : M
-    right_MN : M arrays (N) bool: whether the model classifies the event correctly
-    label_N : (N)
-    """
+    """Compare the balanced accuracy; ``right_MN`` is true for correctly classified events."""
     accuracy_M = np.zeros(len(names))
     covariance_MM = np.zeros((len(names), len(names)))
     for label in range(n_classes):
@@ -190,14 +169,9 @@ def _differences(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for the number of comparisons (Holm 1979).
-
-    The probability of one false claim among all of them is then at most the stated one.
-    """
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
+    """Return p-values corrected for the number of comparisons (Holm 1979)."""
+    p = np.array(p_values, float)
+    order = p.argsort(kind="stable")
+    factors = np.arange(len(p), 0, -1)
+    p[order] = np.maximum.accumulate(np.minimum(factors * p[order], 1.0))
+    return p.tolist()

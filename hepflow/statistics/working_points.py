@@ -18,6 +18,7 @@ the threshold found again in each, because the threshold is measured on the same
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,8 +26,7 @@ import numpy as np
 from hepflow.statistics import metrics
 from hepflow.statistics.metrics import Spectrum
 
-FEW = 10
-"""Background events above a threshold below which a rejection is only an order of magnitude."""
+FEW = 10  # background events below which a rejection is only an order of magnitude
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,7 @@ class Selection:
 
 
 def selections(classes: Sequence[str], signal: Sequence[str]) -> dict[str, Selection]:
-    """Return all selections of a report by name.
-
-    These are the headline, each class against the rest, and each ordered pair of classes.
-
-    Parameters
-    ----------
-    classes : names, by label
-    signal : names of the headline's signal
-    """
+    """Return the headline, each class against the rest, and each ordered pair, by name."""
     labels = range(len(classes))
 
     def rest(*kept: int) -> tuple[int, ...]:
@@ -62,17 +54,13 @@ def selections(classes: Sequence[str], signal: Sequence[str]) -> dict[str, Selec
     found = [Selection("headline", keep, rest(*keep))]
     found += [Selection(f"{classes[s]}_vs_rest", (s,), rest(s)) for s in labels]
     if len(classes) > 2:  # of two classes, each is the rest of the other
-        found += [
-            Selection(f"{classes[s]}_vs_{classes[b]}", (s,), (b,)) for s in labels for b in rest(s)
-        ]
+        pairs = permutations(labels, 2)
+        found += [Selection(f"{classes[s]}_vs_{classes[b]}", (s,), (b,)) for s, b in pairs]
     return {selection.name: selection for selection in found}
 
 
 def against_rest(chosen: Mapping[str, Selection]) -> list[Selection]:
-    """Return the selections of one class against the rest.
-
-    Of two classes only that of the signal: the other is its mirror image.
-    """
+    """Return each class against the rest; of two, only the signal, as the other mirrors it."""
     found = [selection for name, selection in chosen.items() if name.endswith("_vs_rest")]
     signal = chosen["headline"].signal
     return found if len(found) > 2 else [one for one in found if one.signal == signal]
@@ -81,10 +69,7 @@ def against_rest(chosen: Mapping[str, Selection]) -> list[Selection]:
 def mix_of(
     selection: Selection, classes: Sequence[str], mix: Mapping[str, float]
 ) -> np.ndarray | None:
-    """Return (K) the share of each class in the trigger rate, within the selection.
-
-    None if the mix does not name all of its classes.
-    """
+    """Return (K) the share of each class in the selection's rate; None if the mix lacks one."""
     if not all(classes[label] in mix for label in selection.labels):
         return None
     share_K = np.zeros(len(classes))
@@ -97,14 +82,10 @@ def mix_of(
 class Rates(NamedTuple):
     """Rates above a threshold: the values, or their errors."""
 
-    kept: np.ndarray
-    """(K) efficiency of each class"""
-    background: float
-    """Mean efficiency of the background classes."""
-    rate: float
-    """Share of the trigger rate that is kept; NaN without a mix."""
-    purity: float
-    """Share of signal in that rate."""
+    kept: np.ndarray  # (K) efficiency of each class
+    background: float  # mean efficiency of the background classes
+    rate: float  # share of the trigger rate that is kept; NaN without a mix
+    purity: float  # share of signal in that rate
 
 
 def threshold_bin(efficiency_KD: np.ndarray, signal: Sequence[int], target: float) -> int:
@@ -134,17 +115,7 @@ def evaluate_selection(
     replicas: int,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """Return AUC and working points with errors, as in metrics.json (but with labels for names).
-
-    Parameters
-    ----------
-    spectrum : Spectrum
-        The selection's discriminant.
-    targets : signal efficiencies
-    mix_K : (K) composition of the rate, or None
-    replicas : int
-        Bootstrap replicas.
-    """
+    """Return AUC and working points with errors, as in metrics.json, but with labels for names."""
 
     def statistic(counts_KD: np.ndarray) -> np.ndarray:  # (T, K + 3)
         table_KD = metrics.efficiencies(counts_KD)
@@ -155,11 +126,8 @@ def evaluate_selection(
     for target, row in zip(targets, drawn_RTS.std(axis=0, ddof=1), strict=True):
         errors = Rates(row[:-3], *row[-3:].tolist())
         points.append(_working_point(spectrum, selection, target, mix_K, errors))
-    sides = selection.signal, selection.background
-    area = {
-        "value": metrics.auc(spectrum.counts, *sides),
-        "error": metrics.auc_error(spectrum.counts, *sides),
-    }
+    sides = spectrum.counts, selection.signal, selection.background
+    area = {"value": metrics.auc(*sides), "error": metrics.auc_error(*sides)}
     return {"auc": area, "working_points": points}
 
 
@@ -186,13 +154,12 @@ def _working_point(
             unseen = float(np.sqrt(((mix_K[behind] * binomial_K[behind]) ** 2).sum()))
             rate = float(np.hypot(error.rate, unseen))
             error = error._replace(rate=rate, purity=unseen / max(value.rate, 1e-300))
+    pairs = np.stack([value.kept, kept_error_K], axis=1).tolist()
+    efficiency = {label: _number(*pairs[label]) for label in selection.labels}
     return {
         "target": target,
         "threshold": spectrum.threshold(chosen),
-        "efficiency": {
-            label: {"value": float(value.kept[label]), "error": float(kept_error_K[label])}
-            for label in selection.labels
-        },
+        "efficiency": efficiency,
         "background_efficiency": {"value": value.background, "error": error.background},
         "rejection": _inverse(value.background, error.background),
         "background_passed": n_background,

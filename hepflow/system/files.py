@@ -19,10 +19,8 @@ def require_folder(path: Path) -> None:
     """Raise a ConfigError if the path, or a folder above it, is a file."""
     for place in (path, *path.parents):
         if place.exists() and not place.is_dir():
-            where = "" if place == path else f"{place} "
-            raise ConfigError(
-                f"{path}: {where}is a file, not a folder. Remove it, or choose another output."
-            )
+            what = "is a file, not a folder. Remove it, or choose another output."
+            raise ConfigError(f"{path}: {'' if place == path else f'{place} '}{what}")
 
 
 @contextmanager
@@ -31,9 +29,8 @@ def makeable(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise ConfigError(
-            f"{path}: cannot write to {path.parent}. Choose another output."
-        ) from error
+        what = f"cannot write to {path.parent}. Choose another output."
+        raise ConfigError(f"{path}: {what}") from error
 
 
 @contextmanager
@@ -61,6 +58,5 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path}: not readable as JSON ({error}). Delete it and run the stage again."
-        ) from error
+        what = f"not readable as JSON ({error}). Delete it and run the stage again."
+        raise DataError(f"{path}: {what}") from error

@@ -52,10 +52,8 @@ def _acquire(path: Path, output: Path) -> int:
         except BlockingIOError as error:
             holder = os.read(descriptor, 200).decode(errors="replace").strip() or "just started"
             os.close(descriptor)
-            raise DataError(
-                f"{output}: another run is writing it ({holder}). Wait for it, stop it, or choose "
-                "another output."
-            ) from error
+            advice = "Wait for it, stop it, or choose another output."
+            raise DataError(f"{output}: another run is writing it ({holder}). {advice}") from error
         except OSError as error:
             message = "%s: this file system does not support locks (%s). Start only one run there."
             log.warning(message, path.parent, error)

@@ -5,6 +5,7 @@ import platform
 import signal
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 SIGNALLED_S, GRACE_S = 5.0, 60.0
@@ -21,10 +22,8 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     """Return package -> version, Python first, without packages that are not installed."""
     found = {"python": platform.python_version()}
     for name in packages:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 

@@ -10,16 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
+from rich import progress
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -57,7 +50,7 @@ def counted(number: int, what: str) -> str:
 class Bar:
     """One row of a progress display."""
 
-    def __init__(self, display: Progress, task: TaskID) -> None:
+    def __init__(self, display: progress.Progress, task: progress.TaskID) -> None:
         self._display, self._task = display, task
 
     def advance(self, steps: float = 1, note: str | None = None) -> None:
@@ -72,28 +65,17 @@ class Bar:
 
 @contextmanager
 def bars(*, transient: bool = False) -> Iterator[Callable[..., Bar]]:
-    """Show progress bars on stderr, two updates per second.
+    """Show progress bars on stderr, two updates per second; ``transient`` ones vanish at the end.
 
-    Parameters
-    ----------
-    transient : bool
-        Remove the bars at the end.
-
-    Yields
-    ------
-    callable
-        ``new(label, total, completed=0)`` adds a row and returns its `Bar`; a ``total`` of None
-        shows activity without an end.
+    Yields ``new(label, total, completed=0)``, which adds a row and returns its `Bar`; a ``total``
+    of None shows activity without an end.
     """
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-        TimeRemainingColumn(),
-    )
+    label = progress.TextColumn("{task.description}", markup=False)
+    note = progress.TextColumn("{task.fields[note]}", markup=False)
+    left = progress.TimeRemainingColumn()
+    columns = (progress.SpinnerColumn(), label, progress.BarColumn(), note, left)
     options = {"console": MESSAGES, "refresh_per_second": 2, "transient": transient}
-    with Progress(*columns, **options) as display:  # type: ignore[arg-type]
+    with progress.Progress(*columns, **options) as display:  # type: ignore[arg-type]
 
         def new(label: str, total: float | None, completed: int = 0) -> Bar:
             return Bar(display, display.add_task(label, total=total, completed=completed, note=""))
@@ -110,23 +92,16 @@ def bar(label: str, total: float | None, *, transient: bool = False) -> Iterator
 
 def tracked(items: Sequence[Item], label: str) -> Iterator[Item]:
     """Yield the items, and show a bar that disappears at the end."""
-    with bar(label, len(items), transient=True) as progress:
+    with bar(label, len(items), transient=True) as row:
         for item in items:
             yield item
-            progress.advance()
+            row.advance()
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
-    """Return a table for `show`: the first column is text, the others are numbers.
-
-    ``columns`` are the headings; empty strings give a table without headings.
-    """
-    made = Table(
-        title=Text(title) if title else None,
-        title_justify="left",
-        show_header=any(columns),
-        min_width=len(title) or None,
-    )
+    """Return a table for `show`: the first column is text; empty columns give no headings."""
+    heading, width = (Text(title), len(title)) if title else (None, None)
+    made = Table(title=heading, title_justify="left", show_header=any(columns), min_width=width)
     for number, column in enumerate(columns):
         made.add_column(Text(column), justify="right" if number else "left")
     for row in rows:
