@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.filesize import decimal
 from rich.table import Table
 
-from hepflow.evaluate.published import RATES
+from hepflow.evaluate.published import CONTENT
 from hepflow.system.terminal import RESULTS
 from hepflow_bench.cases import GPU, OURS, Case, Measured
 from hepflow_bench.scaling import ASSUMPTIONS, Cost, Extrapolated, Ratio, rate, start_of, tells
@@ -48,6 +48,22 @@ class Summary:
     def mostly_start(self) -> bool:
         """True if the rate is a small difference, and only an order of magnitude."""
         return not tells(self.case) and self.start_s > MOST * self.seconds
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A published throughput."""
+
+    stage: str
+    what: str
+    machine: str
+    events_per_s: float
+    source: str
+    cores: int | None = None
+    date: str = "2019"
+
+
+RATES = tuple(Rate(**rate) for rate in CONTENT["rates"])
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Names of this stage for notebooks and scripts."""
 
 from .charts import display as display
-from .figures.figure import Display as Display
+from .figures import Display as Display
 from .figures.plots import CLASS_COLOURS as CLASS_COLOURS
 from .figures.plots import DASHES as DASHES
 from .figures.plots import KIND_COLOURS as KIND_COLOURS

@@ -17,8 +17,7 @@ from hepflow.statistics.working_points import Selection, against_rest
 Entries = Mapping[str, Mapping[str, Any]]
 Pairs = Sequence[Mapping[str, Any]]
 
-MIN_COMMON = 50
-"""Common events below which two models are not compared."""
+MIN_COMMON = 50  # common events below which two models are not compared
 
 
 def compare(
@@ -70,10 +69,7 @@ def _differences(
 def ablation(runs: Sequence[Run], entries: Entries, pairs: Pairs) -> list[dict[str, Any]]:
     """Return the models that were trained under more than one definition of the features.
 
-    Returns
-    -------
-    list of rows
-        ``model``, ``definitions`` -> names of runs, ``differences`` between those definitions.
+    Each with its names of runs by definitions, and the differences between those.
     """
     by_model: dict[str, dict[str, list[str]]] = {}  # model -> definitions -> runs
     for run in runs:
@@ -95,24 +91,21 @@ def ablation(runs: Sequence[Run], entries: Entries, pairs: Pairs) -> list[dict[s
 
 def cautions(pairs: Pairs, entries: Entries, best: str) -> list[str]:
     """Return what the sample is too small for, in sentences."""
-    found, equals = [], []
+    equals = []
     for pair in pairs:
         names = [pair["first"], pair["second"]]
         if pair["quantity"].startswith(paired.PASSING) and best in names and not pair["resolved"]:
             names.remove(best)
             equals += names
+    found = []
     if equals:
-        found.append(
-            f"This sample is too small to distinguish {best} from {listed(equals, 'or')} "
-            "by background efficiency."
-        )
+        both = f"{best} from {listed(equals, 'or')}"
+        found = [f"This sample is too small to distinguish {both} by background efficiency."]
     compared = {(pair["first"], pair["second"]) for pair in pairs}
     missing = [f"{a} and {b}" for a, b in combinations(entries, 2) if (a, b) not in compared]
     if missing:
-        found.append(
-            f"Fewer than {MIN_COMMON} common test events, or none of some class, "
-            f"so not compared: {'; '.join(missing)}."
-        )
+        why = f"Fewer than {MIN_COMMON} common test events, or none of some class"
+        found.append(f"{why}, so not compared: {'; '.join(missing)}.")
     if unresolved := sum(not pair["resolved"] and pair["error"] > 0 for pair in pairs):
         found.append(
             f"{unresolved} of the {len(pairs)} differences between models could be chance on this "
@@ -121,7 +114,8 @@ def cautions(pairs: Pairs, entries: Entries, best: str) -> list[str]:
     few = []
     for name, entry in sorted(entries.items()):
         points = entry["selections"]["headline"]["working_points"]
-        few += [name] if any(point["few_events"] for point in points) else []
+        if any(point["few_events"] for point in points):
+            few.append(name)
     if few:
         found.append(
             "Fewer than ten background test events pass some of the working points of "

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 
 from hepflow.data.runs import ONNX
-from hepflow.evaluate.kinematics import Joined
+from hepflow.evaluate.kinematics import Joined, LeftOutError
 from hepflow.evaluate.runs import Run
 from hepflow.statistics.metrics import auc, log_odds, spectrum
 
@@ -20,24 +20,14 @@ TOLERANCE = 1e-3
 """Largest difference, absolute or relative, between logits of the file and the predictions."""
 
 
-class NoImportanceError(Exception):
-    """Reason why a run has no importances."""
-
-
 def importance(run: Run, joined: Joined, *, rng: np.random.Generator) -> dict[str, Any]:
-    """Return feature -> ``value, error`` over the shuffles.
-
-    Raises
-    ------
-    NoImportanceError
-        The model is missing, has other inputs, or did not make the predictions.
-    """
+    """Return feature -> ``value, error`` over the shuffles, or raise a LeftOutError."""
     session = _session(run, joined)
     n_classes = len(run.predictions.classes)
     rows = np.sort(rng.permutation(len(joined.hlf))[:MAX_EVENTS])
     x, label = joined.hlf[rows].copy(), run.predictions.label[rows]
     if len(np.unique(label)) < n_classes:
-        raise NoImportanceError("too few events of some class")
+        raise LeftOutError("too few events of some class")
 
     def logits() -> np.ndarray:
         (output,) = session.run([session.get_outputs()[0].name], {session.get_inputs()[0].name: x})
@@ -54,10 +44,8 @@ def importance(run: Run, joined: Joined, *, rng: np.random.Generator) -> dict[st
 
     original = logits()
     if not np.allclose(original, run.predictions.logits[rows], rtol=TOLERANCE, atol=TOLERANCE):
-        raise NoImportanceError(
-            f"{ONNX} is not of the net that made the predictions; "
-            f"`hepflow export --run {run.path}` writes it again"
-        )
+        advice = f"`hepflow export --run {run.path}` writes it again"
+        raise LeftOutError(f"{ONNX} is not of the net that made the predictions; {advice}")
     reference = mean_auc(original)
     found = {}
     for column, feature in enumerate(joined.store.spec.hlf):
@@ -75,17 +63,15 @@ def importance(run: Run, joined: Joined, *, rng: np.random.Generator) -> dict[st
 def _session(run: Run, joined: Joined) -> Any:
     file = run.path / ONNX
     if not file.is_file():
-        raise NoImportanceError(
-            f"no {ONNX} next to the predictions "
-            "(`hepflow export --run RUN` writes that of a net; trees have none)"
-        )
+        advice = "(`hepflow export --run RUN` writes that of a net; trees have none)"
+        raise LeftOutError(f"no {ONNX} next to the predictions {advice}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 2:
-        raise NoImportanceError("permutation importance is not available for particle nets")
+        raise LeftOutError("permutation importance is not available for particle nets")
     wanted, there = inputs[0].shape[1], len(joined.store.spec.hlf)
     if wanted != there:
-        raise NoImportanceError(f"{ONNX} takes {wanted} features, the feature store has {there}")
+        raise LeftOutError(f"{ONNX} takes {wanted} features, the feature store has {there}")
     return session

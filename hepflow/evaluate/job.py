@@ -14,11 +14,11 @@ from hepflow.config.stages import EvaluateConfig
 from hepflow.data.provenance import PACKAGE, code_hash, digest
 from hepflow.data.runs import read_record
 from hepflow.errors import ConfigError
-from hepflow.evaluate import charts, compare, kinematics, published, text
-from hepflow.evaluate.figures.figure import AnyFigure
-from hepflow.evaluate.figures.plots import save
-from hepflow.evaluate.importance import NoImportanceError, importance
-from hepflow.evaluate.kinematics import Joined
+from hepflow.evaluate import charts, compare, kinematics, text
+from hepflow.evaluate.figures import AnyFigure
+from hepflow.evaluate.figures.plots import SUFFIXES, save
+from hepflow.evaluate.importance import importance
+from hepflow.evaluate.kinematics import Joined, LeftOutError
 from hepflow.evaluate.measure import Chosen, Measured, generator, measure
 from hepflow.evaluate.report import write_report
 from hepflow.evaluate.runs import Run, check_comparable, content_hash, find_runs, named, read_run
@@ -31,13 +31,17 @@ from hepflow.system.files import read_json, write_json
 from hepflow.system.terminal import show, tracked
 
 log = logging.getLogger(__name__)
+SETTINGS = ("targets", "mix", "bootstrap", "seed", "exact_below")
 METRICS, REPORT, FIGURES = "metrics.json", "report.html", "figures"
-DISPLAYS = 4
-"""Hardest events that are drawn."""
+DISPLAYS = 4  # hardest events that are drawn
+
+
+Figures = dict[str, Sequence[AnyFigure]]  # section -> figures
+Joins = Mapping[str, Joined]  # run -> its events in the feature store
 
 
 class Notes(list[dict[str, str]]):
-    """Missing parts of a report section with the reason: ``topic``, ``text``."""
+    """Missing parts of a report section with the reason."""
 
     def add(self, topic: str, text: str) -> None:
         """Add a note."""
@@ -52,20 +56,18 @@ class Notes(list[dict[str, str]]):
 
 def run(config: EvaluateConfig) -> None:
     """Evaluate and write the report, unless it is up to date."""
-    names = named(find_runs(config))
-    contents = {name: content_hash(path) for name, path in names.items()}
-    stores = [kinematics.store_hashes(config, read_record(path)) for path in names.values()]
+    paths = named(find_runs(config))
+    contents = {name: content_hash(path) for name, path in paths.items()}
+    stores = [kinematics.store_hashes(config, read_record(path)) for path in paths.values()]
     inputs, report = inputs_hash(config, contents, stores), config.output / REPORT
-    metrics = _up_to_date(config.output, inputs)
-    if metrics is not None:
+    if metrics := _up_to_date(config.output, inputs):
         done = f"{report} is up to date: same runs, same stores, same options"
     else:
-        runs = [read_run(path, name, contents[name]) for name, path in names.items()]
+        runs = [read_run(path, name, contents[name]) for name, path in paths.items()]
         with locks.exclusive(config.output):
             metrics, figures = evaluate_runs(runs, config)
             _write(config.output, {**metrics, "inputs": inputs}, figures)
-        compared, n_events = ", ".join(names), f"{metrics['n_events']:,}"
-        done = f"compared {compared} on {n_events} test events: {report}"
+        done = f"compared {', '.join(paths)} on {metrics['n_events']:,} test events: {report}"
     for note in metrics["notes"]:
         log.info("%s: %s", note["topic"], note["text"])
     if config.json:
@@ -81,74 +83,59 @@ def inputs_hash(
     """Return a hash of all that the report depends on; its folder is not part of that."""
     settings = replace(config, output=Path(), input=Path(), json=False)
     code = [code_hash(PACKAGE / name) for name in ("evaluate", "statistics")]
-    code.append(published.FILE.read_text())
     return digest(settings, dict(contents), stores, code, METRICS_SCHEMA_VERSION)
 
 
 def _up_to_date(output: Path, inputs: str) -> dict[str, Any] | None:
-    """Return the metrics of a complete report of these inputs."""
-    if not (output / METRICS).is_file() or not (output / REPORT).is_file():
+    """Return the metrics of a complete report of these inputs, if there is one."""
+    if not (output / METRICS).is_file():
         return None
     written: dict[str, Any] = read_json(output / METRICS)
-    complete = all(
-        (output / FIGURES / f"{name}.{suffix}").is_file()
-        for name in written.get("figures", [])
-        for suffix in ("png", "pdf", "csv")
-    )
-    return written if written.get("inputs") == inputs and complete else None
+    files = [output / REPORT]
+    for name in written.get("figures", []):
+        files += [output / FIGURES / f"{name}.{suffix}" for suffix in SUFFIXES]
+    complete = written.get("inputs") == inputs and all(file.is_file() for file in files)
+    return written if complete else None
 
 
-def evaluate_runs(
-    runs: Sequence[Run], config: EvaluateConfig
-) -> tuple[dict[str, Any], dict[str, list[AnyFigure]]]:
+def evaluate_runs(runs: Sequence[Run], config: EvaluateConfig) -> tuple[dict[str, Any], Figures]:
     """Return the metrics, as in metrics.json, and the figures by section.
 
-    Parameters
-    ----------
-    runs : sequence of Run
-        From `read_runs`; their names are unique.
-    config : EvaluateConfig
-        Its input and output are not used.
-
-    Raises
-    ------
-    DataError
-        The runs may not be compared, or test events leaked into the training.
+    Input and output of the configuration are not used. If the runs may not be compared, or test
+    events leaked into the training, that is a DataError.
     """
     check_comparable(runs, same_events=not (config.allow_different_splits or config.ablation))
-    first = runs[0].predictions
-    classes, notes = first.classes, Notes()
+    classes, label, notes = runs[0].predictions.classes, runs[0].predictions.label, Notes()
     chosen = selections(classes, _signal(config, classes, notes))
     joins = _join(runs, config, notes)  # first, since a leak ends it
     measured = [measure(run, config, chosen) for run in tracked(runs, "measuring")]
     _add_kinematics(runs, measured, joins, config, notes)
     entries = {one.name: one.entry for one in measured}
-    target, best = max(config.targets), text.best_model(entries)
-    pairs = compare.compare(runs, chosen, target=target, exact_below=config.exact_below)
-    keys = ("targets", "mix", "bootstrap", "seed", "exact_below")
+    best = text.best_model(entries)
+    best_run = next(run for run in runs if run.name == best)
+    target, exact_below = max(config.targets), config.exact_below
+    pairs = compare.compare(runs, chosen, target=target, exact_below=exact_below)
+    parts, keys = entries[best]["selections"], ("signal", "background")
+    sides = {name: {key: part[key] for key in keys} for name, part in parts.items()}
+    settings = {key: getattr(config, key) for key in SETTINGS}
     leak = all(run.name in joins for run in runs)
     figures = _figures(runs, measured, chosen, notes)
-    figures["events"] = _displays(
-        next(run for run in runs if run.name == best), entries[best], joins.get(best), config, notes
-    )
+    figures["events"] = _displays(best_run, entries[best], joins.get(best), config, notes)
     metrics = {
         "schema_version": METRICS_SCHEMA_VERSION,
         "hepflow": version("hepflow"),
         "classes": list(classes),
-        "n_events": len(first.label),
-        "events_by_class": {c: int((first.label == k).sum()) for k, c in enumerate(classes)},
+        "n_events": len(label),
+        "events_by_class": {c: int((label == k).sum()) for k, c in enumerate(classes)},
         "best": best,
         "models": entries,
         "pairs": pairs,
         "ablation": compare.ablation(runs, entries, pairs),
-        "selections": {
-            name: {side: part[side] for side in ("signal", "background")}
-            for name, part in entries[best]["selections"].items()
-        },
-        "settings": {key: getattr(config, key) for key in keys},
+        "selections": sides,
+        "settings": settings,
         "checks": {"leak": leak, "passed": text.checks_passed(config, leak=leak)},
         "cautions": compare.cautions(pairs, entries, best),
-        "method": text.method(config, len(first.label), DISPLAYS),
+        "method": text.method(config, len(label), DISPLAYS),
         "notes": notes,
     }
     return metrics, figures
@@ -159,15 +146,13 @@ def _signal(config: EvaluateConfig, classes: Sequence[str], notes: Notes) -> lis
     own = ", ".join(classes)
     for option, names, others in (("--signal", config.signal, ()), ("--mix", config.mix, CLASSES)):
         if unknown := [name for name in names if name not in {*classes, *others}]:
-            raise ConfigError(
-                f"{option} names {', '.join(unknown)}, but the classes of these runs are {own}"
-            )
+            what = f"names {', '.join(unknown)}, but the classes of these runs are {own}"
+            raise ConfigError(f"{option} {what}")
     if set(classes) <= set(config.mix) and not sum(config.mix[name] for name in classes):
         raise ConfigError(f"--mix gives no class of these runs a share of the rate ({own})")
     if set(config.signal) == set(classes):
-        raise ConfigError(
-            f"--signal names every class ({own}): leave out at least one, for the trigger to reject"
-        )
+        advice = "leave out at least one, for the trigger to reject"
+        raise ConfigError(f"--signal names every class ({own}): {advice}")
     signal = [name for name in classes if name in config.signal] or list(classes[1:])
     if not config.signal and set(classes) != set(CLASSES):
         sides = f"{listed(signal)} against {classes[0]}"
@@ -179,7 +164,7 @@ def _signal(config: EvaluateConfig, classes: Sequence[str], notes: Notes) -> lis
     return signal
 
 
-def _join(runs: Sequence[Run], config: EvaluateConfig, notes: Notes) -> dict[str, Joined]:
+def _join(runs: Sequence[Run], config: EvaluateConfig, notes: Notes) -> Joins:
     """Join each run with its store, and check that nothing leaked."""
     joins: dict[str, Joined] = {}
     known: dict[tuple[str, bytes], Joined] = {}  # runs on the same events share one
@@ -189,61 +174,54 @@ def _join(runs: Sequence[Run], config: EvaluateConfig, notes: Notes) -> dict[str
         if key not in known:
             try:
                 store = kinematics.open_store(config, run)
-            except kinematics.NoStoreError as error:
+            except LeftOutError as error:
                 reasons[run.name] = str(error)
                 continue
             known[key] = kinematics.join(store, run)
             kinematics.check_leak(known[key], run)
         joins[run.name] = known[key]
-    left_out = "For {} no leak check by event, no kinematics, no event displays"
-    notes.group("kinematics", left_out, reasons)
+    start = "For {} no leak check by event, no kinematics, no event displays"
+    notes.group("kinematics", start, reasons)
     return joins
 
 
 def _add_kinematics(
-    runs: Sequence[Run],
-    measured: Measured,
-    joins: Mapping[str, Joined],
-    config: EvaluateConfig,
-    notes: Notes,
+    runs: Sequence[Run], measured: Measured, joins: Joins, config: EvaluateConfig, notes: Notes
 ) -> None:
     """Complete the entries with what needs the feature store, if there is one."""
     reasons: dict[str, str] = {}
     for run, one in zip(runs, measured, strict=True):
-        joined, predictions = joins.get(run.name), run.predictions
+        joined = joins.get(run.name)
         hardest = [kinematics.describe(run, i, joined) for i in kinematics.hardest(run)]
         one.entry.update(hardest=hardest, efficiency={}, importance={})
         if joined is None:
             continue
-        one.entry["efficiency"] = kinematics.efficiencies(
-            joined, predictions.label, one.kept, config.features, predictions.classes
-        )
+        found = kinematics.efficiencies(joined, one.kept, config.features, run.predictions)
+        one.entry["efficiency"] = found
         try:
             rng = generator(config.seed, run.name, "importance")
             one.entry["importance"] = importance(run, joined, rng=rng)
-        except NoImportanceError as error:
+        except LeftOutError as error:
             reasons[run.name] = str(error)
     notes.group("importance", "No permutation importance for {}", reasons)
 
 
-def _figures(
-    runs: Sequence[Run], measured: Measured, chosen: Chosen, notes: Notes
-) -> dict[str, list[AnyFigure]]:
+def _figures(runs: Sequence[Run], measured: Measured, chosen: Chosen, notes: Notes) -> Figures:
     classes = runs[0].predictions.classes
-    figures: dict[str, list[AnyFigure]] = {
-        "roc": [*charts.rocs(measured, chosen, classes)],
-        "confusion": [*charts.confusions(measured, classes)],
-        "calibration": [*charts.calibrations(measured, chosen, classes)],
-        "learning": [*charts.learning_curves(runs)],
-        "importance": [*charts.importances(measured)],
+    figures: Figures = {
+        "roc": charts.rocs(measured, chosen, classes),
+        "confusion": charts.confusions(measured, classes),
+        "calibration": charts.calibrations(measured, chosen, classes),
+        "learning": charts.learning_curves(runs),
+        "importance": charts.importances(measured),
     }
-    if without := [run.name for run in runs if not run.history]:
-        reason = "there is no metrics.csv next to the predictions"
-        notes.add("training", f"No learning curves for {', '.join(without)}: {reason}.")
+    reason = "there is no metrics.csv next to the predictions"
+    without = {run.name: reason for run in runs if not run.history}
+    notes.group("training", "No learning curves for {}", without)
     for one in measured:
         rows = one.entry["efficiency"]
-        figures[f"scores:{one.name}"] = [*charts.scores(one, chosen, classes)]
-        figures[f"efficiency:{one.name}"] = [*charts.efficiencies(one.name, rows, classes)]
+        figures[f"scores:{one.name}"] = charts.scores(one, chosen, classes)
+        figures[f"efficiency:{one.name}"] = charts.efficiencies(one.name, rows, classes)
     return figures
 
 
@@ -252,24 +230,20 @@ def _displays(
 ) -> list[AnyFigure]:
     """Return the hardest events of the best model, and those in the configuration."""
     ids = run.predictions.event_id
-    wanted = [int(event["event_id"]) for event in entry["hardest"][:DISPLAYS]]
-    wanted += [event for event in config.events if event in ids]
     if absent := [str(event) for event in config.events if event not in ids]:
         notes.add("events", f"Not in the test split, so not drawn: {', '.join(absent)}.")
     if joined is None:
         return []
-    drawn: list[AnyFigure] = []
-    for event in dict.fromkeys(wanted):
-        index = int(ids.searchsorted(event))
+    wanted = [int(event["event_id"]) for event in entry["hardest"][:DISPLAYS]]
+    wanted += [event for event in config.events if event in ids]
+    drawn = []
+    for index in map(int, ids.searchsorted(list(dict.fromkeys(wanted)))):
         facts = kinematics.describe(run, index, joined)
-        if figure := charts.display(run, index, joined, facts):
-            drawn.append(figure)
-    return drawn
+        drawn.append(charts.display(run, index, joined, facts))
+    return [figure for figure in drawn if figure]
 
 
-def _write(
-    output: Path, metrics: Mapping[str, Any], figures: Mapping[str, Sequence[AnyFigure]]
-) -> None:
+def _write(output: Path, metrics: Mapping[str, Any], figures: Figures) -> None:
     """Write metrics.json last: if it is there, the report is complete."""
     folder = output / FIGURES
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from hepflow.config.stages import STORE, EvaluateConfig
-from hepflow.data.blocks import EventBlock
+from hepflow.data.blocks import EventBlock, Part
 from hepflow.data.moments import Moments
-from hepflow.data.predictions import softmax
+from hepflow.data.predictions import Predictions, softmax
 from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError
 from hepflow.evaluate.runs import Run
@@ -24,8 +24,7 @@ from hepflow.statistics.metrics import wilson
 from hepflow.system.terminal import counted
 
 BINS = 10
-MAX_INTEGER = 12
-"""Counts from this one on share the last bin."""
+MAX_INTEGER = 12  # counts from this one on share the last bin
 MAX_TWINS = 100
 """Events per part with the features of a test event whose particles are compared too."""
 RETRAIN = "Train it again with the same command"
@@ -36,17 +35,10 @@ class Joined:
     """The test split of a store, in the order of a run's predictions."""
 
     store: EventStore
-    hlf: np.ndarray
-    """(N, features) float32"""
-    part: np.ndarray
-    """(N) index into ``parts``"""
-    row: np.ndarray
-    """(N) row in the part"""
-    parts: tuple[Any, ...]
-
-    def column(self, name: str) -> np.ndarray:
-        """Return (N) one feature."""
-        return self.hlf[:, [feature.name for feature in self.store.spec.hlf].index(name)]
+    hlf: np.ndarray  # (N, features) float32
+    part: np.ndarray  # (N) index into ``parts``
+    row: np.ndarray  # (N) row in the part
+    parts: Sequence[Part]
 
     def event(self, index: int) -> EventBlock:
         """Read one event with its particles."""
@@ -54,20 +46,12 @@ class Joined:
         return self.store.read(self.parts[self.part[index]], row, row + 1)
 
 
-class NoStoreError(Exception):
-    """The store of a run was not found; the text ends with what to do."""
+class LeftOutError(Exception):
+    """Reason why a part of the report is left out."""
 
 
 def open_store(config: EvaluateConfig, run: Run) -> EventStore:
-    """Open the store that a run was trained on.
-
-    Raises
-    ------
-    NoStoreError
-        It was not found, or its events have changed.
-    DataError
-        ``--store`` names another one.
-    """
+    """Open the store that a run was trained on; a LeftOutError if it is not there any more."""
     named, changed = run.about.get("store"), False
     for path in _candidates(config, run.about):
         try:
@@ -80,17 +64,14 @@ def open_store(config: EvaluateConfig, run: Run) -> EventStore:
         if own == run.store:
             return store
         if config.store is not None and not (config.ablation or config.allow_different_splits):
-            raise DataError(
-                f"{path}: its hash is {own}, but {run.path} was made from {run.store}. "
-                f"{RETRAIN}, or name the store it was trained on."
-            )
+            what = f"its hash is {own}, but {run.path} was made from {run.store}"
+            raise DataError(f"{path}: {what}. {RETRAIN}, or name the store it was trained on.")
         changed |= str(path) == named
     if changed:
-        raise NoStoreError(
-            f"{named} has changed since the training (new events or features). {RETRAIN}"
-        )
+        what = "has changed since the training (new events or features)"
+        raise LeftOutError(f"{named} {what}. {RETRAIN}")
     wanted = named or run.store or "(not recorded)"
-    raise NoStoreError(f"feature store {wanted} used in training not found. Pass --store")
+    raise LeftOutError(f"feature store {wanted} used in training not found. Pass --store")
 
 
 def store_hashes(config: EvaluateConfig, about: Mapping[str, Any]) -> list[str]:
@@ -116,34 +97,25 @@ def join(store: EventStore, run: Run) -> Joined:
     ids = run.predictions.event_id
     hlf = np.empty((len(ids), len(store.spec.hlf)), dtype=np.float32)
     part_N, row_N = np.full((2, len(ids)), -1, dtype=np.int64)
-    parts = tuple(part for name in store.spec.classes for part in store.parts("test", name))
+    parts = store.all_parts("test")
     for number, part in enumerate(parts):
         block = store.read(part, particles=False)
         at, row = _find(ids, block.event_id)
         other = run.predictions.label[at] != block.label[row]
         if other.any():
-            event = int(ids[at][other][0])
-            raise DataError(
-                f"{run.path}: event {event} has another label than in {store.path}. Predict again."
-            )
+            what = f"event {int(ids[at][other][0])} has another label than in {store.path}"
+            raise DataError(f"{run.path}: {what}. Predict again.")
         hlf[at] = block.hlf[row]
         part_N[at], row_N[at] = number, row
     missing = ids[part_N < 0]
     if len(missing):
-        seen = []
-        for split in ("train", "val"):
+        do = "They are in no other split either: predict again."
+        for split in ("val", "train"):
             blocks = store.blocks(split, particles=False)
             if found := sum(len(_find(missing, block.event_id)[0]) for block in blocks):
-                seen.append(f"{found:,} are in its {split} split")
-        do = (
-            f"{', '.join(seen)}: a leak. Predict on the test split alone."
-            if seen
-            else "They are in no other split either: predict again."
-        )
-        raise DataError(
-            f"{run.path}: {len(missing):,} of {len(ids):,} events, such as {int(missing[0])}, "
-            f"are not in the test split of {store.path}. {do}"
-        )
+                do = f"{found:,} are in its {split} split: a leak. Predict on the test split alone."
+        some = f"{len(missing):,} of {len(ids):,} events, such as {int(missing[0])},"
+        raise DataError(f"{run.path}: {some} are not in the test split of {store.path}. {do}")
     return Joined(store, hlf, part_N, row_N, parts)
 
 
@@ -159,39 +131,32 @@ def check_leak(joined: Joined, run: Run) -> None:
     own = own[order]
     trained = Moments.none(joined.hlf.shape[1])
     for split in ("train", "val"):
-        for part in (part for name in store.spec.classes for part in store.parts(split, name)):
+        for part in store.all_parts(split):
             block = store.read(part, particles=False)
             if split == "train":
                 trained += Moments.of(block.hlf)
             shared, _ = _find(ids, block.event_id)
             if len(shared):
                 found = f"{counted(len(shared), 'test event')}, such as {int(ids[shared][0])}"
-                raise DataError(
-                    f"{store.path}: the {split} split holds {found}: a leak. "
-                    "Run `hepflow features` again."
-                )
+                what = f"the {split} split holds {found}: a leak"
+                raise DataError(f"{store.path}: {what}. Run `hepflow features` again.")
             for twin, row in islice(zip(*_find(own, row_hash(block.hlf)), strict=True), MAX_TWINS):
                 particles = store.read(part, int(row), int(row) + 1).particles
                 if np.array_equal(particles, joined.event(int(order[twin])).particles):
-                    raise DataError(
-                        f"{store.path}: event {int(block.event_id[row])} of the {split} split has "
-                        "the same features as a test event: it was ingested twice, a leak. "
-                        "Remove the copy from the raw files."
-                    )
+                    event = f"event {int(block.event_id[row])} of the {split} split"
+                    what = f"{event} has the same features as a test event: it was ingested twice"
+                    advice = "a leak. Remove the copy from the raw files."
+                    raise DataError(f"{store.path}: {what}, {advice}")
     stored, again = store.statistics["hlf"], trained.statistics()
-    what = ""
+    near = {"rtol": 1e-6, "atol": 1e-6 * np.max(again["std"])}
+    close = (np.allclose(stored[name], again[name], **near) for name in ("mean", "std"))
+    what = "are not those of its training split"
     if stored["count"] != again["count"]:
-        numbers = f"{stored['count']:,} events, the training split has {again['count']:,}"
-        what = f"its statistics are of {numbers}"
-    elif not all(
-        np.allclose(stored[name], again[name], rtol=1e-6, atol=1e-6 * np.max(again["std"]))
-        for name in ("mean", "std")
-    ):
-        what = "its statistics are not those of its training split"
-    if what:
-        raise DataError(
-            f"{store.path}: {what}: they include other splits. Run `hepflow features` again."
-        )
+        what = f"are of {stored['count']:,} events, the training split has {again['count']:,}"
+    elif all(close):
+        return
+    advice = "they include other splits. Run `hepflow features` again."
+    raise DataError(f"{store.path}: its statistics {what}: {advice}")
 
 
 def row_hash(x: np.ndarray) -> np.ndarray:
@@ -217,52 +182,37 @@ def _find(sorted_ids: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def efficiencies(
-    joined: Joined,
-    label_N: np.ndarray,
-    kept_N: np.ndarray,
-    features: Sequence[str],
-    classes: Sequence[str],
+    joined: Joined, kept_N: np.ndarray, features: Sequence[str], predictions: Predictions
 ) -> dict[str, Any]:
-    """Return the share of each class that is kept, in bins of each feature.
+    """Return the share of each class that is kept, in bins of each feature, as in metrics.json.
 
-    Returns
-    -------
-    mapping
-        Feature -> ``edges, unit, integer``, ``efficiency`` -> class -> ``value, error, low, high,
-        events`` per bin, and ``chi2`` with ``ndf`` of a constant efficiency.
-
-    Raises
-    ------
-    ConfigError
-        A feature is neither one of the store nor one of the default features.
+    Default features that the store lacks are left out; ``chi2`` and ``ndf`` are those of a constant
+    efficiency.
     """
     units = {feature.name: feature.unit for feature in joined.store.spec.hlf}
     known = {*units, *(feature.name for feature in HLF)}
     if unknown := [name for name in features if name not in known]:
-        raise ConfigError(
-            f"--features names {', '.join(unknown)}, "
-            f"but the high-level features of {joined.store.path} are {', '.join(units)}"
-        )
+        there = f"the high-level features of {joined.store.path} are {', '.join(units)}"
+        raise ConfigError(f"--features names {', '.join(unknown)}, but {there}")
     found: dict[str, Any] = {}
     for name in (name for name in features if name in units):
-        x_N = joined.column(name)
+        x_N = joined.hlf[:, list(units).index(name)]
         edges, integer = bin_edges(x_N)
         n_bins = len(edges) - 1
         bin_N = np.clip(np.searchsorted(edges, x_N, side="right") - 1, 0, n_bins - 1)
         rows = {}
-        for label, class_name in enumerate(classes):
-            own = label_N == label
+        for label, class_name in enumerate(predictions.classes):
+            own = predictions.label == label
             total = np.bincount(bin_N[own], minlength=n_bins)
             kept = np.bincount(bin_N[own & kept_N], minlength=n_bins)
             value, (low, high) = kept / np.maximum(total, 1), wilson(kept, total)
             mean = kept.sum() / max(total.sum(), 1)
             variance = np.maximum(mean * (1 - mean), 1e-12) / np.maximum(total, 1)
             columns = {"value": value, "error": (high - low) / 2, "low": low, "high": high}
-            rows[class_name] = {
-                **{key: values.tolist() for key, values in {**columns, "events": total}.items()},
-                "chi2": float(((value - mean) ** 2 / variance)[total > 0].sum()),
-                "ndf": max(int((total > 0).sum()) - 1, 0),
-            }
+            row = {key: values.tolist() for key, values in {**columns, "events": total}.items()}
+            filled = total > 0
+            row["chi2"] = float(((value - mean) ** 2 / variance)[filled].sum())
+            rows[class_name] = {**row, "ndf": max(int(filled.sum()) - 1, 0)}
         about = {"edges": edges.tolist(), "unit": units[name], "integer": integer}
         found[name] = {**about, "efficiency": rows}
     return found

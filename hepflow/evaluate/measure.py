@@ -13,8 +13,7 @@ from hepflow.statistics import metrics
 from hepflow.statistics.calibration import count
 from hepflow.statistics.working_points import Selection, evaluate_selection, mix_of
 
-Chosen = Mapping[str, Selection]
-"""Selections by name."""
+Chosen = Mapping[str, Selection]  # selections by name
 TRAINING = ("epochs", "events_trained", "shuffle_reach", "wall_s", "events_per_s")
 MACHINE = ("engine", "device", "processes", "threads")
 ORIGIN = ("seed", "config_hash", "code", "splits_used", "versions")
@@ -27,12 +26,10 @@ class RunMeasurement:
     """Results of one run."""
 
     name: str
-    entry: dict[str, Any]
-    """Its part of metrics.json."""
+    entry: dict[str, Any]  # its part of metrics.json
     rocs: Mapping[str, tuple[np.ndarray, np.ndarray]]
     """Selection -> signal efficiency, background efficiency"""
-    histograms: np.ndarray
-    """See `calibration.Probabilities`."""
+    histograms: np.ndarray  # see `calibration.Probabilities`
     discriminant: tuple[np.ndarray, np.ndarray]
     """Headline score: (B + 1) edges, (K, B) events by true class"""
     kept: np.ndarray
@@ -45,23 +42,21 @@ def measure(run: Run, config: EvaluateConfig, chosen: Chosen) -> RunMeasurement:
     logits_NK = run.predictions.logits
     rocs, parts = {}, {}
     for name, selection in chosen.items():
-        score_N, own_N = (
-            metrics.log_odds(logits_NK, selection.signal, selection.background),
-            label_N,
-        )
+        sides = selection.signal, selection.background
+        score_N, own_N = metrics.log_odds(logits_NK, *sides), label_N
         if len(selection.labels) < len(classes):
             used_N = np.isin(label_N, selection.labels)
             score_N, own_N = score_N[used_N], label_N[used_N]
         binned, _ = metrics.spectrum(score_N, own_N, len(classes), exact_below=config.exact_below)
+        mix_K, rng = mix_of(selection, classes, config.mix), generator(config.seed, run.name, name)
         part = evaluate_selection(
             binned,
             selection,
             targets=config.targets,
-            mix_K=mix_of(selection, classes, config.mix),
+            mix_K=mix_K,
             replicas=config.bootstrap,
-            rng=generator(config.seed, run.name, name),
+            rng=rng,
         )
-        sides = selection.signal, selection.background
         rocs[name] = metrics.roc_points(binned.counts, *sides)
         if name == "headline":
             tightest = max(part["working_points"], key=lambda point: point["target"])
@@ -74,8 +69,8 @@ def measure(run: Run, config: EvaluateConfig, chosen: Chosen) -> RunMeasurement:
     predicted_N = metrics.predicted(logits_NK)
     probabilities = count(logits_NK, label_N, predicted_N)
     counts_KK = metrics.confusion(predicted_N, label_N, len(classes))
-    tables = counts_KK, *metrics.confusion_shares(counts_KK)
-    tables += tuple(metrics.wilson(counts_KK, counts_KK.sum(axis=1, keepdims=True)))
+    ends = metrics.wilson(counts_KK, counts_KK.sum(axis=1, keepdims=True))
+    tables = counts_KK, *metrics.confusion_shares(counts_KK), *ends
     keys = ("counts", "share", "error", "low", "high")
     calibration = {}
     for name, curve in zip(("top", *classes), (probabilities.top, *probabilities.own), strict=True):

@@ -6,40 +6,21 @@ from pathlib import Path
 
 import yaml
 
-FILE = Path(__file__).with_suffix(".yaml")
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A published throughput."""
-
-    stage: str
-    what: str
-    machine: str
-    events_per_s: float
-    source: str
-    cores: int | None = None
-    date: str = "2019"
-
 
 @dataclass(frozen=True)
 class Result:
-    """A published training."""
+    """A published training: its ``run`` is software and hardware, ``where`` the document."""
 
     model: str
     run: str
-    """Software and hardware."""
     where: str
-    """Document or notebook in the repository."""
-    auc: Mapping[str, float] = field(default_factory=dict)
-    """Class -> one-vs-rest AUC."""
+    auc: Mapping[str, float] = field(default_factory=dict)  # of a class against the rest
     accuracy: float | None = None
     training: str = ""
     events_per_s: float | None = None
 
 
-CONTENT = yaml.safe_load(FILE.read_text())
+CONTENT = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
 NOTE, CLAIM, REPOSITORY = CONTENT["note"], CONTENT["claim"], CONTENT["repository"]
 TEST_EVENTS = CONTENT["test_events"]
-RATES = tuple(Rate(**rate) for rate in CONTENT["rates"])
 TABLE = tuple(Result(**result) for result in CONTENT["results"])

@@ -57,10 +57,8 @@ def find_runs(config: EvaluateConfig) -> list[Path]:
         if (folder / PREDICTIONS).is_file():
             there.append(folder)
         if not there:
-            raise DataError(
-                f"{folder}: no runs found (no */{PREDICTIONS}). "
-                "Train a model with `hepflow train fit`, or name another --input."
-            )
+            advice = "Train a model with `hepflow train fit`, or name another --input."
+            raise DataError(f"{folder}: no runs found (no */{PREDICTIONS}). {advice}")
         return there
     found = []
     for name in config.runs:
@@ -82,10 +80,8 @@ def named(paths: Sequence[Path]) -> dict[str, Path]:
         if name in found:
             name = f"{path.resolve().parent.name}-{name}"
         if name in found:
-            raise ConfigError(
-                f"{path}: a second run with the name {name!r}, next to {found[name]}. "
-                "Rename one, or compare them in separate reports."
-            )
+            second = f"a second run with the name {name!r}, next to {found[name]}"
+            raise ConfigError(f"{path}: {second}. Rename one, or compare them in separate reports.")
         found[name] = path
     return found
 
@@ -104,32 +100,13 @@ def content_hash(path: Path) -> str:
 
 
 def read_runs(folder: Path, *names: str) -> list[Run]:
-    """Read the runs below a folder, by default all that hold predictions.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of runs, as `hepflow train fit` fills it.
-    *names : str
-        Runs to read, by the names of their folders.
-
-    Raises
-    ------
-    DataError
-        There is no such run, or its predictions are damaged or not of the test split.
-    """
+    """Read the runs below a folder by name, by default all; an unsound one is a DataError."""
     paths = named(find_runs(EvaluateConfig(input=folder, runs=names)))
     return [read_run(path, name, content_hash(path)) for name, path in paths.items()]
 
 
 def read_run(path: Path, name: str, content: str) -> Run:
-    """Read one run; run.json and metrics.csv may be missing.
-
-    Raises
-    ------
-    DataError
-        The predictions are missing, not finite, not of the test split, or hold an event twice.
-    """
+    """Read one run, and refuse unsound predictions; run.json and metrics.csv may be missing."""
     file = path if path.is_file() else path / PREDICTIONS
     predictions = read_predictions(file)
     ids, label, logits = predictions.event_id, predictions.label, predictions.logits
@@ -144,10 +121,8 @@ def read_run(path: Path, name: str, content: str) -> Run:
     used = about.get("splits_used")
     for purpose, splits in used.items() if isinstance(used, Mapping) else ():
         if splits == "test" or (isinstance(splits, (list, tuple)) and "test" in splits):
-            raise DataError(
-                f"{file.parent / RECORD}: the test split was used for {purpose}, "
-                "so its results would be too good. Train again without it."
-            )
+            what = f"the test split was used for {purpose}, so its results would be too good"
+            raise DataError(f"{file.parent / RECORD}: {what}. Train again without it.")
     history = {} if path.is_file() else _read_history(path / HISTORY)
     return Run(name, file.parent, predictions, about, history, content)
 
@@ -156,9 +131,8 @@ def _check(predictions: Predictions, file: Path) -> None:
     classes, label, ids = predictions.classes, predictions.label, predictions.event_id
     if len(classes) < 2:
         found = ", ".join(classes) or "none"
-        raise DataError(
-            f"{file}: a report needs at least two classes, these predictions have {found}."
-        )
+        needs = "a report needs at least two classes"
+        raise DataError(f"{file}: {needs}, these predictions have {found}.")
     outside = (label < 0) | (label >= len(classes))
     if outside.any():
         found = f"label {int(label[outside][0])} of event {int(ids[outside][0])}"
@@ -166,51 +140,30 @@ def _check(predictions: Predictions, file: Path) -> None:
         raise DataError(f"{file}: {found} is none of the classes ({allowed}).")
     counts = np.bincount(label, minlength=len(classes))
     if missing := [name for name, count in zip(classes, counts, strict=True) if not count]:
-        raise DataError(
-            f"{file}: no test events of class {', '.join(missing)}. "
-            "Simulate or ingest more, or predict on the whole test split."
-        )
+        advice = "Simulate or ingest more, or predict on the whole test split."
+        raise DataError(f"{file}: no test events of class {', '.join(missing)}. {advice}")
     wrong = ~np.isfinite(predictions.logits).all(axis=1)
     if wrong.any():
-        raise DataError(
-            f"{file}: {int(wrong.sum()):,} of {len(ids):,} events have a logit that is not finite, "
-            f"the first is {int(ids[wrong][0])}. Did the training diverge?"
-        )
+        what = f"a logit that is not finite, the first is {int(ids[wrong][0])}"
+        some = f"{int(wrong.sum()):,} of {len(ids):,} events"
+        raise DataError(f"{file}: {some} have {what}. Did the training diverge?")
     twice = ids[1:] == ids[:-1]
     if twice.any():
-        raise DataError(
-            f"{file}: event {int(ids[1:][twice][0])} occurs more than once. "
-            "Predict again into an empty folder."
-        )
+        found = f"event {int(ids[1:][twice][0])} occurs more than once"
+        raise DataError(f"{file}: {found}. Predict again into an empty folder.")
     if (split := predictions.provenance.get("split")) != "test":
-        raise DataError(
-            f"{file}: predictions of the split {split!r}; only 'test' is compared. "
-            "Make them with `hepflow train predict`."
-        )
+        found = f"predictions of the split {split!r}; only 'test' is compared"
+        raise DataError(f"{file}: {found}. Make them with `hepflow train predict`.")
 
 
 def check_comparable(runs: Sequence[Run], *, same_events: bool) -> None:
-    """Check that all runs have the same classes and labels.
-
-    Parameters
-    ----------
-    runs : sequence of Run
-    same_events : bool
-        Also require the same store and the same events.
-
-    Raises
-    ------
-    DataError
-        They differ.
-    """
+    """Refuse runs of other classes or labels; with ``same_events``, of other events or stores."""
     first, a = runs[0], runs[0].predictions
     for run in runs[1:]:
         b = run.predictions
         if b.classes != a.classes:
-            raise DataError(
-                f"{run.path}: classes {', '.join(b.classes)}, but {first.path} has "
-                f"{', '.join(a.classes)}. Compare them in separate reports (--runs)."
-            )
+            what = f"classes {', '.join(b.classes)}, but {first.path} has {', '.join(a.classes)}"
+            raise DataError(f"{run.path}: {what}. Compare them in separate reports (--runs).")
         what = ""
         if run.store != first.store:
             stores = f"{run.store or 'unknown'}, not {first.store or 'unknown'}"
@@ -225,24 +178,19 @@ def check_comparable(runs: Sequence[Run], *, same_events: bool) -> None:
                 "the older run again with the same command), name fewer --runs, or pass "
                 f"{'--ablation' if other else '--allow-different-splits'}."
             )
-        rows = common_events(a.event_id, b.event_id)
-        other_label = a.label[rows[0]] != b.label[rows[1]]
+        rows_a, rows_b = common_events(a.event_id, b.event_id)
+        other_label = a.label[rows_a] != b.label[rows_b]
         if other_label.any():
-            event = int(a.event_id[rows[0]][other_label][0])
-            raise DataError(
-                f"{run.path}: event {event} has another label than in {first.path}. "
-                "They are not of the same data."
-            )
+            event = int(a.event_id[rows_a][other_label][0])
+            what = f"event {event} has another label than in {first.path}"
+            raise DataError(f"{run.path}: {what}. They are not of the same data.")
 
 
-def common_events(
-    first: np.ndarray, second: np.ndarray
-) -> tuple[np.ndarray | slice, np.ndarray | slice]:
+def common_events(first: np.ndarray, second: np.ndarray) -> tuple[Any, Any]:
     """Return the positions of common events in each of two sorted arrays of unique event_ids."""
     if np.array_equal(first, second):
         return slice(None), slice(None)
-    _, a, b = np.intersect1d(first, second, assume_unique=True, return_indices=True)
-    return a, b
+    return np.intersect1d(first, second, assume_unique=True, return_indices=True)[1:]
 
 
 def same_events(runs: Sequence[Run]) -> bool:

@@ -7,6 +7,8 @@ from hepflow.config.stages import EvaluateConfig
 from hepflow.statistics.metrics import FINE_BINS
 from hepflow.statistics.numbers import factor, listed, percent, tied
 
+Entries = Mapping[str, Mapping[str, Any]]
+
 
 def mix_text(mix: Mapping[str, float], classes: Sequence[str]) -> str:
     """Return ``wjets 63.4 %, qcd 36.2 %, ttbar 0.4 %``."""
@@ -20,20 +22,16 @@ def tightest(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     return max(entry["selections"]["headline"]["working_points"], key=lambda point: point["target"])
 
 
-def best_model(entries: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the model with the lowest background efficiency at the tightest working point.
-
-    Of equal ones it is that of the higher mean AUC, then the first by name.
-    """
-
-    def rank(name: str) -> tuple[float, float, str]:
-        passing = tightest(entries[name])["background_efficiency"]["value"]
-        return passing, -entries[name]["auc_mean"], name
-
-    return min(entries, key=rank)
+def best_model(entries: Entries) -> str:
+    """Return the model that passes least at the tightest working point, then by AUC and name."""
+    ranks = []
+    for name, entry in entries.items():
+        passing = tightest(entry)["background_efficiency"]["value"]
+        ranks.append((passing, -entry["auc_mean"], name))
+    return min(ranks)[-1]
 
 
-def headline(entries: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> str:
+def headline(entries: Entries, classes: Sequence[str]) -> str:
     """Return the first sentence of the report."""
     name = best_model(entries)
     selection, point = entries[name]["selections"]["headline"], tightest(entries[name])
@@ -51,9 +49,7 @@ def headline(entries: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -
     return tied(f"{start} rate by a factor of {factor(point['rejection'])}: {passes} of it passes.")
 
 
-def rate_sentence(
-    entries: Mapping[str, Mapping[str, Any]], classes: Sequence[str], mix: Mapping[str, float]
-) -> str:
+def rate_sentence(entries: Entries, classes: Sequence[str], mix: Mapping[str, float]) -> str:
     """Return the effect on the whole trigger rate; empty if the mix does not name all classes."""
     point = tightest(entries[best_model(entries)])
     if point["rate_reduction"] is None:
@@ -67,22 +63,17 @@ def rate_sentence(
 
 def checks_passed(config: EvaluateConfig, *, leak: bool) -> list[str]:
     """Return the checks that the runs passed; ``leak``: every event was compared with its store."""
-    passed = [
-        "All predictions are of the test split, every event occurs once, every logit is finite."
-    ]
+    once = "All predictions are of the test split, every event occurs once, every logit is finite."
+    passed = [once]
     if leak:
         passed.append(
             "Every test event is in the test split of its store and in no other split, by event_id "
             "and by its features and particles; the normalisation uses the training split alone."
         )
-    if config.allow_different_splits or config.ablation:
-        passed.append(
-            "Models may have been tested on different events, because that was asked for; "
-            "differences are on common events."
-        )
-    else:
-        passed.append("All models were trained on one store and tested on the same events.")
-    return passed
+    if not (config.allow_different_splits or config.ablation):
+        return [*passed, "All models were trained on one store and tested on the same events."]
+    asked = "Models may have been tested on different events, because that was asked for"
+    return [*passed, f"{asked}; differences are on common events."]
 
 
 def method(config: EvaluateConfig, n_events: int, displays: int) -> list[str]:

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from hepflow.evaluate.figures.figure import AnyFigure, Bars, Chart, Display, Matrix, Series
+from hepflow.evaluate.figures import AnyFigure, Bars, Chart, Display, Matrix, Series
 from hepflow.system.files import whole
 
 # After Petroff (2021), distinct for colour-blind readers; a few darkened for thin lines on white.
@@ -26,10 +26,9 @@ CLASS_COLOURS = ("#717581", "#bd1f01", "#3f90da", "#a96b59", "#3f9e9e", "#8f8426
 KIND_COLOURS = ("#3f90da", "#e8a20c", "#717581", "#bd1f01")
 PALETTES = {"m": MODEL_COLOURS, "c": CLASS_COLOURS}
 INK = "#222222"
-DASHES: tuple[Any, ...] = (
-    "-",
-    *((0, pattern) for pattern in ((7, 3), (2, 2.5), (9, 3, 2, 3), (4, 2))),
-)
+PATTERNS = ((7, 3), (2, 2.5), (9, 3, 2, 3), (4, 2))
+DASHES: tuple[Any, ...] = ("-", *((0, pattern) for pattern in PATTERNS))
+SUFFIXES = ("png", "pdf", "csv")
 STYLE: Any = {
     **mplhep.style.CMS,
     "figure.figsize": (6.4, 4.8),
@@ -60,8 +59,8 @@ def save(figure: AnyFigure, folder: Path) -> None:
         drawn.savefig(pdf, format="pdf", metadata=dateless)
     header, rows = figure.rows()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    contents = {"png": png.getvalue(), "pdf": pdf.getvalue(), "csv": text.getvalue().encode()}
-    for suffix, content in contents.items():
+    contents = png.getvalue(), pdf.getvalue(), text.getvalue().encode()
+    for suffix, content in zip(SUFFIXES, contents, strict=True):
         with whole(folder / f"{figure.name}.{suffix}") as part:
             part.write_bytes(content)
 
@@ -71,6 +70,7 @@ def draw(figure: AnyFigure) -> Figure:
     views: list[AnyFigure] = [figure]
     if isinstance(figure, Chart) and figure.linear_y is not None:
         views.append(replace(figure, y=figure.linear_y))
+    by_kind: Any = {Chart: _chart, Matrix: _matrix, Bars: _bars, Display: _display}
     with mpl.rc_context(STYLE):
         drawn = Figure()
         FigureCanvasAgg(drawn)  # no window, no pyplot
@@ -81,20 +81,13 @@ def draw(figure: AnyFigure) -> Figure:
         for index, view in enumerate(views, start=1):
             axes = drawn.add_subplot(1, n, index)
             axes.set_title(view.title, loc="left", y=1.01)
-            if isinstance(view, Chart):
-                _draw_chart(axes, view)
-            elif isinstance(view, Matrix):
-                _draw_matrix(axes, view)
-            elif isinstance(view, Bars):
-                _draw_bars(axes, view)
-            else:
-                _draw_display(axes, view)
+            by_kind[type(view)](axes, view)
     return drawn
 
 
-def _draw_chart(axes: Axes, chart: Chart) -> None:
+def _chart(axes: Axes, chart: Chart) -> None:
     for series in chart.series:
-        _draw_series(axes, series)
+        _series(axes, series)
     axes.set(xlabel=chart.x.label, ylabel=chart.y.label)
     axes.set(xlim=(chart.x.low, chart.x.high), ylim=(chart.y.low, chart.y.high))
     axes.set_xscale("log" if chart.x.log else "linear")
@@ -103,7 +96,7 @@ def _draw_chart(axes: Axes, chart: Chart) -> None:
         axes.legend()
 
 
-def _draw_series(axes: Axes, series: Series) -> None:
+def _series(axes: Axes, series: Series) -> None:
     palette = PALETTES.get(series.colour[0], ())
     about: dict[str, Any] = {"color": palette[int(series.colour[1:])] if palette else INK}
     if series.in_legend:
@@ -111,9 +104,8 @@ def _draw_series(axes: Axes, series: Series) -> None:
     dash = DASHES[series.dash % len(DASHES)]
     if series.style == "steps":
         filled = hist.Hist(hist.axis.Variable(series.x.tolist()), data=series.y)
-        mplhep.histplot(
-            filled, ax=axes, yerr=False if series.error is None else series.error, **about
-        )
+        error = False if series.error is None else series.error
+        mplhep.histplot(filled, ax=axes, yerr=error, **about)
     elif series.style in {"points", "marks"}:
         spread = None if series.ends is None else np.abs(series.ends - series.y)
         about |= {"marker": "o", "linewidth": 1, "linestyle": dash if series.joined else ""}
@@ -124,7 +116,7 @@ def _draw_series(axes: Axes, series: Series) -> None:
         axes.plot(series.x, series.y, linestyle=dash, **about)
 
 
-def _draw_matrix(axes: Axes, matrix: Matrix) -> None:
+def _matrix(axes: Axes, matrix: Matrix) -> None:
     axes.imshow(matrix.share, cmap="Blues", vmin=0, vmax=1)
     for (i, j), share in np.ndenumerate(matrix.share):
         text, colour = f"{share:.3f}\n±{matrix.error[i, j]:.3f}", "white" if share > 0.55 else INK
@@ -133,10 +125,10 @@ def _draw_matrix(axes: Axes, matrix: Matrix) -> None:
     axes.set_xticks(positions, matrix.labels)
     axes.set_yticks(positions, matrix.labels)
     axes.minorticks_off()
-    axes.set(xlabel=matrix.column_label, ylabel=matrix.row_label)
+    axes.set(xlabel="predicted class", ylabel="true class")
 
 
-def _draw_bars(axes: Axes, bars: Bars) -> None:
+def _bars(axes: Axes, bars: Bars) -> None:
     positions = np.arange(len(bars.labels))
     axes.barh(positions, bars.value, xerr=bars.error, color=MODEL_COLOURS[0], height=0.6)
     axes.set_yticks(positions, bars.labels)
@@ -145,7 +137,7 @@ def _draw_bars(axes: Axes, bars: Bars) -> None:
     axes.set_xlabel(bars.label)
 
 
-def _draw_display(axes: Axes, display: Display) -> None:
+def _display(axes: Axes, display: Display) -> None:
     for kind, name in enumerate(display.kinds):
         own = display.kind == kind
         if own.any():

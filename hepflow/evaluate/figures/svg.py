@@ -21,16 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from hepflow.evaluate.figures.figure import (
-    AnyFigure,
-    Axis,
-    Bars,
-    Chart,
-    Display,
-    Series,
-    tick_label,
-)
-from hepflow.evaluate.figures.figure import ticks as values_of
+from hepflow.evaluate.figures import AnyFigure, Axis, Bars, Chart, Display, Matrix, Series
+from hepflow.statistics.numbers import power_of_ten
 
 WIDTH, HEIGHT = 440, 330
 LEFT, RIGHT, TOP, BOTTOM = 58, 428, 10, 286
@@ -50,19 +42,39 @@ def place(values: Any, axis: Axis, ends: tuple[float, float]) -> list[float]:
 
 
 def ticks(axis: Axis, ends: tuple[float, float], about: int = 5) -> list[tuple[float, str]]:
-    """Return the positions and labels of ticks."""
-    values = values_of(axis, about)
-    labels = [tick_label(value, log=axis.log) for value in values]
+    """Return positions and labels of decades if logarithmic, else of steps of 1, 2 or 5."""
+    values = _round_numbers(axis.low, axis.high, about, log=axis.log)
+    labels = [_tick_label(value, log=axis.log) for value in values]
     return list(zip(place(values, axis, ends), labels, strict=True))
+
+
+def _round_numbers(low: float, high: float, about: int, *, log: bool) -> list[float]:
+    if log:
+        first, last = int(np.ceil(np.log10(low) - 1e-9)), int(np.floor(np.log10(high) + 1e-9))
+        if first < last:
+            return [10.0**power for power in range(first, last + 1)]
+        values = [m * 10.0**power for power in range(first - 1, last + 1) for m in (1, 2, 5)]
+        return [value for value in values if low <= value <= high]
+    raw = (high - low) / about
+    magnitude = 10 ** np.floor(np.log10(raw))
+    step = float(magnitude * min((1, 2, 5, 10), key=lambda m: abs(m * magnitude - raw)))
+    start, end = np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9)
+    return [round(index * step, 12) for index in range(int(start), int(end) + 1)]
+
+
+def _tick_label(value: float, *, log: bool) -> str:
+    """Return ``0.5`` or ``10⁻⁴``."""
+    if log and (value < 0.01 or value >= 10000):
+        power = round(np.log10(value))
+        if abs(np.log10(value) - power) < 1e-9:
+            return power_of_ten(power)
+    return f"{value:g}"
 
 
 def drawing(figure: AnyFigure) -> dict[str, Any]:
     """Return the content of a figure's template; a matrix is a table and has none."""
-    if isinstance(figure, Chart):
-        return _chart(figure)
-    if isinstance(figure, Bars):
-        return _bars(figure)
-    return _display(figure) if isinstance(figure, Display) else {}
+    by_kind: Any = {Chart: _chart, Bars: _bars, Display: _display}
+    return {} if isinstance(figure, Matrix) else by_kind[type(figure)](figure)
 
 
 def _chart(figure: Chart) -> dict[str, Any]:
@@ -72,26 +84,17 @@ def _chart(figure: Chart) -> dict[str, Any]:
         curves = [_curve(series, figure.x, y) for series in figure.series]
         kind = "log" if y.log else "linear"
         views.append({"kind": kind, "x": figure.x, "y": y, "curves": curves})
-    own = [series for series in figure.series if series.in_legend]
-    data = [
-        {
-            "name": one.name,
-            "colour": one.colour,
-            "style": one.style,
-            "x": _short(one.x),
-            "y": _short(one.y),
-            "e": None if one.error is None else _short(one.error),
-            "ends": None if one.interval is None else [_short(ends) for ends in one.interval.T],
-        }
-        for one in own
-    ]
-    keys = [(one.name, one.colour, DASHES[one.dash % len(DASHES)]) for one in own]
+    keys, data = [], []
+    for one in (series for series in figure.series if series.in_legend):
+        keys.append((one.name, one.colour, DASHES[one.dash % len(DASHES)]))
+        numbers = {"x": one.x, "y": one.y, "e": one.error}
+        short = {key: None if v is None else _short(v) for key, v in numbers.items()}
+        ends = None if one.interval is None else [_short(pair) for pair in one.interval.T]
+        about = {"name": one.name, "colour": one.colour, "style": one.style}
+        data.append({**about, **short, "ends": ends})
     labels = {"x": figure.x.label, "y": figure.y.label}
-    return {
-        "views": views,
-        "legend": keys if len(keys) > 1 else [],
-        "data": {**labels, "series": data},
-    }
+    legend = keys if len(keys) > 1 else []
+    return {"views": views, "legend": legend, "data": {**labels, "series": data}}
 
 
 def _short(values: np.ndarray) -> list[float]:
