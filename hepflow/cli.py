@@ -27,20 +27,16 @@ from hepflow.system.terminal import MESSAGES, RESULTS, Messages, show
 USER_ERROR, INTERRUPTED = 2, 130
 RANKS = ("LOCAL_RANK", "SLURM_PROCID")
 """Variables with the rank of a process: only rank 0 reports that Ctrl-C interrupted them all."""
-URL = re.compile(r"[A-Za-z][\w+.-]+:/")
-"""Start of a URL in a Path, which drops one of its slashes."""
+URL = re.compile(r"[A-Za-z][\w+.-]+:/")  # start of a URL in a Path, which drops one of its slashes
 
 
 class Command(NamedTuple):
     """A command: its configuration, its function, and the extra that installs what it imports."""
 
-    config: type | None
-    """None if the function parses the options."""
-    run: str
-    """``module:function``, imported when the command is called."""
+    config: type | None  # None if the function parses the options
+    run: str  # ``module:function``, imported when the command is called
     extra: str
-    about: str = ""
-    """Default: the docstring of the configuration."""
+    about: str = ""  # default: the docstring of the configuration
     topic: str = ""
     """``module:function`` that runs instead, with the extra ``kafka``, if the input is a topic."""
 
@@ -173,12 +169,8 @@ def _dispatch(arguments: list[str]) -> None:
 
 
 def _commands_of(group: str) -> dict[str, str]:
-    start = f"{group} "
-    return {
-        name.removeprefix(start): command.summary
-        for name, command in COMMANDS.items()
-        if name.startswith(start)
-    }
+    names = [name for name in COMMANDS if name.startswith(f"{group} ")]
+    return {name.partition(" ")[2]: COMMANDS[name].summary for name in names}
 
 
 def _overview() -> dict[str, str]:
@@ -222,10 +214,8 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         values.pop("config", None)
         for option, value in values.items():
             if isinstance(value, Path) and URL.match(str(value)):
-                raise ConfigError(
-                    f"{spelt(option)} {value} must be a local path; only the inputs of ingest, "
-                    "score and replay may be URLs"
-                )
+                rule = "only the inputs of ingest, score and replay may be URLs"
+                raise ConfigError(f"{spelt(option)} {value} must be a local path; {rule}")
         return stage(**values)
 
     words = spelt_out(
@@ -238,8 +228,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
 
 def _groups(name: str) -> Groups:
-    config = COMMANDS[name].config
-    if config:
+    if config := COMMANDS[name].config:
         return groups_of(config)
     groups: Groups = _load("hepflow.train.help:groups", "train")(in_spark=name == "spark-train")
     return groups
@@ -248,16 +237,12 @@ def _groups(name: str) -> Groups:
 def _print_completion(arguments: list[str]) -> None:
     completion = import_module("hepflow.tools.completion")
     if len(arguments) == 1 and arguments[0] in completion.SHELLS:
-        commands: dict[str, tuple[str, Groups]] = {}
-        commands |= {name: (text, {}) for name, text in GROUPS.items()}
-        for name, command in COMMANDS.items():
-            if name != "completion":
-                commands[name] = (command.summary, _groups(name))
+        commands: dict[str, tuple[str, Groups]] = {name: (GROUPS[name], {}) for name in GROUPS}
+        for name in [name for name in COMMANDS if name != "completion"]:
+            commands[name] = (COMMANDS[name].summary, _groups(name))
         print(completion.script(arguments[0], commands))
     elif not arguments or set(HELP) & set(arguments):
-        lines = {
-            shell: f"put into ~/.{shell}rc: {line}" for shell, line in completion.SHELLS.items()
-        }
+        lines = {one: f"put into ~/.{one}rc: {line}" for one, line in completion.SHELLS.items()}
         _print_commands("hepflow completion SHELL", lines)
     else:
         shells, given = ", ".join(completion.SHELLS), " ".join(arguments)
@@ -271,9 +256,8 @@ def _load(target: str, extra: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("hepflow"):
             raise
-        raise MissingDependency(
-            f"this command needs the package {error.name!r}. Run: pip install 'hepflow[{extra}]'"
-        ) from error
+        needed = f"this command needs the package {error.name!r}"
+        raise MissingDependency(f"{needed}. Run: pip install 'hepflow[{extra}]'") from error
 
 
 def _print_commands(usage: str, rows: dict[str, str], note: str = "") -> None:

@@ -93,12 +93,10 @@ def read(parser: ArgumentParser, arguments: Sequence[str], make: Callable[[Names
 
     The message starts with a configuration file if that file alone gives the same error.
     """
-    words = pairwise(["", *arguments])
-    files = [
-        word.removeprefix("--config=")
-        for before, word in words
-        if before == "--config" or word.startswith("--config=")
-    ]
+    files = []
+    for before, word in pairwise(["", *arguments]):
+        if before == "--config" or word.startswith("--config="):
+            files.append(word.removeprefix("--config="))
     for path in map(Path, files):
         try:
             if path.is_file() and not path.read_text().strip():
@@ -146,21 +144,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def _explained(text: str, parser: ArgumentParser, file: str | None) -> str:
-    defaults = parser.get_defaults().keys()  # of a Namespace, which is no mapping
-    names = [name for name in defaults if not name.startswith("__")]
     text = re.sub(WITHIN, r'Parser key "\1.\2', text)
-
-    def of(key: str) -> str:
-        return f"{file}: {key}" if file else spelt(key)
+    spelling, start = (str, f"{file}: ") if file else (spelt, "")
 
     def unknown(key: str) -> str:
-        if file:
-            return f"{file}: no option {key}.{nearest(key, names)}"
-        return f"no option {spelt(key)}.{nearest(spelt(key), map(spelt, names))}"
+        defaults = parser.get_defaults().keys()  # of a Namespace, which is no mapping
+        names = [spelling(name) for name in defaults if not name.startswith("__")]
+        return f"{start}no option {spelling(key)}.{nearest(spelling(key), names)}"
 
     for pattern, sentence in SENTENCES.items():
         if found := re.fullmatch(pattern, text):
-            option = of((*found.groups(), "")[0])
+            option = start + spelling((*found.groups(), "")[0])
             groups, where = found.groups(), file or "--config"
             return sentence.format(*groups, file=where, option=option, example=EXAMPLE)
     if found := re.match(r"unrecognized arguments: ([^\s=]+)", text):
@@ -172,8 +166,8 @@ def _explained(text: str, parser: ArgumentParser, file: str | None) -> str:
     if found := re.match(reason, text):
         return unknown(".".join(filter(None, found.groups())))
     if found := re.match(r'Parser key "(.+?)": (.+)', text):
-        return of(found[1]) + _wrong_value(found[2])
-    return f"{file}: {text}." if file else f"{text}."
+        return start + spelling(found[1]) + _wrong_value(found[2])
+    return f"{start}{text}."
 
 
 def _wrong_value(text: str) -> str:

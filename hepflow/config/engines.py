@@ -10,7 +10,6 @@ from hepflow.config.limits import Checked, NonNegativeInt, PositiveInt
 from hepflow.errors import ConfigError
 
 MASTER = re.compile(r"local(-cluster)?(\[[\d*, ]+\])?|(spark|k8s)://.+|yarn")
-"""Masters that Spark accepts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +27,8 @@ class SparkConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not MASTER.fullmatch(self.master):
-            raise ConfigError(
-                "spark.master must be local[N], local[*], spark://HOST:PORT, yarn or k8s://URL, "
-                f"got {self.master!r}"
-            )
+            masters = "local[N], local[*], spark://HOST:PORT, yarn or k8s://URL"
+            raise ConfigError(f"spark.master must be {masters}, got {self.master!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +79,5 @@ class ClusterConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.kind == "address") != (self.address is not None):
-            raise ConfigError(
-                f"cluster.kind {self.kind} with cluster.address {self.address}: "
-                "kind address needs an address, and no other kind has one"
-            )
+            given = f"cluster.kind {self.kind} with cluster.address {self.address}"
+            raise ConfigError(f"{given}: kind address needs an address, and no other kind has one")

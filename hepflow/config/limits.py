@@ -4,19 +4,14 @@ jsonargparse checks the type of an option. Limits are checked when a configurati
 that a wrong number gives the same error on the command line and in Python.
 """
 
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import ge, gt, le, lt
 from typing import Annotated, ClassVar, get_args, get_origin, get_type_hints
 
 from hepflow.errors import ConfigError
 
-COMPARISONS = {
-    "at least": operator.ge,
-    "at most": operator.le,
-    "above": operator.gt,
-    "below": operator.lt,
-}
+COMPARISONS = {"at least": ge, "at most": le, "above": gt, "below": lt}
 PositiveInt = Annotated[int, ("at least", 1)]
 NonNegativeInt = Annotated[int, ("at least", 0)]
 PositiveFloat = Annotated[float, ("above", 0)]
@@ -27,8 +22,7 @@ NonNegativeFloat = Annotated[float, ("at least", 0)]
 class Checked:
     """Base of the configurations: refuses numbers outside their limits, and empty lists of them."""
 
-    within: ClassVar[str] = ""
-    """Prefix of the options of a nested configuration."""
+    within: ClassVar[str] = ""  # prefix of the options of a nested configuration
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self), include_extras=True).items():
@@ -45,9 +39,3 @@ class Checked:
                 for words, limit in limits:
                     if not COMPARISONS[words](one, limit):  # not even NaN passes
                         raise ConfigError(f"{self.within}{name} must be {words} {limit}, got {one}")
-
-
-def require_function(option: str, value: str | None) -> None:
-    """Refuse a value that does not name a function as ``package.module:function``."""
-    if value is not None and ":" not in value:
-        raise ConfigError(f"{option} must be package.module:function, got {value!r}")

@@ -18,14 +18,11 @@ VALUES = {int: "INT", float: "NUMBER", str: "TEXT", bool: "{true,false}", Path: 
 
 
 class Option(NamedTuple):
-    """An option, and the parts of its help."""
+    """An option by its key in a configuration file, and the parts of its help."""
 
     name: str
-    """Key in a configuration file, with a dot below another option."""
-    value: str
-    """Placeholder, such as PATH or {a,b}; empty for a switch."""
-    default: str
-    """Empty if the text gives it, or if the option takes no value."""
+    value: str  # placeholder, such as PATH or {a,b}; empty for a switch
+    default: str  # empty if the text gives it, or if the option takes no value
     text: str
     aliases: tuple[str, ...] = ()
 
@@ -35,8 +32,7 @@ class Option(NamedTuple):
         return spelt(self.name)
 
 
-Groups = Mapping[str, Iterable[Option]]
-"""Heading -> options below it."""
+Groups = Mapping[str, Iterable[Option]]  # heading -> options below it
 _FILE = "YAML file of these options, with underscores for dashes; options after it win."
 GENERAL = (
     Option("config", PATH, "", _FILE),
@@ -60,8 +56,7 @@ def groups_of(
         for param in parse_from_object(cls).params
     }
     kinds = get_type_hints(config)
-    own = [] if prefix else [*general]
-    groups = {title: own}
+    groups = {title: [] if prefix else [*general]}
     for field in fields(config):
         kind, text = kinds[field.name], " ".join(texts.get(field.name, "").split())
         if is_dataclass(kind):
@@ -71,7 +66,7 @@ def groups_of(
         switch = kind is bool and not prefix and field.default is False
         value = SWITCH if switch else value_of(kind, commas=not prefix)
         default = "" if switch or "default:" in text.lower() else _default(field)
-        own.append(Option(prefix + field.name, value, default, text))
+        groups[title].append(Option(prefix + field.name, value, default, text))
     return groups
 
 
@@ -92,10 +87,8 @@ def value_of(kind: Any, *, commas: bool = False) -> str:
     if origin is tuple:
         return f"{value_of(inner[0])},..." if commas else f"[{value_of(inner[0])},...]"
     if origin in (UnionType, Union):
-        is_url = {str, Path} <= {*inner}
-        return "|".join(
-            "URL" if one is str and is_url else value_of(one) for one in inner if one != NoneType
-        )
+        url = {str: "URL"} if {str, Path} <= {*inner} else {}
+        return "|".join(url.get(one) or value_of(one) for one in inner if one != NoneType)
     return f"{{NAME: {value_of(inner[1])}, ...}}" if inner else VALUES[kind]
 
 
@@ -104,10 +97,10 @@ def shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
-        items = (
-            f"{key}: [{shown(one)}]" if isinstance(one, (tuple, list)) else f"{key}: {shown(one)}"
-            for key, one in value.items()
-        )
+        items = []
+        for key, one in value.items():
+            text = f"[{shown(one)}]" if isinstance(one, (tuple, list)) else shown(one)
+            items.append(f"{key}: {text}")
         return "{" + ", ".join(items) + "}"
     if isinstance(value, (tuple, list)):
         return ",".join(map(shown, value))
@@ -137,12 +130,9 @@ def add(add_argument: Callable[..., Action], option: Option) -> None:
 
 def print_help(usage: str, about: str, groups: Groups, last: str = "") -> None:
     """Print the help of a command, as wide as the terminal."""
+    layout, text = partial(HelpFormatter, max_help_position=22), about.replace("%", "%%")
     parser = ArgumentParser(
-        usage=usage,
-        description=about.replace("%", "%%"),
-        epilog=last,
-        formatter_class=partial(HelpFormatter, max_help_position=22),
-        add_help=False,
+        usage=usage, description=text, epilog=last, formatter_class=layout, add_help=False
     )
     for title, options in groups.items():
         group = parser.add_argument_group(title)

@@ -3,17 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from hepflow.config.engines import ClusterConfig, SparkConfig
-from hepflow.config.limits import (
-    Checked,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    require_function,
-)
+from hepflow.config.limits import Checked, NonNegativeFloat, PositiveFloat, PositiveInt
 from hepflow.config.stages import KAFKA, RAW, REPORT, RUNS, SCORES, ReadingConfig
 from hepflow.data.runs import ONNX
 from hepflow.errors import ConfigError
@@ -88,11 +81,10 @@ class ScoreConfig(ReadingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.reads_topic and not self.stream:
-            raise ConfigError(
-                f"{self.input}: a topic has no end. Give --stream, and --idle-stop-s to stop when "
-                "no more messages arrive."
-            )
-        require_function("physics", self.physics)
+            advice = "Give --stream, and --idle-stop-s to stop when no more messages arrive."
+            raise ConfigError(f"{self.input}: a topic has no end. {advice}")
+        if self.physics and ":" not in self.physics:
+            raise ConfigError(f"physics must be package.module:function, got {self.physics!r}")
 
     @property
     def reads_topic(self) -> bool:
@@ -112,7 +104,7 @@ class ReplayConfig(ReadingConfig):
     """Events per second; 0: as fast as the broker accepts them."""
     events_per_message: PositiveInt = 50
     """Events per message; fewer if they exceed the broker's message.max.bytes."""
-    limit: NonNegativeInt = 0
+    limit: Annotated[int, ("at least", 0)] = 0
     """Number of events after which to stop; 0: publish all."""
     partitions: PositiveInt = 2
     """Partitions of the topic, if it is created."""

@@ -1,6 +1,5 @@
-"""One frozen dataclass per stage, and the paths that chain them.
+"""One frozen dataclass per stage; by default, a stage reads the output of the previous one.
 
-By default, a stage reads the output of the previous one.
 The string under a field is its help text on the command line.
 """
 
@@ -10,13 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from hepflow.config.engines import ClusterConfig, SparkConfig
-from hepflow.config.limits import (
-    Checked,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
-    require_function,
-)
+from hepflow.config.limits import Checked, NonNegativeFloat, NonNegativeInt, PositiveInt
 from hepflow.errors import ConfigError
 from hepflow.schema import CLASSES, SPLITS, TREE
 
@@ -87,8 +80,6 @@ class ReadingConfig(Checked):
 class IngestConfig(ReadingConfig):
     """Read Delphes ROOT files with Spark, skim them, and write Parquet."""
 
-    input: str | Path = RAW
-    """Folder or URL (root://, s3://, hdfs://, http://) of ROOT files of the samples."""
     output: Path = EVENTS
     """Parquet dataset to write."""
     overwrite: bool = False
@@ -117,9 +108,8 @@ class IngestConfig(ReadingConfig):
         if self.json and not self.estimate:
             raise ConfigError("json applies to the estimate only. Give --estimate too.")
         if not self.samples:
-            raise ConfigError(
-                "samples names no class. Give at least one, such as `samples: {qcd: [qcd]}`."
-            )
+            example = "Give at least one, such as `samples: {qcd: [qcd]}`."
+            raise ConfigError(f"samples names no class. {example}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,11 +143,10 @@ class FeaturesConfig(Checked):
         super().__post_init__()
         fractions = self.splits.values()
         if {*self.splits} != {*SPLITS} or abs(sum(fractions) - 1) > 1e-9 or min(fractions) < 0:
-            raise ConfigError(
-                "splits must be train, val and test, not negative, with a sum of 1; "
-                f"got {dict(self.splits)}"
-            )
-        require_function("physics", self.physics)
+            rule = "splits must be train, val and test, not negative, with a sum of 1"
+            raise ConfigError(f"{rule}; got {dict(self.splits)}")
+        if self.physics and ":" not in self.physics:
+            raise ConfigError(f"physics must be package.module:function, got {self.physics!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

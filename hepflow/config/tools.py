@@ -6,13 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from hepflow.config.engines import ClusterConfig, SparkConfig
-from hepflow.config.limits import (
-    Checked,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-)
+from hepflow.config.limits import Checked, NonNegativeInt, PositiveFloat, PositiveInt
 from hepflow.config.stages import BENCH, DEMO, RUNS, STORE, TUNE
 from hepflow.errors import ConfigError
 from hepflow.schema import CLASSES
@@ -51,11 +45,6 @@ class ImportConfig(Checked):
     """Events per part, and rows held in memory at once."""
 
 
-def _default_space() -> dict[str, Any]:
-    lr = {"low": 5e-4, "high": 2e-2, "log": True}
-    return {"model.lr": lr, "data.batch_size": [32, 64, 128, 256]}
-
-
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig(Checked):
     """Search for good hyper-parameters of a net with Optuna, by its loss on the val split.
@@ -69,7 +58,12 @@ class TuneConfig(Checked):
     """Feature store."""
     output: Path = TUNE
     """Folder for the study, its trials and best.yaml; the same command resumes the search."""
-    space: Mapping[str, Any] = field(default_factory=_default_space)
+    space: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "model.lr": {"low": 5e-4, "high": 2e-2, "log": True},
+            "data.batch_size": [32, 64, 128, 256],
+        }
+    )
     """Option of `hepflow train fit` -> list of values, or {low, high} with log or step."""
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     """tpe: Bayesian; random; grid: every combination of the lists."""
@@ -89,17 +83,14 @@ class TuneConfig(Checked):
         if self.folds == 1:
             raise ConfigError("folds must be 0 or at least 2, got 1")
         if not self.space:
-            raise ConfigError(
-                "space is empty. Give at least one option, such as "
-                "`space: {model.lr: [0.001, 0.003]}`."
-            )
+            example = "such as `space: {model.lr: [0.001, 0.003]}`"
+            raise ConfigError(f"space is empty. Give at least one option, {example}.")
         for name, values in self.space.items():
             if not isinstance(values, (list, tuple)) or not values:
                 self._check_range(name, values)
 
     def _check_range(self, name: str, values: Any) -> None:
-        optional = {"log", "step"}
-        is_range = isinstance(values, Mapping) and {*values} - optional == {"low", "high"}
+        is_range = isinstance(values, Mapping) and {*values} - {"log", "step"} == {"low", "high"}
         if self.sampler == "grid" or not is_range:
             other = ", or a range {low: 1, high: 10} with log or step"
             allowed = f"a list of values{'' if self.sampler == 'grid' else other}"
@@ -110,10 +101,8 @@ class TuneConfig(Checked):
                 raise ConfigError(f"space.{name}: {value!r} is not a number")
         log = values.get("log", False)
         if low >= high or (step is not None and (step <= 0 or log)) or (log and low <= 0):
-            raise ConfigError(
-                f"space.{name} must be a range with low < high, and either step > 0 or log (then "
-                f"low > 0); got {dict(values)}"
-            )
+            rule = "low < high, and either step > 0 or log (then low > 0)"
+            raise ConfigError(f"space.{name} must be a range with {rule}; got {dict(values)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,8 +161,7 @@ class ExportConfig(Checked):
     """Maximum difference of a logit, absolute or relative."""
 
 
-LEAST_EVENTS = 50
-"""Minimum events per class in the demo: the training split is then larger than one batch."""
+LEAST_EVENTS = 50  # per class in the demo: the training split is then larger than one batch
 Stage = Literal["simulate", "ingest", "features", "train", "spark-train", "train-gpu", "score"]
 
 
@@ -199,7 +187,7 @@ class BenchConfig(Checked):
     """Number of times each measurement is repeated, in turn."""
     epochs: PositiveInt = 3
     """Epochs per training."""
-    extrapolate: NonNegativeFloat = 0.0
+    extrapolate: Annotated[float, ("at least", 0)] = 0.0
     """Number of events, such as 54e6, to extrapolate the times to; 0: none."""
     extrapolate_cores: tuple[PositiveInt, ...] = (32, 256, 1024)
     """Numbers of cores to extrapolate to."""
@@ -233,10 +221,8 @@ class DemoConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if 0 < self.events < LEAST_EVENTS:
-            raise ConfigError(
-                f"events must be at least {LEAST_EVENTS}, otherwise an epoch is shorter than one "
-                f"batch; got {self.events}"
-            )
+            rule = f"at least {LEAST_EVENTS}, otherwise an epoch is shorter than one batch"
+            raise ConfigError(f"events must be {rule}; got {self.events}")
 
 
 @dataclass(frozen=True, kw_only=True)
