@@ -12,14 +12,7 @@ SHELLS = {shell: f'eval "$(hepflow completion {shell})"' for shell in ("bash", "
 
 
 def script(shell: str, commands: Mapping[str, tuple[str, Groups]]) -> str:
-    """Return the completion script.
-
-    Parameters
-    ----------
-    shell : str
-    commands : mapping
-        Command -> summary and options. A group, without options, comes before its commands.
-    """
+    """Return the completion script; groups, without options, come before their commands."""
     top = ArgumentParser("hepflow")
     levels = {"": top.add_subparsers()}
     for name, (summary, groups) in commands.items():

