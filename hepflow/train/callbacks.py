@@ -2,7 +2,6 @@
 
 import io
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from hepflow.data.predictions import Predictions, write_predictions
 from hepflow.data.runs import BEST, LAST, PREDICTIONS
 from hepflow.models.net import weights_hash
 from hepflow.system.files import whole
-from hepflow.train.loading.batches import Batch
 from hepflow.train.loading.loader import EventLoader
 from hepflow.train.module import net_of
 
@@ -39,7 +37,7 @@ class Throughput(Callback):
 
     def on_train_batch_end(self, *hook: Any) -> None:
         """Count events."""
-        self._events += batch_of(hook).n_global
+        self._events += hook[3].n_global  # of trainer, module, outputs, batch, index
 
     def on_validation_start(self, *_: Any) -> None:
         """Stop the clock: validation does not count."""
@@ -53,21 +51,10 @@ class Throughput(Callback):
         assert isinstance(trainer.train_dataloader, EventLoader)
         waited = trainer.train_dataloader.waited_s
         if self._busy:
-            rate = self._events / self._busy
-            values = {
-                "events_per_s": rate,
-                "events_per_s_a_process": rate / trainer.world_size,
-                "data_wait_s": waited - self._waited,
-            }
-            pl_module.log_dict(values, rank_zero_only=True)
+            rate, waits = self._events / self._busy, waited - self._waited
+            values = {"events_per_s": rate, "events_per_s_a_process": rate / trainer.world_size}
+            pl_module.log_dict({**values, "data_wait_s": waits}, rank_zero_only=True)
         self._busy, self._events, self._waited = 0.0, 0, waited
-
-
-def batch_of(hook: Sequence[Any]) -> Batch:
-    """Return the batch among the arguments of a hook: trainer, module, outputs, batch, index."""
-    batch = hook[3]
-    assert isinstance(batch, Batch)
-    return batch
 
 
 def can_resume_after(trainer: pl.Trainer, batch_index: int) -> bool:
@@ -86,12 +73,7 @@ class WholeCheckpoints(TorchCheckpointIO):
     Lightning's own come from the temporary folder: by a copy, if that is on another disk.
     """
 
-    def save_checkpoint(
-        self,
-        checkpoint: dict[str, Any],
-        path: str | Path,
-        storage_options: Any = None,  # noqa: ARG002 - part of the interface
-    ) -> None:
+    def save_checkpoint(self, checkpoint: Any, path: str | Path, *_: Any, **__: Any) -> None:
         """Write a checkpoint."""
         content = io.BytesIO()
         torch.save(checkpoint, content)
@@ -101,18 +83,10 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes last.ckpt after every epoch, and regularly within one.
-
-    Parameters
-    ----------
-    folder : Path
-    every_steps : int
-        Steps between two of them; 0: only after epochs.
-    """
+    """Writes last.ckpt after every epoch, and every so many steps within one (0: none)."""
 
     def __init__(self, folder: Path, every_steps: int) -> None:
-        self.folder = folder
-        self.every_steps = every_steps
+        self.folder, self.every_steps = folder, every_steps
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Train no further epoch if the training had stopped early when it was saved."""
@@ -163,21 +137,11 @@ class BestCheckpoint(ModelCheckpoint):
 class PredictionsWriter(Callback):
     """Collects the logits of test and predict from all processes, and writes each event once.
 
-    Parameters
-    ----------
-    folder : Path
-        Run folder; the file is ``predictions.parquet`` for the test split and
-        ``predictions-{split}.parquet`` for others.
-    provenance : mapping
-        Entries for the provenance in the file.
-    predict_split : str
-        Split that predict runs on.
+    In the run folder: predictions.parquet of the test split, predictions-{split}.parquet of others.
     """
 
     def __init__(self, folder: Path, provenance: dict[str, Any], predict_split: str) -> None:
-        self.folder = folder
-        self.predict_split = predict_split
-        self.provenance = provenance
+        self.folder, self.provenance, self.predict_split = folder, provenance, predict_split
         self.path: Path | None = None
         """File that was written."""
         self._seen: list[dict[str, Tensor]] = []
@@ -190,13 +154,7 @@ class PredictionsWriter(Callback):
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write them."""
-        self._write(trainer, pl_module, "test")
-
-    def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write them."""
-        self._write(trainer, pl_module, self.predict_split)
-
-    def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, split: str) -> None:
+        split = "test" if trainer.testing else self.predict_split
         names = self._seen[0]
         own = {name: torch.cat([batch[name] for batch in self._seen]).numpy() for name in names}
         self._seen = []
@@ -209,17 +167,13 @@ class PredictionsWriter(Callback):
         if not trainer.is_global_zero:
             return
         columns = {name: np.concatenate([rank[name] for rank in everyone]) for name in own}
-        columns["label"] = columns["label"].astype(np.int8)
         net = net_of(pl_module)
-        about = {
-            **self.provenance,
-            "weights": weights_hash(net),
-            "store": net.inputs.provenance,
-            "definitions": net.inputs.definitions,
-            "split": split,
-        }
-        predictions = Predictions(
-            **columns, classes=net.inputs.classes, model=self.folder.name, provenance=about
-        )
+        inputs, about = net.inputs, {**self.provenance, "weights": weights_hash(net)}
+        about |= {"store": inputs.provenance, "definitions": inputs.definitions, "split": split}
         self.folder.mkdir(parents=True, exist_ok=True)  # of `predict` with another --output
+        predictions = Predictions(
+            **columns, classes=inputs.classes, model=self.folder.name, provenance=about
+        )
         write_predictions(self.path, predictions)
+
+    on_predict_epoch_end = on_test_epoch_end

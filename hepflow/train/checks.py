@@ -18,13 +18,7 @@ ONE_BEST = {"save_top_k": 1, "filename": Path(BEST).stem}
 
 
 def check_fit(config: Namespace) -> None:
-    """Refuse options of ``hepflow train fit`` that leave no best epoch.
-
-    Raises
-    ------
-    ConfigError
-        The first such option.
-    """
+    """Refuse options of ``hepflow train fit`` that leave no best epoch."""
     trainer, checkpoint = config.trainer, config.checkpoint
     epochs, patience = trainer.max_epochs, config.early_stopping.patience
     precision = trainer.precision
@@ -42,60 +36,33 @@ def check_fit(config: Namespace) -> None:
     why = "Use --trainer.max-epochs 1 --trainer.limit-train-batches 5 instead."
     _refuse(bool(trainer.fast_dev_run), f"trainer.fast_dev_run keeps no epoch. {why}")
     why = f"is more than trainer.max_epochs {epochs}: no epoch would be the best"
-    for name, every in (
-        ("checkpoint.every_n_epochs", checkpoint.every_n_epochs),
-        ("trainer.check_val_every_n_epoch", trainer.check_val_every_n_epoch),
-    ):
-        _refuse((every or 0) > epochs, f"{name} {every} {why}")
+    for name in ("checkpoint.every_n_epochs", "trainer.check_val_every_n_epoch"):
+        _refuse((config[name] or 0) > epochs, f"{name} {config[name]} {why}")
 
 
 def check_monitors(config: Namespace, classes: tuple[str, ...]) -> None:
-    """Refuse a measure that is not logged, or that would keep the worst epoch.
-
-    Raises
-    ------
-    ConfigError
-        With the measures that are logged.
-    """
+    """Refuse a measure that is not logged, or that would keep the worst epoch."""
     known = of_an_epoch(classes)
     for callback in ("early_stopping", "checkpoint"):
         name, mode = config[callback].monitor, config[callback].mode
-        _refuse(
-            name in known and mode == "min" and not name.endswith("_loss"),
-            f"{callback}.monitor {name}: this would keep the worst epoch. Give "
-            f"{spelt(f'{callback}.mode')} max.",
-        )
+        wrong = name in known and mode == "min" and not name.endswith("_loss")
+        why = f"this would keep the worst epoch. Give {spelt(f'{callback}.mode')} max."
+        _refuse(wrong, f"{callback}.monitor {name}: {why}")
         if name is not None and not config.trainer.callbacks:  # which may log more
-            _refuse(
-                name not in known,
-                f"{callback}.monitor {name}: no such measure.{nearest(name, known)} There are: "
-                f"{', '.join(known)}.",
-            )
+            why = f"no such measure.{nearest(name, known)} There are: {', '.join(known)}."
+            _refuse(name not in known, f"{callback}.monitor {name}: {why}")
 
 
 def check_start(path: Path, checkpoint: Mapping[str, Any], run: RunPlan, max_epochs: int) -> None:
-    """Refuse a checkpoint that a new training cannot start from.
-
-    Raises
-    ------
-    ConfigError
-        The training would remove it, it has no optimizer, or no epoch is left.
-    """
-    _refuse(
-        path.resolve().is_relative_to(run.folder.resolve()),
-        f"--ckpt-path {path} is in {run.folder}, which a training of this configuration would "
-        "replace. Give another --output.",
-    )
-    _refuse(
-        "loops" not in checkpoint,  # checkpoint.save_weights_only
-        f"{path}: holds only the weights, and a training needs the optimizer too. Give its "
-        "last.ckpt.",
-    )
+    """Refuse a checkpoint that a new training cannot start from."""
+    why = "which a training of this configuration would replace. Give another --output."
+    inside = path.resolve().is_relative_to(run.folder.resolve())
+    _refuse(inside, f"--ckpt-path {path} is in {run.folder}, {why}")
+    why = "holds only the weights, and a training needs the optimizer too. Give its last.ckpt."
+    _refuse("loops" not in checkpoint, f"{path}: {why}")  # checkpoint.save_weights_only
     n_done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    _refuse(
-        n_done >= max_epochs,
-        f"{path}: has {n_done} epochs already. trainer.max_epochs must be more, got {max_epochs}.",
-    )
+    why = f"has {n_done} epochs already. trainer.max_epochs must be more, got {max_epochs}."
+    _refuse(n_done >= max_epochs, f"{path}: {why}")
 
 
 def _refuse(applies: bool, message: str) -> None:

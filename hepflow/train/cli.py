@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -62,9 +63,8 @@ def fit(cli: TrainCLI) -> None:
             except (DataError, RuntimeError) as error:  # a user's net that ONNX cannot express
                 log.warning("%s: no model.onnx: %s", run.folder, one_line(error))
         cli.record.write(cli.trainer, cli.model, finished=True, test=metrics)
-        log.info(
-            "trained %s: test %s; run folder %s", run.folder.name, summary(metrics), run.folder
-        )
+        text = "trained %s: test %s; run folder %s"
+        log.info(text, run.folder.name, summary(metrics), run.folder)
 
 
 def _ending(cli: TrainCLI) -> str:
@@ -74,16 +74,14 @@ def _ending(cli: TrainCLI) -> str:
     best = read_checkpoint(cli.best)["epoch"] + 1
     by = f" by {kept}" if kept else ""
     if isinstance(stopping, EarlyStopping) and n_epochs < (trainer.max_epochs or 0):
-        n, measure = stopping.wait_count, stopping.monitor
-        better = {"min": "lower", "max": "higher"}[stopping.mode]
+        measure, better = stopping.monitor, {"min": "lower", "max": "higher"}[stopping.mode]
+        waited = counted(stopping.wait_count, "epoch")
+        limit = f"{measure} has %s early_stopping.%s_threshold"
         why = {
-            EarlyStoppingReason.PATIENCE_EXHAUSTED: f"no {better} {measure} for "
-            f"{counted(n, 'epoch')}",
+            EarlyStoppingReason.PATIENCE_EXHAUSTED: f"no {better} {measure} for {waited}",
             EarlyStoppingReason.NON_FINITE_METRIC: f"{measure} became NaN or infinite",
-            EarlyStoppingReason.STOPPING_THRESHOLD: f"{measure} has reached "
-            "early_stopping.stopping_threshold",
-            EarlyStoppingReason.DIVERGENCE_THRESHOLD: f"{measure} has passed "
-            "early_stopping.divergence_threshold",
+            EarlyStoppingReason.STOPPING_THRESHOLD: limit % ("reached", "stopping"),
+            EarlyStoppingReason.DIVERGENCE_THRESHOLD: limit % ("passed", "divergence"),
         }.get(stopping.stopping_reason)
         if why and stopping.stopped_epoch + 1 == n_epochs:
             return f"stopped after epoch {n_epochs}: {why}; the best is epoch {best}{by}"
@@ -103,38 +101,22 @@ def test(cli: TrainCLI) -> None:
 
 def predict(cli: TrainCLI) -> None:
     """Write a checkpoint's predictions of a split, see --data.predict-split."""
-    cli.trainer.predict(
-        cli.model, cli.datamodule, ckpt_path=cli.best, return_predictions=False, weights_only=True
-    )
+    how: Any = {"ckpt_path": cli.best, "return_predictions": False, "weights_only": True}
+    cli.trainer.predict(cli.model, cli.datamodule, **how)
     log.info("wrote predictions of %s to %s", cli.best, cli.writer.path)
 
 
-def _measured(
-    cli: TrainCLI, measure: Callable[..., Sequence[Mapping[str, float]]]
-) -> Mapping[str, float]:
-    (metrics,) = measure(
-        cli.model, cli.datamodule, ckpt_path=cli.best, verbose=False, weights_only=True
-    )
+def _measured(cli: TrainCLI, measure: Callable[..., Any]) -> Mapping[str, float]:
+    how = {"ckpt_path": cli.best, "verbose": False, "weights_only": True}
+    metrics: Mapping[str, float] = measure(cli.model, cli.datamodule, **how)[0]
     return metrics
 
 
-COMMANDS: dict[str, Callable[[TrainCLI], None]] = {
-    "fit": fit,
-    "validate": validate,
-    "test": test,
-    "predict": predict,
-    "find-lr": find_lr,
-}
+COMMANDS = {"fit": fit, "validate": validate, "test": test, "predict": predict, "find-lr": find_lr}
 
 
 def main(args: Sequence[str]) -> None:
-    """Run a command with its options.
-
-    Raises
-    ------
-    HepflowError
-        A mistake of the user.
-    """
+    """Run a command with its options."""
     command, *options = args
     launcher = os.environ.get(LAUNCHER)
     if launcher and os.environ.get("LOCAL_RANK", "0") != "0":
@@ -144,8 +126,7 @@ def main(args: Sequence[str]) -> None:
         if os.getppid() != int(launcher):  # it has died while this process was starting
             os._exit(1)
     with prepared():
-        run = COMMANDS[command]
-        run(TrainCLI(command, options, run.__doc__))
+        COMMANDS[command](TrainCLI(command, options, COMMANDS[command].__doc__))
 
 
 @contextmanager

@@ -67,36 +67,30 @@ class EventData(pl.LightningDataModule):
 
     def plan(self, split: str, *, shuffle: bool, particles: bool) -> EpochPlan:
         """Return the order of a split's events, for nets that read particles or not."""
-        in_memory = self.options.buffer_mb * MB / self._bytes_per_event(split, particles=particles)
+        size = self._bytes_per_event(split, particles=particles)
+        n_held = max(1, int(self.options.buffer_mb * MB / size))
         return make_plan(
-            self.store,
-            split,
-            self.options,
-            shuffle=shuffle,
-            seed=self.seed,
-            window_events=max(1, int(in_memory)),
+            self.store, split, self.options, shuffle=shuffle, seed=self.seed, window_events=n_held
         )
 
     def loader(self, split: str, *, shuffle: bool) -> EventLoader:
         """Return the loader of a split for this process; without a trainer, for any net."""
         own, trainer = self.options, self.trainer
-        rank, world, particles, pin = 0, 1, True, False
+        ahead: dict[str, Any] = {"workers": own.workers, "prefetch": own.prefetch}
+        particles = True
         if trainer is not None:
-            rank, world = trainer.global_rank, trainer.world_size
             net: Net = trainer.lightning_module.net  # type: ignore[assignment]
             particles = "particles" in net.reads
-            pin = trainer.strategy.root_device.type == "cuda" and torch.cuda.is_available()
+            on_gpu = trainer.strategy.root_device.type == "cuda" and torch.cuda.is_available()
+            ahead |= {"rank": trainer.global_rank, "world": trainer.world_size, "pin": on_gpu}
         plan = self.plan(split, shuffle=shuffle, particles=particles)
         size = self._bytes_per_event(split, particles=particles) * self._total(split, "n_events")
-        reader = BlockReader(
-            self.store,
-            particles=particles,
-            order=own.order,
-            keep=size <= own.memory_mb * MB,
-            block_events=own.block_events,
-        )
-        ahead: dict[str, Any] = {"workers": own.workers, "prefetch": own.prefetch, "pin": pin}
-        return EventLoader(plan, reader, rank=rank, world=world, **ahead)
+        kept: dict[str, Any] = {
+            "keep": size <= own.memory_mb * MB,
+            "block_events": own.block_events,
+        }
+        reader = BlockReader(self.store, particles=particles, order=own.order, **kept)
+        return EventLoader(plan, reader, **ahead)
 
     def _total(self, split: str, count: str) -> int:
         parts = [part for name in self.inputs.classes for part in self.store.parts(split, name)]

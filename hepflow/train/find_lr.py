@@ -39,8 +39,7 @@ class Sweep(Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *hook: Any) -> None:
         """Record the loss, and stop once it has diverged."""
-        _, outputs, *_ = hook
-        self._sum = MEMORY * self._sum + (1 - MEMORY) * float(outputs["loss"])
+        self._sum = MEMORY * self._sum + (1 - MEMORY) * float(hook[1]["loss"])
         self.losses.append(self._sum / (1 - MEMORY ** (len(self.losses) + 1)))
         trainer.should_stop = not self.losses[-1] < DIVERGED * min(self.losses)
 
@@ -49,19 +48,17 @@ def find_lr(cli: TrainCLI) -> None:
     """Try learning rates on a copy of the net, and report where the loss falls fastest."""
     config, sweep = cli.config.trainer, Sweep()
     shown = config.enable_progress_bar is not False
+    as_trained = {name: config[name] for name in ("accelerator", "precision", "gradient_clip_val")}
+    limits: dict[str, Any] = {"max_epochs": STEPS, "max_steps": STEPS, "limit_val_batches": 0}
     trainer = pl.Trainer(
         devices=1,
-        accelerator=config.accelerator,
-        precision=config.precision,
-        gradient_clip_val=config.gradient_clip_val,
-        max_epochs=STEPS,
-        max_steps=STEPS,
-        limit_val_batches=0,
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
         callbacks=[sweep, *([cli.progress()] if shown else [])],
         enable_progress_bar=shown,
+        **limits,
+        **as_trained,
     )
     trainer.fit(cli.model, cli.datamodule)
     if trainer.interrupted:
@@ -75,8 +72,5 @@ def find_lr(cli: TrainCLI) -> None:
     slopes = np.gradient(losses) if len(losses) > 1 else np.zeros(1)  # by the rate's logarithm
     if slopes.min() >= 0:
         raise DataError(f"{path}: the loss never fell. Check the data, or --data.batch-size.")
-    log.info(
-        "the loss falls fastest near --model.lr %.2g; losses by learning rate in %s",
-        sweep.rates[SETTLING + slopes.argmin()],
-        path,
-    )
+    text = "the loss falls fastest near --model.lr %.2g; losses by learning rate in %s"
+    log.info(text, sweep.rates[SETTLING + slopes.argmin()], path)

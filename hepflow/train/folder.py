@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,15 +12,7 @@ import yaml
 from hepflow.config.options import shown
 from hepflow.data.output import refuse_to_replace
 from hepflow.data.provenance import digest
-from hepflow.data.runs import (
-    BEST,
-    CHECKPOINTS,
-    CONFIG,
-    FILES,
-    LAST,
-    PREDICTIONS,
-    read_record,
-)
+from hepflow.data.runs import BEST, CHECKPOINTS, CONFIG, FILES, LAST, PREDICTIONS, read_record
 from hepflow.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -34,49 +27,37 @@ WHERE_IT_RUNS = {
 }
 """Options that change the speed or the place of a run, never its result."""
 
-State = Literal["fresh", "resume", "done"]
-
 
 @dataclass(frozen=True)
 class RunPlan:
     """The settled facts of a training, before anything is written."""
 
     folder: Path
-    overwrite: bool
-    """Replace another training in the folder."""
     resolved: Mapping[str, Any]
     """Configuration with every option."""
-    config_text: str
-    """Content of config.yaml."""
-    config_hash: str
-    """Hash of the options that decide the result."""
     provenance: str
     """Hash of the feature store."""
-    state: State
-    """Whether this training is finished in the folder, can resume there, or neither."""
+    config_text: str
+    """Content of config.yaml."""
+    overwrite: bool
+    """Replace another training in the folder."""
 
-    @classmethod
-    def settle(
-        cls,
-        folder: Path,
-        resolved: Mapping[str, Any],
-        provenance: str,
-        *,
-        config_text: str = "",
-        overwrite: bool = False,
-    ) -> "RunPlan":
-        """Return the plan of a training, with the state of its folder."""
-        own_hash = digest(decisive(resolved))
-        record = read_record(folder)
-        checkpoints = folder / CHECKPOINTS
-        state: State = "fresh"
-        if (record.get("config_hash"), record.get("provenance")) == (own_hash, provenance):
-            written = (folder / PREDICTIONS).is_file() and (checkpoints / BEST).is_file()
-            if record.get("finished") and written:
-                state = "done"
-            elif (checkpoints / LAST).is_file():
-                state = "resume"
-        return cls(folder, overwrite, resolved, config_text, own_hash, provenance, state)
+    @cached_property
+    def config_hash(self) -> str:
+        """Hash of the options that decide the result."""
+        return digest(decisive(self.resolved))
+
+    @cached_property
+    def state(self) -> Literal["fresh", "resume", "done"]:
+        """Whether this training was finished in the folder, can resume there, or neither."""
+        record, checkpoints = read_record(self.folder), self.folder / CHECKPOINTS
+        same = {"config_hash": self.config_hash, "provenance": self.provenance}
+        if not same.items() <= record.items():
+            return "fresh"
+        written = (self.folder / PREDICTIONS).is_file() and (checkpoints / BEST).is_file()
+        if record.get("finished") and written:
+            return "done"
+        return "resume" if (checkpoints / LAST).is_file() else "fresh"
 
     @property
     def last(self) -> Path | None:
@@ -86,13 +67,8 @@ class RunPlan:
     def check_replaceable(self) -> None:
         """Refuse to start where another training has left results, without --overwrite.
 
-        A training may start if it differs from that one by the events of the same store only.
-
-        Raises
-        ------
-        ConfigError
-            The folder holds another training that is finished or has a checkpoint, or a user's
-            own files with names of ours.
+        A training may start if it differs from that one by the events of the same store only. A
+        user's own files with names of ours are refused too.
         """
         folder = self.folder
         if self.state != "fresh" or self.overwrite:
@@ -115,17 +91,12 @@ class RunPlan:
         before["ckpt_path"] = record.get("began_with")
         changed = dict(_differences(decisive(before), decisive(self.resolved)))
         if record.get("provenance") != self.provenance:
-            stores = [
-                str(config.get("data", {}).get("store")) for config in (before, self.resolved)
-            ]
+            stores = [str(one.get("data", {}).get("store")) for one in (before, self.resolved)]
             if Path(stores[0]).absolute() != Path(stores[1]).absolute():
                 changed["data.store"] = stores[0], stores[1]
             elif not changed:
-                log.info(
-                    "%s: the events of %s have changed since; a new training starts",
-                    folder,
-                    stores[1],
-                )
+                text = "%s: the events of %s have changed since; a new training starts"
+                log.info(text, folder, stores[1])
         old, new = ({name: shown(pair[i]) for name, pair in changed.items()} for i in range(2))
         refuse_other_run(folder, record, old, new)
 
@@ -133,15 +104,15 @@ class RunPlan:
 def refuse_other_run(
     folder: Path, record: Mapping[str, Any], before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> None:
-    """Refuse to replace a run of nets or trees that was made with other settings.
-
-    Raises
-    ------
-    ConfigError
-        A setting differs.
-    """
+    """Refuse to replace a run of nets or trees that was made with other settings."""
     held = "a finished run" if record.get("finished") else "an unfinished run"
     refuse_to_replace(folder, held, before, now)
+
+
+def next_start(checkpoints: Path) -> str:
+    """Return what an interrupted training will do when it is started again."""
+    last = checkpoints / LAST
+    return f"resume from {last}" if last.is_file() else "start again: no checkpoint yet"
 
 
 def summary(metrics: Mapping[str, float]) -> str:
@@ -151,11 +122,9 @@ def summary(metrics: Mapping[str, float]) -> str:
 
 def decisive(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration without the options that do not change the result."""
-    kept = {
-        key: value
-        for key, value in resolved.items()
-        if key not in WHERE_IT_RUNS[""] and (key, value) != ("ckpt_path", None)
-    }
+    kept = {key: value for key, value in resolved.items() if key not in WHERE_IT_RUNS[""]}
+    if kept.get("ckpt_path") is None:
+        kept.pop("ckpt_path", None)
     for group in WHERE_IT_RUNS.keys() & kept.keys():
         options = kept[group].items()
         kept[group] = {key: value for key, value in options if key not in WHERE_IT_RUNS[group]}

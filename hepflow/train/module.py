@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.nn import functional
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
@@ -102,42 +102,53 @@ class Classifier(pl.LightningModule):
         loss, correct, n_events = sums.tolist()
         self.sums.zero_()
         values = dict(zip(measures("train"), (loss / n_events, correct / n_events), strict=True))
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, Optimizer)
-        lr = float(optimizer.param_groups[0]["lr"])
+        lr = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log_dict({**values, "lr": lr}, rank_zero_only=True)
 
-    def validation_step(self, batch: Batch) -> None:
-        """Collect loss, accuracy and AUC."""
-        self._measure(batch, self(batch))
-
-    def on_validation_epoch_end(self) -> None:
-        """Log them."""
-        self._log_measured("val")
+    def predict_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the logits of the events, for `PredictionsWriter`."""
+        logits_BK, real = self(batch), batch.weight > 0
+        own = {"event_id": batch.event_id, "label": batch.label, "logits": logits_BK.float()}
+        return {name: values[real] for name, values in own.items()}
 
     def test_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Collect loss, accuracy and AUC; return the logits for `PredictionsWriter`."""
-        logits_BK = self(batch)
-        self._measure(batch, logits_BK)
-        return _outputs(batch, logits_BK)
+        """Collect loss, accuracy and AUC, and return the logits."""
+        outputs = self.predict_step(batch)
+        logits_BK, label_B = outputs["logits"], outputs["label"]
+        self.loss.update(functional.cross_entropy(logits_BK, label_B, reduction="none"))
+        self.accuracy.update(logits_BK, label_B)
+        self.auc.update(logits_BK.softmax(dim=1), label_B)
+        return outputs
+
+    validation_step = test_step
 
     def on_test_epoch_end(self) -> None:
-        """Log them."""
-        self._log_measured("test")
+        """Log them; every rank has computed the same from the events of all ranks."""
+        names = measures("test" if self.trainer.testing else "val", self.net.inputs.classes)
+        values = (self.loss.compute(), self.accuracy.compute(), *self.auc.compute())
+        for metric in (self.loss, self.accuracy, self.auc):
+            metric.reset()
+        measured = dict(zip(names, values, strict=True))
+        self.log_dict(measured, sync_dist=False, rank_zero_only=False)
 
-    def predict_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the logits."""
-        return _outputs(batch, self(batch))
+    on_validation_epoch_end = on_test_epoch_end
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW, with a learning rate that follows the schedule step by step."""
-        own, n_steps = self.options, self._n_steps()
+        own, trainer = self.options, self.trainer
+        # The trainer's own estimate of the number of steps would open the training loader before a
+        # checkpoint can set its position.
+        data: EventData = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
+        plan = data.plan("train", shuffle=True, particles="particles" in self.net.reads)
+        n_steps = max(1, steps(trainer, data.batches_trained(plan)))
         # Lightning's mixed precision cannot clip the gradients of a fused optimizer.
-        fused = "mixed" not in str(self.trainer.precision)
+        fused = "mixed" not in str(trainer.precision)
         optimizer = AdamW(self.parameters(), lr=own.lr, weight_decay=own.weight_decay, fused=fused)
-        schedule = LambdaLR(
-            optimizer, lambda step: lr_factor(step, n_steps, own.warmup, own.schedule)
-        )
+
+        def factor(step: int) -> float:
+            return lr_factor(step, n_steps, own.warmup, own.schedule)
+
+        schedule = LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -152,15 +163,7 @@ class Classifier(pl.LightningModule):
             self.sums = checkpoint["epoch_sums"].clone()
 
     def require_fit(self, checkpoint: dict[str, Any], *, training: bool) -> None:
-        """Refuse a checkpoint that does not fit.
-
-        Raises
-        ------
-        ConfigError
-            It holds another net.
-        DataError
-            Its net was made for other features; or, for a training, for another normalisation.
-        """
+        """Refuse a checkpoint of another net, for other features or, to train it, other events."""
         theirs, mine = checkpoint["hepflow"], self.net.describe()
         for key in ("net", "arguments"):
             if theirs[key] != mine[key]:
@@ -174,33 +177,6 @@ class Classifier(pl.LightningModule):
                 "the checkpoint was trained with another normalisation (other training events). "
                 "Start a new training in another --output."
             )
-
-    def _measure(self, batch: Batch, logits_BK: Tensor) -> None:
-        real = batch.weight > 0
-        logits_BK, label_B = logits_BK[real].float(), batch.label[real]
-        self.loss.update(functional.cross_entropy(logits_BK, label_B, reduction="none"))
-        self.accuracy.update(logits_BK, label_B)
-        self.auc.update(logits_BK.softmax(dim=1), label_B)
-
-    def _log_measured(self, split: str) -> None:
-        names = measures(split, self.net.inputs.classes)
-        values = (self.loss.compute(), self.accuracy.compute(), *self.auc.compute())
-        for metric in (self.loss, self.accuracy, self.auc):
-            metric.reset()
-        # Every rank has computed the same from the events of all ranks.
-        measured = dict(zip(names, values, strict=True))
-        self.log_dict(measured, sync_dist=False, rank_zero_only=False)
-
-    def _n_steps(self) -> int:
-        """Return the optimizer steps of the whole training.
-
-        The trainer's own estimate would open the training loader before a checkpoint can set its
-        position.
-        """
-        trainer = self.trainer
-        data: EventData = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
-        plan = data.plan("train", shuffle=True, particles="particles" in self.net.reads)
-        return max(1, steps(trainer, data.batches_trained(plan)))
 
 
 def steps(trainer: pl.Trainer, n_batches: float) -> int:
@@ -228,9 +204,3 @@ def lr_factor(step: int, n_steps: int, warmup: float, schedule: str) -> float:
         return 1.0
     done = min(1.0, (step - n_warm) / max(1.0, n_steps - n_warm))
     return 0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2
-
-
-def _outputs(batch: Batch, logits_BK: Tensor) -> dict[str, Tensor]:
-    real = batch.weight > 0
-    own = {"event_id": batch.event_id, "label": batch.label, "logits": logits_BK.float()}
-    return {name: values[real] for name, values in own.items()}

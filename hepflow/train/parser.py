@@ -27,14 +27,7 @@ from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError, one_line
 from hepflow.models.export import read_checkpoint
 from hepflow.system import processes
-from hepflow.train import slurm
-from hepflow.train.callbacks import (
-    BestCheckpoint,
-    LastCheckpoint,
-    PredictionsWriter,
-    Throughput,
-    WholeCheckpoints,
-)
+from hepflow.train import callbacks, slurm
 from hepflow.train.checks import ONE_BEST, check_fit, check_monitors, check_start
 from hepflow.train.data import EventData
 from hepflow.train.folder import RunPlan
@@ -61,27 +54,10 @@ DEFAULTS = {
 
 
 class TrainCLI(LightningCLI):
-    """Parses the options, and makes the net, the data and the trainer from them.
+    """Parses the options of a command, and makes the net, the data and the trainer from them.
 
-    Attributes
-    ----------
-    config : Namespace
-        Options with their values.
-    run : RunPlan
-        The settled facts of the training.
-    model, datamodule, trainer
-        Made from the options, unless a ``fit`` is done already; so are the next two.
-    record : RunRecord
-    writer : PredictionsWriter
-
-    Parameters
-    ----------
-    command : str
-        ``fit``, ``validate``, ``test``, ``predict`` or ``find-lr``.
-    args : sequence of str
-        Its options.
-    about : str, optional
-        Its description in the help.
+    ``config`` holds the options, ``run`` the settled facts of the training. If a ``fit`` is done
+    already, there are no ``model``, ``datamodule``, ``trainer``, ``record`` and ``writer``.
     """
 
     prog = "hepflow train {command}"
@@ -95,6 +71,7 @@ class TrainCLI(LightningCLI):
         self.prog = self.prog.format(command=command)
         set_parsing_settings(docstring_parse_attribute_docstrings=True)
         words = {"switches": SWITCHES, "mappings": MAPPINGS, "aliases": ALIASES}
+        shown = {"prog": self.prog, "usage": f"{self.prog} [options]", "description": about}
         super().__init__(
             Classifier,
             EventData,
@@ -102,13 +79,7 @@ class TrainCLI(LightningCLI):
             seed_everything_default=1,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            parser_kwargs={
-                "exit_on_error": False,
-                "allow_abbrev": False,
-                "prog": self.prog,
-                "usage": f"{self.prog} [options]",
-                "description": about,
-            },
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, **shown},
             args=spelt_out(with_shipped(args), **words),  # type: ignore[arg-type]
             run=False,
         )
@@ -117,7 +88,7 @@ class TrainCLI(LightningCLI):
         """Add the run folder, the checkpoint, and the two callbacks that people tune."""
         parser.add_class_arguments(TrainConfig)
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
-        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(callbacks.BestCheckpoint, "checkpoint")
         group = parser.groups["checkpoint"]  # type: ignore[index]
         group.title = "The epoch to keep"  # Lightning's title is longer than a line
         parser.set_defaults(DEFAULTS)
@@ -126,22 +97,14 @@ class TrainCLI(LightningCLI):
         parser.link_arguments("data.inputs", "model.inputs", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, with mistakes in one line.
-
-        Raises
-        ------
-        ConfigError
-            An option is unknown or its value is not allowed.
-        """
+        """Parse, with mistakes in one line."""
         self.config: Namespace = read(parser, args, self.checked)
 
     def checked(self, config: Namespace) -> Namespace:
         """Return the options if they are allowed together."""
         TrainConfig(**{field.name: config[field.name] for field in fields(TrainConfig)})
-        if not 0 <= (config.seed_everything or 0) < 2**32:
-            raise ConfigError(
-                f"seed_everything must be from 0 to {2**32 - 1}, got {config.seed_everything}"
-            )
+        if not 0 <= (seed := config.seed_everything or 0) < 2**32:
+            raise ConfigError(f"seed_everything must be from 0 to {2**32 - 1}, got {seed}")
         if self.command == "fit":
             check_fit(config)
         return config
@@ -151,10 +114,8 @@ class TrainCLI(LightningCLI):
         config = self.config
         start, overwrite = config.ckpt_path, config.overwrite
         if start is not None and not Path(start).is_file():
-            raise DataError(
-                f"{start}: no checkpoint here. Give one to --ckpt-path, such as "
-                f"runs/hlf/checkpoints/{BEST}."
-            )
+            advice = f"Give one to --ckpt-path, such as runs/hlf/checkpoints/{BEST}."
+            raise DataError(f"{start}: no checkpoint here. {advice}")
         config.output = config.output or RUNS / _name(config.get("config") or [])
         provenance = EventStore.open(Path(config.data.store)).spec.provenance
         # `--config config.yaml` later means this run: with its own checkpoints, not to be replaced.
@@ -171,9 +132,7 @@ class TrainCLI(LightningCLI):
         resolved = yaml.safe_load(text)
         if self.command == "fit" and start is not None:
             resolved["ckpt_path"] = str(start)
-        self.run = RunPlan.settle(
-            config.output, resolved, provenance, config_text=text, overwrite=overwrite
-        )
+        self.run = RunPlan(config.output, resolved, provenance, text, overwrite)
         config.checkpoint.dirpath = str(config.output / CHECKPOINTS)
 
     def instantiate_classes(self) -> None:
@@ -202,43 +161,37 @@ class TrainCLI(LightningCLI):
                 self.datamodule.plan(split, shuffle=split == "train", particles=particles)
             self.run.check_replaceable()
 
-    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+    def instantiate_trainer(self, **options: Any) -> pl.Trainer:
         """Make the trainer with our callbacks and loggers; the user's own come on top."""
         config, folder = self.config_init.trainer, self.run.folder
-        about = {
-            "seed": self.config.seed_everything,
-            "store": str(Path(self.config.data.store).resolve()),
-            "engine": self.engine,
-            "began_with": self.run.resolved.get("ckpt_path"),
-        }
-        source = {"config_hash": self.run.config_hash, "seed": self.config.seed_everything}
+        seed = self.config.seed_everything
+        about = {"seed": seed, "store": str(Path(self.config.data.store).resolve())}
+        about |= {"engine": self.engine, "began_with": self.run.resolved.get("ckpt_path")}
         self.record = RunRecord(self.run, about)
-        self.writer = PredictionsWriter(folder, source, self.config.data.predict_split)
-        last = LastCheckpoint(folder / CHECKPOINTS, self.config.checkpoint_every_steps)
-        callbacks = [Throughput(), self.record, self.writer, last, *(config.callbacks or [])]
+        source = {"config_hash": self.run.config_hash, "seed": seed}
+        self.writer = callbacks.PredictionsWriter(folder, source, self.config.data.predict_split)
+        last = callbacks.LastCheckpoint(folder / CHECKPOINTS, self.config.checkpoint_every_steps)
+        called = [callbacks.Throughput(), self.record, self.writer, last, *(config.callbacks or [])]
         if config.enable_progress_bar is not False:
-            callbacks.append(self.progress())
+            called.append(self.progress())
         if self.command == "fit" and self.requeues and slurm.in_a_job():
-            callbacks.append(slurm.SlurmRequeue(folder / CHECKPOINTS))
+            called.append(slurm.SlurmRequeue(folder / CHECKPOINTS))
         plugins = config.plugins or []
         plugins = [*(plugins if isinstance(plugins, list) else [plugins]), *slurm.environment()]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            plugins.append(WholeCheckpoints())
-        ours = {"callbacks": callbacks, "plugins": plugins, "default_root_dir": str(folder)}
+            plugins.append(callbacks.WholeCheckpoints())
+        options |= {"callbacks": called, "plugins": plugins, "default_root_dir": str(folder)}
+        options["logger"] = self._loggers(config.logger)
         try:
-            trainer = super().instantiate_trainer(
-                logger=self._loggers(config.logger), **ours, **kwargs
-            )
+            trainer = super().instantiate_trainer(**options)
         except (MisconfigurationException, ValueError, TypeError) as error:
             names = ("accelerator", "devices", "num_nodes", "strategy", "precision")
-            asked = [
-                f"trainer.{name} {config[name]}"
-                for name in names
-                if config[name] not in (None, "auto", 1)
-            ]
-            hint = " `hepflow doctor` shows what this machine has."
-            message = f"{', '.join(asked)}: {one_line(error)}{hint}" if asked else one_line(error)
-            raise ConfigError(message) from error
+            given = [name for name in names if config[name] not in (None, "auto", 1)]
+            if not given:
+                raise ConfigError(one_line(error)) from error
+            asked = ", ".join(f"trainer.{name} {config[name]}" for name in given)
+            hint = "`hepflow doctor` shows what this machine has."
+            raise ConfigError(f"{asked}: {one_line(error)} {hint}") from error
         _fit_to_machine(trainer, str(config.precision))
         if isinstance(trainer.strategy, DDPStrategy):  # also one that `auto` chose
             # Lightning has no public way to change a strategy that it chose itself.
@@ -249,52 +202,41 @@ class TrainCLI(LightningCLI):
         # last.ckpt must contain the best score so far, or a resumed run may keep a worse epoch: so
         # it is written after the other callbacks.
         ordered: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        ordered.sort(key=lambda callback: isinstance(callback, LastCheckpoint))
+        ordered.sort(key=lambda callback: isinstance(callback, callbacks.LastCheckpoint))
         return trainer
 
     def _loggers(self, configured: Any) -> list[Logger] | bool:
         if configured is False or self.command != "fit":
             return False
-        folder, resumes = self.run.folder, self.run.state == "resume"
-        own: list[Logger] = [EpochTable(folder / HISTORY, go_on=resumes)]
+        run = self.run
         if configured in (None, True):
-            version = self.run.config_hash
-            return [TensorBoardLogger(str(folder), name=TENSORBOARD, version=version), *own]
-        return [*(configured if isinstance(configured, list) else [configured]), *own]
+            configured = TensorBoardLogger(str(run.folder), TENSORBOARD, run.config_hash)
+        own = EpochTable(run.folder / HISTORY, go_on=run.state == "resume")
+        return [*(configured if isinstance(configured, list) else [configured]), own]
 
     @property
     def best(self) -> Path:
-        """Checkpoint to validate, test or predict with.
-
-        Raises
-        ------
-        DataError
-            There is none.
-        """
+        """Checkpoint to validate, test or predict with."""
         named = self.config.ckpt_path if self.command != "fit" else None  # else it is the start
         path: Path = named or self.run.folder / CHECKPOINTS / BEST
         if not path.is_file():
-            raise DataError(
-                f"{path}: no checkpoint here. Train one with `hepflow train fit --output "
-                f"{self.run.folder}`, or give one to --ckpt-path."
-            )
+            advice = f"Train one with `hepflow train fit --output {self.run.folder}`"
+            raise DataError(f"{path}: no checkpoint here. {advice}, or give one to --ckpt-path.")
         return path
 
 
 def _fit_to_machine(trainer: pl.Trainer, precision: str) -> None:
     """Refuse what a CPU lacks, and name this process to the ones that it starts."""
-    on_cpu, cores = isinstance(trainer.accelerator, CPUAccelerator), processes.cores()
+    on_cpu = isinstance(trainer.accelerator, CPUAccelerator)
+    cores, devices = processes.cores(), trainer.num_devices
     if on_cpu and precision in {"16", "16-mixed"}:  # Lightning would take another one
-        raise ConfigError(
-            f"trainer.precision {precision} is for GPUs; a CPU has 32-true and bf16-mixed"
-        )
+        why = "is for GPUs; a CPU has 32-true and bf16-mixed"
+        raise ConfigError(f"trainer.precision {precision} {why}")
     if trainer.strategy.launcher is None:  # one process; or Slurm, torchrun or Spark start them
         return
-    if on_cpu and trainer.num_devices > cores:
-        raise ConfigError(
-            f"trainer.devices {trainer.num_devices} asks for more processes than the {cores} cores "
-            "that hepflow may use here"
-        )
+    if on_cpu and devices > cores:
+        why = f"asks for more processes than the {cores} cores that hepflow may use here"
+        raise ConfigError(f"trainer.devices {devices} {why}")
     os.environ[LAUNCHER] = str(os.getpid())
 
 

@@ -27,8 +27,7 @@ class _Shown(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._shown = time.perf_counter()
-        self._enabled = True
+        self._shown, self._enabled = time.perf_counter(), True
 
     def disable(self) -> None:
         """Show nothing: Lightning calls it in all processes but the first."""

@@ -18,32 +18,22 @@ from hepflow.models.net import parameters
 from hepflow.schema import SPLITS
 from hepflow.system import processes
 from hepflow.system.files import whole, write_json
-from hepflow.train.callbacks import batch_of
 from hepflow.train.data import EventData
 from hepflow.train.folder import RunPlan
-from hepflow.train.loading.loader import EventLoader
 from hepflow.train.module import net_of
 
 PACKAGES = ("hepflow", "torch", "pytorch-lightning", "torchmetrics", "numpy", "zarr")
 
 
 class RunRecord(Callback):
-    """Keeps run.json and config.yaml.
+    """Keeps run.json and config.yaml; a fresh run removes an earlier one from its folder.
 
-    Parameters
-    ----------
-    run : RunPlan
-        Where and what is trained; a fresh run removes what an earlier one left in the folder.
-    about : mapping
-        Further entries of the record: ``seed``, ``store``, ``engine`` ...
+    ``about`` are further entries of the record, such as the seed.
     """
 
     def __init__(self, run: RunPlan, about: Mapping[str, Any]) -> None:
-        self.run = run
-        self.about = about
-        self._events = 0
-        self._wall_s = 0.0
-        self._since = time.perf_counter()
+        self.run, self.about = run, about
+        self._events, self._wall_s, self._since = 0, 0.0, time.perf_counter()
         self._splits: dict[str, list[str]] = {}
         self._reach: float | None = None
         self._fitted = False
@@ -68,21 +58,17 @@ class RunRecord(Callback):
         data: EventData = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
         n_train = sum(data.store.attributes["counts"]["train"].values())
         of_train = data.inputs.statistics["hlf"]["count"] == n_train
-        assert isinstance(trainer.train_dataloader, EventLoader)
-        self._splits |= {
-            "fit": _splits_of(trainer.train_dataloader),
-            "statistics": ["train"] if of_train else list(SPLITS),
-        }
-        self._reach = trainer.train_dataloader.plan.reach
-        self._since = time.perf_counter()
+        plan = trainer.train_dataloader.plan  # type: ignore[union-attr]  # of an EventLoader
+        self._splits |= {"fit": plan.splits, "statistics": ["train"] if of_train else list(SPLITS)}
+        self._reach, self._since = plan.reach, time.perf_counter()
 
     def on_train_batch_end(self, *hook: Any) -> None:
         """Count events."""
-        self._events += batch_of(hook).n_global
+        self._events += hook[3].n_global  # of trainer, module, outputs, batch, index
 
     def on_validation_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Record the split that decides the best epoch."""
-        self._splits["tuning"] = _splits_of(trainer.val_dataloaders)
+        self._splits["tuning"] = trainer.val_dataloaders.plan.splits  # type: ignore[union-attr]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Update the record."""
@@ -114,6 +100,9 @@ class RunRecord(Callback):
         inputs = net.inputs
         wall_s = self._wall_s if finished else self._wall_so_far()
         device = trainer.strategy.root_device
+        name = f"{device.type}, {processes.cores()} cores"
+        if device.type == "cuda":
+            name = torch.cuda.get_device_name(device)
         record = {
             "name": self.run.folder.name,
             "config_hash": self.run.config_hash,
@@ -133,9 +122,7 @@ class RunRecord(Callback):
             "events_per_s": self._events / wall_s if wall_s > 0 else 0.0,
             "processes": trainer.world_size,
             "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name(device)
-            if device.type == "cuda"
-            else f"{device.type}, {processes.cores()} cores",
+            "device": name,
             "versions": processes.versions(PACKAGES),
             "history": read_table(self.run.folder / HISTORY),
             "finished": finished,
@@ -146,23 +133,10 @@ class RunRecord(Callback):
         return self._wall_s + time.perf_counter() - self._since
 
 
-def _splits_of(loader: Any) -> list[str]:
-    assert isinstance(loader, EventLoader)
-    return sorted({block.part.split for blocks in loader.plan.blocks for block in blocks})
-
-
 class EpochTable(Logger):
-    """metrics.csv: one row per epoch, with everything that was logged in it.
+    """metrics.csv: one row per epoch, with everything logged in it; to go on keeps earlier rows."""
 
-    Parameters
-    ----------
-    path : Path
-    go_on : bool
-        Keep the rows of an earlier start.
-    """
-
-    name = "table"
-    version = ""
+    name, version = "table", ""
 
     def __init__(self, path: Path, *, go_on: bool) -> None:
         super().__init__()
@@ -192,8 +166,7 @@ class EpochTable(Logger):
         if not self.rows:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        first = ("epoch", "step")
-        names = [*first, *sorted(set().union(*self.rows.values()).difference(first))]
+        names = ["epoch", "step", *sorted(set().union(*self.rows.values()) - {"epoch", "step"})]
         with whole(self.path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()

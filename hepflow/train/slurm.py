@@ -24,10 +24,13 @@ from pytorch_lightning.callbacks import Callback
 
 from hepflow.data.runs import LAST
 from hepflow.train.callbacks import can_resume_after
+from hepflow.train.folder import next_start
 
 log = logging.getLogger(__name__)
 
 SIGNAL = signal.SIGUSR1
+EVERY = 10  # batches between two agreements of the ranks
+MARGIN_S = 60.0  # before the end of the job, counts as the signal, which may have come too early
 UNTIL_KILLED_S = 120
 
 
@@ -43,22 +46,10 @@ def environment() -> list[SLURMEnvironment]:
 
 
 class SlurmRequeue(Callback):
-    """Saves last.ckpt and requeues the job after SIGUSR1 to any rank, or shortly before its end.
+    """Saves last.ckpt and requeues the job after SIGUSR1 to any rank, or shortly before its end."""
 
-    Parameters
-    ----------
-    folder : Path
-        Folder of the checkpoints.
-    every : int
-        Batches between two agreements of the ranks.
-    margin_s : float
-        Seconds before the end of the job that count as SIGUSR1, which may have come too early.
-    """
-
-    def __init__(self, folder: Path, every: int = 10, margin_s: float = 60.0) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.every = every
-        self.margin_s = margin_s
         self._asked = False
 
     def setup(self, *_: Any, **__: Any) -> None:
@@ -67,15 +58,15 @@ class SlurmRequeue(Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *hook: Any) -> None:
         """Save and requeue."""
-        due = trainer.global_step % self.every == 0 and can_resume_after(trainer, hook[-1])
+        due = trainer.global_step % EVERY == 0 and can_resume_after(trainer, hook[-1])
         if due and self._anyone_asked(trainer):
             trainer.save_checkpoint(self.folder / LAST)
             self._requeue(trainer)
 
     def on_validation_batch_end(self, *hook: Any, **_: Any) -> None:
         """Requeue."""
-        trainer, _module, _outputs, _batch, batch_index, *_rest = hook
-        if batch_index % self.every == 0 and self._anyone_asked(trainer):
+        trainer, batch_index = hook[0], hook[4]
+        if batch_index % EVERY == 0 and self._anyone_asked(trainer):
             self._requeue(trainer)
 
     on_test_batch_end = on_validation_batch_end
@@ -85,7 +76,7 @@ class SlurmRequeue(Callback):
 
     def _anyone_asked(self, trainer: pl.Trainer) -> bool:
         end = float(os.environ.get("SLURM_JOB_END_TIME", "inf"))
-        mine = int(self._asked or time.time() > end - self.margin_s)
+        mine = int(self._asked or time.time() > end - MARGIN_S)
         anyone = torch.tensor(mine, device=trainer.strategy.root_device)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(anyone, op=dist.ReduceOp.MAX)
@@ -99,14 +90,11 @@ class SlurmRequeue(Callback):
             job = os.environ["SLURM_JOB_ID"]
             if task := os.environ.get("SLURM_ARRAY_TASK_ID"):
                 job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{task}"
-            last = self.folder / LAST
-            next_start = (
-                f"resume from {last}" if last.is_file() else "start again: no checkpoint yet"
-            )
-            log.warning("time limit reached: requeueing job %s; it will %s", job, next_start)
+            then = next_start(self.folder)
+            log.warning("time limit reached: requeueing job %s; it will %s", job, then)
             command = ["scontrol", "requeue", job]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             if result.returncode:
                 why = result.stderr.strip()
-                log.error("could not requeue it (%s). Submit it again: it will %s", why, next_start)
+                log.error("could not requeue it (%s). Submit it again: it will %s", why, then)
         time.sleep(UNTIL_KILLED_S)  # Slurm ends this step

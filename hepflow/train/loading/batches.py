@@ -57,23 +57,14 @@ def batches_of(
 ) -> Iterator[Batch]:
     """Yield a process's share of each global batch of a window.
 
-    Parameters
-    ----------
-    blocks : sequence of EventBlock
-        What the process read of the window: at least one event.
-    rows : sequence of (events,) int64
-        Positions in the blocks of the process's events, batch by batch.
-    sizes : sequence of int
-        Events per global batch.
-    particles : bool
-        Include the particles.
+    The process has read ``blocks`` of the window, at least one event. Batch by batch, ``rows`` are
+    the positions of its events in them (int64), and ``sizes`` the events of the global batch.
     """
     if not rows:
         return
-    columns = [
-        torch.from_numpy(np.concatenate([getattr(block, name) for block in blocks]))
-        for name in ("hlf", "label", "event_id")
-    ]
+    names = ("hlf", "label", "event_id")
+    arrays = [np.concatenate([getattr(block, name) for block in blocks]) for name in names]
+    columns = [torch.from_numpy(array) for array in arrays]
     first = np.cumsum([0, *(len(block) for block in blocks)])
     for own, n_global in zip(rows, sizes, strict=True):
         weight = torch.full((max(1, len(own)),), float(len(own) > 0))

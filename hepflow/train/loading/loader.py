@@ -26,22 +26,10 @@ from hepflow.train.loading.reader import BlockReader
 
 
 class EventLoader:
-    """Iterates over one process's share of an epoch.
+    """Iterates over the share of an epoch of process ``rank`` out of ``world``.
 
-    Parameters
-    ----------
-    plan : EpochPlan
-        Which events, in which order.
-    reader : BlockReader
-        Where they come from.
-    rank, world : int
-        Number of this process, and how many there are.
-    workers : int
-        Threads that read; 0: the training thread does everything.
-    prefetch : int
-        Batches to make ahead.
-    pin : bool
-        Put batches into page-locked memory.
+    ``workers`` threads read, and ``prefetch`` batches are made ahead; with 0 workers the training
+    thread does everything. ``pin`` puts batches into page-locked memory.
     """
 
     batch_sampler = None  # Lightning asks for one where there is a sampler
@@ -58,21 +46,14 @@ class EventLoader:
         pin: bool = False,
     ) -> None:
         if world > plan.batch_size:
-            raise ConfigError(
-                f"batch_size {plan.batch_size} is the global batch, which {world} processes share: "
-                f"it must be at least {world}"
-            )
-        self.plan = plan
-        self.reader = reader
-        self.rank, self.world = rank, world
+            why = f"which {world} processes share: it must be at least {world}"
+            raise ConfigError(f"batch_size {plan.batch_size} is the global batch, {why}")
+        self.plan, self.reader, self.rank, self.world = plan, reader, rank, world
         self.reads_share = world > 1 and not reader.keep
         self.workers, self.prefetch, self.pin = workers, prefetch, pin
-        self.epoch = 0
-        self.position = 0
-        """Global batches of the epoch that were handed out."""
+        self.epoch = self.position = 0  # global batches of the epoch that were handed out
         self._resumes = False
-        self.waited_s = 0.0
-        """Seconds that the training thread has waited for batches."""
+        self.waited_s = 0.0  # for batches, in the training thread
 
     def __len__(self) -> int:
         """Return the number of batches per epoch, the same for every process."""
@@ -132,8 +113,7 @@ class EventLoader:
             lengths = self._lengths(epoch, window, blocks) if self.reader.particles else None
             order = self.plan.batches(epoch, window, lengths)[skip:]
             skip = 0
-            sizes = [len(batch) for batch in order]
-            rows = self._rows(window, order)
+            rows, sizes = self._rows(window, order), [len(batch) for batch in order]
             for batch in batches_of(blocks, rows, sizes, particles=self.reader.particles):
                 yield batch.pinned() if self.pin else batch
 

@@ -32,23 +32,16 @@ from hepflow.train.loading.reader import BlockReader, require_finite
 
 
 class EventBatches:
-    """Batches of events in memory; iterate over it for epoch 0, then epoch 1 and so on.
-
-    Attributes
-    ----------
-    inputs : Inputs
-        Classes, features and their statistics: what a net of `hepflow.models` is made from.
-    rejected : mapping
-        Reason -> events that the physics rejected.
-    """
+    """Batches of events in memory; iterate over it for epoch 0, then epoch 1 and so on."""
 
     def __init__(
         self, plan: EpochPlan, reader: BlockReader, inputs: Inputs, rejected: Mapping[str, int]
     ) -> None:
         self.inputs = inputs
+        """Classes, features and their statistics: what a net of `hepflow.models` is made from."""
         self.rejected = rejected
-        self._plan, self._reader = plan, reader
-        self._next = 0
+        """Reason -> events that the physics rejected."""
+        self._plan, self._reader, self._next = plan, reader, 0
 
     def __len__(self) -> int:
         """Return the number of batches per epoch."""
@@ -95,35 +88,16 @@ def batches_of_events(
         High-level features of `hepflow.schema.HLF` next to particles; default: none.
     event_id : (n,) integers, optional
         Identity of each event; default: the field of raw events, or else the position.
-    batch_size : int
-        Events per batch.
+    batch_size, order, balance, bucket_batches
+        As in `hepflow.config.train.DataConfig`.
     shuffle : bool
         Another order in every epoch; False: every event once, always in the same order.
     seed : int
         Decides the order, together with the number of the epoch.
-    order : {"delta_r", "stored"}
-        Order of the particles of an event: by decreasing distance from the first one, or as given.
-    balance : {"equal", "natural"} or mapping
-        Classes in an epoch, as in `hepflow.train.data.EventData`.
-    bucket_batches : int
-        Batches whose events are sorted by length together, so that little is padded; 1: none.
     definitions : {"corrected", "reference"}
         Physics of raw events.
     classes : sequence of str
         Names of the classes; a label is a position in it.
-
-    Returns
-    -------
-    EventBatches
-        Each `Batch` has ``hlf``, ``particles``, ``mask``, ``lengths``, ``label``, ``event_id``.
-
-    Raises
-    ------
-    ConfigError
-        A number is out of range, or the balance names an unknown class.
-    DataError
-        A field is missing, a value is not finite, a label is out of range, or the arrays have
-        different lengths.
     """
     sizes: dict[str, Any] = {"batch_size": batch_size, "eval_batch_size": batch_size}
     options = DataConfig(**sizes, balance=balance, bucket_batches=bucket_batches, order=order)
@@ -141,10 +115,8 @@ def batches_of_events(
         made = compute_features(events, definitions)
     else:
         made = _given(events, hlf)
-    label, event_id = (
-        _integers(name, values, n_events)[made.index]
-        for name, values in (("label", label), ("event_id", event_id))
-    )
+    label = _integers("label", label, n_events)[made.index]
+    event_id = _integers("event_id", event_id, n_events)[made.index]
     if not len(label):
         reasons = ", ".join(f"{n} {reason}" for reason, n in made.rejected.items())
         raise DataError(f"events: none of {n_events} passes ({reasons or 'there are none'}).")
@@ -153,9 +125,8 @@ def batches_of_events(
             f"label: values from {label.min()} to {label.max()}, but {len(classes)} classes "
             f"({', '.join(classes)}). Name yours with classes=(...)."
         )
-    spec = StoreSpec(
-        tuple(classes), made.hlf_features, made.particle_features, definitions, "memory"
-    )
+    features = made.hlf_features, made.particle_features
+    spec = StoreSpec(tuple(classes), *features, definitions, "memory")
     block = EventBlock(made.hlf, made.particles, made.offsets, label, event_id)
     require_finite(block, spec, "events", 0, "Remove the event, or fix what made it.")
     store = _InMemory(spec, block)
@@ -172,10 +143,8 @@ class _InMemory(EventStore):
         super().__init__(Path("events"), spec)
         labels = range(len(spec.classes))
         self._blocks = [block[block.label == label] for label in labels]
-        self._statistics = {
-            "hlf": Moments.of(block.hlf).statistics(),
-            "particles": Moments.of(block.particles).statistics(),
-        }
+        arrays = {"hlf": block.hlf, "particles": block.particles}
+        self._statistics = {name: Moments.of(one).statistics() for name, one in arrays.items()}
 
     @property
     def statistics(self) -> dict[str, Any]:
@@ -206,15 +175,12 @@ def _given(events: ak.Array, hlf: Any) -> FeatureSet:
         columns = [_numpy("events", flat[name]) for name in fields and names]
         rows = np.stack(columns, axis=1) if fields else _numpy("events", flat)
     except ValueError as error:
-        raise DataError(
-            f"events: not a list of particles per event ({one_line(error)})."
-        ) from error
+        why = one_line(error)
+        raise DataError(f"events: not a list of particles per event ({why}).") from error
     high = np.zeros((len(events), 0)) if hlf is None else _numpy("hlf", hlf)
     features = () if hlf is None else HLF
-    for name, values, expected in (
-        ("events", rows, (offsets[-1], len(PARTICLE))),
-        ("hlf", high, (len(events), len(features))),
-    ):
+    shapes = (offsets[-1], len(PARTICLE)), (len(events), len(features))
+    for name, values, expected in zip(("events", "hlf"), (rows, high), shapes, strict=True):
         if values.shape != expected:
             raise DataError(f"{name}: numbers of shape {values.shape}, expected {expected}.")
     index = np.arange(len(events))
@@ -225,10 +191,8 @@ def _given(events: ak.Array, hlf: Any) -> FeatureSet:
 def _integers(name: str, values: Any, n_events: int) -> np.ndarray:
     array = _numpy(name, values)
     if array.shape != (n_events,) or not np.issubdtype(array.dtype, np.integer):
-        raise DataError(
-            f"{name}: {array.dtype} of shape {array.shape}, expected one integer for each of the "
-            f"{n_events} events."
-        )
+        expected = f"expected one integer for each of the {n_events} events."
+        raise DataError(f"{name}: {array.dtype} of shape {array.shape}, {expected}")
     return array.astype(np.int64)
 
 

@@ -99,6 +99,11 @@ class EpochPlan:
         return float(self.window_sizes.max() / self.n_events)
 
     @property
+    def splits(self) -> list[str]:
+        """Splits of the events."""
+        return sorted({block.part.split for blocks in self.blocks for block in blocks})
+
+    @property
     def fingerprint(self) -> str:
         """Hash of everything that decides the order."""
         sizes = [[len(block) for block in blocks] for blocks in self.blocks]
@@ -140,17 +145,9 @@ class EpochPlan:
         return found
 
     def batches(self, epoch: int, window: int, lengths: np.ndarray | None) -> list[np.ndarray]:
-        """Return the order of a window's events, batch by batch.
+        """Return the positions in a window of its events, batch by batch.
 
-        Parameters
-        ----------
-        lengths : (events,) integers, or None
-            Particles per event, to put events of similar length into a batch.
-
-        Returns
-        -------
-        list of (batch,) int64
-            Positions in the window, the longest event of a batch first.
+        Given the particles per event, events of similar length are in a batch, the longest first.
         """
         n_batches = int(self.window_batches[window])
         if not n_batches:  # more windows than events of any class
@@ -174,12 +171,8 @@ class EpochPlan:
 
         Invariant: every batch gets the same number of events of each deal, and a deal is a
         contiguous stretch of the interleaved window. So every batch has the window's mixture of
-        classes, and each process's stretch has its share of every batch.
-
-        Returns
-        -------
-        deals : (deals, batches, events dealt) int64
-        rest : (less than a deal,) int64
+        classes, and each process's stretch has its share of every batch. Returns deals of shape
+        (deals, batches, events dealt), and the rest: less than a deal.
         """
         order = _interleaved(self.counts(window)).copy()
         n_dealt = max(1, min(_MOST_DEALT, self.batch_size // _DEALS))
@@ -249,33 +242,20 @@ def make_plan(
 ) -> EpochPlan:
     """Return the plan for a split of a store; without ``shuffle`` it has every event once.
 
-    Parameters
-    ----------
-    window_events : int, optional
-        Events that are shuffled together; default: all.
-
-    Raises
-    ------
-    ConfigError
-        The balance names an unknown class, or the batch is larger than the epoch.
-    DataError
-        A class that the balance asks for has no event.
+    ``window_events`` are shuffled together; default: all.
     """
     parts = {name: store.parts(split, name) for name in store.spec.classes}
     counts = {name: sum(part.n_events for part in own) for name, own in parts.items()}
     where = f"{store.path}, split {split}"
     if not sum(counts.values()):
-        raise DataError(
-            f"{where}: no events. Give `hepflow features` more events or this split a larger share."
-        )
+        advice = "Give `hepflow features` more events or this split a larger share."
+        raise DataError(f"{where}: no events. {advice}")
     balance, step = options.balance, options.block_events
     batch_size = options.batch_size if shuffle else options.eval_batch_size
     quotas = _quotas(counts, balance, where) if shuffle else tuple(counts.values())
     if shuffle and batch_size > sum(quotas):
-        raise ConfigError(
-            f"batch_size {batch_size} is more than the {sum(quotas)} events of an epoch "
-            f"({where}, balance {balance})"
-        )
+        epoch = f"{sum(quotas)} events of an epoch ({where}, balance {balance})"
+        raise ConfigError(f"batch_size {batch_size} is more than the {epoch}")
 
     def blocks_of(part: Part) -> list[Slice]:
         starts = range(0, part.n_events, step)
@@ -296,24 +276,18 @@ def _quotas(counts: Mapping[str, int], balance: Balance, where: str) -> tuple[in
     """Return the events per epoch of each class: as many as possible without repeating one."""
     weights = dict.fromkeys(counts, 1.0)
     if isinstance(balance, Mapping):
-        if unknown := set(balance) - set(counts):
-            raise ConfigError(
-                f"balance names {', '.join(sorted(unknown))}; the classes of {where} are "
-                f"{', '.join(counts)}"
-            )
+        if unknown := ", ".join(sorted(set(balance) - set(counts))):
+            known = ", ".join(counts)
+            raise ConfigError(f"balance names {unknown}; the classes of {where} are {known}")
         weights = {name: float(balance.get(name, 0.0)) for name in counts}
         values = weights.values()
         if not all(0 <= weight < np.inf for weight in values) or max(values) == 0:
-            raise ConfigError(
-                "balance must have finite weights: none is negative and at least one is positive; "
-                f"got {balance}"
-            )
+            rule = "finite weights: none is negative and at least one is positive"
+            raise ConfigError(f"balance must have {rule}; got {balance}")
     for name, count in counts.items():
         if weights[name] and not count:
-            raise DataError(
-                f"{where}: no event of class {name!r}. Simulate or ingest some, or leave it out by "
-                f"`balance: {{{name}: 0, ...}}`."
-            )
+            advice = f"Simulate or ingest some, or leave it out by `balance: {{{name}: 0, ...}}`."
+            raise DataError(f"{where}: no event of class {name!r}. {advice}")
     if balance == "natural":
         return tuple(counts.values())
     unit = min(count / weights[name] for name, count in counts.items() if weights[name])
@@ -322,17 +296,13 @@ def _quotas(counts: Mapping[str, int], balance: Balance, where: str) -> tuple[in
 
 def described(plan: EpochPlan, n_batches: int) -> str:
     """Return one line: the events of an epoch of ``n_batches``, and how far they are shuffled."""
-    epoch = f"an epoch: {plan.n_events:,} events in {plan.n_batches:,} batches, "
-    if n_batches < plan.n_batches:
-        n_events = plan.n_events * n_batches // plan.n_batches
-        epoch = (
-            f"an epoch: {n_batches:,} of {plan.n_batches:,} batches, "
-            f"about {n_events:,} of {plan.n_events:,} events, "
-        )
-    if plan.n_windows == 1:
-        return epoch + "shuffled one by one"
-    n_blocks = sum(len(blocks) for blocks in plan.blocks)
-    return (
-        f"{epoch}shuffled as {n_blocks:,} blocks, then one by one among "
-        f"{plan.window_sizes.max():,} ({plan.reach:.0%} of it)"
-    )
+    n_all = plan.n_batches
+    epoch = f"{plan.n_events:,} events in {n_all:,} batches"
+    if n_batches < n_all:
+        n_events = f"about {plan.n_events * n_batches // n_all:,} of {plan.n_events:,} events"
+        epoch = f"{n_batches:,} of {n_all:,} batches, {n_events}"
+    order = "one by one"
+    if plan.n_windows > 1:
+        among = f"{plan.window_sizes.max():,} ({plan.reach:.0%} of it)"
+        order = f"as {sum(map(len, plan.blocks)):,} blocks, then one by one among {among}"
+    return f"an epoch: {epoch}, shuffled {order}"

@@ -1,5 +1,7 @@
 """Slices of a store -> events in memory: checked for NaN, with particles in reading order."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from hepflow.data.blocks import EventBlock, StoreSpec
@@ -13,26 +15,17 @@ AGAIN = "Run `hepflow features` again, or fix what wrote it."
 
 
 class BlockReader:
-    """Reads slices of a store; threads may share one.
+    """Reads slices of a store, with or without particles; threads may share one.
 
-    Parameters
-    ----------
-    particles : bool
-        Read the particles at all.
-    keep : bool
-        Keep what was read for the next epoch.
-    block_events : int
-        Events per block that is kept; no slice may cross its edge.
+    With ``keep`` it keeps blocks of ``block_events``, whose edges no slice may cross, for the next
+    epoch.
     """
 
     def __init__(
         self, store: EventStore, *, particles: bool, order: Order, keep: bool, block_events: int
     ) -> None:
-        self.store = store
-        self.particles = particles
-        self.order = order
-        self.keep = keep
-        self.block_events = block_events
+        self.store, self.particles, self.order = store, particles, order
+        self.keep, self.block_events = keep, block_events
         self._kept: dict[tuple[str, int], EventBlock] = {}
 
     def read(self, wanted: Slice) -> EventBlock:
@@ -59,22 +52,11 @@ class BlockReader:
         rows = reading_order(block, [feature.name for feature in spec.particles], self.order)
         if rows is None:
             return block
-        flat = block.label, block.event_id
-        return EventBlock(block.hlf, block.particles.take(rows, axis=0), block.offsets, *flat)
+        return replace(block, particles=block.particles.take(rows, axis=0))
 
 
 def require_finite(block: EventBlock, spec: StoreSpec, where: str, first: int, advice: str) -> None:
-    """Refuse NaN and infinity, and name the event and the feature.
-
-    Parameters
-    ----------
-    where : str
-        Source of the events, for the message.
-    first : int
-        Position there of the block's first event.
-    advice : str
-        Last sentence of the message.
-    """
+    """Refuse NaN and infinity, and name the event: the block's first one is event ``first``."""
     for values, features in ((block.hlf, spec.hlf), (block.particles, spec.particles)):
         if np.isfinite(values).all():
             continue
@@ -82,7 +64,6 @@ def require_finite(block: EventBlock, spec: StoreSpec, where: str, first: int, a
         event = row
         if values is block.particles:
             event = np.searchsorted(block.offsets, row, side="right") - 1
-        raise DataError(
-            f"{where}: event {first + event} (id {block.event_id[event]}) has "
-            f"{values[row, column]} for {features[column].name!r}. {advice}"
-        )
+        what = f"{values[row, column]} for {features[column].name!r}"
+        name = f"event {first + event} (id {block.event_id[event]})"
+        raise DataError(f"{where}: {name} has {what}. {advice}")
