@@ -25,27 +25,19 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from hepflow.config.engines import SparkConfig
 from hepflow.config.stages import RUNS, SparkTrainConfig
-from hepflow.data.runs import CHECKPOINTS, LAST, read_record
-from hepflow.engines.spark import (
-    check_paths,
-    in_cluster_mode,
-    interruptible,
-    is_local,
-    nothing_to_do,
-    spark_session,
-    started_by_submit,
-)
+from hepflow.data.runs import CHECKPOINTS, read_record
+from hepflow.engines import spark as engine
 from hepflow.errors import HepflowError
 from hepflow.system.processes import cores
 from hepflow.train.cli import fit, prepared
+from hepflow.train.folder import next_start
 from hepflow.train.parser import TrainCLI
 from hepflow.train.progress import EpochLines
 from hepflow.train.spark.task import connected, train
 
 log = logging.getLogger(__name__)
 
-WAIT_S = 120
-"""Time to wait for as many free cores as the job needs at once."""
+WAIT_S = 120  # for as many free cores as the job needs at once
 
 
 class SparkCLI(TrainCLI):
@@ -81,7 +73,9 @@ class _Driver(SparkCLI):
 
     def before_instantiate_classes(self) -> None:
         """Check the paths before anything is opened."""
-        check_paths({"output": self.config.output or RUNS, "data.store": self.config.data.store})
+        engine.check_paths(
+            {"output": self.config.output or RUNS, "data.store": self.config.data.store}
+        )
         super().before_instantiate_classes()
 
     def instantiate_classes(self) -> None:
@@ -97,29 +91,17 @@ class _Distributor(TorchDistributor):
 
 
 def spark_train(args: Sequence[str]) -> None:
-    """Train a net inside Spark.
-
-    Parameters
-    ----------
-    args : sequence of str
-        Options of `hepflow train fit`, and those of Spark.
-
-    Raises
-    ------
-    HepflowError
-        A mistake of the user, or the job failed.
-    """
+    """Train a net inside Spark, by the options of `hepflow train fit` and those of Spark."""
     with prepared():
         driver = _Driver("fit", args)
     run, name = driver.run, f"hepflow spark-train {driver.run.folder.name}"
     if run.state == "done":
-        nothing_to_do(driver.spark, name)
+        engine.nothing_to_do(driver.spark, name)
         log.info("%s is up to date: same configuration, same store", run.folder)
         return
     start = time.perf_counter()
-    with spark_session(_for_the_job(driver.spark), name) as spark:
-        mistake = interruptible(spark.sparkContext, lambda: _run(driver, args))
-        if mistake:
+    with engine.spark_session(_for_the_job(driver.spark), name) as session:
+        if mistake := engine.interruptible(session.sparkContext, lambda: _run(driver, args)):
             raise HepflowError(mistake)
     total, training = time.perf_counter() - start, read_record(run.folder)["wall_s"]
     text = "%.1f s in total: %.1f s of training, %.1f s to start, test and end"
@@ -129,15 +111,14 @@ def spark_train(args: Sequence[str]) -> None:
 def _run(driver: SparkCLI, args: Sequence[str]) -> str | None:
     distributor = _Distributor(driver.spark.num_processes, local_mode=False, use_gpu=False)
     logging.getLogger(_Distributor.__name__).setLevel(logging.WARNING)
-    folder = driver.run.folder
+    folder = None if engine.in_cluster_mode() else str(Path.cwd())
     try:
-        return distributor.run(train, list(args), None if in_cluster_mode() else str(Path.cwd()))
+        return distributor.run(train, list(args), folder)
     except (PySparkException, Py4JError) as error:
-        last = folder / CHECKPOINTS / LAST
-        then = f"resume from {last}" if last.is_file() else "start again: no checkpoint yet"
+        run, why = driver.run.folder, _reason(error, driver.spark.num_processes)
         raise HepflowError(
-            f"the Spark job of {folder.name} ended before its training did "
-            f"({_reason(error, driver.spark.num_processes)}). Run the same command to {then}."
+            f"the Spark job of {run.name} ended before its training did ({why}). "
+            f"Run the same command to {next_start(run / CHECKPOINTS)}."
         ) from error
 
 
@@ -152,7 +133,7 @@ def _for_the_job(config: SparkTrainConfig) -> SparkConfig:
         "spark.scheduler.barrier.maxConcurrentTasksCheck.interval": "2s",
         "spark.scheduler.barrier.maxConcurrentTasksCheck.maxFailures": str(WAIT_S // 2),
     }
-    local = is_local(config.master) and not started_by_submit()
+    local = engine.is_local(config.master) and not engine.started_by_submit()
     master = f"local[{processes * cpus}]" if local else config.master
     if local and processes * cpus > (n := cores()):
         text = "%d processes of %d cores share the %d cores of this machine"
@@ -183,10 +164,8 @@ def process(args: list[str], folder: str | None) -> str | None:
     try:
         os.chdir(folder or ".")
     except OSError as error:
-        return (
-            f"a Spark task cannot enter {folder} ({error.strerror}). Put store, configurations and "
-            "runs where every node can read them."
-        )
+        advice = "Put store, configurations and runs where every node can read them."
+        return f"a Spark task cannot enter {folder} ({error.strerror}). {advice}"
     try:
         with prepared():
             fit(SparkCLI("fit", args))

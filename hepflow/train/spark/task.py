@@ -9,20 +9,10 @@ from typing import Any
 
 
 def train(args: list[str], folder: str | None) -> str | None:
-    """Train as one process of the job.
+    """Train as one process of the job; return a message about a mistake of the user.
 
-    Parameters
-    ----------
-    args : list of str
-        Options of the driver.
-    folder : str or None
-        Working folder of the driver, from which relative paths start. None: stay in the container,
-        next to the files that spark-submit has sent.
-
-    Returns
-    -------
-    str or None
-        Message about a mistake of the user.
+    Relative paths start from the working folder of the driver. None: stay in the container, next to
+    the files that spark-submit has sent.
     """
     mistake: str | None = import_module("hepflow.train.spark.job").process(args, folder)
     return mistake

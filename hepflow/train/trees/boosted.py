@@ -26,8 +26,7 @@ except OSError as error:  # the package is installed, but not the system's OpenM
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 20
-"""Rounds without a lower loss on the validation split to stop after."""
+PATIENCE = 20  # rounds without a lower loss on the validation split to stop after
 
 
 def run(config: TreesConfig) -> None:
@@ -48,10 +47,8 @@ def _fit(config: TreesConfig, tables: Mapping[str, TreeData]) -> Fitted:
         "num_threads": cores,
         "verbosity": -1,
     }
-    train, val = (
-        lightgbm.Dataset(x, label, weight=balanced(label))
-        for x, label, _ in (tables["train"], tables["val"])
-    )
+    events = [tables[split] for split in ("train", "val")]
+    train, val = (lightgbm.Dataset(x, label, weight=balanced(label)) for x, label, _ in events)
     n_rounds = 0
     start = time.perf_counter()
     with bar("trees", config.rounds) as progress:
@@ -61,14 +58,9 @@ def _fit(config: TreesConfig, tables: Mapping[str, TreeData]) -> Fitted:
             n_rounds = state.iteration + 1
             progress.advance(note=f"val_loss {state.evaluation_result_list[0][2]:.4f}")
 
-        trees = lightgbm.train(
-            settings,
-            train,
-            config.rounds,
-            valid_sets=[val],
-            valid_names=["val"],
-            callbacks=[show, lightgbm.early_stopping(PATIENCE, verbose=False)],
-        )
+        called = [show, lightgbm.early_stopping(PATIENCE, verbose=False)]
+        judged = {"valid_sets": [val], "valid_names": ["val"]}
+        trees = lightgbm.train(settings, train, config.rounds, **judged, callbacks=called)
     wall_s, n_kept = time.perf_counter() - start, trees.best_iteration
     if n_rounds < config.rounds:
         text = "stopped after %d rounds: no lower val_loss for %d; the first %d are kept"

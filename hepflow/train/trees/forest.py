@@ -26,9 +26,8 @@ def _fit(config: ForestConfig, tables: Mapping[str, TreeData]) -> Fitted:
     x, label, _ = tables["train"]
     x_test = tables["test"].x
     with spark_session(config.spark, "hepflow forest") as spark:
-        forest = RandomForestClassifier(
-            weightCol="weight", numTrees=config.trees, maxDepth=config.depth, seed=config.seed
-        )
+        size = {"numTrees": config.trees, "maxDepth": config.depth}
+        forest = RandomForestClassifier(weightCol="weight", seed=config.seed, **size)
         train = _frame(spark, x, label=label.astype(np.float64), weight=balanced(label)).cache()
         train.count()
         start = time.perf_counter()

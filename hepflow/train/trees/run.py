@@ -16,14 +16,7 @@ from hepflow.data.runs import PREDICTIONS, RECORD, clear, read_record
 from hepflow.data.store import EventStore
 from hepflow.errors import DataError
 from hepflow.schema import SPLITS
-from hepflow.statistics.metrics import (
-    auc,
-    balanced_accuracy,
-    confusion,
-    log_odds,
-    predicted,
-    spectrum,
-)
+from hepflow.statistics import metrics
 from hepflow.system import locks, processes
 from hepflow.system.files import write_json
 from hepflow.system.terminal import counted
@@ -41,9 +34,7 @@ class TreeData(NamedTuple):
     x: np.ndarray
     """(events, features)"""
     label: np.ndarray
-    """(events)"""
     event_id: np.ndarray
-    """(events)"""
 
 
 @dataclass(frozen=True)
@@ -64,27 +55,11 @@ class Fitted:
     """Splits that decided when to stop."""
 
 
-Fit = Callable[[Mapping[str, TreeData]], Fitted]
-"""Fits trees to the train split, and predicts the test split."""
+Fit = Callable[[Mapping[str, TreeData]], Fitted]  # from the events of each split
 
 
 def keep(config: TreesConfig | ForestConfig, settings: Mapping[str, Any], fit: Fit) -> None:
-    """Fit trees and keep them as a run, unless the folder has those of the same settings.
-
-    Parameters
-    ----------
-    config : TreesConfig or ForestConfig
-    settings : mapping
-        Settings that decide the result, and ``engine``.
-    fit : callable
-
-    Raises
-    ------
-    ConfigError
-        The folder holds another run, and overwrite is off.
-    DataError
-        A split has no event of some class.
-    """
+    """Fit trees and keep them as a run, unless the folder has those of the same settings."""
     store, output = EventStore.open(config.input), config.output
     path = str(config.input.resolve())
     done = {"config_hash": digest(settings), "provenance": store.spec.provenance, "finished": True}
@@ -98,29 +73,22 @@ def keep(config: TreesConfig | ForestConfig, settings: Mapping[str, Any], fit: F
             before["store"] = str(Path(record["store"]).resolve())
         refuse_other_run(output, record, before, {**settings, "store": path})
     with locks.exclusive(output):
-        tables = {}
+        tables, classes = {}, store.spec.classes
         for split in SPLITS:
-            classes = {name: store.parts(split, name) for name in store.spec.classes}
-            if empty := [c for c, own in classes.items() if not sum(p.n_events for p in own)]:
-                raise DataError(
-                    f"{store.path}, split {split}: no event of class {', '.join(empty)}. "
-                    "Simulate or ingest more."
-                )
+            counts = [(c, sum(p.n_events for p in store.parts(split, c))) for c in classes]
+            if empty := ", ".join(name for name, count in counts if not count):
+                where = f"{store.path}, split {split}"
+                raise DataError(f"{where}: no event of class {empty}. Simulate or ingest more.")
             tables[split] = TreeData(*store.high_level(split))
         fitted = fit(tables)
-        source = {
-            "config_hash": digest(settings),
-            "seed": config.seed,
-            "definitions": store.spec.definitions,
-            "store": store.spec.provenance,
-        }
+        source = {"config_hash": done["config_hash"], "seed": config.seed}
+        source |= {"definitions": store.spec.definitions, "store": store.spec.provenance}
         clear(output, logs=True)
         output.mkdir(parents=True, exist_ok=True)
         logits = np.log(np.maximum(fitted.probability, LEAST)).astype(np.float32)
-        test, about = tables["test"], {**source, "split": "test"}
-        predictions = Predictions(
-            test.event_id, test.label, logits, store.spec.classes, output.name, about
-        )
+        _, label, event_id = tables["test"]
+        origin = classes, output.name, {**source, "split": "test"}
+        predictions = Predictions(event_id, label, logits, *origin)
         write_predictions(output / PREDICTIONS, predictions)
         n_seen = len(tables["train"].label) * fitted.n_steps
         record = {
@@ -142,28 +110,23 @@ def keep(config: TreesConfig | ForestConfig, settings: Mapping[str, Any], fit: F
             "versions": processes.versions((*PACKAGES, fitted.package)),
         }
         write_json(output / RECORD, record)
-        log.info(
-            "trained %s: test %s; %s in %.1f s; run folder %s",
-            output.name,
-            summary(_measured(predictions)),
-            counted(fitted.n_steps, fitted.step),
-            fitted.wall_s,
-            output,
-        )
+        measured, steps = summary(_measured(predictions)), counted(fitted.n_steps, fitted.step)
+        text = "trained %s: test %s; %s in %.1f s; run folder %s"
+        log.info(text, output.name, measured, steps, fitted.wall_s, output)
 
 
 def _measured(predictions: Predictions) -> dict[str, float]:
     """Return loss, accuracy and AUC, as a report has them."""
     label, logits, names = predictions.label, predictions.logits, predictions.classes
     values = {"test_loss": -logits[np.arange(len(label)), label].mean()}
-    matrix = confusion(predicted(logits), label, len(names))
-    values["test_accuracy"] = balanced_accuracy(matrix).value
+    matrix = metrics.confusion(metrics.predicted(logits), label, len(names))
+    values["test_accuracy"] = metrics.balanced_accuracy(matrix).value
     for signal, name in enumerate(names):
         background = [other for other in range(len(names)) if other != signal]
-        score = log_odds(logits, [signal], background)
+        score = metrics.log_odds(logits, [signal], background)
         exact = EvaluateConfig.exact_below
-        binned, _ = spectrum(score, label, len(names), exact_below=exact)
-        values[f"test_auc_{name}"] = auc(binned.counts, [signal], background)
+        binned, _ = metrics.spectrum(score, label, len(names), exact_below=exact)
+        values[f"test_auc_{name}"] = metrics.auc(binned.counts, [signal], background)
     return values
 
 

@@ -4,6 +4,7 @@ So its normalisation comes from its own training events, and it has no test spli
 """
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from hepflow.data.identity import fold_index
@@ -16,23 +17,8 @@ from hepflow.errors import DataError
 def make_folds(source: Path, folder: Path, n_folds: int) -> list[Path]:
     """Make stores in which each train and val event is held out once, by hash of its event_id.
 
-    Parameters
-    ----------
-    source : Path
-        Feature store.
-    folder : Path
-        Folder for the folds; those that are up to date are kept.
-    n_folds : int
-
-    Returns
-    -------
-    list of Path
-        One store per fold: ``val`` is held out, ``train`` is the rest, ``test`` is empty.
-
-    Raises
-    ------
-    DataError
-        A fold has no event of some class.
+    One store per fold: ``val`` is held out, ``train`` is the rest, ``test`` is empty. Those in the
+    folder that are up to date are kept.
     """
     store = EventStore.open(source)
     paths = [folder / f"fold-{fold}-of-{n_folds}.zarr" for fold in range(n_folds)]
@@ -44,23 +30,21 @@ def make_folds(source: Path, folder: Path, n_folds: int) -> list[Path]:
             done = False
         if not done:
             target = EventStore.create(path, spec)
-            places = [(split, name) for split in ("train", "val") for name in spec.classes]
-            for split, name in places:
+            for split, name in product(("train", "val"), spec.classes):
                 for part in store.parts(split, name):
                     block = store.read(part)
                     held_out = fold_index(block.event_id, n_folds) == fold
                     blocks = {("val", name): block[held_out], ("train", name): block[~held_out]}
-                    target.write_part(
-                        f"{split}-{name}-{part.name}",
-                        {place: own for place, own in blocks.items() if len(own)},
-                        Ledger(len(block), len(block)),
-                    )
+                    blocks = {place: own for place, own in blocks.items() if len(own)}
+                    counts = Ledger(len(block), len(block))
+                    target.write_part(f"{split}-{name}-{part.name}", blocks, counts)
             target.finalise()
         made = EventStore.open(path)
         for split in ("train", "val"):
-            if missing := [name for name in spec.classes if not made.parts(split, name)]:
-                raise DataError(
-                    f"{source}: fold {fold} of {n_folds} has no {split} event of "
-                    f"{', '.join(missing)}. Ask for fewer folds, or make more events."
+            missing = ", ".join(name for name in spec.classes if not made.parts(split, name))
+            if missing:
+                why = (
+                    f"has no {split} event of {missing}. Ask for fewer folds, or make more events."
                 )
+                raise DataError(f"{source}: fold {fold} of {n_folds} {why}")
     return paths

@@ -10,8 +10,8 @@ import math
 import shlex
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -48,21 +48,11 @@ NOT_FINITE = "its loss was NaN or infinite"
 
 
 def run(config: TuneConfig) -> None:
-    """Run the missing trials, report the best ones, and write best.yaml.
-
-    Raises
-    ------
-    ConfigError
-        The space names an option that no training has, or the folder holds another search.
-    DataError
-        All trials failed.
-    """
+    """Run the missing trials, report the best ones, and write best.yaml."""
     overlay = _overlay(config.net)
     for end, position in (("low", 0), ("high", -1)):  # two points of the space, parsed only
-        point = {
-            name: values[end if isinstance(values, Mapping) else position]
-            for name, values in config.space.items()
-        }
+        ranges = config.space.items()
+        point = {name: v[end if isinstance(v, Mapping) else position] for name, v in ranges}
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
             file.write(yaml.safe_dump(merged(overlay, point)))
             file.flush()
@@ -89,10 +79,8 @@ def run(config: TuneConfig) -> None:
                 make_folds(config.input, config.output, config.folds)
             own = replace(config, output=config.output.absolute(), input=config.input.absolute())
             with dask.dask_client(config.cluster, n_left) as client:
-                futures = [
-                    client.submit(_one, own, overlay, index, pure=False)
-                    for index in range(n_done, n_done + n_left)
-                ]
+                indices = range(n_done, n_done + n_left)
+                futures = [client.submit(_one, own, overlay, i, pure=False) for i in indices]
                 for count, future in enumerate(as_completed(futures), start=n_done + 1):
                     log.info("[%d/%d] %s", count, n_done + n_left, future.result())
         else:
@@ -101,13 +89,10 @@ def run(config: TuneConfig) -> None:
         if not study.get_trials(states=(TrialState.COMPLETE,)):
             pruned = study.get_trials(states=(TrialState.PRUNED,))
             reasons = sorted({trial.user_attrs.get(REASON, NOT_FINITE) for trial in pruned})
-            raise DataError(
-                f"{config.output}: all trials failed. Check the space: {'; '.join(reasons[:3])}"
-            )
-        best = {
-            name: json.loads(value) if isinstance(value, str) else value
-            for name, value in study.best_params.items()
-        }
+            why = "; ".join(reasons[:3])
+            raise DataError(f"{config.output}: all trials failed. Check the space: {why}")
+        params = study.best_params.items()
+        best = {name: json.loads(v) if isinstance(v, str) else v for name, v in params}
         number, loss = study.best_trial.number, study.best_value
         n_finished = len(study.get_trials(states=FINISHED))
         head = f"# hepflow tune: trial {number}, the best of {n_finished}, val_loss {loss:.5f}\n"
@@ -167,10 +152,8 @@ def _open_study(config: TuneConfig, settings: dict[str, str]) -> optuna.Study:
     study = optuna.create_study(storage=_storage(config), study_name=STUDY, load_if_exists=True)
     before = study.user_attrs.get("settings", settings)
     if changed := [name for name, value in settings.items() if before.get(name, value) != value]:
-        raise ConfigError(
-            f"{config.output} holds a search with another {' and another '.join(changed)}. "
-            "Choose another --output."
-        )
+        held = f"a search with another {' and another '.join(changed)}"
+        raise ConfigError(f"{config.output} holds {held}. Choose another --output.")
     study.set_user_attr("settings", settings)
     return study
 
@@ -188,13 +171,7 @@ def _load(config: TuneConfig, seed: int = 0) -> optuna.Study:
 
 
 def _queue(study: optuna.Study, config: TuneConfig) -> tuple[int, int]:
-    """Queue abandoned trials again, and the points of a grid.
-
-    Returns
-    -------
-    n_done, n_left : int
-        Finished trials, and trials to run.
-    """
+    """Queue abandoned trials again, and the points of a grid; return how many are done and left."""
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params)
@@ -255,17 +232,14 @@ def _loss(trial: optuna.Trial, config: TuneConfig, overlay: dict[str, Any]) -> f
     return loss
 
 
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def _alone_in(folder: Path) -> ExitStack:
     """Wait for a trial of the same point: its training need not be repeated."""
-    with ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(locks.exclusive(folder))
-                break
-            except DataError:  # held
-                time.sleep(0.5)
-        yield
+    lock = ExitStack()
+    while True:
+        with suppress(DataError):  # held by that trial
+            lock.enter_context(locks.exclusive(folder))
+            return lock
+        time.sleep(0.5)
 
 
 def _fit(overlay: Path, store: Path, folder: Path, seed: int, *callbacks: Callback) -> float:

@@ -20,20 +20,12 @@ from hepflow.system.terminal import show, table
 log = logging.getLogger(__name__)
 
 TOP = 10
-REASON = "reason"
-"""Attribute of a trial: why it could not be trained."""
+REASON = "reason"  # attribute of a trial: why it could not be trained
 CSV_FILE, PLOT_FILE = "trials.csv", "trials.png"
 
 
 def report(study: optuna.Study, folder: Path) -> None:
-    """Print the best trials, and write trials.csv and trials.png.
-
-    Parameters
-    ----------
-    study : Study
-        With at least one complete trial.
-    folder : Path
-    """
+    """Print the best trials, and write trials.csv and trials.png."""
     complete = study.get_trials(states=(TrialState.COMPLETE,))
     names = list(complete[0].params)
 
