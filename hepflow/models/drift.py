@@ -13,8 +13,7 @@ import numpy as np
 from hepflow.data.store import EventStore
 
 BINS = 10
-MOST_EVENTS = 100_000
-"""Events per class that are read: more would not change the quantiles."""
+MOST_EVENTS = 100_000  # per class that are read: more would not change the quantiles
 _SIGMAS = 4.0
 
 
@@ -42,8 +41,7 @@ class Spread:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Spread":
         """Invert `to_dict`."""
-        edges = tuple(np.asarray(values, dtype=np.float64) for values in data["edges"])
-        share = tuple(np.asarray(values, dtype=np.float64) for values in data["share"])
+        edges, share = (tuple(map(np.asarray, data[key])) for key in ("edges", "share"))
         return cls(edges, share, np.asarray(data["counts"]))
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,17 +56,10 @@ class Spread:
     def distance(
         self, histograms: Iterable[np.ndarray], mix_K: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the index of each feature, and its size by chance alone.
+        """Return the index of each feature in histograms of `count`, and its size by chance alone.
 
-        Parameters
-        ----------
-        histograms : of `count`
-        mix_K : (classes), expected composition; None: that of the training events
-
-        Returns
-        -------
-        psi, by_chance : (features) float64
-            By chance: mean plus four standard deviations for as many events of this composition.
+        By chance: mean plus four standard deviations for as many events of the expected
+        composition ``mix_K``, by default that of the training events.
         """
         weight_K = self.counts if mix_K is None else mix_K
         weight_K = weight_K / weight_K.sum()

@@ -31,12 +31,8 @@ from hepflow.system.files import whole
 log = logging.getLogger(__name__)
 
 OPSET = 17
-FREE_AXES = {
-    "hlf": {0: "events"},
-    "particles": {0: "events", 1: "particles"},
-    "lengths": {0: "events"},
-    "logits": {0: "events"},
-}
+FREE_AXES = {name: {0: "events"} for name in ("hlf", "particles", "lengths", "logits")}
+FREE_AXES["particles"][1] = "particles"
 
 
 def run(config: ExportConfig) -> None:
@@ -53,13 +49,9 @@ def run(config: ExportConfig) -> None:
         physics, spread = store.spec.physics, spread_of(store).to_dict()
         write_onnx(net, part, features, physics=physics, spread=spread)
         difference = _difference(net, part, features, config.tolerance)
-    log.info(
-        "exported %s to %s; compared with the checkpoint on %d test events: its logits %s",
-        type(net).__name__,
-        output,
-        len(features["hlf"]),
-        f"differ by at most {difference:.0e}" if difference else "are the same",
-    )
+    same = f"differ by at most {difference:.0e}" if difference else "are the same"
+    text = "exported %s to %s; compared with the checkpoint on %d test events: its logits %s"
+    log.info(text, type(net).__name__, output, len(features["hlf"]), same)
 
 
 def _store_of(folder: Path) -> Path:
@@ -68,27 +60,15 @@ def _store_of(folder: Path) -> Path:
         raise DataError(f"{record}: names no feature store. Name the store by --input.")
     store = Path(about["store"])
     if not store.is_dir():
-        raise DataError(
-            f"{record}: the run was trained on the store {store}, which was not found. "
-            "Name it, or another one, by --input."
-        )
+        why = f"the run was trained on the store {store}, which was not found"
+        raise DataError(f"{record}: {why}. Name it, or another one, by --input.")
     return store
 
 
 def load_net(run_folder: Path, checkpoint: str = "best") -> Net:
-    """Return the net of a run, ready to use.
+    """Return the net of a run folder or of a checkpoint file, ready to use.
 
-    Parameters
-    ----------
-    run_folder : Path
-        Output of `hepflow train fit`, or a checkpoint file.
-    checkpoint : str
-        ``best`` or ``last``.
-
-    Raises
-    ------
-    DataError
-        There is no such checkpoint, as in a run of trees, or it is not from hepflow.
+    Of a run folder, ``checkpoint`` is ``best`` or ``last``.
     """
     path = run_folder if run_folder.is_file() else run_folder / CHECKPOINTS / f"{checkpoint}.ckpt"
     if not path.is_file():
@@ -101,13 +81,7 @@ def load_net(run_folder: Path, checkpoint: str = "best") -> Net:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint file.
-
-    Raises
-    ------
-    DataError
-        It is not a checkpoint, or not from hepflow.
-    """
+    """Return the content of a checkpoint file, which must be one of hepflow."""
     give = "Give one from a run folder's checkpoints/."
     try:
         content: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
@@ -122,9 +96,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def _no_checkpoint(path: Path, run_folder: Path) -> str:
     found = run_folder.parent.glob("*/checkpoints/best.ckpt")
     nets = ", ".join(sorted(best.parents[1].name for best in found))
-    advice = (
-        f"Nets in {run_folder.parent}: {nets}." if nets else "Train one with `hepflow train fit`."
-    )
+    advice = f"Nets in {run_folder.parent}: {nets}."
+    if not nets:
+        advice = "Train one with `hepflow train fit`."
     if (run_folder / RECORD).is_file() and not path.parent.is_dir():
         model = read_record(run_folder).get("model", "something else")
         only = "only nets (HLFNet, SequenceNet, ...) are exported"
@@ -158,9 +132,8 @@ def write_onnx(net: Net, path: Path, features: dict[str, np.ndarray], **about: A
     model = onnx.load(path)
     about |= {**net.describe(), "weights": weights_hash(net), "reads": list(net.reads)}
     about |= {"order": net.inputs.order, "hepflow": version("hepflow")}
-    metadata = {METADATA: json.dumps(about, sort_keys=True)}
-    metadata["classes"] = json.dumps(net.inputs.classes)
-    onnx.helper.set_model_props(model, metadata)
+    texts = {METADATA: json.dumps(about, sort_keys=True), "classes": json.dumps(net.inputs.classes)}
+    onnx.helper.set_model_props(model, texts)
     onnx.checker.check_model(model)
     onnx.save(model, path)
 
@@ -178,26 +151,17 @@ def _test_events(store: EventStore, config: ExportConfig, net: Net) -> dict[str,
                 blocks.append(store.read(part, 0, min(wanted, part.n_events)))
                 wanted, n_left = wanted - part.n_events, n_left - len(blocks[-1])
     if not blocks:
-        raise DataError(
-            f"{store.path}: no test events to check the export on. Name another store by --input."
-        )
+        advice = "Name another store by --input."
+        raise DataError(f"{store.path}: no test events to check the export on. {advice}")
     return features_of(net.inputs.particles, net.inputs.order, *blocks)
 
 
 def _difference(net: Net, path: Path, features: dict[str, np.ndarray], tolerance: float) -> float:
-    """Return the largest difference of a logit between the net and its file.
-
-    Raises
-    ------
-    DataError
-        It is above the tolerance, or the net's logits are not finite.
-    """
+    """Return the largest difference of a logit between the net and its file, if it is tolerable."""
     expected, found = logits_of(net, features), OnnxNet(path).logits(features)
     if not np.isfinite(expected).all():
-        raise DataError(
-            "the net returns NaN or infinity: its training diverged. "
-            "Train it again with a smaller model.lr."
-        )
+        advice = "Train it again with a smaller model.lr."
+        raise DataError(f"the net returns NaN or infinity: its training diverged. {advice}")
     difference = np.abs(expected - found)
     worst = float((difference / np.maximum(1, np.abs(expected))).max())
     if not worst <= tolerance:

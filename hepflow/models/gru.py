@@ -51,13 +51,7 @@ class JaggedGRU(nn.GRU):
         super().__init__(n_inputs, n_hidden, batch_first=True)
 
     def forward(self, x_BPC: Tensor, lengths_B: Tensor) -> Tensor:  # type: ignore[override]
-        """Return the hidden state (B, H) after the last particle, zero where there is none.
-
-        Parameters
-        ----------
-        x_BPC : any content beyond a sequence's length is ignored
-        lengths_B : integers from 0 to P
-        """
+        """Return the hidden state (B, H) after the last particle, zero where there is none."""
         weights = (self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0)
         tiled = gru_kernels is not None and not (x_BPC.is_cuda or _is_exporting())
         if tiled and all(w.device.type == "cpu" and w.dtype == torch.float32 for w in weights):
@@ -127,9 +121,8 @@ def _schedule(lengths_B: Tensor, x_BPC: Tensor) -> list["gru_kernels.Tile"]:
     lengths = lengths_B.detach().cpu().numpy().astype(np.int64)
     in_range = not lengths.size or 0 <= lengths.min() <= lengths.max() <= n_particles
     if lengths.shape != x_BPC.shape[:1] or not in_range:
-        raise ValueError(
-            f"lengths must be {x_BPC.shape[0]} integers from 0 to {n_particles}, got {lengths_B}"
-        )
+        rule = f"{x_BPC.shape[0]} integers from 0 to {n_particles}"
+        raise ValueError(f"lengths must be {rule}, got {lengths_B}")
     order = np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]
     n_tiles = -(-len(order) // (SEQUENCES_PER_LANE * simd.LANES))
     lanes = [(0, lane) for lane in range(n_tiles * simd.LANES)]  # a heap of (end, lane)

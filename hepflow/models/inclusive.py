@@ -43,10 +43,9 @@ class InclusiveNet(Net):
         cell: Cell = "gru",
         scale: Scale = "standard",
     ) -> None:
-        super().__init__(
-            inputs, hidden=hidden, dense=dense, dropout=dropout, cell=cell, scale=scale
-        )
-        check_arguments(hidden=hidden, dense=dense, dropout=dropout)
+        sizes = {"hidden": hidden, "dense": dense}
+        super().__init__(inputs, **sizes, dropout=dropout, cell=cell, scale=scale)
+        check_arguments(**sizes, dropout=dropout)
         self.norm_hlf = InputNorm(inputs.statistics["hlf"], scale)
         self.norm_particles = InputNorm(inputs.statistics["particles"], scale)
         self.rnn = CELLS[cell](len(inputs.particles), hidden)

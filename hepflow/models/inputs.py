@@ -54,10 +54,8 @@ class Inputs:
         for name in ("classes", "hlf", "particles", "definitions", "order"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
-                raise DataError(
-                    f"{where}: made for {name} {words(mine)}, the store has {words(theirs)}. "
-                    "Give the store it was trained on."
-                )
+                why = f"made for {name} {words(mine)}, the store has {words(theirs)}"
+                raise DataError(f"{where}: {why}. Give the store it was trained on.")
 
 
 def words(value: Any) -> str:

@@ -39,10 +39,8 @@ class InputNorm(nn.Module):
 
     def __init__(self, statistics: Mapping[str, Any], scale: Scale = "standard") -> None:
         super().__init__()
-        mean, std, low, high = (
-            torch.tensor(statistics[name], dtype=torch.float64)
-            for name in ("mean", "std", "min", "max")
-        )
+        values = (statistics[name] for name in ("mean", "std", "min", "max"))
+        mean, std, low, high = (torch.tensor(one, dtype=torch.float64) for one in values)
         std = torch.where(std > 0, std, 1.0)  # a constant feature becomes 0, not infinite
         tails = torch.maximum(high - mean, mean - low) / std > HEAVY_TAIL
         log = tails & (scale == "symlog")

@@ -29,11 +29,9 @@ class Net(nn.Module):
     def __init__(self, inputs: Inputs, **arguments: Any) -> None:
         super().__init__()
         if len(inputs.classes) < 2:
-            raise ConfigError(
-                f"a classifier needs at least two classes, the store has {words(inputs.classes)}"
-            )
-        self.inputs = inputs
-        self.arguments = arguments
+            known = words(inputs.classes)
+            raise ConfigError(f"a classifier needs at least two classes, the store has {known}")
+        self.inputs, self.arguments = inputs, arguments
 
     def describe(self) -> dict[str, Any]:
         """Return what `rebuild` needs, in plain types."""
@@ -47,19 +45,14 @@ def rebuild(description: Mapping[str, Any]) -> Net:
     try:
         own = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"cannot import the checkpoint's net {module}.{name} ({error}). "
-            "Add its folder to PYTHONPATH."
-        ) from error
+        why = f"cannot import the checkpoint's net {module}.{name} ({error})"
+        raise ConfigError(f"{why}. Add its folder to PYTHONPATH.") from error
     net: Net = own(Inputs.from_dict(description["inputs"]), **description["arguments"])
     return net
 
 
 def weights_hash(net: nn.Module) -> str:
-    """Return a hash of the weights at single precision.
-
-    A training, its checkpoint and its export have the same.
-    """
+    """Return a hash of the weights at single precision, the same for checkpoint and export."""
     state = blake2b(digest_size=8)
     for name, value in sorted(net.state_dict().items()):
         state.update(name.encode())

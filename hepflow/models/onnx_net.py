@@ -17,26 +17,15 @@ from hepflow.models.drift import Spread
 from hepflow.models.inputs import Inputs
 
 METADATA = "hepflow"
-ZIP = b"PK\x03\x04"
-"""First bytes of a torch checkpoint."""
+ZIP = b"PK\x03\x04"  # first bytes of a torch checkpoint
+GIVE = "Write one with `hepflow export`"
 
 
 class OnnxNet:
     """An exported net, with the logits of its checkpoint.
 
-    Parameters
-    ----------
-    path : Path
-        Output of `hepflow export`. It is read as ONNX and JSON, never as pickle, and external
-        data files are not opened.
-    threads : int
-        Threads of the arithmetic; 0: one per core.
-
-    Raises
-    ------
-    DataError
-        The file is not ONNX, not from hepflow, or its inputs or outputs differ from its
-        description.
+    The file is read as ONNX and JSON, never as pickle, and external data files are not opened.
+    ``threads`` are those of the arithmetic; 0: one per core.
     """
 
     def __init__(self, path: Path, threads: int = 0) -> None:
@@ -46,28 +35,20 @@ class OnnxNet:
             model = path / "model.onnx"
             raise DataError(f"{path}: a folder, not a model. Give its file {model}.") from error
         except OSError as error:
-            raise DataError(
-                f"{path}: no model here ({error.strerror}). Write one with `hepflow export`, "
-                "or train one with `hepflow train fit`."
-            ) from error
+            advice = f"{GIVE}, or train one with `hepflow train fit`."
+            raise DataError(f"{path}: no model here ({error.strerror}). {advice}") from error
         if content.startswith(ZIP):
-            raise DataError(
-                f"{path}: a checkpoint, not an ONNX model. "
-                f"Convert it with `hepflow export --run {path}`."
-            )
+            advice = f"Convert it with `hepflow export --run {path}`."
+            raise DataError(f"{path}: a checkpoint, not an ONNX model. {advice}")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # errors become exceptions below
+        cpu = ["CPUExecutionProvider"]
         try:
-            self.session = onnxruntime.InferenceSession(
-                content, options, providers=["CPUExecutionProvider"]
-            )
+            self.session = onnxruntime.InferenceSession(content, options, providers=cpu)
         except Exception as error:
-            reason = str(error).splitlines()[0][:200]
-            raise DataError(
-                f"{path}: not an ONNX model, or a damaged one ({reason}). "
-                "Write one with `hepflow export`."
-            ) from error
+            why = f"not an ONNX model, or a damaged one ({str(error).splitlines()[0][:200]})"
+            raise DataError(f"{path}: {why}. {GIVE}.") from error
         self.path = path
         self.identity = hashlib.blake2b(content, digest_size=8).hexdigest()
         """Hash of the file."""
@@ -77,10 +58,8 @@ class OnnxNet:
             self.reads: tuple[str, ...] = tuple(about["reads"])
             self.net = str(about["net"])
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise DataError(
-                f"{path}: an ONNX model, but not one that hepflow exported: its metadata do not "
-                "describe its inputs. Write one with `hepflow export`."
-            ) from error
+            why = "not one that hepflow exported: its metadata do not describe its inputs"
+            raise DataError(f"{path}: an ONNX model, but {why}. {GIVE}.") from error
         self.physics = str(about.get("physics", ""))
         """``package.module:function@hash`` that made the training features; empty if unknown."""
         self.weights = str(about.get("weights", ""))
@@ -95,24 +74,17 @@ class OnnxNet:
         return np.asarray(logits_BK)
 
     def _check_shapes(self) -> None:
-        expected: dict[str, tuple[int, ...]] = {
-            "hlf": (2, len(self.inputs.hlf)),
-            "particles": (3, len(self.inputs.particles)),
-            "lengths": (1,),
-        }
-        expected = {name: shape for name, shape in expected.items() if name in self.reads}
+        n_hlf, n_particle = len(self.inputs.hlf), len(self.inputs.particles)
+        known = {"hlf": (2, n_hlf), "particles": (3, n_particle), "lengths": (1,)}
+        expected = {name: shape for name, shape in known.items() if name in self.reads}
         found = _shapes(self.session.get_inputs())
         if found != expected:
-            raise DataError(
-                f"{self.path}: the net takes {found}, its metadata describe {expected} "
-                "(axes, features). Export it again."
-            )
-        found = _shapes(self.session.get_outputs())
-        if found != {"logits": (2, len(self.inputs.classes))}:
-            raise DataError(
-                f"{self.path}: the net returns {found}, not logits of {len(self.inputs.classes)} "
-                "classes. Export it again."
-            )
+            why = f"takes {found}, its metadata describe {expected} (axes, features)"
+            raise DataError(f"{self.path}: the net {why}. Export it again.")
+        found, n_classes = _shapes(self.session.get_outputs()), len(self.inputs.classes)
+        if found != {"logits": (2, n_classes)}:
+            why = f"returns {found}, not logits of {n_classes} classes"
+            raise DataError(f"{self.path}: the net {why}. Export it again.")
 
 
 def _shapes(values: Iterable[Any]) -> dict[str, tuple[int, ...]]:

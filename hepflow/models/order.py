@@ -14,27 +14,17 @@ from hepflow.system.compiled import cached_njit
 
 
 def reading_order(block: EventBlock, names: Sequence[str], order: Order) -> np.ndarray | None:
-    """Return the rows of ``block.particles`` in the order the nets read them.
+    """Return the rows of ``block.particles`` in the order the nets read them; None: as they are.
 
-    Parameters
-    ----------
-    names : sequence of str
-        Particle features; ``delta_r`` needs ``Eta`` and ``Phi`` (radians).
-    order : {"delta_r", "stored"}
-        delta_r: by decreasing distance from the first particle of the event, so that the lepton
-        comes last; ties as stored.
-
-    Returns
-    -------
-    (particles,) int64, or None if they stay as they are
+    ``names`` are the particle features, of which ``delta_r`` needs ``Eta`` and ``Phi`` (radians):
+    by decreasing distance from the first particle of the event, so that the lepton comes last; ties
+    as stored.
     """
     if order == "stored" or not len(block.particles):
         return None
-    if missing := {"Eta", "Phi"} - set(names):
-        raise DataError(
-            f"the store has no particle feature {' and '.join(sorted(missing))}, "
-            "which `order: delta_r` needs. Use `order: stored`."
-        )
+    if missing := " and ".join(sorted({"Eta", "Phi"} - set(names))):
+        advice = "which `order: delta_r` needs. Use `order: stored`."
+        raise DataError(f"the store has no particle feature {missing}, {advice}")
     columns = (list(names).index(name) for name in ("Eta", "Phi"))
     eta, phi = (block.particles[:, column].astype(np.float64) for column in columns)
     rows = np.empty(len(eta), np.int64)
@@ -59,14 +49,7 @@ def _by_falling_distance(
 def pad(events: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Return events of different lengths as one zero-padded array, and their lengths.
 
-    Parameters
-    ----------
-    events : sequence of (particles, features) float32
-
-    Returns
-    -------
-    particles : (events, longest or 1, features) float32
-    lengths : (events,) int64
+    (particles, features) per event -> (events, longest or 1, features) float32, (events,) int64
     """
     lengths = np.array([len(event) for event in events], dtype=np.int64)
     shape = (len(events), max(1, lengths.max(initial=0)), events[0].shape[1])

@@ -64,14 +64,11 @@ class TransformerNet(Net):
         super().__init__(inputs, **sizes, layers=layers, dropout=dropout, scale=scale)
         check_arguments(**sizes, dropout=dropout)
         if width % heads:
-            raise ConfigError(
-                f"model.net.width must be a multiple of model.net.heads, got {width} and {heads}"
-            )
-        if missing := {"Pt", "Eta", "Phi"} - set(inputs.particles):
-            raise DataError(
-                f"the store has no particle feature {' and '.join(sorted(missing))}, "
-                "which the transformer needs for its pair features. Choose another net."
-            )
+            rule = "model.net.width must be a multiple of model.net.heads"
+            raise ConfigError(f"{rule}, got {width} and {heads}")
+        if missing := " and ".join(sorted({"Pt", "Eta", "Phi"} - set(inputs.particles))):
+            why = "which the transformer needs for its pair features. Choose another net."
+            raise DataError(f"the store has no particle feature {missing}, {why}")
         self.columns = tuple(inputs.particles.index(name) for name in ("Pt", "Eta", "Phi"))
         self.max_particles = max_particles
         self.norm_hlf = InputNorm(inputs.statistics["hlf"], scale)

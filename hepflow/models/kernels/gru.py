@@ -68,10 +68,7 @@ class Layout(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Weights in the order in which the products read them.
-
-    Blocks of ROWS outputs; in a block, one column after the other.
-    """
+    """Weights as the products read them: blocks of ROWS outputs, column after column."""
 
     nh: Floats
     rz: Floats
@@ -148,13 +145,9 @@ def forward_tile(
     kept: Floats,
     out: Floats,
 ) -> None:
-    """Run a tile.
+    """Run a tile of x (B * P * C); fill ``out`` (B * H) with the last h of its sequences.
 
-    Parameters
-    ----------
-    x : (B * P * C)
-    kept : (chunks * H * LANES) or empty, filled with h before each chunk
-    out : (B * H), filled with the last h of the sequences of this tile
+    ``kept`` (chunks * H * LANES, or empty) is filled with h before each chunk.
     """
     rows, starts, ends = tile
     xh, step, size = work.xh, layout.xh * LANES, layout.hidden * LANES

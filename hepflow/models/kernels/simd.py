@@ -101,12 +101,8 @@ _register_operator(operator.truediv, "fdiv", (*_FAST, "ninf"))
 def _emits(arguments: str, result: Any = types.void) -> Callable[[Callable[..., Any]], Any]:
     """Make a function for numba code out of one that emits its instructions.
 
-    Parameters
-    ----------
-    arguments : str
-        Arguments in numba code, in which an offset follows each array. The decorated function
-        receives the builder, and a single pointer for an array and its offset.
-    result : numba type
+    In the ``arguments`` of the numba code, an offset follows each array. The decorated function
+    receives the builder, and a single pointer for an array and its offset.
     """
     names = ["typingctx", *arguments.split(", ")]
     shown = Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])
