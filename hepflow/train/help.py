@@ -8,12 +8,18 @@ FULL = "--help_all"
 ALIASES = {"--input": "--data.store", "--seed": "--seed_everything", FULL: "--help"}
 SWITCHES = {"--overwrite", "--model.torch_compile"}
 """Options that mean true if no value follows."""
-NET = Option(
-    "model.net",
-    "CLASS",
-    "HLFNet",
+_CONFIG = (
+    "YAML file of these options, any number of times. Later files and options win; "
+    "configs/train/ has one per net."
+)
+_NET = (
     "Class of the net, such as hepflow.models.inclusive.InclusiveNet, made from the store's "
-    "description of its inputs; its own arguments are model.net.NAME.",
+    "description of its inputs; its own arguments are model.net.NAME."
+)
+_PATIENCE = "Epochs without a lower val_loss to stop after."
+_MONITOR = (
+    f"Measure whose lowest value makes the best epoch: {', '.join(of_an_epoch(['CLASS']))}; "
+    "with --checkpoint.mode max, the highest."
 )
 LIGHTNING = [
     Option("seed_everything", "INT", "1", "Seed of everything random."),
@@ -23,16 +29,8 @@ LIGHTNING = [
     Option("trainer.num_nodes", "INT", "1", "Machines; under Slurm as many as the job has."),
     Option("trainer.precision", "TEXT", "32-true", "32-true, or bf16-mixed on suitable hardware."),
     Option("trainer.limit_train_batches", "NUMBER", "all", "Batches per epoch, or a fraction."),
-    Option(
-        "early_stopping.patience", "INT", "15", "Epochs without a lower val_loss to stop after."
-    ),
-    Option(
-        "checkpoint.monitor",
-        "TEXT",
-        "val_loss",
-        f"Measure whose lowest value makes the best epoch: {', '.join(of_an_epoch(['CLASS']))}; "
-        "with --checkpoint.mode max, the highest.",
-    ),
+    Option("early_stopping.patience", "INT", "15", _PATIENCE),
+    Option("checkpoint.monitor", "TEXT", "val_loss", _MONITOR),
 ]
 SET_BY_SPARK = {"trainer.accelerator", "trainer.devices", "trainer.num_nodes"}
 
@@ -40,16 +38,12 @@ SET_BY_SPARK = {"trainer.accelerator", "trainer.devices", "trainer.num_nodes"}
 def groups(*, in_spark: bool = False) -> dict[str, list[Option]]:
     """Return the options under their headings."""
     config_file, *others = GENERAL
-    text = (
-        "YAML file of these options, any number of times. Later files and options win; "
-        "configs/train/ has one per net."
-    )
-    general = [config_file._replace(text=text), *others]
+    general = [config_file._replace(text=_CONFIG), *others]
     found = groups_of(stages.TrainConfig, title="the run", general=general)
     if in_spark:
         found |= groups_of(stages.SparkTrainConfig, "spark.", "Spark")
     found |= groups_of(DataConfig, "data.", "data") | groups_of(ModelConfig, "model.", "model")
-    found["model"].insert(0, NET)
+    found["model"].insert(0, Option("model.net", "CLASS", "HLFNet", _NET))
     found["trainer"] = [o for o in LIGHTNING if not in_spark or o.name not in SET_BY_SPARK]
     return {title: [_spelt(option) for option in options] for title, options in found.items()}
 

@@ -46,7 +46,7 @@ class RunRecord(Callback):
         if self.run.state == "fresh":
             clear(self.run.folder)
         (self.run.folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        self.write(trainer, pl_module, finished=False)
+        self.write(trainer, pl_module)
         with whole(self.run.folder / CONFIG) as part:
             part.write_text(self.run.config_text)
 
@@ -70,14 +70,9 @@ class RunRecord(Callback):
         """Record the split that decides the best epoch."""
         self._splits["tuning"] = trainer.val_dataloaders.plan.splits  # type: ignore[union-attr]
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Update the record."""
-        self.write(trainer, pl_module, finished=False)
-
     def on_fit_end(self, *_: Any) -> None:
         """Stop the clock."""
-        self._wall_s, self._since = self._wall_so_far(), time.perf_counter()
-        self._fitted = True
+        self._wall_s, self._fitted = self._wall_so_far(), True
 
     def state_dict(self) -> dict[str, Any]:
         """Return the totals so far."""
@@ -87,18 +82,14 @@ class RunRecord(Callback):
         """Continue those totals, unless the best epoch is loaded for the test."""
         if not self._fitted:
             self._events, self._wall_s = state_dict["events"], state_dict["wall_s"]
-            self._splits = state_dict["splits"]
-            self._since = time.perf_counter()
+            self._splits, self._since = state_dict["splits"], time.perf_counter()
 
-    def write(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, finished: bool, **more: Any
-    ) -> None:
+    def write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, **more: Any) -> None:
         """Write run.json."""
         if not trainer.is_global_zero:
             return
         net = net_of(pl_module)
-        inputs = net.inputs
-        wall_s = self._wall_s if finished else self._wall_so_far()
+        inputs, wall_s = net.inputs, self._wall_so_far()
         device = trainer.strategy.root_device
         name = f"{device.type}, {processes.cores()} cores"
         if device.type == "cuda":
@@ -125,12 +116,14 @@ class RunRecord(Callback):
             "device": name,
             "versions": processes.versions(PACKAGES),
             "history": read_table(self.run.folder / HISTORY),
-            "finished": finished,
+            "finished": False,
         }
         write_json(self.run.folder / RECORD, {**record, **self.about, **more})
 
+    on_train_epoch_end = write
+
     def _wall_so_far(self) -> float:
-        return self._wall_s + time.perf_counter() - self._since
+        return self._wall_s + (0 if self._fitted else time.perf_counter() - self._since)
 
 
 class EpochTable(Logger):
