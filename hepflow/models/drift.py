@@ -21,12 +21,9 @@ _SIGMAS = 4.0
 class Spread:
     """Histograms of the features per class, in bins that hold equally many training events."""
 
-    edges: tuple[np.ndarray, ...]
-    """(bins - 1) inner edges per feature; a bin begins at its edge."""
-    share: tuple[np.ndarray, ...]
-    """(classes, bins) per feature: fractions of the events of a class, which add up to 1."""
-    counts: np.ndarray
-    """(classes) events in the histograms."""
+    edges: tuple[np.ndarray, ...]  # (bins - 1) inner edges per feature; a bin begins at its edge
+    share: tuple[np.ndarray, ...]  # (classes, bins) per feature; fractions of a class add up to 1
+    counts: np.ndarray  # (classes) events in the histograms
 
     @classmethod
     def of(cls, hlf_by_class: Sequence[np.ndarray]) -> "Spread":

@@ -1,7 +1,4 @@
-"""Inputs of a net: their names, sizes and statistics, taken from a store.
-
-Training and scoring share this, with and without torch.
-"""
+"""Inputs of a net for training and scoring: names and statistics, taken from a store."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

@@ -1,8 +1,4 @@
-"""The interface of a net.
-
-A net is built from the store's own description: names, sizes and statistics come from there,
-never from constants.
-"""
+"""The interface of a net, which is built from the store's own description, not from constants."""
 
 from collections.abc import Mapping
 from hashlib import blake2b

@@ -1,7 +1,4 @@
-"""An exported net, run without torch.
-
-The file may come from anywhere: its description of itself is checked before use.
-"""
+"""An exported net, run without torch: a file from anywhere, whose own description is checked."""
 
 import hashlib
 import json

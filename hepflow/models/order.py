@@ -1,7 +1,4 @@
-"""Particles as the sequence nets read them: sorted, and padded to the longest event.
-
-Training and scoring share this.
-"""
+"""Particles as nets read them in training and scoring: sorted, and padded to the longest event."""
 
 from collections.abc import Sequence
 

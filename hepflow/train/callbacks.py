@@ -135,15 +135,11 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class PredictionsWriter(Callback):
-    """Collects the logits of test and predict from all processes, and writes each event once.
-
-    In the run folder: predictions.parquet of the test split, predictions-{split}.parquet of others.
-    """
+    """Collects the logits of test and predict from all processes, and writes each event once."""
 
     def __init__(self, folder: Path, provenance: dict[str, Any], predict_split: str) -> None:
         self.folder, self.provenance, self.predict_split = folder, provenance, predict_split
-        self.path: Path | None = None
-        """File that was written."""
+        self.path: Path | None = None  # file that was written
         self._seen: list[dict[str, Tensor]] = []
 
     def on_test_batch_end(self, *hook: Any, **_: Any) -> None:

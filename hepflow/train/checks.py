@@ -13,8 +13,7 @@ from hepflow.data.runs import BEST, LAST
 from hepflow.errors import ConfigError
 from hepflow.train.folder import RunPlan
 
-ONE_BEST = {"save_top_k": 1, "filename": Path(BEST).stem}
-"""Options of the checkpoint callback that a run folder rests on."""
+ONE_BEST = {"save_top_k": 1, "filename": Path(BEST).stem}  # for the checkpoint callback
 
 
 def check_fit(config: Namespace) -> None:

@@ -17,6 +17,7 @@ from hepflow.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+# Options that change the speed or the place of a run, never its result
 WHERE_IT_RUNS = {
     "trainer": {
         *("accelerator", "devices", "num_nodes", "strategy", "logger", "profiler"),
@@ -25,7 +26,6 @@ WHERE_IT_RUNS = {
     "data": {"store", "workers", "prefetch", "memory_mb", "predict_split", "eval_batch_size"},
     "": {"config", "output", "overwrite", "checkpoint_every_steps", "threads"},
 }
-"""Options that change the speed or the place of a run, never its result."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,10 @@ class RunPlan:
     """The settled facts of a training, before anything is written."""
 
     folder: Path
-    resolved: Mapping[str, Any]
-    """Configuration with every option."""
-    provenance: str
-    """Hash of the feature store."""
-    config_text: str
-    """Content of config.yaml."""
-    overwrite: bool
-    """Replace another training in the folder."""
+    resolved: Mapping[str, Any]  # configuration with every option
+    provenance: str  # hash of the feature store
+    config_text: str  # content of config.yaml
+    overwrite: bool  # replace another training in the folder
 
     @cached_property
     def config_hash(self) -> str:

@@ -6,8 +6,7 @@ from hepflow.config.train import DataConfig, ModelConfig, of_an_epoch
 
 FULL = "--help_all"
 ALIASES = {"--input": "--data.store", "--seed": "--seed_everything", FULL: "--help"}
-SWITCHES = {"--overwrite", "--model.torch_compile"}
-"""Options that mean true if no value follows."""
+SWITCHES = {"--overwrite", "--model.torch_compile"}  # options that mean true if no value follows
 _CONFIG = (
     "YAML file of these options, any number of times. Later files and options win; "
     "configs/train/ has one per net."

@@ -1,7 +1,4 @@
-"""The Lightning module that trains, validates and tests any net.
-
-Nets differ only in what they read and in their forward.
-"""
+"""The Lightning module of any net: nets differ only in what they read and in their forward."""
 
 import math
 from collections.abc import Callable
@@ -35,8 +32,6 @@ class Classifier(pl.LightningModule):
 
     Parameters
     ----------
-    inputs
-        Classes, features and statistics of the store.
     net
         Class of the net, called with ``inputs``; its own arguments are model.net.NAME.
     seed

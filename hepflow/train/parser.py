@@ -36,10 +36,8 @@ from hepflow.train.module import Classifier
 from hepflow.train.progress import FitProgress
 from hepflow.train.record import EpochTable, RunRecord
 
-LAUNCHER = "HEPFLOW_LAUNCHER"
-"""Environment variable: id of the process that starts the other ones of a training."""
-MAPPINGS = {"--data.balance", "--spark.conf"}
-"""Options within which names are the user's."""
+LAUNCHER = "HEPFLOW_LAUNCHER"  # variable: id of the process that starts the others of a training
+MAPPINGS = {"--data.balance", "--spark.conf"}  # options within which names are the user's
 DEFAULTS = {
     "trainer.max_epochs": 50,
     "trainer.gradient_clip_val": 1.0,
@@ -63,8 +61,7 @@ class TrainCLI(LightningCLI):
     prog = "hepflow train {command}"
     engine = "Lightning"
     progress: type[Callback] = FitProgress
-    requeues = True
-    """Under Slurm the process is a task of its own job, which can be requeued."""
+    requeues = True  # under Slurm the process is a task of its own job, which can be requeued
 
     def __init__(self, command: str, args: Sequence[str], about: str | None = None) -> None:
         self.command = command

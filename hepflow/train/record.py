@@ -26,10 +26,7 @@ PACKAGES = ("hepflow", "torch", "pytorch-lightning", "torchmetrics", "numpy", "z
 
 
 class RunRecord(Callback):
-    """Keeps run.json and config.yaml; a fresh run removes an earlier one from its folder.
-
-    ``about`` are further entries of the record, such as the seed.
-    """
+    """Keeps run.json and config.yaml; a fresh run removes an earlier one from its folder."""
 
     def __init__(self, run: RunPlan, about: Mapping[str, Any]) -> None:
         self.run, self.about = run, about

@@ -50,14 +50,10 @@ class Layout(NamedTuple):
 
     inputs: int
     hidden: int
-    xh: int
-    """Rows per step in xh, padded to whole vectors."""
-    r: int
-    """First row of r in the gates; z follows it, and the hidden part of n starts at 0."""
-    nx: int
-    """First row of the input part of n."""
-    gates: int
-    """Rows per step in the gates."""
+    xh: int  # rows per step in xh, padded to whole vectors
+    r: int  # first row of r in the gates; z follows it, and the hidden part of n starts at 0
+    nx: int  # first row of the input part of n
+    gates: int  # rows per step in the gates
 
     @classmethod
     def of(cls, n_inputs: int, n_hidden: int) -> "Layout":
@@ -106,12 +102,9 @@ def unpack_gradients(layout: Layout, total: Floats) -> tuple[Floats, ...]:
 class Tile(NamedTuple):
     """Work of the lanes, by step."""
 
-    rows: Ints
-    """(T, LANES), the row of x that a lane reads at a step, -1 if it is idle."""
-    starts: Ints
-    """(n, 3): step, lane and sequence."""
-    ends: Ints
-    """(n, 3): step, lane and sequence."""
+    rows: Ints  # (T, LANES), the row of x that a lane reads at a step, -1 if it is idle
+    starts: Ints  # (n, 3): step, lane and sequence
+    ends: Ints  # (n, 3): step, lane and sequence
 
 
 class Workspace(NamedTuple):
@@ -119,8 +112,7 @@ class Workspace(NamedTuple):
 
     xh: Floats
     gates: Floats
-    columns: Floats
-    """xh of a chunk, transposed: one row per lane and step."""
+    columns: Floats  # xh of a chunk, transposed: one row per lane and step
     dh: Floats
     dx: Floats
 
@@ -245,10 +237,7 @@ def _sections(layout: Layout, g: int) -> tuple[int, int, int, int]:
 def _step(
     layout: Layout, weights: Weights, work: Workspace, x: Floats, rows: Ints, now: int, g: int
 ) -> None:
-    """Run one step of all lanes.
-
-    Leaves r, z, n and the hidden part of n in the gates, and h in the next step's xh.
-    """
+    """Run one step of all lanes: r, z, n, hidden part of n to gates, h to the next step's xh."""
     xh, gates = work.xh, work.gates
     inputs, hidden = layout.inputs, layout.hidden
     for lane in range(LANES):

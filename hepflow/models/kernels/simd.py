@@ -130,22 +130,26 @@ def _emits(arguments: str, result: Any = types.void) -> Callable[[Callable[..., 
     return decorate
 
 
-@_emits("array, offset", vector)
-def load(builder: Any, source: Any) -> Any:
+def _load(builder: Any, source: Any) -> Any:
     """Read LANES floats."""
-    return _load(builder, source)
+    return builder.load(builder.bitcast(source, _VECTOR.as_pointer()), align=4)
 
 
-@_emits("array, offset, value")
-def store(builder: Any, target: Any, value: Any) -> None:
+def _store(builder: Any, target: Any, value: Any) -> None:
     """Write LANES floats."""
-    _store(builder, value, target)
+    builder.store(value, builder.bitcast(target, _VECTOR.as_pointer()), align=4)
 
 
-@_emits("value", vector)
-def splat(builder: Any, value: Any) -> Any:
+def _splat(builder: Any, value: Any) -> Any:
     """Repeat a float32 LANES times."""
-    return _splat(builder, value)
+    undefined, zeros = ir.Constant(_VECTOR, ir.Undefined), ir.Constant(_BITS, [0] * LANES)
+    single = builder.insert_element(undefined, value, _I32(0))
+    return builder.shuffle_vector(single, undefined, zeros)
+
+
+load = _emits("array, offset", vector)(_load)
+store = _emits("array, offset, value")(_store)
+splat = _emits("value", vector)(_splat)
 
 
 @_emits("x", vector)
@@ -230,7 +234,7 @@ def transpose(builder: Any, source: Any, target: Any) -> None:
         pairs = ((rows[i // 2], rows[i // 2 + half], masks[i % 2]) for i in range(LANES))
         rows = [builder.shuffle_vector(*pair) for pair in pairs]
     for i, row in enumerate(rows):
-        _store(builder, row, builder.gep(target, [_I32(i * LANES)]))
+        _store(builder, builder.gep(target, [_I32(i * LANES)]), row)
 
 
 @contextmanager
@@ -245,7 +249,7 @@ def _sums(builder: Any, pointer: Any, step: Any, *, add: bool) -> Iterator[list[
         builder.store(_load(builder, row) if add else _constant(0.0), total)
     yield sums
     for total, row in zip(sums, rows, strict=True):
-        _store(builder, builder.load(total), row)
+        _store(builder, row, builder.load(total))
 
 
 def _multiply_add(builder: Any, sums: list[Any], scalars: Any, step: int, row: Any) -> None:
@@ -267,22 +271,8 @@ def _at(builder: Any, pointer: Any, index: Any, step: Any) -> Any:
     return builder.gep(pointer, [builder.mul(index, step)])
 
 
-def _load(builder: Any, pointer: Any) -> Any:
-    return builder.load(builder.bitcast(pointer, _VECTOR.as_pointer()), align=4)
-
-
-def _store(builder: Any, value: Any, pointer: Any) -> None:
-    builder.store(value, builder.bitcast(pointer, _VECTOR.as_pointer()), align=4)
-
-
 def _constant(value: float) -> Any:
     return ir.Constant(_VECTOR, [value] * LANES)
-
-
-def _splat(builder: Any, value: Any) -> Any:
-    undefined, zeros = ir.Constant(_VECTOR, ir.Undefined), ir.Constant(_BITS, [0] * LANES)
-    single = builder.insert_element(undefined, value, _I32(0))
-    return builder.shuffle_vector(single, undefined, zeros)
 
 
 def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:

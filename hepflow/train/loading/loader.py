@@ -165,10 +165,7 @@ class EventLoader:
 
 
 def _ahead(batches: Generator[Batch, None, None], n_ahead: int) -> Generator[Batch, None, None]:
-    """Yield the same batches, made by a thread that keeps ``n_ahead`` of them ready.
-
-    An error in the thread is raised in place of the batch.
-    """
+    """Yield the same batches, made ahead by a thread; its error is raised in place of a batch."""
     ready: queue.Queue[Batch | None] = queue.Queue(maxsize=max(1, n_ahead))
     stop = threading.Event()
 

@@ -55,16 +55,11 @@ class Slice:
 class EpochPlan:
     """The order of events for every epoch."""
 
-    blocks: tuple[tuple[Slice, ...], ...]
-    """Blocks of each class."""
-    quotas: tuple[int, ...]
-    """Events per epoch of each class."""
-    batch_size: int
-    """Events per global batch, over all processes."""
-    window_events: int
-    """Events in memory that are shuffled together."""
-    bucket_batches: int
-    """Batches whose events are sorted by length together; 1: none."""
+    blocks: tuple[tuple[Slice, ...], ...]  # blocks of each class
+    quotas: tuple[int, ...]  # events per epoch of each class
+    batch_size: int  # events per global batch, over all processes
+    window_events: int  # events in memory that are shuffled together
+    bucket_batches: int  # batches whose events are sorted by length together; 1: none
     shuffle: bool
     seed: int
 
@@ -240,10 +235,7 @@ def make_plan(
     seed: int,
     window_events: int | None = None,
 ) -> EpochPlan:
-    """Return the plan for a split of a store; without ``shuffle`` it has every event once.
-
-    ``window_events`` are shuffled together; default: all.
-    """
+    """Return the plan for a split of a store; without ``shuffle`` it has every event once."""
     parts = {name: store.parts(split, name) for name in store.spec.classes}
     counts = {name: sum(part.n_events for part in own) for name, own in parts.items()}
     where = f"{store.path}, split {split}"

@@ -31,8 +31,7 @@ LEAST = 1e-12  # smallest probability: its logarithm is finite
 class TreeData(NamedTuple):
     """The events of a split."""
 
-    x: np.ndarray
-    """(events, features)"""
+    x: np.ndarray  # (events, features)
     label: np.ndarray
     event_id: np.ndarray
 
@@ -41,18 +40,13 @@ class TreeData(NamedTuple):
 class Fitted:
     """Fitted trees, and their predictions."""
 
-    probability: np.ndarray
-    """(test events, classes)"""
+    probability: np.ndarray  # (test events, classes)
     model: str
-    n_steps: int
-    """Number of passes over the training sample."""
-    step: str
-    """Name of a pass: a tree of a forest, a round of boosting."""
+    n_steps: int  # number of passes over the training sample
+    step: str  # name of a pass: a tree of a forest, a round of boosting
     wall_s: float
-    package: str
-    """Name of the library on PyPI."""
-    tuning: tuple[str, ...] = ()
-    """Splits that decided when to stop."""
+    package: str  # name of the library on PyPI
+    tuning: tuple[str, ...] = ()  # splits that decided when to stop
 
 
 Fit = Callable[[Mapping[str, TreeData]], Fitted]  # from the events of each split

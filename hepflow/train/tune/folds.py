@@ -15,11 +15,7 @@ from hepflow.errors import DataError
 
 
 def make_folds(source: Path, folder: Path, n_folds: int) -> list[Path]:
-    """Make stores in which each train and val event is held out once, by hash of its event_id.
-
-    One store per fold: ``val`` is held out, ``train`` is the rest, ``test`` is empty. Those in the
-    folder that are up to date are kept.
-    """
+    """Make stores in whose val split each event is held out once, by hash of its event_id."""
     store = EventStore.open(source)
     paths = [folder / f"fold-{fold}-of-{n_folds}.zarr" for fold in range(n_folds)]
     for fold, path in enumerate(paths):
