@@ -18,7 +18,7 @@ import torch
 
 from hepflow.config.tools import ExportConfig
 from hepflow.data.blocks import EventBlock
-from hepflow.data.runs import CHECKPOINTS, ONNX, RECORD, read_record
+from hepflow.data.runs import BEST, CHECKPOINTS, ONNX, RECORD, read_record
 from hepflow.data.store import EventStore
 from hepflow.errors import DataError
 from hepflow.models.drift import spread_of
@@ -55,14 +55,13 @@ def run(config: ExportConfig) -> None:
 
 
 def _store_of(folder: Path) -> Path:
-    record, about = folder / RECORD, read_record(folder)
-    if "store" not in about:
-        raise DataError(f"{record}: names no feature store. Name the store by --input.")
-    store = Path(about["store"])
-    if not store.is_dir():
+    store = read_record(folder).get("store")
+    if not store:
+        raise DataError(f"{folder / RECORD}: names no feature store. Name the store by --input.")
+    if not Path(store).is_dir():
         why = f"the run was trained on the store {store}, which was not found"
-        raise DataError(f"{record}: {why}. Name it, or another one, by --input.")
-    return store
+        raise DataError(f"{folder / RECORD}: {why}. Name it, or another one, by --input.")
+    return Path(store)
 
 
 def load_net(run_folder: Path, checkpoint: str = "best") -> Net:
@@ -94,11 +93,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _no_checkpoint(path: Path, run_folder: Path) -> str:
-    found = run_folder.parent.glob("*/checkpoints/best.ckpt")
+    found = run_folder.parent.glob(f"*/{CHECKPOINTS}/{BEST}")
     nets = ", ".join(sorted(best.parents[1].name for best in found))
-    advice = f"Nets in {run_folder.parent}: {nets}."
-    if not nets:
-        advice = "Train one with `hepflow train fit`."
+    here = f"Nets in {run_folder.parent}: {nets}."
+    advice = here if nets else "Train one with `hepflow train fit`."
     if (run_folder / RECORD).is_file() and not path.parent.is_dir():
         model = read_record(run_folder).get("model", "something else")
         only = "only nets (HLFNet, SequenceNet, ...) are exported"

@@ -39,6 +39,7 @@ except (ImportError, AttributeError):  # no numba, or one without an interface t
 # B events, P particles, C channels, H hidden
 
 _T = TypeVar("_T")
+_Run = Callable[["gru_kernels.Tile", Tensor], _T]
 _Weights = tuple[Tensor, Tensor, Tensor, Tensor]
 
 SEQUENCES_PER_LANE = 2  # a long one and a short one: level lanes, and tiles for every thread
@@ -166,7 +167,7 @@ class _TiledGRU(torch.autograd.Function):
         x, dh, dx = _flat(x_BPC), _flat(dh_BH), _flat(dx_BPC)
 
         def run(tile: "gru_kernels.Tile", kept: Tensor) -> NDArray[np.float32]:
-            work = gru_kernels.Workspace.of(layout)
+            work = gru_kernels.Work.of(layout)
             dw = np.zeros(layout.gates * layout.xh, np.float32)
             gru_kernels.backward_tile(layout, packed, work, tile, x, kept.numpy(), dh, dw, dx)
             return dw
@@ -190,7 +191,7 @@ def _forward(
     checkpoints = [torch.empty(n * layout.hidden * simd.LANES) for n in chunks]
 
     def run(tile: "gru_kernels.Tile", kept: Tensor) -> None:
-        work = gru_kernels.Workspace.of(layout)
+        work = gru_kernels.Work.of(layout)
         gru_kernels.forward_tile(layout, packed, work, tile, x, kept.numpy(), _flat(h_BH))
 
     _in_threads(gru_kernels.forward_tile, run, tiles, checkpoints)
@@ -225,10 +226,7 @@ def _flat(tensor: Tensor) -> NDArray[np.float32]:
 
 
 def _in_threads(
-    kernel: Any,
-    run: Callable[["gru_kernels.Tile", Tensor], _T],
-    tiles: list["gru_kernels.Tile"],
-    checkpoints: list[Tensor],
+    kernel: Any, run: _Run[_T], tiles: list["gru_kernels.Tile"], checkpoints: list[Tensor]
 ) -> list[_T]:
     """Run every tile, on as many threads as torch has.
 

@@ -19,18 +19,11 @@ HEAVY_TAIL = 10.0
 
 
 class InputNorm(nn.Module):
-    """Features -> numbers of order one.
+    """Features -> numbers of order one, by the statistics of the training split.
 
-    The statistics are buffers, so a checkpoint or an exported model carries them.
-
-    Parameters
-    ----------
-    statistics : mapping
-        ``mean, std, min, max`` per feature, of the training split.
-    scale : {"standard", "symlog"}
-        standard: subtract the mean, divide by the standard deviation. symlog: the same, but
-        features with a heavy tail (an extreme beyond ten standard deviations, as momenta have)
-        become ``sign(x) log(1 + |x| / rms)``.
+    These are buffers, so a checkpoint or an exported model carries them. standard: subtract the
+    mean, divide by the standard deviation. symlog: the same, but features with a heavy tail (an
+    extreme beyond ten standard deviations, as momenta have) become ``sign(x) log(1 + |x| / rms)``.
     """
 
     shift: Tensor

@@ -76,7 +76,7 @@ class EventData(pl.LightningDataModule):
     def loader(self, split: str, *, shuffle: bool) -> EventLoader:
         """Return the loader of a split for this process; without a trainer, for any net."""
         own, trainer = self.options, self.trainer
-        ahead: dict[str, Any] = {"workers": own.workers, "prefetch": own.prefetch}
+        ahead: Any = {"workers": own.workers, "prefetch": own.prefetch}
         particles = True
         if trainer is not None:
             net: Net = trainer.lightning_module.net  # type: ignore[assignment]
@@ -85,10 +85,7 @@ class EventData(pl.LightningDataModule):
             ahead |= {"rank": trainer.global_rank, "world": trainer.world_size, "pin": on_gpu}
         plan = self.plan(split, shuffle=shuffle, particles=particles)
         size = self._bytes_per_event(split, particles=particles) * self._total(split, "n_events")
-        kept: dict[str, Any] = {
-            "keep": size <= own.memory_mb * MB,
-            "block_events": own.block_events,
-        }
+        kept: Any = {"keep": size <= own.memory_mb * MB, "block_events": own.block_events}
         reader = BlockReader(self.store, particles=particles, order=own.order, **kept)
         return EventLoader(plan, reader, **ahead)
 

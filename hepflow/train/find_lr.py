@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
 
 from hepflow.errors import DataError
 from hepflow.system.files import whole
@@ -24,7 +23,7 @@ SETTLING = 10  # steps before the running mean is meaningful
 DIVERGED = 4.0  # times the lowest loss, at which the sweep ends
 
 
-class Sweep(Callback):
+class Sweep(pl.Callback):
     """Raises the learning rate with every step, and keeps the running mean of the loss."""
 
     def __init__(self) -> None:

@@ -72,10 +72,9 @@ class RunPlan:
         record = read_record(folder)
         if not record:
             if theirs := [name for name in FILES if (folder / name).exists()]:
-                raise ConfigError(
-                    f"{folder} holds {', '.join(theirs)}, but no run. Give another --output, or "
-                    "--overwrite to replace what is there."
-                )
+                held = f"{folder} holds {', '.join(theirs)}, but no run"
+                advice = "Give another --output, or --overwrite to replace what is there."
+                raise ConfigError(f"{held}. {advice}")
             return
         if not record.get("finished") and not (folder / CHECKPOINTS / LAST).is_file():
             return

@@ -162,16 +162,13 @@ class Classifier(pl.LightningModule):
         theirs, mine = checkpoint["hepflow"], self.net.describe()
         for key in ("net", "arguments"):
             if theirs[key] != mine[key]:
-                raise ConfigError(
-                    f"the checkpoint holds a net with {key} {theirs[key]}, the configuration asks "
-                    f"for {mine[key]}. Give its config.yaml."
-                )
+                why = f"{key} {theirs[key]}, the configuration asks for {mine[key]}"
+                raise ConfigError(f"the checkpoint holds a net with {why}. Give its config.yaml.")
         Inputs.from_dict(theirs["inputs"]).require_same_features(self.net.inputs, "the checkpoint")
         if training and theirs["inputs"]["statistics"] != mine["inputs"]["statistics"]:
-            raise DataError(
-                "the checkpoint was trained with another normalisation (other training events). "
-                "Start a new training in another --output."
-            )
+            why = "trained with another normalisation (other training events)"
+            advice = "Start a new training in another --output."
+            raise DataError(f"the checkpoint was {why}. {advice}")
 
 
 def steps(trainer: pl.Trainer, n_batches: float) -> int:

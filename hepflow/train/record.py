@@ -8,7 +8,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -25,7 +24,7 @@ from hepflow.train.module import net_of
 PACKAGES = ("hepflow", "torch", "pytorch-lightning", "torchmetrics", "numpy", "zarr")
 
 
-class RunRecord(Callback):
+class RunRecord(pl.Callback):
     """Keeps run.json and config.yaml; a fresh run removes an earlier one from its folder."""
 
     def __init__(self, run: RunPlan, about: Mapping[str, Any]) -> None:

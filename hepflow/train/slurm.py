@@ -20,7 +20,6 @@ import torch
 import torch.distributed as dist
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from pytorch_lightning.callbacks import Callback
 
 from hepflow.data.runs import LAST
 from hepflow.train.callbacks import can_resume_after
@@ -45,7 +44,7 @@ def environment() -> list[SLURMEnvironment]:
     return [SLURMEnvironment(auto_requeue=False)] if by_slurm else []
 
 
-class SlurmRequeue(Callback):
+class SlurmRequeue(pl.Callback):
     """Saves last.ckpt and requeues the job after SIGUSR1 to any rank, or shortly before its end."""
 
     def __init__(self, folder: Path) -> None:

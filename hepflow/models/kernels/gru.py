@@ -107,7 +107,7 @@ class Tile(NamedTuple):
     ends: Ints  # (n, 3): step, lane and sequence
 
 
-class Workspace(NamedTuple):
+class Work(NamedTuple):
     """Arrays that stay in the cache while a tile runs."""
 
     xh: Floats
@@ -117,7 +117,7 @@ class Workspace(NamedTuple):
     dx: Floats
 
     @classmethod
-    def of(cls, layout: Layout) -> "Workspace":
+    def of(cls, layout: Layout) -> "Work":
         """Return arrays for one tile at a time."""
         xh = torch.zeros((CHUNK + 1, layout.xh, LANES))
         xh[:, layout.inputs] = 1
@@ -129,13 +129,7 @@ class Workspace(NamedTuple):
 
 @cached_njit(nogil=True)
 def forward_tile(
-    layout: Layout,
-    weights: Weights,
-    work: Workspace,
-    tile: Tile,
-    x: Floats,
-    kept: Floats,
-    out: Floats,
+    layout: Layout, weights: Weights, work: Work, tile: Tile, x: Floats, kept: Floats, out: Floats
 ) -> None:
     """Run a tile of x (B * P * C); fill ``out`` (B * H) with the last h of its sequences.
 
@@ -167,7 +161,7 @@ def forward_tile(
 def backward_tile(
     layout: Layout,
     weights: Weights,
-    work: Workspace,
+    work: Work,
     tile: Tile,
     x: Floats,
     kept: Floats,
@@ -209,7 +203,7 @@ def backward_tile(
 
 @njit
 def _run_chunk(
-    layout: Layout, weights: Weights, work: Workspace, x: Floats, rows: Ints, starts: Ints, t0: int
+    layout: Layout, weights: Weights, work: Work, x: Floats, rows: Ints, starts: Ints, t0: int
 ) -> None:
     """Run a chunk forward again from the h in its first step; keep the gates and h of each."""
     step, first, start = layout.xh * LANES, (layout.inputs + 1) * LANES, 0
@@ -235,7 +229,7 @@ def _sections(layout: Layout, g: int) -> tuple[int, int, int, int]:
 
 @njit
 def _step(
-    layout: Layout, weights: Weights, work: Workspace, x: Floats, rows: Ints, now: int, g: int
+    layout: Layout, weights: Weights, work: Work, x: Floats, rows: Ints, now: int, g: int
 ) -> None:
     """Run one step of all lanes: r, z, n, hidden part of n to gates, h to the next step's xh."""
     xh, gates = work.xh, work.gates

@@ -1,6 +1,6 @@
 """Events in memory -> one process's share of each global batch, padded to its longest event."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,11 +49,7 @@ class Batch(NamedTuple):
 
 
 def batches_of(
-    blocks: Sequence[EventBlock],
-    rows: Sequence[np.ndarray],
-    sizes: Sequence[int],
-    *,
-    particles: bool,
+    blocks: list[EventBlock], rows: list[np.ndarray], sizes: list[int], *, particles: bool
 ) -> Iterator[Batch]:
     """Yield a process's share of each global batch of a window.
 

@@ -56,7 +56,6 @@ class EventLoader:
         self.waited_s = 0.0  # for batches, in the training thread
 
     def __len__(self) -> int:
-        """Return the number of batches per epoch, the same for every process."""
         return self.plan.n_batches
 
     @property
@@ -76,11 +75,10 @@ class EventLoader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from the position of another loader of the same plan, whatever its rank."""
         if state["plan"] != self.plan.fingerprint:
-            raise ConfigError(
-                "the checkpoint was written within an epoch of another order of events. Give the "
-                "store, seed, balance, batch_size, block_events, buffer_mb and bucket_batches of "
-                "that run, or another --output."
-            )
+            options = "seed, balance, batch_size, block_events, buffer_mb and bucket_batches"
+            advice = f"Give the store, {options} of that run, or another --output."
+            why = "the checkpoint was written within an epoch of another order of events"
+            raise ConfigError(f"{why}. {advice}")
         self.epoch, self.position, self._resumes = state["epoch"], state["position"], True
 
     def __iter__(self) -> Iterator[Batch]:
@@ -110,7 +108,12 @@ class EventLoader:
         first = int(np.searchsorted(ends, position, side="right"))
         skip = position - int(ends[first - 1]) if first else position
         for window, blocks in enumerate(self._windows(epoch, first), start=first):
-            lengths = self._lengths(epoch, window, blocks) if self.reader.particles else None
+            lengths = None
+            if self.reader.particles:  # of the events of all processes
+                parts = [np.diff(block.offsets) for block in blocks]
+                if self.reads_share:
+                    parts = [self.reader.lengths(part) for part in self.plan.slices(epoch, window)]
+                lengths = np.concatenate([np.zeros(0, np.int64), *parts])
             order = self.plan.batches(epoch, window, lengths)[skip:]
             skip = 0
             rows, sizes = self._rows(window, order), [len(batch) for batch in order]
@@ -125,14 +128,6 @@ class EventLoader:
         row_of = np.full(sum(self.plan.counts(window)), -1)
         row_of[share] = np.arange(len(share))
         return [rows[rows >= 0] for rows in (row_of[batch] for batch in order)]
-
-    def _lengths(self, epoch: int, window: int, blocks: list[EventBlock]) -> np.ndarray:
-        """Return the particles per event of a window, with the events of other processes."""
-        if not self.reads_share:
-            parts = [np.diff(block.offsets) for block in blocks]
-        else:
-            parts = [self.reader.lengths(part) for part in self.plan.slices(epoch, window)]
-        return np.concatenate([np.zeros(0, np.int64), *parts])
 
     def _slices(self, epoch: int, window: int) -> list[Slice]:
         if not self.reads_share:

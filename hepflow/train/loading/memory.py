@@ -44,7 +44,6 @@ class EventBatches:
         self._plan, self._reader, self._next = plan, reader, 0
 
     def __len__(self) -> int:
-        """Return the number of batches per epoch."""
         return self._plan.n_batches
 
     def epoch(self, number: int) -> Iterator[Batch]:
@@ -55,7 +54,6 @@ class EventBatches:
         return iter(loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Return the batches of the next epoch."""
         return self.epoch(self._next)
 
 
@@ -121,10 +119,8 @@ def batches_of_events(
         reasons = ", ".join(f"{n} {reason}" for reason, n in made.rejected.items())
         raise DataError(f"events: none of {n_events} passes ({reasons or 'there are none'}).")
     if not 0 <= label.min() <= label.max() < len(classes):
-        raise DataError(
-            f"label: values from {label.min()} to {label.max()}, but {len(classes)} classes "
-            f"({', '.join(classes)}). Name yours with classes=(...)."
-        )
+        known = f"{len(classes)} classes ({', '.join(classes)}). Name yours with classes=(...)."
+        raise DataError(f"label: values from {label.min()} to {label.max()}, but {known}")
     features = made.hlf_features, made.particle_features
     spec = StoreSpec(tuple(classes), *features, definitions, "memory")
     block = EventBlock(made.hlf, made.particles, made.offsets, label, event_id)
@@ -164,10 +160,9 @@ def _given(events: ak.Array, hlf: Any) -> FeatureSet:
     names = [feature.name for feature in PARTICLE]
     fields = ak.fields(events)
     if missing := [name for name in names if name not in fields] if fields else []:
-        raise DataError(
-            f"events: no particle field {', '.join(missing)}, only {', '.join(fields)}. Give all "
-            "fields of hepflow.schema.PARTICLE, or raw events."
-        )
+        found = f"no particle field {', '.join(missing)}, only {', '.join(fields)}"
+        advice = "Give all fields of hepflow.schema.PARTICLE, or raw events."
+        raise DataError(f"events: {found}. {advice}")
     try:
         lists = ak.zip({name: events[name] for name in names}, depth_limit=2) if fields else events
         offsets = np.concatenate([[0], np.cumsum(ak.to_numpy(ak.num(lists, axis=1)))])

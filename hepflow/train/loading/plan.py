@@ -47,7 +47,6 @@ class Slice:
     stop: int
 
     def __len__(self) -> int:
-        """Return the number of events."""
         return self.stop - self.start
 
 

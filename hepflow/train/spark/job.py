@@ -73,9 +73,8 @@ class _Driver(SparkCLI):
 
     def before_instantiate_classes(self) -> None:
         """Check the paths before anything is opened."""
-        engine.check_paths(
-            {"output": self.config.output or RUNS, "data.store": self.config.data.store}
-        )
+        config = self.config
+        engine.check_paths({"output": config.output or RUNS, "data.store": config.data.store})
         super().before_instantiate_classes()
 
     def instantiate_classes(self) -> None:

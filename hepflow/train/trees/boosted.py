@@ -19,10 +19,8 @@ from hepflow.train.trees.run import Fitted, TreeData, balanced, keep
 try:
     import lightgbm
 except OSError as error:  # the package is installed, but not the system's OpenMP
-    raise MissingDependency(
-        f"LightGBM does not load: {error}. Install the OpenMP library: `apt install libgomp1`, or "
-        "with conda `libgomp`."
-    ) from error
+    advice = "Install the OpenMP library: `apt install libgomp1`, or with conda `libgomp`."
+    raise MissingDependency(f"LightGBM does not load: {error}. {advice}") from error
 
 log = logging.getLogger(__name__)
 

@@ -37,10 +37,8 @@ def make_folds(source: Path, folder: Path, n_folds: int) -> list[Path]:
             target.finalise()
         made = EventStore.open(path)
         for split in ("train", "val"):
-            missing = ", ".join(name for name in spec.classes if not made.parts(split, name))
-            if missing:
-                why = (
-                    f"has no {split} event of {missing}. Ask for fewer folds, or make more events."
-                )
-                raise DataError(f"{source}: fold {fold} of {n_folds} {why}")
+            if missing := [name for name in spec.classes if not made.parts(split, name)]:
+                why = f"{source}: fold {fold} of {n_folds} has no {split} event of "
+                advice = "Ask for fewer folds, or make more events."
+                raise DataError(f"{why}{', '.join(missing)}. {advice}")
     return paths
