@@ -1,7 +1,6 @@
 """A trained net for its users: rebuilt from a checkpoint alone, and exported to ONNX.
 
-The ONNX file holds the normalisation, takes any number of events and particles, and describes its
-inputs in its metadata.
+The ONNX file holds normalisation and description, and takes any number of events and particles.
 """
 
 import json

@@ -17,13 +17,13 @@ class Inputs:
     classes: tuple[str, ...]
     hlf: tuple[str, ...]
     particles: tuple[str, ...]
+    # "hlf", "particles" -> count, and mean, std, min, max per feature, of the training split
     statistics: Mapping[str, Mapping[str, Any]]
-    """``hlf`` and ``particles`` -> count, and mean, std, min, max per feature (training split)."""
     definitions: str
-    provenance: str
-    """Hash of the store."""
-    order: Order = "delta_r"
-    """Order of the particles: by decreasing distance from the first of the event, or as stored."""
+    provenance: str  # hash of the store
+    order: Order = (
+        "delta_r"  # of the particles: by decreasing distance from the first, or as stored
+    )
 
     @classmethod
     def of(cls, store: EventStore, order: Order = "delta_r") -> "Inputs":

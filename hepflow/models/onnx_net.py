@@ -63,25 +63,21 @@ class OnnxNet:
         """Hash of the weights, see `hepflow.models.net.weights_hash`; empty if unknown."""
         self.spread = Spread.from_dict(about["spread"]) if about.get("spread") else None
         """Spread of the training events' high-level features; None if unknown."""
-        self._check_shapes()
+        n_hlf, n_particle = len(self.inputs.hlf), len(self.inputs.particles)
+        known = {"hlf": (2, n_hlf), "particles": (3, n_particle), "lengths": (1,)}
+        expected = {name: shape for name, shape in known.items() if name in self.reads}
+        if (found := _shapes(self.session.get_inputs())) != expected:
+            why = f"takes {found}, its metadata describe {expected} (axes, features)"
+            raise DataError(f"{path}: the net {why}. Export it again.")
+        n_classes = len(self.inputs.classes)
+        if (found := _shapes(self.session.get_outputs())) != {"logits": (2, n_classes)}:
+            why = f"returns {found}, not logits of {n_classes} classes"
+            raise DataError(f"{path}: the net {why}. Export it again.")
 
     def logits(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return logits (events, classes) float32 of features by name."""
         (logits_BK,) = self.session.run(["logits"], {name: features[name] for name in self.reads})
         return np.asarray(logits_BK)
-
-    def _check_shapes(self) -> None:
-        n_hlf, n_particle = len(self.inputs.hlf), len(self.inputs.particles)
-        known = {"hlf": (2, n_hlf), "particles": (3, n_particle), "lengths": (1,)}
-        expected = {name: shape for name, shape in known.items() if name in self.reads}
-        found = _shapes(self.session.get_inputs())
-        if found != expected:
-            why = f"takes {found}, its metadata describe {expected} (axes, features)"
-            raise DataError(f"{self.path}: the net {why}. Export it again.")
-        found, n_classes = _shapes(self.session.get_outputs()), len(self.inputs.classes)
-        if found != {"logits": (2, n_classes)}:
-            why = f"returns {found}, not logits of {n_classes} classes"
-            raise DataError(f"{self.path}: the net {why}. Export it again.")
 
 
 def _shapes(values: Iterable[Any]) -> dict[str, tuple[int, ...]]:

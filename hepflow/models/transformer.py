@@ -74,9 +74,8 @@ class TransformerNet(Net):
         self.norm_hlf = InputNorm(inputs.statistics["hlf"], scale)
         self.norm_particles = InputNorm(inputs.statistics["particles"], scale)
         self.embed_hlf = nn.Linear(len(inputs.hlf), width)
-        self.embed_particles = nn.Sequential(
-            nn.Linear(len(inputs.particles), width), nn.GELU(), nn.Linear(width, width)
-        )
+        embed = nn.Linear(len(inputs.particles), width), nn.GELU(), nn.Linear(width, width)
+        self.embed_particles = nn.Sequential(*embed)
         self.pairs = nn.Sequential(nn.Linear(3, 8), nn.GELU(), nn.Linear(8, heads))
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(inputs.classes)))
@@ -126,9 +125,8 @@ class Block(nn.Module):
         self.heads = heads
         self.norm_in, self.norm_mid = nn.LayerNorm(width), nn.LayerNorm(width)
         self.to_qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.dense = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
-        )
+        dense = nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        self.dense = nn.Sequential(*dense)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_BTW: Tensor, bias_BATT: Tensor) -> Tensor:

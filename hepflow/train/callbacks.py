@@ -15,10 +15,8 @@ from torch import Tensor
 
 from hepflow.data.predictions import Predictions, write_predictions
 from hepflow.data.runs import BEST, LAST, PREDICTIONS
-from hepflow.models.net import weights_hash
+from hepflow.models.net import Net, weights_hash
 from hepflow.system.files import whole
-from hepflow.train.loading.loader import EventLoader
-from hepflow.train.module import net_of
 
 
 class Throughput(Callback):
@@ -48,8 +46,7 @@ class Throughput(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the epoch's speed."""
         self.on_validation_start()
-        assert isinstance(trainer.train_dataloader, EventLoader)
-        waited = trainer.train_dataloader.waited_s
+        waited = trainer.train_dataloader.waited_s  # type: ignore[union-attr]  # an EventLoader
         if self._busy:
             rate, waits = self._events / self._busy, waited - self._waited
             values = {"events_per_s": rate, "events_per_s_a_process": rate / trainer.world_size}
@@ -148,7 +145,7 @@ class PredictionsWriter(Callback):
 
     on_predict_batch_end = on_test_batch_end
 
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Write them."""
         split = "test" if trainer.testing else self.predict_split
         names = self._seen[0]
@@ -163,7 +160,7 @@ class PredictionsWriter(Callback):
         if not trainer.is_global_zero:
             return
         columns = {name: np.concatenate([rank[name] for rank in everyone]) for name in own}
-        net = net_of(pl_module)
+        net: Net = pl_module.net
         inputs, about = net.inputs, {**self.provenance, "weights": weights_hash(net)}
         about |= {"store": inputs.provenance, "definitions": inputs.definitions, "split": split}
         self.folder.mkdir(parents=True, exist_ok=True)  # of `predict` with another --output

@@ -27,9 +27,8 @@ class Sweep(pl.Callback):
     """Raises the learning rate with every step, and keeps the running mean of the loss."""
 
     def __init__(self) -> None:
-        self.rates = np.geomspace(LOWEST, HIGHEST, STEPS)
+        self.rates, self._sum = np.geomspace(LOWEST, HIGHEST, STEPS), 0.0
         self.losses: list[float] = []
-        self._sum = 0.0
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Set the rate, in place of the schedule's."""

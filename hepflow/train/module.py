@@ -139,11 +139,8 @@ class Classifier(pl.LightningModule):
         # Lightning's mixed precision cannot clip the gradients of a fused optimizer.
         fused = "mixed" not in str(trainer.precision)
         optimizer = AdamW(self.parameters(), lr=own.lr, weight_decay=own.weight_decay, fused=fused)
-
-        def factor(step: int) -> float:
-            return lr_factor(step, n_steps, own.warmup, own.schedule)
-
-        schedule = LambdaLR(optimizer, factor)
+        course = own.warmup, own.schedule
+        schedule = LambdaLR(optimizer, lambda step: lr_factor(step, n_steps, *course))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -176,12 +173,6 @@ def steps(trainer: pl.Trainer, n_batches: float) -> int:
     per_epoch = math.ceil(n_batches / trainer.accumulate_grad_batches)
     n_steps = per_epoch * (trainer.max_epochs or 1)
     return n_steps if trainer.max_steps < 0 else min(n_steps, trainer.max_steps)
-
-
-def net_of(module: pl.LightningModule) -> Net:
-    """Return the net inside the module that a callback gets."""
-    assert isinstance(module, Classifier)
-    return module.net
 
 
 def lr_factor(step: int, n_steps: int, warmup: float, schedule: str) -> float:

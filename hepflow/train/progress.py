@@ -105,6 +105,5 @@ def newest(trainer: pl.Trainer) -> str:
 
 
 def _place(trainer: pl.Trainer) -> str:
-    if trainer.max_steps >= 0:
-        return "steps"
-    return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+    epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+    return "steps" if trainer.max_steps >= 0 else epoch

@@ -13,13 +13,12 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from hepflow.data.provenance import code_hash
 from hepflow.data.runs import CHECKPOINTS, CONFIG, HISTORY, RECORD, clear
-from hepflow.models.net import parameters
+from hepflow.models.net import Net, parameters
 from hepflow.schema import SPLITS
 from hepflow.system import processes
 from hepflow.system.files import whole, write_json
 from hepflow.train.data import EventData
 from hepflow.train.folder import RunPlan
-from hepflow.train.module import net_of
 
 PACKAGES = ("hepflow", "torch", "pytorch-lightning", "torchmetrics", "numpy", "zarr")
 
@@ -35,7 +34,7 @@ class RunRecord(pl.Callback):
         self._fitted = False
         self._code = code_hash()
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Create the folder: nothing is refused any more, and all ranks have read its state."""
         if not trainer.is_global_zero:
             return
@@ -80,11 +79,11 @@ class RunRecord(pl.Callback):
             self._events, self._wall_s = state_dict["events"], state_dict["wall_s"]
             self._splits, self._since = state_dict["splits"], time.perf_counter()
 
-    def write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, **more: Any) -> None:
+    def write(self, trainer: pl.Trainer, pl_module: Any, **more: Any) -> None:
         """Write run.json."""
         if not trainer.is_global_zero:
             return
-        net = net_of(pl_module)
+        net: Net = pl_module.net
         inputs, wall_s = net.inputs, self._wall_so_far()
         device = trainer.strategy.root_device
         name = f"{device.type}, {processes.cores()} cores"

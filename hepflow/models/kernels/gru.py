@@ -292,13 +292,11 @@ def _input_gradient(
 
 @njit
 def _weight_gradient(layout: Layout, n: int, gates: Floats, columns: Floats, dw: Floats) -> None:
-    """Add the products of gates and xh over the n steps of a chunk, in blocks of ROWS x LANES.
-
-    Skips blocks that no weight needs: x with the hidden part of n, h with its input part.
-    """
+    """Add the products of gates and xh over the n steps of a chunk, in blocks of ROWS x LANES."""
     both = layout.inputs // LANES  # the column of blocks with the bias, between x and h
     g_step = layout.gates * LANES
     for row in range(0, layout.gates, ROWS):
+        # no weight needs x with the hidden part of n, or h with its input part
         begin = both if row < layout.r else 0
         end = both + 1 if row >= layout.nx else layout.xh // LANES
         for column in range(begin, end):

@@ -177,22 +177,18 @@ def exp(builder: Any, x: Any) -> Any:
     return builder.bitcast(builder.add(builder.bitcast(series, _BITS), exponent), _VECTOR)
 
 
-@_emits("a, a_offset, b, b_offset, n, c, c_offset")
-def product(builder: Any, a: Any, b: Any, n: Any, c: Any) -> None:
-    """Set ``c[i, :] = sum_k a[k, i] b[k, :]`` for ROWS rows i and k < n, all of them dense."""
-    _product(builder, a, b, n, c, add=False)
+def _product(*, add: bool) -> Any:
+    @_emits("a, a_offset, b, b_offset, n, c, c_offset")
+    def product(builder: Any, a: Any, b: Any, n: Any, c: Any) -> None:
+        with _sums(builder, c, n.type(LANES), add=add) as sums, _loop(builder, n) as k:
+            a_k, b_k = _at(builder, a, k, ROWS), _at(builder, b, k, LANES)
+            _multiply_add(builder, sums, a_k, 1, b_k)
+
+    return product
 
 
-@_emits("a, a_offset, b, b_offset, n, c, c_offset")
-def product_add(builder: Any, a: Any, b: Any, n: Any, c: Any) -> None:
-    """Add `product` to c."""
-    _product(builder, a, b, n, c, add=True)
-
-
-def _product(builder: Any, a: Any, b: Any, n: Any, c: Any, *, add: bool) -> None:
-    with _sums(builder, c, n.type(LANES), add=add) as sums, _loop(builder, n) as k:
-        a_k, b_k = _at(builder, a, k, ROWS), _at(builder, b, k, LANES)
-        _multiply_add(builder, sums, a_k, 1, b_k)
+# c[i, :] = or += sum_k a[k, i] b[k, :] for ROWS rows i and k < n, all of them dense
+product, product_add = _product(add=False), _product(add=True)
 
 
 @_emits("a, a_offset, a_step, b, b_offset, n, c, c_offset, c_step")
@@ -226,10 +222,8 @@ def transpose(builder: Any, source: Any, target: Any) -> None:
     #   efgh  ->  ckdl  ->  bfjn
     #   ijkl      emfn      cgko
     #   mnop      gohp      dhlp
-    masks = [
-        ir.Constant(_BITS, [start + i // 2 + LANES * (i % 2) for i in range(LANES)])
-        for start in (0, half)
-    ]
+    order = [[start + i // 2 + LANES * (i % 2) for i in range(LANES)] for start in (0, half)]
+    masks = [ir.Constant(_BITS, positions) for positions in order]
     for _ in range(LANES.bit_length() - 1):
         pairs = ((rows[i // 2], rows[i // 2 + half], masks[i % 2]) for i in range(LANES))
         rows = [builder.shuffle_vector(*pair) for pair in pairs]

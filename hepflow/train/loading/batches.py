@@ -42,9 +42,7 @@ class Batch(NamedTuple):
     def pinned(self) -> "Batch":
         """Return a copy in page-locked memory, from which a GPU copies asynchronously."""
         values = self._asdict().items()
-        tensors: dict[str, Any] = {
-            name: value.pin_memory() for name, value in values if isinstance(value, Tensor)
-        }
+        tensors: Any = {name: v.pin_memory() for name, v in values if isinstance(v, Tensor)}
         return self._replace(**tensors)
 
 

@@ -1,11 +1,5 @@
 """Awkward arrays in memory -> batches for any training loop, without a store or Lightning.
 
-    batches = batches_of_events(events)
-    net = InclusiveNet(batches.inputs)
-    for epoch in range(5):
-        for batch in batches.epoch(epoch):
-            logits = net(batch.hlf, batch.particles, batch.lengths)
-
 The events become blocks of the same plan that reads a feature store, so the batches are those of a
 training on a store of these events.
 """

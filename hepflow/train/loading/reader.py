@@ -17,8 +17,7 @@ AGAIN = "Run `hepflow features` again, or fix what wrote it."
 class BlockReader:
     """Reads slices of a store, with or without particles; threads may share one.
 
-    With ``keep`` it keeps blocks of ``block_events``, whose edges no slice may cross, for the next
-    epoch.
+    With ``keep``, it keeps blocks of ``block_events``; then no slice may cross their edges.
     """
 
     def __init__(

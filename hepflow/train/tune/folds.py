@@ -1,7 +1,4 @@
-"""Cross-validation: a fold is a feature store, made of another one's train and val events.
-
-So its normalisation comes from its own training events, and it has no test split.
-"""
+"""Cross-validation: a fold is a feature store, so its normalisation is that of its own train."""
 
 from dataclasses import replace
 from itertools import product
@@ -15,7 +12,7 @@ from hepflow.errors import DataError
 
 
 def make_folds(source: Path, folder: Path, n_folds: int) -> list[Path]:
-    """Make stores in whose val split each event is held out once, by hash of its event_id."""
+    """Make stores of the train and val events, each of which is in val once, by its event_id."""
     store = EventStore.open(source)
     paths = [folder / f"fold-{fold}-of-{n_folds}.zarr" for fold in range(n_folds)]
     for fold, path in enumerate(paths):

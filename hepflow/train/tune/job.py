@@ -159,15 +159,11 @@ def _open_study(config: TuneConfig, settings: dict[str, str]) -> optuna.Study:
 
 
 def _load(config: TuneConfig, seed: int = 0) -> optuna.Study:
-    samplers = optuna.samplers
+    samplers, pruners = optuna.samplers, optuna.pruners
     sampler = samplers.TPESampler if config.sampler == "tpe" else samplers.RandomSampler
-    median = optuna.pruners.MedianPruner(n_warmup_steps=1)
-    return optuna.load_study(
-        study_name=STUDY,
-        storage=_storage(config),
-        sampler=sampler(seed=seed),
-        pruner=median if config.pruning else optuna.pruners.NopPruner(),
-    )
+    pruner = pruners.MedianPruner(n_warmup_steps=1) if config.pruning else pruners.NopPruner()
+    how = {"storage": _storage(config), "sampler": sampler(seed=seed), "pruner": pruner}
+    return optuna.load_study(study_name=STUDY, **how)
 
 
 def _queue(study: optuna.Study, config: TuneConfig) -> tuple[int, int]:
@@ -192,18 +188,17 @@ def _one(config: TuneConfig, overlay: dict[str, Any], index: int) -> str:
     # A trial that Ctrl-C interrupts needs no message.
     logging.getLogger("distributed.worker.state_machine").setLevel(logging.ERROR)
     study = _load(config, seed=config.seed * 1_000_003 + index)
-    numbers: list[int] = []
 
     def objective(trial: optuna.Trial) -> float:
-        numbers.append(trial.number)
         try:
             return _loss(trial, config, overlay)
         except HepflowError as error:  # the worst result, so that the sampler avoids the point
             trial.set_user_attr(REASON, str(error))
             raise optuna.TrialPruned from error
 
-    study.optimize(objective, n_trials=1)
-    trial = study.trials[numbers[0]]
+    ended: list[optuna.trial.FrozenTrial] = []
+    study.optimize(objective, n_trials=1, callbacks=[lambda _, trial: ended.append(trial)])
+    trial = ended[0]
     if trial.state == TrialState.COMPLETE:
         return f"trial {trial.number}: val_loss {trial.value:.4f}"
     return f"trial {trial.number}: {trial.user_attrs.get(REASON, trial.state.name.lower())}"

@@ -34,9 +34,12 @@ def report(study: optuna.Study, folder: Path) -> None:
         seconds = "" if duration is None else f"{duration.total_seconds():.1f}"
         return [trial.number, loss, seconds, *(show_option(trial.params.get(n, "")) for n in names)]
 
+    def short(value: Any) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
     best = sorted(complete, key=lambda trial: trial.value or 0.0)[:TOP]
     heads = ["trial", "val_loss", "seconds", *(name.rpartition(".")[2] for name in names)]
-    show(table(heads, [row(trial, f"{trial.value:.4f}", _short) for trial in best], "best trials"))
+    show(table(heads, [row(trial, f"{trial.value:.4f}", short) for trial in best], "best trials"))
     with whole(folder / CSV_FILE) as part, part.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["trial", "state", "val_loss", "seconds", *names, REASON])
@@ -60,7 +63,3 @@ def report(study: optuna.Study, folder: Path) -> None:
     with whole(folder / PLOT_FILE) as part:
         figure.savefig(part, format="png", dpi=150)
     log.info("all trials: %s, %s", folder / CSV_FILE, folder / PLOT_FILE)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
