@@ -162,8 +162,7 @@ def _difference(net: Net, path: Path, features: dict[str, np.ndarray], tolerance
     difference = np.abs(expected - found)
     worst = float((difference / np.maximum(1, np.abs(expected))).max())
     if not worst <= tolerance:
-        raise DataError(
-            f"the exported net differs by {worst:.1e} from its checkpoint, more than the "
-            f"tolerance of {tolerance:.1e}; nothing was written. Raise --tolerance to accept it."
-        )
+        limit = f"more than the tolerance of {tolerance:.1e}; nothing was written"
+        why = f"the exported net differs by {worst:.1e} from its checkpoint, {limit}"
+        raise DataError(f"{why}. Raise --tolerance to accept it.")
     return float(difference.max())

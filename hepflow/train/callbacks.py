@@ -159,14 +159,12 @@ class PredictionsWriter(Callback):
         self.path = self.folder / file
         if not trainer.is_global_zero:
             return
-        columns = {name: np.concatenate([rank[name] for rank in everyone]) for name in own}
+        columns: Any = {name: np.concatenate([rank[name] for rank in everyone]) for name in own}
         net: Net = pl_module.net
         inputs, about = net.inputs, {**self.provenance, "weights": weights_hash(net)}
         about |= {"store": inputs.provenance, "definitions": inputs.definitions, "split": split}
         self.folder.mkdir(parents=True, exist_ok=True)  # of `predict` with another --output
-        predictions = Predictions(
-            **columns, classes=inputs.classes, model=self.folder.name, provenance=about
-        )
-        write_predictions(self.path, predictions)
+        origin = {"classes": inputs.classes, "model": self.folder.name, "provenance": about}
+        write_predictions(self.path, Predictions(**columns, **origin))
 
     on_predict_epoch_end = on_test_epoch_end

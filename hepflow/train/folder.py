@@ -45,7 +45,7 @@ class RunPlan:
 
     @cached_property
     def state(self) -> Literal["fresh", "resume", "done"]:
-        """Whether this training was finished in the folder, can resume there, or neither."""
+        """Whether the folder holds this training, finished or not, or another one; read once."""
         record, checkpoints = read_record(self.folder), self.folder / CHECKPOINTS
         same = {"config_hash": self.config_hash, "provenance": self.provenance}
         if not same.items() <= record.items():

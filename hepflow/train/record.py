@@ -122,7 +122,7 @@ class RunRecord(pl.Callback):
 
 
 class EpochTable(Logger):
-    """metrics.csv: one row per epoch, with everything logged in it; to go on keeps earlier rows."""
+    """metrics.csv: one row per epoch, with everything logged in it; ``go_on`` keeps old rows."""
 
     name, version = "table", ""
 

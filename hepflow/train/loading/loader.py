@@ -51,7 +51,7 @@ class EventLoader:
         self.plan, self.reader, self.rank, self.world = plan, reader, rank, world
         self.reads_share = world > 1 and not reader.keep
         self.workers, self.prefetch, self.pin = workers, prefetch, pin
-        self.epoch = self.position = 0  # global batches of the epoch that were handed out
+        self.epoch = self.position = 0  # position: batches of the epoch that were handed out
         self._resumes = False
         self.waited_s = 0.0  # for batches, in the training thread
 

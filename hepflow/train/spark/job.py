@@ -115,10 +115,9 @@ def _run(driver: SparkCLI, args: Sequence[str]) -> str | None:
         return distributor.run(train, list(args), folder)
     except (PySparkException, Py4JError) as error:
         run, why = driver.run.folder, _reason(error, driver.spark.num_processes)
-        raise HepflowError(
-            f"the Spark job of {run.name} ended before its training did ({why}). "
-            f"Run the same command to {next_start(run / CHECKPOINTS)}."
-        ) from error
+        advice = f"Run the same command to {next_start(run / CHECKPOINTS)}."
+        ended = f"the Spark job of {run.name} ended before its training did"
+        raise HepflowError(f"{ended} ({why}). {advice}") from error
 
 
 def _for_the_job(config: SparkTrainConfig) -> SparkConfig:
