@@ -164,7 +164,7 @@ class PredictionsWriter(Callback):
         inputs, about = net.inputs, {**self.provenance, "weights": weights_hash(net)}
         about |= {"store": inputs.provenance, "definitions": inputs.definitions, "split": split}
         self.folder.mkdir(parents=True, exist_ok=True)  # of `predict` with another --output
-        origin = {"classes": inputs.classes, "model": self.folder.name, "provenance": about}
-        write_predictions(self.path, Predictions(**columns, **origin))
+        columns |= {"classes": inputs.classes, "model": self.folder.name, "provenance": about}
+        write_predictions(self.path, Predictions(**columns))
 
     on_predict_epoch_end = on_test_epoch_end
