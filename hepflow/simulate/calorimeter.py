@@ -15,23 +15,17 @@ from hepflow.simulate.tracking import log_normal
 
 
 class EnergyFlow(NamedTuple):
-    """Neutral excesses, each in a tower, and the scale of the tracks' momenta.
+    """Neutral excesses, each in a tower, by rising eta, and the scale of the tracks' momenta."""
 
-    ``et`` (GeV), ``eta`` and ``phi`` are (excesses,), from -eta to +eta; ``scale`` is (tracks,).
-    """
-
-    et: np.ndarray
+    et: np.ndarray  # (excesses,) GeV, as eta and phi
     eta: np.ndarray
     phi: np.ndarray
-    scale: np.ndarray
+    scale: np.ndarray  # (tracks,)
 
 
 def tower_index(towers: Towers, eta: np.ndarray, phi: np.ndarray) -> np.ndarray:
-    """Return the numbers of the towers at (n,) eta and phi in [-pi, pi]; -1 outside.
-
-    Upper edges belong to a tower, and the numbers grow with eta.
-    """
-    row = np.searchsorted(towers.eta, eta) - 1
+    """Return the towers at (n,) eta and phi in [-pi, pi], by rising eta; -1 outside."""
+    row = np.searchsorted(towers.eta, eta) - 1  # upper edges belong to a tower
     inside = (row >= 0) & (row < len(towers.n_phi))  # NaN sorts last
     row = np.where(inside, row, 0)
     n_phi = towers.n_phi[row]
@@ -56,12 +50,8 @@ def measure(
 ) -> EnergyFlow:
     """Return one compartment's energy flow in one event.
 
-    Parameters
-    ----------
-    hits : pdg, energy (GeV), eta, phi, each (particles,)
-        Position at the calorimeter; NaN for a particle that does not reach it.
-    tracks : pdg, energy (GeV), resolution, eta, phi, each (tracks,)
-        Likewise.
+    ``hits`` are pdg, energy (GeV), eta and phi of (particles,) at the calorimeter, NaN for one that
+    does not reach it; ``tracks`` are pdg, energy, resolution, eta and phi of (tracks,) likewise.
     """
     towers, sigma_of = calorimeter.towers, calorimeter.resolution.sigma
 
@@ -96,10 +86,8 @@ def measure(
 
     # Neutral particles, anywhere in their tower (SmearTowerCenter is on)
     excess = measured - charged
-    least = np.maximum(
-        calorimeter.min_energy, calorimeter.min_significance * np.sqrt(variance + sigma**2)
-    )
-    neutral = excess > least
+    least = calorimeter.min_significance * np.sqrt(variance + sigma**2)
+    neutral = excess > np.maximum(calorimeter.min_energy, least)
     u, v = rng.random((2, len(cells)))
     eta = low + u * (high - low)
     phi = -np.pi + width_phi * (cells - towers.first[row]) + v * width_phi

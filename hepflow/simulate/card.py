@@ -32,14 +32,10 @@ FLAVOUR_MAX_ETA = 4.0
 
 
 class BinnedTable(NamedTuple):
-    """A quantity in bins of |eta| and pT, linear in pT within a bin; 0 beyond the last |eta|.
+    """A quantity in bins of |eta| and pT, linear in pT within a bin; 0 beyond the last |eta|."""
 
-    ``eta`` (E,) and ``pt`` (E, P) are upper edges, which belong to their bin; ``const`` and
-    ``slope`` are (E, P).
-    """
-
-    eta: np.ndarray
-    pt: np.ndarray
+    eta: np.ndarray  # (E,) upper edges, which belong to their bin, as those of pT
+    pt: np.ndarray  # (E, P), as the others
     const: np.ndarray
     slope: np.ndarray
 
@@ -89,19 +85,15 @@ class Towers(NamedTuple):
 
 
 class Calorimeter(NamedTuple):
-    """A compartment: thresholds (GeV, and in units of the resolution) and shares of energy.
-
-    A particle leaves one of the ``shares`` if it is of the (sorted) ``species``, otherwise
-    ``default_share``.
-    """
+    """A compartment: its thresholds, and the shares of energy that particles leave in it."""
 
     towers: Towers
     resolution: Resolution
-    min_energy: float
-    min_significance: float
-    species: np.ndarray
+    min_energy: float  # GeV
+    min_significance: float  # in units of the resolution
+    species: np.ndarray  # sorted, with their shares
     shares: np.ndarray
-    default_share: float
+    default_share: float  # of other species
 
 
 _Rows = Mapping[float, Sequence[float]]

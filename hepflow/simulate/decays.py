@@ -56,12 +56,9 @@ class Library(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """Cuts of a lepton candidate: momentum in GeV, and isolation by generated particles.
+    """Cuts of a lepton candidate: momentum in GeV, and isolation by generated particles."""
 
-    The detector smears pT by 1-3 %, so few leptons below ``min_pt`` pass the trigger.
-    """
-
-    min_pt: float = LEPTON_PT - 1.0
+    min_pt: float = LEPTON_PT - 1.0  # the detector smears by 1-3 %: few below pass the trigger
     max_eta: float = 4.0
     max_isolation: float = LEPTON_ISOLATION
     cone: float = CONE
@@ -154,11 +151,7 @@ def _passes(
 
 @cached_njit()
 def _count_passing(
-    cuts: Candidate,
-    event: _Undecayed,
-    decay: np.ndarray,
-    rotation: np.ndarray,
-    forced: np.ndarray,
+    cuts: Candidate, event: _Undecayed, decay: np.ndarray, rotation: np.ndarray, forced: np.ndarray
 ) -> tuple[int, int]:
     """Return how many tries pass, and the first that does; one row of the arrays per try."""
     passed, first = 0, -1
@@ -180,27 +173,14 @@ def try_decays(
     hadrons: np.ndarray,
     visible: np.ndarray,
 ) -> tuple[int, float, np.ndarray, np.ndarray]:
-    """Decay an event's hadrons ``tries`` times.
+    """Decay an event's hadrons, (hadrons, 4) px py pz E in GeV, ``tries`` times.
 
-    Parameters
-    ----------
-    library : Library
-        Natural decays of every hadron here, and leptonic ones of those that may be forced.
-    force : bool
-        Force one hadron per try, drawn by its leptonic branching ratio, into a leptonic decay; the
-        others decay naturally, and their leptons do not count.
-    pdg : (hadrons,)
-    hadrons : (hadrons, 4), px py pz E in GeV
-    visible : (n, 3), pT (GeV), eta and phi of the event's other particles
+    With ``force``, one hadron per try, drawn by its leptonic branching ratio, decays leptonically;
+    the others decay naturally, and their leptons do not count. ``visible`` is (n, 3) pT (GeV), eta
+    and phi of the event's other particles.
 
-    Returns
-    -------
-    passed : int
-        Tries with a lepton candidate.
-    probability : float
-        Estimate of the probability that the event has one in nature.
-    decay, rotation : (hadrons,), (hadrons, 4)
-        The first of them: positions in the library, and quaternions.
+    Return the number of tries with a lepton candidate, an estimate of its probability in nature,
+    and the first of those tries: (hadrons,) positions in the library, (hadrons, 4) quaternions.
     """
     n = len(pdg)
     natural, leptonic = find_species(library, pdg, False), find_species(library, pdg, True)
@@ -231,10 +211,7 @@ def products(
     hadrons: np.ndarray,
     born: np.ndarray,
 ) -> Event:
-    """Return the particles of the decays chosen, as an event.
-
-    ``born`` (hadrons, 3) is where the hadrons were produced, mm; see `try_decays` for the others.
-    """
+    """Return the decay products, as an event, of hadrons ``born`` (hadrons, 3) mm."""
     n = 0
     for h in range(len(pdg)):
         n += library.offsets[decay[h] + 1] - library.offsets[decay[h]]
@@ -255,11 +232,7 @@ def products(
 
 def join(parts: Sequence[Library]) -> Library:
     """Return one library from several."""
-    columns = {
-        name: np.concatenate([getattr(part, name) for part in parts])
-        for name in Library._fields
-        if name not in ("first", "offsets")
-    }
-    n_decays = np.concatenate([np.diff(part.first) for part in parts])
-    n_particles = np.concatenate([np.diff(part.offsets) for part in parts])
-    return Library(first=offsets_of(n_decays), offsets=offsets_of(n_particles), **columns)
+    joined = {name: np.concatenate([getattr(p, name) for p in parts]) for name in Library._fields}
+    for name in ("first", "offsets"):
+        joined[name] = offsets_of(np.concatenate([np.diff(getattr(p, name)) for p in parts]))
+    return Library(**joined)

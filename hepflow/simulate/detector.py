@@ -11,8 +11,6 @@ Collections and their order are Delphes' (jets and leptons by falling pT, energy
 +eta). The same events with the same generator give the same output.
 """
 
-from collections.abc import Mapping
-
 import awkward as ak
 import numpy as np
 
@@ -32,21 +30,11 @@ _Collection = dict[str, np.ndarray]
 def simulate(
     rng: np.random.Generator, events: Events, pool: Particles, pileup: float, soft: float
 ) -> dict[str, ak.Array]:
-    """Overlay pile-up and pass events through the detector.
+    """Overlay pile-up, and return Delphes collection -> (events, var) records of COLLECTIONS.
 
-    Parameters
-    ----------
-    pool : Particles
-        Minimum-bias events.
-    pileup, soft : float
-        Mean number of minimum-bias events on other vertices, and on the event's own (a fast
-        underlying event; 0 for none).
-
-    Returns
-    -------
-    dict
-        Delphes collection -> (events, var) records of `hepflow.schema.COLLECTIONS`. Tracks and
-        towers softer than the cuts of `hepflow.physics.skim` are left out.
+    ``pileup`` and ``soft`` are the mean numbers of minimum-bias events, from the ``pool``, on other
+    vertices and on the event's own (a fast underlying event; 0 for none). Tracks and towers softer
+    than the cuts of `hepflow.physics.skim` are left out.
     """
     collections, inputs, densities = [], [], []
     for i in range(len(events.particles)):
@@ -55,15 +43,19 @@ def simulate(
         collections.append(found)
         inputs.append(momentum)
         densities.append(density)
-    offsets = offsets_of(np.array([len(momentum) for momentum in inputs]))
-    jets, offsets = cluster(np.concatenate(inputs), offsets)
+    jets, offsets = cluster(np.concatenate(inputs), offsets_of([len(each) for each in inputs]))
     for i, found in enumerate(collections):
         clustered = jets[offsets[i] : offsets[i + 1]]
         found["Jet"] = _jets(rng, clustered, densities[i], events.heavy[i])
-    return {
-        name: _joined([found[name] for found in collections], fields)
-        for name, fields in COLLECTIONS.items()
-    }
+    made = {}
+    for name, fields in COLLECTIONS.items():
+        parts = [found[name] for found in collections]
+        columns = {
+            field: np.concatenate([part[field] for part in parts]).astype(_DTYPES.get(field, kind))
+            for field, kind in fields.items()
+        }
+        made[name] = ak.unflatten(ak.zip(columns), [len(part["Phi"]) for part in parts])
+    return made
 
 
 def _reconstruct(
@@ -90,14 +82,9 @@ def _reconstruct(
     pt = np.concatenate([tracks.pt[order], *(part.et for part in flow)])
     phi = np.concatenate([tracks.phi[order], *(part.phi for part in flow)])
     px, py = -np.sum(pt * np.cos(phi)), -np.sum(pt * np.sin(phi))
+    vertex = {"X": x, "Y": y, "Z": z}  # the true one, as in Delphes
     collections = {
-        "EFlowTrack": {
-            **_kinematics(tracks, hard, event),
-            "PID": pdg[hard],
-            "X": x,  # the true vertex, as in Delphes
-            "Y": y,
-            "Z": z,
-        },
+        "EFlowTrack": {**_kinematics(tracks, hard, event), "PID": pdg[hard], **vertex},
         "EFlowPhoton": _towers(photons),
         "EFlowNeutralHadron": _towers(neutrals),
         "Electron": _leptons(rng, event, tracks, order, eta, ELECTRON),
@@ -155,8 +142,7 @@ def _jets(
 ) -> _Collection:
     """Return the jets of one event: pile-up subtracted, above 15 GeV, tagged, by falling pT.
 
-    ``clustered`` is (jets, 4), px py pz E in GeV. The heavy hadrons are used for the partons of
-    Delphes' JetFlavorAssociation.
+    The heavy hadrons are used for the partons of Delphes' JetFlavorAssociation.
     """
     raw_pt, eta, phi = pt_eta_phi(clustered)
     scale = 1 - density * np.pi * card.JET_RADIUS**2 / np.maximum(raw_pt, 1e-9)
@@ -170,12 +156,3 @@ def _jets(
     flavour = flavours(eta, phi, heavy[labels], card.FLAVOUR_CONE)
     bits = tag(rng, card.BTAG, pt, eta, flavour)
     return {"PT": pt, "Eta": eta, "Phi": phi, "Mass": mass, "BTag": bits}
-
-
-def _joined(events: list[_Collection], fields: Mapping[str, str]) -> ak.Array:
-    """Return one jagged array of records from those of each event."""
-    columns = {
-        name: np.concatenate([event[name] for event in events]).astype(_DTYPES.get(name, kind))
-        for name, kind in fields.items()
-    }
-    return ak.unflatten(ak.zip(columns), [len(next(iter(event.values()))) for event in events])

@@ -25,10 +25,7 @@ _GRID_ETA, _GRID_ETA_CELLS, _GRID_PHI_CELLS = 4.0, 16, 12
 
 
 def cluster(momentum: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return anti-kt jets (R = 0.4) above 10 GeV: (jets, 4) px py pz E, and the events' offsets.
-
-    ``momentum`` is (n, 4), px py pz E in GeV; ``offsets`` are those of the events in it.
-    """
+    """Return anti-kt jets (R = 0.4) above 10 GeV: (jets, 4) px py pz E, and the events' offsets."""
     flat = ak.zip(dict(zip(_AXES, momentum.T, strict=True)), with_name="Momentum4D")
     sequence = fastjet.ClusterSequence(ak.unflatten(flat, np.diff(offsets)), _ANTI_KT)
     jets = sequence.inclusive_jets(min_pt=_MIN_PT)
@@ -48,10 +45,7 @@ def median_density(pt: np.ndarray, eta: np.ndarray, phi: np.ndarray) -> float:
 
 
 def flavours(eta: np.ndarray, phi: np.ndarray, heavy: np.ndarray, cone: float) -> np.ndarray:
-    """Return the heaviest quark flavour around each jet: (jets,) 5, 4, or 0.
-
-    ``heavy`` is (hadrons, 4): pT, eta, phi and flavour.
-    """
+    """Return the heaviest quark flavour around each jet, 5, 4, or 0; ``heavy`` as in `Events`."""
     d_phi = (phi[:, None] - heavy[:, 2] + np.pi) % (2 * np.pi) - np.pi
     near = np.hypot(eta[:, None] - heavy[:, 1], d_phi) <= cone
     return np.max(np.where(near, heavy[:, 3], 0.0), axis=1, initial=0.0).astype(np.int64)
@@ -66,8 +60,8 @@ def tag(
 ) -> np.ndarray:
     """Return b-tag bits, (jets,) uint32: 1 loose, 2 medium, 4 tight.
 
-    Each is drawn independently, as by Delphes' three BTagging modules, from one of the ``points``:
-    the efficiencies of light, charm and bottom jets.
+    Each is drawn independently, as by Delphes' BTagging modules, from the efficiencies of light,
+    charm and bottom jets at a point.
     """
     bits = np.zeros(len(pt), np.uint32)
     for bit, tables in enumerate(points):

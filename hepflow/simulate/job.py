@@ -49,38 +49,27 @@ def run(config: SimulateConfig) -> None:
     if not missing and not stale:
         return
     with locks.exclusive(config.output):
-        if config.overwrite:
+        if not config.overwrite:
+            _check_replaceable([*missing, *stale])
+        elif stale:
             for sample in stale:
                 sample.path.unlink(missing_ok=True)
                 sample.sidecar.unlink(missing_ok=True)  # last: it marks the file as ours
-            if stale:
-                n_removed = counted(len(stale), "file")
-                log.info("removed %s not requested (first: %s)", n_removed, stale[0].path)
-        else:
-            _check_replaceable([*missing, *stale])
+            n_removed = counted(len(stale), "file")
+            log.info("removed %s not requested (first: %s)", n_removed, stale[0].path)
         if missing:
             start = time.perf_counter()
             if config.input is None:
                 config.output.mkdir(parents=True, exist_ok=True)
                 ensure_pool(missing[0].pool, config.pool, config.seed)
             _make(samples, missing, min(config.jobs or processes.cores(), len(missing)))
-            log.info(
-                "wrote %s with %s to %s in %.0f s",
-                counted(len(missing), "file"),
-                counted(sum(sample.target for sample in missing), "selected event"),
-                config.output,
-                time.perf_counter() - start,
-            )
+            n_events = counted(sum(sample.target for sample in missing), "selected event")
+            n_files, seconds = counted(len(missing), "file"), time.perf_counter() - start
+            log.info("wrote %s with %s to %s in %.0f s", n_files, n_events, config.output, seconds)
 
 
 def plan(config: SimulateConfig) -> list[Sample]:
-    """Return the files of a config, the slowest first.
-
-    Raises
-    ------
-    ConfigError
-        No class is given, or one that is unknown or repeated.
-    """
+    """Return the files of a config, the slowest first."""
     classes = set(config.classes)
     if not classes or not classes <= set(CLASSES) or len(classes) < len(config.classes):
         raise ConfigError(
@@ -92,17 +81,12 @@ def plan(config: SimulateConfig) -> list[Sample]:
         path = config.output / f".pool-{identity}.npz"
     else:
         path, identity = config.input, load(config.input).identity
+    firsts, size = range(0, config.events, config.events_per_file), config.events_per_file
+    targets = [min(size, config.events - first) for first in firsts]
     return [
-        Sample(
-            config=config,
-            name=name,
-            index=index,
-            target=min(config.events_per_file, config.events - first),
-            pool=path,
-            pool_identity=identity,
-        )
+        Sample(config, name, index, target, path, identity)
         for name in sorted(config.classes, key=_SLOWEST_FIRST.index)
-        for index, first in enumerate(range(0, config.events, config.events_per_file))
+        for index, target in enumerate(targets)
     ]
 
 
@@ -190,6 +174,5 @@ def _start_worker(reports: "multiprocessing.Queue[tuple[str, int]]") -> None:
 
 def _work(sample: Sample) -> None:
     reports = _reports
-    if reports is None:
-        raise AssertionError("no queue: this function runs in a worker")
+    assert reports is not None, "this function runs in a worker"
     make_sample(sample, lambda n: reports.put((sample.name, n)))

@@ -21,29 +21,19 @@ Event = tuple[np.ndarray, ...]
 
 @dataclass(frozen=True)
 class Particles:
-    """Stable particles, event after event.
+    """Stable particles, event after event."""
 
-    Attributes
-    ----------
-    offsets : (events + 1,) int64
-        Event ``i`` is the slice ``offsets[i]:offsets[i + 1]``.
-    pdg : (n,) int32
-    charge : (n,) int8, in units of e
-    momentum : (n, 4) float64, px py pz E in GeV
-    vertex : (n, 3) float64, production point x y z in mm
-    """
-
-    offsets: np.ndarray
-    pdg: np.ndarray
-    charge: np.ndarray
-    momentum: np.ndarray
-    vertex: np.ndarray
+    offsets: np.ndarray  # (events + 1,) int64: event ``i`` is ``offsets[i]:offsets[i + 1]``
+    pdg: np.ndarray  # (n,) int32
+    charge: np.ndarray  # (n,) int8, in units of e
+    momentum: np.ndarray  # (n, 4) float64, px py pz E in GeV
+    vertex: np.ndarray  # (n, 3) float64, production point x y z in mm
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> "Particles":
         """Join events."""
         columns = [np.concatenate(column) for column in zip(*events, strict=True)]
-        return cls(offsets_of(np.array([len(event[0]) for event in events])), *columns)
+        return cls(offsets_of([len(event[0]) for event in events]), *columns)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -56,36 +46,25 @@ class Particles:
 
 @dataclass(frozen=True)
 class Events:
-    """Generated events: stable particles, and the heavy hadrons that label the jets.
-
-    Attributes
-    ----------
-    particles : Particles
-        Stable, visible particles.
-    heavy : list of (m, 4) float64
-        For each event, its b and c hadrons: pT in GeV, eta, phi in rad, quark flavour (4 or 5).
-    """
+    """Generated events: visible stable particles, and the heavy hadrons that label the jets."""
 
     particles: Particles
     heavy: list[np.ndarray]
+    """Per event, (m, 4) b and c hadrons: pT in GeV, eta, phi in rad, quark flavour (4 or 5)."""
 
 
 class Overlaid(NamedTuple):
-    """The particles of one event, at vertex ``z`` (mm).
-
-    ``pdg``, ``charge`` (n,), ``momentum`` (n, 4) GeV and ``vertex`` (n, 3) mm as in ``Particles``;
-    ``pileup`` (n,) is true for particles of other vertices.
-    """
+    """The particles of one event, at vertex ``z`` (mm); the first four fields as in `Particles`."""
 
     pdg: np.ndarray
     charge: np.ndarray
     momentum: np.ndarray
     vertex: np.ndarray
-    pileup: np.ndarray
+    pileup: np.ndarray  # (n,) true for particles of other vertices
     z: float
 
 
-def offsets_of(counts: np.ndarray) -> np.ndarray:
+def offsets_of(counts: np.ndarray | Sequence[int]) -> np.ndarray:
     """Return where each event begins, and the last ends, from the number of particles in each."""
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
@@ -118,14 +97,10 @@ def overlay(
     pdg, charge, own_momentum, own_vertex = event
     vertex = np.concatenate([own_vertex, _rotated(pool.vertex[index], angle)])
     vertex[:, 2] += np.repeat(z, np.concatenate([[len(pdg)], lengths]))
-    return Overlaid(
-        np.concatenate([pdg, pool.pdg[index]]),
-        np.concatenate([charge, pool.charge[index]]),
-        np.concatenate([own_momentum, _rotated(pool.momentum[index], angle)]),
-        vertex,
-        np.arange(len(vertex)) >= len(pdg) + lengths[:n_soft].sum(),
-        float(z[0]),
-    )
+    momentum = np.concatenate([own_momentum, _rotated(pool.momentum[index], angle)])
+    of_others = np.arange(len(vertex)) >= len(pdg) + lengths[:n_soft].sum()
+    pdg, charge = np.append(pdg, pool.pdg[index]), np.append(charge, pool.charge[index])
+    return Overlaid(pdg, charge, momentum, vertex, of_others, float(z[0]))
 
 
 def _rotated(vectors: np.ndarray, angle: np.ndarray) -> np.ndarray:

@@ -71,22 +71,16 @@ def save(path: Path, pool: Pool) -> None:
 
 
 def load(path: Path) -> Pool:
-    """Read a pool.
-
-    Raises
-    ------
-    DataError
-        The file is missing or not a pool.
-    """
+    """Read a pool; raise a DataError if the file is missing or not a pool."""
     try:
         groups: dict[str, dict[str, np.ndarray]] = {"events": {}, "decays": {}}
         with np.load(path) as file:
-            for key in set(file.files) - {"identity"}:
-                group, _, name = key.partition("_")
-                column = file[key]
-                double = column.astype(np.float64) if column.dtype == np.float32 else column
-                groups[group][name] = double
-            identity = str(file["identity"])
+            columns = dict(file)
+        identity = str(columns.pop("identity"))
+        for key, column in columns.items():
+            group, _, name = key.partition("_")
+            double = column.astype(np.float64) if column.dtype == np.float32 else column
+            groups[group][name] = double
         return Pool(identity, Particles(**groups["events"]), Library(**groups["decays"]))
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise DataError(

@@ -59,22 +59,15 @@ class _Vetoes(pythia8mc.UserHooks):
 
 
 class Process(ABC):
-    """A stream of events.
-
-    Attributes
-    ----------
-    showered, kept : int
-        Events fully generated so far, past the vetoes, and events yielded.
-    weight : float
-        Sum over the showered of their probability to be kept in nature.
-    """
+    """A stream of events."""
 
     batch: int
 
     def __init__(
         self, settings: Sequence[str], seed: int, wanted: tuple[int, ...], min_pt: float
     ) -> None:
-        self.showered, self.kept, self.weight = 0, 0, 0.0
+        self.showered, self.kept = 0, 0  # events fully generated, past the vetoes, and yielded
+        self.weight = 0.0  # sum over the showered of their probability to be kept in nature
         self.vetoes = _Vetoes(wanted, min_pt)
         self._pythia = start(settings, seed, self.vetoes)
 
@@ -154,10 +147,7 @@ class MultijetProcess(Process):
 def make_process(
     name: str, seed: int, mpi: bool, quarks: Literal["b", "bc"], library: Library
 ) -> Process:
-    """Return the process ``name``: ttbar, wjets or qcd; ``quarks`` and ``library`` are for qcd.
-
-    ``mpi`` adds multi-parton interactions by Pythia.
-    """
+    """Return a process; ``mpi``: multi-parton interactions; ``quarks``, ``library``: for qcd."""
     settings = () if mpi else ("PartonLevel:MPI = off",)
     if name == "qcd":
         return MultijetProcess(settings, seed, quarks, library)

@@ -15,13 +15,8 @@ CM_ENERGY_GEV = 13000.0
 # give to Delphes.
 MAX_TAU_MM = 10.0
 _NEUTRINOS = (12, 14, 16)
-_COMMON = (
-    "Print:quiet = on",
-    f"Beams:eCM = {CM_ENERGY_GEV}",
-    "Random:setSeed = on",
-    "ParticleDecays:limitTau0 = on",
-    f"ParticleDecays:tau0Max = {MAX_TAU_MM}",
-)
+_COMMON = ["Print:quiet = on", f"Beams:eCM = {CM_ENERGY_GEV}", "Random:setSeed = on"]
+_COMMON += ["ParticleDecays:limitTau0 = on", f"ParticleDecays:tau0Max = {MAX_TAU_MM}"]
 # Delphes' generatePileUp.cmnd. The mass limit leaves out perturbative diffraction, which takes
 # 15 s to initialise.
 _MINIMUM_BIAS = ("SoftQCD:all = on", "Diffraction:mMinPert = 20000")
@@ -30,17 +25,7 @@ _MINIMUM_BIAS = ("SoftQCD:all = on", "Diffraction:mMinPert = 20000")
 def start(
     settings: Sequence[str], seed: int, hooks: pythia8mc.UserHooks | None = None
 ) -> pythia8mc.Pythia:
-    """Return an initialised Pythia.
-
-    Parameters
-    ----------
-    settings : sequence of str
-        Lines such as ``"Top:gg2ttbar = on"``.
-    seed : int
-        Any; it is folded into Pythia's range.
-    hooks : UserHooks, optional
-        Vetoes. The caller keeps them alive.
-    """
+    """Return an initialised Pythia. The caller keeps the ``hooks`` alive."""
     pythia = pythia8mc.Pythia("", False)
     for line in (*_COMMON, f"Random:seed = {1 + seed % 900_000_000}", *settings):
         if not pythia.readString(line):
@@ -55,13 +40,8 @@ def start(
 class EventRecord:
     """A batch of Pythia's event records, every entry of every event, in flat arrays.
 
-    Attributes
-    ----------
-    counts : (events,) entries of each event
-    pdg, status : (n,)
-    momentum : (n, 4), px py pz E in GeV
-    vertex : (n, 4), production point x y z and ct in mm
-    visible : (n,) mask of the final particles except neutrinos
+    ``momentum`` is (n, 4) px py pz E in GeV, ``vertex`` (n, 4) production point x y z and ct in mm,
+    and ``visible`` a mask of the final particles except neutrinos.
     """
 
     def __init__(self, batch: ak.Array) -> None:
@@ -76,14 +56,9 @@ class EventRecord:
     def particles(self, pythia: pythia8mc.Pythia) -> Particles:
         """Return the visible particles."""
         keep = self.visible
-        pdg = self.pdg[keep].astype(np.int32)
-        return Particles(
-            self._offsets(keep),
-            pdg,
-            charges(pythia, pdg),
-            self.momentum[keep],
-            np.ascontiguousarray(self.vertex[keep, :3]),
-        )
+        pdg, vertex = self.pdg[keep].astype(np.int32), np.ascontiguousarray(self.vertex[keep, :3])
+        rest = charges(pythia, pdg), self.momentum[keep], vertex
+        return Particles(self._offsets(keep), pdg, *rest)
 
     def heavy(self) -> list[np.ndarray]:
         """Return the heavy hadrons of each event, as ``Events`` has them."""
@@ -112,10 +87,7 @@ def minimum_bias(n_events: int, seed: int) -> Particles:
 
 
 def decay_library(species: Sequence[int], n_decays: int, seed: int, leptonic: bool) -> Library:
-    """Return decays of hadrons at rest, ``n_decays`` per species (positive pdg codes).
-
-    If ``leptonic``, only decays straight to an electron or a muon are kept.
-    """
+    """Return decays at rest, all or straight to e or mu, ``n_decays`` per species (pdg > 0)."""
     pythia = start(("ProcessLevel:all = off",), seed)
     parts = []
     for kind in species:

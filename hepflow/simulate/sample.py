@@ -28,7 +28,7 @@ _NAMESPACE = uuid.UUID("6f1d4a52-2f0e-5f0c-9a53-0d6c1b6a7e11")
 _load_pool = lru_cache(maxsize=1)(load)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Sample:
     """A file to write: ``target`` selected events of a class, and those rejected in between."""
 

@@ -14,19 +14,14 @@ _GEV_PER_TESLA_MM = 0.299792458e-3
 
 
 class Tracks(NamedTuple):
-    """Tracks of one event; every field is (tracks,).
+    """Tracks of one event; every field is (tracks,)."""
 
-    ``particle`` is the index among the event's particles; ``pt`` is measured (GeV); ``eta`` and
-    ``phi`` are the direction at the vertex; ``energy`` goes with the measured pT and the true mass;
-    ``resolution`` is sigma(pT) / pT.
-    """
-
-    particle: np.ndarray
-    pt: np.ndarray
-    eta: np.ndarray
+    particle: np.ndarray  # index among the event's particles
+    pt: np.ndarray  # measured, GeV
+    eta: np.ndarray  # direction at the vertex, as phi
     phi: np.ndarray
-    energy: np.ndarray
-    resolution: np.ndarray
+    energy: np.ndarray  # of the measured pT and the true mass
+    resolution: np.ndarray  # sigma(pT) / pT
 
 
 def log_normal(rng: np.random.Generator, mean: np.ndarray, sigma: np.ndarray) -> np.ndarray:
@@ -37,10 +32,10 @@ def log_normal(rng: np.random.Generator, mean: np.ndarray, sigma: np.ndarray) ->
 
 @cached_njit()
 def _path_length(x: float, y: float, px: float, py: float, curvature: float) -> float:
-    """Return the transverse path (mm) along a line or a circle to the tracker's wall.
+    """Return the transverse path (mm) along a line or a circle to the tracker's wall, or inf.
 
-    Infinite for a loop that never reaches it. A particle turns around the centre of its circle,
-    clockwise if the charge is positive; circle and wall meet at the angles ``towards`` +- ``half``.
+    A particle turns around the centre of its circle, clockwise if the charge is positive; circle
+    and wall meet at the angles ``towards`` +- ``half``.
     """
     radius = card.RADIUS
     pt = np.hypot(px, py)
@@ -63,10 +58,9 @@ def _path_length(x: float, y: float, px: float, py: float, curvature: float) -> 
 
 @cached_njit()
 def propagate(charge: np.ndarray, momentum: np.ndarray, vertex: np.ndarray) -> np.ndarray:
-    """Return where particles leave the tracker: (n, 3) mm, on the cylinder's wall or an end.
+    """Return where particles, on helices or lines, leave the tracker: (n, 3) mm, on wall or end.
 
-    They follow helices in a field along z, or straight lines. NaN for particles born outside or
-    without transverse momentum. Arguments as in ``Particles``.
+    NaN for particles born outside or without transverse momentum. Arguments as in `Particles`.
     """
     out = np.full((len(charge), 3), np.nan)
     for i in range(len(charge)):
@@ -100,10 +94,8 @@ def find_tracks(
 ) -> Tracks:
     """Return the tracks of one event: found with the card's efficiency, their pT smeared.
 
-    As in Delphes, efficiency and resolution are looked up at the eta of the track's outer end.
-
-    ``pdg``, ``charge`` (n,) and ``momentum`` (n, 4), GeV, as in ``Particles``; ``outer_eta`` (n,)
-    from ``propagate``, NaN for a particle that leaves no track.
+    As in Delphes, both are looked up at the eta of the track's outer end, from `propagate`; NaN for
+    a particle that leaves no track. The other arguments are as in `Particles`.
     """
     particle = np.flatnonzero((charge != 0) & np.isfinite(outer_eta))
     pt, eta, phi = pt_eta_phi(momentum[particle])
