@@ -10,10 +10,9 @@ or removed. The life of a fragment:
     its file changes  other keys: no record is valid, `commit` removes the old fragment
 
 Why not Structured Streaming with ``availableNow``: its file sink keeps the list of valid files in a
-log that only Spark reads, its source checkpoint cannot forget a file that was repaired, and a
-replayed micro-batch gives its files new names. Here the unit of commit is a task: a fragment named
-by its content, then a record named by its input. A replay overwrites both with the same bytes, and
-one list of fragments serves every reader.
+log that only Spark reads, its checkpoint cannot forget a file that was repaired, and a replayed
+micro-batch gives its files new names. Here a task that is replayed overwrites fragment and record
+with the same bytes, and one list of fragments serves every reader.
 """
 
 import contextlib
@@ -23,7 +22,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from hepflow.data.ledger import Ledger, total
+from hepflow.data.ledger import total
 from hepflow.data.output import read_marker, refuse_to_replace, write_marker
 from hepflow.data.provenance import digest
 from hepflow.errors import DataError
@@ -55,25 +54,22 @@ def check_replaceable(ranges: Sequence[EntryRange], settings: Settings) -> None:
         return
     now = {"classes": list(settings.classes), "tree": settings.access.tree}
     refuse_to_replace(settings.output, "a dataset", about, now)
-    before = _names(about)
+    before = {file["file"] for file in about["files"]}
     if before.isdisjoint(one.file.name for one in ranges):
         old, new = ({"files": f"such as {name}"} for name in (min(before), ranges[0].file.name))
         refuse_to_replace(settings.output, "a dataset", old, new)
 
 
-def _names(about: Mapping[str, Any]) -> set[str]:
-    return {file["file"] for file in about["files"]}
-
-
 def finished(
     ranges: Sequence[EntryRange], settings: Settings, retry_quarantined: bool
-) -> list[TaskRecord]:
-    """Return the valid records of earlier runs: of unchanged files, with their fragment.
+) -> tuple[list[TaskRecord], list[EntryRange]]:
+    """Return the valid records of earlier runs, and the ranges without one.
 
-    Tasks that lost events to the file system or a dying worker are left out, to be retried; with
-    ``retry_quarantined``, so are all that lost events. Each range is in one record at most.
+    Valid: of unchanged files, with their fragment. Tasks that lost events to the file system or a
+    dying worker are left out, to be retried; with ``retry_quarantined``, so are all that lost
+    events. Each range is in one record at most.
     """
-    wanted = {one.key for one in ranges}
+    wanted = {one.key: one for one in ranges}
     records = []
     for path in sorted((settings.output / RECORDS).glob("*.json")):
         record = TaskRecord.from_dict(read_json(path))
@@ -85,10 +81,11 @@ def finished(
         whole = record.fragment is None or (
             fragment.is_file() and fragment.stat().st_size == record.bytes_written
         )
-        if keys <= wanted and same_settings and whole and not retry:
+        if keys <= wanted.keys() and same_settings and whole and not retry:
             records.append(record)
-            wanted -= keys
-    return records
+            for key in keys:
+                del wanted[key]
+    return records, list(wanted.values())
 
 
 def prepare(output: Path) -> None:
@@ -125,7 +122,11 @@ def commit(
     if ledger.n_out == 0:
         for record in records:
             settings.record_path(record.key).unlink(missing_ok=True)
-        raise DataError(_nothing(files, ledger, settings))
+        why = f"no event passes ({ledger.summary()}). Check that these are the right files."
+        if all(file["reason"] for file in files):
+            example = f"the first, {files[0]['file']}: {files[0]['reason']}"
+            why = f"all {len(files)} files are bad ({example}). Repair or replace them."
+        raise DataError(f"{settings.output}: nothing written, {why}")
     keys = ("file", "class", "uuid", "size", "kept", "reasons")
     content = [[file[key] for key in keys] for file in files]
     about = {
@@ -139,8 +140,8 @@ def commit(
         "fragments": sorted(record.fragment for record in records if record.fragment),
         "files": files,
     }
-    before = manifest(settings.output)
-    if before and (gone := _names(before) - _names(about)):
+    before = manifest(settings.output) or {"files": []}
+    if gone := {file["file"] for file in before["files"]} - {file["file"] for file in files}:
         message = "no longer in the input: %s, whose events are removed (the first: %s)"
         log.info(message, counted(len(gone), "file"), min(gone))
     write_marker(settings.output, about)
@@ -198,13 +199,3 @@ def _file(parts: Sequence[RangeRecord]) -> dict[str, Any]:
         "transient": any(own.transient for own in parts),
         "filled": sorted({name for own in parts for name in own.filled}),
     }
-
-
-def _nothing(files: Sequence[Mapping[str, Any]], ledger: Ledger, settings: Settings) -> str:
-    """Return the message for a dataset without events."""
-    bad = [file for file in files if file["reason"]]
-    why = f"no event passes ({ledger.summary()}). Check that these are the right files."
-    if len(bad) == len(files):
-        first = f"the first, {bad[0]['file']}: {bad[0]['reason']}"
-        why = f"all {len(files)} files are bad ({first}). Repair or replace them."
-    return f"{settings.output}: nothing written, {why}"

@@ -14,7 +14,6 @@ from rich.filesize import decimal
 
 from hepflow.config.stages import IngestConfig
 from hepflow.data.ledger import Ledger
-from hepflow.data.output import MARKER
 from hepflow.engines.spark import check_paths, interruptible, nothing_to_do, spark_session
 from hepflow.errors import DataError
 from hepflow.ingest import dataset
@@ -23,29 +22,21 @@ from hepflow.ingest.task import Settings, TaskRecord, run_task
 from hepflow.reading.listing import assign, list_files
 from hepflow.reading.ranges import EntryRange, SourceFile, pack, plan
 from hepflow.reading.reader import Access
+from hepflow.reading.record import judge
 from hepflow.system.locks import exclusive
 from hepflow.system.terminal import bar, counted
 
 log = logging.getLogger(__name__)
 
-NAME = "hepflow ingest"
-"""Name of the Spark application."""
-_NAMED = 20
-"""Bad files in the log; ``_hepflow.json`` names all."""
+NAME = "hepflow ingest"  # name of the Spark application
 
 
 def run(config: IngestConfig) -> None:
-    """Bring the dataset up to date with the input: once, or again and again (``watch``).
-
-    Raises
-    ------
-    DataError
-        The input is not as configured, no event passes, or too many files lost events.
-    """
+    """Bring the dataset up to date with the input: once, or again and again (``watch``)."""
     check_paths({"input": config.input, "output": config.output})
     if config.estimate:
         settings, ranges = _plan(list_files(config.input, config.timeout_s), config)
-        left = _left(ranges, dataset.finished(ranges, settings, config.retry_quarantined))
+        _, left = dataset.finished(ranges, settings, config.retry_quarantined)
         n_tasks = len(pack(left, config.target_partition_mb << 20))
         print_estimate(left, n_tasks, settings, as_json=config.json)
         return
@@ -64,11 +55,6 @@ def _plan(files: Sequence[SourceFile], config: IngestConfig) -> tuple[Settings, 
     settings = Settings(config.output.absolute(), tuple(config.samples), access)
     assigned = assign(files, config.samples, config.input, config.unmatched)
     return settings, plan(assigned, config.target_partition_mb << 20)
-
-
-def _left(ranges: Sequence[EntryRange], records: Sequence[TaskRecord]) -> list[EntryRange]:
-    done = {own.range.key for record in records for own in record.ranges}
-    return [one for one in ranges if one.key not in done]
 
 
 def _watch(config: IngestConfig) -> None:
@@ -101,8 +87,7 @@ def _update(files: Sequence[SourceFile], config: IngestConfig) -> None:
         if not config.overwrite:
             dataset.check_replaceable(ranges, settings)
         dataset.prepare(settings.output)
-        records = dataset.finished(ranges, settings, config.retry_quarantined)
-        left = _left(ranges, records)
+        records, left = dataset.finished(ranges, settings, config.retry_quarantined)
         if records and left:
             n_done, message = len(ranges) - len(left), "resuming: %d of %d entry ranges are done"
             log.info(message, n_done, len(ranges))
@@ -113,18 +98,21 @@ def _update(files: Sequence[SourceFile], config: IngestConfig) -> None:
         n_fragments = counted(len(about["fragments"]), "fragment")
         summary = Ledger.from_dict(about["ledger"]).summary()
         log.info("wrote %s to %s: %s", n_fragments, config.output, summary)
-    _judge(about["files"], config)
+    if filled := [file for file in about["files"] if file["filled"]]:
+        n_files, fields = counted(len(filled), "file"), ", ".join(filled[0]["filled"])
+        message = "without optional fields: %s (%s: %s), filled as hepflow.schema.OPTIONAL says"
+        log.warning(message, n_files, filled[0]["file"], fields)
+    lost = Ledger.from_dict(about["ledger"]).lost
+    judge(lost, len(about["files"]), config.max_lost_files, config.output)
 
 
 def _is_up_to_date(
     about: dict[str, Any], ranges: Sequence[EntryRange], settings: Settings, config: IngestConfig
 ) -> bool:
-    retry = any(
-        file["transient"] or (file["reason"] and config.retry_quarantined)
-        for file in about["files"]
-    )
+    files, retry = about["files"], config.retry_quarantined
+    again = any(file["transient"] or (file["reason"] and retry) for file in files)
     same = about["listing"] == dataset.listing_hash(ranges, settings)
-    return same and not retry and all((settings.output / f).is_file() for f in about["fragments"])
+    return same and not again and all((settings.output / f).is_file() for f in about["fragments"])
 
 
 def _run_tasks(
@@ -166,28 +154,8 @@ def _run_tasks(
                 found = re.search(r"^\w+: \[Errno (\d+)\]", str(error), re.MULTILINE)
                 if found is None:
                     raise
-                number = int(found.group(1))
-                raise OSError(number, os.strerror(number)) from error
+                raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
             update()
         seconds = time.monotonic() - started
     print_summary(records, seconds)
     return records
-
-
-def _judge(files: Sequence[dict[str, Any]], config: IngestConfig) -> None:
-    """Log the files that lost events; too many of them are an error, now that all work is done."""
-    if filled := [file for file in files if file["filled"]]:
-        n_files, fields = counted(len(filled), "file"), ", ".join(filled[0]["filled"])
-        message = "without optional fields: %s (%s: %s), filled as hepflow.schema.OPTIONAL says"
-        log.warning(message, n_files, filled[0]["file"], fields)
-    bad = [file for file in files if file["reason"]]
-    for file in bad[:_NAMED]:
-        events = "an unknown number of" if file["lost"] is None else f"{file['lost']:,}"
-        log.warning("quarantined %s, %s events lost: %s", file["file"], events, file["reason"])
-    if len(bad) > _NAMED:
-        log.warning("... and %d more, see %s", len(bad) - _NAMED, config.output / MARKER)
-    if len(bad) > config.max_lost_files:
-        what = f"{len(bad)} of {counted(len(files), 'file')} lost events (the first, "
-        what += f"{bad[0]['file']}: {bad[0]['reason']}), {config.max_lost_files} allowed"
-        advice = f"Repair them and run again, or allow it with --max-lost-files {len(bad)}"
-        raise DataError(f"{config.output}: {what}; the rest is done. {advice}.")

@@ -3,8 +3,9 @@
 import json
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 from rich.filesize import decimal
@@ -14,8 +15,7 @@ from hepflow.ingest.task import RECORDS, Settings, TaskRecord, run_task
 from hepflow.reading.ranges import EntryRange
 from hepflow.system.terminal import MESSAGES, RESULTS, show, table
 
-SAMPLED = 2
-"""Entry ranges per class that an estimate reads."""
+SAMPLED = 2  # entry ranges per class that an estimate reads
 _SLOWEST = 5
 
 
@@ -23,8 +23,7 @@ def print_summary(records: Sequence[TaskRecord], seconds: float) -> None:
     """Print what the tasks of this run read, kept and wrote, and the slowest files."""
     parts = [own for record in records for own in record.ranges]
     ledger = total(own.ledger for own in parts)
-    busy: dict[str, float] = defaultdict(float)
-    entries: dict[str, int] = defaultdict(int)
+    busy, entries = defaultdict[str, float](float), Counter[str]()
     for own in parts:
         busy[own.range.file.name] += own.seconds
         entries[own.range.file.name] += own.stop - own.start
@@ -44,11 +43,8 @@ def print_summary(records: Sequence[TaskRecord], seconds: float) -> None:
     }
     names = sorted(busy, key=lambda name: -busy[name])[:_SLOWEST]
     slowest = [(name, f"{busy[name]:,.2f} s, {entries[name]:,} entries") for name in names]
-    show(
-        table(("", ""), rows.items(), "ingest"),
-        table(("", ""), slowest, "slowest files"),
-        console=MESSAGES,
-    )
+    tables = table(("", ""), rows.items(), "ingest"), table(("", ""), slowest, "slowest files")
+    show(*tables, console=MESSAGES)
 
 
 def print_estimate(
@@ -56,12 +52,10 @@ def print_estimate(
 ) -> None:
     """Read a few of the ranges per class here, and scale their cost and output by bytes."""
     hours = output = events = 0.0
-    assumptions = []
+    assumptions: list[str] = []
     bad: dict[str, str] = {}
-    for name in settings.classes:
-        own = [one for one in ranges if one.file.class_name == name]
-        if not own:
-            continue
+    for name, group in groupby(sorted(ranges), key=lambda one: one.file.class_name):
+        own = list(group)
         chosen = own[:: -(-len(own) // SAMPLED)]
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / RECORDS).mkdir()

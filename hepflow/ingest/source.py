@@ -12,10 +12,8 @@ Spark does not pass the columns of a query to a Python data source: it reads wha
 So name few, by ``collections`` or by a schema of your own, which may name any collection and field
 of the files: ``spark.read.schema("entry bigint, Jet array<struct<PT: float>>")``.
 
-How it works: Spark has no ROOT reader, so this one is Python, and shares `hepflow.reading` with
-ingest and scoring. `_Reader.partitions` runs on the driver and plans entry ranges from file sizes.
-`_Reader.read` runs on the workers, one partition at a time, and yields Arrow batches, which Spark
-takes as columns.
+`_Reader.partitions` runs on the driver and plans entry ranges from file sizes; `_Reader.read` runs
+on the workers, one partition at a time, and yields Arrow batches, which Spark takes as columns.
 
 Options: ``tree`` (Delphes); ``collections`` (all of hepflow.schema); ``skim`` (false: every event;
 true: as ingest); ``target_partition_mb`` (128); ``classes`` (those of hepflow.schema; their order
@@ -44,17 +42,9 @@ from hepflow.schema import CLASSES, COLLECTIONS, EVENT_COLUMNS, TREE
 
 _KINDS = {"float": "float32", "double": "float64", "int": "int32", "bigint": "int64"}
 _SQL = {**{kind: sql for sql, kind in _KINDS.items()}, "string": "string"}
-_DEFAULTS = {
-    "path": "",
-    "tree": TREE,
-    "collections": ",".join(COLLECTIONS),
-    "skim": "false",
-    "target_partition_mb": "128",
-    "classes": ",".join(CLASSES),
-    "bad_files": "fail",
-    "retries": "3",
-    "timeout_s": "60",
-}
+_DEFAULTS = {"path": "", "tree": TREE, "collections": ",".join(COLLECTIONS), "skim": "false"}
+_DEFAULTS |= {"target_partition_mb": "128", "classes": ",".join(CLASSES), "bad_files": "fail"}
+_DEFAULTS |= {"retries": "3", "timeout_s": "60"}
 _CHOICES = {"skim": ("false", "true"), "bad_files": ("fail", "skip")}
 _CHEAPEST = {"MissingET": {"MET": "float32"}}
 """Read to count entries if a schema names no collection."""
@@ -122,10 +112,8 @@ class DelphesSource(DataSource):
             if name not in COLLECTIONS:
                 allowed = f"allowed are {', '.join(COLLECTIONS)}; for others give a schema"
                 raise ConfigError(f"delphes: unknown collection {name!r}, {allowed}.")
-            fields = ", ".join(
-                f"{field}: {_SQL[kind]}" for field, kind in COLLECTIONS[name].items()
-            )
-            columns.append(f"{name} array<struct<{fields}>>")
+            fields = (f"{field}: {_SQL[kind]}" for field, kind in COLLECTIONS[name].items())
+            columns.append(f"{name} array<struct<{', '.join(fields)}>>")
         return ", ".join(columns)
 
     def reader(self, schema: StructType) -> DataSourceReader:
@@ -133,18 +121,10 @@ class DelphesSource(DataSource):
         return _Reader(Options.parse(self.options), schema)
 
 
-class _Partition(InputPartition):
-    def __init__(self, ranges: tuple[EntryRange, ...]) -> None:
-        super().__init__(ranges)
-        self.ranges = ranges
-
-
 class _Reader(DataSourceReader):
     def __init__(self, options: Options, schema: StructType) -> None:
         self.options, self.schema = options, schema
-        self.wanted = {
-            field.name: _fields(field) for field in schema if field.name not in EVENT_COLUMNS
-        }
+        self.wanted = {f.name: _fields(f) for f in schema if f.name not in EVENT_COLUMNS}
         if options.skim:  # also read what the cuts need
             cuts = dict.fromkeys(skim.LEPTONS, "PT")
             cuts |= {name: cut for name, (cut, _) in skim.SOFT.items() if name in self.wanted}
@@ -157,12 +137,11 @@ class _Reader(DataSourceReader):
         if not files:
             raise DataError(f"{path}: no ROOT files here. Give the folder or the file to read.")
         named = [replace(file, class_name=PurePosixPath(file.path).parent.name) for file in files]
-        return [_Partition(task) for task in pack(plan(named, target), target)]
+        return [InputPartition(task) for task in pack(plan(named, target), target)]
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
-        assert isinstance(partition, _Partition)
         schema = to_arrow_schema(self.schema)
-        for entries in partition.ranges:
+        for entries in partition.value:
             reader = RangeReader(entries, self.wanted or _CHEAPEST, self.options.access)
             for chunk in reader.chunks():
                 if chunk.events is None:

@@ -54,8 +54,7 @@ class TaskRecord:
     """A finished task, as in ``_records/KEY.json``."""
 
     key: str
-    fragment: str | None
-    """Parquet file below the dataset; None if no event passed."""
+    fragment: str | None  # Parquet file below the dataset; None if no event passed
     n_events: int
     bytes_written: int
     ranges: tuple[RangeRecord, ...]
@@ -78,8 +77,8 @@ def run_task(
 ) -> TaskRecord:
     """Read, skim and write entry ranges of one class, and write and return their record.
 
-    On the ``last_attempt``, after others died, the range that the previous one was reading is
-    skipped, so that one file cannot stop the job.
+    After other attempts died, the last one skips the range at which they did: one file cannot stop
+    the job.
     """
     key, folder = settings.task_key(task), task[0].file.class_name
     marker = settings.record_path(key).with_name(f".{key}.now")  # the range being read
@@ -90,9 +89,9 @@ def run_task(
             for one in task:
                 if one.key == deadly:
                     results.append(RangeRecord(one, lost={WORKER_DIED: None}, transient=True))
-                    continue
-                marker.write_text(one.key)
-                results.append(_skim(one, settings, fragment))
+                else:
+                    marker.write_text(one.key)
+                    results.append(_skim(one, settings, fragment))
             # Whatever makes the content another one is in the name.
             content = [
                 (r.range.file.name, r.uuid, r.range.file.size, r.start, r.stop, r.n_out, r.lost)
@@ -115,9 +114,7 @@ def _skim(entries: EntryRange, settings: Settings, fragment: FragmentWriter) -> 
     """Write the events of a range that pass, and count all of them."""
     reader = RangeReader(entries, access=settings.access)
     file, label = entries.file, settings.classes.index(entries.file.class_name)
-    rejected: Counter[str] = Counter()
-    lost: Counter[str] = Counter()
-    n_out = 0
+    rejected, lost, n_out = Counter[str](), Counter[str](), 0
     for chunk in reader.chunks():
         if chunk.events is None:
             lost[chunk.reason] += chunk.stop - chunk.start

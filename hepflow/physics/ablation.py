@@ -22,18 +22,13 @@ STEPS: dict[str, Definitions] = {
 class Change:
     """Effect of a step on events; adds up over chunks."""
 
-    n_before: int
-    """Events that pass by the reference definitions."""
+    n_before: int  # events that pass by the reference definitions
     gained: int
     lost: int
-    changed: int
-    """Events that pass before and after, with another value of any feature."""
-    moved: np.ndarray
-    """(features) events whose value changed"""
-    distance: np.ndarray
-    """(features) sum of the absolute changes"""
-    farthest: np.ndarray
-    """(features) largest absolute change"""
+    changed: int  # events that pass before and after, with another value of any feature
+    moved: np.ndarray  # (features) events whose value changed
+    distance: np.ndarray  # (features) sum of the absolute changes
+    farthest: np.ndarray  # (features) largest absolute change
 
     def __add__(self, other: "Change") -> "Change":
         """Return the effect on both chunks."""
@@ -42,20 +37,14 @@ class Change:
 
 
 def compare(events: ak.Array) -> dict[str, Change]:
-    """Return the effect of every step on a chunk of events.
-
-    Parameters
-    ----------
-    events : (n,) records with the collections of `hepflow.schema.COLLECTIONS`
-    """
+    """Return the effect of every step on a chunk of events; for ``events`` see `columns`."""
     reference = compute_features(events, REFERENCE)
     before = _values(reference)
     changes = {}
     for name, step in STEPS.items():
         other = compute_features(events, step)
-        _, old, new = np.intersect1d(
-            reference.index, other.index, assume_unique=True, return_indices=True
-        )
+        kept = reference.index, other.index
+        _, old, new = np.intersect1d(*kept, assume_unique=True, return_indices=True)
         distance = np.abs(_values(other)[new] - before[old])
         moved = distance > 1e-6 * np.maximum(np.abs(before[old]), 1e-3)
         distance = np.where(moved, distance, 0.0)
@@ -72,10 +61,7 @@ def compare(events: ak.Array) -> dict[str, Change]:
 
 
 def _values(features: FeatureSet) -> np.ndarray:
-    """Return high-level features and means over the particles, (events, features).
-
-    Every event has its lepton, so no mean is over zero particles.
-    """
+    """Return high-level features and means over the particles (the lepton at least)."""
     if not len(features.index):
         return np.empty((0, len(FEATURES)))
     starts, counts = features.offsets[:-1], np.diff(features.offsets)[:, None]

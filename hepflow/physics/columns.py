@@ -77,15 +77,8 @@ class Columns(NamedTuple):
 def columns(events: ak.Array) -> Columns:
     """Return flat arrays of every collection.
 
-    Parameters
-    ----------
-    events : (n,) records with the collections of `hepflow.schema.COLLECTIONS`, each a list of
-        records
-
-    Raises
-    ------
-    DataError
-        A collection or a field is missing, or has missing values.
+    ``events`` are (n,) records with the collections of `hepflow.schema.COLLECTIONS`, each a list of
+    records; a missing collection, field or value raises a DataError.
     """
     return Columns(
         Tracks(*_flat(events, "EFlowTrack", "PT Eta Phi X Y Z Charge PID")),

@@ -8,8 +8,7 @@ from hepflow.errors import ConfigError
 class Definitions(NamedTuple):
     """Choices of the physics. All true: ``corrected``; all false: ``reference``, as of 2019.
 
-    The reference's choices are read from its published notebook and helper functions
-    (github.com/cerndb/SparkDLTrigger, 1-DataIngestion.ipynb and utilFunctions.py).
+    Source of the latter: 1-DataIngestion.ipynb and utilFunctions.py of cerndb/SparkDLTrigger.
     """
 
     wrap_phi: bool

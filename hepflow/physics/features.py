@@ -22,19 +22,15 @@ JET_ETA = 2.6
 _N_HLF, _N_PARTICLE = len(HLF), len(PARTICLE)
 _NAMES = [feature.name for feature in PARTICLE]
 _VERTEX, _ISOLATION, _CHARGE = (_NAMES.index(name) for name in ("vtxX", "ChPFIso", "Charge"))
-_FLAGS = tuple(
-    _NAMES.index(name) for name in ("isChHad", "isGamma", "isNeuHad", "isEle", "isMu")
-)  # columns by kind: TRACK, PHOTON, HADRON, electron, muon
+# Columns by kind: TRACK, PHOTON, HADRON, electron, muon
+_FLAGS = tuple(map(_NAMES.index, ("isChHad", "isGamma", "isNeuHad", "isEle", "isMu")))
 _RADIX_BITS = 8
 _RADIX = 1 << _RADIX_BITS
 
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Features of the events that pass, jagged, in the order of the chunk.
-
-    A user's own physics returns one too.
-    """
+    """Features of the events that pass, jagged, in order; a user's own physics returns one too."""
 
     hlf: np.ndarray
     """(kept, n_hlf) float32"""
@@ -71,9 +67,7 @@ def compute_features(events: ak.Array, definitions: str | Definitions = "correct
 def compute_columns(
     c: Columns, definitions: str | Definitions = "corrected", *, particles: bool = True
 ) -> FeatureSet:
-    """Do the same for flat arrays.
-
-    With a few events, `compute_features` spends most of its time on making these.
+    """Do the same for flat arrays, which take most of the time if the events are few.
 
     Without ``particles`` the same events have the same high-level features and no rows of
     particles, in a fraction of the time.
@@ -180,10 +174,7 @@ def _write_hlf(
 def _write_particles(
     rows: np.ndarray, k: int, n: int, lepton: Lepton, c: Columns, s: Scratch, d: Definitions
 ) -> tuple[int, bool]:
-    """Write the lepton and the ``n`` candidates in ``s``, ranked, from row ``k`` on.
-
-    Return the row after the last one, and whether all are finite.
-    """
+    """Write the lepton and the ranked candidates; return the next row, and if all are finite."""
     around_all(n, s, d.wrap_phi)
     place, flag = (lepton.pt, lepton.eta, lepton.phi), _FLAGS[3 if lepton.is_electron else 4]
     origin = (np.float32(0.0), np.float32(0.0), np.float32(0.0))
@@ -211,19 +202,11 @@ def _write_particles(
 
 @cached_njit()
 def _write_row(
-    rows: np.ndarray,
-    k: int,
-    place: Three,
-    vertex: Three,
-    isolation: Three,
-    flag: int,
-    charge: float,
+    rows: np.ndarray, k: int, at: Three, vertex: Three, isolation: Three, flag: int, charge: float
 ) -> bool:
-    """Write a particle at ``place`` (pT, eta, phi); return whether its features are finite."""
-    pt, eta, phi = place
-    energy, px, py, pz = momentum(pt, eta, phi)
-    rows[k, 0], rows[k, 1], rows[k, 2], rows[k, 3] = energy, px, py, pz
-    rows[k, 4], rows[k, 5], rows[k, 6] = pt, eta, phi
+    """Write a particle ``at`` (pT, eta, phi); return whether its features are finite."""
+    rows[k, 0], rows[k, 1], rows[k, 2], rows[k, 3] = momentum(at[0], at[1], at[2])
+    rows[k, 4], rows[k, 5], rows[k, 6] = at
     for axis in range(3):
         rows[k, _VERTEX + axis] = vertex[axis]
         rows[k, _ISOLATION + axis] = isolation[axis]
@@ -242,8 +225,7 @@ def _write_row(
 def _rank(n: int, lepton: Lepton, s: Scratch, cap_by_pt: bool) -> int:
     """Fill ``s.ranked`` with the candidates to list, by decreasing pT, and return how many.
 
-    The lepton's own tracks are left out. Ties keep the order of the scratch. The reference applies
-    the caps before the sort, so it keeps the first candidates in file order.
+    The lepton's own tracks are left out. The reference caps before it sorts, in file order.
     """
     n_ranked = 0
     for j in range(n):

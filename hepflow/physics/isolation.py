@@ -100,10 +100,7 @@ def scratch(room: int) -> Scratch:
 
 @cached_njit()
 def around(eta: float, phi: float, n: int, s: Scratch, d: Definitions) -> Three:
-    """Return the pT sums (GeV) of tracks, photons and neutral hadrons in the cone of a lepton.
-
-    Of the ``n`` candidates in ``s``, its own tracks count only without ``d.leave_self_out``.
-    """
+    """Return the pT sums (GeV) of tracks, photons and neutral hadrons in the cone of a lepton."""
     sums = np.zeros(N_KINDS)
     for j in range(n):
         d_eta = eta - s.eta[j]

@@ -24,18 +24,9 @@ tests/test_compatibility.py compares the features with those that this version h
 
 
 def load(name: str | None) -> Physics:
-    """Return the function that computes features.
+    """Return the function that computes features; hepflow's own by default.
 
-    Parameters
-    ----------
-    name : str or None
-        ``package.module:function``, on the Python path or in the working directory; None for
-        hepflow's own.
-
-    Raises
-    ------
-    ConfigError
-        There is no such module or function.
+    ``name`` is ``package.module:function``, on the Python path or in the working directory.
     """
     return compute_features if name is None else _resolve(name)[1]
 
@@ -51,10 +42,7 @@ def names(
 
 
 def identity(name: str | None) -> str:
-    """Return the name of the physics with its version, or the hash of a user's own source.
-
-    It is part of the provenance of stores, models and scores.
-    """
+    """Return the name of the physics with its version, or the hash of a user's own source."""
     if name is None:
         return f"hepflow.physics.features:compute@{VERSION}"
     source = inspect.getsource(_resolve(name)[0]).encode()
@@ -62,13 +50,7 @@ def identity(name: str | None) -> str:
 
 
 def check(made: FeatureSet, n_events: int, name: str) -> FeatureSet:
-    """Return a user's features if they keep the contract of docs/own-physics.md.
-
-    Raises
-    ------
-    DataError
-        They do not, with the reason.
-    """
+    """Return a user's features if they keep the contract of docs/own-physics.md, or raise."""
     kept, rows = len(made.index), len(made.particles)
     accounted = kept + sum(made.rejected.values())
     expected = {

@@ -57,11 +57,8 @@ def statuses(c: Columns, definitions: str | Definitions = "corrected") -> np.nda
 def isolations(events: ak.Array, definitions: str | Definitions = "corrected") -> ak.Array:
     """Return the isolation of every lepton, before any cut on it.
 
-    Returns
-    -------
-    (n,) records ``Electron`` and ``MuonTight``
-        Each (leptons) records ``charged``, ``gamma`` and ``neutral``: sum of pT in the lepton's
-        cone over its own pT.
+    The (n,) records have lists ``Electron`` and ``MuonTight`` of records ``charged``, ``gamma`` and
+    ``neutral``: sum of pT in the lepton's cone over its own pT.
     """
     c, d = columns(events), named(definitions)
     found = {}

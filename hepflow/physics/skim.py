@@ -9,10 +9,8 @@ import numpy as np
 
 LEPTON_PT = 23.0
 """Smallest pT of the trigger's electron or muon, GeV, strict (the reference's selection)."""
-TRACK_PT = 0.5
-"""Smallest pT of a track, GeV, strict."""
-NEUTRAL_ET = 1.0
-"""Smallest ET of a photon or a neutral hadron, GeV, strict."""
+TRACK_PT = 0.5  # smallest pT of a track, GeV, strict
+NEUTRAL_ET = 1.0  # smallest ET of a photon or a neutral hadron, GeV, strict
 SOFT = {
     "EFlowTrack": ("PT", TRACK_PT),
     "EFlowPhoton": ("ET", NEUTRAL_ET),
@@ -33,9 +31,7 @@ def has_lepton(events: ak.Array) -> np.ndarray:
 def drop_soft(events: ak.Array) -> ak.Array:
     """Return the events without the particles at or below the cuts of `SOFT`.
 
-    Parameters
-    ----------
-    events : (n,) records with one list of structs per collection, not necessarily all of `SOFT`
+    ``events`` are (n,) records with one list of structs per collection, not necessarily all.
     """
     columns = {name: events[name] for name in events.fields}
     for name, (field, threshold) in SOFT.items():

@@ -8,7 +8,7 @@ a file becomes an `Unreadable` with a reason; I/O errors stay OSErrors, as a ret
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -27,8 +27,7 @@ STEP_BYTES = 48 << 20
 """Uncompressed bytes of the wanted branches in memory at a time."""
 Wanted = Mapping[str, Mapping[str, str]]
 """Collection -> field -> type, as `hepflow.schema.COLLECTIONS`."""
-_SMALLEST = 403
-"""Bytes of an empty ROOT file."""
+_SMALLEST = 403  # bytes of an empty ROOT file
 _HOPELESS = {
     PermissionError: "permission denied",
     FileNotFoundError: "no such file",
@@ -44,12 +43,8 @@ class Unreadable(DataError):
 class DelphesFile:
     """An open file, local or at a URL, of which only the wanted collections and fields are read.
 
-    Raises
-    ------
-    Unreadable
-        The file is empty, not ROOT, truncated, or has no such tree.
-    OSError
-        The file system failed; a retry may help.
+    Opening raises `Unreadable` if the file is empty, not ROOT, truncated, or has no such tree, and
+    an OSError if the file system failed and a retry may help.
     """
 
     def __init__(
@@ -57,8 +52,18 @@ class DelphesFile:
     ) -> None:
         self.path, self.wanted = path, wanted
         with ExitStack() as stack:
-            self._file = _open(path, timeout_s, stack)
-            self._tree = _get_tree(self._file, tree, path)
+            with _explained(path, "not a ROOT file, or a damaged one"):
+                self._file, size = _open(path, timeout_s, stack)
+            if size < self._file.fEND:
+                raise Unreadable(f"truncated: {size:,} bytes of {self._file.fEND:,}")
+            with _explained(path, "damaged directory or tree"):
+                root = self._file.root_directory
+                names = root.keys(cycle=False)
+                if tree not in names:
+                    raise Unreadable(f"no tree {tree!r} (it has: {_some(names)})")
+                self._tree = root[tree]
+            if not isinstance(self._tree, uproot.TTree):
+                raise Unreadable(f"{tree!r} is a {root.classname_of(tree)}, not a TTree")
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -114,13 +119,9 @@ class DelphesFile:
     ) -> Iterator[tuple[int, int, ak.Array | Unreadable]]:
         """Read a range of entries in steps of bounded memory, and go on behind damaged baskets.
 
-        If start and stop are two of `boundaries`, each basket is decompressed once.
-
-        Yields
-        ------
-        (int, int, array or Unreadable)
-            First entry and the one past the last; records with one list of structs per collection,
-            or why the entries are lost.
+        Yields the first entry, the one past the last, and records with one list of structs per
+        collection, or why the entries are lost. If start and stop are two of `boundaries`, each
+        basket is decompressed once.
         """
         size = sum(self._tree[name].uncompressed_bytes for name in self._names)
         step = max(1, int(step_bytes * self.n_entries // max(size, 1)))
@@ -185,12 +186,7 @@ class DelphesFile:
 def read_delphes(path: Path | str, start: int = 0, stop: int | None = None) -> ak.Array:
     """Return events of a Delphes ROOT file, (n,) records with one list of structs per collection.
 
-    Parameters
-    ----------
-    path : Path or str
-        A file, or its URL.
-    start, stop : int
-        First entry, and the one after the last; default: all.
+    ``path`` may be a URL; ``stop`` is the entry after the last (default: all).
     """
     chunks = []
     with DelphesFile(str(path)) as file:
@@ -202,46 +198,31 @@ def read_delphes(path: Path | str, start: int = 0, stop: int | None = None) -> a
     return ak.concatenate(chunks)
 
 
-def _open(path: str, timeout_s: float, stack: ExitStack) -> uproot.ReadOnlyFile:
+@contextmanager
+def _explained(path: str, what: str) -> Iterator[None]:
+    """Raise any error of the block as an OSError if a retry may help, else as Unreadable."""
     try:
-        if is_remote(path):
-            set_timeout(path, timeout_s)
-            found, n_bytes = source(path, stack)
-            file = stack.enter_context(uproot.reading.ReadOnlyFile(found))
-            size = file.source.num_bytes if n_bytes is None else n_bytes
-        else:
-            # Our own handle: its errors have an errno, and if a file that is mapped to memory
-            # shrinks, the process is killed.
-            stream = stack.enter_context(io.FileIO(path))
-            size = os.fstat(stream.fileno()).st_size
-            if size < _SMALLEST or stream.read(4) != b"root":
-                raise Unreadable("not a ROOT file" if size else "an empty file")
-            file = stack.enter_context(uproot.reading.ReadOnlyFile(stream))
+        yield
     except Unreadable:
         raise
     except Exception as error:
-        reason = f"not a ROOT file, or a damaged one ({_brief(error)})"
-        raise _io_error(error, path) or Unreadable(reason) from error
-    if size < file.fEND:
-        raise Unreadable(f"truncated: {size:,} bytes of {file.fEND:,}")
-    return file
+        raise _io_error(error, path) or Unreadable(f"{what} ({_brief(error)})") from error
 
 
-def _get_tree(file: uproot.ReadOnlyFile, name: str, path: str) -> uproot.TTree:
-    try:
-        root = file.root_directory
-        names = root.keys(cycle=False)
-        if name not in names:
-            raise Unreadable(f"no tree {name!r} (it has: {_some(names)})")
-        tree = root[name]
-    except Unreadable:
-        raise
-    except Exception as error:
-        reason = f"damaged directory or tree ({_brief(error)})"
-        raise _io_error(error, path) or Unreadable(reason) from error
-    if not isinstance(tree, uproot.TTree):
-        raise Unreadable(f"{name!r} is a {root.classname_of(name)}, not a TTree")
-    return tree
+def _open(path: str, timeout_s: float, stack: ExitStack) -> tuple[uproot.ReadOnlyFile, int]:
+    """Return the file and its size."""
+    if is_remote(path):
+        set_timeout(path, timeout_s)
+        found, n_bytes = source(path, stack)
+        file = stack.enter_context(uproot.reading.ReadOnlyFile(found))
+        return file, file.source.num_bytes if n_bytes is None else n_bytes
+    # Our own handle: its errors have an errno, and if a file that is mapped to memory shrinks, the
+    # process is killed.
+    stream = stack.enter_context(io.FileIO(path))
+    size = os.fstat(stream.fileno()).st_size
+    if size < _SMALLEST or stream.read(4) != b"root":
+        raise Unreadable("not a ROOT file" if size else "an empty file")
+    return stack.enter_context(uproot.reading.ReadOnlyFile(stream)), size
 
 
 def _io_error(error: Exception, path: str) -> OSError | Unreadable | None:

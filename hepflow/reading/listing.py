@@ -23,21 +23,14 @@ _VERSIONS: tuple[str, ...] = ("mtime", "ETag", "etag", "checksum")
 _VERSIONS += ("LastModified", "Last-Modified", "last_modified", "created")
 """Keys under which file systems report a version; the first one present counts."""
 _ADVICE = "Give the folder of ROOT files with --input, or make some with `hepflow simulate`."
-Samples = Mapping[str, Sequence[str]]
-"""Class -> folders, files or globs below the input."""
+Samples = Mapping[str, Sequence[str]]  # class -> folders, files or globs below the input
 
 
 def list_files(root: str | Path, timeout_s: float = 60.0) -> list[SourceFile]:
     """Return the ROOT files below ``root`` (or ``root`` itself) by name, without a class.
 
-    Files and folders whose names start with ``.`` or ``_`` are left out.
-
-    Parameters
-    ----------
-    root : path or URL
-        Folder or file: local, or any fsspec URL such as root://, s3://, hdfs://, http://.
-    timeout_s : float
-        Seconds to wait for a remote server.
+    ``root`` is a path or any fsspec URL, such as root://, s3://, hdfs:// and http://. Files and
+    folders whose names start with ``.`` or ``_`` are left out.
     """
     system, top = _file_system(str(root), timeout_s)
     local = isinstance(system, LocalFileSystem)
@@ -91,13 +84,13 @@ def assign(
     root: str | Path,
     unmatched: Literal["refuse", "skip"] = "refuse",
 ) -> list[SourceFile]:
-    """Return the files with their classes.
+    """Return the files with their classes; ``root`` is the input, for messages.
 
     Raises
     ------
     DataError
         There is no file, a file of no class (unless ``unmatched`` is skip) or of two, a class
-        without files, or a pattern that matches none. ``root`` is the input, for the message.
+        without files, or a pattern that matches none.
     """
     assigned, left, files = [], [], list(files)
     if not files:
@@ -130,8 +123,7 @@ def _matches_any(name: str, patterns: Iterable[str]) -> bool:
     parts = PurePosixPath(name).parts
     for pattern in patterns:
         wanted = PurePosixPath(pattern).parts
-        pairs = zip(parts, wanted, strict=False)
-        if len(wanted) <= len(parts) and all(fnmatchcase(part, want) for part, want in pairs):
+        if len(wanted) <= len(parts) and all(map(fnmatchcase, parts, wanted)):
             return True
     return False
 

@@ -28,8 +28,7 @@ from hepflow.data.provenance import digest
 
 TASKS_WANTED = 24
 """Tasks of a small input, so that a few cores share it evenly and the progress bar moves."""
-SMALLEST_TASK = 4 << 20
-"""Bytes below which more tasks cost more than they gain."""
+SMALLEST_TASK = 4 << 20  # bytes below which more tasks cost more than they gain
 
 
 @dataclass(frozen=True, order=True)
@@ -37,14 +36,10 @@ class SourceFile:
     """A ROOT file in a listing."""
 
     class_name: str
-    name: str
-    """Path below the input, as in the ``file`` column."""
-    path: str
-    """Absolute path or URL."""
-    size: int
-    """bytes"""
-    version: str
-    """Modification time or ETag: changes when the content may have changed."""
+    name: str  # path below the input, as in the ``file`` column
+    path: str  # absolute path or URL
+    size: int  # bytes
+    version: str  # modification time or ETag: changes when the content may have changed
 
 
 @dataclass(frozen=True, order=True)
@@ -78,12 +73,10 @@ class EntryRange:
         return cls(SourceFile(**data["file"]), data["index"], data["count"])
 
     def bounds(self, boundaries: Sequence[int]) -> tuple[int, int]:
-        """Return the first entry, and the one past the last; both are boundaries.
+        """Return the first entry, and the one past the last; both are ``boundaries``.
 
-        Parameters
-        ----------
-        boundaries : (clusters + 1), increasing from 0
-            Entries at which the baskets of all branches start; the last is the number of entries.
+        Those are (clusters + 1) increasing entries at which the baskets of all branches start,
+        from 0 to the number of entries.
         """
         edges = np.asarray(boundaries, dtype=np.int64)
         owner = edges[:-1] * self.count // max(int(edges[-1]), 1)
@@ -92,16 +85,12 @@ class EntryRange:
 
 
 def plan(files: Iterable[SourceFile], target_bytes: int) -> list[EntryRange]:
-    """Return every entry range of every file, in a fixed order.
-
-    How many a file has depends on its size alone.
-    """
-    return [
-        EntryRange(file, index, count)
-        for file in sorted(files)
-        for count in [max(1, -(-file.size // target_bytes))]
-        for index in range(count)
-    ]
+    """Return every entry range of every file in a fixed order; how many depends on sizes alone."""
+    ranges = []
+    for file in sorted(files):
+        count = max(1, -(-file.size // target_bytes))
+        ranges += [EntryRange(file, index, count) for index in range(count)]
+    return ranges
 
 
 def pack(ranges: Sequence[EntryRange], target_bytes: int) -> list[tuple[EntryRange, ...]]:

@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from time import perf_counter, sleep
 
 import awkward as ak
+import numpy as np
+import pyarrow as pa
 
+from hepflow.data.identity import event_ids
 from hepflow.reading.delphes import DelphesFile, Unreadable, Wanted
 from hepflow.reading.ranges import EntryRange
 from hepflow.reading.record import RangeRecord
@@ -47,19 +50,12 @@ class Chunk:
 class RangeReader:
     """Reads the wanted collections of an entry range; its attributes then describe the file."""
 
-    uuid: bytes | None = None
-    """Identity of the file; None if it could not be opened."""
-    n_entries: int | None = None
-    """Entries of the whole file; None if it could not be opened."""
-    start = 0
-    stop = 0
-    bytes_read = 0
-    unreadable = ""
-    """Why the entries could not be counted; empty if all are accounted for."""
-    transient = False
-    """Whether the file system lost entries; another run may succeed."""
-    filled: tuple[str, ...] = ()
-    """Optional fields that the file does not have."""
+    uuid: bytes | None = None  # identity of the file; None if it could not be opened
+    n_entries: int | None = None  # of the whole file; None if it could not be opened
+    start = stop = bytes_read = 0
+    unreadable = ""  # why the entries could not be counted; empty if all are accounted for
+    transient = False  # whether the file system lost entries; another run may succeed
+    filled: tuple[str, ...] = ()  # optional fields that the file does not have
 
     def __init__(
         self, entries: EntryRange, wanted: Wanted = COLLECTIONS, access: Access | None = None
@@ -85,6 +81,14 @@ class RangeReader:
                 self.transient = True
                 yield from self._give_up(f"{reason}, {attempt + 1} times")
             return
+
+    def identity(self, chunk: Chunk) -> dict[str, pa.Array]:
+        """Return event_id, file and entry of the events of the latest chunk."""
+        assert self.uuid is not None
+        entries = np.arange(chunk.start, chunk.stop, dtype=np.int64)
+        files = pa.repeat(self.range.file.name, len(entries))
+        ids = pa.array(event_ids(self.uuid, entries))
+        return {"event_id": ids, "file": files, "entry": pa.array(entries)}
 
     def record(self, n_out: int, rejected: Counter[str], lost: Counter[str]) -> RangeRecord:
         """Return the fate of the entries: how many passed, were rejected and lost, by reason."""

@@ -1,17 +1,25 @@
-"""The fate of the entries of one entry range, as ingest and score record it.
+"""The fate of entries, as ingest and score record and judge it.
 
 As JSON, ``range`` is the key ``split`` and ``n_out`` is ``kept``: names of earlier versions.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 from hepflow.data.ledger import Ledger, Lost
+from hepflow.data.output import MARKER
+from hepflow.errors import DataError
 from hepflow.reading.ranges import EntryRange
+from hepflow.system.terminal import counted
+
+log = logging.getLogger(__name__)
 
 WORKER_DIED = "the worker died whenever it read this file"
 """Reason of a loss; others are in `hepflow.physics.skim` and `hepflow.reading.delphes`."""
+_NAMED = 20  # bad files on the screen; the marker of the output names all
 
 
 @dataclass(frozen=True)
@@ -19,22 +27,17 @@ class RangeRecord:
     """Fate of every entry: ``stop - start == n_out + rejected + lost``."""
 
     range: EntryRange
-    uuid: str | None = None
-    """Hexadecimal identity of the file; None if it could not be opened."""
-    n_entries: int | None = None
-    """Entries of the whole file; None if it could not be opened."""
+    uuid: str | None = None  # hexadecimal identity of the file; None if it could not be opened
+    n_entries: int | None = None  # of the whole file; None if it could not be opened
     start: int = 0
     stop: int = 0
-    n_out: int = 0
-    """Entries that passed."""
-    rejected: Mapping[str, int] = field(default_factory=dict)
-    """Cut -> entries."""
+    n_out: int = 0  # entries that passed
+    rejected: Mapping[str, int] = field(default_factory=dict)  # cut -> entries
     lost: Mapping[str, int | None] = field(default_factory=dict)
     """Reason -> entries; None if their number is not known."""
     transient: bool = False
     """Whether a dying worker or file system lost entries, and not the file: another run retries."""
-    filled: tuple[str, ...] = ()
-    """Optional fields that the file does not have."""
+    filled: tuple[str, ...] = ()  # optional fields that the file does not have
     bytes_read: int = 0
     seconds: float = 0.0
 
@@ -54,3 +57,43 @@ class RangeRecord:
         """Return the record of `to_dict`."""
         rest = {**data, "filled": tuple(data["filled"])}
         return cls(EntryRange.from_dict(rest.pop("split")), n_out=rest.pop("kept"), **rest)
+
+
+def describe(lost: Sequence[Lost]) -> str:
+    """Return the losses of one file or message as text."""
+    n_lost = counted(sum(item.events or 0 for item in lost), "event")
+    if any(item.events is None for item in lost):
+        n_lost = "an unknown number of events"
+    return f"{lost[0].file}, {n_lost} lost: {_reasons(lost)}"
+
+
+def _reasons(lost: Sequence[Lost]) -> str:
+    return "; ".join(dict.fromkeys(item.reason for item in lost))  # the same one for many ranges
+
+
+def judge(lost: Iterable[Lost], n_files: int | None, allowed: int, output: Path) -> None:
+    """Log the files (of ``n_files``; None: the messages) that lost events.
+
+    Raises
+    ------
+    DataError
+        They are more than ``allowed``. All work is done by now.
+    """
+    by_file: dict[str, list[Lost]] = {}
+    for item in lost:
+        by_file.setdefault(item.file, []).append(item)
+    bad = list(by_file.values())
+    for items in bad[:_NAMED]:
+        log.warning("quarantined %s", describe(items))
+    if len(bad) > _NAMED:
+        log.warning("... and %d more, see %s", len(bad) - _NAMED, output / MARKER)
+    if len(bad) > allowed:
+        what, advice = counted(len(bad), "message"), "Allow"
+        if n_files is not None:
+            what = f"{len(bad)} of {counted(n_files, 'file')}"
+            advice = "Repair them and run again, or allow"
+        first = f"the first, {bad[0][0].file}: {_reasons(bad[0])}"
+        raise DataError(
+            f"{output}: {what} lost events ({first}), {allowed} allowed; the rest is done. "
+            f"{advice} it with --max-lost-files {len(bad)}."
+        )

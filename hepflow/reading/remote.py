@@ -8,8 +8,7 @@ from typing import Any
 
 import fsspec
 
-_AIOHTTP = import_module("aiohttp") if find_spec("aiohttp") else None
-"""None: files cannot be read over HTTP."""
+_AIOHTTP = import_module("aiohttp") if find_spec("aiohttp") else None  # needed to read over HTTP
 _CONFIGURED = {protocol: dict(options) for protocol, options in fsspec.config.conf.items()}
 _FOREIGN = {"aiohttp", "botocore"}
 """Packages whose errors come from the network, though not all of them are OSErrors."""
@@ -40,10 +39,10 @@ def set_timeout(url: str, timeout_s: float) -> None:
 
 
 def source(url: str, stack: ExitStack) -> tuple[Any, int | None]:
-    """Return the argument for uproot, and the size in bytes if uproot cannot find it.
+    """Return the URL for uproot, if fsspec reads many ranges at once.
 
-    That is the URL, where fsspec reads many ranges at once; else (hdfs://) a stream that the stack
-    closes, as range reads of pyarrow's file systems fail at byte 0.
+    Else (hdfs://) return a stream that the stack closes, as range reads of pyarrow's file systems
+    fail at byte 0, and its size in bytes.
     """
     system, path = fsspec.core.url_to_fs(url)
     if system.async_impl:
