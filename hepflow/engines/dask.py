@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import TypeVar
 
 import dask
@@ -55,10 +57,12 @@ SETTINGS = {
 
 
 @contextlib.contextmanager
-def dask_client(config: ClusterConfig, n_tasks: int) -> Iterator[Client]:
-    """Yield a client of the configured cluster, no larger than the number of tasks.
+def dask_client(
+    config: ClusterConfig, n_tasks: int, module: Path | None = None
+) -> Iterator[Client]:
+    """Yield a client of the configured cluster, which ends with the context unless it ran before.
 
-    The cluster ends with the context, unless it was running before.
+    It is no larger than the number of tasks. Its workers get a copy of ``module``.
     """
     nanny = logging.getLogger("distributed.nanny")
     for name in (*_CHATTY, nanny.name):  # they report every connection
@@ -76,6 +80,8 @@ def dask_client(config: ClusterConfig, n_tasks: int) -> Iterator[Client]:
             stack.enter_context(performance_report(filename=str(config.performance_report)))
         # At the end, connections close; their errors concern nobody.
         stack.callback(lambda: _set_levels(dict.fromkeys(_chatty(), logging.CRITICAL)))
+        if module is not None:
+            client.upload_file(str(module))
         try:
             yield client
         except KilledWorker as error:
@@ -101,16 +107,9 @@ def watch(
 ) -> Iterator[Result]:
     """Run ``task`` on each item in a worker, and yield the results as they finish, with a bar.
 
-    Parameters
-    ----------
-    unit : str
-        What an item is, in the plural.
-    n_events : callable, optional
-        Events of a result: the bar shows their rate.
-    failed : callable, optional
-        Result for an item whose task killed its workers; without it `KilledWorker` is raised.
-    retries : int
-        Further attempts if the task raises an error.
+    The bar counts items by their ``unit``, and shows the rate of ``n_events`` of the results.
+    ``failed`` gives the result of an item that killed its workers; without it `KilledWorker` is
+    raised. A task that raises an error is run up to ``retries`` times more.
     """
     futures = dict(zip(client.map(task, items, pure=False, retries=retries), items, strict=True))
     total, started = 0, time.perf_counter()
@@ -196,13 +195,17 @@ def _local(config: ClusterConfig, n_tasks: int) -> Cluster:
 
 
 def _slurm(config: ClusterConfig, n_tasks: int) -> Cluster:
-    slurm = config.slurm
+    if shutil.which("sbatch") is None:
+        raise ConfigError(
+            "cluster.kind slurm: sbatch not found. Run on a machine that submits jobs, or use kind "
+            "local or address."
+        )
+    slurm, memory = config.slurm, worker_memory(config, n_tasks) or 0
     # A worker leaves before Slurm ends it; the stagger keeps workers from leaving all at once.
     walltime = walltime_seconds(slurm.walltime)
     margin = min(300, max(30, walltime // 10))
     lifetime = ["--lifetime", f"{walltime - margin}s", "--lifetime-stagger", f"{margin // 3}s"]
     settings = f"export DASK_INTERNAL_INHERIT_CONFIG={dask.config.serialize(SETTINGS)}"
-    memory = worker_memory(config, n_tasks) or 0
     cluster = SLURMCluster(
         queue=slurm.partition,
         account=slurm.account,
@@ -216,11 +219,14 @@ def _slurm(config: ClusterConfig, n_tasks: int) -> Cluster:
         worker_extra_args=lifetime,
         scheduler_options={"dashboard_address": config.dashboard_address},
     )
-    try:
-        _test_submission(cluster.job_script())
-    except ConfigError:
+    # Ask Slurm first: Dask would wait indefinitely for jobs that it rejects.
+    asked = ["sbatch", "--test-only"]
+    script = cluster.job_script()
+    answer = subprocess.run(asked, input=script, capture_output=True, text=True, check=False)
+    if answer.returncode:
         cluster.close()
-        raise
+        reason = " ".join(answer.stderr.split())
+        raise ConfigError(f"cluster.slurm: Slurm rejects the jobs: {reason}")
     most = min(slurm.max_jobs, -(-n_tasks // slurm.workers_per_job))
     cluster.adapt(minimum_jobs=min(slurm.min_jobs, most), maximum_jobs=most)
     return cluster
@@ -231,33 +237,14 @@ def walltime_seconds(walltime: str) -> int:
     days, dash, clock = walltime.rpartition("-")
     fields = clock.split(":")
     if len(fields) > 3 or not all(field.isdecimal() for field in (*fields, *[days] * len(dash))):
-        raise ConfigError(
-            "cluster.slurm.walltime must be minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S, "
-            f"got {walltime!r}"
-        )
+        forms = "minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S"
+        raise ConfigError(f"cluster.slurm.walltime must be {forms}, got {walltime!r}")
     units = (3600, 60, 1) if dash or len(fields) == 3 else (60, 1)
     seconds = sum(int(field) * unit for field, unit in zip(fields, units, strict=False))
     seconds += int(days or 0) * 86400
     if seconds < 60:
         raise ConfigError(f"cluster.slurm.walltime must be at least a minute, got {walltime!r}")
     return seconds
-
-
-def _test_submission(job_script: str) -> None:
-    """Ask Slurm whether it accepts a job: Dask would wait indefinitely for a rejected one."""
-    command = ["sbatch", "--test-only"]
-    try:
-        answer = subprocess.run(
-            command, input=job_script, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError as error:
-        raise ConfigError(
-            "cluster.kind slurm: sbatch not found. Run on a machine that submits jobs, or use kind "
-            "local or address."
-        ) from error
-    if answer.returncode:
-        reason = " ".join(answer.stderr.split())
-        raise ConfigError(f"cluster.slurm: Slurm rejects the jobs: {reason}")
 
 
 def _client_at(address: str) -> Client:

@@ -13,12 +13,9 @@ from threading import Thread
 
 from hepflow.errors import MissingDependency
 
-JAVA = 17
-"""Oldest Java that Spark 4 runs on."""
-_IGNORED = b"WARNING: Using incubator modules"
-"""Java's warning about a module that Spark itself requests."""
-_LAST_S = 2.0
-"""Seconds to wait for the last lines."""
+JAVA = 17  # oldest Java that Spark 4 runs on
+_IGNORED = b"WARNING: Using incubator modules"  # about a module that Spark itself requests
+_LAST_S = 2.0  # seconds to wait for the last lines
 
 
 def java_home() -> Path:
@@ -42,10 +39,9 @@ def java_home() -> Path:
 
 
 def _version(java: Path) -> int:
+    command = [str(java), "-version"]
     try:
-        done = subprocess.run(
-            [java, "-version"], capture_output=True, text=True, timeout=60, check=True
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
         return 0
     match = re.search(r'version "(?:1\.)?(\d+)', done.stderr + done.stdout)

@@ -42,10 +42,9 @@ _LOG4J = Path(__file__).with_name("log4j2.properties")
 
 @contextmanager
 def spark_session(config: SparkConfig, name: str) -> Iterator[SparkSession]:
-    """Yield the process's Spark session.
+    """Yield the process's Spark session; one that is created here is stopped at the end.
 
-    A session that is created here is stopped at the end; an error in the block fails the
-    application. A Spark that does not start, or whose Java dies, gives a HepflowError in one line.
+    A Spark that does not start, or whose Java dies, gives a HepflowError in one line.
     """
     if SparkContext._active_spark_context is not None:  # noqa: SLF001 - "active" is per thread
         yield SparkSession.active()
@@ -54,10 +53,12 @@ def spark_session(config: SparkConfig, name: str) -> Iterator[SparkSession]:
     try:
         yield spark
     except Exception as error:
-        if isinstance(error, (Py4JError, OSError)) and _java_has_ended():
-            raise HepflowError(
-                "Spark's Java process died (out of memory?). Run the same command again."
-            ) from error
+        java = _java() if isinstance(error, (Py4JError, OSError)) else None
+        with suppress(subprocess.TimeoutExpired):
+            if java is not None and java.wait(GRACE_S) is not None:
+                raise HepflowError(
+                    "Spark's Java process died (out of memory?). Run the same command again."
+                ) from error
         with suppress(Py4JError, OSError):
             # Only Java's stop takes a status, without which YARN reports a success.
             spark.sparkContext._jsc.sc().stop(1)  # noqa: SLF001
@@ -70,10 +71,7 @@ def spark_session(config: SparkConfig, name: str) -> Iterator[SparkSession]:
 def interruptible(
     context: SparkContext, job: Callable[[], T], meanwhile: Callable[[], object] = lambda: None
 ) -> T:
-    """Run a job and return its result; cancel it if this thread is interrupted.
-
-    ``meanwhile`` is called repeatedly until the job ends.
-    """
+    """Run a job, and ``meanwhile`` repeatedly, and return its result; an interrupt cancels it."""
     return _in_thread(job, lambda _: context.cancelAllJobs(), meanwhile)
 
 
@@ -103,14 +101,6 @@ def _end_java(waiting: Future[T]) -> None:
         time.sleep(POLL_S)
 
 
-def _java_has_ended() -> bool:
-    java = _java()
-    if java is not None:
-        with suppress(subprocess.TimeoutExpired):
-            java.wait(GRACE_S)
-    return java is not None and java.returncode is not None
-
-
 def _java() -> "subprocess.Popen[bytes] | None":
     """Return the Java process that pyspark started; None if spark-submit started both."""
     return getattr(SparkContext._gateway, "proc", None)  # noqa: SLF001 - there is no public way
@@ -137,20 +127,12 @@ def in_cluster_mode() -> bool:
 
 
 def check_paths(paths: Mapping[str, Path | str]) -> None:
-    """Refuse relative paths (option -> value) in cluster mode.
-
-    They start in the driver's container, which other nodes cannot see and which is deleted.
-    """
-    relative = [
-        f"--{option} {path}"
-        for option, path in paths.items()
-        if "://" not in str(path) and not Path(path).is_absolute()
-    ]
+    """Refuse paths (by option) relative to the driver's container: other nodes cannot see it."""
+    local = [(option, path) for option, path in paths.items() if "://" not in str(path)]
+    relative = ", ".join(f"--{name} {path}" for name, path in local if not Path(path).is_absolute())
     if relative and in_cluster_mode():
-        raise ConfigError(
-            f"{', '.join(relative)}: in cluster mode paths must be absolute, and on a file system "
-            "that all nodes share."
-        )
+        where = "must be absolute, and on a file system that all nodes share"
+        raise ConfigError(f"{relative}: in cluster mode paths {where}.")
 
 
 def is_local(master: str) -> bool:
@@ -160,7 +142,18 @@ def is_local(master: str) -> bool:
 
 def _start(config: SparkConfig, name: str) -> SparkSession:
     submitted = started_by_submit()
-    _check_site(config, submitted)
+    has_hadoop = {"HADOOP_CONF_DIR", "YARN_CONF_DIR"} & {*os.environ}
+    if config.master == "yarn" and not submitted and not has_hadoop:
+        raise HepflowError(
+            "spark.master yarn: HADOOP_CONF_DIR is not set. Set it to the folder with the "
+            "cluster's core-site.xml and yarn-site.xml."
+        )
+    keytab = config.conf.get("spark.kerberos.keytab", "")
+    if keytab and ":" not in keytab and not Path(keytab).is_file():
+        raise HepflowError(
+            f"spark.kerberos.keytab: no file {keytab}. Ask your site for a keytab, or leave it out "
+            "and run kinit."
+        )
     if not submitted:
         os.environ["JAVA_HOME"] = str(java_home())
         if is_local(config.master):
@@ -189,21 +182,6 @@ def _start(config: SparkConfig, name: str) -> SparkSession:
     context._accumulatorServer.handle_error = lambda *_: None  # noqa: SLF001 - it ends with Java
     log.info("Spark %s on %s, UI at %s", spark.version, context.master, context.uiWebUrl)
     return spark
-
-
-def _check_site(config: SparkConfig, submitted: bool) -> None:
-    has_hadoop = {"HADOOP_CONF_DIR", "YARN_CONF_DIR"} & {*os.environ}
-    if config.master == "yarn" and not submitted and not has_hadoop:
-        raise HepflowError(
-            "spark.master yarn: HADOOP_CONF_DIR is not set. Set it to the folder with the "
-            "cluster's core-site.xml and yarn-site.xml."
-        )
-    keytab = config.conf.get("spark.kerberos.keytab", "")
-    if keytab and ":" not in keytab and not Path(keytab).is_file():
-        raise HepflowError(
-            f"spark.kerberos.keytab: no file {keytab}. Ask your site for a keytab, or leave it out "
-            "and run kinit."
-        )
 
 
 def _create(conf: SparkConf, output: JavaOutput) -> SparkSession:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -41,14 +42,19 @@ class Layout:
     hlf: str
     label: str
     particles: str | None
-    scaled: bool
-    """Whether the values were scaled, so that they have no units."""
+    scaled: bool  # whether the values were scaled, so that they have no units
 
 
 _LAYOUTS = (
     Layout("HLF_input", "encoded_label", "GRU_input", scaled=True),
     Layout("hfeatures", "label", "lfeatures", scaled=False),
 )
+
+
+class _Part(NamedTuple):
+    name: str
+    event_id: np.ndarray
+    rows: pa.RecordBatch
 
 
 def run(config: ImportConfig) -> None:
@@ -73,21 +79,20 @@ def run(config: ImportConfig) -> None:
         store = EventStore.create(config.output, spec)
         done = store.done()
         for split, path in sources:
-            for name, event_id, batch in _batches(split, path, config.rows_per_part):
-                if name not in done:
-                    _import_batch(store, layout, name, event_id, batch, split, config)
-                progress.advance(len(batch))
+            for part in _parts(split, path, config.rows_per_part):
+                if part.name not in done:
+                    _import_part(store, layout, part, split, config)
+                progress.advance(len(part.rows))
         ledger = store.finalise()
     log.info("wrote %s: %s; %s", config.output, store.summary(), ledger.summary())
 
 
 def _files(path: Path) -> list[Path]:
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-    files = [file for file in files if file.is_file() and not file.name.startswith(("_", "."))]
-    if not files:
-        advice = "Download one of the datasets (see docs/import-cern.md)"
-        raise DataError(f"{path}: no Parquet files here. {advice}.")
-    return files
+    if files := [file for file in files if file.is_file() and file.name[0] not in "_."]:
+        return files
+    advice = "Download one of the datasets (see docs/import-cern.md)"
+    raise DataError(f"{path}: no Parquet files here. {advice}.")
 
 
 def _layout(path: Path) -> Layout:
@@ -109,57 +114,44 @@ def _spec(config: ImportConfig, layout: Layout, sources: list[tuple[str, Path]])
         for fs in (HLF, PARTICLE)
     )
     inputs = digest([(split, fingerprint(path)) for split, path in sources])
-    settings = digest(config.classes, config.val_fraction, config.rows_per_part)
+    key = digest(inputs, digest(config.classes, config.val_fraction, config.rows_per_part))
+    physics = f"SparkDLTrigger, columns {layout.hlf} and {layout.particles or 'no particles'}"
     return StoreSpec(
-        config.classes,
-        hlf,
-        particles,
-        "reference",
-        digest(inputs, settings),
-        physics=f"SparkDLTrigger, columns {layout.hlf} and {layout.particles or 'no particles'}",
-        input=inputs,
+        config.classes, hlf, particles, "reference", key, physics=physics, input=inputs
     )
 
 
-def _batches(
-    split: str, path: Path, n_rows: int
-) -> Iterator[tuple[str, np.ndarray, pa.RecordBatch]]:
-    """Yield names of parts, event_ids and rows of a file.
-
-    The published files have no event numbers, so an event is identified by split, file and row.
-    """
+def _parts(split: str, path: Path, n_rows: int) -> Iterator[_Part]:
+    """Yield parts of a file: an event has no number there, so split, file and row identify it."""
     mark, first = fingerprint(path), 0
     stem, identity = path.stem.split(".")[0], f"{split}/{path.name} {mark}".encode()
     with pq.ParquetFile(path) as file:
         for number, batch in enumerate(file.iter_batches(n_rows)):
             event_id = event_ids(identity, np.arange(first, first + len(batch)))
-            yield f"{split}--{stem}-{mark}--{number:05d}", event_id, batch
+            yield _Part(f"{split}--{stem}-{mark}--{number:05d}", event_id, batch)
             first += len(batch)
 
 
-def _import_batch(
-    store: EventStore,
-    layout: Layout,
-    name: str,
-    event_id: np.ndarray,
-    batch: pa.RecordBatch,
-    split: str,
-    config: ImportConfig,
+def _import_part(
+    store: EventStore, layout: Layout, part: _Part, split: str, config: ImportConfig
 ) -> None:
-    n = len(batch)
-    hlf = _matrix(batch, layout.hlf, len(HLF))
-    label = _labels(batch, layout.label, len(config.classes))
+    rows, n = part.rows, len(part.rows)
+    hlf = _matrix(rows, layout.hlf, len(HLF))
+    label = _labels(rows, layout.label, len(config.classes))
     if layout.particles is None:
         particles, counts = np.empty((0, len(PARTICLE)), np.float32), np.zeros(n, np.int64)
     else:
-        padded = _matrix(batch, layout.particles, MAX_PARTICLES * len(PARTICLE))
-        particles, counts = without_padding(padded.reshape(n, MAX_PARTICLES, len(PARTICLE)))
+        padded = _matrix(rows, layout.particles, MAX_PARTICLES * len(PARTICLE))
+        padded = padded.reshape(n, MAX_PARTICLES, len(PARTICLE))
+        # A particle has a flag of its kind above 0, standardised or not; padding has none.
+        real = (padded[:, :, _KINDS] > 0).any(axis=2)
+        particles, counts = padded[real], real.sum(axis=1)
     offsets = np.concatenate([[0], np.cumsum(counts)])
     finite = np.isfinite(hlf).all(axis=1)
     finite[np.repeat(np.arange(n), counts)[~np.isfinite(particles).all(axis=1)]] = False
     labelled = (label >= 0) & (label < len(config.classes))
     good = finite & labelled
-    block = EventBlock(hlf, particles, offsets, label.astype(np.int8), event_id)
+    block = EventBlock(hlf, particles, offsets, label.astype(np.int8), part.event_id)
     block = block if good.all() else block[good]
     place = np.full(len(block), SPLITS.index(split))
     if split == "train":
@@ -168,22 +160,7 @@ def _import_batch(
     blocks = by_split_and_class(block, place, SPLITS, config.classes)
     rejected = {_NO_LABEL: int((~labelled).sum()), _NOT_FINITE: int((labelled & ~finite).sum())}
     counted = {reason: count for reason, count in rejected.items() if count}
-    store.write_part(name, blocks, Ledger(n, len(block), counted))
-
-
-def without_padding(particles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the particles of all events, (particles, 19), and their number per event, (n).
-
-    A particle has one of its five kinds set, which is above 0 whether standardised or not; padding
-    has none.
-
-    Parameters
-    ----------
-    particles : (n, 801, 19)
-        Padded with zeros, or with standardised zeros.
-    """
-    real = (particles[:, :, _KINDS] > 0).any(axis=2)
-    return particles[real], real.sum(axis=1)
+    store.write_part(part.name, blocks, Ledger(n, len(block), counted))
 
 
 def _matrix(batch: pa.RecordBatch, name: str, width: int) -> np.ndarray:

@@ -2,10 +2,11 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
+from pathlib import Path
 
 import awkward as ak
 import numpy as np
@@ -28,14 +29,11 @@ from hepflow.system.terminal import counted, show, table
 
 log = logging.getLogger(__name__)
 
+# Settings that all parts of a store have in common
 _SETTINGS = ("classes", "definitions", "physics", "splits", "keep_bits")
-"""Settings that all parts of a store have in common."""
-_INTERPRETER_BYTES = 470_000_000
-"""Memory of a worker with its libraries, and of a task without events."""
-_BYTES_PER_BYTE = 10
-"""Peak memory of a task per byte of uncompressed Parquet: events, features, and features by class.
-
-Both are measured by benchmarks/scale.py, and compared with the real peak after every run."""
+# Measured by benchmarks/scale.py, and compared with the real peak after every run
+_INTERPRETER_BYTES = 470_000_000  # of a worker with its libraries, without events
+_BYTES_PER_BYTE = 10  # peak of a task per byte of uncompressed Parquet: events and features
 
 
 def run(config: FeaturesConfig) -> None:
@@ -47,7 +45,7 @@ def run(config: FeaturesConfig) -> None:
     spec = _spec(config, dataset)
     path = config.output
     with locks.exclusive(path):
-        if (store := _up_to_date(config, spec, dataset)) is not None:
+        if (store := _up_to_date(path, spec, dataset)) is not None:
             log.info("%s is up to date: %s", path, store.summary())
             _warn_of_empty_classes(store)
             return
@@ -56,11 +54,9 @@ def run(config: FeaturesConfig) -> None:
         store = EventStore.create(path, spec, keep=True)
         if missing := _missing(store, dataset):
             _make_parts(config, store, missing)
-        ledger = store.ledger()
-        if ledger.n_in != dataset.ledger.n_out:
-            raise AssertionError(
-                f"features counted {ledger.n_in} events, ingest {dataset.ledger.n_out}"
-            )
+        ledger, n_in = store.ledger(), dataset.ledger.n_out
+        if ledger.n_in != n_in:
+            raise AssertionError(f"features counted {ledger.n_in} events, ingest {n_in}")
         if ledger.n_out == 0:
             what = f"no event passes the trigger ({ledger.summary()})"
             raise DataError(f"{dataset.path}: {what}. Is it the right input, with units of GeV?")
@@ -91,42 +87,37 @@ def _compare(config: FeaturesConfig, dataset: EventsDataset) -> None:
         for found in dask.watch(client, compare_fragment, fragments, "comparing", "fragments"):
             for name, change in found.items():
                 changes[name] = changes[name] + change if name in changes else change
-    show(*comparison_tables(changes))
-    log.info(
-        "compared the definitions on %s that pass by the reference ones; nothing was written",
-        counted(changes["all together"].n_before, "event"),
-    )
+    show(*_tables(changes))
+    n_events = counted(changes["all together"].n_before, "event")
+    message = "compared the definitions on %s that pass by the reference ones; nothing was written"
+    log.info(message, n_events)
 
 
-def compare_definitions(events: ak.Array) -> tuple[Table, ...]:
+def compare_definitions(events: ak.Array) -> tuple[Table, Table]:
     """Return, for a notebook, what each difference between the definitions does to the events."""
-    return tuple(comparison_tables(compare(events)))
+    return _tables(compare(events))
 
 
-def comparison_tables(changes: Mapping[str, Change]) -> Iterable[Table]:
+def _tables(changes: Mapping[str, Change]) -> tuple[Table, Table]:
     """Return two tables: a row per difference, and a row per feature that a difference moves."""
     counts, moves = [], []
     for name, change in changes.items():
-        fraction = change.changed / max(change.n_before, 1)
-        changed = f"{change.changed:,} ({fraction:.1%})"
+        changed = f"{change.changed:,} ({change.changed / max(change.n_before, 1):.1%})"
         counts.append((name, f"{change.gained:,}", f"{change.lost:,}", changed))
         for i in np.flatnonzero(change.moved):
             n, farthest = int(change.moved[i]), f"{change.farthest[i]:.3g}"
-            mean = f"{change.distance[i] / n:.3g}"
-            moves.append((name, FEATURES[i], f"{n:,}", mean, farthest))
+            moves.append((name, FEATURES[i], f"{n:,}", f"{change.distance[i] / n:.3g}", farthest))
     head = ["reference -> corrected, one at a time", "gained", "lost", "changed"]
-    yield table(head, counts, "events that pass by the reference definitions")
+    first = table(head, counts, "events that pass by the reference definitions")
     head = ["difference", "feature", "events moved", "mean distance", "farthest"]
-    yield table(head, moves, "how far the features of those events move")
+    return first, table(head, moves, "how far the features of those events move")
 
 
 def _spec(config: FeaturesConfig, dataset: EventsDataset) -> StoreSpec:
-    hlf, particles = own.names(config.physics, config.definitions, empty_events())
     spec = StoreSpec(
-        classes=dataset.classes,
-        hlf=hlf,
-        particles=particles,
-        definitions=config.definitions,
+        dataset.classes,
+        *own.names(config.physics, config.definitions, empty_events()),
+        config.definitions,
         provenance="",
         splits={name: config.splits[name] for name in SPLITS},
         physics=own.identity(config.physics),
@@ -137,12 +128,10 @@ def _spec(config: FeaturesConfig, dataset: EventsDataset) -> StoreSpec:
     return replace(spec, provenance=digest(spec.settings, dataset.provenance, sources))
 
 
-def _up_to_date(
-    config: FeaturesConfig, spec: StoreSpec, dataset: EventsDataset
-) -> EventStore | None:
+def _up_to_date(path: Path, spec: StoreSpec, dataset: EventsDataset) -> EventStore | None:
     """Return the store, if it is finished, of these events and settings, and has all its parts."""
     try:
-        store = EventStore.open(config.output)
+        store = EventStore.open(path)
     except DataError:
         return None
     complete = store.done() == {fragment.name for fragment in dataset.fragments}
@@ -153,13 +142,11 @@ def _missing(store: EventStore, dataset: EventsDataset) -> list[Fragment]:
     """Discard the parts of fragments that changed, and return the fragments without a part."""
     wanted = {fragment.name: fragment.fingerprint for fragment in dataset.fragments}
     present = store.sources()
-    stale = [name for name, source in present.items() if wanted.get(name) != source]
-    if stale:
+    if stale := [name for name, source in present.items() if wanted.get(name) != source]:
         parts = counted(len(stale), "part")
         log.info("removed %s, made from events that have changed or are no longer there", parts)
         store.discard(stale)
-    good = present.keys() - set(stale)
-    if good:
+    if good := present.keys() - set(stale):
         parts = counted(len(wanted), "part")
         log.info("%s is up to date in %d of %s", store.path, len(good), parts)
     return [fragment for fragment in dataset.fragments if fragment.name not in good]
@@ -176,40 +163,31 @@ def _make_parts(config: FeaturesConfig, store: EventStore, missing: list[Fragmen
     task = partial(make_part, store, physics=config.physics)
     longest_first = sorted(missing, key=lambda fragment: (-fragment.n_events, fragment.name))
     count = attrgetter("n_events")
-    with dask.dask_client(config.cluster, len(missing)) as client:
-        loose = own.loose_file(config.physics)
-        if loose is not None:
-            client.upload_file(str(loose))
-        outcomes = list(
-            dask.watch(
-                client, task, longest_first, "features", "fragments", n_events=count, retries=2
-            )
+    with dask.dask_client(config.cluster, len(missing), own.loose_file(config.physics)) as client:
+        running = dask.watch(
+            client, task, longest_first, "features", "fragments", n_events=count, retries=2
         )
-    if bad := [outcome for outcome in outcomes if outcome.error is not None]:
+        done = list(running)
+    if bad := [outcome for outcome in done if outcome.error is not None]:
         what = f"{len(bad):,} of {counted(len(missing), 'fragment')} could not be used"
         raise DataError(f"{what}; the rest is done. The first: {bad[0].error}")
     elapsed = time.perf_counter() - started
-    n_events = sum(outcome.n_events for outcome in outcomes)
-    spent = {
-        what: sum(outcome.seconds[what] for outcome in outcomes) for what in outcomes[0].seconds
-    }
+    n_events = sum(outcome.n_events for outcome in done)
+    spent = {what: sum(outcome.seconds[what] for outcome in done) for what in done[0].seconds}
     fractions = ", ".join(f"{what} {s / sum(spent.values()):.0%}" for what, s in spent.items())
     rate = f"{n_events / elapsed:,.0f} events/s"
     log.info("%s in %.1f s, %s (%s)", counted(n_events, "event"), elapsed, rate, fractions)
-    log.info(
-        "memory: a worker process used up to %s (estimated before: %s)",
-        decimal(max(outcome.peak_bytes for outcome in outcomes)),
-        decimal(announced),
-    )
+    peak, estimate = decimal(max(outcome.peak_bytes for outcome in done)), decimal(announced)
+    log.info("memory: a worker process used up to %s (estimated before: %s)", peak, estimate)
 
 
 def _warn_of_empty_classes(store: EventStore) -> None:
     counts = store.attributes["counts"]["train"]
     empty = [name for name in store.spec.classes if not counts[name]]
     if empty and store.spec.splits["train"]:
+        what = f"class{'' if len(empty) == 1 else 'es'} {', '.join(empty)}"
         log.warning(
-            "no training events of class%s %s; `hepflow train` will refuse this store. Check the "
-            "losses reported by `hepflow ingest`, or add files.",
-            "" if len(empty) == 1 else "es",
-            ", ".join(empty),
+            "no training events of %s; `hepflow train` will refuse this store. Check the losses "
+            "reported by `hepflow ingest`, or add files.",
+            what,
         )

@@ -32,34 +32,21 @@ class Outcome:
 
     name: str
     n_events: int
-    seconds: Mapping[str, float]
-    """Wall time of reading, physics and writing."""
-    peak_bytes: int = 0
-    """Most memory that the worker has used so far."""
-    error: str | None = None
-    """Reason why the fragment could not be used; None if it could."""
+    seconds: Mapping[str, float]  # wall time of reading, physics and writing
+    peak_bytes: int = 0  # most memory that the worker has used so far
+    error: str | None = None  # reason why the fragment could not be used; None if it could
 
 
 def make_part(store: EventStore, fragment: Fragment, physics: str | None) -> Outcome:
-    """Read a fragment, compute its features and write its part, in a worker.
-
-    Parameters
-    ----------
-    store : EventStore
-    fragment : Fragment
-    physics : str or None
-        A user's own physics, see `hepflow.physics.own.load`.
-    """
-    clock = [time.perf_counter()]
-    spec = store.spec
+    """Read a fragment, compute its features by `own.load(physics)` and write its part."""
+    clock, spec = [time.perf_counter()], store.spec
     try:
         events = read_fragment(fragment)
         clock.append(time.perf_counter())
         made = own.load(physics)(events, spec.definitions)
         features = own.check(made, len(events), physics or "physics")
-        label, event_id = (
-            ak.to_numpy(events[name])[features.index] for name in ("label", "event_id")
-        )
+        label = ak.to_numpy(events["label"])[features.index]
+        event_id = ak.to_numpy(events["event_id"])[features.index]
         ledger = Ledger(len(events), len(features.index), dict(features.rejected))
         del events  # frees memory for the copies that follow
         clock.append(time.perf_counter())
@@ -86,15 +73,7 @@ def make_part(store: EventStore, fragment: Fragment, physics: str | None) -> Out
 def by_split_and_class(
     block: EventBlock, split: np.ndarray, splits: Sequence[str], classes: Sequence[str]
 ) -> dict[tuple[str, str], EventBlock]:
-    """Return the events of each split and class that has any.
-
-    Parameters
-    ----------
-    block : EventBlock
-    split : (events) integers
-        Positions in ``splits``.
-    splits, classes : sequences of str
-    """
+    """Return the events of each split and class that has any; ``split``: positions, (events,)."""
     blocks = {}
     for i, split_name in enumerate(splits):
         for j, class_name in enumerate(classes):

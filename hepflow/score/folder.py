@@ -13,14 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from hepflow.data.ledger import Ledger, Lost
+from hepflow.data.ledger import Ledger
 from hepflow.data.output import read_marker, refuse_to_replace, write_marker
 from hepflow.errors import DataError
 from hepflow.reading.ranges import EntryRange
 from hepflow.schema import SCORES_SCHEMA_VERSION
 from hepflow.score.task import CLAIMS, RECORDS, ScoreRecord
 from hepflow.system.files import read_json
-from hepflow.system.terminal import counted
 
 CHECKPOINT = "_checkpoint"
 
@@ -41,36 +40,28 @@ class ScoreFolder:
         for name in (RECORDS, CLAIMS):
             (path / name).mkdir(parents=True, exist_ok=True)
         self.done: dict[str, ScoreRecord] = {}
-        self.ledger = Ledger()
-        self.accepted: Counter[str] = Counter()
+        self.ledger, self.accepted = Ledger(), Counter[str]()
         self._sweep(retry_lost)
         self.write(complete=False)
 
     def add(self, record: ScoreRecord) -> None:
         """Add the record of a scored range; it replaces an earlier one."""
-        again = record.key in self.done
-        self.done[record.key] = record
-        if again:
+        again = self.done.pop(record.key, None)
+        if again is not None:
             self._count()
-        else:
-            self.ledger += record.ledger
-            self.accepted.update(record.accepted)
+        self.done[record.key] = record
+        self.ledger += record.ledger
+        self.accepted.update(record.accepted)
 
     def pending(self, ranges: Sequence[EntryRange]) -> list[EntryRange]:
-        """Return the ranges without scores.
-
-        Removes the scores of files that have changed, or are cut into other ranges now.
-        """
+        """Remove scores of files that changed, or are cut otherwise; return ranges without any."""
         now = {entries.file.name: (entries.file.version, entries.count) for entries in ranges}
         replaced = []
-        for record in self.done.values():
-            if record.range is not None:
-                own = (record.range.file.version, record.range.count)
-                if now.get(record.name, own) != own:
-                    replaced.append(record)
-        for record in replaced:
-            del self.done[record.key]
-            self._forget(record)
+        for key, record in [*self.done.items()]:
+            own = record.range and (record.range.file.version, record.range.count)
+            if own and now.get(record.name, own) != own:
+                replaced.append(self.done.pop(key))
+                self._forget(record)
         for record in replaced:  # another file may have the events once no range of this one does
             claim = self.path / CLAIMS / str(record.uuid)
             shared = any(other.uuid == record.uuid for other in self.done.values())
@@ -79,14 +70,6 @@ class ScoreFolder:
         if replaced:
             self._count()
         return [entries for entries in ranges if entries.key not in self.done]
-
-    @property
-    def lost(self) -> dict[str, list[Lost]]:
-        """Losses per file or message."""
-        found: dict[str, list[Lost]] = {}
-        for item in self.ledger.lost:
-            found.setdefault(item.file, []).append(item)
-        return found
 
     @property
     def n_files(self) -> int:
@@ -160,22 +143,8 @@ def _settings(about: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def describe(lost: Sequence[Lost]) -> str:
-    """Return the losses of one file or message as text."""
-    unknown = any(item.events is None for item in lost)
-    n_lost = counted(sum(item.events or 0 for item in lost), "event")
-    reasons = "; ".join(item.reason for item in lost)
-    return f"{lost[0].file}, {'an unknown number of events' if unknown else n_lost} lost: {reasons}"
-
-
 def read_scores(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
-    """Return all scores in a folder.
-
-    Parameters
-    ----------
-    path : Path
-        Output of `hepflow score`, also while it runs.
-    columns : names, or None for all
+    """Return all scores in an output of `hepflow score`, also while it runs; default: all columns.
 
     Raises
     ------

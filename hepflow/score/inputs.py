@@ -4,12 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import awkward as ak
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hepflow.data.events import open_events
-from hepflow.data.identity import event_ids
 from hepflow.data.output import read_marker
 from hepflow.errors import DataError, one_line
 from hepflow.reading.delphes import Unreadable
@@ -18,20 +16,7 @@ from hepflow.reading.ranges import EntryRange, SourceFile, plan
 from hepflow.reading.reader import Access, Chunk, RangeReader
 from hepflow.schema import COLLECTIONS
 
-PARQUET = ".parquet"
 _IDENTITY = ("event_id", "file", "entry")
-
-
-class RootReader(RangeReader):
-    """An entry range of a ROOT file."""
-
-    def identity(self, chunk: Chunk) -> dict[str, pa.Array]:
-        """Return event_id, file and entry of the events of a chunk."""
-        assert self.uuid is not None
-        entries = np.arange(chunk.start, chunk.stop, dtype=np.int64)
-        files = pa.repeat(self.range.file.name, len(entries))
-        ids = pa.array(event_ids(self.uuid, entries))
-        return {"event_id": ids, "file": files, "entry": pa.array(entries)}
 
 
 class ParquetReader(RangeReader):
@@ -68,9 +53,9 @@ class ParquetReader(RangeReader):
         return Chunk(start, stop, events)
 
 
-def reader_of(entries: EntryRange, access: Access) -> RootReader | ParquetReader:
+def reader_of(entries: EntryRange, access: Access) -> RangeReader:
     """Return the reader of an entry range."""
-    reader = ParquetReader if entries.file.path.endswith(PARQUET) else RootReader
+    reader = ParquetReader if entries.file.path.endswith(".parquet") else RangeReader
     return reader(entries, access=access)
 
 

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from distributed import Client, Future, KilledWorker, wait
 
@@ -28,13 +28,12 @@ from hepflow.errors import DataError
 from hepflow.models.drift import Spread
 from hepflow.reading.listing import list_files
 from hepflow.reading.ranges import EntryRange, plan
-from hepflow.score.folder import ScoreFolder, describe
+from hepflow.reading.record import describe
+from hepflow.score.folder import ScoreFolder
 from hepflow.score.task import Task, given_up, score_range
 from hepflow.score.view import View, shown
 
 log = logging.getLogger(__name__)
-
-WRITE_EVERY_S = 10.0
 
 
 class Stream:
@@ -97,12 +96,12 @@ def run(
     stream = Stream(config, folder, task, client, view)
     stream.poll()
     log.info("watching %s every %g s, scores go to %s", config.input, config.poll_s, config.output)
-    polled = written = busy = now = time.monotonic()
+    polled = busy = now = time.monotonic()
     try:
-        with terminated(), shown(view) as tick:
+        with terminated(), shown(view):
             while not (config.idle_stop_s and stream.idle and now - busy > config.idle_stop_s):
                 stream.work()
-                tick()
+                view.tick()
                 now = time.monotonic()
                 if now - polled >= config.poll_s:
                     try:
@@ -112,24 +111,15 @@ def run(
                     polled = now
                 if not stream.idle:
                     busy = time.monotonic()
-                if now - written >= WRITE_EVERY_S:
-                    folder.write(complete=False)
-                    written = now
-                _pause(stream, min(config.poll_s, 0.2))
+                pause = min(config.poll_s, 0.2)  # shorter if a worker finishes something
+                if stream.in_flight:
+                    with suppress(TimeoutError):
+                        wait([*stream.in_flight], timeout=pause, return_when="FIRST_COMPLETED")
+                else:
+                    time.sleep(pause)
     finally:
         folder.write(complete=stream.idle)
         log.info("scored %s: %s", config.output, folder.ledger.summary())
-
-
-def _pause(stream: Stream, seconds: float) -> None:
-    """Wait until a worker has finished something, or for a number of seconds."""
-    if not stream.in_flight:
-        time.sleep(seconds)
-        return
-    try:
-        wait(list(stream.in_flight), timeout=seconds, return_when="FIRST_COMPLETED")
-    except TimeoutError:
-        return
 
 
 @contextmanager

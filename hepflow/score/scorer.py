@@ -4,6 +4,7 @@ No torch and no pickle. The score of an event does not depend on the other event
 for rounding in the last bits of a logit.
 """
 
+import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,8 +33,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 16
 """Events per call of a net that reads particles, all of similar length; more would add padding."""
-BATCH_HLF = 4096
-"""Events per call of a net that does not."""
+BATCH_HLF = 4096  # events per call of a net that does not
 MAX_CANDIDATES = 20_000
 """Tracks, photons and neutral hadrons per event: twice those of the busiest collisions. The work
 grows with their square."""
@@ -69,7 +69,8 @@ class Scores:
 class Scorer:
     """A net with its selection and features.
 
-    Make it once: loading takes a second, an event microseconds to milliseconds.
+    Make it once: loading takes a second, an event microseconds to milliseconds. A model that is not
+    one of hepflow's, or was trained on other features, raises a DataError.
 
     Parameters
     ----------
@@ -83,11 +84,6 @@ class Scorer:
         Streams of the trigger, from `hepflow.score.working_points.resolve`.
     threads : int
         Threads of the net; 0: one per core.
-
-    Raises
-    ------
-    DataError
-        The model is not one of hepflow's, or was trained on other features.
 
     Examples
     --------
@@ -117,16 +113,9 @@ class Scorer:
         self.score(empty_events())  # compiles, unless the cache has it
 
     def score(self, events: ak.Array) -> Scores:
-        """Return the scores of events.
+        """Return the scores of (n,) records with the collections of `hepflow.schema.COLLECTIONS`.
 
-        Parameters
-        ----------
-        events : (n,) records with the collections of `hepflow.schema.COLLECTIONS`
-
-        Raises
-        ------
-        DataError
-            A collection or a field is missing, or your own physics breaks its contract.
+        A missing collection or field raises a DataError, as does physics that breaks its contract.
         """
         events = ak.to_packed(events[[name for name in COLLECTIONS if name in events.fields]])
         finite = skim.is_finite(events) if len(events) else np.empty(0, bool)
@@ -140,14 +129,9 @@ class Scorer:
         return self._finish(own.check(made, int(ready.sum()), self.physics), ready, skipped)
 
     def score_columns(self, flat: Columns) -> Scores:
-        """Return the scores of flat arrays, with hepflow's own physics.
+        """Return the scores of flat arrays (float32, int32; offsets int64), with hepflow's physics.
 
         For a few events, awkward arrays cost more than everything else.
-
-        Parameters
-        ----------
-        flat : Columns
-            Float32 and int32 arrays with int64 offsets, see `hepflow.physics.columns`.
         """
         n_events = len(flat.tracks.offsets) - 1
         finite = np.ones(n_events, bool)
@@ -220,24 +204,23 @@ class Scorer:
                 "Name the physics of its training by --physics."
             )
         if trained_version and trained_version != used_version:
-            changed = "has changed since its training; scores may differ from its test"
-            log.warning("%s: %s %s", model, used, changed)
+            message = "%s: %s has changed since its training; scores may differ from its test"
+            log.warning(message, model, used)
 
     def _require_same_store(self, store: EventStore, model: Path) -> None:
         """Refuse a net with other features or another normalisation than the store's."""
         wanted = Inputs.of(store, self.inputs.order)
         self.inputs.require_same_features(wanted, str(model))
-        for group in ("hlf", "particles"):
-            for name in ("mean", "std"):
-                mine = np.asarray(self.inputs.statistics[group][name])
-                theirs = np.asarray(wanted.statistics[group][name])
-                if not np.allclose(mine, theirs, rtol=1e-6, atol=1e-9):
-                    worst = getattr(self.inputs, group)[int(np.argmax(np.abs(mine - theirs)))]
-                    raise DataError(
-                        f"{model}: its normalisation ({name} of {worst} in {group}) is not that "
-                        f"of {store.path}. Give the store of its training."
-                    )
+        for group, name in itertools.product(("hlf", "particles"), ("mean", "std")):
+            mine = np.asarray(self.inputs.statistics[group][name])
+            theirs = np.asarray(wanted.statistics[group][name])
+            if not np.allclose(mine, theirs, rtol=1e-6, atol=1e-9):
+                worst = getattr(self.inputs, group)[int(np.argmax(np.abs(mine - theirs)))]
+                raise DataError(
+                    f"{model}: its normalisation ({name} of {worst} in {group}) is not that of "
+                    f"{store.path}. Give the store of its training."
+                )
 
 
 def _n_candidates(c: Columns) -> np.ndarray:
-    return np.diff(c.tracks.offsets) + np.diff(c.photons.offsets) + np.diff(c.hadrons.offsets)
+    return np.diff(c.tracks.offsets + c.photons.offsets + c.hadrons.offsets)

@@ -40,36 +40,28 @@ class Task:
 
     output: Path
     model: Path
-    identity: str
-    """Hash of the model file."""
+    identity: str  # hash of the model file
     physics: str | None
     working_points: tuple[WorkingPoint, ...]
     access: Access
-    key: str
-    """Hash of everything that the scores depend on."""
+    key: str  # hash of everything that the scores depend on
 
 
 @dataclass(frozen=True)
 class ScoreRecord:
     """Fate of the events of an entry range, or of a micro-batch of messages."""
 
-    key: str
-    """Name of the record."""
-    name: str
-    """File below the input, or the micro-batch."""
+    key: str  # name of the record
+    name: str  # file below the input, or the micro-batch
     ledger: Ledger
-    range: EntryRange | None = None
-    """None for a micro-batch."""
-    uuid: str | None = None
-    """Identity of the file; None if it could not be opened."""
+    range: EntryRange | None = None  # None for a micro-batch
+    uuid: str | None = None  # identity of the file; None if it could not be opened
     messages: Mapping[str, str] = field(default_factory=dict)
     """Hash of the events of a message -> its place, for a micro-batch."""
-    fragment: str | None = None
-    """Parquet file of the scores; None without a readable event."""
+    fragment: str | None = None  # Parquet file of the scores; None without a readable event
     transient: bool = False
     """Whether the file system or dying workers lost events: another run retries."""
-    accepted: Mapping[str, int] = field(default_factory=dict)
-    """Stream -> events that it keeps."""
+    accepted: Mapping[str, int] = field(default_factory=dict)  # stream -> events that it keeps
     histograms: Sequence[Sequence[int]] = ()
     """One per high-level feature, in the bins of the model's `Spread`."""
     seconds: float = 0.0
@@ -107,8 +99,7 @@ class Tally:
         rejected = dict(Counter(scores.reason[~scores.selected].tolist()))
         n_not_finite = rejected.pop(NOT_FINITE, 0)  # lost, as in ingest
         streams = [point.stream for point in scorer.working_points]
-        kept = scores.accepted.sum(axis=0).tolist()
-        accepted = dict(zip(streams, kept, strict=True))
+        accepted = dict(zip(streams, scores.accepted.sum(axis=0).tolist(), strict=True))
         spread = scorer.net.spread
         histograms = [n.tolist() for n in spread.count(scores.hlf)] if spread else ()
         return cls(int(scores.selected.sum()), n_not_finite, rejected, accepted, histograms)
@@ -117,8 +108,7 @@ class Tally:
         """Add other events."""
         self.n_out += other.n_out
         self.n_not_finite += other.n_not_finite
-        pairs = ((self.rejected, other.rejected), (self.accepted, other.accepted))
-        for mine, others in pairs:
+        for mine, others in ((self.rejected, other.rejected), (self.accepted, other.accepted)):
             for name, n in others.items():
                 mine[name] = mine.get(name, 0) + n
         both = [tally.histograms for tally in (self, other) if tally.histograms]
@@ -137,7 +127,7 @@ def score_range(entries: EntryRange, task: Task) -> ScoreRecord:
     total, tables, lost = Tally(), [], Counter[str]()
     for chunk in reader.chunks():
         n = chunk.stop - chunk.start
-        owner = owner or (claim(task.output, reader.uuid, name) if reader.uuid else name)
+        owner = owner or (_claim(task.output, reader.uuid, name) if reader.uuid else name)
         if chunk.events is None or owner != name:
             lost[chunk.reason if owner == name else f"a copy of {owner} (same identity)"] += n
             continue
@@ -175,7 +165,7 @@ def _record(fate: RangeRecord, task: Task, tally: Tally, fragment: str | None) -
     ).write(task.output)
 
 
-def claim(output: Path, identity: bytes, name: str) -> str:
+def _claim(output: Path, identity: bytes, name: str) -> str:
     """Claim the events of a file for ``name``, and return who has them: it, or an earlier file."""
     path = output / CLAIMS / identity.hex()
     part = path.with_name(f".{uuid.uuid4().hex}.part")
@@ -202,10 +192,8 @@ def table_of(scores: Scores, identity: Mapping[str, pa.Array], scorer: Scorer) -
     for kind, values in (("p", scores.probabilities), ("logit", scores.logits)):
         for name, column in zip(scorer.inputs.classes, values.T, strict=True):
             columns[f"{kind}_{name}"] = pa.array(column.astype(np.float32), mask=~selected)
-    fields = [
-        pa.field(name, column.type, nullable=i >= n_required)
-        for i, (name, column) in enumerate(columns.items())
-    ]
+    items = enumerate(columns.items())
+    fields = [pa.field(name, each.type, nullable=i >= n_required) for i, (name, each) in items]
     return pa.table(list(columns.values()), schema=pa.schema(fields))
 
 
@@ -225,7 +213,5 @@ def scorer_of(task: Task) -> Scorer:
     """Return the scorer of this process, which scores many entry ranges."""
     scorer = Scorer(task.model, task.physics, working_points=task.working_points)
     if scorer.net.identity != task.identity:
-        raise DataError(
-            f"{task.model}: it has changed since this run began. Run the same command again."
-        )
+        raise DataError(f"{task.model}: changed since this run began. Run the same command again.")
     return scorer

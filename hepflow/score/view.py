@@ -3,8 +3,8 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from rich.console import Group
@@ -23,20 +23,17 @@ log = logging.getLogger(__name__)
 
 RATE_WINDOW_S = 30.0
 _LATENCIES = 2000
-_LOG_EVERY_S = 10.0
+_TICK_S = 10.0
 
 
 class View:
-    """Numbers of a live run over its last seconds and events.
-
-    Without the spread of the training events the drift is unknown.
-    """
+    """Numbers of a live run over its last seconds and events."""
 
     def __init__(
         self,
         config: ScoreConfig,
         working_points: Sequence[WorkingPoint],
-        spread: Spread | None,
+        spread: Spread | None,  # of the training events; without it the drift is unknown
         folder: ScoreFolder,
     ) -> None:
         self.config, self.spread, self.folder = config, spread, folder
@@ -53,7 +50,7 @@ class View:
         self._recent: deque[tuple[float, ScoreRecord]] = deque()  # with the time of arrival
         self._latency: deque[tuple[float, int]] = deque(maxlen=_LATENCIES)
         self._window: deque[ScoreRecord] = deque()
-        self._started = self._logged = time.monotonic()
+        self._started = self._ticked = time.monotonic()
 
     def add(self, record: ScoreRecord, latencies: Sequence[tuple[float, int]]) -> None:
         """Add a record, with the seconds and events of its file or of each of its messages."""
@@ -80,11 +77,9 @@ class View:
         while self._recent and now - self._recent[0][0] > RATE_WINDOW_S:
             self._recent.popleft()
         seconds = max(min(now - self._started, RATE_WINDOW_S), 1e-9)
-        records = [record for _, record in self._recent]
-        kept = {
-            name: sum(record.accepted.get(name, 0) for record in records) / seconds
-            for name in self.streams
-        }
+        records, kept = [record for _, record in self._recent], {}
+        for name in self.streams:
+            kept[name] = sum(record.accepted.get(name, 0) for record in records) / seconds
         return sum(record.ledger.n_in for record in records) / seconds, kept
 
     def latency(self) -> tuple[float, float]:
@@ -92,20 +87,16 @@ class View:
         if not self._latency:
             return float("nan"), float("nan")
         values, weights = np.array(sorted(self._latency)).T
-        share = np.cumsum(weights) / weights.sum()
-        at = np.minimum(np.searchsorted(share, [0.5, 0.99]), len(values) - 1)
-        return float(values[at[0]]), float(values[at[1]])
+        p50, p99 = np.searchsorted(np.cumsum(weights) / weights.sum(), [0.5, 0.99])
+        return float(values[p50]), float(values[p99])
 
     def drift(self) -> dict[str, tuple[float, float]]:
-        """Return feature -> PSI from the training events, and its alarm level, for the last events.
-
-        The level includes the PSI that chance alone gives.
-        """
+        """Return feature -> PSI of the last events from the training, and its alarm level."""
         if self.spread is None or not self._window:
             return {}
         sums = map(np.array, add_histograms(record.histograms for record in self._window))
         psi, chance = self.spread.distance(sums, self._mix)
-        limits = (self.config.drift_alarm + chance).tolist()
+        limits = (self.config.drift_alarm + chance).tolist()  # chance alone gives some PSI
         names = self.folder.about["hlf"]
         return dict(zip(names, zip(psi.tolist(), limits, strict=True), strict=True))
 
@@ -119,18 +110,21 @@ class View:
             drift = f"drift of {', '.join(sorted(self.alarms))}"
         topic = self.config.reads_topic
         done, unit = ("micro-batches", "messages") if topic else ("files", "files")
+        lost = {item.file for item in self.folder.ledger.lost}
         return (
             f"{rate:,.1f} events/s in{streams}; latency p50 {p50:.2f} s, p99 {p99:.2f} s; "
             f"{self.folder.n_files:,} {done} done, {self.waiting:,} {unit} waiting, "
-            f"{len(self.folder.lost)} quarantined; {drift}"
+            f"{len(lost)} quarantined; {drift}"
         )
 
     def tick(self) -> None:
-        """Log a line every few seconds, without a terminal."""
+        """Every few seconds write the state of the folder, and log a line without a terminal."""
         now = time.monotonic()
-        if now - self._logged >= _LOG_EVERY_S:
-            log.info("%s", self.line())
-            self._logged = now
+        if now - self._ticked >= _TICK_S:
+            self.folder.write(complete=False)
+            if not MESSAGES.is_terminal:
+                log.info("%s", self.line())
+            self._ticked = now
 
     def __rich__(self) -> Group:
         rows = []
@@ -142,11 +136,8 @@ class View:
         return Group(Text(self.line()), *([table(columns, rows, title)] if rows else []))
 
 
-@contextmanager
-def shown(view: View) -> Iterator[Callable[[], None]]:
-    """Show a live table on a terminal; elsewhere yield a function that logs a line if it is due."""
-    if not MESSAGES.is_terminal:
-        yield view.tick
-        return
-    with Live(view, console=MESSAGES, refresh_per_second=2):
-        yield lambda: None
+def shown(view: View) -> AbstractContextManager[object]:
+    """Show a live table in the block, on a terminal."""
+    if MESSAGES.is_terminal:
+        return Live(view, console=MESSAGES, refresh_per_second=2)
+    return nullcontext()

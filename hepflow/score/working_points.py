@@ -21,18 +21,13 @@ METRICS = "metrics.json"
 class WorkingPoint:
     """A stream of the trigger: events whose log-odds of signal to background pass a threshold."""
 
-    name: str
-    """As given, such as ``ttbar@0.99``."""
-    selection: str
-    """Name in the report, such as ``ttbar_vs_rest``."""
-    target: float
-    """Least efficiency for each signal class."""
-    signal: tuple[int, ...]
+    name: str  # as given, such as ``ttbar@0.99``
+    selection: str  # name in the report, such as ``ttbar_vs_rest``
+    target: float  # least efficiency for each signal class
+    signal: tuple[int, ...]  # labels
     background: tuple[int, ...]
-    """Labels."""
     threshold: float
-    report: str
-    """Hash of the report's inputs."""
+    report: str  # hash of the report's inputs
 
     @property
     def stream(self) -> str:
@@ -45,17 +40,10 @@ class WorkingPoint:
 
 
 def resolve(asked: str, report: Path, net: OnnxNet) -> tuple[WorkingPoint, ...]:
-    """Return the working points of a model.
+    """Return the working points of a model, whose folder names its run in the report.
 
-    Parameters
-    ----------
-    asked : str
-        ``SELECTION@EFFICIENCY``, several separated by commas. The selection is a class (against
-        the rest) or any in the report.
-    report : Path
-        Output of `hepflow evaluate`, or its metrics.json.
-    net : OnnxNet
-        Model; its folder names the run in the report.
+    ``asked`` is ``SELECTION@EFFICIENCY``, several separated by commas; the selection is a class
+    (against the rest) or any in the report: an output of `hepflow evaluate`, or its metrics.json.
     """
     names = [name.strip() for name in asked.split(",") if name.strip()]
     if not names:
@@ -68,23 +56,10 @@ def resolve(asked: str, report: Path, net: OnnxNet) -> tuple[WorkingPoint, ...]:
             f"{path}: no readable report with the working points ({error}). "
             f"Make one with `hepflow evaluate --output {path.parent}`."
         ) from error
-    version = metrics.get("schema_version")
-    if version != METRICS_SCHEMA_VERSION:
-        raise DataError(
-            f"{path}: report of schema version {version}, this hepflow reads "
-            f"{METRICS_SCHEMA_VERSION}. Run `hepflow evaluate` again."
-        )
-    measured = _of_model(metrics, report, net)
-    points = tuple(_resolve(name, metrics, measured, net.inputs) for name in names)
-    if len({point.stream for point in points}) < len(points):
-        raise ConfigError(
-            f"working_point {asked!r}: each selection makes one column. Name each only once."
-        )
-    return points
-
-
-def _of_model(metrics: Mapping[str, Any], report: Path, net: OnnxNet) -> Mapping[str, Any]:
-    """Return the part of the report about the model's run."""
+    version, now = metrics.get("schema_version"), METRICS_SCHEMA_VERSION
+    if version != now:
+        what = f"report of schema version {version}, this hepflow reads {now}"
+        raise DataError(f"{path}: {what}. Run `hepflow evaluate` again.")
     run, inputs = net.path.absolute().parent.name, net.inputs
     measured: Mapping[str, Any] | None = metrics["models"].get(run)
     if measured is None:
@@ -104,7 +79,12 @@ def _of_model(metrics: Mapping[str, Any], report: Path, net: OnnxNet) -> Mapping
             f"{report}: the report is of an earlier training of {run}, or of another of its "
             "checkpoints. Run `hepflow evaluate` again."
         )
-    return measured
+    points = tuple(_resolve(name, metrics, measured, inputs) for name in names)
+    if len({point.stream for point in points}) < len(points):
+        raise ConfigError(
+            f"working_point {asked!r}: each selection makes one column. Name each only once."
+        )
+    return points
 
 
 def _resolve(
@@ -114,9 +94,9 @@ def _resolve(
     try:
         target = float(number)
     except ValueError as error:
+        example = f"{inputs.classes[-1]}@0.99"
         raise ConfigError(
-            f"working_point must be SELECTION@EFFICIENCY, such as {inputs.classes[-1]}@0.99, "
-            f"got {name!r}"
+            f"working_point must be SELECTION@EFFICIENCY, such as {example}, got {name!r}"
         ) from error
     selections = metrics["selections"]
     found = [key for key in (choice, f"{choice}_vs_rest") if key in selections]
@@ -133,9 +113,7 @@ def _resolve(
             f"working_point {name!r}: the report has the efficiencies {targets}. "
             f"For others run `hepflow evaluate --targets=[{number}]`."
         )
-    signal, background = (
-        tuple(inputs.classes.index(member) for member in selections[found[0]][side])
-        for side in ("signal", "background")
-    )
+    sides = (selections[found[0]][side] for side in ("signal", "background"))
+    signal, background = (tuple(map(inputs.classes.index, members)) for members in sides)
     hashed = str(metrics["inputs"])
     return WorkingPoint(name, found[0], target, signal, background, float(threshold[0]), hashed)

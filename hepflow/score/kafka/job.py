@@ -27,12 +27,13 @@ from hepflow.engines.spark import spark_session
 from hepflow.errors import DataError, HepflowError
 from hepflow.physics import own
 from hepflow.physics.skim import NOT_FINITE
-from hepflow.score.folder import CHECKPOINT, ScoreFolder, describe
-from hepflow.score.job import judge, prepare
+from hepflow.reading.record import describe, judge
+from hepflow.score.folder import CHECKPOINT, ScoreFolder
+from hepflow.score.job import prepare
 from hepflow.score.kafka.source import FORMAT, KafkaSource, options
 from hepflow.score.kafka.task import SCHEMA, Report, score_messages
 from hepflow.score.kafka.topic import Topic
-from hepflow.score.live import WRITE_EVERY_S, terminated
+from hepflow.score.live import terminated
 from hepflow.score.task import ScoreRecord, Tally, Task, write_scores
 from hepflow.score.view import View, shown
 from hepflow.system.locks import exclusive
@@ -59,7 +60,7 @@ def run(config: ScoreConfig) -> None:
             view = View(config, task.working_points, scorer.net.spread, folder)
             log.info("reading %s every %g s, scores go to %s", topic, config.poll_s, config.output)
             _follow(config, topic, spark, task, view)
-        judge(folder, config)
+        judge(folder.ledger.lost, None, config.max_lost_files, config.output)
 
 
 def _follow(config: ScoreConfig, topic: Topic, spark: SparkSession, task: Task, view: View) -> None:
@@ -67,12 +68,12 @@ def _follow(config: ScoreConfig, topic: Topic, spark: SparkSession, task: Task, 
     batches = Batches(view.folder, task, int(config.kafka.max_message_mb * (1 << 20)))
     complete, tries = False, 0
     try:
-        with shown(view) as tick:
+        with shown(view):
             while not complete:
                 done = len(view.folder.done)
                 query = _start(config, topic, spark, batches)
                 try:
-                    complete = _watch(query, batches, view, config.idle_stop_s, tick)
+                    complete = _watch(query, batches, view, config.idle_stop_s)
                 except PySparkException as error:
                     tries = 0 if len(view.folder.done) > done else tries
                     if batches.error is not None or tries >= config.retries:
@@ -125,31 +126,25 @@ def _messages(config: ScoreConfig, topic: Topic, spark: SparkSession) -> DataFra
 
 
 def _has_connector(spark: SparkSession) -> bool:
+    jvm = spark._jvm  # noqa: SLF001 - PySpark has no public way to its Java
     try:
-        jvm = spark._jvm  # noqa: SLF001 - PySpark has no public way to its Java
         loader = jvm.Thread.currentThread().getContextClassLoader()
-        jvm.java.lang.Class.forName(_CONNECTOR, False, loader)
+        return bool(jvm.java.lang.Class.forName(_CONNECTOR, False, loader))
     except Py4JError:
         return False
-    return True
 
 
-def _watch(
-    query: StreamingQuery, batches: "Batches", view: View, idle_stop_s: float, tick: Any
-) -> bool:
+def _watch(query: StreamingQuery, batches: "Batches", view: View, idle_stop_s: float) -> bool:
     """Show progress; return True when nothing has arrived for ``idle_stop_s`` seconds."""
-    busy = written = time.monotonic()
+    busy = time.monotonic()
     while query.isActive:
         time.sleep(0.2)
-        tick()
+        view.tick()
         now, progress = time.monotonic(), query.lastProgress
         view.waiting = _backlog(progress["sources"][0]) if progress and progress["sources"] else 0
         working = batches.drain(view) or batches.running or view.waiting or progress is None
         if working or query.status["isDataAvailable"]:
             busy = now
-        if now - written >= WRITE_EVERY_S:
-            view.folder.write(complete=False)
-            written = now
         if idle_stop_s and now - busy > idle_stop_s:
             return True
     query.awaitTermination()  # raises the error of the query
@@ -185,8 +180,7 @@ class Batches:
         self._seen: dict[str, str] = {}
         for record in folder.done.values():
             self._seen.update(record.messages)
-        self._finished: queue.SimpleQueue[tuple[ScoreRecord, list[tuple[float, int]]]]
-        self._finished = queue.SimpleQueue()
+        self._finished = queue.SimpleQueue[tuple[ScoreRecord, list[tuple[float, int]]]]()
 
     def __call__(self, frame: DataFrame, number: int) -> None:
         """Score a micro-batch; Spark calls it in a thread of its own."""
@@ -205,14 +199,13 @@ class Batches:
 
     def drain(self, view: View) -> bool:
         """Show finished micro-batches; return whether there were any."""
-        found = False
+        found = not self._finished.empty()
         while not self._finished.empty():
             record, latencies = self._finished.get()
             view.folder.add(record)
             view.add(record, latencies)
             for item in record.ledger.lost:
                 log.warning("quarantined %s", describe([item]))
-            found = True
         return found
 
     def _rows(self, frame: DataFrame) -> list[dict[str, Any]]:

@@ -19,12 +19,7 @@ from hepflow.errors import one_line
 from hepflow.schema import COLLECTIONS
 
 IDENTITY = {"event_id": "int64", "file": "string", "entry": "int64"}
-SCHEMA = arrow_schema(IDENTITY)
-"""Required columns of a message; others are ignored."""
-
-# Places of Message.header and RecordBatch.compression in a flatbuffer, from Arrow's Message.fbs:
-# 4 + 2 * field number
-_HEADER, _COMPRESSION = 8, 10
+SCHEMA = arrow_schema(IDENTITY)  # required columns of a message; others are ignored
 
 
 class Malformed(ValueError):
@@ -33,12 +28,10 @@ class Malformed(ValueError):
 
 @dataclass(frozen=True)
 class Content:
-    """Content of a message."""
+    """Events of a message, (n) records, and their event_id, file and entry, (n) each."""
 
     events: ak.Array
-    """(n) records with the collections of `hepflow.schema.COLLECTIONS`"""
     identity: Mapping[str, pa.Array]
-    """event_id, file and entry, (n) each"""
 
     @property
     def digest(self) -> str:
@@ -63,14 +56,7 @@ def encode(table: pa.Table) -> bytes:
 
 
 def decode(value: bytes | None, most_bytes: int) -> Content:
-    """Return the events of a message.
-
-    Raises
-    ------
-    Malformed
-        It is empty, larger than ``most_bytes`` (and then not read), not Arrow, of another schema,
-        damaged, or repeats an event.
-    """
+    """Return the events of a message; one larger than ``most_bytes`` is not read."""
     if not value:
         raise Malformed("empty")
     if len(value) > most_bytes:
@@ -107,25 +93,25 @@ def _require_plain(value: bytes) -> None:
 
     pyarrow does not report the compression, so it is read from the flatbuffer of each batch.
     """
+    header, compression = 8, 10  # in Arrow's Message.fbs: 4 + 2 * field number
     for message in pa.ipc.MessageReader.open_stream(value):
         if message.type == "record batch":
             metadata = message.metadata.to_pybytes()
             root = Table(metadata, struct.unpack_from("<I", metadata)[0])
-            batch = Table(metadata, root.Indirect(root.Pos + root.Offset(_HEADER)))
-            if batch.Offset(_COMPRESSION):
+            batch = Table(metadata, root.Indirect(root.Pos + root.Offset(header)))
+            if batch.Offset(compression):
                 raise Malformed("compressed by Arrow; leave that to Kafka (compression.type)")
 
 
 def _require_schema(found: pa.Schema) -> None:
-    for wanted in SCHEMA:
-        if wanted.name not in found.names:
-            there = ", ".join(found.names[:20])
-            raise Malformed(f"no column {wanted.name!r}, only {there}")
-        if found.names.count(wanted.name) > 1:
-            raise Malformed(f"column {wanted.name!r} twice")
-        kind = found.field(wanted.name).type
-        if not _same(kind, wanted.type):
-            raise Malformed(f"column {wanted.name!r} is {kind}, not {wanted.type}")
+    for name, wanted in zip(SCHEMA.names, SCHEMA.types, strict=True):
+        if name not in found.names:
+            raise Malformed(f"no column {name!r}, only {', '.join(found.names[:20])}")
+        if found.names.count(name) > 1:
+            raise Malformed(f"column {name!r} twice")
+        kind = found.field(name).type
+        if not _same(kind, wanted):
+            raise Malformed(f"column {name!r} is {kind}, not {wanted}")
 
 
 def _same(kind: pa.DataType, wanted: pa.DataType) -> bool:

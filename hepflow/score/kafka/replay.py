@@ -22,10 +22,8 @@ from hepflow.system.terminal import bar, counted
 
 log = logging.getLogger(__name__)
 
-_MOST_BYTES = 1_000_000
-"""Default of message.max.bytes in librdkafka and in brokers."""
-_ENVELOPE = 512
-"""Bytes that Kafka adds to a message."""
+_MOST_BYTES = 1_000_000  # default of message.max.bytes in librdkafka and in brokers
+_ENVELOPE = 512  # bytes that Kafka adds to a message
 
 
 def run(config: ReplayConfig) -> None:

@@ -31,14 +31,9 @@ FORMAT = "hepflow_kafka"
 SCHEMA = "topic string, partition int, offset bigint, time_ms bigint, value binary, gone string"
 """``time_ms``: since the epoch; ``gone``: why messages are missing from this offset on."""
 
-_CHUNK = 16
-"""Messages per record batch."""
-_CONSUMER = {
-    "group.id": "hepflow",
-    "enable.auto.commit": False,
-    "auto.offset.reset": "error",
-    "enable.partition.eof": True,
-}
+_CHUNK = 16  # messages per record batch
+_CONSUMER = {"group.id": "hepflow", "enable.auto.commit": False}
+_CONSUMER |= {"auto.offset.reset": "error", "enable.partition.eof": True}
 
 Offsets = dict[str, dict[str, int]]
 """Topic -> partition -> next message, as in Spark's own connector."""
@@ -46,8 +41,7 @@ Offsets = dict[str, dict[str, int]]
 
 def options(topic: Topic, config: KafkaConfig, timeout_s: float, tasks: int) -> dict[str, str]:
     """Return the options of the format; up to ``tasks`` tasks read a micro-batch."""
-    where = [topic.servers, topic.name, topic.properties]
-    settings = [*where, config.starting, config.max_messages, timeout_s, tasks]
+    settings = (vars(topic), config.starting, config.max_messages, timeout_s, tasks)
     return {"settings": json.dumps(settings)}
 
 
@@ -66,15 +60,8 @@ class KafkaSource(DataSource):
     def streamReader(self, schema: StructType) -> DataSourceStreamReader:  # noqa: N802
         """Return a reader of the messages."""
         del schema
-        servers, name, properties, *settings = json.loads(self.options["settings"])
-        return _Reader(Topic(servers, name, properties), *settings)
-
-
-@dataclass(frozen=True)
-class _Range(InputPartition):
-    partition: int
-    start: int
-    stop: int
+        topic, *settings = json.loads(self.options["settings"])
+        return _Reader(Topic(**topic), *settings)
 
 
 @dataclass
@@ -104,10 +91,9 @@ class _Reader(DataSourceStreamReader):
     def latestOffset(self, start: Offsets, limit: ReadLimit) -> Offsets:  # noqa: N802
         before = start[self.topic.name]
         backlog = {p: max(high - before.get(str(p), 0), 0) for p, (_, high) in self._ends().items()}
-        if isinstance(limit, ReadMaxRows):
-            backlog = fair(backlog, limit.max_rows)
-        taken = {str(p): before.get(str(p), 0) + n for p, n in backlog.items()}
-        return {self.topic.name: before | taken}
+        taken = fair(backlog, limit.max_rows) if isinstance(limit, ReadMaxRows) else backlog
+        after = {str(p): before.get(str(p), 0) + n for p, n in taken.items()}
+        return {self.topic.name: before | after}
 
     def reportLatestOffset(self) -> Offsets:  # noqa: N802
         return {self.topic.name: {str(p): high for p, (_, high) in self._ends().items()}}
@@ -115,11 +101,11 @@ class _Reader(DataSourceStreamReader):
     def partitions(self, start: Offsets, end: Offsets) -> Sequence[InputPartition]:
         before, after = start[self.topic.name], end[self.topic.name]
         size = max(1, -(-sum(n - before.get(p, 0) for p, n in after.items()) // self.tasks))
-        return [
-            _Range(int(p), at, min(at + size, stop))
-            for p, stop in after.items()
-            for at in range(before.get(p, 0), stop, size)
-        ]
+        ranges: list[InputPartition] = []
+        for p, stop in after.items():
+            starts = range(before.get(p, 0), stop, size)
+            ranges += [InputPartition((int(p), at, min(at + size, stop))) for at in starts]
+        return ranges
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         """Yield the messages of a range, and a row for those that the broker deleted.
@@ -127,8 +113,7 @@ class _Reader(DataSourceStreamReader):
         Offsets of transaction markers have no message, so the end of a range may have to be found
         by the broker's mark of the partition's end.
         """
-        assert isinstance(partition, _Range)
-        number, start, stop = partition.partition, partition.start, partition.stop
+        number, start, stop = partition.value
         where, rows = {"topic": self.topic.name, "partition": number}, []
         consumer = Consumer(self.topic.client(**_CONSUMER))
         try:
@@ -169,11 +154,11 @@ class _Reader(DataSourceStreamReader):
         found = consumer.list_topics(self.topic.name, self.timeout_s).topics[self.topic.name]
         if found.error is not None:
             raise KafkaException(found.error)
-        places = {p: TopicPartition(self.topic.name, p) for p in sorted(found.partitions)}
-        return {
-            p: consumer.get_watermark_offsets(place, timeout=self.timeout_s)
-            for p, place in places.items()
-        }
+        ends = {}
+        for p in sorted(found.partitions):
+            place = TopicPartition(self.topic.name, p)
+            ends[p] = consumer.get_watermark_offsets(place, timeout=self.timeout_s)
+        return ends
 
 
 def fair(backlog: Mapping[int, int], most: int) -> dict[int, int]:

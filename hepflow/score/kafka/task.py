@@ -17,12 +17,10 @@ SCHEMA = "topic string, partition int, offset bigint, time_ms bigint, report str
 
 @dataclass(frozen=True)
 class Report:
-    """Outcome of a message."""
+    """Outcome of a message; in a row as JSON."""
 
-    reason: str = ""
-    """Why it has no scores."""
-    digest: str = ""
-    """Hash of its event_ids."""
+    reason: str = ""  # why it has no scores
+    digest: str = ""  # hash of its event_ids
     n_in: int = 0
     tally: Tally = field(default_factory=Tally)
 

@@ -19,8 +19,7 @@ _LIBRDKAFKA.setLevel(logging.CRITICAL)  # its errors are raised, in one line
 class Topic:
     """A topic and its brokers."""
 
-    servers: str
-    """``host:port``, several separated by commas."""
+    servers: str  # ``host:port``, several separated by commas
     name: str
     properties: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Properties of librdkafka; they may hold a password."""
