@@ -2,7 +2,6 @@
 
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -29,6 +28,10 @@ from tests.support.standalone_cluster import ask, standalone_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark]
 
+TOY = (
+    *("--config", str(shipped("train/hlf.yaml")), "--data.store", "toy.zarr", "--threads", "1"),
+    *("--data.batch_size", "31", "--data.workers", "0", "--trainer.max_epochs", "2"),
+)
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 
@@ -84,20 +87,35 @@ def undisturbed(output: Path) -> None:
         (output / f"crashed-{rank}").touch()
 
 
-def test_two_processes_in_spark_train_to_the_weights_of_one_without(tmp_path: Path) -> None:
-    toy_store(tmp_path / "toy.zarr", events=35, mean_particles=5)
-    own = ("--config", str(shipped("train/hlf.yaml")), "--data.store", "toy.zarr", "--threads", "1")
-    own += ("--data.batch_size", "31", "--data.workers", "0", "--trainer.max_epochs", "2")
-    two = ("--output", "two", "--spark.num_processes", "2", "--spark.driver_memory", "512m")
-    done = hepflow("spark-train", *own, *two, cwd=tmp_path)
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a store, and the run `two` of two processes inside Spark."""
+    folder = tmp_path_factory.mktemp("toy")
+    toy_store(folder / "toy.zarr", events=35, mean_particles=5)
+    two = ("--spark.num_processes", "2", "--spark.driver_memory", "512m")
+    done = hepflow("spark-train", *TOY, "--output", "two", *two, cwd=folder)
     assert done.returncode == 0, done.stderr
-    one = hepflow("train", "fit", *own, "--output", "one", cwd=tmp_path)
-    assert one.returncode == 0, one.stderr
-    assert_same(weights(tmp_path / "one"), weights(tmp_path / "two"), rtol=1e-4, atol=1e-6)
-    records = [read_json(tmp_path / name / "run.json") for name in ("one", "two")]
+    return folder
+
+
+def test_two_processes_in_spark_train_to_the_weights_of_one_without(toy: Path) -> None:
+    done = hepflow("train", "fit", *TOY, "--output", "one", cwd=toy)
+    assert done.returncode == 0, done.stderr
+    assert_same(weights(toy / "one"), weights(toy / "two"), rtol=1e-4, atol=1e-6)
+    records = [read_json(toy / name / "run.json") for name in ("one", "two")]
     assert [record["engine"] for record in records] == ["Lightning", "Spark"]
     assert [record["processes"] for record in records] == [1, 2]
     assert records[0]["events_trained"] == records[1]["events_trained"] == 2 * 210
+
+
+def test_a_finished_training_starts_no_spark(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(toy)
+    with caplog.at_level("INFO", logger="hepflow"):
+        spark_train([*TOY, "--output", "two", "--spark.num_processes", "3"])
+    assert "two is up to date" in caplog.messages[-1]
+    assert not any("Spark" in message for message in caplog.messages)
 
 
 @pytest.mark.system
@@ -175,17 +193,6 @@ def test_executors_of_a_standalone_cluster_train_to_the_weights_of_plain_ddp(
     assert (app["name"], app["cores"]) == ("hepflow spark-train standalone", 2)
     assert "epoch 2 of 2  val_loss" in done.stderr, "on the driver's terminal"
     assert_same(weights(plain), weights(folder / "standalone"), **CLOSE)
-
-
-def test_a_finished_training_starts_no_spark(
-    options: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, caplog: Any
-) -> None:
-    folder, own = options
-    monkeypatch.chdir(folder)
-    with caplog.at_level("INFO", logger="hepflow"):
-        spark_train([*own, "--output", "spark", "--spark.num_processes", "3"])
-    assert "spark is up to date" in caplog.messages[-1]
-    assert not any("Spark" in message for message in caplog.messages)
 
 
 def test_a_wrong_option_is_named_before_spark_starts(
