@@ -12,12 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, get_origin
 
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 from rich.text import Text
 
 from hepflow.config import score, stages, tools
-from hepflow.config.arguments import nearest, read, spelt_out
+from hepflow.config.arguments import add_fields, nearest, read, spelt_out
 from hepflow.config.options import HELP, Groups, groups_of, mappings_of, print_help, spelt
 from hepflow.config.shipped import with_shipped
 from hepflow.errors import ConfigError, HepflowError, MissingDependency
@@ -204,10 +204,9 @@ def _run(name: str, arguments: list[str]) -> None:
 def parse(name: str, arguments: Sequence[str]) -> Any:
     """Return the configuration of a command from its arguments and the files that they name."""
     stage: Any = COMMANDS[name].config
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog=f"hepflow {name}", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
-    parser.add_class_arguments(stage)
+    add_fields(parser, stage)
 
     def make(namespace: Namespace) -> Any:
         values = dict(vars(parser.instantiate(namespace)))

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from hepflow.config.options import spelt
 from hepflow.errors import ConfigError, one_line
@@ -51,6 +51,17 @@ SENTENCES = {
 """Pattern of jsonargparse's message -> sentence; ``option`` is the key as the user wrote it."""
 WITHIN = r'Parser key "(.+?)":.* callable class: Parser key "(.+)\. Got value: Namespace\(.*'
 """Pattern of a message about an argument of a class, which is about the key in it."""
+
+
+def add_fields(parser: ArgumentParser, config: type, *group: str) -> None:
+    """Add the fields of a configuration as options; their help is the docstring under each.
+
+    jsonargparse looks for such docstrings in the sources of all base classes. In Lightning's they
+    cost a second and find nothing, so it looks for ours only.
+    """
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser.add_class_arguments(config, *group)
+    set_parsing_settings(docstring_parse_attribute_docstrings=False)
 
 
 def spelt_out(

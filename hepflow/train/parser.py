@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import Namespace
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import Callback, EarlyStopping
@@ -19,7 +19,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 
-from hepflow.config.arguments import read, spelt_out
+from hepflow.config.arguments import add_fields, read, spelt_out
 from hepflow.config.shipped import with_shipped
 from hepflow.config.stages import RUNS, TrainConfig
 from hepflow.data.runs import BEST, CHECKPOINTS, HISTORY, TENSORBOARD
@@ -66,7 +66,6 @@ class TrainCLI(LightningCLI):
     def __init__(self, command: str, args: Sequence[str], about: str | None = None) -> None:
         self.command = command
         self.prog = self.prog.format(command=command)
-        set_parsing_settings(docstring_parse_attribute_docstrings=True)
         words = {"switches": SWITCHES, "mappings": MAPPINGS, "aliases": ALIASES}
         shown = {"prog": self.prog, "usage": f"{self.prog} [options]", "description": about}
         super().__init__(
@@ -83,7 +82,7 @@ class TrainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run folder, the checkpoint, and the two callbacks that people tune."""
-        parser.add_class_arguments(TrainConfig)
+        add_fields(parser, TrainConfig)
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.add_lightning_class_args(callbacks.BestCheckpoint, "checkpoint")
         group = parser.groups["checkpoint"]  # type: ignore[index]

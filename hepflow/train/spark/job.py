@@ -23,6 +23,7 @@ from pyspark.errors import PySparkException
 from pyspark.ml.torch.distributor import TorchDistributor
 from pytorch_lightning.cli import LightningArgumentParser
 
+from hepflow.config.arguments import add_fields
 from hepflow.config.engines import SparkConfig
 from hepflow.config.stages import RUNS, SparkTrainConfig
 from hepflow.data.runs import CHECKPOINTS, read_record
@@ -51,7 +52,7 @@ class SparkCLI(TrainCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of Spark."""
         super().add_arguments_to_parser(parser)
-        parser.add_class_arguments(SparkTrainConfig, "spark")
+        add_fields(parser, SparkTrainConfig, "spark")
 
     def checked(self, config: Namespace) -> Namespace:
         """Check the options of Spark too."""
