@@ -85,10 +85,9 @@ def dask_client(
         try:
             yield client
         except KilledWorker as error:
-            raise HepflowError(
-                "workers kept dying, probably out of memory. Use fewer --cluster.workers, raise "
-                "--cluster.memory, or make the tasks smaller."
-            ) from error
+            what = "workers kept dying, probably out of memory. Use fewer --cluster.workers"
+            advice = "raise --cluster.memory, or make the tasks smaller."
+            raise HepflowError(f"{what}, {advice}") from error
         finally:
             # An idle worker that is slow to end is killed, which is no news.
             nanny.setLevel(max(nanny.level, logging.ERROR))
@@ -154,23 +153,18 @@ def worker_memory(config: ClusterConfig, n_tasks: int = sys.maxsize) -> int | No
     try:
         return parse_bytes(_SLURM_MEMORY if config.memory == "auto" else config.memory)
     except ValueError as error:
-        raise ConfigError(
-            f"cluster.memory must be a size such as 4GiB, or auto; got {config.memory!r}"
-        ) from error
+        wanted = "a size such as 4GiB, or auto"
+        raise ConfigError(f"cluster.memory must be {wanted}; got {config.memory!r}") from error
 
 
 def check_memory(config: ClusterConfig, n_tasks: int, needed: int) -> None:
     """Log the bytes that the largest task needs; raise a ConfigError if workers have less."""
-    limit = worker_memory(config, n_tasks)
-    if limit is None:
-        log.info("the largest task needs about %s in its worker", decimal(needed))
-    elif needed > limit:
-        raise ConfigError(
-            f"the largest task needs about {decimal(needed)}, a worker has {decimal(limit)}. Use "
-            "fewer --cluster.workers, raise --cluster.memory, or ingest with smaller row groups."
-        )
-    else:
-        log.info("the largest task needs about %s of %s", decimal(needed), decimal(limit))
+    limit, need = worker_memory(config, n_tasks), f"the largest task needs about {decimal(needed)}"
+    if limit is not None and needed > limit:
+        advice = "raise --cluster.memory, or ingest with smaller row groups."
+        what = f"{need}, a worker has {decimal(limit)}"
+        raise ConfigError(f"{what}. Use fewer --cluster.workers, {advice}")
+    log.info("%s %s", need, "in its worker" if limit is None else f"of {decimal(limit)}")
 
 
 def _local(config: ClusterConfig, n_tasks: int) -> Cluster:
@@ -196,10 +190,8 @@ def _local(config: ClusterConfig, n_tasks: int) -> Cluster:
 
 def _slurm(config: ClusterConfig, n_tasks: int) -> Cluster:
     if shutil.which("sbatch") is None:
-        raise ConfigError(
-            "cluster.kind slurm: sbatch not found. Run on a machine that submits jobs, or use kind "
-            "local or address."
-        )
+        advice = "Run on a machine that submits jobs, or use kind local or address."
+        raise ConfigError(f"cluster.kind slurm: sbatch not found. {advice}")
     slurm, memory = config.slurm, worker_memory(config, n_tasks) or 0
     # A worker leaves before Slurm ends it; the stagger keeps workers from leaving all at once.
     walltime = walltime_seconds(slurm.walltime)
@@ -220,8 +212,7 @@ def _slurm(config: ClusterConfig, n_tasks: int) -> Cluster:
         scheduler_options={"dashboard_address": config.dashboard_address},
     )
     # Ask Slurm first: Dask would wait indefinitely for jobs that it rejects.
-    asked = ["sbatch", "--test-only"]
-    script = cluster.job_script()
+    asked, script = ["sbatch", "--test-only"], cluster.job_script()
     answer = subprocess.run(asked, input=script, capture_output=True, text=True, check=False)
     if answer.returncode:
         cluster.close()
@@ -251,7 +242,5 @@ def _client_at(address: str) -> Client:
     try:
         return Client(address, timeout="30s")
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"cluster.address: no Dask scheduler responds at {address} ({one_line(error)}). Start "
-            "one with `dask scheduler`."
-        ) from error
+        what = f"no Dask scheduler responds at {address} ({one_line(error)})"
+        raise DataError(f"cluster.address: {what}. Start one with `dask scheduler`.") from error

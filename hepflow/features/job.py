@@ -186,8 +186,6 @@ def _warn_of_empty_classes(store: EventStore) -> None:
     empty = [name for name in store.spec.classes if not counts[name]]
     if empty and store.spec.splits["train"]:
         what = f"class{'' if len(empty) == 1 else 'es'} {', '.join(empty)}"
-        log.warning(
-            "no training events of %s; `hepflow train` will refuse this store. Check the losses "
-            "reported by `hepflow ingest`, or add files.",
-            what,
-        )
+        advice = "Check the losses reported by `hepflow ingest`, or add files."
+        message = "no training events of %s; `hepflow train` will refuse this store. %s"
+        log.warning(message, what, advice)

@@ -51,10 +51,9 @@ def make_part(store: EventStore, fragment: Fragment, physics: str | None) -> Out
         del events  # frees memory for the copies that follow
         clock.append(time.perf_counter())
         if len(label) and not 0 <= label.min() <= label.max() < len(spec.classes):
-            raise DataError(
-                f"labels from {label.min()} to {label.max()}, but there are {len(spec.classes)} "
-                "classes. Run `hepflow ingest` again."
-            )
+            what = f"labels from {label.min()} to {label.max()}"
+            known = f"there are {len(spec.classes)} classes"
+            raise DataError(f"{what}, but {known}. Run `hepflow ingest` again.")
     except DataError as error:
         where = "" if str(fragment.path) in str(error) else f"{fragment.path}: "
         return Outcome(fragment.name, fragment.n_events, {}, error=f"{where}{error}")

@@ -182,9 +182,8 @@ def _file(parts: Sequence[RangeRecord]) -> dict[str, Any]:
         known = (reasons.get(item.reason) or 0) + (item.events or 0)
         reasons[item.reason] = None if item.events is None else known
     if n_entries != ledger.n_in and None not in reasons.values():
-        raise AssertionError(
-            f"{file.path}: {n_entries} entries, but its {len(parts)} ranges cover {ledger.n_in}"
-        )
+        what = f"{n_entries} entries, but its {len(parts)} ranges cover {ledger.n_in}"
+        raise AssertionError(f"{file.path}: {what}")
     return {
         "file": file.name,
         "class": file.class_name,

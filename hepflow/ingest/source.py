@@ -46,8 +46,7 @@ _DEFAULTS = {"path": "", "tree": TREE, "collections": ",".join(COLLECTIONS), "sk
 _DEFAULTS |= {"target_partition_mb": "128", "classes": ",".join(CLASSES), "bad_files": "fail"}
 _DEFAULTS |= {"retries": "3", "timeout_s": "60"}
 _CHOICES = {"skim": ("false", "true"), "bad_files": ("fail", "skip")}
-_CHEAPEST = {"MissingET": {"MET": "float32"}}
-"""Read to count entries if a schema names no collection."""
+_CHEAPEST = {"MissingET": {"MET": "float32"}}  # to count entries if a schema names no collection
 
 
 def register(spark: SparkSession) -> None:

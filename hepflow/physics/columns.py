@@ -103,17 +103,15 @@ def _flat(events: ak.Array, collection: str, names: str) -> list[np.ndarray]:
             values = ak.to_numpy(flat[name], allow_missing=False)
             arrays.append(np.ascontiguousarray(values, dtype=COLLECTIONS[collection][name]))
     except ValueError as error:
-        raise DataError(
-            f"events: {collection!r} has missing values ({error}). Ingest the files again."
-        ) from error
+        what = f"{collection!r} has missing values ({error})"
+        raise DataError(f"events: {what}. Ingest the files again.") from error
     return arrays
 
 
 def _require(names: list[str], name: str, what: str) -> None:
     if name not in names:
-        raise DataError(
-            f"{what} {name!r}, only {', '.join(names)}. Give the output of `hepflow ingest`."
-        )
+        advice = "Give the output of `hepflow ingest`."
+        raise DataError(f"{what} {name!r}, only {', '.join(names)}. {advice}")
 
 
 def take(flat: Columns, keep: np.ndarray) -> Columns:

@@ -44,7 +44,6 @@ def named(definitions: str | Definitions) -> Definitions:
     if isinstance(definitions, Definitions):
         return definitions
     if definitions not in _BY_NAME:
-        raise ConfigError(
-            f"definitions: no set named {definitions!r}. Use {' or '.join(_BY_NAME)}."
-        )
+        known = " or ".join(_BY_NAME)
+        raise ConfigError(f"definitions: no set named {definitions!r}. Use {known}.")
     return _BY_NAME[definitions]

@@ -55,24 +55,17 @@ class Scratch(NamedTuple):
     phi: np.ndarray
     pt: np.ndarray
     kind: np.ndarray
-    source: np.ndarray
-    """Position in the kind's column."""
-    ranked: np.ndarray
-    """Candidates to list, by decreasing pT."""
-    sums: np.ndarray
-    """(room, 3) pT in the cone of each candidate by kind, see `around_all`."""
+    source: np.ndarray  # position in the kind's column
+    ranked: np.ndarray  # candidates to list, by decreasing pT
+    sums: np.ndarray  # (room, 3) pT in the cone of each candidate by kind, see `around_all`
     wrapped_phi: np.ndarray
     cell: np.ndarray
-    starts: np.ndarray
-    """(cells + 1) first candidate of each cell, in the order of the cells."""
-    order: np.ndarray
-    """Candidates in the order of the cells; the three arrays below have this order too."""
+    starts: np.ndarray  # (cells + 1) first candidate of each cell, in the order of the cells
+    order: np.ndarray  # candidates in the order of the cells, as in the four arrays below
     sorted_eta: np.ndarray
     sorted_phi: np.ndarray
-    sorted_pt: np.ndarray
-    """(3, room) pT in the row of the candidate's kind, 0 in the other two."""
-    from_earlier: np.ndarray
-    """(3, room) pT that each got from earlier candidates, in the row of their kind."""
+    sorted_pt: np.ndarray  # (3, room) pT in the row of the candidate's kind, 0 in the other two
+    from_earlier: np.ndarray  # (3, room) pT from earlier candidates, in the row of their kind
 
 
 @cached_njit()

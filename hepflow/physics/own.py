@@ -90,9 +90,8 @@ def _resolve(name: str) -> tuple[ModuleType, Physics]:
     try:
         module = import_module(module_name)
     except ImportError as error:
-        raise ConfigError(
-            f"physics: no module {module_name!r} in {here} or on the Python path ({error})"
-        ) from error
+        where = f"in {here} or on the Python path"
+        raise ConfigError(f"physics: no module {module_name!r} {where} ({error})") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         raise ConfigError(f"physics: {module_name} has no function {function_name!r}")

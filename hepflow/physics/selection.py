@@ -38,8 +38,7 @@ class Lepton(NamedTuple):
     eta: float
     phi: float
     charge: float
-    isolation: Three
-    """Charged, gamma and neutral sums in the cone, over the lepton's pT."""
+    isolation: Three  # charged, gamma and neutral sums in the cone, over the lepton's pT
 
 
 def passes(events: ak.Array, definitions: str | Definitions = "corrected") -> np.ndarray:

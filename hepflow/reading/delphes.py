@@ -23,17 +23,12 @@ from hepflow.errors import DataError
 from hepflow.reading.remote import as_io_error, is_remote, set_timeout, source
 from hepflow.schema import ALIASES, COLLECTIONS, OPTIONAL, TREE
 
-STEP_BYTES = 48 << 20
-"""Uncompressed bytes of the wanted branches in memory at a time."""
-Wanted = Mapping[str, Mapping[str, str]]
-"""Collection -> field -> type, as `hepflow.schema.COLLECTIONS`."""
+STEP_BYTES = 48 << 20  # uncompressed bytes of the wanted branches in memory at a time
+Wanted = Mapping[str, Mapping[str, str]]  # collection -> field -> type, as `COLLECTIONS`
 _SMALLEST = 403  # bytes of an empty ROOT file
-_HOPELESS = {
-    PermissionError: "permission denied",
-    FileNotFoundError: "no such file",
-    IsADirectoryError: "a folder, not a file",
-}
-"""I/O errors that a retry does not help."""
+# I/O errors that a retry does not help
+_HOPELESS = {PermissionError: "permission denied", FileNotFoundError: "no such file"}
+_HOPELESS |= {IsADirectoryError: "a folder, not a file"}
 
 
 class Unreadable(DataError):

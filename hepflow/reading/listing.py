@@ -86,11 +86,8 @@ def assign(
 ) -> list[SourceFile]:
     """Return the files with their classes; ``root`` is the input, for messages.
 
-    Raises
-    ------
-    DataError
-        There is no file, a file of no class (unless ``unmatched`` is skip) or of two, a class
-        without files, or a pattern that matches none.
+    Raises a DataError without a file, for a file of no class (unless ``unmatched`` is skip) or of
+    two, for a class without files, and for a pattern that matches none.
     """
     assigned, left, files = [], [], list(files)
     if not files:

@@ -92,20 +92,13 @@ class RangeReader:
 
     def record(self, n_out: int, rejected: Counter[str], lost: Counter[str]) -> RangeRecord:
         """Return the fate of the entries: how many passed, were rejected and lost, by reason."""
-        return RangeRecord(
-            self.range,
-            self.uuid.hex() if self.uuid else None,
-            self.n_entries,
-            self.start,
-            self.stop,
-            n_out,
-            dict(+rejected),
-            {self.unreadable: None} if self.unreadable else dict(+lost),
-            self.transient,
-            self.filled,
-            self.bytes_read,
-            round(perf_counter() - self.began, 3),
-        )
+        uuid = self.uuid.hex() if self.uuid else None
+        by_reason: dict[str, int | None] = dict(+lost)
+        if self.unreadable:
+            by_reason = {self.unreadable: None}
+        fate = self.start, self.stop, n_out, dict(+rejected), by_reason, self.transient, self.filled
+        seconds = round(perf_counter() - self.began, 3)
+        return RangeRecord(self.range, uuid, self.n_entries, *fate, self.bytes_read, seconds)
 
     def _read(self) -> Iterator[Chunk]:
         file_of, access = self.range.file, self.access

@@ -33,8 +33,7 @@ class RangeRecord:
     stop: int = 0
     n_out: int = 0  # entries that passed
     rejected: Mapping[str, int] = field(default_factory=dict)  # cut -> entries
-    lost: Mapping[str, int | None] = field(default_factory=dict)
-    """Reason -> entries; None if their number is not known."""
+    lost: Mapping[str, int | None] = field(default_factory=dict)  # reason -> entries; None: unknown
     transient: bool = False
     """Whether a dying worker or file system lost entries, and not the file: another run retries."""
     filled: tuple[str, ...] = ()  # optional fields that the file does not have
@@ -74,10 +73,7 @@ def _reasons(lost: Sequence[Lost]) -> str:
 def judge(lost: Iterable[Lost], n_files: int | None, allowed: int, output: Path) -> None:
     """Log the files (of ``n_files``; None: the messages) that lost events.
 
-    Raises
-    ------
-    DataError
-        They are more than ``allowed``. All work is done by now.
+    More than ``allowed`` raise a DataError; all work is done by now.
     """
     by_file: dict[str, list[Lost]] = {}
     for item in lost:
@@ -93,7 +89,6 @@ def judge(lost: Iterable[Lost], n_files: int | None, allowed: int, output: Path)
             what = f"{len(bad)} of {counted(n_files, 'file')}"
             advice = "Repair them and run again, or allow"
         first = f"the first, {bad[0][0].file}: {_reasons(bad[0])}"
-        raise DataError(
-            f"{output}: {what} lost events ({first}), {allowed} allowed; the rest is done. "
-            f"{advice} it with --max-lost-files {len(bad)}."
-        )
+        advice = f"{advice} it with --max-lost-files {len(bad)}."
+        summary = f"{what} lost events ({first}), {allowed} allowed"
+        raise DataError(f"{output}: {summary}; the rest is done. {advice}")

@@ -87,9 +87,8 @@ class ScoreFolder:
         before = read_marker(self.path)
         if before is None:
             if any(path.name[0] not in "._" for path in self.path.glob("*")):
-                raise DataError(
-                    f"{self.path}: the folder holds other files than scores. Choose another output."
-                )
+                what = "the folder holds other files than scores. Choose another output."
+                raise DataError(f"{self.path}: {what}")
         elif before.get("key") != self.about["key"]:
             if not overwrite and any((self.path / RECORDS).glob("*.json")):
                 refuse_to_replace(self.path, "scores", _settings(before), _settings(self.about))
@@ -146,10 +145,7 @@ def _settings(about: Mapping[str, Any]) -> dict[str, str]:
 def read_scores(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
     """Return all scores in an output of `hepflow score`, also while it runs; default: all columns.
 
-    Raises
-    ------
-    DataError
-        There are none.
+    Raises a DataError if there are none.
     """
     files = sorted(str(file) for file in path.glob("*.parquet"))
     if not files:

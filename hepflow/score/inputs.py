@@ -70,8 +70,6 @@ def ranges_of(root: str | Path, access: Access, target_bytes: int) -> list[Entry
         return [EntryRange(file) for file in files]
     ranges = plan(list_files(root, access.timeout_s), target_bytes)
     if not ranges:
-        raise DataError(
-            f"{root}: neither ROOT files nor a dataset of `hepflow ingest` here. "
-            "Give the folder of either with --input."
-        )
+        what = "neither ROOT files nor a dataset of `hepflow ingest` here"
+        raise DataError(f"{root}: {what}. Give the folder of either with --input.")
     return ranges

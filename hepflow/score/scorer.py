@@ -72,18 +72,11 @@ class Scorer:
     Make it once: loading takes a second, an event microseconds to milliseconds. A model that is not
     one of hepflow's, or was trained on other features, raises a DataError.
 
-    Parameters
-    ----------
-    model : Path
-        ONNX file of `hepflow train fit` or `hepflow export`.
-    physics : str or None
-        ``package.module:function`` of your own physics, if the net was trained on it.
-    store : Path or None
-        Feature store that must have the model's classes, features, definitions and normalisation.
-    working_points : sequence of WorkingPoint
-        Streams of the trigger, from `hepflow.score.working_points.resolve`.
-    threads : int
-        Threads of the net; 0: one per core.
+    ``model`` is an ONNX file of `hepflow train fit` or `hepflow export`; ``physics`` is the
+    ``package.module:function`` of your own physics, if the net was trained on it. A feature
+    ``store``, if given, must have the model's classes, features, definitions and normalisation.
+    ``working_points`` are the streams of the trigger, from `hepflow.score.working_points.resolve`.
+    The net runs in ``threads`` threads; 0: one per core.
 
     Examples
     --------
@@ -188,21 +181,18 @@ class Scorer:
 
     def _require_same_physics(self, model: Path) -> None:
         """Refuse a net that was trained on the features of other physics."""
+        advice = "Name the physics of its training by --physics."
         made = own.names(self.physics, self.inputs.definitions, empty_events())
         for group, features in zip(("hlf", "particles"), made, strict=True):
             wanted, names = getattr(self.inputs, group), tuple(f.name for f in features)
             if names != wanted:
-                raise DataError(
-                    f"{model}: made for {group} {words(wanted)}, this physics makes "
-                    f"{words(names)}. Name the physics of its training by --physics."
-                )
+                what = f"made for {group} {words(wanted)}, this physics makes {words(names)}"
+                raise DataError(f"{model}: {what}. {advice}")
         trained, _, trained_version = self.net.physics.partition("@")
         used, _, used_version = self.physics_identity.partition("@")
         if trained and trained != used:
-            raise DataError(
-                f"{model}: trained on the features of {trained}, not of {used}. "
-                "Name the physics of its training by --physics."
-            )
+            what = f"trained on the features of {trained}, not of {used}"
+            raise DataError(f"{model}: {what}. {advice}")
         if trained_version and trained_version != used_version:
             message = "%s: %s has changed since its training; scores may differ from its test"
             log.warning(message, model, used)
@@ -216,10 +206,8 @@ class Scorer:
             theirs = np.asarray(wanted.statistics[group][name])
             if not np.allclose(mine, theirs, rtol=1e-6, atol=1e-9):
                 worst = getattr(self.inputs, group)[int(np.argmax(np.abs(mine - theirs)))]
-                raise DataError(
-                    f"{model}: its normalisation ({name} of {worst} in {group}) is not that of "
-                    f"{store.path}. Give the store of its training."
-                )
+                what = f"its normalisation ({name} of {worst} in {group}) is not that of"
+                raise DataError(f"{model}: {what} {store.path}. Give the store of its training.")
 
 
 def _n_candidates(c: Columns) -> np.ndarray:

@@ -59,11 +59,9 @@ class ScoreRecord:
     messages: Mapping[str, str] = field(default_factory=dict)
     """Hash of the events of a message -> its place, for a micro-batch."""
     fragment: str | None = None  # Parquet file of the scores; None without a readable event
-    transient: bool = False
-    """Whether the file system or dying workers lost events: another run retries."""
+    transient: bool = False  # the file system or dying workers lost events: another run retries
     accepted: Mapping[str, int] = field(default_factory=dict)  # stream -> events that it keeps
-    histograms: Sequence[Sequence[int]] = ()
-    """One per high-level feature, in the bins of the model's `Spread`."""
+    histograms: Sequence[Sequence[int]] = ()  # one per high-level feature, in bins of `Spread`
     seconds: float = 0.0
 
     def write(self, output: Path) -> Self:
@@ -151,18 +149,10 @@ def given_up(entries: EntryRange, task: Task) -> ScoreRecord:
 
 
 def _record(fate: RangeRecord, task: Task, tally: Tally, fragment: str | None) -> ScoreRecord:
-    return ScoreRecord(
-        fate.range.key,
-        fate.range.file.name,
-        fate.ledger,
-        fate.range,
-        fate.uuid,
-        fragment=fragment,
-        transient=fate.transient,
-        accepted=tally.accepted,
-        histograms=tally.histograms,
-        seconds=fate.seconds,
-    ).write(task.output)
+    key, name = fate.range.key, fate.range.file.name
+    of_events = fragment, fate.transient, tally.accepted, tally.histograms, fate.seconds
+    record = ScoreRecord(key, name, fate.ledger, fate.range, fate.uuid, {}, *of_events)
+    return record.write(task.output)
 
 
 def _claim(output: Path, identity: bytes, name: str) -> str:

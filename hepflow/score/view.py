@@ -42,10 +42,8 @@ class View:
         self.alarms: set[str] = set()
         classes, mix = folder.about["classes"], config.mix
         if mix and (set(mix) != set(classes) or sum(mix.values()) <= 0):
-            raise ConfigError(
-                f"mix must name every class ({', '.join(classes)}) and have a positive sum, "
-                f"got {dict(mix)}"
-            )
+            wanted = f"name every class ({', '.join(classes)}) and have a positive sum"
+            raise ConfigError(f"mix must {wanted}, got {dict(mix)}")
         self._mix = np.array([mix[name] for name in classes]) if mix else None
         self._recent: deque[tuple[float, ScoreRecord]] = deque()  # with the time of arrival
         self._latency: deque[tuple[float, int]] = deque(maxlen=_LATENCIES)

@@ -52,10 +52,9 @@ def resolve(asked: str, report: Path, net: OnnxNet) -> tuple[WorkingPoint, ...]:
     try:
         metrics: Mapping[str, Any] = read_json(path)
     except (OSError, HepflowError) as error:
-        raise DataError(
-            f"{path}: no readable report with the working points ({error}). "
-            f"Make one with `hepflow evaluate --output {path.parent}`."
-        ) from error
+        what = f"no readable report with the working points ({error})"
+        advice = f"Make one with `hepflow evaluate --output {path.parent}`."
+        raise DataError(f"{path}: {what}. {advice}") from error
     version, now = metrics.get("schema_version"), METRICS_SCHEMA_VERSION
     if version != now:
         what = f"report of schema version {version}, this hepflow reads {now}"
@@ -63,27 +62,21 @@ def resolve(asked: str, report: Path, net: OnnxNet) -> tuple[WorkingPoint, ...]:
     run, inputs = net.path.absolute().parent.name, net.inputs
     measured: Mapping[str, Any] | None = metrics["models"].get(run)
     if measured is None:
-        raise DataError(
-            f"{report}: no model {run!r} in it, only {', '.join(metrics['models'])}. "
-            "A threshold belongs to one model: evaluate this run."
-        )
+        what = f"no model {run!r} in it, only {', '.join(metrics['models'])}"
+        raise DataError(f"{report}: {what}. A threshold belongs to one model: evaluate this run.")
     provenance = measured["provenance"]
     store = provenance.get("store")
     if tuple(metrics["classes"]) != inputs.classes or store != inputs.provenance:
-        raise DataError(
-            f"{report}: its {run!r} was made for other classes or another feature store than "
-            f"{net.path} ({store}, not {inputs.provenance}). Evaluate this run again."
-        )
+        what = f"its {run!r} was made for other classes or another feature store than {net.path}"
+        stores = f"{store}, not {inputs.provenance}"
+        raise DataError(f"{report}: {what} ({stores}). Evaluate this run again.")
     if net.weights and provenance.get("weights", net.weights) != net.weights:
-        raise DataError(
-            f"{report}: the report is of an earlier training of {run}, or of another of its "
-            "checkpoints. Run `hepflow evaluate` again."
-        )
+        what = f"the report is of an earlier training of {run}, or of another of its checkpoints"
+        raise DataError(f"{report}: {what}. Run `hepflow evaluate` again.")
     points = tuple(_resolve(name, metrics, measured, inputs) for name in names)
     if len({point.stream for point in points}) < len(points):
-        raise ConfigError(
-            f"working_point {asked!r}: each selection makes one column. Name each only once."
-        )
+        what = "each selection makes one column. Name each only once."
+        raise ConfigError(f"working_point {asked!r}: {what}")
     return points
 
 
@@ -94,25 +87,21 @@ def _resolve(
     try:
         target = float(number)
     except ValueError as error:
-        example = f"{inputs.classes[-1]}@0.99"
-        raise ConfigError(
-            f"working_point must be SELECTION@EFFICIENCY, such as {example}, got {name!r}"
-        ) from error
+        wanted = f"SELECTION@EFFICIENCY, such as {inputs.classes[-1]}@0.99"
+        raise ConfigError(f"working_point must be {wanted}, got {name!r}") from error
     selections = metrics["selections"]
     found = [key for key in (choice, f"{choice}_vs_rest") if key in selections]
     if not found:
-        raise ConfigError(
-            f"working_point {name!r}: the report has no selection {choice!r}, only "
-            f"{', '.join([*inputs.classes, *selections])}. Choose one of them."
-        )
+        known = ", ".join([*inputs.classes, *selections])
+        what = f"the report has no selection {choice!r}, only {known}"
+        raise ConfigError(f"working_point {name!r}: {what}. Choose one of them.")
     points = measured["selections"][found[0]]["working_points"]
     threshold = [p["threshold"] for p in points if abs(p["target"] - target) < 1e-9]
     if not threshold:
         targets = ", ".join(str(point["target"]) for point in points)
-        raise ConfigError(
-            f"working_point {name!r}: the report has the efficiencies {targets}. "
-            f"For others run `hepflow evaluate --targets=[{number}]`."
-        )
+        what = f"the report has the efficiencies {targets}"
+        advice = f"For others run `hepflow evaluate --targets=[{number}]`."
+        raise ConfigError(f"working_point {name!r}: {what}. {advice}")
     sides = (selections[found[0]][side] for side in ("signal", "background"))
     signal, background = (tuple(map(inputs.classes.index, members)) for members in sides)
     hashed = str(metrics["inputs"])

@@ -72,10 +72,8 @@ def plan(config: SimulateConfig) -> list[Sample]:
     """Return the files of a config, the slowest first."""
     classes = set(config.classes)
     if not classes or not classes <= set(CLASSES) or len(classes) < len(config.classes):
-        raise ConfigError(
-            f"classes: got {', '.join(config.classes) or 'none'}; "
-            f"each must be one of {', '.join(CLASSES)}, and only once"
-        )
+        got, known = ", ".join(config.classes) or "none", ", ".join(CLASSES)
+        raise ConfigError(f"classes: got {got}; each must be one of {known}, and only once")
     if config.input is None:
         identity = identity_of(config.pool, config.seed)
         path = config.output / f".pool-{identity}.npz"

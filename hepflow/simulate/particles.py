@@ -15,8 +15,7 @@ import numpy as np
 from hepflow.simulate import card
 
 SOFT_EVENTS = 2.7
-Event = tuple[np.ndarray, ...]
-"""One event: pdg, charge, momentum and vertex, as `Particles` has them."""
+Event = tuple[np.ndarray, ...]  # pdg, charge, momentum and vertex, as `Particles` has them
 
 
 @dataclass(frozen=True)

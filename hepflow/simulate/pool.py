@@ -83,6 +83,5 @@ def load(path: Path) -> Pool:
             groups[group][name] = double
         return Pool(identity, Particles(**groups["events"]), Library(**groups["decays"]))
     except (OSError, KeyError, ValueError, TypeError) as error:
-        raise DataError(
-            f"{path}: not a minimum-bias pool ({error}). Leave out --input to generate one."
-        ) from error
+        advice = "Leave out --input to generate one."
+        raise DataError(f"{path}: not a minimum-bias pool ({error}). {advice}") from error

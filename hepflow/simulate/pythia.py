@@ -112,16 +112,9 @@ def decay_library(species: Sequence[int], n_decays: int, seed: int, leptonic: bo
         keep = np.flatnonzero(record.visible & (np.arange(len(mother)) > n_decays))
         keep = keep[np.argsort(ancestor[keep], kind="stable")]
         pdg = record.pdg[keep].astype(np.int32)
-        part = Library(
-            species=np.array([kind]),
-            leptonic=np.array([leptonic]),
-            branching=np.array([branching]),
-            first=np.array([0, n_decays]),
-            offsets=offsets_of(np.bincount(ancestor[keep] - 1, minlength=n_decays)),
-            pdg=pdg,
-            charge=charges(pythia, pdg),
-            momentum=record.momentum[keep],
-            vertex=record.vertex[keep],
-        )
-        parts.append(part)
+        kinds, straight = np.array([kind]), np.array([leptonic])
+        fractions, first = np.array([branching]), np.array([0, n_decays])
+        offsets = offsets_of(np.bincount(ancestor[keep] - 1, minlength=n_decays))
+        particles = pdg, charges(pythia, pdg), record.momentum[keep], record.vertex[keep]
+        parts.append(Library(kinds, straight, fractions, first, offsets, *particles))
     return join(parts)

@@ -49,10 +49,8 @@ def run(config: ScoreConfig) -> None:
     topic = Topic.parse(str(config.input), config.kafka.properties)
     scorer, task, about = prepare(config, str(topic))
     if not topic.partitions(config.timeout_s):
-        raise DataError(
-            f"{topic}: topic does not exist. Create it, or publish to it with "
-            f"`hepflow replay --output {topic}`."
-        )
+        advice = f"Create it, or publish to it with `hepflow replay --output {topic}`."
+        raise DataError(f"{topic}: topic does not exist. {advice}")
     with exclusive(config.output):
         folder = ScoreFolder(task.output, about, overwrite=config.overwrite)
         _require_complete(folder)
@@ -77,10 +75,9 @@ def _follow(config: ScoreConfig, topic: Topic, spark: SparkSession, task: Task, 
                 except PySparkException as error:
                     tries = 0 if len(view.folder.done) > done else tries
                     if batches.error is not None or tries >= config.retries:
-                        raise batches.error or DataError(
-                            f"{topic}: {_brief(error)}, {counted(tries + 1, 'time')}. "
-                            "Check the broker, and run the same command again."
-                        ) from error
+                        what = f"{topic}: {_brief(error)}, {counted(tries + 1, 'time')}"
+                        advice = "Check the broker, and run the same command again."
+                        raise batches.error or DataError(f"{what}. {advice}") from error
                     log.warning("%s: %s, retrying in %g s", topic, _brief(error), 2.0**tries)
                     time.sleep(2.0**tries)
                     tries += 1
@@ -272,10 +269,8 @@ def _require_complete(folder: ScoreFolder) -> None:
     missing = set(range(max(committed, default=-1) + 1)) - found
     if missing or (found and not committed and max(found) > 0):
         what = f"scores ({len(missing)} micro-batches)" if missing else f"Spark's {CHECKPOINT}"
-        raise DataError(
-            f"{folder.path}: {what} deleted. Choose another output: "
-            "the topic is read again from its start."
-        )
+        advice = "Choose another output: the topic is read again from its start."
+        raise DataError(f"{folder.path}: {what} deleted. {advice}")
 
 
 def _brief(error: Exception) -> str:

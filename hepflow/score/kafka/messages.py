@@ -70,9 +70,8 @@ def decode(value: bytes | None, most_bytes: int) -> Content:
     except Malformed:
         raise
     except (pa.ArrowException, OSError, EOFError, ValueError, struct.error) as error:
-        raise Malformed(
-            f"not an Arrow IPC stream, or a damaged one ({one_line(error)[:120]})"
-        ) from error
+        what = f"not an Arrow IPC stream, or a damaged one ({one_line(error)[:120]})"
+        raise Malformed(what) from error
     if table.num_rows == 0:
         raise Malformed("no events")
     columns = {name: _filled(name, table[name].combine_chunks()) for name in SCHEMA.names}

@@ -43,10 +43,9 @@ def run(config: ReplayConfig) -> None:
     for name, why in lost.items():
         log.warning("quarantined %s: %s", name, why)
     if len(lost) > config.max_lost_files:
-        raise DataError(
-            f"{config.input}: {counted(len(lost), 'file')} lost events, {config.max_lost_files} "
-            "allowed (--max-lost-files); the other events are published."
-        )
+        what = f"{counted(len(lost), 'file')} lost events, {config.max_lost_files} allowed"
+        rest = "(--max-lost-files); the other events are published."
+        raise DataError(f"{config.input}: {what} {rest}")
 
 
 def _publish_all(
@@ -125,10 +124,9 @@ class Publisher:
             yield events, value
         elif len(events) == 1:
             where = f"{events['file'][0].as_py()}, entry {events['entry'][0].as_py()}"
-            raise DataError(
-                f"{where}: an event of {len(value):,} bytes, {self._most:,} allowed. "
-                "Raise message.max.bytes, in the broker and in --properties."
-            )
+            what = f"an event of {len(value):,} bytes, {self._most:,} allowed"
+            advice = "Raise message.max.bytes, in the broker and in --properties."
+            raise DataError(f"{where}: {what}. {advice}")
         else:
             half = len(events) // 2
             yield from self._messages(events.slice(0, half))
@@ -143,10 +141,8 @@ class Publisher:
             except BufferError:  # the queue is full: the broker is slower than the chosen rate
                 self._poll(0.5)  # until messages are delivered, or refused after their timeout
             except KafkaException as error:
-                raise DataError(
-                    f"{self.topic}: a message of {len(value):,} bytes was refused "
-                    f"({reason(error)}). Lower --events-per-message."
-                ) from error
+                what = f"a message of {len(value):,} bytes was refused ({reason(error)})"
+                raise DataError(f"{self.topic}: {what}. Lower --events-per-message.") from error
             else:
                 return
 
@@ -161,7 +157,5 @@ class Publisher:
 
     def _check(self) -> None:
         if self._refused is not None:
-            raise DataError(
-                f"{self.topic}: a message was refused ({self._refused.str()}) after "
-                f"{self.summary}. Check the broker."
-            )
+            what = f"a message was refused ({self._refused.str()}) after {self.summary}"
+            raise DataError(f"{self.topic}: {what}. Check the broker.")

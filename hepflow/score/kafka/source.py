@@ -35,8 +35,7 @@ _CHUNK = 16  # messages per record batch
 _CONSUMER = {"group.id": "hepflow", "enable.auto.commit": False}
 _CONSUMER |= {"auto.offset.reset": "error", "enable.partition.eof": True}
 
-Offsets = dict[str, dict[str, int]]
-"""Topic -> partition -> next message, as in Spark's own connector."""
+Offsets = dict[str, dict[str, int]]  # topic -> partition -> next message, as Spark's connector has
 
 
 def options(topic: Topic, config: KafkaConfig, timeout_s: float, tasks: int) -> dict[str, str]:
@@ -74,8 +73,7 @@ class _Reader(DataSourceStreamReader):
     _watcher: Consumer | None = None
 
     def __reduce__(self) -> tuple[object, ...]:  # a connection cannot be pickled
-        arguments = (self.topic, self.starting, self.most, self.timeout_s, self.tasks)
-        return type(self), arguments
+        return type(self), (self.topic, self.starting, self.most, self.timeout_s, self.tasks)
 
     def stop(self) -> None:
         if self._watcher is not None:
@@ -137,10 +135,8 @@ class _Reader(DataSourceStreamReader):
                     elif error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
                         raise KafkaException(error)
                     elif at < stop:
-                        raise OSError(
-                            f"{self.topic}: partition {number} ends at {at}, it had {stop} "
-                            "messages. Was the topic created again?"
-                        )
+                        what = f"partition {number} ends at {at}, it had {stop} messages"
+                        raise OSError(f"{self.topic}: {what}. Was the topic created again?")
                 yield pa.RecordBatch.from_pylist(rows, arrow_of(SCHEMA))
                 rows = []
             if rows:

@@ -29,10 +29,8 @@ class Topic:
         """Return the topic of an address."""
         servers, _, name = address.removeprefix(KAFKA).partition("/")
         if not address.startswith(KAFKA) or not servers or not name or "/" in name:
-            raise ConfigError(
-                f"{address!r} is not a topic. Give kafka://HOST:PORT/TOPIC, with several brokers "
-                "as HOST:PORT,HOST:PORT."
-            )
+            advice = "Give kafka://HOST:PORT/TOPIC, with several brokers as HOST:PORT,HOST:PORT."
+            raise ConfigError(f"{address!r} is not a topic. {advice}")
         return cls(servers, name, dict(properties))
 
     def __str__(self) -> str:
@@ -47,10 +45,9 @@ class Topic:
         try:
             found = AdminClient(self.client()).list_topics(timeout=timeout_s).topics.get(self.name)
         except KafkaException as error:
-            raise DataError(
-                f"{self}: no broker answers within {timeout_s:g} s ({reason(error)}). "
-                "Start it, or give the properties that it requires."
-            ) from error
+            what = f"no broker answers within {timeout_s:g} s ({reason(error)})"
+            advice = "Start it, or give the properties that it requires."
+            raise DataError(f"{self}: {what}. {advice}") from error
         return sorted(found.partitions) if found is not None and found.error is None else []
 
     def create(self, partitions: int, timeout_s: float) -> bool:
@@ -62,10 +59,8 @@ class Topic:
             created = admin.create_topics(new, request_timeout=timeout_s)
             created[self.name].result(timeout_s)
         except KafkaException as error:
-            raise DataError(
-                f"{self}: topic does not exist and could not be created ({reason(error)}). "
-                "Ask an administrator."
-            ) from error
+            what = f"topic does not exist and could not be created ({reason(error)})"
+            raise DataError(f"{self}: {what}. Ask an administrator.") from error
         return True
 
 
