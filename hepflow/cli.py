@@ -56,6 +56,7 @@ _IN_SPARK = (None, "hepflow.train.spark.job:spark_train", "train,ingest")
 _CHECK = (tools.StoreConfig, "hepflow.tools.store:check", "features")
 _INFO = (tools.StoreConfig, "hepflow.tools.store:info", "features")
 _TOPIC = "hepflow.score.kafka.job:run"
+_COMPLETION = (None, "hepflow.tools.completion:script", "", "Print a shell completion script")
 COMMANDS = {
     "simulate": Command(stages.SimulateConfig, "hepflow.simulate.job:run", "simulate"),
     "ingest": Command(stages.IngestConfig, "hepflow.ingest.job:run", "ingest"),
@@ -79,9 +80,7 @@ COMMANDS = {
     "bench": Command(tools.BenchConfig, "hepflow_bench.job:run", "bench"),
     "demo": Command(tools.DemoConfig, "hepflow.tools.demo:run", "all"),
     "doctor": Command(tools.DoctorConfig, "hepflow.tools.doctor:run", "all"),
-    "completion": Command(
-        None, "hepflow.tools.completion:script", "", "Print a shell completion script"
-    ),
+    "completion": Command(*_COMPLETION),
 }
 """All commands, in the order of the pipeline."""
 GROUPS = {"train": "Train classifiers with PyTorch Lightning", "store": "Inspect a feature store"}

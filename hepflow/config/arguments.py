@@ -19,16 +19,11 @@ from hepflow.errors import ConfigError, one_line
 
 T = TypeVar("T")
 EXAMPLE = "options with values, such as `output: a/folder`"
-TYPES = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "str": "text",
-    **dict.fromkeys(("tuple", "list"), "a list"),
-    **dict.fromkeys(("collections.abc.Iterable", "collections.abc.Sequence"), "a list"),
-    **dict.fromkeys(("dict", "collections.abc.Mapping"), "of the form {name: value}"),
-}
+TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 """Name of a Python type -> its name for users."""
+TYPES |= dict.fromkeys(("tuple", "list"), "a list")
+TYPES |= dict.fromkeys(("collections.abc.Iterable", "collections.abc.Sequence"), "a list")
+TYPES |= dict.fromkeys(("dict", "collections.abc.Mapping"), "of the form {name: value}")
 _KEY = 'Parser key "(.+?)": '
 SENTENCES = {
     r"argument (--\S+): expected one argument": "{0} needs a value.",

@@ -50,11 +50,9 @@ def groups_of(
     config: type, prefix: str = "", title: str = "options", general: Iterable[Option] = GENERAL
 ) -> dict[str, list[Option]]:
     """Return the options of a configuration, those of nested ones under headings of their own."""
-    texts = {
-        param.arg_name: param.description or ""
-        for cls in reversed(config.__mro__[:-1])
-        for param in parse_from_object(cls).params
-    }
+    texts: dict[str, str] = {}
+    for cls in reversed(config.__mro__[:-1]):
+        texts |= {one.arg_name: one.description or "" for one in parse_from_object(cls).params}
     kinds = get_type_hints(config)
     groups = {title: [] if prefix else [*general]}
     for field in fields(config):
@@ -130,10 +128,9 @@ def add(add_argument: Callable[..., Action], option: Option) -> None:
 
 def print_help(usage: str, about: str, groups: Groups, last: str = "") -> None:
     """Print the help of a command, as wide as the terminal."""
-    layout, text = partial(HelpFormatter, max_help_position=22), about.replace("%", "%%")
-    parser = ArgumentParser(
-        usage=usage, description=text, epilog=last, formatter_class=layout, add_help=False
-    )
+    layout: Any = {"formatter_class": partial(HelpFormatter, max_help_position=22)}
+    text = about.replace("%", "%%")
+    parser = ArgumentParser(usage=usage, description=text, epilog=last, add_help=False, **layout)
     for title, options in groups.items():
         group = parser.add_argument_group(title)
         for option in options:

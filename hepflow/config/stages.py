@@ -23,6 +23,9 @@ REPORT = Path("reports/latest")
 DEMO = Path("demo")
 SCORES = Path("scores")
 KAFKA = "kafka://"
+SAMPLES = {name: (name,) for name in CLASSES}
+FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}
+MIX = {"wjets": 0.634, "qcd": 0.362, "ttbar": 0.004}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +87,7 @@ class IngestConfig(ReadingConfig):
     """Parquet dataset to write."""
     overwrite: bool = False
     """Replace a dataset made with other settings; without it, that is an error."""
-    samples: Mapping[str, tuple[str, ...]] = field(
-        default_factory=lambda: {name: (name,) for name in CLASSES}
-    )
+    samples: Mapping[str, tuple[str, ...]] = field(default_factory=SAMPLES.copy)
     """Class -> folders, files or globs below the input; their order gives the labels."""
     unmatched: Literal["refuse", "skip"] = "refuse"
     """ROOT files that match no class: end with an error (refuse), or leave them out (skip)."""
@@ -126,9 +127,7 @@ class FeaturesConfig(Checked):
     """corrected: hepflow's definitions; reference: those of the 2019 pipeline, event by event."""
     physics: str | None = None
     """User-defined physics, as package.module:function (docs/own-physics.md)."""
-    splits: Mapping[str, float] = field(
-        default_factory=lambda: {"train": 0.7, "val": 0.1, "test": 0.2}
-    )
+    splits: Mapping[str, float] = field(default_factory=FRACTIONS.copy)
     """Fraction of the events in each split, by hash of the event_id: new files move no event."""
     keep_bits: Annotated[int, ("at least", 1), ("at most", 23)] = 23
     """Mantissa bits kept in the particles' features; 12 saves two fifths, with errors of 1e-4."""
@@ -189,9 +188,7 @@ class EvaluateConfig(Checked):
     """Feature store, for leakage check, kinematics and displays; default: the one of the runs."""
     signal: tuple[str, ...] = ()
     """Classes to keep; the others are background. Default: all but the first."""
-    mix: Mapping[str, NonNegativeFloat] = field(
-        default_factory=lambda: {"wjets": 0.634, "qcd": 0.362, "ttbar": 0.004}
-    )
+    mix: Mapping[str, NonNegativeFloat] = field(default_factory=MIX.copy)
     """Fraction of each class in the rate of the lepton trigger, for rate reductions and purities.
     Default: the poster of the original project (SparkDLTrigger, Docs/Poster.pdf)."""
     targets: tuple[Annotated[float, ("above", 0), ("below", 1)], ...] = (0.90, 0.95, 0.99)

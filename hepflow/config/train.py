@@ -1,7 +1,4 @@
-"""The options of a training that are not Lightning's, and the names of its measures.
-
-The string under a field is its help text on the command line.
-"""
+"""The options of a training that are not Lightning's, and the names of its measures."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -53,16 +53,11 @@ def write_array(path: Path, values: np.ndarray) -> None:
     size = max(1, min(ROWS_PER_CHUNK, len(values)))
     n_chunks = max(1, min(CHUNKS_PER_SHARD, -(-len(values) // size)))
     rows_per_shard = size * n_chunks
-    zarr.create_array(
-        path,
-        shape=values.shape,
-        dtype=values.dtype,
-        chunks=(size, *values.shape[1:]),
-        shards=(rows_per_shard, *values.shape[1:]),
-        filters=[TransposeCodec(order=(1, 0))] if values.ndim == 2 else None,
-        compressors=[BloscCodec(**COMPRESSOR), Crc32cCodec()],
-        zarr_format=3,
-    )
+    filters = [TransposeCodec(order=(1, 0))] if values.ndim == 2 else None
+    coders = [BloscCodec(**COMPRESSOR), Crc32cCodec()]
+    about: Any = {"shape": values.shape, "dtype": values.dtype, "zarr_format": 3}
+    about |= {"chunks": (size, *values.shape[1:]), "shards": (rows_per_shard, *values.shape[1:])}
+    zarr.create_array(path, filters=filters, compressors=coders, **about)
     encoder = Blosc(**{**COMPRESSOR, "shuffle": Blosc.SHUFFLE}, typesize=values.itemsize)
     for shard, first in enumerate(range(0, len(values), rows_per_shard)):
         index = np.full((n_chunks, 2), _MISSING, "<u8")

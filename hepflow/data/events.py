@@ -134,9 +134,8 @@ class FragmentWriter:
             # chunks combined, or the bytes would depend on them
             table = pa.concat_tables(self._waiting).combine_chunks()
             if self._writer is None:
-                self._writer = pq.ParquetWriter(
-                    self._part, table.schema, compression="zstd", use_dictionary=_DICTIONARY
-                )
+                how: Any = {"compression": "zstd", "use_dictionary": _DICTIONARY}
+                self._writer = pq.ParquetWriter(self._part, table.schema, **how)
             self._writer.write_table(table.slice(0, rows), row_group_size=ROWS_PER_GROUP)
             self._waiting = [table.slice(rows)] if rows < len(table) else []
 

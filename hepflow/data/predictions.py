@@ -54,12 +54,9 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     columns = {"event_id": predictions.event_id, "label": predictions.label.astype(np.int8)}
     for name, logits in zip(predictions.classes, predictions.logits.T, strict=True):
         columns[f"logit_{name}"] = logits.astype(np.float32)
-    about = {
-        "schema_version": PREDICTIONS_SCHEMA_VERSION,
-        "classes": list(predictions.classes),
-        "model": predictions.model,
-        "provenance": dict(predictions.provenance),
-    }
+    about: dict[str, Any] = {"schema_version": PREDICTIONS_SCHEMA_VERSION}
+    about |= {"model": predictions.model, "classes": list(predictions.classes)}
+    about["provenance"] = dict(predictions.provenance)
     metadata = {"hepflow": json.dumps(about, sort_keys=True)}
     table = pa.table({name: values[order] for name, values in columns.items()}, metadata=metadata)
     with whole(path) as part:

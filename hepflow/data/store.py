@@ -68,12 +68,8 @@ class EventStore:
         (path / "_parts").mkdir(parents=True, exist_ok=True)
         _sweep(path)
         root = zarr.open_group(path, mode="a", zarr_format=3)
-        root.attrs["hepflow"] = {
-            "schema_version": STORE_SCHEMA_VERSION,
-            "complete": False,
-            "settings": spec.settings,
-            **asdict(spec),
-        }
+        about = {"schema_version": STORE_SCHEMA_VERSION, "complete": False}
+        root.attrs["hepflow"] = {**about, "settings": spec.settings, **asdict(spec)}
         for split in SPLITS:
             group = root.require_group(split)
             for class_name in spec.classes:
@@ -185,13 +181,9 @@ class EventStore:
         counts = {split: dict.fromkeys(self.spec.classes, 0) for split in SPLITS}
         for part in self._parts:
             counts[part.split][part.class_name] += part.n_events
-        zarr.open_group(self.path, mode="a").attrs["hepflow"] = {
-            **self.attributes,
-            "complete": True,
-            "counts": counts,
-            "statistics": statistics,
-            "ledger": ledger.to_dict(),
-        }
+        sums = {"counts": counts, "statistics": statistics, "ledger": ledger.to_dict()}
+        about = {**self.attributes, "complete": True, **sums}
+        zarr.open_group(self.path, mode="a").attrs["hepflow"] = about
         return ledger
 
     def parts(self, split: str, class_name: str) -> list[Part]:
@@ -199,9 +191,10 @@ class EventStore:
         place = (split, class_name)
         return [part for part in self._parts if (part.split, part.class_name) == place]
 
-    def all_parts(self, split: str) -> list[Part]:
-        """Return the parts of a split, class by class."""
-        return [part for name in self.spec.classes for part in self.parts(split, name)]
+    def all_parts(self, *splits: str) -> list[Part]:
+        """Return the parts of some splits, class by class."""
+        places = product(splits, self.spec.classes)
+        return [part for split, class_name in places for part in self.parts(split, class_name)]
 
     def read(
         self, part: Part, start: int = 0, stop: int | None = None, *, particles: bool = True

@@ -34,10 +34,8 @@ def compare(
     groups = [tuple(runs)] if same_events(runs) else list(combinations(runs, 2))
     found = [pair for group in groups for pair in _differences(group, wanted, target, exact_below)]
     adjusted = paired.holm([difference.p_value for difference in found])
-    return [
-        {**asdict(difference), "p_adjusted": p, "resolved": p < paired.RESOLVED}
-        for difference, p in zip(found, adjusted, strict=True)
-    ]
+    rows = zip(found, adjusted, strict=True)
+    return [{**asdict(one), "p_adjusted": p, "resolved": p < paired.RESOLVED} for one, p in rows]
 
 
 def _differences(
@@ -56,12 +54,11 @@ def _differences(
     found = []
     for one in wanted:
         scores = [log_odds(own, one.signal, one.background) for own in logits]
+        given = names, scores, label_N, one
         if one.name == "headline":
-            found += paired.pass_differences(
-                names, scores, label_N, one, target=target, exact_below=exact_below
-            )
+            found += paired.pass_differences(*given, target=target, exact_below=exact_below)
         else:
-            found += paired.auc_differences(names, scores, label_N, one, exact_below=exact_below)
+            found += paired.auc_differences(*given, exact_below=exact_below)
     right = [predicted(own) == label_N for own in logits]
     return found + paired.accuracy_differences(names, right, label_N, n_classes)
 

@@ -35,7 +35,6 @@ SETTINGS = ("targets", "mix", "bootstrap", "seed", "exact_below")
 METRICS, REPORT, FIGURES = "metrics.json", "report.html", "figures"
 DISPLAYS = 4  # hardest events that are drawn
 
-
 Figures = dict[str, Sequence[AnyFigure]]  # section -> figures
 Joins = Mapping[str, Joined]  # run -> its events in the feature store
 

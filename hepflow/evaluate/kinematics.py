@@ -130,23 +130,22 @@ def check_leak(joined: Joined, run: Run) -> None:
     order = np.argsort(own)
     own = own[order]
     trained = Moments.none(joined.hlf.shape[1])
-    for split in ("train", "val"):
-        for part in store.all_parts(split):
-            block = store.read(part, particles=False)
-            if split == "train":
-                trained += Moments.of(block.hlf)
-            shared, _ = _find(ids, block.event_id)
-            if len(shared):
-                found = f"{counted(len(shared), 'test event')}, such as {int(ids[shared][0])}"
-                what = f"the {split} split holds {found}: a leak"
-                raise DataError(f"{store.path}: {what}. Run `hepflow features` again.")
-            for twin, row in islice(zip(*_find(own, row_hash(block.hlf)), strict=True), MAX_TWINS):
-                particles = store.read(part, int(row), int(row) + 1).particles
-                if np.array_equal(particles, joined.event(int(order[twin])).particles):
-                    event = f"event {int(block.event_id[row])} of the {split} split"
-                    what = f"{event} has the same features as a test event: it was ingested twice"
-                    advice = "a leak. Remove the copy from the raw files."
-                    raise DataError(f"{store.path}: {what}, {advice}")
+    for part in store.all_parts("train", "val"):
+        block = store.read(part, particles=False)
+        if part.split == "train":
+            trained += Moments.of(block.hlf)
+        shared, _ = _find(ids, block.event_id)
+        if len(shared):
+            found = f"{counted(len(shared), 'test event')}, such as {int(ids[shared][0])}"
+            what = f"the {part.split} split holds {found}: a leak"
+            raise DataError(f"{store.path}: {what}. Run `hepflow features` again.")
+        for twin, row in islice(zip(*_find(own, row_hash(block.hlf)), strict=True), MAX_TWINS):
+            particles = store.read(part, int(row), int(row) + 1).particles
+            if np.array_equal(particles, joined.event(int(order[twin])).particles):
+                event = f"event {int(block.event_id[row])} of the {part.split} split"
+                what = f"{event} has the same features as a test event: it was ingested twice"
+                advice = "a leak. Remove the copy from the raw files."
+                raise DataError(f"{store.path}: {what}, {advice}")
     stored, again = store.statistics["hlf"], trained.statistics()
     near = {"rtol": 1e-6, "atol": 1e-6 * np.max(again["std"])}
     close = (np.allclose(stored[name], again[name], **near) for name in ("mean", "std"))
@@ -254,13 +253,9 @@ def describe(run: Run, index: int, joined: Joined | None) -> dict[str, Any]:
     predictions = run.predictions
     p_K = softmax(predictions.logits[index : index + 1])[0]
     truth, guess = int(predictions.label[index]), int(predictions.logits[index].argmax())
-    facts: dict[str, Any] = {
-        "event_id": str(int(predictions.event_id[index])),
-        "true": predictions.classes[truth],
-        "predicted": predictions.classes[guess],
-        "p_predicted": float(p_K[guess]),
-        "p_true": float(p_K[truth]),
-    }
+    facts: dict[str, Any] = {"event_id": str(int(predictions.event_id[index]))}
+    facts |= {"true": predictions.classes[truth], "predicted": predictions.classes[guess]}
+    facts |= {"p_predicted": float(p_K[guess]), "p_true": float(p_K[truth])}
     if joined is not None:
         names = [feature.name for feature in joined.store.spec.hlf]
         facts["features"] = dict(zip(names, joined.hlf[index].tolist(), strict=True))

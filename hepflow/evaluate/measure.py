@@ -49,14 +49,8 @@ def measure(run: Run, config: EvaluateConfig, chosen: Chosen) -> RunMeasurement:
             score_N, own_N = score_N[used_N], label_N[used_N]
         binned, _ = metrics.spectrum(score_N, own_N, len(classes), exact_below=config.exact_below)
         mix_K, rng = mix_of(selection, classes, config.mix), generator(config.seed, run.name, name)
-        part = evaluate_selection(
-            binned,
-            selection,
-            targets=config.targets,
-            mix_K=mix_K,
-            replicas=config.bootstrap,
-            rng=rng,
-        )
+        how: Any = {"targets": config.targets, "replicas": config.bootstrap}
+        part = evaluate_selection(binned, selection, mix_K=mix_K, rng=rng, **how)
         rocs[name] = metrics.roc_points(binned.counts, *sides)
         if name == "headline":
             tightest = max(part["working_points"], key=lambda point: point["target"])

@@ -32,14 +32,10 @@ def write_report(
     environment.filters.update(drawing=svg.drawing, ticks=svg.ticks, file_name=file_name)
     modules = {"box": svg, "numbers": numbers, "published": published, "tables": tables}
     models, classes, mix = metrics["models"], metrics["classes"], metrics["settings"]["mix"]
-    page = environment.get_template("report.html.j2").render(
-        **modules,
-        metrics=metrics,
-        headline=text.headline(models, classes),
-        rate=text.rate_sentence(models, classes, mix),
-        mix=text.mix_text(mix, classes) if set(classes) <= set(mix) else "",
-        figures=figures,
-        folder=folder,
-    )
+    texts = {"mix": text.mix_text(mix, classes) if set(classes) <= set(mix) else ""}
+    texts |= {"headline": text.headline(models, classes)}
+    texts |= {"rate": text.rate_sentence(models, classes, mix)}
+    shown: Any = {"metrics": metrics, "figures": figures, "folder": folder, **texts}
+    page = environment.get_template("report.html.j2").render(**modules, **shown)
     with whole(path) as part:
         part.write_text(page)

@@ -1,7 +1,4 @@
-"""Folders of runs -> runs that may be compared: of the test split, of the same events.
-
-`hepflow.data.runs` has the names of a run's files; here they are found, read and checked.
-"""
+"""Folders of runs -> runs that may be compared: of the test split, of the same events."""
 
 import csv
 import logging

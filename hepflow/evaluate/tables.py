@@ -92,9 +92,8 @@ def working_points(metrics: Metrics, selection: str) -> ResultTable:
             target = Cell(f"{100 * point['target']:g} %", point["target"])
             shares = [point["efficiency"][c] for c in (*signal, *background)]
             kept = [with_error(share, numbers.hundredths) for share in shares]
-            rejection, reduction = (
-                with_error(point[key], numbers.factor) for key in ("rejection", "rate_reduction")
-            )
+            factors = point["rejection"], point["rate_reduction"]
+            rejection, reduction = (with_error(one, numbers.factor) for one in factors)
             purity = with_error(point["purity"], numbers.hundredths)
             unknown |= DASH in {rejection.text, reduction.text, purity.text}
             if point["few_events"]:

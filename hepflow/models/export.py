@@ -113,19 +113,13 @@ def logits_of(net: Net, features: dict[str, np.ndarray]) -> np.ndarray:
 
 def write_onnx(net: Net, path: Path, features: dict[str, np.ndarray], **about: Any) -> None:
     """Write the net as ONNX, traced on some events; ``about`` is added to its metadata."""
+    arguments = tuple(torch.from_numpy(features[name][:2]) for name in net.reads)
+    names: Any = {"input_names": list(net.reads), "output_names": ["logits"]}
+    names["dynamic_axes"] = {name: FREE_AXES[name] for name in (*net.reads, "logits")}
     with warnings.catch_warnings():
         # this exporter, which needs no other package, warns about its successor and batch sizes
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            net,
-            tuple(torch.from_numpy(features[name][:2]) for name in net.reads),
-            str(path),
-            input_names=list(net.reads),
-            output_names=["logits"],
-            dynamic_axes={name: FREE_AXES[name] for name in (*net.reads, "logits")},
-            opset_version=OPSET,
-            dynamo=False,
-        )
+        torch.onnx.export(net, arguments, str(path), **names, opset_version=OPSET, dynamo=False)
     model = onnx.load(path)
     about |= {**net.describe(), "weights": weights_hash(net), "reads": list(net.reads)}
     about |= {"order": net.inputs.order, "hepflow": version("hepflow")}

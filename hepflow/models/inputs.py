@@ -21,9 +21,8 @@ class Inputs:
     statistics: Mapping[str, Mapping[str, Any]]
     definitions: str
     provenance: str  # hash of the store
-    order: Order = (
-        "delta_r"  # of the particles: by decreasing distance from the first, or as stored
-    )
+    # of the particles: by decreasing distance from the first, or as stored
+    order: Order = "delta_r"
 
     @classmethod
     def of(cls, store: EventStore, order: Order = "delta_r") -> "Inputs":

@@ -246,10 +246,8 @@ def roc_points(
     efficiency, and in the logarithm of signal inefficiency, so that few points draw the curve well
     on a linear and on a logarithmic axis.
     """
-    y, x = (
-        np.concatenate([[0.0], np.minimum(density(counts_KD, side)[::-1].cumsum(), 1.0)])
-        for side in (signal, background)
-    )
+    passing = (density(counts_KD, side)[::-1].cumsum() for side in (signal, background))
+    y, x = (np.concatenate([[0.0], np.minimum(share, 1.0)]) for share in passing)
     y[-1] = x[-1] = 1.0
     if len(x) <= n_points:
         return y, x

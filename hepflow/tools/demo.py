@@ -46,8 +46,8 @@ class Step(NamedTuple):
 
     def last_change(self) -> int:
         """Return the time of the latest of the files, in ns; 0 if there is none."""
-        times = [path.stat().st_mtime_ns for path in self.folder.glob(self.pattern)]
-        return max(times, default=0)
+        files = self.folder.glob(self.pattern)
+        return max((file.stat().st_mtime_ns for file in files), default=0)
 
     def events(self) -> int:
         """Return the number of processed events."""

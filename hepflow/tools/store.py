@@ -47,7 +47,7 @@ def find_problems(store: EventStore) -> Iterator[str]:
     records, offsets, labels, finite values, event identities (each once, in the split given by its
     hash), the statistics of the training split, counts and ledger, and parts without a record.
     """
-    parts = [part for split in SPLITS for part in store.all_parts(split)]
+    parts = store.all_parts(*SPLITS)
     groups = (group for split in SPLITS for group in store.path.glob(f"{split}/*/*/"))
     found = {group.relative_to(store.path).as_posix() for group in groups}
     for path in sorted(found - {part.path for part in parts})[:_MAX_SHOWN]:
@@ -127,20 +127,12 @@ def info(config: StoreConfig) -> None:
     size = sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file())
     features = {"hlf": spec.hlf, "particles": spec.particles}
     if config.json:
-        content = {
-            "store": str(store.path),
-            "bytes": size,
-            "classes": list(spec.classes),
-            "events": events,
-            "particles": particles,
-            "features": {kind: [asdict(one) for one in own] for kind, own in features.items()},
-            "statistics": statistics,
-            "definitions": spec.definitions,
-            "physics": spec.physics,
-            "provenance": spec.provenance,
-            "ledger": store.ledger().to_dict(),
-        }
-        print(json.dumps(content, indent=1))
+        listed = {kind: [asdict(one) for one in own] for kind, own in features.items()}
+        content = {"store": str(store.path), "bytes": size, "classes": list(spec.classes)}
+        content |= {"events": events, "particles": particles}
+        content |= {"features": listed, "statistics": statistics, "definitions": spec.definitions}
+        content |= {"physics": spec.physics, "provenance": spec.provenance}
+        print(json.dumps({**content, "ledger": store.ledger().to_dict()}, indent=1))
         return
     n_events, rows = 0, []
     for name in spec.classes:
@@ -167,7 +159,6 @@ def info(config: StoreConfig) -> None:
 def _totals(store: EventStore, key: str) -> dict[str, dict[str, int]]:
     """Return a number of the parts, added up by split and class."""
     totals = {split: dict.fromkeys(store.spec.classes, 0) for split in SPLITS}
-    for split in SPLITS:
-        for part in store.all_parts(split):
-            totals[split][part.class_name] += getattr(part, key)
+    for part in store.all_parts(*SPLITS):
+        totals[part.split][part.class_name] += getattr(part, key)
     return totals

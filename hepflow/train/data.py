@@ -22,7 +22,7 @@ MB = 1_000_000
 
 
 class EventData(pl.LightningDataModule):
-    """Batches of a feature store.
+    """Batches of a feature store; ``options`` are fields of `hepflow.config.train.DataConfig`.
 
     Parameters
     ----------
@@ -30,8 +30,6 @@ class EventData(pl.LightningDataModule):
         Feature store to read.
     seed
         Decides the order of events.
-    **options
-        Other fields of `hepflow.config.train.DataConfig`.
     """
 
     def __init__(self, store: Path = STORE, *, seed: int = 1, **options: Any) -> None:
@@ -69,9 +67,8 @@ class EventData(pl.LightningDataModule):
         """Return the order of a split's events, for nets that read particles or not."""
         size = self._bytes_per_event(split, particles=particles)
         n_held = max(1, int(self.options.buffer_mb * MB / size))
-        return make_plan(
-            self.store, split, self.options, shuffle=shuffle, seed=self.seed, window_events=n_held
-        )
+        how: Any = {"shuffle": shuffle, "seed": self.seed, "window_events": n_held}
+        return make_plan(self.store, split, self.options, **how)
 
     def loader(self, split: str, *, shuffle: bool) -> EventLoader:
         """Return the loader of a split for this process; without a trainer, for any net."""
@@ -90,8 +87,7 @@ class EventData(pl.LightningDataModule):
         return EventLoader(plan, reader, **ahead)
 
     def _total(self, split: str, count: str) -> int:
-        parts = [part for name in self.inputs.classes for part in self.store.parts(split, name)]
-        return sum(getattr(part, count) for part in parts)
+        return sum(getattr(part, count) for part in self.store.all_parts(split))
 
     def _bytes_per_event(self, split: str, *, particles: bool) -> float:
         flat = 4 * len(self.inputs.hlf) + 16

@@ -47,17 +47,11 @@ def find_lr(cli: TrainCLI) -> None:
     config, sweep = cli.config.trainer, Sweep()
     shown = config.enable_progress_bar is not False
     as_trained = {name: config[name] for name in ("accelerator", "precision", "gradient_clip_val")}
-    limits: dict[str, Any] = {"max_epochs": STEPS, "max_steps": STEPS, "limit_val_batches": 0}
-    trainer = pl.Trainer(
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        callbacks=[sweep, *([cli.progress()] if shown else [])],
-        enable_progress_bar=shown,
-        **limits,
-        **as_trained,
-    )
+    how: dict[str, Any] = {"max_epochs": STEPS, "max_steps": STEPS, "limit_val_batches": 0}
+    how |= {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    called = [sweep, *([cli.progress()] if shown else [])]
+    how |= {"devices": 1, "callbacks": called, "enable_progress_bar": shown}
+    trainer = pl.Trainer(**how, **as_trained)
     trainer.fit(cli.model, cli.datamodule)
     if trainer.interrupted:
         raise KeyboardInterrupt

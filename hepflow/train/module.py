@@ -28,7 +28,7 @@ NetOf = Callable[[Inputs], Net]
 
 
 class Classifier(pl.LightningModule):
-    """Cross-entropy on the logits of a net, minimised by AdamW.
+    """Cross-entropy on the logits of a net, minimised by AdamW; ``options``: see `ModelConfig`.
 
     Parameters
     ----------
@@ -36,8 +36,6 @@ class Classifier(pl.LightningModule):
         Class of the net, called with ``inputs``; its own arguments are model.net.NAME.
     seed
         Decides the dropout of each step.
-    **options
-        Fields of `hepflow.config.train.ModelConfig`.
     """
 
     def __init__(

@@ -66,19 +66,13 @@ class TrainCLI(LightningCLI):
     def __init__(self, command: str, args: Sequence[str], about: str | None = None) -> None:
         self.command = command
         self.prog = self.prog.format(command=command)
-        words = {"switches": SWITCHES, "mappings": MAPPINGS, "aliases": ALIASES}
-        shown = {"prog": self.prog, "usage": f"{self.prog} [options]", "description": about}
-        super().__init__(
-            Classifier,
-            EventData,
-            save_config_callback=None,
-            seed_everything_default=1,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, **shown},
-            args=spelt_out(with_shipped(args), **words),  # type: ignore[arg-type]
-            run=False,
-        )
+        words: Any = {"switches": SWITCHES, "mappings": MAPPINGS, "aliases": ALIASES}
+        shown: Any = {"prog": self.prog, "usage": f"{self.prog} [options]", "description": about}
+        shown |= {"exit_on_error": False, "allow_abbrev": False}
+        how: Any = {"save_config_callback": None, "seed_everything_default": 1, "run": False}
+        how |= {"auto_configure_optimizers": False, "load_from_checkpoint_support": False}
+        how["args"] = spelt_out(with_shipped(args), **words)
+        super().__init__(Classifier, EventData, parser_kwargs=shown, **how)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run folder, the checkpoint, and the two callbacks that people tune."""

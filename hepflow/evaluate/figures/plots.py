@@ -29,23 +29,12 @@ INK = "#222222"
 PATTERNS = ((7, 3), (2, 2.5), (9, 3, 2, 3), (4, 2))
 DASHES: tuple[Any, ...] = ("-", *((0, pattern) for pattern in PATTERNS))
 SUFFIXES = ("png", "pdf", "csv")
-STYLE: Any = {
-    **mplhep.style.CMS,
-    "figure.figsize": (6.4, 4.8),
-    "figure.dpi": 150,
-    "savefig.dpi": 150,
-    "pdf.fonttype": 3,
-    "font.size": 13,
-    "axes.labelsize": 14,
-    "axes.titlesize": 13,
-    "legend.fontsize": 11,
-    "axes.linewidth": 1.0,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 5,
-    **{f"{axis}tick.labelsize": 12 for axis in "xy"},
-    **{f"{axis}tick.major.size": 6 for axis in "xy"},
-    **{f"{axis}tick.minor.size": 3 for axis in "xy"},
-}
+PAGE = {"figure.figsize": (6.4, 4.8), "figure.dpi": 150, "savefig.dpi": 150, "pdf.fonttype": 3}
+FONTS = {"font.size": 13, "axes.labelsize": 14, "axes.titlesize": 13, "legend.fontsize": 11}
+LINES = {"axes.linewidth": 1.0, "lines.linewidth": 1.6, "lines.markersize": 5}
+TICK = {"labelsize": 12, "major.size": 6, "minor.size": 3}
+TICKS = {f"{axis}tick.{name}": size for axis in "xy" for name, size in TICK.items()}
+STYLE: Any = {**mplhep.style.CMS, **PAGE, **FONTS, **LINES, **TICKS}
 
 
 def save(figure: AnyFigure, folder: Path) -> None:

@@ -119,14 +119,10 @@ def _curve(series: Series, x: Axis, y: Axis) -> dict[str, Any]:
         line = f"M{px[0]} {py[0]}" + "".join(steps)
     elif series.joined:
         line = "M" + " ".join(f"{a} {b}" for a, b in points)
-    return {
-        "colour": series.colour,
-        "bars": "".join(bars),
-        "dots": points if series.style in {"points", "marks"} else [],
-        "line": line,
-        "kind": {"guide": "guide", "points": "thin"}.get(series.style, "line"),
-        "dash": DASHES[series.dash % len(DASHES)],
-    }
+    kind = {"guide": "guide", "points": "thin"}.get(series.style, "line")
+    look = {"colour": series.colour, "kind": kind, "dash": DASHES[series.dash % len(DASHES)]}
+    dots = points if series.style in {"points", "marks"} else []
+    return {**look, "bars": "".join(bars), "dots": dots, "line": line}
 
 
 def _bars(figure: Bars) -> dict[str, Any]:
@@ -135,12 +131,9 @@ def _bars(figure: Bars) -> dict[str, Any]:
     axis, ends = Axis(figure.label, *span), (BAR_START, RIGHT)
     places = (place(values, axis, ends) for values in (figure.value, low, high))
     numbers = figure.value.tolist(), figure.error.tolist()
-    return {
-        "height": BAR_HEIGHT * len(figure.labels) + 40,
-        "ticks": ticks(axis, ends, about=4),
-        "zero": place(0.0, axis, ends),
-        "rows": list(zip(figure.labels, *numbers, *places, strict=True)),
-    }
+    rows = list(zip(figure.labels, *numbers, *places, strict=True))
+    scale = {"ticks": ticks(axis, ends, about=4), "zero": place(0.0, axis, ends)}
+    return {"height": BAR_HEIGHT * len(figure.labels) + 40, **scale, "rows": rows}
 
 
 def _display(figure: Display) -> dict[str, Any]:

@@ -252,15 +252,11 @@ def make_plan(
         starts = range(0, part.n_events, step)
         return [Slice(part, start, min(start + step, part.n_events)) for start in starts]
 
-    return EpochPlan(
-        blocks=tuple(tuple(chain.from_iterable(map(blocks_of, own))) for own in parts.values()),
-        quotas=quotas,
-        batch_size=batch_size,
-        window_events=max(window_events or sum(quotas), batch_size),
-        bucket_batches=options.bucket_batches if shuffle else np.iinfo(np.int64).max,
-        shuffle=shuffle,
-        seed=seed,
-    )
+    blocks = tuple(tuple(chain.from_iterable(map(blocks_of, own))) for own in parts.values())
+    bucket = options.bucket_batches if shuffle else np.iinfo(np.int64).max
+    window = max(window_events or sum(quotas), batch_size)
+    sizes = {"batch_size": batch_size, "window_events": window, "bucket_batches": bucket}
+    return EpochPlan(blocks=blocks, quotas=quotas, **sizes, shuffle=shuffle, seed=seed)
 
 
 def _quotas(counts: Mapping[str, int], balance: Balance, where: str) -> tuple[int, ...]:

@@ -85,25 +85,14 @@ def keep(config: TreesConfig | ForestConfig, settings: Mapping[str, Any], fit: F
         predictions = Predictions(event_id, label, logits, *origin)
         write_predictions(output / PREDICTIONS, predictions)
         n_seen = len(tables["train"].label) * fitted.n_steps
-        record = {
-            **source,
-            **done,
-            "name": output.name,
-            "settings": dict(settings),
-            "store": path,
-            "model": fitted.model,
-            "epochs": fitted.n_steps,
-            "events_trained": n_seen,
-            "wall_s": fitted.wall_s,
-            "events_per_s": n_seen / fitted.wall_s,
-            "engine": settings["engine"],
-            "device": f"cpu, {processes.cores()} cores",
-            "processes": 1,
-            "splits_used": {"fit": ["train"], "tuning": list(fitted.tuning), "statistics": []},
-            "code": code_hash(),
-            "versions": processes.versions((*PACKAGES, fitted.package)),
-        }
-        write_json(output / RECORD, record)
+        used = {"fit": ["train"], "tuning": list(fitted.tuning), "statistics": []}
+        versions = processes.versions((*PACKAGES, fitted.package))
+        about = {**source, **done, "name": output.name, "model": fitted.model, "store": path}
+        about |= {"settings": dict(settings), "code": code_hash(), "versions": versions}
+        about |= {"epochs": fitted.n_steps, "events_trained": n_seen, "splits_used": used}
+        about |= {"wall_s": fitted.wall_s, "events_per_s": n_seen / fitted.wall_s}
+        about |= {"engine": settings["engine"], "device": f"cpu, {processes.cores()} cores"}
+        write_json(output / RECORD, {**about, "processes": 1})
         measured, steps = summary(_measured(predictions)), counted(fitted.n_steps, fitted.step)
         text = "trained %s: test %s; %s in %.1f s; run folder %s"
         log.info(text, output.name, measured, steps, fitted.wall_s, output)

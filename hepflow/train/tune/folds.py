@@ -1,7 +1,6 @@
 """Cross-validation: a fold is a feature store, so its normalisation is that of its own train."""
 
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 from hepflow.data.identity import fold_index
@@ -23,14 +22,13 @@ def make_folds(source: Path, folder: Path, n_folds: int) -> list[Path]:
             done = False
         if not done:
             target = EventStore.create(path, spec)
-            for split, name in product(("train", "val"), spec.classes):
-                for part in store.parts(split, name):
-                    block = store.read(part)
-                    held_out = fold_index(block.event_id, n_folds) == fold
-                    blocks = {("val", name): block[held_out], ("train", name): block[~held_out]}
-                    blocks = {place: own for place, own in blocks.items() if len(own)}
-                    counts = Ledger(len(block), len(block))
-                    target.write_part(f"{split}-{name}-{part.name}", blocks, counts)
+            for part in store.all_parts("train", "val"):
+                block, name = store.read(part), part.class_name
+                held_out = fold_index(block.event_id, n_folds) == fold
+                blocks = {("val", name): block[held_out], ("train", name): block[~held_out]}
+                blocks = {place: own for place, own in blocks.items() if len(own)}
+                counts = Ledger(len(block), len(block))
+                target.write_part(f"{part.split}-{name}-{part.name}", blocks, counts)
             target.finalise()
         made = EventStore.open(path)
         for split in ("train", "val"):

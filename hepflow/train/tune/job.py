@@ -60,15 +60,10 @@ def run(config: TuneConfig) -> None:
                 _parse(Path(file.name))
             except ConfigError as error:
                 raise ConfigError(str(error).replace(file.name, "space")) from error
-    settings = {
-        "net": overlay,
-        "space": config.space,
-        "store": EventStore.open(config.input).spec.provenance,
-        "number of folds": config.folds,
-        "seed": config.seed,
-        "sampler": config.sampler,
-        "pruning": config.pruning,
-    }
+    provenance = EventStore.open(config.input).spec.provenance
+    settings: dict[str, Any] = {"net": overlay, "space": config.space, "store": provenance}
+    settings |= {"number of folds": config.folds, "seed": config.seed}
+    settings |= {"sampler": config.sampler, "pruning": config.pruning}
     best_file = config.output / BEST_FILE
     with locks.exclusive(config.output):
         config.output.mkdir(parents=True, exist_ok=True)
