@@ -209,11 +209,8 @@ def properties(config: SparkConfig, submitted: bool = False) -> dict[str, str]:
         local = re.fullmatch(r"local(?:\[([^,\]]+)\])?", config.master)
         master = f"local[{local[1] or 1},{TASK_ATTEMPTS}]" if local else config.master
         options = f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}"
-        found |= {
-            "spark.master": master,
-            "spark.driver.memory": config.driver_memory,
-            "spark.driver.extraJavaOptions": options,
-        }
+        found |= {"spark.master": master, "spark.driver.memory": config.driver_memory}
+        found |= {"spark.driver.extraJavaOptions": options}
         if is_local(config.master):
             found |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
         if config.master == "yarn":

@@ -12,9 +12,6 @@ Spark does not pass the columns of a query to a Python data source: it reads wha
 So name few, by ``collections`` or by a schema of your own, which may name any collection and field
 of the files: ``spark.read.schema("entry bigint, Jet array<struct<PT: float>>")``.
 
-`_Reader.partitions` runs on the driver and plans entry ranges from file sizes; `_Reader.read` runs
-on the workers, one partition at a time, and yields Arrow batches, which Spark takes as columns.
-
 Options: ``tree`` (Delphes); ``collections`` (all of hepflow.schema); ``skim`` (false: every event;
 true: as ingest); ``target_partition_mb`` (128); ``classes`` (those of hepflow.schema; their order
 gives ``label``, -1 for other folders); ``bad_files`` (fail, or skip to leave out unreadable

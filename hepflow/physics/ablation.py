@@ -11,10 +11,8 @@ from hepflow.schema import HLF, PARTICLE
 
 FEATURES = (*(feature.name for feature in HLF), *(f"mean {feature.name}" for feature in PARTICLE))
 """The high-level features, then the mean of each particle feature over an event."""
-STEPS: dict[str, Definitions] = {
-    **{name: REFERENCE._replace(**{name: True}) for name in Definitions._fields},
-    "all together": CORRECTED,
-}
+STEPS = {name: REFERENCE._replace(**{name: True}) for name in Definitions._fields}
+STEPS |= {"all together": CORRECTED}
 """Each choice switched from the reference to the corrected one, and all of them."""
 
 

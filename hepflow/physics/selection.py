@@ -25,7 +25,6 @@ REASONS = {
 }
 """Status of a rejected event -> the reason, as the ledger has it."""
 
-
 Counts = tuple[int, int, int]
 
 

@@ -11,11 +11,8 @@ LEPTON_PT = 23.0
 """Smallest pT of the trigger's electron or muon, GeV, strict (the reference's selection)."""
 TRACK_PT = 0.5  # smallest pT of a track, GeV, strict
 NEUTRAL_ET = 1.0  # smallest ET of a photon or a neutral hadron, GeV, strict
-SOFT = {
-    "EFlowTrack": ("PT", TRACK_PT),
-    "EFlowPhoton": ("ET", NEUTRAL_ET),
-    "EFlowNeutralHadron": ("ET", NEUTRAL_ET),
-}
+SOFT = {"EFlowTrack": ("PT", TRACK_PT), "EFlowPhoton": ("ET", NEUTRAL_ET)}
+SOFT |= {"EFlowNeutralHadron": ("ET", NEUTRAL_ET)}
 """Collection -> field and cut: softer particles enter neither the isolation nor the features."""
 LEPTONS = ("Electron", "MuonTight")
 NOT_FINITE = "NaN or infinite values"

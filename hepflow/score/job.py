@@ -56,17 +56,10 @@ def prepare(config: ScoreConfig, topic: str = "") -> tuple[Scorer, Task, dict[st
     access = Access(tree, config.retries, config.timeout_s)
     task = Task(output, path, net.identity, config.physics, points, access, key)
     model = {"file": str(config.model), "hash": net.identity, "net": net.net}
-    about = {
-        "key": key,
-        "model": {**model, "store": inputs.provenance},
-        "topic": topic,
-        "tree": tree,
-        "classes": list(inputs.classes),
-        "hlf": list(inputs.hlf),
-        "definitions": inputs.definitions,
-        "physics": physics,
-        "working_points": [asdict(point) for point in points],
-    }
+    about: dict[str, Any] = {"key": key, "topic": topic, "tree": tree, "physics": physics}
+    about |= {"model": {**model, "store": inputs.provenance}, "definitions": inputs.definitions}
+    about |= {"classes": list(inputs.classes), "hlf": list(inputs.hlf)}
+    about |= {"working_points": [asdict(point) for point in points]}
     return scorer, task, about
 
 

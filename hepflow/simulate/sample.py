@@ -52,16 +52,11 @@ class Sample:
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides the events except their number: more begin with the same ones."""
-        settings = {
-            "version": VERSION,
-            "class": self.name,
-            "index": self.index,
-            "seed": self.config.seed,
-            "pileup": self.config.pileup,
-            "underlying_event": self.config.underlying_event,
-            "pool": self.pool_identity,
-        }
-        return settings | ({"qcd_quarks": self.config.qcd_quarks} if self.name == "qcd" else {})
+        config = self.config
+        settings: dict[str, Any] = {"version": VERSION, "class": self.name, "index": self.index}
+        settings |= {"seed": config.seed, "pileup": config.pileup}
+        settings |= {"underlying_event": config.underlying_event, "pool": self.pool_identity}
+        return settings | ({"qcd_quarks": config.qcd_quarks} if self.name == "qcd" else {})
 
     @property
     def about(self) -> dict[str, Any]:

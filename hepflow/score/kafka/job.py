@@ -109,14 +109,9 @@ def _messages(config: ScoreConfig, topic: Topic, spark: SparkSession) -> DataFra
         spark.dataSource.register(KafkaSource)
         settings = options(topic, kafka, config.timeout_s, tasks)
         return spark.readStream.format(FORMAT).options(**settings).load()
-    settings = {
-        **kafka.options,
-        "kafka.bootstrap.servers": topic.servers,
-        "subscribe": topic.name,
-        "startingOffsets": kafka.starting,
-        "maxOffsetsPerTrigger": str(kafka.max_messages),
-        "minPartitions": str(tasks),
-    }
+    settings = {**kafka.options, "kafka.bootstrap.servers": topic.servers, "subscribe": topic.name}
+    settings |= {"startingOffsets": kafka.starting, "minPartitions": str(tasks)}
+    settings |= {"maxOffsetsPerTrigger": str(kafka.max_messages)}
     frame = spark.readStream.format("kafka").options(**settings).load()
     time_ms, gone = "unix_millis(timestamp) AS time_ms", "CAST(NULL AS string) AS gone"
     return frame.selectExpr("topic", "partition", "offset", time_ms, "value", gone)
@@ -247,16 +242,11 @@ class Batches:
             if report.tally.n_not_finite:
                 lost.append(Lost(place, NOT_FINITE, report.tally.n_not_finite))
             total.add(report.tally)
-        record = ScoreRecord(
-            name,
-            name,
-            Ledger(n_in, total.n_out, total.rejected, tuple(lost)).check(),
-            messages=messages,
-            fragment=write_scores(tables, name, self.task),
-            accepted=total.accepted,
-            histograms=total.histograms,
-            seconds=round(time.perf_counter() - started, 4),
-        )
+        ledger = Ledger(n_in, total.n_out, total.rejected, tuple(lost)).check()
+        fragment = write_scores(tables, name, self.task)
+        seconds = round(time.perf_counter() - started, 4)
+        of_events = False, total.accepted, total.histograms, seconds
+        record = ScoreRecord(name, name, ledger, None, None, messages, fragment, *of_events)
         return record.write(self.task.output), arrived
 
 
