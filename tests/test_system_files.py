@@ -10,6 +10,8 @@ from hepflow.system.files import read_json
 from hepflow.system.locks import exclusive
 from hepflow.tools import demo
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("below", "message"),

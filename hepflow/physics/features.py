@@ -227,10 +227,10 @@ def _rank(n: int, lepton: Lepton, s: Scratch, cap_by_pt: bool) -> int:
 
     The lepton's own tracks are left out. The reference caps before it sorts, in file order.
     """
-    n_ranked = 0
+    n_ranked, ranked, kind, eta, phi = 0, s.ranked, s.kind, s.eta, s.phi
     for j in range(n):
-        if not is_own(lepton.eta, lepton.phi, j, s):
-            s.ranked[n_ranked] = j
+        if not is_own(lepton.eta, lepton.phi, kind[j], eta[j], phi[j]):
+            ranked[n_ranked] = j
             n_ranked += 1
     if cap_by_pt:
         _sort_by_falling_pt(n_ranked, s)

@@ -99,16 +99,19 @@ def around(eta: float, phi: float, n: int, s: Scratch, d: Definitions) -> Three:
         d_eta = eta - s.eta[j]
         d_phi = delta_phi(phi, s.phi[j]) if d.wrap_phi else phi - s.phi[j]
         near = d_phi * d_phi + d_eta * d_eta < CONE * CONE
-        if near and not (d.leave_self_out and is_own(eta, phi, j, s)):
+        if near and not (d.leave_self_out and is_own(eta, phi, s.kind[j], s.eta[j], s.phi[j])):
             sums[s.kind[j]] += s.pt[j]
     return sums[TRACK], sums[PHOTON], sums[HADRON]
 
 
 @cached_njit()
-def is_own(eta: float, phi: float, j: int, s: Scratch) -> bool:
-    """Return whether candidate ``j`` is the track of the lepton at (eta, phi)."""
-    near = s.kind[j] == TRACK and abs(eta - s.eta[j]) <= SAME_PLACE
-    return near and delta_r(eta, phi, s.eta[j], s.phi[j]) <= SAME_PLACE
+def is_own(eta: float, phi: float, kind: int, at_eta: float, at_phi: float) -> bool:
+    """Return whether a candidate is the track of the lepton at (eta, phi).
+
+    It takes numbers: a call with the tuple of arrays for every candidate costs 50 us per event.
+    """
+    near = kind == TRACK and abs(eta - at_eta) <= SAME_PLACE
+    return near and delta_r(eta, phi, at_eta, at_phi) <= SAME_PLACE
 
 
 @cached_njit()

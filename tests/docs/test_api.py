@@ -8,6 +8,8 @@ import pytest
 
 import hepflow
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "api" / "index.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
@@ -51,7 +53,6 @@ def run(examples: list[str]) -> dict[str, object]:
     return names
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("folder")
 def test_the_examples_run_in_the_order_of_the_page() -> None:
     names = run([example for example in EXAMPLES if example not in STAGES] + README)
@@ -59,7 +60,6 @@ def test_the_examples_run_in_the_order_of_the_page() -> None:
     assert names["scores"].selected.any()  # type: ignore[attr-defined]
 
 
-@pytest.mark.slow
 @pytest.mark.spark
 def test_the_stages_run_as_on_the_page(folder: Path) -> None:
     run([EXAMPLES[0], *STAGES])

@@ -50,6 +50,8 @@ from tests.support.toy_runs import (
     write_run,
 )
 
+pytestmark = pytest.mark.slow
+
 SIZES = (250, 200, 300)
 ROOT = Path(__file__).parents[2]
 
@@ -235,7 +237,6 @@ def test_an_unfinished_report_has_no_metrics_json(tmp_path: Path) -> None:
     assert not (tmp_path / "metrics.json").exists()
 
 
-@pytest.mark.slow
 def test_the_command_repairs_a_damaged_report_to_the_same_bytes_and_prints_a_table(
     tmp_path: Path,
 ) -> None:

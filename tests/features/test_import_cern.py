@@ -17,6 +17,8 @@ from hepflow.schema import CLASSES, PARTICLE
 from hepflow.tools.store import check
 from tests.support.delphes_events import random_events, to_awkward
 
+pytestmark = pytest.mark.slow
+
 HLF_ONLY, WITH_PARTICLES, FIRST_STEP = "HLF_input", "GRU_input", "lfeatures"
 
 

@@ -43,6 +43,8 @@ from tests.support.delphes_events import (
     write_marker,
 )
 
+pytestmark = pytest.mark.slow
+
 OWN_PHYSICS = """
 import numpy as np
 from hepflow.physics.features import FeatureSet

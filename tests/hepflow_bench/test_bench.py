@@ -21,6 +21,8 @@ from hepflow_bench.copies import multiply
 from tests.support.root_files import passing_ids, write_delphes
 from tests.support.toy_store import toy_store
 
+pytestmark = pytest.mark.slow
+
 TRUTH = scaling.Cost(
     "ingest",
     start_s=4.0,
@@ -348,7 +350,6 @@ def test_an_empty_study_is_refused(name: str) -> None:
         BenchConfig(**{name: ()})
 
 
-@pytest.mark.slow
 def test_nets_that_were_trained_for_an_earlier_study_stay(tmp_path: Path) -> None:
     inputs = tmp_path / "80"
     inputs.mkdir()
@@ -362,7 +363,6 @@ def test_nets_that_were_trained_for_an_earlier_study_stay(tmp_path: Path) -> Non
     assert (inputs / "ready.json").stat().st_mtime_ns == before
 
 
-@pytest.mark.slow
 def test_results_are_not_measured_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     inputs = tmp_path / "input"
     (inputs / "events").mkdir(parents=True)

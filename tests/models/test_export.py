@@ -26,6 +26,8 @@ from hepflow.system.files import write_json
 from tests.support.toy_store import toy_store
 from tests.support.trainings import fit
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> EventStore:

@@ -35,6 +35,8 @@ from hepflow.reading.reader import Access, RangeReader
 from hepflow.system.files import read_json
 from tests.support.root_files import public_folder, write_delphes
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("aiohttp")
 SAMPLES = {"qcd": ("qcd",)}
 
@@ -277,7 +279,6 @@ def test_a_url_on_the_command_line_stays_one() -> None:
     assert parse("ingest", ["--input", "data/raw"]).input == Path("data/raw")
 
 
-@pytest.mark.slow
 @pytest.mark.spark
 def test_a_remote_input_gives_the_events_of_a_local_one(
     url: str, raw: Path, tmp_path: Path, spark: Any

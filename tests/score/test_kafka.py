@@ -48,7 +48,7 @@ from tests.support.toy_trigger import (
     write_raw,
 )
 
-pytestmark = pytest.mark.kafka
+pytestmark = [pytest.mark.slow, pytest.mark.kafka]
 N = 60
 LOSS = 1 << 20
 
@@ -208,7 +208,6 @@ def changed(table: pa.Table, collection: str, field: str, value: float, first: i
 
 
 @pytest.mark.spark
-@pytest.mark.slow
 @pytest.mark.parametrize("connector", connectors())
 def test_messages_are_scored_as_files_are_and_bad_ones_named(
     server: str,
@@ -354,7 +353,6 @@ def stream_process(topic: str, output: Path, model: Path, idle_stop_s: float) ->
 
 
 @pytest.mark.spark
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.system
 def test_a_killed_query_loses_and_doubles_nothing(

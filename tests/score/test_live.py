@@ -32,6 +32,8 @@ from hepflow.system.files import read_json
 from hepflow_bench.copies import copy_as_new
 from tests.support.toy_trigger import all_ids, scored_ids, untrained, write_raw
 
+pytestmark = pytest.mark.slow
+
 N = 60
 N_FILES = 24
 
@@ -243,7 +245,6 @@ def test_an_entry_range_that_is_scored_again_is_not_left_to_a_copy_of_its_file(
     assert scored_ids(task.output) == sorted(set(all_ids(path.parent)))
 
 
-@pytest.mark.slow
 @pytest.mark.system
 def test_killed_streams_and_workers_lose_and_double_nothing(
     tmp_path: Path, model: Path, cluster: ClusterConfig, template: Path

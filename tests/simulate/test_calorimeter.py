@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from hepflow.simulate.calorimeter import EnergyFlow, measure, share, tower_index
 from hepflow.simulate.card import ECAL, HCAL
 
+pytestmark = pytest.mark.slow
+
 NO_TRACKS = (np.zeros(0, np.int32), *(np.zeros(0) for _ in range(4)))
 
 

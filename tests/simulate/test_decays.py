@@ -20,7 +20,7 @@ from hepflow.simulate.decays import (
 )
 from hepflow.simulate.pythia import decay_library
 
-pytestmark = pytest.mark.pythia
+pytestmark = [pytest.mark.slow, pytest.mark.pythia]
 
 B_MASS = 5.27963
 ANY_LEPTON = Candidate(0.0, 99.0, np.inf)

@@ -13,7 +13,7 @@ from hepflow.simulate.detector import simulate
 from hepflow.simulate.jets import cluster, flavours, median_density, tag
 from hepflow.simulate.particles import Events, Particles, offsets_of, overlay
 
-pytestmark = pytest.mark.pythia
+pytestmark = [pytest.mark.slow, pytest.mark.pythia]
 
 NOTHING = Particles(
     np.array([0, 0]),

@@ -22,7 +22,7 @@ from hepflow.simulate.job import plan, run
 from hepflow.simulate.pool import load, make_pool, save
 from tests.support.delphes_events import from_root
 
-pytestmark = pytest.mark.pythia
+pytestmark = [pytest.mark.slow, pytest.mark.pythia]
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,6 @@ def test_files_without_their_sidecar_are_written_again_the_same(
     assert files(config) == made
 
 
-@pytest.mark.slow
 def test_two_processes_make_the_same_bytes_as_one(small: SimulateConfig, tmp_path: Path) -> None:
     run(replace(small, output=tmp_path, jobs=2))
     assert files(replace(small, output=tmp_path)) == files(small)
@@ -228,7 +227,6 @@ def test_a_file_that_is_not_a_pool_is_refused(tmp_path: Path) -> None:
         run(SimulateConfig(input=tmp_path / "missing.npz", output=tmp_path))
 
 
-@pytest.mark.slow
 def test_a_pool_is_made_once_and_kept(pool: Path, tmp_path: Path) -> None:
     config = SimulateConfig(output=tmp_path, classes=("wjets",), events=2, pool=30, jobs=1)
     run(config)
@@ -313,7 +311,6 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> SimulateConfig:
     return config
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSES)
 def test_medians_are_those_of_the_reference(sample: SimulateConfig, name: str) -> None:
     everything = events(sample, name)
@@ -330,7 +327,6 @@ def test_medians_are_those_of_the_reference(sample: SimulateConfig, name: str) -
         assert medians[key] == pytest.approx(expected, rel=BANDS[key], abs=SLACK.get(key, 0.0)), key
 
 
-@pytest.mark.slow
 def test_b_jets_are_in_the_classes_with_b_quarks(sample: SimulateConfig) -> None:
     column = [feature.name for feature in HLF].index("nBJets")
     means = {
@@ -342,7 +338,6 @@ def test_b_jets_are_in_the_classes_with_b_quarks(sample: SimulateConfig) -> None
     assert means["wjets"] == pytest.approx(0.1, abs=0.1)
 
 
-@pytest.mark.slow
 def test_classes_separate_by_isolation_and_missing_energy(sample: SimulateConfig) -> None:
     names = [feature.name for feature in HLF]
     hlf = {name: compute_features(events(sample, name)).hlf for name in CLASSES}
@@ -354,7 +349,6 @@ def test_classes_separate_by_isolation_and_missing_energy(sample: SimulateConfig
     assert charges == pytest.approx([0.0, 0.0, 0.15], abs=0.3)  # W+ outnumber W- in pp
 
 
-@pytest.mark.slow
 def test_cross_sections_are_leading_order_ones(sample: SimulateConfig) -> None:
     """In pb, within a factor: W -> l nu 6e4 before cuts, t tbar 500; QCD 1.3e4 selected."""
     sections = {

@@ -12,6 +12,8 @@ import uproot
 from hepflow.schema import COLLECTIONS, TREE
 from hepflow.simulate.writer import write_events
 
+pytestmark = pytest.mark.slow
+
 IDENTITY = uuid.UUID("00000000-0000-5000-8000-00000000abcd")
 
 

@@ -28,7 +28,7 @@ from tests.support.toy_store import toy_block, toy_store
 from tests.support.toy_trigger import all_ids, ingest, untrained, write_raw
 from tests.support.trainings import assert_same, fit, weights
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -167,7 +167,6 @@ def test_scores(tmp_path: Path) -> None:
     assert sorted(scored) == all_ids(raw)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "step", [pytest.param(9, id="some"), pytest.param(1, marks=pytest.mark.system, id="every")]
 )

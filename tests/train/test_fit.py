@@ -38,6 +38,8 @@ from tests.support.crash import CODE
 from tests.support.toy_store import toy_store
 from tests.support.trainings import SMALL, assert_same, fit, weights
 
+pytestmark = pytest.mark.slow
+
 
 class Significance(pl.Callback):
     """Logs a measure of the user's, and records the seeds of the dropout."""
@@ -356,7 +358,6 @@ def test_other_classes_and_features_need_no_change(
         assert set(record["test"]) >= {f"test_auc_{name}" for name in classes}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("net", "step"),
     [
@@ -486,7 +487,6 @@ def test_a_run_that_ends_in_a_validation_resumes_to_the_same_history(
     assert a == b
 
 
-@pytest.mark.slow
 def test_a_job_whose_time_is_up_in_a_validation_is_requeued(
     store: EventStore, tmp_path: Path
 ) -> None:
@@ -880,7 +880,6 @@ def test_the_learning_rate_finder_leaves_the_run_alone(
     assert read_json(tmp_path / "run" / "run.json") == before
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_net_trains_as_any_other(store: EventStore, tmp_path: Path) -> None:
     fit(store, tmp_path / "plain")

@@ -29,6 +29,8 @@ from tests.support.delphes_events import random_events, to_arrow, write_fragment
 from tests.support.toy_store import toy_store
 from tests.support.trainings import fit
 
+pytestmark = pytest.mark.slow
+
 HALVES = {"train": 0.5, "val": 0.2, "test": 0.3}
 
 
