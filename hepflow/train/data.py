@@ -22,7 +22,9 @@ MB = 1_000_000
 
 
 class EventData(pl.LightningDataModule):
-    """Batches of a feature store; ``options`` are fields of `hepflow.config.train.DataConfig`.
+    """Batches of a feature store.
+
+    Further ``options`` are fields of `hepflow.config.train.DataConfig`.
 
     Parameters
     ----------

@@ -28,7 +28,9 @@ NetOf = Callable[[Inputs], Net]
 
 
 class Classifier(pl.LightningModule):
-    """Cross-entropy on the logits of a net, minimised by AdamW; ``options``: see `ModelConfig`.
+    """Cross-entropy on the logits of a net, minimised by AdamW.
+
+    Further ``options`` are fields of `hepflow.config.train.ModelConfig`.
 
     Parameters
     ----------
