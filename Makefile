@@ -12,7 +12,7 @@ TORCH  ?= $(shell sed -n 's/^torch==//p' constraints.txt)
 LOWEST := .venv-lowest
 PYTEST  = $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install demo test fast system coverage lint docs lowest constraints clean
+.PHONY: help install demo test fast system coverage hadoop lint docs lowest constraints clean
 
 help:
 	@echo "make install      only the virtual environment, .venv; the others create it too"
@@ -20,6 +20,7 @@ help:
 	@echo "make test   the tests: every fact once"
 	@echo "make fast   those of them that are not marked slow"
 	@echo "make system       all tests: every cluster and mode, kills, notebooks, more random examples"
+	@echo "make hadoop  the jars of HDFS and YARN (Maven), which tests use if they are there"
 	@echo "make lint   ruff, mypy and repo-review"
 	@echo "make docs   the pages under docs/ and the Python API, as build/docs/index.html"
 	@echo "make coverage     all tests, and the lines of hepflow/ that they miss"
@@ -53,10 +54,16 @@ fast: install
 	$(PYTEST) -m 'not slow and not system'
 
 system: install
-	HYPOTHESIS_PROFILE=nightly $(PYTEST)
+	HYPOTHESIS_PROFILE=nightly $(PYTEST) -p randomly
 
 coverage: install
 	$(PYTEST) -m 'not system' --cov --cov-report term
+
+hadoop: build/hadoop
+
+build/hadoop: tests/support/hadoop/pom.xml
+	mvn --batch-mode --quiet --file $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$@
+	@touch $@
 
 lint: install
 	$(BIN)/ruff check .

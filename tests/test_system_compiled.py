@@ -1,5 +1,6 @@
 """numba's cache is not used after a change in another file that a function uses."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,3 +43,19 @@ def test_a_function_is_compiled_again_after_a_change_in_another_file(tmp_path: P
     assert twice(tmp_path) == "42 1"
     (tmp_path / "other.py").write_text(OTHER.format(22))
     assert twice(tmp_path) == "44 0"
+
+
+def test_numba_may_be_switched_off_for_a_debugger() -> None:
+    code = "from hepflow.physics.kinematics import delta_phi; print(delta_phi(3.0, -3.0))"
+    here, plain = (
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | variables,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        ).stdout
+        for variables in ({}, {"NUMBA_DISABLE_JIT": "1"})
+    )
+    assert here == plain

@@ -65,6 +65,7 @@ def dask_client(
     It is no larger than the number of tasks. Its workers get a copy of ``module``.
     """
     nanny = logging.getLogger("distributed.nanny")
+    logging.getLogger("tornado.application").addFilter(_is_news)
     for name in (*_CHATTY, nanny.name):  # they report every connection
         logging.getLogger(name).setLevel(logging.WARNING)
     with dask.config.set(SETTINGS), contextlib.ExitStack() as stack:
@@ -127,6 +128,11 @@ def watch(
             progress.advance(1, note)
             future.release()
             yield result
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Return False for distributed's NameError when Ctrl-C hits a call that has not begun yet."""
+    return "sync.<locals>.cancel" not in record.getMessage()
 
 
 def _chatty() -> list[logging.Logger]:

@@ -21,6 +21,8 @@ def cached_njit(**options: Any) -> Callable[[Any], Any]:
 
     def compile_(function: Callable[..., Any]) -> Any:
         compiled = numba.njit(cache=True, **options)(function)
+        if compiled is function:  # NUMBA_DISABLE_JIT=1: plain Python, for a debugger
+            return function
         file = compiled._cache._cache_file  # noqa: SLF001 - numba has no public way
         stamp = sources(Path(inspect.getfile(function)).parent)
         file._source_stamp = (file._source_stamp, stamp)  # noqa: SLF001

@@ -1,7 +1,13 @@
 """The cluster's settings: time limits as Slurm writes them, jobs that Slurm would refuse."""
 
+import asyncio
+import logging
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +58,20 @@ def test_ctrl_c_stays_an_interrupt():
     code = "import signal, hepflow.features.job; handler = signal.getsignal(signal.SIGINT); "
     code += "assert handler is signal.default_int_handler"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.slow
+def test_ctrl_c_before_a_call_has_begun_prints_nothing(caplog):
+    """As when Ctrl-C comes while the event loop is busy: distributed stumbles over it."""
+    with dask_client(ClusterConfig(workers=1), 1) as client:
+        logging.getLogger("tornado.application").addHandler(caplog.handler)
+        client.loop.add_callback(time.sleep, 1)
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            client.sync(asyncio.sleep, 0)
+        client.sync(asyncio.sleep, 0)  # the loop has run what the interrupt left to it
+    logging.getLogger("tornado.application").removeHandler(caplog.handler)
+    assert caplog.messages == []
 
 
 @pytest.mark.slow

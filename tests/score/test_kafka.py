@@ -39,17 +39,15 @@ from hepflow.system.files import read_json
 from hepflow_bench.copies import copy_as_new
 from tests.support.kafka_broker import broker
 from tests.support.toy_trigger import (
+    TEMPLATE_EVENTS,
     all_ids,
     events_of,
     ingest,
     rewritten,
     scored_ids,
-    untrained,
-    write_raw,
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.kafka]
-N = 60
 LOSS = 1 << 20
 
 
@@ -57,16 +55,6 @@ LOSS = 1 << 20
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with broker(tmp_path_factory.mktemp("broker")) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_raw(tmp_path_factory.mktemp("template") / "template.root", [N], seed=1)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Path:
-    return untrained(tmp_path_factory.mktemp("model"), template)
 
 
 def publish(raw: Path, topic: str, **more: Any) -> None:
@@ -114,15 +102,15 @@ def test_replayed_events_are_those_of_the_files(
     started = time.monotonic()
     with caplog.at_level(logging.INFO, logger="hepflow"):
         publish(tmp_path / "raw", topic, rate=40, events_per_message=5, partitions=1)
-        assert time.monotonic() - started >= (N - 5) / 40
+        assert time.monotonic() - started >= (TEMPLATE_EVENTS - 5) / 40
         publish(tmp_path / "raw", topic, limit=30, properties={"message.max.bytes": "20000"})
     assert sum("published" in text for text in caplog.messages) == 2
     found = [decode(value, LOSS) for value in messages(topic, 1)]
     assert [len(content.events) for content in found[:12]] == [5] * 12
     assert max(len(content.events) for content in found[12:]) < 20
     ids = [event_id for content in found for event_id in content.identity["event_id"].to_pylist()]
-    assert sorted(ids[:N]) == all_ids(tmp_path / "raw")
-    assert ids[N:] == ids[:30]
+    assert sorted(ids[:TEMPLATE_EVENTS]) == all_ids(tmp_path / "raw")
+    assert ids[TEMPLATE_EVENTS:] == ids[:30]
     assert found[0].identity["file"].to_pylist() == ["qcd/a.root"] * 5
     (tmp_path / "raw" / "qcd" / "bad.root").write_text("no ROOT file at all")
     with pytest.raises(DataError, match="1 file lost events, 0 allowed"):
@@ -262,7 +250,7 @@ def test_messages_are_scored_as_files_are_and_bad_ones_named(
     about = read_json(tmp_path / "scores" / "_hepflow.json")
     ledger = Ledger.from_dict(about["ledger"]).check()
     assert about["complete"]
-    assert ledger.n_in == 2 * N + 3 + 20
+    assert ledger.n_in == 2 * TEMPLATE_EVENTS + 3 + 20
     lost = {item.file.partition("@")[2]: (item.reason, item.events) for item in ledger.lost}
     reasons = [lost[str(at + i)] for i in range(8)]
     assert len(lost) == 8
@@ -281,7 +269,7 @@ def test_messages_are_scored_as_files_are_and_bad_ones_named(
     assert all(text in reason for text, (reason, _) in zip(texts, reasons, strict=True))
     scores = read_scores(tmp_path / "scores")
     assert sorted(set(scores["event_id"].to_pylist()) - {1, 2, 3}) == all_ids(raw)
-    assert len(scores) == 2 * N + 3
+    assert len(scores) == 2 * TEMPLATE_EVENTS + 3
     scorer, rows = (
         Scorer(model, "odd_physics:checked"),
         {row["event_id"]: row for row in scores.to_pylist()},
@@ -310,7 +298,7 @@ def test_messages_are_scored_as_files_are_and_bad_ones_named(
     assert max(sizes) <= 4, "a micro-batch is larger than allowed"
     with pytest.raises(DataError, match="8 messages lost events"):
         structured.run(ScoreConfig(**{**options.__dict__, "max_lost_files": 7}))
-    assert len(read_scores(tmp_path / "scores")) == 2 * N + 3, "nothing is read again"
+    assert len(read_scores(tmp_path / "scores")) == 2 * TEMPLATE_EVENTS + 3, "nothing is read again"
 
 
 @pytest.fixture
@@ -375,11 +363,11 @@ def test_a_killed_query_loses_and_doubles_nothing(
     streams.append(stream_process(topic, output, model, 2))
     assert streams[-1].wait(timeout=600) == 0, output.with_suffix(".log").read_text()
     ids = scored_ids(output)
-    assert len(set(ids)) == len(ids) == 4 * N
+    assert len(set(ids)) == len(ids) == 4 * TEMPLATE_EVENTS
     assert ids == all_ids(raw)
     about = read_json(output / "_hepflow.json")
     assert about["complete"]
-    assert Ledger.from_dict(about["ledger"]).check().n_in == 4 * N
+    assert Ledger.from_dict(about["ledger"]).check().n_in == 4 * TEMPLATE_EVENTS
     assert not list(output.glob(".*.part"))
 
 

@@ -30,22 +30,11 @@ from hepflow.score.task import score_range
 from hepflow.score.view import View
 from hepflow.system.files import read_json
 from hepflow_bench.copies import copy_as_new
-from tests.support.toy_trigger import all_ids, scored_ids, untrained, write_raw
+from tests.support.toy_trigger import TEMPLATE_EVENTS, all_ids, scored_ids, write_raw
 
 pytestmark = pytest.mark.slow
 
-N = 60
 N_FILES = 24
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_raw(tmp_path_factory.mktemp("template") / "template.root", [N], seed=1)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Path:
-    return untrained(tmp_path_factory.mktemp("model"), template)
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +66,8 @@ def test_files_that_arrive_change_move_or_are_bad(
     ledger = Ledger.from_dict(about["ledger"]).check()
     assert about["complete"]
     ids = scored_ids(tmp_path / "scores")
-    assert len(set(ids)) == len(ids) == 6 * N, "0, 1, 2, 3, repaired and growing"
-    assert ledger.n_in == 7 * N
+    assert len(set(ids)) == len(ids) == 6 * TEMPLATE_EVENTS, "0, 1, 2, 3, repaired and growing"
+    assert ledger.n_in == 7 * TEMPLATE_EVENTS
     assert sorted(item.file for item in ledger.lost) == ["moved.root"]
     assert ledger.lost[0].reason == "a copy of 2.root (same identity)"
 
@@ -280,11 +269,11 @@ def test_killed_streams_and_workers_lose_and_double_nothing(
     deliver(files, raw, N_FILES)
     assert process.wait(timeout=300) == 0
     ids = scored_ids(output)
-    assert len(set(ids)) == len(ids) == N_FILES * N
+    assert len(set(ids)) == len(ids) == N_FILES * TEMPLATE_EVENTS
     assert ids == all_ids(raw)
     about = read_json(output / "_hepflow.json")
     assert about["complete"]
-    assert Ledger.from_dict(about["ledger"]).check().n_in == N_FILES * N
+    assert Ledger.from_dict(about["ledger"]).check().n_in == N_FILES * TEMPLATE_EVENTS
     assert not list(output.glob("**/.*.part"))
     names = {path.name: path.read_bytes() for path in output.glob("*.parquet")}
     shutil.rmtree(output)

@@ -33,6 +33,9 @@ from tests.support.root_files import write_delphes
 from tests.support.toy_store import toy_store
 from tests.support.trainings import fit
 
+TEMPLATE_EVENTS = 60
+"""Events of the file of which the tests of streams make copies."""
+
 
 @dataclass(frozen=True)
 class Trigger:

@@ -1,0 +1,205 @@
+"""Hadoop's own servers on this machine, each a process that a test may kill.
+
+HDFS is a NameNode and a DataNode, YARN a ResourceManager and a NodeManager. Their jars come from
+Maven Central: `make hadoop` puts them into build/hadoop.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hepflow.engines.spark import java_home
+from hepflow.errors import MissingDependency
+
+JARS = Path(__file__).parents[2] / "build" / "hadoop"
+QUEUES = ("default", "research")
+START_TIMEOUT_S, POLL_S = 120.0, 0.1
+QUICK = ("-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto")
+HDFS, YARN = ("namenode", "datanode"), ("resourcemanager", "nodemanager")
+_MAIN = {
+    "namenode": "hdfs.server.namenode.NameNode",
+    "datanode": "hdfs.server.datanode.DataNode",
+    "resourcemanager": "yarn.server.resourcemanager.ResourceManager",
+    "nodemanager": "yarn.server.nodemanager.NodeManager",
+}
+_READY = {  # server -> the server in whose log a word says that it is there, and the word
+    "namenode": ("namenode", "Starting services required for active state"),
+    "datanode": ("namenode", "registerDatanode: from"),
+    "resourcemanager": ("resourcemanager", "Transitioned to active state"),
+    "nodemanager": ("resourcemanager", "registered with capability"),
+}
+_TO_THE_LOG = """
+log4j.rootLogger=INFO,screen
+log4j.appender.screen=org.apache.log4j.ConsoleAppender
+log4j.appender.screen.layout=org.apache.log4j.PatternLayout
+log4j.appender.screen.layout.ConversionPattern=%d %p %c{1} %m%n
+"""
+
+
+def why_not() -> str | None:
+    """Return why no server of Hadoop's can be started here, or None."""
+    try:
+        java_home()
+    except MissingDependency as error:
+        return str(error)
+    if next(JARS.glob("hadoop-client-minicluster-*.jar"), None) is None:
+        missing = "" if shutil.which("mvn") else ", which needs Maven (apt-get install maven)"
+        return f"Hadoop's jars are not here: make hadoop{missing}"
+    return None
+
+
+@dataclass
+class Hadoop:
+    """Handle of running servers."""
+
+    root: Path
+    port: int
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """The root of the file system, without a slash."""
+        return f"hdfs://127.0.0.1:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment in which clients find the servers."""
+        return os.environ | {
+            "HADOOP_CONF_DIR": str(self.root / "conf"),
+            "JAVA_HOME": str(java_home()),
+        }
+
+    @property
+    def log(self) -> str:
+        """What all servers have printed."""
+        return "".join(path.read_text() for path in sorted(self.root.glob("*.log")))
+
+    def start(self, *servers: str) -> None:
+        """Start servers, and wait until they can be used."""
+        counts = {name: self._said(name) for name in servers}
+        for name in servers:
+            self.running[name] = self._java(name)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while any(self._said(name) == count for name, count in counts.items()):
+            ended = [name for name in servers if self.running[name].poll() is not None]
+            if ended or time.monotonic() > deadline:
+                what = f"{', '.join(ended)} ended" if ended else "no answer"
+                msg = f"Hadoop did not start: {what}\n{self.log[-4000:]}"
+                raise RuntimeError(msg)
+            time.sleep(POLL_S)
+
+    def kill(self, name: str) -> None:
+        """End a server without a chance to clean up."""
+        process = self.running.pop(name)
+        process.kill()
+        process.wait(timeout=60)
+
+    def stop(self) -> None:
+        """End all servers."""
+        for process in self.running.values():
+            process.terminate()
+        for process in self.running.values():
+            process.wait(timeout=60)
+        self.running.clear()
+
+    def format(self) -> None:
+        """Make an empty file system."""
+        process = self._java("namenode", "-format", "-nonInteractive")
+        assert process.wait(timeout=START_TIMEOUT_S) == 0, self.log[-4000:]
+
+    def _java(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        command = [str(java_home() / "bin" / "java"), *QUICK, "-cp", f"{self.root}/conf:{JARS}/*"]
+        command += [f"org.apache.hadoop.{_MAIN[name]}", *arguments]
+        with (self.root / f"{name}.log").open("a") as log:
+            return subprocess.Popen(
+                command, env=self.environment, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    def _said(self, name: str) -> int:
+        where, word = _READY[name]
+        log = self.root / f"{where}.log"
+        return log.read_text().count(word) if log.exists() else 0
+
+
+@contextmanager
+def hadoop_cluster(root: Path, *servers: str) -> Iterator[Hadoop]:
+    """Yield running servers, such as ``*HDFS``; their files and logs are below ``root``."""
+    cluster = Hadoop(root, *_write_configuration(root, with_hdfs="namenode" in servers))
+    try:
+        if "namenode" in servers:
+            cluster.format()
+        cluster.start(*servers)
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def _write_configuration(root: Path, *, with_hdfs: bool) -> list[int]:
+    """Write the configuration of all servers, and return the port of the NameNode."""
+    port, *ports = _free_ports(14)
+    free = (f"127.0.0.1:{number}" for number in ports)
+    queues = {f"root.{name}.capacity": 100 // len(QUEUES) for name in QUEUES}
+    files: dict[str, Mapping[str, object]] = {
+        "core-site": {"fs.defaultFS": f"hdfs://127.0.0.1:{port}" if with_hdfs else "file:///"},
+        "hdfs-site": {
+            "dfs.replication": 1,
+            "dfs.namenode.name.dir": (root / "name").as_uri(),
+            "dfs.datanode.data.dir": (root / "blocks").as_uri(),
+            "dfs.namenode.http-address": next(free),
+            **{f"dfs.datanode.{kind}": next(free) for kind in ("address", "http.address")},
+            "dfs.datanode.ipc.address": next(free),
+            "dfs.permissions.superusergroup": "hadoop",
+        },
+        "yarn-site": {
+            **{
+                f"yarn.resourcemanager.{kind}address": next(free)
+                for kind in ("", "scheduler.", "resource-tracker.", "admin.", "webapp.")
+            },
+            **{
+                f"yarn.nodemanager.{kind}address": next(free)
+                for kind in ("", "localizer.", "webapp.")
+            },
+            "yarn.application.classpath": "",
+            "yarn.nodemanager.local-dirs": root / "local",
+            "yarn.nodemanager.log-dirs": root / "logs",
+            "yarn.nodemanager.resource.memory-mb": 16384,
+            "yarn.nodemanager.resource.cpu-vcores": 16,
+            "yarn.nodemanager.vmem-check-enabled": "false",
+            "yarn.nodemanager.disk-health-checker.max-disk-utilization-per-disk-percentage": 100,
+            "yarn.scheduler.minimum-allocation-mb": 128,
+        },
+        "capacity-scheduler": {
+            f"yarn.scheduler.capacity.{key}": value
+            for key, value in {
+                "root.queues": ",".join(QUEUES),
+                "maximum-am-resource-percent": 1,
+                **queues,
+            }.items()
+        },
+    }
+    (root / "conf").mkdir(parents=True)
+    (root / "conf" / "log4j.properties").write_text(_TO_THE_LOG)
+    for name, properties in files.items():
+        lines = [
+            f"<property><name>{key}</name><value>{value}</value></property>"
+            for key, value in properties.items()
+        ]
+        text = "\n".join(["<configuration>", *lines, "</configuration>"])
+        (root / "conf" / f"{name}.xml").write_text(text)
+    return [port]
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
