@@ -2,14 +2,12 @@
 
 import logging
 import os
-import re
 import select
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, get_origin
 
 from jsonargparse import ArgumentParser, Namespace
@@ -22,12 +20,12 @@ from hepflow.config.options import HELP, Groups, groups_of, mappings_of, print_h
 from hepflow.config.shipped import with_shipped
 from hepflow.errors import ConfigError, HepflowError, MissingDependency
 from hepflow.system.files import OUTPUT_ERRORS
+from hepflow.system.storage import is_url
 from hepflow.system.terminal import MESSAGES, RESULTS, Messages, show
 
 USER_ERROR, INTERRUPTED = 2, 130
 RANKS = ("LOCAL_RANK", "SLURM_PROCID")
 """Variables with the rank of a process: only rank 0 reports that Ctrl-C interrupted them all."""
-URL = re.compile(r"[A-Za-z][\w+.-]+:/")  # start of a URL in a Path, which drops one of its slashes
 
 
 class Command(NamedTuple):
@@ -83,6 +81,17 @@ COMMANDS = {
     "completion": Command(*_COMPLETION),
 }
 """All commands, in the order of the pipeline."""
+URLS = {
+    "simulate": ("input", "output"),
+    "ingest": ("input", "output"),
+    "features": ("input", "output"),
+    "import-cern": ("train", "test", "output"),
+    "score": ("input", "output"),
+    "replay": ("input",),
+    "store check": ("input",),
+    "store info": ("input",),
+}
+"""Command -> its options that may be URLs of any store; other paths are of this machine."""
 GROUPS = {"train": "Train classifiers with PyTorch Lightning", "store": "Inspect a feature store"}
 """First words of commands of two words."""
 VERSION = ("-V", "--version")
@@ -211,8 +220,9 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         values = dict(vars(parser.instantiate(namespace)))
         values.pop("config", None)
         for option, value in values.items():
-            if isinstance(value, Path) and URL.match(str(value)):
-                rule = "only the inputs of ingest, score and replay may be URLs"
+            if is_url(value) and option not in URLS.get(name, ()):
+                allowed = ", ".join(map(spelt, URLS.get(name, ()))) or "no option"
+                rule = f"of `hepflow {name}`, {allowed} may be a URL"
                 raise ConfigError(f"{spelt(option)} {value} must be a local path; {rule}")
         return stage(**values)
 

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from hepflow.config.engines import SparkConfig
+from hepflow.system.storage import place
+from tests.support import stores
+from tests.support.hadoop_cluster import Hadoop
 
 # No property may fail because the machine is busy. `make system` takes the second profile.
 for name, examples in (("default", 20), ("nightly", 200)):
@@ -99,3 +103,50 @@ def spark() -> Iterator[Any]:
         SparkConfig(master="local[2]", driver_memory="1g"), "hepflow tests"
     ) as session:
         yield session
+
+
+@pytest.fixture(scope="session")
+def hdfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hadoop]:
+    """Yield a running HDFS."""
+    with stores.hdfs_server(tmp_path_factory.mktemp("hadoop")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """Yield the URL of a bucket."""
+    with stores.s3_server() as bucket:
+        yield bucket
+
+
+@pytest.fixture(scope="session")
+def xrootd() -> Iterator[tuple[str, Path]]:
+    """Yield the URL of a folder on an XRootD server, and the folder."""
+    with stores.xrootd_server() as served:
+        yield served
+
+
+AWAY = [
+    pytest.param(name, marks=[getattr(pytest.mark, name), pytest.mark.slow])
+    for name in ("hdfs", "s3", "xrootd")
+]
+
+
+@pytest.fixture(params=AWAY)
+def away(request: pytest.FixtureRequest) -> Path:
+    """Return a folder that does not exist yet, on each kind of remote store in turn."""
+    return _new_folder(request)
+
+
+@pytest.fixture(params=["disk", *AWAY])
+def anywhere(request: pytest.FixtureRequest) -> Path:
+    """Return a folder that does not exist yet, on this disk and on each remote store in turn."""
+    return _new_folder(request)
+
+
+def _new_folder(request: pytest.FixtureRequest) -> Path:
+    if request.param == "disk":
+        return request.getfixturevalue("tmp_path") / "new"
+    store = request.getfixturevalue(request.param)
+    url = {"hdfs": lambda: store.url, "s3": lambda: store, "xrootd": lambda: store[0]}
+    return place(f"{url[request.param]()}/{uuid.uuid4().hex}")

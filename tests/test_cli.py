@@ -146,9 +146,9 @@ def test_misspelt_and_abbreviated_words_are_refused_with_a_suggestion(
             "cluster.slurm.max_jobs must be at least 1, got 0",
         ),
         (
-            "features",
-            "output: s3://bucket/f.zarr",
-            "--output s3:/bucket/f.zarr must be a local path",
+            "evaluate",
+            "output: s3://bucket/report",
+            "--output s3://bucket/report must be a local path",
         ),
         (
             "demo",
@@ -365,7 +365,7 @@ def test_ctrl_c_during_start_up_gives_no_traceback(seconds: float) -> None:
         (("ingest", "--config", "nowhere.yaml"), "nowhere.yaml"),
         (("train", "fitt"), "no command 'train fitt'"),
         (("completion", "tcsh"), "There are: bash, zsh"),
-        (("features", "--output", "s3://bucket/f.zarr"), "must be a local path"),
+        (("evaluate", "--output", "s3://bucket/report"), "must be a local path"),
         (("demo", "--output", "/dev/null/x"), "/dev/null/x: /dev/null is a file, not a folder"),
         (("demo", "--output", "/dev/null"), "/dev/null: "),
     ],

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse.typing import register_type
 
 from hepflow.config.options import spelt
 from hepflow.errors import ConfigError, one_line
+from hepflow.system.storage import is_url, place
 
 T = TypeVar("T")
 EXAMPLE = "options with values, such as `output: a/folder`"
@@ -46,6 +48,13 @@ SENTENCES = {
 """Pattern of jsonargparse's message -> sentence; ``option`` is the key as the user wrote it."""
 WITHIN = r'Parser key "(.+?)":.* callable class: Parser key "(.+)\. Got value: Namespace\(.*'
 """Pattern of a message about an argument of a class, which is about the key in it."""
+
+
+def _is_path(value: object, _: type) -> bool:
+    return isinstance(value, Path) or is_url(value)
+
+
+register_type(Path, str, place, type_check=_is_path)
 
 
 def add_fields(parser: ArgumentParser, config: type, *group: str) -> None:

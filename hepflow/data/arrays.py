@@ -18,7 +18,6 @@ core writes 1.3 times and reads 2.9 times as many events per second (`benchmarks
 tests compare the two in both directions.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 
 from hepflow.errors import DataError, HepflowError
 from hepflow.system.files import read_json
+from hepflow.system.storage import open_ranges
 
 ROWS_PER_CHUNK = 16_000
 """Rows of a chunk. With a power of two, all columns of a chunk fall on the same cache lines, and
@@ -121,15 +121,18 @@ class ShardedArray:
         columns = np.empty((*self.shape[:0:-1], size), self.dtype)  # of one chunk, reused
         index_bytes = self.rows_per_shard // size * _ENTRY_BYTES + _CHECKSUM_BYTES
         try:
-            with path.open("rb", buffering=0) as file:
-                where = max(os.fstat(file.fileno()).st_size - index_bytes, 0)
-                body = _checked(file.fileno(), where, index_bytes, f"{path}: index")
+            with open_ranges(path) as file:
+                where = max(file.size - index_bytes, 0)
+                body, checksum = file.read(_with_checksum(where, index_bytes))
+                body = _checked(body, checksum, f"{path}: index")
                 index = np.frombuffer(body, "<u8").reshape(-1, 2).tolist()
-                for chunk in range(start // size, -(-stop // size)):
-                    offset, n_bytes = index[chunk]
-                    if offset == _MISSING:
+                chunks = range(start // size, -(-stop // size))
+                for chunk in chunks:
+                    if index[chunk][0] == _MISSING:
                         raise DataError(f"{path}: chunk {chunk} is missing. {REPAIR}")
-                    body = _checked(file.fileno(), offset, n_bytes, f"{path}: chunk {chunk}")
+                found = iter(file.read([r for c in chunks for r in _with_checksum(*index[c])]))
+                for chunk in chunks:
+                    body = _checked(next(found), next(found), f"{path}: chunk {chunk}")
                     _DECODER.decode(body, out=columns)
                     first = chunk * size
                     low, high = max(start, first), min(stop, first + size)
@@ -146,10 +149,13 @@ def _checksum(body: bytes) -> bytes:
     return google_crc32c.value(body).to_bytes(_CHECKSUM_BYTES, "little")
 
 
-def _checked(file: int, start: int, n_bytes: int, where: str) -> bytes:
-    """Return ``n_bytes`` of a file without the checksum at their end, which must be right."""
-    body = os.pread(file, n_bytes - _CHECKSUM_BYTES, start)
-    checksum = os.pread(file, _CHECKSUM_BYTES, start + n_bytes - _CHECKSUM_BYTES)
+def _with_checksum(start: int, n_bytes: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the ranges of a body and of the checksum that ends the ``n_bytes`` at ``start``."""
+    n_body = n_bytes - _CHECKSUM_BYTES
+    return (start, n_body), (start + n_body, _CHECKSUM_BYTES)
+
+
+def _checked(body: bytes, checksum: bytes, where: str) -> bytes:
     if checksum != _checksum(body):
         raise DataError(f"{where} is damaged: its checksum is wrong. {REPAIR}")
     return body

@@ -11,9 +11,9 @@ collection. Nothing is null. Readers take the fragments that ``_hepflow.json`` n
 import hashlib
 import re
 import struct
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -24,16 +24,20 @@ import awkward as ak
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.parquet import open_parquet_file
 
 from hepflow.data.identity import event_ids
 from hepflow.data.ledger import Ledger
 from hepflow.data.output import MARKER, read_marker
 from hepflow.errors import DataError, one_line
 from hepflow.schema import COLLECTIONS, EVENT_COLUMNS, EVENTS_SCHEMA_VERSION
+from hepflow.system.remote import is_remote
+from hepflow.system.storage import draft, listed, make_folder, publish, read_range, system_of
 
 COLUMNS = ("label", "event_id", *COLLECTIONS)  # columns that the features are made of
 ROWS_PER_GROUP = 1000  # events per row group, the smallest unit that the features stage reads
 _FOOTER = struct.Struct("<I4s")  # a Parquet file ends in the footer's length and PAR1
+_GUESS = 64 << 10  # bytes at the end of a file in which most footers fit
 
 
 def arrow_schema(columns: Mapping[str, str] = EVENT_COLUMNS) -> pa.Schema:
@@ -94,12 +98,12 @@ class FragmentWriter:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.n_events = 0
-        self._part = folder / f".{uuid.uuid4().hex}.part"
+        self._part = draft(folder / "fragment")
         self._waiting: list[pa.Table] = []  # less than a row group
         self._writer: pq.ParquetWriter | None = None
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -126,7 +130,7 @@ class FragmentWriter:
         self._writer.close()
         self._writer = None
         size = self._part.stat().st_size
-        self._part.replace(self.folder / name)
+        publish(self._part, self.folder / name)
         return size
 
     def _flush(self, rows: int) -> None:
@@ -196,12 +200,24 @@ def read_fragment(fragment: Fragment, columns: Sequence[str] = COLUMNS) -> ak.Ar
     """Return the events of a fragment, (n,) records."""
     groups = list(fragment.row_groups)
     try:
-        with pq.ParquetFile(fragment.path) as file:
+        with _opened(fragment, columns) as source, pq.ParquetFile(source) as file:
             table = file.read_row_groups(groups, columns=list(columns), use_threads=False)
     except (OSError, pa.ArrowException) as error:
         why = f"not readable ({one_line(error)}). Ingest its ROOT files again."
         raise DataError(f"{fragment.path}: {why}") from error
     return ak.from_arrow(table)
+
+
+@contextmanager
+def _opened(fragment: Fragment, columns: Sequence[str]) -> Iterator[Any]:
+    """Yield what pyarrow reads: a path, or a remote file whose needed bytes are here already."""
+    if not is_remote(fragment.path):
+        yield fragment.path
+        return
+    system, where = system_of(fragment.path)
+    wanted = {"columns": list(columns), "row_groups": list(fragment.row_groups)}
+    with open_parquet_file(where, fs=system, engine="pyarrow", **wanted) as file:
+        yield file
 
 
 def empty_events() -> ak.Array:
@@ -211,13 +227,24 @@ def empty_events() -> ak.Array:
 
 def fingerprint(file: Path) -> str:
     """Return a hash of the size and the footer, which locates and describes every column."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        stream.seek(-_FOOTER.size, 2)
-        length, _ = _FOOTER.unpack(stream.read())
-        stream.seek(-(_FOOTER.size + length), 2)
-        footer = stream.read(length)
+    return _identity(*_size_and_footer(file))
+
+
+def _identity(size: int, footer: bytes) -> str:
     return hashlib.blake2b(size.to_bytes(8, "little") + footer, digest_size=8).hexdigest()
+
+
+def _size_and_footer(file: Path) -> tuple[int, bytes]:
+    """Return the size of a Parquet file, and its footer; a remote file costs two requests."""
+    size, n_bytes = file.stat().st_size, _GUESS
+    while True:
+        tail = read_range(file, max(0, size - n_bytes), size)
+        length, magic = _FOOTER.unpack(tail[-_FOOTER.size :])
+        if magic != b"PAR1" or length + _FOOTER.size > size:
+            raise pa.ArrowInvalid("it does not end as Parquet does")
+        if length + _FOOTER.size <= len(tail):
+            return size, tail[-(length + _FOOTER.size) : -_FOOTER.size]
+        n_bytes = length + _FOOTER.size
 
 
 def _about(path: Path) -> dict[str, Any]:
@@ -227,7 +254,7 @@ def _about(path: Path) -> dict[str, Any]:
     about = read_marker(path)
     if about is None:
         what = f"no {MARKER}: `hepflow ingest` did not finish here. Run it again to resume."
-        if any(path.rglob("*.root")):
+        if any(listed(path, f"{depth}*.root") for depth in ("", "*/", "*/*/")):
             what = f"ROOT files. Make a dataset of them: `hepflow ingest --input {path}`."
         elif (path / "zarr.json").is_file():
             what = "a feature store. Give the Parquet dataset of `hepflow ingest`."
@@ -242,10 +269,11 @@ def _about(path: Path) -> dict[str, Any]:
 def _fragments_of(file: Path, root: Path, task_bytes: int) -> list[Fragment]:
     """Check a file, and cut it into runs of row groups of at most ``task_bytes``."""
     try:
-        metadata = pq.read_metadata(file)
-        schema = metadata.schema.to_arrow_schema()
-        mark = fingerprint(file)
-    except (OSError, pa.ArrowException) as error:
+        size, footer = _size_and_footer(file)
+        end = _FOOTER.pack(len(footer), b"PAR1")
+        metadata = pq.read_metadata(pa.BufferReader(b"PAR1" + footer + end))
+        schema, mark = metadata.schema.to_arrow_schema(), _identity(size, footer)
+    except (OSError, struct.error, pa.ArrowException) as error:
         gone = isinstance(error, FileNotFoundError)
         what = f"missing, though {MARKER} names it" if gone else f"not a Parquet file ({error})"
         raise DataError(f"{file}: {what}. Remove it and run `hepflow ingest` again.") from error

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from hepflow.errors import DataError
 from hepflow.schema import PREDICTIONS_SCHEMA_VERSION
-from hepflow.system.files import whole
+from hepflow.system.storage import whole
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ without a record does not exist, and a killed writer leaves nothing that counts.
 events only: no times, no host names, no order of arrival. `finalise` adds the records up.
 """
 
+import json
 import re
-import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cached_property
 from itertools import product
@@ -24,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 
 from hepflow.data.arrays import ShardedArray, write_array
 from hepflow.data.blocks import EventBlock, Part, StoreSpec
@@ -34,8 +34,19 @@ from hepflow.data.output import refuse_to_replace
 from hepflow.errors import DataError
 from hepflow.schema import SPLITS, STORE_SCHEMA_VERSION
 from hepflow.system.files import read_json, write_json
+from hepflow.system.remote import is_remote
+from hepflow.system.storage import (
+    listed,
+    make_folder,
+    publish_folder,
+    put,
+    remove,
+    remove_tree,
+    scratch,
+)
 
 Blocks = Mapping[tuple[str, str], EventBlock]  # (split, class) -> events
+_GROUP = "zarr.json"
 _TYPES = {"particles": "f4", "offsets": "i8", "hlf": "f4", "label": "i1", "event_id": "i8"}
 
 
@@ -56,24 +67,24 @@ class EventStore:
         """
         before = _attributes(path) or {}
         if not before and path.exists():
-            begun = re.compile(r"_parts|zarr\.json|zarr\.\w+\.partial")  # interrupted when created
-            if not path.is_dir() or not all(begun.fullmatch(one.name) for one in path.iterdir()):
+            begun = re.compile(r"_parts|\.?zarr\..*")  # interrupted when it was created
+            if not path.is_dir() or not all(begun.fullmatch(one.name) for one in listed(path)):
                 what = "not a feature store. Remove it, or choose another output."
                 raise DataError(f"{path}: {what}")
         same_input = before.get("provenance") == spec.provenance
         same_settings = keep and before.get("settings") == spec.settings
         same_schema = before.get("schema_version") == STORE_SCHEMA_VERSION
         if not same_schema or not (same_input or same_settings):
-            shutil.rmtree(path, ignore_errors=True)
-        (path / "_parts").mkdir(parents=True, exist_ok=True)
+            remove_tree(path)
+        make_folder(path / "_parts")
         _sweep(path)
-        root = zarr.open_group(path, mode="a", zarr_format=3)
         about = {"schema_version": STORE_SCHEMA_VERSION, "complete": False}
-        root.attrs["hepflow"] = {**about, "settings": spec.settings, **asdict(spec)}
+        _write_group(path, hepflow={**about, "settings": spec.settings, **asdict(spec)})
         for split in SPLITS:
-            group = root.require_group(split)
-            for class_name in spec.classes:
-                group.require_group(class_name)
+            for group in (path / split, *(path / split / name for name in spec.classes)):
+                make_folder(group)
+                if not (group / _GROUP).is_file():
+                    _write_group(group)
         return cls(path, spec)
 
     @classmethod
@@ -82,7 +93,7 @@ class EventStore:
         about = _attributes(path)
         if about is None:
             what = f"no feature store here. Make one with `hepflow features --output {path}`."
-            if next(path.glob("*/*.parquet"), None) is not None:
+            if listed(path, "*/*.parquet"):
                 what = f"Parquet events. Make a store of them: `hepflow features --input {path}`."
             raise DataError(f"{path}: {what}")
         version = about.get("schema_version")
@@ -115,20 +126,20 @@ class EventStore:
 
     def done(self) -> set[str]:
         """Return the names of the finished parts."""
-        return {record.stem for record in (self.path / "_parts").glob("*.json")}
+        return {record.stem for record in listed(self.path / "_parts", "*.json")}
 
     def sources(self) -> dict[str, str]:
         """Return the fingerprint of the source of each finished part."""
-        paths = sorted((self.path / "_parts").glob("*.json"))
+        paths = listed(self.path / "_parts", "*.json")
         return {path.stem: read_json(path).get("source", "") for path in paths}
 
     def discard(self, names: Iterable[str]) -> None:
         """Remove parts, their records first."""
         self.__dict__.pop("_records", None)  # the cached ones
         for name in names:
-            (self.path / "_parts" / f"{name}.json").unlink(missing_ok=True)
+            remove(self.path / "_parts" / f"{name}.json")
             for split, class_name in product(SPLITS, self.spec.classes):
-                shutil.rmtree(self.path / split / class_name / name, ignore_errors=True)
+                remove_tree(self.path / split / class_name / name)
 
     def write_part(self, name: str, blocks: Blocks, ledger: Ledger, source: str = "") -> None:
         """Write the events of one fragment, whole or not at all; an earlier attempt is replaced."""
@@ -136,26 +147,22 @@ class EventStore:
         hlf = Moments.total([block.hlf for block in train], len(self.spec.hlf))
         particles = Moments.total([block.particles for block in train], len(self.spec.particles))
         parts = []
-        scratch = self.path / f".{name}-{uuid.uuid4().hex}"
+        folder = scratch() if is_remote(self.path) else self.path
+        written = folder / f".{name}-{uuid.uuid4().hex}"
         try:
             for (split, class_name), block in sorted(blocks.items()):
                 part = Part(split, class_name, name, len(block), len(block.particles))
-                zarr.create_group(scratch / part.path, zarr_format=3)
+                (written / part.path).mkdir(parents=True)
+                _write_group(written / part.path)
                 for array, kind in _TYPES.items():
                     values = getattr(block, array).astype(kind, copy=False)
-                    write_array(scratch / part.path / array, values)
+                    write_array(written / part.path / array, values)
                 parts.append(part)
             self.discard([name])
             for part in parts:
-                written, place = scratch / part.path, self.path / part.path
-                place.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    written.rename(place)
-                except OSError:  # another writer of the same part has just put it there
-                    shutil.rmtree(place, ignore_errors=True)
-                    written.rename(place)
+                publish_folder(written / part.path, self.path / part.path)
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            remove_tree(written)
         record = {
             "parts": [asdict(part) for part in parts],
             "ledger": ledger.check().to_dict(),
@@ -183,7 +190,7 @@ class EventStore:
             counts[part.split][part.class_name] += part.n_events
         sums = {"counts": counts, "statistics": statistics, "ledger": ledger.to_dict()}
         about = {**self.attributes, "complete": True, **sums}
-        zarr.open_group(self.path, mode="a").attrs["hepflow"] = about
+        _write_group(self.path, hepflow=about)
         return ledger
 
     def parts(self, split: str, class_name: str) -> list[Part]:
@@ -231,7 +238,8 @@ class EventStore:
 
     @cached_property
     def _records(self) -> list[dict[str, Any]]:
-        return [read_json(path) for path in sorted((self.path / "_parts").glob("*.json"))]
+        with ThreadPoolExecutor(16) as pool:  # a remote store answers in tens of milliseconds
+            return list(pool.map(read_json, listed(self.path / "_parts", "*.json")))
 
     @property
     def _parts(self) -> Iterator[Part]:
@@ -239,18 +247,25 @@ class EventStore:
 
 
 def _attributes(path: Path) -> dict[str, Any] | None:
-    metadata = path / "zarr.json"
+    metadata = path / _GROUP
     about = read_json(metadata) if metadata.is_file() else {}
     return about.get("attributes", {}).get("hepflow")
 
 
+def _write_group(path: Path, **attributes: Any) -> None:
+    """Write the metadata of a Zarr group; readers see the old or the new ones."""
+    about = {"attributes": attributes, "zarr_format": 3, "node_type": "group"}
+    put(path / _GROUP, json.dumps(about, indent=2).encode())
+
+
 def _sweep(path: Path) -> None:
     """Remove the scratch folders of writers that were killed, and unfinished files of zarr."""
-    for left_over in path.glob(".*-*"):
-        shutil.rmtree(left_over, ignore_errors=True)
-    for drafts in ("zarr.*.partial", "*/zarr.*.partial", "*/*/zarr.*.partial", "_parts/.*.part"):
-        for left_over in path.glob(drafts):
-            left_over.unlink(missing_ok=True)
+    for left_over in listed(path, ".*-*"):
+        remove_tree(left_over)
+    hidden = ("zarr.*.partial", ".*.part")  # of zarr, in stores of hepflow 0.1, and of ours
+    for folder, drafts in product(("", "*/", "*/*/"), hidden):
+        for left_over in listed(path, folder + drafts):
+            remove(left_over)
 
 
 def check_replaceable(path: Path, spec: StoreSpec, settings: Iterable[str]) -> StoreSpec | None:

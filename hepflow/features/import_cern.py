@@ -96,7 +96,8 @@ def _files(path: Path) -> list[Path]:
 
 def _layout(path: Path) -> Layout:
     try:
-        names = pq.read_schema(path).names
+        with path.open("rb") as stream:
+            names = pq.read_schema(stream).names
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: not a Parquet file ({error}). Download it again.") from error
     for layout in _LAYOUTS:
@@ -124,7 +125,7 @@ def _parts(split: str, path: Path, n_rows: int) -> Iterator[_Part]:
     """Yield parts of a file: an event has no number there, so split, file and row identify it."""
     mark, first = fingerprint(path), 0
     stem, identity = path.stem.split(".")[0], f"{split}/{path.name} {mark}".encode()
-    with pq.ParquetFile(path) as file:
+    with path.open("rb") as stream, pq.ParquetFile(stream) as file:
         for number, batch in enumerate(file.iter_batches(n_rows)):
             event_id = event_ids(identity, np.arange(first, first + len(batch)))
             yield _Part(f"{split}--{stem}-{mark}--{number:05d}", event_id, batch)

@@ -25,6 +25,7 @@ from hepflow.physics import own
 from hepflow.physics.ablation import FEATURES, Change, compare
 from hepflow.schema import SPLITS
 from hepflow.system import locks
+from hepflow.system.storage import total_size
 from hepflow.system.terminal import counted, show, table
 
 log = logging.getLogger(__name__)
@@ -62,8 +63,7 @@ def run(config: FeaturesConfig) -> None:
             raise DataError(f"{dataset.path}: {what}. Is it the right input, with units of GeV?")
         store.finalise()
         log.info("selection: %s", ledger.summary())
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        log.info("wrote %s: %s, %s", path, store.summary(), decimal(size))
+        log.info("wrote %s: %s, %s", path, store.summary(), decimal(total_size(path)))
         _warn_of_empty_classes(store)
 
 

@@ -15,7 +15,6 @@ micro-batch gives its files new names. Here a task that is replayed overwrites f
 with the same bytes, and one list of fragments serves every reader.
 """
 
-import contextlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
@@ -31,6 +30,7 @@ from hepflow.reading.ranges import EntryRange
 from hepflow.reading.record import RangeRecord
 from hepflow.schema import EVENTS_SCHEMA_VERSION
 from hepflow.system.files import read_json
+from hepflow.system.storage import listed, make_folder, remove, remove_empty_folder
 from hepflow.system.terminal import counted
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def finished(
     """
     wanted = {one.key: one for one in ranges}
     records = []
-    for path in sorted((settings.output / RECORDS).glob("*.json")):
+    for path in listed(settings.output / RECORDS, "*.json"):
         record = TaskRecord.from_dict(read_json(path))
         task = [own.range for own in record.ranges]
         keys = {one.key for one in task}
@@ -92,14 +92,14 @@ def prepare(output: Path) -> None:
     """Create the folders, and remove unfinished files of killed tasks; refuse other folders."""
     records, about = output / RECORDS, read_marker(output)
     ours = records.is_dir() if about is None else "fragments" in about
-    others = [] if ours else [path.name for path in output.glob("*") if path.name[0] not in "._"]
+    others = [] if ours else [path.name for path in listed(output) if path.name[0] not in "._"]
     if others:
         what = f"not a dataset of `hepflow ingest`, as it holds {others[0]}"
         raise DataError(f"{output}: {what}. Give a new or an empty folder as --output.")
-    records.mkdir(parents=True, exist_ok=True)
-    drafts = (*output.glob(".*.part"), *output.glob("*/.*.part"), *records.glob(".*.now"))
+    make_folder(records)
+    drafts = (*listed(output, ".*.part"), *listed(output, "*/.*.part"), *listed(records, ".*.now"))
     for left_over in drafts:
-        left_over.unlink(missing_ok=True)
+        remove(left_over)
 
 
 def commit(
@@ -121,7 +121,7 @@ def commit(
     ledger = total(own.ledger for own in ordered).check()
     if ledger.n_out == 0:
         for record in records:
-            settings.record_path(record.key).unlink(missing_ok=True)
+            remove(settings.record_path(record.key))
         why = f"no event passes ({ledger.summary()}). Check that these are the right files."
         if all(file["reason"] for file in files):
             example = f"the first, {files[0]['file']}: {files[0]['reason']}"
@@ -147,26 +147,25 @@ def commit(
     write_marker(settings.output, about)
     sweep(about, settings.output)
     live = {record.key for record in records}
-    for path in (settings.output / RECORDS).iterdir():
+    for path in listed(settings.output / RECORDS):
         if path.stem not in live:
-            path.unlink(missing_ok=True)
+            remove(path)
     return about
 
 
 def sweep(about: Mapping[str, Any], output: Path) -> None:
     """Remove fragments that are not in the manifest: of changed files, or of runs that died."""
     live = {output / name for name in about["fragments"]}
-    for path in output.glob("*/*.parquet"):
+    for path in listed(output, "*/*.parquet"):
         if path not in live:
-            path.unlink(missing_ok=True)
+            remove(path)
 
 
 def remove_empty(output: Path, classes: Iterable[str]) -> None:
     """Remove the folders of a run that wrote nothing; that of records, a dataset's mark, last."""
-    with contextlib.suppress(OSError):  # not empty
-        for name in (*classes, RECORDS):
-            if (output / name).is_dir():
-                (output / name).rmdir()
+    for name in (*classes, RECORDS):
+        if not remove_empty_folder(output / name):
+            return
 
 
 def _file(parts: Sequence[RangeRecord]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from hepflow.reading.reader import Access, RangeReader
 from hepflow.reading.record import WORKER_DIED, RangeRecord
 from hepflow.schema import EVENTS_SCHEMA_VERSION
 from hepflow.system.files import write_json
+from hepflow.system.storage import put, remove
 
 RECORDS = "_records"
 
@@ -90,7 +91,7 @@ def run_task(
                 if one.key == deadly:
                     results.append(RangeRecord(one, lost={WORKER_DIED: None}, transient=True))
                 else:
-                    marker.write_text(one.key)
+                    put(marker, one.key.encode())
                     results.append(_skim(one, settings, fragment))
             # Whatever makes the content another one is in the name.
             content = [
@@ -101,12 +102,12 @@ def run_task(
             name = f"{stem}-{task[0].index:04d}-{digest(settings.key, content)}.parquet"
             size = fragment.finish(name)
     except OSError:  # of the output: those of reading are in the results
-        marker.unlink(missing_ok=True)  # no file is to blame
+        remove(marker)  # no file is to blame
         raise
     written = f"{folder}/{name}" if size else None
     record = TaskRecord(key, written, fragment.n_events, size, tuple(results))
     write_json(settings.record_path(key), record.to_dict())
-    marker.unlink(missing_ok=True)
+    remove(marker)
     return record
 
 

@@ -20,8 +20,8 @@ from awkward.contents import ListOffsetArray, NumpyArray, RecordArray
 from awkward.index import Index64
 
 from hepflow.errors import DataError
-from hepflow.reading.remote import as_io_error, is_remote, set_timeout, source
 from hepflow.schema import ALIASES, COLLECTIONS, OPTIONAL, TREE
+from hepflow.system.remote import as_io_error, is_remote, set_timeout, source
 
 STEP_BYTES = 48 << 20  # uncompressed bytes of the wanted branches in memory at a time
 Wanted = Mapping[str, Mapping[str, str]]  # collection -> field -> type, as `COLLECTIONS`

@@ -13,7 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from hepflow.errors import DataError, MissingDependency
 from hepflow.reading.ranges import SourceFile
-from hepflow.reading.remote import as_io_error, is_remote, set_timeout
+from hepflow.system.remote import as_io_error, is_remote, set_timeout
 from hepflow.system.terminal import counted
 
 log = logging.getLogger(__name__)

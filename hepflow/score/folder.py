@@ -4,14 +4,14 @@ An entry range with a record is scored; nothing else needs to survive a crash. A
 every ``*.parquet`` here reads each event once, also while a run writes.
 """
 
-import shutil
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 
 from hepflow.data.ledger import Ledger
 from hepflow.data.output import read_marker, refuse_to_replace, write_marker
@@ -20,6 +20,7 @@ from hepflow.reading.ranges import EntryRange
 from hepflow.schema import SCORES_SCHEMA_VERSION
 from hepflow.score.task import CLAIMS, RECORDS, ScoreRecord
 from hepflow.system.files import read_json
+from hepflow.system.storage import listed, make_folder, remove, remove_tree
 
 CHECKPOINT = "_checkpoint"
 
@@ -38,7 +39,7 @@ class ScoreFolder:
         self.path, self.about = path, about
         self._require_own(overwrite)
         for name in (RECORDS, CLAIMS):
-            (path / name).mkdir(parents=True, exist_ok=True)
+            make_folder(path / name)
         self.done: dict[str, ScoreRecord] = {}
         self.ledger, self.accepted = Ledger(), Counter[str]()
         self._sweep(retry_lost)
@@ -66,7 +67,7 @@ class ScoreFolder:
             claim = self.path / CLAIMS / str(record.uuid)
             shared = any(other.uuid == record.uuid for other in self.done.values())
             if not shared and claim.is_file() and claim.read_text() == record.name:
-                claim.unlink()
+                remove(claim)
         if replaced:
             self._count()
         return [entries for entries in ranges if entries.key not in self.done]
@@ -86,23 +87,23 @@ class ScoreFolder:
     def _require_own(self, overwrite: bool) -> None:
         before = read_marker(self.path)
         if before is None:
-            if any(path.name[0] not in "._" for path in self.path.glob("*")):
+            if any(path.name[0] not in "._" for path in listed(self.path)):
                 what = "the folder holds other files than scores. Choose another output."
                 raise DataError(f"{self.path}: {what}")
         elif before.get("key") != self.about["key"]:
-            if not overwrite and any((self.path / RECORDS).glob("*.json")):
+            if not overwrite and listed(self.path / RECORDS, "*.json"):
                 refuse_to_replace(self.path, "scores", _settings(before), _settings(self.about))
                 # a difference that the settings do not show, such as a threshold's last digit
                 keys = ({"hash of settings and format": a.get("key")} for a in (before, self.about))
                 refuse_to_replace(self.path, "scores", *keys)
             for name in (RECORDS, CLAIMS, CHECKPOINT):
-                shutil.rmtree(self.path / name, ignore_errors=True)
+                remove_tree(self.path / name)
 
     def _sweep(self, retry_lost: bool) -> None:
         """Read the records, and remove files that killed workers left without one."""
-        for part in self.path.glob("**/.*.part"):
-            part.unlink(missing_ok=True)
-        for path in sorted((self.path / RECORDS).glob("*.json")):
+        for left_over in (*listed(self.path, ".*.part"), *listed(self.path, "*/.*.part")):
+            remove(left_over)
+        for path in listed(self.path / RECORDS, "*.json"):
             record = ScoreRecord.from_dict(read_json(path))
             exists = record.fragment is None or (self.path / record.fragment).is_file()
             if not exists or record.transient or (record.ledger.lost and retry_lost):
@@ -111,15 +112,15 @@ class ScoreFolder:
                 self.add(record)
         fragments = {record.fragment for record in self.done.values()}
         claimed = {record.uuid for record in self.done.values()}
-        stale = [path for path in self.path.glob("*.parquet") if path.name not in fragments]
-        stale += [path for path in (self.path / CLAIMS).iterdir() if path.name not in claimed]
+        stale = [path for path in listed(self.path, "*.parquet") if path.name not in fragments]
+        stale += [path for path in listed(self.path / CLAIMS) if path.name not in claimed]
         for path in stale:
-            path.unlink(missing_ok=True)
+            remove(path)
 
     def _forget(self, record: ScoreRecord) -> None:
-        (self.path / RECORDS / f"{record.key}.json").unlink(missing_ok=True)
+        remove(self.path / RECORDS / f"{record.key}.json")
         if record.fragment is not None:
-            (self.path / record.fragment).unlink(missing_ok=True)
+            remove(self.path / record.fragment)
 
     def _count(self) -> None:
         self.ledger, self.accepted = Ledger(), Counter()
@@ -147,8 +148,10 @@ def read_scores(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
 
     Raises a DataError if there are none.
     """
-    files = sorted(str(file) for file in path.glob("*.parquet"))
+    files = listed(path, "*.parquet")
     if not files:
         raise DataError(f"{path}: no scores here. Make some with `hepflow score --output {path}`.")
     chosen = None if columns is None else list(columns)
-    return pads.dataset(files, format="parquet").to_table(columns=chosen)
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(file.open("rb")) for file in files]
+        return pa.concat_tables(pq.read_table(file, columns=chosen) for file in opened)

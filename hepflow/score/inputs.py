@@ -6,6 +6,7 @@ from pathlib import Path
 import awkward as ak
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.utils import get_protocol
 
 from hepflow.data.events import open_events
 from hepflow.data.output import read_marker
@@ -15,6 +16,7 @@ from hepflow.reading.listing import list_files
 from hepflow.reading.ranges import EntryRange, SourceFile, plan
 from hepflow.reading.reader import Access, Chunk, RangeReader
 from hepflow.schema import COLLECTIONS
+from hepflow.system.storage import place
 
 _IDENTITY = ("event_id", "file", "entry")
 
@@ -31,7 +33,7 @@ class ParquetReader(RangeReader):
         file_of = self.range.file
         self.uuid, self.bytes_read = bytes.fromhex(file_of.version), file_of.size
         try:
-            with pq.ParquetFile(file_of.path) as file:
+            with place(file_of.path).open("rb") as stream, pq.ParquetFile(stream) as file:
                 self.n_entries = self.stop = file.metadata.num_rows
                 self._next = 0
                 for number in range(file.num_row_groups):
@@ -61,10 +63,11 @@ def reader_of(entries: EntryRange, access: Access) -> RangeReader:
 
 def ranges_of(root: str | Path, access: Access, target_bytes: int) -> list[EntryRange]:
     """Return every entry range of a folder of ROOT files, or of a dataset of ingest."""
-    if isinstance(root, Path) and read_marker(root) is not None:
+    folder = place(root)
+    if get_protocol(str(root)) not in {"http", "https"} and read_marker(folder) is not None:
         files = []
-        for fragment in open_events(root, task_bytes=2**62).fragments:
-            name, path = fragment.path.relative_to(root).as_posix(), fragment.path.absolute()
+        for fragment in open_events(folder, task_bytes=2**62).fragments:
+            name, path = fragment.path.relative_to(folder).as_posix(), fragment.path.absolute()
             version = fragment.fingerprint.partition(":")[0]
             files.append(SourceFile("", name, str(path), path.stat().st_size, version))
         return [EntryRange(file) for file in files]

@@ -7,8 +7,6 @@ common identity is scored, and the other quarantined.
 """
 
 import json
-import os
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,7 +27,8 @@ from hepflow.reading.record import WORKER_DIED, RangeRecord
 from hepflow.score.inputs import reader_of
 from hepflow.score.scorer import Scorer, Scores
 from hepflow.score.working_points import WorkingPoint
-from hepflow.system.files import whole, write_json
+from hepflow.system.files import write_json
+from hepflow.system.storage import claim, whole
 
 RECORDS, CLAIMS = "_records", "_claims"
 
@@ -158,15 +157,7 @@ def _record(fate: RangeRecord, task: Task, tally: Tally, fragment: str | None) -
 def _claim(output: Path, identity: bytes, name: str) -> str:
     """Claim the events of a file for ``name``, and return who has them: it, or an earlier file."""
     path = output / CLAIMS / identity.hex()
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
-    part.write_text(name)
-    try:
-        os.link(part, path)  # whole or not at all, and never over another claim
-    except FileExistsError:
-        return path.read_text()
-    finally:
-        part.unlink()
-    return name
+    return name if claim(path, name) else path.read_text()
 
 
 def table_of(scores: Scores, identity: Mapping[str, pa.Array], scorer: Scorer) -> pa.Table:

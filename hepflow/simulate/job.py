@@ -24,6 +24,7 @@ from hepflow.schema import CLASSES
 from hepflow.simulate.pool import ensure_pool, identity_of, load
 from hepflow.simulate.sample import Sample, make_sample
 from hepflow.system import locks, processes
+from hepflow.system.storage import listed, make_folder, remove
 from hepflow.system.terminal import bars, counted
 
 log = logging.getLogger(__name__)
@@ -53,14 +54,14 @@ def run(config: SimulateConfig) -> None:
             _check_replaceable([*missing, *stale])
         elif stale:
             for sample in stale:
-                sample.path.unlink(missing_ok=True)
-                sample.sidecar.unlink(missing_ok=True)  # last: it marks the file as ours
+                remove(sample.path)
+                remove(sample.sidecar)  # last: it marks the file as ours
             n_removed = counted(len(stale), "file")
             log.info("removed %s not requested (first: %s)", n_removed, stale[0].path)
         if missing:
             start = time.perf_counter()
             if config.input is None:
-                config.output.mkdir(parents=True, exist_ok=True)
+                make_folder(config.output)
                 ensure_pool(missing[0].pool, config.pool, config.seed)
             _make(samples, missing, min(config.jobs or processes.cores(), len(missing)))
             n_events = counted(sum(sample.target for sample in missing), "selected event")
@@ -92,7 +93,7 @@ def _surplus(samples: Sequence[Sample]) -> Iterator[Sample]:
     """Yield files of these classes from an earlier run that are not in this one."""
     planned = {sample.sidecar for sample in samples}
     for first in (sample for sample in samples if sample.index == 0):
-        for path in sorted(set(first.sidecar.parent.glob(f"{first.name}_????*.json")) - planned):
+        for path in sorted(set(listed(first.sidecar.parent, f"{first.name}_????*.json")) - planned):
             number = path.stem.removeprefix(f"{first.name}_")
             if number.isdecimal():
                 yield replace(first, index=int(number))

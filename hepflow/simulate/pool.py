@@ -15,7 +15,7 @@ from hepflow.errors import DataError
 from hepflow.simulate.decays import BOTTOM, CHARM, Library, join
 from hepflow.simulate.particles import Particles
 from hepflow.simulate.pythia import decay_library, minimum_bias
-from hepflow.system.files import whole
+from hepflow.system.storage import whole
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def load(path: Path) -> Pool:
     """Read a pool; raise a DataError if the file is missing or not a pool."""
     try:
         groups: dict[str, dict[str, np.ndarray]] = {"events": {}, "decays": {}}
-        with np.load(path) as file:
+        with path.open("rb") as stream, np.load(stream) as file:
             columns = dict(file)
         identity = str(columns.pop("identity"))
         for key, column in columns.items():

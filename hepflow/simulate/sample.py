@@ -21,6 +21,7 @@ from hepflow.simulate.processes import make_process
 from hepflow.simulate.writer import write_events
 from hepflow.system import processes
 from hepflow.system.files import read_json, write_json
+from hepflow.system.storage import make_folder, remove
 
 VERSION = 1
 """Increased when the same settings would give other events, so that older files are replaced."""
@@ -96,8 +97,8 @@ def make_sample(sample: Sample, progress: Callable[[int], None]) -> None:
         parts.append(made)
     collections = {name: ak.concatenate([part[name] for part in parts]) for name in parts[0]}
     identity = uuid.uuid5(_NAMESPACE, repr(sorted(sample.settings.items())))
-    sample.path.parent.mkdir(parents=True, exist_ok=True)
-    sample.sidecar.unlink(missing_ok=True)  # it describes the file before
+    make_folder(sample.path.parent)
+    remove(sample.sidecar)  # it describes the file before
     write_events(sample.path, collections, identity)
     written, generated_pb = len(collections["Jet"]), process.cross_section_pb()
     selected_pb, hard = generated_pb * sample.target / written, process.vetoes.hard

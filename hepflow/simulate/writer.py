@@ -12,6 +12,8 @@ import awkward as ak
 import uproot
 
 from hepflow.schema import COLLECTIONS, TREE
+from hepflow.system.remote import is_remote
+from hepflow.system.storage import new_folder, publish
 
 _UNSIGNED = {"BTag": "uint32"}
 # uproot writes the time into each record; the same one for all is 1995-01-01 00:00:00, ROOT's first
@@ -24,7 +26,8 @@ def write_events(path: Path, collections: Mapping[str, ak.Array], identity: uuid
     for name, fields in COLLECTIONS.items():
         members = (f"{field}: {_UNSIGNED.get(field, kind)}" for field, kind in fields.items())
         types[name] = f"var * {{{', '.join(members)}}}"
-    draft = path.with_name(f".{path.name}.part")  # ROOT files contain the name they are written by
+    # ROOT files contain the name they are written by
+    draft = (new_folder() if is_remote(path) else path.parent) / f".{path.name}.part"
     options = {"compression": uproot.ZSTD(5), "uuid_function": lambda: identity}
     try:
         with _CLOCK, uproot.recreate(draft, **options) as file:
@@ -36,6 +39,8 @@ def write_events(path: Path, collections: Mapping[str, ak.Array], identity: uuid
                 field_name=lambda collection, field: f"{collection}.{field}",
             )
             tree.extend({name: collections[name] for name in COLLECTIONS})
-        draft.replace(path)
+        publish(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+        if is_remote(path):
+            draft.parent.rmdir()

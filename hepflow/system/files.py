@@ -1,14 +1,15 @@
-"""Output folders, and files that are written completely or not at all."""
+"""Output folders, and JSON files that are written completely or not at all."""
 
 import errno
 import json
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hepflow.errors import ConfigError, DataError
+from hepflow.system.remote import is_remote
+from hepflow.system.storage import put
 
 _NAMES = ("EACCES", "EPERM", "EEXIST", "EROFS", "ENOSPC", "EDQUOT", "ENOTDIR", "EISDIR")
 OUTPUT_ERRORS = {getattr(errno, name) for name in _NAMES}
@@ -17,7 +18,7 @@ OUTPUT_ERRORS = {getattr(errno, name) for name in _NAMES}
 
 def require_folder(path: Path) -> None:
     """Raise a ConfigError if the path, or a folder above it, is a file."""
-    for place in (path, *path.parents):
+    for place in () if is_remote(path) else (path, *path.parents):
         if place.exists() and not place.is_dir():
             what = "is a file, not a folder. Remove it, or choose another output."
             raise ConfigError(f"{path}: {'' if place == path else f'{place} '}{what}")
@@ -33,24 +34,9 @@ def makeable(path: Path) -> Iterator[None]:
         raise ConfigError(f"{path}: {what}") from error
 
 
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Yield a path to write to: it becomes the file if the block succeeds, and is removed if not.
-
-    Each writer has a name of its own, ``.NAME.HEX.part``: two writers of the same file do not mix.
-    """
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def write_json(path: Path, data: Any) -> None:
     """Write JSON completely or not at all."""
-    with whole(path) as part:
-        part.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
+    put(path, (json.dumps(data, indent=1, sort_keys=True) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:

@@ -1,7 +1,11 @@
 """One writer at a time: a lock next to an output, released however the process ends.
 
-The lock is flock's, not the existence of the file, so a stale file blocks nobody. The filelock
-package neither names the holder nor removes the file.
+On a disk the lock is flock's, not the existence of the file, so a stale file blocks nobody. The
+filelock package neither names the holder nor removes the file.
+
+A remote store has no such locks. There a run claims ``.NAME.lock.N`` and renews what it says every
+`RENEW_S`. A claim that has not changed for `STALE_S` belongs to a run that died, and the next run
+claims ``.NAME.lock.N+1``: no claim is ever taken away, so two runs cannot both replace a dead one.
 """
 
 import contextlib
@@ -9,13 +13,18 @@ import fcntl
 import logging
 import os
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from hepflow.errors import DataError
 from hepflow.system.files import OUTPUT_ERRORS, makeable, require_folder
+from hepflow.system.remote import is_remote
+from hepflow.system.storage import claim, listed, make_folder, put, remove
 
 log = logging.getLogger(__name__)
+RENEW_S, STALE_S = 10.0, 40.0
 
 
 @contextlib.contextmanager
@@ -24,6 +33,10 @@ def exclusive(output: Path) -> Iterator[None]:
 
     Folders that are created here and empty at the end are removed.
     """
+    if is_remote(output):
+        with _claimed(output):
+            yield
+        return
     require_folder(output)
     created = [place for place in (output, *output.parents) if not place.exists()]
     path = output.parent / f".{output.name}.lock"
@@ -66,3 +79,84 @@ def _acquire(path: Path, output: Path) -> int:
                 os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
                 return descriptor
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _claimed(output: Path) -> Iterator[None]:
+    """Hold the claim of a remote output; another run's is waited for until it is known to live."""
+    make_folder(output.parent)
+    before = _claims(output)
+    if before and not all([_is_dead(path, output) for path in before]):  # noqa: C419 - watch all
+        raise _held(before[-1], output)
+    number = 1 + max((int(path.suffix[1:]) for path in before), default=0)
+    own = output.parent / f".{output.name}.lock.{number:06d}"
+    if not claim(own, _holder()):
+        raise _held(own, output)
+    done = threading.Event()
+    renewer = threading.Thread(target=_renew, args=(own, done), name="hepflow-lock", daemon=True)
+    try:
+        if others := sorted(set(_claims(output)) - {own, *before}):  # they came at the same time
+            raise _held(others[0], output)
+        for path in before:
+            remove(path)
+        renewer.start()
+        yield
+    finally:
+        done.set()
+        if renewer.is_alive():
+            renewer.join()
+        remove(own)
+
+
+def _claims(output: Path) -> list[Path]:
+    beginning = f".{output.name}.lock."
+    return [path for path in listed(output.parent) if path.name.startswith(beginning)]
+
+
+def _holder() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}, seen {time.time():.3f}"
+
+
+def _said(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def _renew(path: Path, done: threading.Event) -> None:
+    while not done.wait(RENEW_S):
+        try:
+            put(path, _holder().encode())
+        except Exception as error:  # noqa: BLE001 - whatever a store raises, the run goes on
+            log.warning("%s: could not be renewed (%s)", path, error)
+
+
+def _is_dead(path: Path, output: Path) -> bool:
+    """Return whether the holder of a claim has ended; watching it takes up to `STALE_S`."""
+    said, deadline = _said(path), time.monotonic() + STALE_S
+    pid, host = said.removeprefix("process ").partition(",")[0].partition(" on ")[::2]
+    if host == socket.gethostname() and pid.isdecimal() and not _runs(int(pid)):
+        return True
+    log.info("%s: another run was writing it; waiting whether it still does", output)
+    while time.monotonic() < deadline:
+        time.sleep(1)
+        if _said(path) != said:
+            return not _said(path)
+    return True
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _held(path: Path, output: Path) -> DataError:
+    holder = _said(path).partition(", seen")[0] or "it has just ended"
+    advice = "Wait for it, stop it, or choose another output."
+    return DataError(f"{output}: another run is writing it ({holder}). {advice}")

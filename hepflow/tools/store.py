@@ -16,6 +16,7 @@ from hepflow.data.moments import Moments
 from hepflow.data.store import EventStore
 from hepflow.errors import DataError
 from hepflow.schema import SPLITS
+from hepflow.system.storage import listed, total_size
 from hepflow.system.terminal import RESULTS, counted, show, table, tracked
 
 log = logging.getLogger(__name__)
@@ -48,8 +49,9 @@ def find_problems(store: EventStore) -> Iterator[str]:
     hash), the statistics of the training split, counts and ledger, and parts without a record.
     """
     parts = store.all_parts(*SPLITS)
-    groups = (group for split in SPLITS for group in store.path.glob(f"{split}/*/*/"))
-    found = {group.relative_to(store.path).as_posix() for group in groups}
+    groups = (group for split in SPLITS for group in listed(store.path, f"{split}/*/*"))
+    names = (group.relative_to(store.path).as_posix() for group in groups)
+    found = {name for name in names if not name.endswith("/zarr.json")}
     for path in sorted(found - {part.path for part in parts})[:_MAX_SHOWN]:
         yield f"{path}: a part without a record, left by an unfinished run"
     identities: dict[str, list[np.ndarray]] = {split: [np.empty(0, np.int64)] for split in SPLITS}
@@ -124,7 +126,7 @@ def info(config: StoreConfig) -> None:
     store = EventStore.open(config.input)
     spec, statistics = store.spec, store.statistics
     events, particles = _totals(store, "n_events"), _totals(store, "n_particles")
-    size = sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file())
+    size = total_size(store.path)
     features = {"hlf": spec.hlf, "particles": spec.particles}
     if config.json:
         listed = {kind: [asdict(one) for one in own] for kind, own in features.items()}

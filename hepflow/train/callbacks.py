@@ -16,7 +16,7 @@ from torch import Tensor
 from hepflow.data.predictions import Predictions, write_predictions
 from hepflow.data.runs import BEST, LAST, PREDICTIONS
 from hepflow.models.net import Net, weights_hash
-from hepflow.system.files import whole
+from hepflow.system.storage import whole
 
 
 class Throughput(Callback):

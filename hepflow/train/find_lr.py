@@ -11,7 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 
 from hepflow.errors import DataError
-from hepflow.system.files import whole
+from hepflow.system.storage import whole
 from hepflow.train.parser import TrainCLI
 
 log = logging.getLogger(__name__)

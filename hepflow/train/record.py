@@ -16,7 +16,8 @@ from hepflow.data.runs import CHECKPOINTS, CONFIG, HISTORY, RECORD, clear
 from hepflow.models.net import Net, parameters
 from hepflow.schema import SPLITS
 from hepflow.system import processes
-from hepflow.system.files import whole, write_json
+from hepflow.system.files import write_json
+from hepflow.system.storage import whole
 from hepflow.train.data import EventData
 from hepflow.train.folder import RunPlan
 

@@ -4,11 +4,8 @@ import errno
 import os
 import shutil
 import socket
-import subprocess
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -21,19 +18,18 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 import uproot
-from fsspec.implementations.arrow import HadoopFileSystem
-from pyarrow.fs import LocalFileSystem
 
 from hepflow.cli import parse
 from hepflow.config.stages import IngestConfig
-from hepflow.errors import DataError, HepflowError
+from hepflow.errors import DataError
 from hepflow.ingest.job import run
 from hepflow.reading.delphes import DelphesFile
 from hepflow.reading.listing import list_files
 from hepflow.reading.ranges import EntryRange, SourceFile
 from hepflow.reading.reader import Access, RangeReader
 from hepflow.system.files import read_json
-from tests.support.root_files import public_folder, write_delphes
+from tests.support.hadoop_cluster import Hadoop
+from tests.support.root_files import write_delphes
 
 pytestmark = pytest.mark.slow
 
@@ -88,72 +84,35 @@ def web(raw: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def bucket(raw: Path) -> Iterator[str]:
-    """Files in the S3 of moto, a server on a local port."""
-    moto = pytest.importorskip("moto.server")
-    s3fs = pytest.importorskip("s3fs")
-    server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    settings = {
-        "AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port()),
-        "AWS_ACCESS_KEY_ID": "any",
-        "AWS_SECRET_ACCESS_KEY": "any",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        system = s3fs.S3FileSystem()
-        system.mkdir("raw")
-        system.put(f"{raw}/", "raw/", recursive=True)
-        yield "s3://raw"
-    server.stop()
+def bucket(raw: Path, s3: str) -> str:
+    """Files in the S3 of moto."""
+    fsspec.filesystem("s3").put(f"{raw}/", f"{s3}/raw/", recursive=True)
+    return f"{s3}/raw"
 
 
 @pytest.fixture(scope="module")
-def xrootd(raw: Path) -> Iterator[str]:
-    """A data server of XRootD (Debian: xrootd-server), which refuses to run as root."""
-    pytest.importorskip("fsspec_xrootd")
-    program = shutil.which("xrootd")
-    if program is None:
-        pytest.skip("no xrootd server (Debian: apt install xrootd-server)")
-    with public_folder() as root, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        shutil.copytree(raw, root / "data" / "raw")
-        for path in (root / "data").rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        config = root / "xrootd.cfg"
-        config.write_text(
-            f"all.export /raw\noss.localroot {root}/data\n"
-            f"all.adminpath {root}/run\nall.pidpath {root}/run\n"
-        )
-        (root / "run").mkdir()
-        (root / "run").chmod(0o777)
-        command = [program, "-c", str(config), "-p", str(port), "-n", "test", "-I", "v4"]
-        user = {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}
-        with subprocess.Popen(
-            command, cwd=root / "run", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **user
-        ) as server:
-            wait_for_port(port)
-            yield f"root://127.0.0.1:{port}//raw"
-            server.terminate()
+def served(raw: Path, xrootd: tuple[str, Path]) -> str:
+    """Files on a data server of XRootD."""
+    url, folder = xrootd
+    shutil.copytree(raw, folder / "raw")
+    for path in (folder / "raw", *(folder / "raw").rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return f"{url}/raw"
 
 
-def wait_for_port(port: int) -> None:
-    for _ in range(200):
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.05)
-    pytest.fail(f"nothing listens on port {port}")
+@pytest.fixture(scope="module")
+def hadoop(raw: Path, hdfs: Hadoop) -> str:
+    """Files in HDFS."""
+    fsspec.filesystem("hdfs", host="127.0.0.1", port=hdfs.port).put(str(raw), "/", recursive=True)
+    return f"{hdfs.url}/{raw.name}"
 
 
 @pytest.fixture(
     params=[
         "web",
         pytest.param("bucket", marks=pytest.mark.s3),
-        pytest.param("xrootd", marks=pytest.mark.xrootd),
+        pytest.param("served", marks=pytest.mark.xrootd),
+        pytest.param("hadoop", marks=pytest.mark.hdfs),
     ]
 )
 def url(request: pytest.FixtureRequest) -> str:
@@ -245,33 +204,9 @@ def test_a_server_that_never_answers_times_out(monkeypatch: pytest.MonkeyPatch) 
             list_files(url, timeout_s=0.2)
 
 
-def test_hdfs_files_are_read_through_pyarrow(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a name node, pyarrow's local file system replaces its Hadoop client."""
-    monkeypatch.setattr("pyarrow.fs.HadoopFileSystem", lambda **_: LocalFileSystem())
-    monkeypatch.setattr(HadoopFileSystem, "cachable", False)
-    url = f"hdfs://namenode:8020{raw}"
-    files = list_files(url)
-    assert [file.path for file in files] == [f"{url}/qcd/a.root", f"{url}/qcd/b.root"]
-    assert ak.array_equal(read(files[0].path), read(str(raw / "qcd" / "a.root")))
-
-
-@pytest.mark.hdfs
-@pytest.mark.skipif(
-    "HEPFLOW_TEST_HDFS" not in os.environ,
-    reason="no HDFS: set HEPFLOW_TEST_HDFS=hdfs://NAMENODE:8020/EMPTY/FOLDER",
-)
-def test_files_of_a_real_name_node_are_read(raw: Path) -> None:
-    url = os.environ["HEPFLOW_TEST_HDFS"]
-    system, folder = fsspec.core.url_to_fs(url)
-    system.makedirs(f"{folder}/qcd", exist_ok=True)
-    system.put_file(str(raw / "qcd" / "a.root"), f"{folder}/qcd/a.root")
-    (file,) = list_files(url)
-    assert ak.array_equal(read(file.path), read(str(raw / "qcd" / "a.root")))
-
-
-def test_an_error_names_what_hdfs_needs() -> None:
-    with pytest.raises(HepflowError, match=r"hdfs://127\.0\.0\.1:1/raw"):
-        list_files("hdfs://127.0.0.1:1/raw")
+def test_a_name_node_that_is_not_there_is_one_line() -> None:
+    with pytest.raises(DataError, match=r"hdfs://127\.0\.0\.1:1/raw: cannot be listed"):
+        list_files("hdfs://127.0.0.1:1/raw", timeout_s=0.5)
 
 
 def test_a_url_on_the_command_line_stays_one() -> None:

@@ -24,7 +24,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from hepflow.config.score import ScoreConfig
 from hepflow.data.ledger import Ledger, Lost
 from hepflow.engines.spark import spark_session
-from hepflow.errors import DataError, HepflowError
+from hepflow.errors import ConfigError, DataError, HepflowError
 from hepflow.physics import own
 from hepflow.physics.skim import NOT_FINITE
 from hepflow.reading.record import describe, judge
@@ -37,6 +37,7 @@ from hepflow.score.live import terminated
 from hepflow.score.task import ScoreRecord, Tally, Task, write_scores
 from hepflow.score.view import View, shown
 from hepflow.system.locks import exclusive
+from hepflow.system.remote import is_remote
 from hepflow.system.terminal import counted
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,9 @@ _CONNECTOR = "org.apache.spark.sql.kafka010.KafkaSourceProvider"
 
 def run(config: ScoreConfig) -> None:
     """Score a topic until interrupted, or until nothing has arrived for ``idle_stop_s`` seconds."""
+    if is_remote(config.output):
+        where = "must be a path that this machine and Spark's executors see: it holds a checkpoint"
+        raise ConfigError(f"--output {config.output} {where} of Spark.")
     topic = Topic.parse(str(config.input), config.kafka.properties)
     scorer, task, about = prepare(config, str(topic))
     if not topic.partitions(config.timeout_s):

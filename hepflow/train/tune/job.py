@@ -32,7 +32,7 @@ from hepflow.data.store import EventStore
 from hepflow.engines import dask
 from hepflow.errors import ConfigError, DataError, HepflowError
 from hepflow.system import locks
-from hepflow.system.files import whole
+from hepflow.system.storage import whole
 from hepflow.system.terminal import TO_PASTE
 from hepflow.train.cli import prepared
 from hepflow.train.parser import TrainCLI

@@ -1,9 +1,11 @@
 """Remote file systems: their timeouts, and which of their errors are worth a retry."""
 
+import os
 from contextlib import ExitStack
 from http import HTTPStatus
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -15,16 +17,33 @@ _FOREIGN = {"aiohttp", "botocore"}
 _XROOTD = {"[3011]": FileNotFoundError, "[3010]": PermissionError}
 """Codes in XRootD's messages that a retry does not help: kXR_NotFound and kXR_NotAuthorized."""
 
+_HELD: dict[str, fsspec.AbstractFileSystem] = {}
 
-def is_remote(path: str) -> bool:
+
+def _hold_clients() -> None:
+    """Keep the clients written in Rust (hdfs-native) for ever, as a fork is about to happen.
+
+    fsspec forgets its file systems in a forked child. The destructor of such a client would wait
+    there, for threads that a fork does not copy; Spark forks to start Java.
+    """
+    for protocol in ("hdfs", "viewfs"):
+        if (kind := fsspec.registry.get(protocol)) is not None:
+            _HELD.update(kind._cache)  # noqa: SLF001 - fsspec has no public way
+
+
+os.register_at_fork(before=_hold_clients)
+
+
+def is_remote(path: str | Path) -> bool:
     """Return whether a path is a URL."""
-    return "://" in path
+    return "://" in path if isinstance(path, str) else not isinstance(path, Path)
 
 
 def set_timeout(url: str, timeout_s: float) -> None:
     """Limit the seconds per answer of a server, unless fsspec is configured otherwise.
 
-    Protocols other than root, s3, http and https keep their own limits.
+    Protocols other than hdfs, root, s3, http and https keep their own limits. Listings are not
+    cached: other programs and other processes of ours write to the same folders.
     """
     protocol = url.partition("://")[0]
     options: dict[str, Any] = {}
@@ -33,9 +52,20 @@ def set_timeout(url: str, timeout_s: float) -> None:
         options = {"client_kwargs": {"timeout": limit}}
     elif protocol == "s3":
         options = {"config_kwargs": {"connect_timeout": timeout_s, "read_timeout": timeout_s}}
+        options["use_listings_cache"] = False
     elif protocol == "root":
-        options = {"timeout": max(1, round(timeout_s))}
+        options = {"timeout": max(1, round(timeout_s)), "use_listings_cache": False}
+    elif protocol in {"hdfs", "viewfs"}:
+        options = {"dfs.client.failover.max.attempts": str(_attempts(timeout_s))}
     fsspec.config.conf[protocol] = {**options, **_CONFIGURED.get(protocol, {})}
+
+
+def _attempts(timeout_s: float) -> int:
+    """Return how often hdfs-native asks again within some seconds: after 0.5, 1, ... 15, 15 s."""
+    n, waited = 1, 0.5
+    while waited + (pause := min(0.5 * 2**n, 15.0)) <= timeout_s:
+        n, waited = n + 1, waited + pause
+    return n
 
 
 def source(url: str, stack: ExitStack) -> tuple[Any, int | None]:

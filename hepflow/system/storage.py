@@ -1,0 +1,363 @@
+"""Where data lie: a path of this machine, or a URL of any file system that fsspec knows.
+
+A URL becomes a `upath.UPath`, which has the methods of `pathlib.Path`; a local path stays a
+`pathlib.Path`, and signatures say `Path` for both. Only what stores do in different ways is here:
+
+    store         a file appears whole by         a name is claimed by
+    local disk    rename                          a hard link
+    S3 and alike  one upload                      a PUT with If-None-Match
+    HDFS          rename with overwrite           rename without
+    XRootD        removal of the old, rename      open of a new file
+
+Nothing is committed by renaming folders: data files have names of their own, and a record that
+names them is put last. On XRootD a reader may find no record for an instant, never half of one.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+import fsspec
+from fsspec.utils import get_protocol
+from upath import UPath
+from upath.registry import register_implementation
+
+from hepflow.errors import ConfigError, MissingDependency
+from hepflow.system.remote import is_remote, set_timeout
+
+TIMEOUT_S = 60.0
+"""Seconds to wait for an answer of a server, unless a stage is told otherwise."""
+_EXTRAS = {"hdfs": "hdfs", "viewfs": "hdfs", "s3": "s3", "s3a": "s3", "root": "xrootd"}
+_AT_ONCE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss", "memory"}
+"""Stores in which an upload is visible when it is complete, and not before."""
+_COPY_BYTES = 8 << 20
+_UPLOADS = 16
+_GAP_BYTES = 1 << 20
+
+
+class ServerPath(UPath):
+    """A path on a named server. UPath's own leaves the server out of the URL."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        if self._relative_base is not None:
+            return super().__str__()
+        options, path = self.storage_options, self.path
+        if "hostid" in options:  # root://HOST//PATH
+            return f"{self.protocol}://{options['hostid']}/{path}"
+        port = f":{options['port']}" if options.get("port") else ""
+        return f"{self.protocol}://{options.get('host') or ''}{port}{path}"
+
+
+for _protocol in ("hdfs", "viewfs", "root"):
+    register_implementation(_protocol, ServerPath, clobber=True)
+
+
+def is_url(value: object) -> bool:
+    """Return whether a value is the path that `place` makes of a URL."""
+    return isinstance(value, UPath) and not isinstance(value, Path)
+
+
+def place(text: str | Path) -> Path:
+    """Return the path that a text names: a UPath for a URL, and a `pathlib.Path` otherwise."""
+    if not isinstance(text, str):
+        return text
+    if "://" not in text:
+        return Path(text)
+    protocol = get_protocol(text)
+    if protocol in {"file", "local"}:
+        return Path(UPath(text).path)
+    _require(protocol, text)
+    return cast(Path, UPath(text.rstrip("/")))
+
+
+def _require(protocol: str, url: str) -> None:
+    """Refuse a protocol that nobody knows or whose package is missing."""
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except ValueError as error:
+        known = ", ".join(f"{name}://" for name in ("hdfs", "s3", "root"))
+        what = f"no file system for {protocol}://. Give a path, or a URL such as {known}."
+        raise ConfigError(f"{url}: {what}") from error
+    except ImportError as error:
+        extra = _EXTRAS.get(protocol)
+        install = f"`pip install 'hepflow[{extra}]'`" if extra else "its package"
+        raise MissingDependency(f"{url}: {error}. Install {install}.") from error
+    if protocol not in fsspec.config.conf:
+        set_timeout(url, TIMEOUT_S)
+
+
+def system_of(path: Path) -> tuple[Any, str]:
+    """Return the fsspec file system of a URL, and the path in it."""
+    url = cast(UPath, path)
+    return url.fs, url.path
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and those above it, where the store has folders."""
+    if not is_remote(path):
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    system, where = system_of(path)
+    if cast(UPath, path).protocol not in _AT_ONCE and not system.isdir(where):
+        system.makedirs(where, exist_ok=True)
+
+
+def listed(folder: Path, pattern: str = "*") -> list[Path]:
+    """Return the files and folders of a pattern such as ``*/*.parquet``, sorted; often none.
+
+    Unlike ``glob``, in which file systems differ on missing folders, on those at the top, and on
+    names with brackets. Names that start with a dot match like others.
+    """
+    first, _, rest = pattern.partition("/")
+    try:
+        found = sorted(path for path in folder.iterdir() if fnmatchcase(path.name, first))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [one for path in found for one in listed(path, rest)] if rest else found
+
+
+class Ranges:
+    """Byte ranges of an open file; those of a remote one are fetched at the same time."""
+
+    def __init__(self, path: Path, stack: contextlib.ExitStack) -> None:
+        self._path = path
+        if is_remote(path):
+            self._system, self._where = system_of(path)
+            self.size = int(self._system.info(self._where)["size"])
+        else:
+            self._file = stack.enter_context(path.open("rb", buffering=0)).fileno()
+            self.size = os.fstat(self._file).st_size
+
+    def read(self, wanted: Sequence[tuple[int, int]]) -> Iterable[bytes]:
+        """Return the bytes of each (start, length); those of a disk one by one, as they are read.
+
+        Ranges that follow each other are one request.
+        """
+        if not is_remote(self._path):
+            return (os.pread(self._file, n_bytes, start) for start, n_bytes in wanted)
+        first, last = min(start for start, _ in wanted), max(sum(one) for one in wanted)
+        together = sum(n_bytes for _, n_bytes in wanted)
+        if last - first <= together + _GAP_BYTES:
+            body = memoryview(self._system.cat_file(self._where, start=first, end=last))
+            return [bytes(body[start - first : start - first + n]) for start, n in wanted]
+        starts, stops = zip(*((start, start + n) for start, n in wanted), strict=True)
+        return cast(
+            "list[bytes]", self._system.cat_ranges([self._where] * len(starts), starts, stops)
+        )
+
+
+@contextmanager
+def open_ranges(path: Path) -> Iterator[Ranges]:
+    """Open a file to read ranges of bytes."""
+    with contextlib.ExitStack() as stack:
+        yield Ranges(path, stack)
+
+
+def read_range(path: Path, start: int, stop: int) -> bytes:
+    """Return the bytes ``start:stop`` of a file."""
+    if is_remote(path):
+        system, where = system_of(path)
+        return bytes(system.cat_file(where, start=start, end=stop))
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(stop - start)
+
+
+def total_size(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    if is_remote(folder):
+        system, where = system_of(folder)
+        return sum(int(info["size"] or 0) for info in system.find(where, detail=True).values())
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder with all that it holds, if it is there."""
+    if not is_remote(path):
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    system, where = system_of(path)
+    with contextlib.suppress(FileNotFoundError):
+        if cast(UPath, path).protocol != "root":
+            system.rm(where, recursive=True)
+            return
+        found = system.find(where, withdirs=True, detail=True)  # its rm() fails on folders
+        for name, info in sorted(found.items(), reverse=True):
+            (system.rmdir if info["type"] == "directory" else system.rm_file)(name)
+        if system.isdir(where):
+            system.rmdir(where)
+
+
+def remove_empty_folder(path: Path) -> bool:
+    """Remove a folder, and return whether it is gone; one that holds something stays."""
+    if listed(path):
+        return False
+    if is_remote(path):
+        remove_tree(path)
+    elif path.exists():
+        with contextlib.suppress(OSError):  # somebody has just put a file there
+            path.rmdir()
+    return not path.exists()
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there."""
+    if not is_remote(path):
+        path.unlink(missing_ok=True)
+        return
+    system, where = system_of(path)
+    try:
+        system.rm_file(where)
+    except OSError:
+        if system.exists(where):
+            raise
+
+
+def draft(path: Path) -> Path:
+    """Return a local path of its own for content that `publish` will put at ``path``."""
+    name = f".{path.name}.{uuid.uuid4().hex}.part"
+    return scratch() / name if is_remote(path) else path.with_name(name)
+
+
+def scratch() -> Path:
+    """Return the folder of this machine for what is on its way to a store."""
+    return Path(os.environ.get("HEPFLOW_WORK_DIR") or tempfile.gettempdir())
+
+
+def new_folder() -> Path:
+    """Return a new folder in `scratch`."""
+    return Path(tempfile.mkdtemp(prefix="hepflow-", dir=scratch()))
+
+
+def publish(written: Path, path: Path) -> None:
+    """Put a local file at ``path``: readers see the old one or the new one, whole."""
+    if not is_remote(path):
+        written.replace(path)
+        return
+    system, where = system_of(path)
+    if cast(UPath, path).protocol in _AT_ONCE:
+        system.put_file(str(written), where)
+    else:
+        with _uploaded(written, path) as hidden:
+            _rename(system, hidden, where, cast(UPath, path).protocol)
+    written.unlink()
+
+
+def publish_folder(written: Path, path: Path) -> None:
+    """Put a local folder of files at ``path``; a record that is put afterwards says that it is all.
+
+    On a disk it is renamed, and elsewhere its files are uploaded at the same time.
+    """
+    if is_remote(path):
+        files = [file for file in written.rglob("*") if file.is_file()]
+        with ThreadPoolExecutor(_UPLOADS) as pool:
+            places = [path / file.relative_to(written).as_posix() for file in files]
+            list(pool.map(publish, files, places))
+        return
+    make_folder(path.parent)
+    try:
+        written.rename(path)
+    except OSError:  # another writer of the same folder has just put it there
+        remove_tree(path)
+        written.rename(path)
+
+
+@contextmanager
+def _uploaded(written: Path, path: Path) -> Iterator[str]:
+    """Upload a file next to its place, and remove it if it is still there at the end."""
+    hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    make_folder(path.parent)
+    system, where = system_of(hidden)
+    try:
+        with written.open("rb") as source, system.open(where, "wb") as target:
+            shutil.copyfileobj(source, target, _COPY_BYTES)
+        yield where
+    finally:
+        remove(hidden)
+
+
+def _rename(system: Any, source: str, target: str, protocol: str) -> None:
+    if protocol in {"hdfs", "viewfs"}:
+        system.mv(source, target, overwrite=True)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        if system.exists(target):
+            system.rm_file(target)
+    system.mv(source, target)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield a local path to write to: it becomes the file if the block succeeds.
+
+    Each writer has a draft of its own: two writers of the same file do not mix.
+    """
+    written = draft(path)
+    try:
+        yield written
+        publish(written, path)
+    finally:
+        written.unlink(missing_ok=True)
+
+
+def put(path: Path, content: bytes) -> None:
+    """Write a file whole: readers see the old content or the new one."""
+    with whole(path) as written:
+        written.write_bytes(content)
+
+
+def claim(path: Path, text: str) -> bool:
+    """Create a file with a text, or return False if there is one: only one of many succeeds."""
+    written = draft(path)
+    written.write_text(text)
+    try:
+        if not is_remote(path):
+            os.link(written, path)  # whole or not at all, and never over another claim
+            return True
+        return _claim_remote(written, path)
+    except FileExistsError:
+        return False
+    finally:
+        written.unlink(missing_ok=True)
+
+
+def _claim_remote(written: Path, path: Path) -> bool:
+    system, where = system_of(path)
+    protocol = cast(UPath, path).protocol
+    if protocol in {"s3", "s3a", "memory"}:
+        system.pipe_file(where, written.read_bytes(), mode="create")
+        return True
+    if protocol == "root":
+        return _claim_on_xrootd(path, written.read_bytes())
+    with _uploaded(written, path) as hidden:
+        if system.exists(where):
+            return False
+        system.mv(hidden, where)
+        return True
+
+
+def _claim_on_xrootd(path: Path, content: bytes) -> bool:
+    client, flags = import_module("XRootD.client"), import_module("XRootD.client.flags")
+    make_folder(path.parent)
+    file = client.File()
+    status, _ = file.open(str(path), flags.OpenFlags.NEW, timeout=round(TIMEOUT_S))
+    if not status.ok:
+        if path.exists():
+            return False
+        raise OSError(f"{path}: {status.message.strip()}")
+    status, _ = file.write(content)
+    closed, _ = file.close()
+    if not (status.ok and closed.ok):
+        raise OSError(f"{path}: {status.message.strip()}")
+    return True

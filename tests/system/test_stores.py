@@ -1,0 +1,76 @@
+"""Stages whose input and output lie on HDFS, S3 or XRootD write the bytes of a local run."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hepflow.config.engines import ClusterConfig
+from hepflow.config.score import ScoreConfig
+from hepflow.config.stages import FeaturesConfig, IngestConfig
+from hepflow.config.tools import StoreConfig
+from hepflow.features import job as features
+from hepflow.ingest import job as ingest
+from hepflow.schema import CLASSES
+from hepflow.score import job as score
+from hepflow.score.folder import read_scores
+from hepflow.system.storage import publish_folder
+from hepflow.tools import store as tools
+from tests.support.toy_trigger import untrained, write_raw
+
+pytestmark = [pytest.mark.slow, pytest.mark.once]
+CLUSTER = ClusterConfig(workers=2)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory, spark: Any) -> Path:
+    """Return a folder with raw files, and all that the stages make of them on this disk."""
+    folder = tmp_path_factory.mktemp("here")
+    for number, name in enumerate(CLASSES * 2):
+        write_raw(folder / "raw" / name / f"{number}.root", [40, 30], seed=number)
+    untrained(folder / "model", folder / "raw" / "qcd" / "0.root")
+    run_stages(folder, folder)
+    return folder
+
+
+def run_stages(raw: Path, output: Path) -> None:
+    """Ingest, features and score; every stage reads what the one before has written."""
+    model = output / "model" / "model.onnx"
+    ingest.run(IngestConfig(input=str(raw / "raw"), output=output / "events"))
+    features.run(
+        FeaturesConfig(
+            input=output / "events", output=output / "features.zarr", cluster=CLUSTER, task_mb=1
+        )
+    )
+    score.run(
+        ScoreConfig(
+            input=str(output / "events"), model=model, output=output / "scores", cluster=CLUSTER
+        )
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of every file of a dataset, except the seconds that some records hold."""
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file() and path.parent.name != "_records":
+            found[path.relative_to(folder).as_posix()] = path.read_bytes()
+    return found
+
+
+def test_every_stage_writes_the_bytes_of_a_local_run(
+    here: Path, away: Path, tmp_path: Path, spark: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("raw", "model"):
+        shutil.copytree(here / name, tmp_path / name)
+        publish_folder(tmp_path / name, away / name)
+    run_stages(away, away)
+    for output in ("events", "features.zarr"):
+        assert contents(away / output) == contents(here / output)
+    assert read_scores(away / "scores").sort_by("event_id") == read_scores(here / "scores").sort_by(
+        "event_id"
+    )
+    run_stages(away, away)  # nothing to do
+    tools.check(StoreConfig(input=away / "features.zarr"))
+    assert "is sound" in capsys.readouterr().err
