@@ -75,7 +75,7 @@ def to_arrow(events: ak.Array, columns: Mapping[str, pa.Array], schema: pa.Schem
         members = list(field.type.value_type)
         values = [pa.array(ak.to_numpy(packed.content[member.name])) for member in members]
         content = pa.StructArray.from_arrays(values, fields=members)
-        offsets = packed.offsets.data.astype(np.int32)
+        offsets = packed.offsets.data
         arrays.append(pa.ListArray.from_arrays(offsets, content, type=field.type))
     return pa.Table.from_arrays(arrays, schema=schema)
 

@@ -83,7 +83,7 @@ class Reliability:
         predicted_B = (weight_K1 * all_KB * mean_KB).sum(axis=0) / safe_B
         observed_B = (weight_K1 * right_KB).sum(axis=0) / safe_B
         effective_B = share_B**2 / np.maximum((weight_K1**2 * all_KB).sum(axis=0), 1e-300)
-        return predicted_B, np.minimum(observed_B, 1.0), share_B, effective_B
+        return predicted_B, observed_B, share_B, effective_B
 
 
 @dataclass(frozen=True)

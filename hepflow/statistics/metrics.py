@@ -252,11 +252,11 @@ def roc_points(
     if len(x) <= n_points:
         return y, x
     third = n_points // 3
-    smallest = max(float(x[x > 0].min(initial=1.0)), 1e-7)
+    smallest = max(float(x[x > 0].min()), 1e-7)
     picks = [
         np.searchsorted(y, np.linspace(0, 1, third)),
         np.searchsorted(x, np.geomspace(smallest, 1, third)),
         np.searchsorted(y, 1 - np.geomspace(1e-5, 1, third)),
     ]
-    index = np.unique(np.clip(np.concatenate([*picks, [0, len(x) - 1]]), 0, len(x) - 1))
+    index = np.unique(np.concatenate([*picks, [len(x) - 1]]))
     return y[index], x[index]

@@ -69,7 +69,7 @@ def p_value(p: float) -> str:
 def small(value: float) -> str:
     """Return a number between 0 and 1 to two figures: ``0.012``, ``1.2·10⁻⁵``."""
     digits, exponent = f"{value:.1e}".split("e")
-    if value == 0 or int(exponent) > -4:
+    if int(exponent) > -4:
         return f"{value:.2g}"
     return f"{digits}·{power_of_ten(int(exponent))}"
 

@@ -21,7 +21,7 @@ from itertools import combinations
 
 import numpy as np
 
-from hepflow.statistics.metrics import efficiencies, placements, spectrum
+from hepflow.statistics.metrics import auc, efficiencies, placements, spectrum
 from hepflow.statistics.working_points import Selection, threshold_bin
 
 Names = Sequence[str]
@@ -52,22 +52,20 @@ def delong(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (M) AUCs of models on the same events, and their (M, M) covariance."""
     n_classes = int(label_N.max()) + 1
-    placed = []
+    aucs, placed = [], []
     for score_N in scores_MN:
         binned, bin_N = spectrum(score_N, label_N, n_classes, exact_below=exact_below)
-        place_KD = placements(binned.counts, selection.signal, selection.background)
-        placed.append(place_KD[label_N, bin_N])
+        sides = binned.counts, selection.signal, selection.background
+        aucs.append(auc(*sides))
+        placed.append(placements(*sides)[label_N, bin_N])
     covariance_MM = np.zeros((len(placed), len(placed)))
-    auc_M = np.zeros(len(placed))
     for side in (selection.signal, selection.background):
         for label in side:
             own = label_N == label
             v_MN = np.stack([place_N[own] for place_N in placed])
-            if side is selection.signal:
-                auc_M += v_MN.mean(axis=1, dtype=np.float64) / len(side)
             if v_MN.shape[1] > 1:
                 covariance_MM += np.atleast_2d(np.cov(v_MN)) / v_MN.shape[1] / len(side) ** 2
-    return auc_M, covariance_MM
+    return np.array(aucs), covariance_MM
 
 
 def auc_differences(
@@ -171,7 +169,7 @@ def _differences(
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values corrected for the number of comparisons (Holm 1979)."""
     p = np.array(p_values, float)
-    order = p.argsort(kind="stable")
+    order = p.argsort()
     factors = np.arange(len(p), 0, -1)
     p[order] = np.maximum.accumulate(np.minimum(factors * p[order], 1.0))
     return p.tolist()

@@ -142,18 +142,19 @@ def _working_point(
     behind = list(selection.background)
     n_background = int(passed_K[behind].sum())
 
-    # If no event passes, or all do, they do so in every replica too, and the bootstrap error is
-    # zero. The binomial error of the count takes its place.
+    # If no event passes, or all do, they mostly do so in every replica too, and the bootstrap error
+    # is zero. So an error is at least the binomial error of the count.
     binomial_K = metrics.binomial_error(passed_K, total_K)
     edge_K = (passed_K == 0) | (passed_K == total_K)
     kept_error_K = np.maximum(error.kept, np.where(edge_K, binomial_K, 0.0))
     if n_background in {0, int(total_K[behind].sum())}:
         background = float(np.sqrt((binomial_K[behind] ** 2).sum()) / len(behind))
-        error = error._replace(background=background)
+        error = error._replace(background=max(error.background, background))
         if mix_K is not None:
             unseen = float(np.sqrt(((mix_K[behind] * binomial_K[behind]) ** 2).sum()))
             rate = float(np.hypot(error.rate, unseen))
-            error = error._replace(rate=rate, purity=unseen / max(value.rate, 1e-300))
+            purity = float(np.fmax(error.purity, unseen / max(value.rate, 1e-300)))
+            error = error._replace(rate=rate, purity=purity)
     pairs = np.stack([value.kept, kept_error_K], axis=1).tolist()
     efficiency = {label: _number(*pairs[label]) for label in selection.labels}
     return {

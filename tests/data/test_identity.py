@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hepflow.data.identity import event_ids, split_index
+from hepflow.data.identity import event_ids, fold_index, split_index
 
 FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}
 
@@ -53,3 +53,27 @@ def test_an_empty_split_gets_no_event() -> None:
         event_ids(b"file", np.arange(10_000)), {"train": 1.0, "val": 0.0, "test": 0.0}
     )
     assert set(index) == {0}
+
+
+def test_the_split_and_the_fold_of_an_event_never_change_between_versions() -> None:
+    ids = event_ids(uuid.UUID(int=7).bytes, np.arange(12))
+    assert split_index(ids, FRACTIONS).tolist() == [2, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]
+    assert fold_index(ids, 5).tolist() == [0, 0, 4, 0, 1, 0, 2, 0, 3, 3, 1, 1]
+
+
+def test_folds_are_equally_large_in_every_split() -> None:
+    ids = event_ids(b"file", np.arange(200_000))
+    fold = fold_index(ids, 4)
+    assert fold.dtype == np.int64
+    for split in range(3):
+        own = fold[split_index(ids, FRACTIONS) == split]
+        assert np.bincount(own, minlength=4) / len(own) == pytest.approx([0.25] * 4, abs=0.01)
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_an_event_leaves_the_training_split_only_if_that_shrinks(one: float, other: float) -> None:
+    ids = event_ids(b"file", np.arange(500))
+    small, large = (
+        split_index(ids, {"train": share, "test": 1 - share}) == 0 for share in sorted((one, other))
+    )
+    assert not (small & ~large).any()

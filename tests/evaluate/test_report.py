@@ -36,7 +36,6 @@ from hepflow.evaluate.tables import (
 )
 from hepflow.evaluate.text import headline
 from hepflow.schema import HLF, METRICS_SCHEMA_VERSION
-from hepflow.statistics.numbers import compact, duration, factor, p_value, pm, small
 from hepflow.system.files import read_json
 from tests.support.commands import hepflow
 from tests.support.toy_runs import (
@@ -616,36 +615,6 @@ def test_the_terminal_table_shows_every_model(whole: Path) -> None:
     table = summary_table(read_json(whole / "report" / "metrics.json"))
     assert table.row_count == 3
     assert [str(column.header) for column in table.columns][:3] == ["model", "accuracy", "AUC qcd"]
-
-
-@pytest.mark.parametrize(
-    ("value", "error", "pm_text", "compact_text", "factor_text"),
-    [
-        (0.99214, 0.00123, "0.9921 ± 0.0012", "0.9921(12)", "0.992 ± 0.001"),
-        (24.123, 2.21, "24.1 ± 2.2", "24.1(22)", "24 ± 2"),
-        (1234.5, 87.0, "1234 ± 87", "1234(87)", "1234 ± 87"),
-        (-0.0312, 0.0041, "−0.0312 ± 0.0041", "-0.0312(41)", "-0.031 ± 0.004"),
-        (1.0, 0.0, "1.00", "1.00", "1"),
-    ],
-)
-def test_numbers_have_the_digits_of_their_errors(
-    value: float, error: float, pm_text: str, compact_text: str, factor_text: str
-) -> None:
-    number = {"value": value, "error": error}
-    assert (pm(number), compact(number), factor(number)) == (pm_text, compact_text, factor_text)
-
-
-def test_small_numbers_are_powers_of_ten() -> None:
-    assert [small(0.012), small(0.00012), p_value(1.2e-5), p_value(1e-9)] == [
-        "0.012",
-        "1.2·10⁻⁴",
-        "1.2·10⁻⁵",
-        "< 10⁻⁶",
-    ]
-
-
-def test_durations_are_in_hours_minutes_or_seconds() -> None:
-    assert [duration(s) for s in (12, 119, 600, 7500)] == ["12 s", "119 s", "10 min", "2 h 05 min"]
 
 
 def test_the_published_table_is_what_was_published() -> None:

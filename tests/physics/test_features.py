@@ -516,9 +516,9 @@ def test_unknown_definitions_are_named():
 
 def test_a_missing_collection_and_a_missing_field_are_named():
     events = to_awkward(random_events(2))
-    with pytest.raises(DataError, match="no collection 'Jet'"):
+    with pytest.raises(DataError, match="no collection 'Jet', only EFlowTrack, EFlowPhoton, "):
         compute_features(events[[name for name in events.fields if name != "Jet"]])
-    with pytest.raises(DataError, match="'EFlowTrack' has no field 'X'"):
+    with pytest.raises(DataError, match="'EFlowTrack' has no field 'X', only PT, Eta, Phi"):
         compute_features(
             ak.with_field(events, events["EFlowTrack"][["PT", "Eta", "Phi"]], "EFlowTrack")
         )
@@ -542,4 +542,67 @@ def test_the_version_of_the_physics_belongs_to_these_cuts_and_caps():
         0.45,
         0.5,
         1.0,
+    )
+
+
+@pytest.mark.parametrize(
+    "bad", [track(3e38, 1.0), track(5.0, 200.0), track(5.0, 1.0, vertex=(0.0, 0.0, math.inf))]
+)
+@pytest.mark.parametrize("particles", [True, False])
+def test_one_particle_too_large_rejects_its_event_also_if_particles_are_not_kept(bad, particles):
+    good = {"Electron": [lepton(30.0)], "EFlowTrack": [track(2.0, 1.0)]}
+    events = [
+        event(**good),
+        event(Electron=[lepton(40.0)], EFlowTrack=[track(2.0, 1.0), bad]),
+        event(MuonTight=[lepton(50.0)]),
+    ]
+    got = compute_columns(columns(to_awkward(events)), particles=particles)
+    assert got.hlf[:, HIGH["LepPt"]].tolist() == [30.0, 50.0]
+    assert (got.index.tolist(), got.status.tolist()) == ([0, 2], [0, selection.NOT_FINITE, 0])
+    assert got.rejected == {"features not finite": 1}
+    assert got.offsets.tolist() == ([0, 2, 3] if particles else [0, 0, 0])
+
+
+def test_high_level_features_without_particles_are_the_same_for_ordinary_events():
+    flat = columns(to_awkward(random_events(8, seed=13, n_tracks=6)))
+    whole, part = compute_columns(flat), compute_columns(flat, particles=False)
+    assert len(whole.index) > 2
+    np.testing.assert_array_equal(part.hlf, whole.hlf)
+    np.testing.assert_array_equal(part.status, whole.status)
+    assert part.particles.shape == (0, len(PARTICLE))
+
+
+@both
+def test_the_high_level_features_have_the_names_and_units_of_the_schema(definitions):
+    got = compute_features(to_awkward([LISTED["MET 0"]]), definitions)
+    assert [f.name for f in got.hlf_features] == [f.name for f in HLF]
+    units = {f.name: f.unit for f in HLF} | {"MT": "GeV" if definitions == "corrected" else "GeV^2"}
+    assert {f.name: f.unit for f in got.hlf_features} == units
+    assert got.particle_features == PARTICLE
+    dtypes = [a.dtype.name for a in (got.hlf, got.particles, got.offsets, got.index, got.status)]
+    assert dtypes == ["float32", "float32", "int64", "int64", "int8"]
+
+
+@pytest.mark.parametrize("particles", [True, False])
+def test_a_high_level_feature_that_is_not_finite_rejects_an_event_with_good_particles(particles):
+    good = {"Electron": [lepton(30.0)], "EFlowTrack": [track(2.0, 1.0)]}
+    events = [event(**good, MissingET=[{"MET": met, "Phi": 0.0}]) for met in (math.nan, 1.0)]
+    got = compute_columns(columns(to_awkward(events)), particles=particles)
+    assert got.status.tolist() == [selection.NOT_FINITE, selection.PASSES]
+
+
+def test_isolations_do_not_depend_on_the_convention_of_the_azimuth_when_corrected():
+    plain = to_awkward(random_events(12, seed=14, n_tracks=12))
+
+    def from_zero(record):
+        phi = ak.values_astype(record["Phi"], "float64") % (2 * np.pi)
+        return ak.with_field(record, ak.values_astype(phi, "float32"), "Phi")
+
+    names = [name for name in plain.fields if "Phi" in ak.fields(plain[name])]
+    other = ak.zip({name: from_zero(plain[name]) for name in names}, depth_limit=1)
+    got, expected = compute_features(other), compute_features(plain)
+    assert got.index.tolist() == expected.index.tolist()
+    columns_ = [COLUMN[name] for name in ("ChPFIso", "GammaPFIso", "NeuPFIso", "Px", "Py")]
+    np.testing.assert_allclose(
+        got.particles[:, columns_], expected.particles[:, columns_], rtol=1e-5, atol=1e-4
     )

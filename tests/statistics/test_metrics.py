@@ -10,46 +10,30 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score, roc_curve
 
 from hepflow.data.predictions import softmax
-from hepflow.statistics.calibration import LEAST_EVENTS, count
 from hepflow.statistics.metrics import (
+    CHUNK,
+    Spectrum,
     auc,
+    auc_error,
     balanced_accuracy,
     binomial_error,
     bootstrap,
     confusion,
     confusion_shares,
+    density,
     efficiencies,
     log_odds,
+    placements,
     predicted,
     roc_points,
     spectrum,
     wilson,
 )
-from hepflow.statistics.pairs import (
-    accuracy_differences,
-    auc_differences,
-    delong,
-    holm,
-    pass_differences,
-)
-from hepflow.statistics.working_points import (
-    Selection,
-    evaluate_selection,
-    mix_of,
-    selections,
-    threshold_bin,
-)
-from tests.support.toy_runs import toy_labels, toy_logits
+from hepflow.statistics.pairs import delong
+from hepflow.statistics.working_points import Selection, evaluate_selection, threshold_bin
+from tests.support.toy_runs import toy_sample
 
 EXACT = 1_000_000
-CLASSES = ("qcd", "ttbar", "wjets")
-
-
-def sample(
-    per_class: tuple[int, ...] = (300, 200, 400), distance: float = 1.2, seed: int = 0, own: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    label = toy_labels(per_class, seed)
-    return toy_logits(label, len(per_class), distance, seed, own), label
 
 
 def balanced_weights(label: np.ndarray) -> np.ndarray:
@@ -60,7 +44,7 @@ def balanced_weights(label: np.ndarray) -> np.ndarray:
 def test_auc_is_that_of_scikit_learn_with_each_class_of_equal_weight(
     per_class: tuple[int, ...],
 ) -> None:
-    logits, label = sample(per_class)
+    logits, label = toy_sample(per_class)
     k = len(per_class)
     weight = balanced_weights(label)
     for own in range(k):
@@ -97,7 +81,7 @@ def test_aucs_of_both_directions_add_up_to_one(rows: list[tuple[int, bool]]) -> 
 
 
 def test_log_odds_order_events_as_the_probability_does() -> None:
-    logits, _ = sample()
+    logits, _ = toy_sample()
     p = softmax(logits)
     assert log_odds(logits, [1], [0, 2]) == pytest.approx(np.log(p[:, 1] / (p[:, 0] + p[:, 2])))
     assert log_odds(logits, [1, 2], [0]) == pytest.approx(np.log((p[:, 1] + p[:, 2]) / p[:, 0]))
@@ -112,7 +96,7 @@ def test_log_odds_do_not_saturate_where_a_probability_does() -> None:
 
 
 def test_binned_scores_agree_with_exact_ones() -> None:
-    logits, label = sample((20_000, 15_000, 30_000), 1.8)
+    logits, label = toy_sample((20_000, 15_000, 30_000), 1.8)
     score = log_odds(logits, [1, 2], [0])
     exact, _ = spectrum(score, label, 3, exact_below=EXACT)
     binned, index = spectrum(score, label, 3, exact_below=10)
@@ -131,7 +115,7 @@ def test_binned_scores_agree_with_exact_ones() -> None:
 
 
 def test_one_extreme_score_does_not_spoil_the_bins() -> None:
-    logits, label = sample((3000, 3000), 1.8)
+    logits, label = toy_sample((3000, 3000), 1.8)
     score = log_odds(logits, [1], [0])
     score[0] = 1e30
     exact, _ = spectrum(score, label, 2, exact_below=EXACT)
@@ -164,7 +148,7 @@ def test_a_threshold_selects_the_same_events_after_other_rounding() -> None:
 
 
 def test_joining_bins_keeps_all_events_and_thresholds() -> None:
-    logits, label = sample((5000, 4000, 6000))
+    logits, label = toy_sample((5000, 4000, 6000))
     fine, _ = spectrum(log_odds(logits, [0], [1, 2]), label, 3, exact_below=EXACT)
     coarse = fine.coarse(100)
     assert coarse.counts.shape[1] <= 101
@@ -174,7 +158,7 @@ def test_joining_bins_keeps_all_events_and_thresholds() -> None:
 
 
 def test_efficiencies_are_counted() -> None:
-    logits, label = sample()
+    logits, label = toy_sample()
     score = log_odds(logits, [1], [0, 2])
     binned, _ = spectrum(score, label, 3, exact_below=EXACT)
     table = efficiencies(binned.counts)
@@ -185,25 +169,11 @@ def test_efficiencies_are_counted() -> None:
             )
 
 
-@pytest.mark.parametrize("target", [0.5, 0.9, 0.99])
-def test_a_working_point_is_the_tightest_at_which_every_signal_class_keeps_its_share(
-    target: float,
-) -> None:
-    logits, label = sample()
-    score = log_odds(logits, [1, 2], [0])
-    binned, _ = spectrum(score, label, 3, exact_below=EXACT)
-    threshold = binned.floor[threshold_bin(efficiencies(binned.counts), [1, 2], target)]
-    kept = [np.mean(score[label == k] >= threshold) for k in (1, 2)]
-    assert min(kept) >= target
-    next_higher = score[score > threshold].min()
-    assert min(np.mean(score[label == k] >= next_higher) for k in (1, 2)) < target
-
-
 @pytest.mark.parametrize("exact_below", [EXACT, 10])
 def test_the_histogram_of_a_discriminant_has_every_event_in_its_bin(
     exact_below: int,
 ) -> None:
-    logits, label = sample((3000, 2000, 4000))
+    logits, label = toy_sample((3000, 2000, 4000))
     score = log_odds(logits, [1, 2], [0])
     binned, _ = spectrum(score, label, 3, exact_below=exact_below)
     edges, counts = binned.histogram(20)
@@ -215,60 +185,8 @@ def test_the_histogram_of_a_discriminant_has_every_event_in_its_bin(
     assert np.mean((score < edges[0]) | (score > edges[-1])) < 0.004
 
 
-def test_rates_follow_from_efficiencies_and_the_mix() -> None:
-    logits, label = sample()
-    selection = Selection("headline", (1, 2), (0,))
-    mix = mix_of(selection, CLASSES, {"wjets": 0.634, "qcd": 0.362, "ttbar": 0.004})
-    binned, _ = spectrum(log_odds(logits, [1, 2], [0]), label, 3, exact_below=EXACT)
-    rng = np.random.default_rng(1)
-    result = evaluate_selection(binned, selection, targets=[0.9], mix_K=mix, replicas=20, rng=rng)
-    (point,) = result["working_points"]
-    eps = {k: point["efficiency"][k]["value"] for k in range(3)}
-    rate = 0.634 * eps[2] + 0.362 * eps[0] + 0.004 * eps[1]
-    assert point["rate_kept"]["value"] == pytest.approx(rate)
-    assert point["rate_reduction"]["value"] == pytest.approx(1 / rate)
-    assert point["purity"]["value"] == pytest.approx(1 - 0.362 * eps[0] / rate)
-    assert point["rejection"]["value"] == pytest.approx(1 / eps[0])
-    assert point["background_passed"] == round(eps[0] * 300)
-
-
-def test_the_mix_of_a_pair_is_among_its_two_classes() -> None:
-    chosen = selections(CLASSES, ["ttbar", "wjets"])
-    mix = mix_of(chosen["ttbar_vs_qcd"], CLASSES, {"wjets": 0.634, "qcd": 0.362, "ttbar": 0.004})
-    assert mix == pytest.approx([0.362 / 0.366, 0.004 / 0.366, 0])
-    assert mix_of(chosen["headline"], CLASSES, {"qcd": 1.0}) is None
-
-
-def test_selections_of_two_classes_have_no_pairs() -> None:
-    assert list(selections(("a", "b"), ["b"])) == ["headline", "a_vs_rest", "b_vs_rest"]
-    assert len(selections(("a", "b", "c", "d"), ["b"])) == 1 + 4 + 12
-
-
-def test_no_passing_background_event_gives_a_limit_and_a_nonzero_error() -> None:
-    score, label = np.concatenate([np.arange(50.0), 100 + np.arange(50.0)]), np.repeat([0, 1], 50)
-    binned, _ = spectrum(score, label, 2, exact_below=EXACT)
-    selection = Selection("headline", (1,), (0,))
-    (point,) = evaluate_selection(
-        binned,
-        selection,
-        targets=[0.99],
-        mix_K=np.array([0.5, 0.5]),
-        replicas=20,
-        rng=np.random.default_rng(0),
-    )["working_points"]
-    assert point["background_efficiency"]["value"] == 0
-    assert 0 < point["background_efficiency"]["error"] < 0.03
-    assert point["purity"]["value"] == 1
-    assert point["purity"]["error"] == pytest.approx(
-        point["background_efficiency"]["error"], rel=0.1
-    )  # half the rate, of which half is kept
-    assert point["rate_kept"]["error"] > 0.4 * point["background_efficiency"]["error"]
-    assert point["rejection"] is None
-    assert point["few_events"]
-
-
 def test_bootstrap_errors_are_those_of_delong() -> None:
-    logits, label = sample((900, 600, 1200))
+    logits, label = toy_sample((900, 600, 1200))
     score = log_odds(logits, [1], [0, 2])
     selection = Selection("ttbar_vs_rest", (1,), (0, 2))
     binned, _ = spectrum(score, label, 3, exact_below=EXACT)
@@ -287,26 +205,8 @@ def test_bootstrap_errors_are_those_of_delong() -> None:
     assert drawn.std() == pytest.approx(result["auc"]["error"], rel=0.12)
 
 
-def test_a_selection_and_its_mirror_image_have_the_same_auc_and_error() -> None:
-    logits, label = sample((90, 60, 120))
-    found = []
-    for signal, background in (((1, 2), (0,)), ((0,), (1, 2))):
-        binned, _ = spectrum(log_odds(logits, signal, background), label, 3, exact_below=EXACT)
-        selection = Selection("headline", signal, background)
-        part = evaluate_selection(
-            binned,
-            selection,
-            targets=[0.9],
-            mix_K=None,
-            replicas=2,
-            rng=np.random.default_rng(sum(signal)),
-        )
-        found.append([part["auc"]["value"], part["auc"]["error"]])
-    assert found[0] == pytest.approx(found[1], rel=1e-12)
-
-
 def test_bootstrap_of_counts_is_that_of_events_with_poisson_weights() -> None:
-    logits, label = sample((400, 500))
+    logits, label = toy_sample((400, 500))
     score = log_odds(logits, [1], [0])
     binned, index = spectrum(score, label, 2, exact_below=EXACT)
     rng = np.random.default_rng(8)
@@ -332,115 +232,8 @@ def test_bootstrap_of_counts_is_that_of_events_with_poisson_weights() -> None:
     assert by_count.mean() == pytest.approx(np.mean(by_event), abs=0.3 * np.std(by_event))
 
 
-def test_stated_errors_are_the_spread_of_samples() -> None:
-    selection = Selection("headline", (1, 2), (0,))
-    seen, stated = [], []
-    for seed in range(60):
-        logits, label = sample((600, 600, 600), seed=seed)
-        binned, _ = spectrum(log_odds(logits, [1, 2], [0]), label, 3, exact_below=EXACT)
-        result = evaluate_selection(
-            binned,
-            selection,
-            targets=[0.9],
-            mix_K=None,
-            replicas=40,
-            rng=np.random.default_rng(seed),
-        )
-        numbers = (result["auc"], result["working_points"][0]["background_efficiency"])
-        seen.append([number["value"] for number in numbers])
-        stated.append([number["error"] for number in numbers])
-    assert np.mean(stated, axis=0) == pytest.approx(np.std(seen, axis=0), rel=0.3)
-
-
-def test_delong_is_the_variance_of_plain_loops() -> None:
-    logits, label = sample((40, 50))
-    other, _ = sample((40, 50), own=1)
-    scores = [log_odds(x, [1], [0]) for x in (logits, other)]
-    selection = Selection("b_vs_rest", (1,), (0,))
-    values, covariance = delong(scores, label, selection, exact_below=EXACT)
-    kernel = np.array(
-        [
-            [[float(s > b) + 0.5 * float(s == b) for b in x[label == 0]] for s in x[label == 1]]
-            for x in scores
-        ]
-    )
-    v10, v01 = kernel.mean(axis=2), kernel.mean(axis=1)
-    assert values == pytest.approx(kernel.mean(axis=(1, 2)))
-    assert covariance == pytest.approx(np.cov(v10) / 50 + np.cov(v01) / 40)
-
-
-def test_a_model_does_not_differ_from_itself() -> None:
-    logits, label = sample()
-    score = log_odds(logits, [1], [0, 2])
-    (pair,) = auc_differences(
-        ["a", "b"], [score, score], label, Selection("t_vs_rest", (1,), (0, 2)), exact_below=EXACT
-    )
-    assert (pair.value, pair.p_value) == (0, 1)
-
-
-def test_pairing_makes_differences_clearer_than_separate_errors() -> None:
-    label = toy_labels((800, 800, 800))
-    scores = [
-        log_odds(toy_logits(label, 3, distance, 0, own), [1], [0, 2])
-        for own, distance in enumerate((1.2, 1.3))
-    ]
-    selection = Selection("t_vs_rest", (1,), (0, 2))
-    (pair,) = auc_differences(["a", "b"], scores, label, selection, exact_below=EXACT)
-    _, covariance = delong(scores, label, selection, exact_below=EXACT)
-    assert pair.error < 0.8 * math.sqrt(np.trace(covariance))
-
-
-def test_false_differences_are_as_rare_as_stated() -> None:
-    selection = Selection("t_vs_rest", (1,), (0, 2))
-    p_values = []
-    for seed in range(200):
-        label = toy_labels((100, 100, 100), seed)
-        scores = [log_odds(toy_logits(label, 3, 1.2, seed, own), [1], [0, 2]) for own in (0, 1)]
-        p_values += [
-            pair.p_value
-            for pair in auc_differences(["a", "b"], scores, label, selection, exact_below=EXACT)
-        ]
-    assert 0.01 < np.mean(np.array(p_values) < 0.05) < 0.11
-
-
-def test_the_paired_error_of_background_efficiency_is_the_spread_of_samples() -> None:
-    selection = Selection("headline", (1, 2), (0,))
-    seen, stated = [], []
-    for seed in range(80):
-        label = toy_labels((500, 500, 500), seed)
-        scores = [
-            log_odds(toy_logits(label, 3, distance, seed, own), [1, 2], [0])
-            for own, distance in enumerate((1.4, 1.6))
-        ]
-        (pair,) = pass_differences(
-            ["a", "b"], scores, label, selection, target=0.9, exact_below=EXACT
-        )
-        seen.append(pair.value)
-        stated.append(pair.error)
-    assert np.mean(stated) == pytest.approx(np.std(seen), rel=0.3)
-
-
-def test_accuracy_differences_count_the_events_that_differ() -> None:
-    label = np.array([0, 0, 0, 0, 1, 1])
-    first, second = (
-        np.array([True, True, False, True, True, False]),
-        np.array([True, False, False, False, True, True]),
-    )
-    (pair,) = accuracy_differences(("a", "b"), (first, second), label, 2)
-    assert pair.value == pytest.approx((3 / 4 + 1 / 2) / 2 - (1 / 4 + 1) / 2)
-    assert pair.error == pytest.approx(
-        math.sqrt(np.var([0, 1, 0, 1]) / 4 / 4 + np.var([0, -1]) / 2 / 4)
-    )
-
-
-def test_holm_corrects_as_in_the_paper() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([]) == []
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
-
-
 def test_confusion_and_accuracy_are_counted() -> None:
-    logits, label = sample()
+    logits, label = toy_sample()
     table = confusion(predicted(logits), label, 3)
     guess = logits.argmax(axis=1)
     for i in range(3):
@@ -492,7 +285,7 @@ def test_wilsons_interval_ends_one_standard_deviation_from_the_count() -> None:
 
 
 def test_roc_points_are_on_scikit_learns_curve() -> None:
-    logits, label = sample((4000, 5000), 1.8)
+    logits, label = toy_sample((4000, 5000), 1.8)
     score = log_odds(logits, [1], [0])
     binned, _ = spectrum(score, label, 2, exact_below=EXACT)
     signal, background = roc_points(binned.counts, [1], [0])
@@ -504,70 +297,250 @@ def test_roc_points_are_on_scikit_learns_curve() -> None:
         assert np.min(np.abs(fpr - y) + np.abs(tpr - x)) < 1e-9
 
 
-def test_calibration_is_that_of_a_plain_loop() -> None:
-    logits, label = sample()
-    p = softmax(logits)
-    weight = balanced_weights(label) / 3
-    counted = count(logits, label, predicted(logits))
-    top, own = counted.top, counted.own
-    best = logits.argmax(axis=1)
-    expected = 0.0
-    for low in np.arange(15) / 15:
-        inside = (p.max(axis=1) >= low) & ((p.max(axis=1) < low + 1 / 15) | (low > 0.93))
-        expected += abs(np.sum(weight[inside] * (p.max(axis=1)[inside] - (best == label)[inside])))
-    # the loop weighs by event, the report by mean prediction of each class in a bin: the same sums
-    assert top.ece() == pytest.approx(expected, abs=1e-9)
-    assert sum(top.curve()["share"]) == pytest.approx(1)
-    assert len(own) == 3
+def kernel(score: np.ndarray, own: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return (own, other) 1 where an event of the first mask scores above the second, ties half."""
+    above = score[own][:, None] - score[other][None, :]
+    return (above > 0) + 0.5 * (above == 0)
 
 
-def test_a_calibrated_model_has_the_ece_of_chance_and_an_overconfident_one_a_larger() -> None:
-    logits, label = sample((4000, 4000, 4000), 1.4)
-    calibrated, bold = (count(x, label, predicted(x)).top for x in (logits, 3 * logits))
-    assert calibrated.ece() < 2.5 * calibrated.chance()
-    assert bold.ece() > 10 * bold.chance()
+def few_scores_with_ties() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(4)
+    label = np.repeat([0, 1, 2, 3], [9, 14, 11, 7])
+    return np.round(rng.normal(label / 2.0)), label
 
 
-def test_points_of_a_reliability_curve_have_enough_events() -> None:
-    """The curve of a calibrated model on few events is within its errors and has all events."""
-    logits, label = sample((40, 30, 50))
-    curve = count(logits, label, predicted(logits)).top.curve()
-    predicted_B, observed_B, error_B, share_B = (
-        np.array(curve[key]) for key in ("predicted", "observed", "error", "share")
+def test_the_placement_of_an_event_is_the_share_of_the_other_side_ordered_correctly() -> None:
+    score, label = few_scores_with_ties()
+    binned, bin_N = spectrum(score, label, 4, exact_below=EXACT)
+    table = placements(binned.counts, [1, 2], [0])
+    for event in np.flatnonzero(label < 3):
+        mine = np.arange(len(label)) == event
+        if label[event] == 0:
+            expected = np.mean([kernel(score, label == s, mine).mean() for s in (1, 2)])
+        else:
+            expected = kernel(score, mine, label == 0).mean()
+        assert table[label[event], bin_N[event]] == pytest.approx(expected)
+    assert not table[3].any()  # on neither side
+
+
+def test_the_error_of_an_auc_with_ties_is_that_of_plain_loops() -> None:
+    score, label = few_scores_with_ties()
+    binned, _ = spectrum(score, label, 4, exact_below=EXACT)
+    variance = 0.0
+    for side, other, axis in (((1, 3), (0, 2), 1), ((0, 2), (1, 3), 0)):
+        for k in side:
+            parts = []
+            for j in other:
+                pair = (label == k, label == j) if axis else (label == j, label == k)
+                parts.append(kernel(score, *pair).mean(axis=axis))
+            variance += np.mean(parts, axis=0).var(ddof=1) / (label == k).sum() / 4
+    assert auc_error(binned.counts, [1, 3], [0, 2]) == pytest.approx(math.sqrt(variance))
+
+
+def test_a_class_of_one_event_adds_nothing_to_the_error_of_an_auc() -> None:
+    score, label = np.array([0.0, 1.0, 2.0, 3.0, 1.5]), np.array([0, 0, 0, 0, 1])
+    binned, _ = spectrum(score, label, 2, exact_below=EXACT)
+    # two of four background events are below the only signal event
+    assert auc_error(binned.counts, [1], [0]) == pytest.approx(math.sqrt((1 / 3) / 4))
+
+
+def test_the_auc_of_a_perfect_discriminant_is_one_and_not_above() -> None:
+    rng = np.random.default_rng(0)
+    for n in range(2, 40):
+        counts = np.zeros((4, 2 * n), dtype=np.int64)
+        counts[0, :n] = rng.integers(1, 9, size=n)
+        counts[1:, n:] = rng.integers(1, 5, size=(3, n))
+        assert 1 - 1e-12 < auc(counts, [1, 2, 3], [0]) <= 1
+        assert auc_error(counts, [1, 2, 3], [0]) < 1e-12
+
+
+def test_a_class_without_events_has_no_efficiency_and_no_density() -> None:
+    counts = np.array([[0, 0, 0], [1, 2, 1]])
+    assert efficiencies(counts).tolist() == [[0, 0, 0], [1, 0.75, 0.25]]
+    assert efficiencies(np.array([[0, 1, 0]])).tolist() == [[1, 1, 0]]
+    assert density(counts, [0, 1]).tolist() == [0.125, 0.25, 0.125]
+
+
+@pytest.mark.parametrize("exact_below", [EXACT, 10])
+def test_more_events_than_fit_one_step_are_all_counted_once(exact_below: int) -> None:
+    n = CHUNK + 1000
+    rng = np.random.default_rng(6)
+    label = rng.integers(0, 2, size=n).astype(np.int8)
+    logits = np.stack([np.zeros(n), rng.integers(-3, 4, size=n) + label], axis=1)
+    score = log_odds(logits.astype(np.float32), [1], [0])
+    assert (score == logits[:, 1]).all()
+    binned, bin_N = spectrum(score, label, 2, exact_below=exact_below)
+    for value in np.unique(score):
+        (column,) = np.unique(bin_N[score == value])
+        own = np.bincount(label[score == value], minlength=2)
+        assert binned.counts[:, column].tolist() == own.tolist()
+    assert binned.counts.sum() == n
+
+
+def test_bins_of_equal_width_span_the_scores() -> None:
+    score = np.linspace(-3.0, 5.0, 1000)
+    binned, bin_N = spectrum(score, np.zeros(1000, int), 1, exact_below=999)
+    assert (binned.floor[0], bin_N[0], bin_N[-1]) == (-3.0, 0, 65535)
+    assert np.diff(binned.floor) == pytest.approx(8 / 65536)
+    assert (binned.floor[bin_N] <= score + 1e-9).all()
+    assert (score - binned.floor[bin_N] <= 8 / 65536 + 1e-9).all()
+    assert not binned.exact
+    assert spectrum(score, np.zeros(1000, int), 1, exact_below=1000)[0].exact
+
+
+def test_scores_beyond_log_odds_of_60_share_the_outermost_bins() -> None:
+    score = np.array([-900.0, -61.0, -59.9, 59.9, 60.0, 61.0, 900.0])
+    binned, bin_N = spectrum(score, np.zeros(7, int), 1, exact_below=0)
+    assert bin_N[[0, 1, 4, 5, 6]].tolist() == [0, 0, 65535, 65535, 65535]
+    assert 0 < bin_N[2] < bin_N[3] < 65535
+    assert binned.floor[[1, -1]] == pytest.approx([-60 + 120 / 65536, 60 - 120 / 65536])
+
+
+def test_joined_bins_are_equally_populated() -> None:
+    fine = Spectrum(np.ones((2, 1000), dtype=np.int64), np.arange(1000.0))
+    coarse = fine.coarse(10)
+    assert coarse.counts.shape == (2, 10)
+    assert coarse.counts == pytest.approx(np.full((2, 10), 100), abs=1)
+    for column, floor in enumerate(coarse.floor):
+        assert coarse.counts[0, column:].sum() == (fine.floor >= floor).sum()
+    assert fine.coarse(1000) is fine
+    assert fine.coarse(999).counts.shape[1] < 1000
+    assert fine.coarse() is fine
+
+
+@pytest.mark.parametrize("first", [150, 250, 5000])
+def test_joining_bins_keeps_a_first_bin_with_more_events_than_its_share(first: int) -> None:
+    counts = np.ones((1, 850), dtype=np.int64)
+    counts[0, 0] = first
+    coarse = Spectrum(counts, np.arange(850.0)).coarse(10)
+    assert coarse.counts.sum() == first + 849
+    assert coarse.counts[0, 0] >= first
+    assert coarse.floor[0] == 0.0
+
+
+def test_a_histogram_of_a_discriminant_is_that_of_numpy() -> None:
+    rng = np.random.default_rng(2)
+    score, label = rng.integers(0, 11, size=500).astype(float), rng.integers(0, 2, size=500)
+    binned, _ = spectrum(score, label, 2, exact_below=EXACT)
+    edges, counts = binned.histogram(10, tail=0)
+    for k in (0, 1):
+        expected, at = np.histogram(score[label == k], bins=10, range=(0, 10))
+        assert counts[k].tolist() == expected.tolist()
+        assert edges == pytest.approx(at)
+
+
+def test_a_histogram_leaves_a_thousandth_on_either_side_to_the_outermost_bins() -> None:
+    score = np.concatenate([[-1e6], np.linspace(0, 1, 9998), [1e6]])
+    binned, _ = spectrum(score, np.zeros(10_000, int), 1, exact_below=EXACT)
+    edges, counts = binned.histogram()
+    assert (len(edges), counts.shape) == (51, (1, 50))
+    assert edges[[0, -1]] == pytest.approx([0.001, 0.999], abs=2e-4)
+    assert counts.sum() == 10_000
+    assert counts[0] == pytest.approx(np.full(50, 200), abs=12)
+
+
+def test_a_histogram_of_one_score_has_it_in_its_first_bin() -> None:
+    binned, _ = spectrum(np.full(7, 2.5), np.zeros(7, int), 1, exact_below=EXACT)
+    edges, counts = binned.histogram(4)
+    assert edges == pytest.approx([2.5, 2.75, 3.0, 3.25, 3.5])
+    assert counts.tolist() == [[7, 0, 0, 0]]
+
+
+def test_replicas_are_poisson_draws_of_every_bin() -> None:
+    counts = np.array([[0, 1, 4], [100, 2, 0]])
+    drawn = bootstrap(counts, np.copy, replicas=4000, rng=np.random.default_rng(3))
+    assert drawn.shape == (4000, 2, 3)
+    assert drawn.mean(axis=0) == pytest.approx(counts, abs=0.6, rel=0.06)
+    assert drawn.var(axis=0) == pytest.approx(counts, rel=0.1)
+
+
+def test_confusion_has_a_row_and_a_column_for_a_class_without_events() -> None:
+    table = confusion(np.array([0, 1, 1], np.int8), np.array([0, 0, 1], np.int8), 3)
+    assert table.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
+
+
+def test_the_error_of_the_balanced_accuracy_is_that_of_independent_efficiencies() -> None:
+    table = np.array([[80, 20], [30, 270]])
+    shares, errors = confusion_shares(table)
+    assert shares == pytest.approx(np.array([[0.8, 0.2], [0.1, 0.9]]))
+    for share, error, n in zip(shares, errors, (100, 300), strict=True):
+        plain = np.sqrt(share * (1 - share) / n + 1 / (4 * n**2)) / (1 + 1 / n)  # Wilson 1927
+        assert error == pytest.approx(plain)
+    found = balanced_accuracy(table)
+    assert found.value == pytest.approx(0.85)
+    assert found.error == pytest.approx(math.hypot(errors[0, 0], errors[1, 1]) / 2)
+
+
+def test_the_interval_of_no_events_is_everything() -> None:
+    low, high = wilson(np.array([0]), np.array([0]))
+    assert 0 == low[0] < high[0] < 1
+    assert predicted(np.zeros((2, 3))).dtype == np.int8
+
+
+def test_a_short_roc_curve_has_all_of_its_points() -> None:
+    counts = np.array([[3, 1, 0], [0, 1, 3]])
+    for n_points in (4, 300):
+        signal, background = roc_points(counts, [1], [0], n_points)
+        assert signal.tolist() == [0, 0.75, 1, 1]
+        assert background.tolist() == [0, 0, 0.25, 1]
+
+
+def test_roc_points_are_dense_on_linear_and_logarithmic_axes() -> None:
+    """Every event is a bin: all signal, then all background, so that each axis is on its own."""
+    n = 20_000
+    counts = np.zeros((2, 2 * n), dtype=np.int64)
+    counts[0, :n] = counts[1, n:] = 1
+    signal, background = roc_points(counts, [1], [0])
+    assert 200 < len(signal) <= 301
+    rising = signal[background == 0]
+    assert np.diff(rising).max() < 1 / 99 + 2 / n
+    assert (np.diff(rising) > 0.9 / 99).sum() > 60  # more would be wasted on a line
+    lost = 1 - rising[(rising < 1) & (rising > 0.9)]
+    assert lost.min() < 2 / n
+    assert (lost[:-1] / lost[1:])[lost[1:] > 0.002].max() < 1e5 ** (1 / 99) * 1.03
+    passing = background[background > 0]
+    assert (passing[0], signal[0]) == (pytest.approx(1 / n), 0)
+    assert (passing[1:] / passing[:-1])[passing[:-1] > 0.002].max() < n ** (1 / 99) * 1.03
+
+
+def test_no_point_of_a_roc_curve_is_above_one() -> None:
+    """Rounding takes the sum of the shares above one for every third of these numbers of bins."""
+    for n in range(2, 60):
+        counts = np.zeros((3, n + 1), dtype=np.int64)
+        counts[0, 1:], counts[1, 1:] = 1, np.arange(n) % 3 + 1
+        counts[2, 0] = 1
+        signal, background = roc_points(counts, [0, 1], [2])
+        assert signal.max() == 1
+        assert (background[:-1] == 0).all()
+
+
+def test_a_roc_curve_of_a_few_points_per_axis_has_both_ends() -> None:
+    counts = np.ones((2, 50), dtype=np.int64)
+    signal, background = roc_points(counts, [1], [0], n_points=12)
+    assert len(signal) <= 13
+    assert (signal[0], background[0], signal[-1], background[-1]) == (0, 0, 1, 1)
+    assert signal.tolist() == background.tolist()
+
+
+def test_a_threshold_lies_a_rounding_below_its_score_or_halfway_to_the_next() -> None:
+    floor = np.array([-1000.0, 0.5, 5.0, 5.0001, 1000.0])
+    exact = Spectrum(np.ones((1, 5), dtype=np.int64), floor, exact=True)
+    assert [exact.threshold(chosen) for chosen in range(5)] == pytest.approx(
+        [-1000.1, 0.4999, 4.9995, 5.00005, 999.9], abs=1e-9
     )
-    assert 2 <= len(share_B) <= 120 // LEAST_EVENTS
-    assert (share_B * 120 > 0.7 * LEAST_EVENTS).all()
-    assert share_B.sum() == pytest.approx(1)
-    assert (np.abs(predicted_B - observed_B) < 3 * error_B).all()
-    assert (np.diff(predicted_B) > 0).all()
 
 
-def test_a_bin_of_correct_events_has_an_error() -> None:
-    label = np.repeat(np.arange(3, dtype=np.int8), 20)
-    curve = count(np.eye(3)[label] * 9.0, label, label).top.curve()
-    assert curve["observed"] == [1.0]
-    assert curve["error"][0] == pytest.approx(0.5 / 61)  # Wilson: 1 / (2n) / (1 + 1 / n)
+def test_a_histogram_without_tails_reaches_the_last_of_ten_equally_filled_bins() -> None:
+    score = np.arange(10.0)  # ten times 0.1 is just below 1
+    binned, _ = spectrum(score, np.zeros(10, int), 1, exact_below=EXACT)
+    edges, counts = binned.histogram(9, tail=0)
+    assert edges == pytest.approx(np.arange(10))
+    assert counts.tolist() == [[1, 1, 1, 1, 1, 1, 1, 1, 2]]
 
 
-def test_an_efficiency_of_one_has_the_error_of_its_number_of_events() -> None:
-    label = np.repeat(np.arange(2, dtype=np.int8), 50)
-    binned, _ = spectrum(np.where(label == 1, 5.0, -5.0), label, 2, exact_below=1000)
-    part = evaluate_selection(
-        binned,
-        Selection("headline", (1,), (0,)),
-        targets=(0.9,),
-        mix_K=None,
-        replicas=20,
-        rng=np.random.default_rng(0),
-    )
-    (point,) = part["working_points"]
-    assert point["efficiency"][1]["value"] == 1
-    assert point["efficiency"][1]["error"] == pytest.approx(0.5 / 51)
-
-
-def test_score_histograms_contain_all_events() -> None:
-    logits, label = sample()
-    counts = count(logits, label, predicted(logits)).histograms
-    assert (counts.sum(axis=2) == np.bincount(label)).all()
-    p = softmax(logits)[:, 1]
-    assert counts[1, 2].tolist() == np.histogram(p[label == 2], bins=50, range=(0, 1))[0].tolist()
+def test_the_log_odds_of_an_event_do_not_depend_on_other_events() -> None:
+    logits = np.array([[900.0, 1.0, 3.0], [-900.0, 1.0, 3.0], [0.5, 900.0, 1.0]])
+    alone = [log_odds(row[None], [0], [1, 2])[0] for row in logits]
+    assert log_odds(logits, [0], [1, 2]).tolist() == alone
+    softplus = math.log1p(math.exp(-2))
+    assert alone == pytest.approx([897 - softplus, -903 - softplus, 0.5 - 900])

@@ -43,6 +43,14 @@ def toy_logits(
     return (distance * x).astype(np.float32)
 
 
+def toy_sample(
+    per_class: Sequence[int] = (300, 200, 400), distance: float = 1.2, seed: int = 0, own: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits and labels."""
+    label = toy_labels(per_class, seed)
+    return toy_logits(label, len(per_class), distance, seed, own), label
+
+
 def write_run(
     folder: Path,
     *,
