@@ -91,7 +91,10 @@ def test_an_unknown_protocol_is_one_line() -> None:
     assert storage.place(Path("x")) == Path("x")
 
 
-def test_a_lock_is_held_once_and_gone_at_the_end(anywhere: Path) -> None:
+def test_a_lock_is_held_once_and_gone_at_the_end(
+    anywhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "RENEW_S", 0.5)
     with exclusive(anywhere):
         held = f"another run is writing it .process {os.getpid()} on"
         with pytest.raises(DataError, match=held), exclusive(anywhere):

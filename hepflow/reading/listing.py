@@ -19,7 +19,7 @@ from hepflow.system.terminal import counted
 log = logging.getLogger(__name__)
 
 SUFFIX = ".root"
-_VERSIONS: tuple[str, ...] = ("mtime", "ETag", "etag", "checksum")
+_VERSIONS: tuple[str, ...] = ("mtime", "modification_time", "ETag", "etag", "checksum")
 _VERSIONS += ("LastModified", "Last-Modified", "last_modified", "created")
 """Keys under which file systems report a version; the first one present counts."""
 _ADVICE = "Give the folder of ROOT files with --input, or make some with `hepflow simulate`."

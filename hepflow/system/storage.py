@@ -18,7 +18,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -58,6 +58,10 @@ class ServerPath(UPath):
         port = f":{options['port']}" if options.get("port") else ""
         return f"{self.protocol}://{options.get('host') or ''}{port}{path}"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Unpickle by `place`: UPath's own way loses a path whose file system is not imported."""
+        return place, (str(self), dict(self.storage_options))
+
 
 for _protocol in ("hdfs", "viewfs", "root"):
     register_implementation(_protocol, ServerPath, clobber=True)
@@ -68,8 +72,11 @@ def is_url(value: object) -> bool:
     return isinstance(value, UPath) and not isinstance(value, Path)
 
 
-def place(text: str | Path) -> Path:
-    """Return the path that a text names: a UPath for a URL, and a `pathlib.Path` otherwise."""
+def place(text: str | Path, options: Mapping[str, Any] | None = None) -> Path:
+    """Return the path that a text names: a UPath for a URL, and a `pathlib.Path` otherwise.
+
+    ``options`` are the file system's.
+    """
     if not isinstance(text, str):
         return text
     if "://" not in text:
@@ -78,7 +85,7 @@ def place(text: str | Path) -> Path:
     if protocol in {"file", "local"}:
         return Path(UPath(text).path)
     _require(protocol, text)
-    return cast(Path, UPath(text.rstrip("/")))
+    return cast(Path, UPath(text.rstrip("/"), **options or {}))
 
 
 def _require(protocol: str, url: str) -> None:
