@@ -18,8 +18,9 @@ from hepflow.config import score, stages, tools
 from hepflow.config.arguments import add_fields, nearest, read, spelt_out
 from hepflow.config.options import HELP, Groups, groups_of, mappings_of, print_help, spelt
 from hepflow.config.shipped import with_shipped
-from hepflow.errors import ConfigError, HepflowError, MissingDependency
+from hepflow.errors import ConfigError, HepflowError, MissingDependency, one_line
 from hepflow.system.files import OUTPUT_ERRORS
+from hepflow.system.remote import is_of_a_store
 from hepflow.system.storage import is_url
 from hepflow.system.terminal import MESSAGES, RESULTS, Messages, show
 
@@ -88,6 +89,10 @@ URLS = {
     "import-cern": ("train", "test", "output"),
     "score": ("input", "output"),
     "replay": ("input",),
+    "evaluate": ("store",),
+    "trees": ("input",),
+    "tune": ("input",),
+    "export": ("input",),
     "store check": ("input",),
     "store info": ("input",),
 }
@@ -117,12 +122,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         if not _is_closed(sys.stdout.fileno()):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        if error.errno is None or error.errno not in OUTPUT_ERRORS:
+    except Exception as error:
+        if (message := _of_a_place(error)) is None:
             raise
-        where = f"{error.filename or 'the output'}: {os.strerror(error.errno)}"
-        advice = "Choose another --output, or fix the permissions (or free some space), and rerun"
-        _print(f"error: {where}. {advice}.")
+        _print(f"error: {message}.")
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         _interrupted()
@@ -133,6 +136,18 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             sys.exit(0)
         raise
     sys.exit(0)
+
+
+def _of_a_place(error: Exception) -> str | None:
+    """Return a line on an error of an output's place or of a remote store; None for a bug."""
+    if isinstance(error, OSError) and error.errno in OUTPUT_ERRORS:
+        where = f"{error.filename or 'the output'}: {os.strerror(error.errno or 0)}"
+        advice = "Choose another --output, or fix the permissions (or free some space), and rerun"
+        return f"{where}. {advice}"
+    if is_of_a_store(error):
+        advice = "Check address, credentials and permissions, and run the same command again"
+        return f"a remote store failed ({one_line(error)}). {advice}"
+    return None
 
 
 def _is_closed(descriptor: int) -> bool:

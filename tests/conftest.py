@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import sys
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from hepflow.config.engines import SparkConfig
+from hepflow.errors import MissingDependency
 from hepflow.system.storage import place
 from tests.support import stores
 from tests.support.hadoop_cluster import Hadoop
@@ -99,6 +101,10 @@ def spark() -> Iterator[Any]:
     """Yield one Spark session for all tests, as it takes seconds to start; the stages use it."""
     pytest.importorskip("pyspark")
     module = importlib.import_module("hepflow.engines.spark")
+    try:
+        module.java_home()
+    except MissingDependency as error:
+        pytest.skip(str(error))
     with module.spark_session(
         SparkConfig(master="local[2]", driver_memory="1g"), "hepflow tests"
     ) as session:
@@ -124,6 +130,13 @@ def xrootd() -> Iterator[tuple[str, Path]]:
     """Yield the URL of a folder on an XRootD server, and the folder."""
     with stores.xrootd_server() as served:
         yield served
+
+
+@pytest.fixture(autouse=True)
+def _own_physics() -> Iterator[None]:
+    """Forget the users' physics of a test: the next one writes a module of the same name."""
+    yield
+    sys.modules.pop("my_physics", None)
 
 
 AWAY = [

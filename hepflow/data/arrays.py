@@ -18,7 +18,7 @@ core writes 1.3 times and reads 2.9 times as many events per second (`benchmarks
 tests compare the two in both directions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 
 from hepflow.errors import DataError, HepflowError
 from hepflow.system.files import read_json
+from hepflow.system.remote import is_remote
 from hepflow.system.storage import open_ranges
 
 ROWS_PER_CHUNK = 16_000
@@ -84,6 +85,8 @@ class ShardedArray:
     dtype: np.dtype[Any]
     rows_per_chunk: int
     rows_per_shard: int
+    _indexes: dict[int, list[list[int]]] = field(default_factory=dict, compare=False)
+    """Shard -> its index, kept for a remote array, as asking for it costs a round trip."""
 
     @classmethod
     def open(cls, path: Path) -> "ShardedArray":
@@ -122,10 +125,14 @@ class ShardedArray:
         index_bytes = self.rows_per_shard // size * _ENTRY_BYTES + _CHECKSUM_BYTES
         try:
             with open_ranges(path) as file:
-                where = max(file.size - index_bytes, 0)
-                body, checksum = file.read(_with_checksum(where, index_bytes))
-                body = _checked(body, checksum, f"{path}: index")
-                index = np.frombuffer(body, "<u8").reshape(-1, 2).tolist()
+                index = self._indexes.get(shard)
+                if index is None:
+                    where = max(file.size - index_bytes, 0)
+                    body, checksum = file.read(_with_checksum(where, index_bytes))
+                    body = _checked(body, checksum, f"{path}: index")
+                    index = np.frombuffer(body, "<u8").reshape(-1, 2).tolist()
+                    if is_remote(path):
+                        self._indexes[shard] = index
                 chunks = range(start // size, -(-stop // size))
                 for chunk in chunks:
                     if index[chunk][0] == _MISSING:

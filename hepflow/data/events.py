@@ -157,6 +157,8 @@ class Fragment:
     """Uncompressed bytes."""
     fingerprint: str
     """Hash of the content: copying or touching the file does not change it."""
+    is_file: bool = False
+    """Whether these are all rows of the file."""
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,9 @@ def _opened(fragment: Fragment, columns: Sequence[str]) -> Iterator[Any]:
         yield fragment.path
         return
     system, where = system_of(fragment.path)
+    if fragment.is_file:  # one request; the columns that nobody needs are small
+        yield pa.BufferReader(system.cat_file(where))
+        return
     wanted = {"columns": list(columns), "row_groups": list(fragment.row_groups)}
     with open_parquet_file(where, fs=system, engine="pyarrow", **wanted) as file:
         yield file
@@ -292,7 +297,8 @@ def _fragments_of(file: Path, root: Path, task_bytes: int) -> list[Fragment]:
         own = name if len(cuts) == 1 else f"{name}--rows{number:04d}"
         n_events = sum(group.num_rows for group in groups[first:stop])
         rows, content = tuple(range(first, stop)), f"{mark}:{first}-{stop}"
-        fragments.append(Fragment(own, file, rows, n_events, sum(sizes[first:stop]), content))
+        n_bytes, alone = sum(sizes[first:stop]), len(cuts) == 1
+        fragments.append(Fragment(own, file, rows, n_events, n_bytes, content, alone))
     return fragments
 
 

@@ -14,12 +14,13 @@ events only: no times, no host names, no order of arrival. `finalise` adds the r
 """
 
 import json
+import os
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from functools import cached_property
+from functools import cache, cached_property, lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,10 @@ class EventStore:
         """
         before = _attributes(path) or {}
         if not before and path.exists():
-            begun = re.compile(r"_parts|\.?zarr\..*")  # interrupted when it was created
-            if not path.is_dir() or not all(begun.fullmatch(one.name) for one in listed(path)):
+            names = {one.name for one in listed(path)}
+            begun = r"_parts|\.?zarr\..*"  # interrupted when it was created, or on XRootD
+            begun += "|train|val|test" * ("_parts" in names)
+            if not path.is_dir() or not all(re.fullmatch(begun, name) for name in names):
                 what = "not a feature store. Remove it, or choose another output."
                 raise DataError(f"{path}: {what}")
         same_input = before.get("provenance") == spec.provenance
@@ -135,6 +138,7 @@ class EventStore:
 
     def discard(self, names: Iterable[str]) -> None:
         """Remove parts, their records first."""
+        _opened.cache_clear()
         self.__dict__.pop("_records", None)  # the cached ones
         for name in names:
             remove(self.path / "_parts" / f"{name}.json")
@@ -158,7 +162,8 @@ class EventStore:
                     values = getattr(block, array).astype(kind, copy=False)
                     write_array(written / part.path / array, values)
                 parts.append(part)
-            self.discard([name])
+            if (self.path / "_parts" / f"{name}.json").is_file() or not is_remote(self.path):
+                self.discard([name])
             for part in parts:
                 publish_folder(written / part.path, self.path / part.path)
         finally:
@@ -207,13 +212,17 @@ class EventStore:
         self, part: Part, start: int = 0, stop: int | None = None, *, particles: bool = True
     ) -> EventBlock:
         """Return events ``start:stop`` of a part; without ``particles``, every event has none."""
-        names = ("hlf", "label", "event_id")
-        hlf, label, event_id = (self._array(part, name).read(start, stop) for name in names)
+        stops = {"hlf": stop, "label": stop, "event_id": stop}
+        if particles:
+            stops["offsets"] = None if stop is None else stop + 1
+        # the round trips of a remote store at the same time
+        together = _threads(os.getpid()).map if is_remote(self.path) else map
+        arrays = together(lambda name: self._array(part, name).read(start, stops[name]), stops)
+        hlf, label, event_id, *rest = arrays
         if not particles:
             none = np.empty((0, len(self.spec.particles)), dtype=np.float32)
             return EventBlock(hlf, none, np.zeros(len(hlf) + 1, dtype=np.int64), label, event_id)
-        end = None if stop is None else stop + 1
-        offsets = self._array(part, "offsets").read(start, end)
+        (offsets,) = rest
         first, last = int(offsets[0]), int(offsets[-1])
         rows = self._array(part, "particles").read(first, last)
         return EventBlock(hlf, rows, offsets - first, label, event_id)
@@ -234,7 +243,8 @@ class EventStore:
         return np.diff(self._array(part, "offsets").read(start, stop + 1))
 
     def _array(self, part: Part, name: str) -> ShardedArray:
-        return ShardedArray.open(self.path / part.path / name)
+        path = self.path / part.path / name
+        return _opened(path) if is_remote(path) else ShardedArray.open(path)
 
     @cached_property
     def _records(self) -> list[dict[str, Any]]:
@@ -244,6 +254,16 @@ class EventStore:
     @property
     def _parts(self) -> Iterator[Part]:
         return (Part(**row) for record in self._records for row in record["parts"])
+
+
+# A part keeps its arrays until it is discarded, so what was learnt of one stays true.
+_opened = lru_cache(maxsize=20_000)(ShardedArray.open)
+
+
+@cache
+def _threads(_: int) -> ThreadPoolExecutor:
+    """Return threads that wait for the arrays of a remote part; a forked process needs its own."""
+    return ThreadPoolExecutor(16, thread_name_prefix="hepflow-store")
 
 
 def _attributes(path: Path) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ from hepflow.errors import ConfigError, DataError
 from hepflow.evaluate.runs import Run
 from hepflow.schema import HLF
 from hepflow.statistics.metrics import wilson
+from hepflow.system.storage import place
 from hepflow.system.terminal import counted
 
 BINS = 10
@@ -88,7 +89,7 @@ def store_hashes(config: EvaluateConfig, about: Mapping[str, Any]) -> list[str]:
 
 def _candidates(config: EvaluateConfig, about: Mapping[str, Any]) -> list[Path]:
     named = about.get("store")
-    recorded = [Path(named)] if isinstance(named, str) else []
+    recorded = [place(named)] if isinstance(named, str) else []
     return [config.store] if config.store else [*recorded, STORE]
 
 

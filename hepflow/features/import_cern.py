@@ -67,7 +67,7 @@ def run(config: ImportConfig) -> None:
         if other != layout:
             raise DataError(f"{path}: has other columns than {first}. Import one layout at a time.")
     spec = _spec(config, layout, sources)
-    n_rows = sum(pq.read_metadata(path).num_rows for _, path in sources)
+    n_rows = sum(_n_rows(path) for _, path in sources)
     with locks.exclusive(config.output), bar("importing", n_rows) as progress:
         if not config.overwrite:
             present = check_replaceable(config.output, spec, ("classes", "definitions", "physics"))
@@ -92,6 +92,11 @@ def _files(path: Path) -> list[Path]:
         return files
     advice = "Download one of the datasets (see docs/import-cern.md)"
     raise DataError(f"{path}: no Parquet files here. {advice}.")
+
+
+def _n_rows(path: Path) -> int:
+    with path.open("rb") as stream:
+        return int(pq.read_metadata(stream).num_rows)
 
 
 def _layout(path: Path) -> Layout:

@@ -25,7 +25,7 @@ from hepflow.models.inputs import Inputs
 from hepflow.models.net import Net, rebuild, weights_hash
 from hepflow.models.onnx_net import METADATA, OnnxNet
 from hepflow.models.order import features_of
-from hepflow.system.storage import whole
+from hepflow.system.storage import place, whole
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +57,10 @@ def _store_of(folder: Path) -> Path:
     store = read_record(folder).get("store")
     if not store:
         raise DataError(f"{folder / RECORD}: names no feature store. Name the store by --input.")
-    if not Path(store).is_dir():
+    if not place(store).is_dir():
         why = f"the run was trained on the store {store}, which was not found"
         raise DataError(f"{folder / RECORD}: {why}. Name it, or another one, by --input.")
-    return Path(store)
+    return place(store)
 
 
 def load_net(run_folder: Path, checkpoint: str = "best") -> Net:

@@ -11,9 +11,10 @@ from typing import Literal
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from hepflow.errors import DataError, MissingDependency
+from hepflow.errors import DataError
 from hepflow.reading.ranges import SourceFile
 from hepflow.system.remote import as_io_error, is_remote, set_timeout
+from hepflow.system.storage import require
 from hepflow.system.terminal import counted
 
 log = logging.getLogger(__name__)
@@ -66,15 +67,8 @@ def list_files(root: str | Path, timeout_s: float = 60.0) -> list[SourceFile]:
 def _file_system(root: str, timeout_s: float) -> tuple[fsspec.AbstractFileSystem, str]:
     if is_remote(root):
         set_timeout(root, timeout_s)
-    try:
-        system, top = fsspec.core.url_to_fs(root)
-    except (ImportError, ValueError) as error:
-        needs = "root:// needs `pip install 'hepflow[xrootd]'`, s3:// s3fs"
-        raise MissingDependency(f"{root}: {error}. Install its package ({needs}).") from error
-    except OSError as error:
-        needs = "ARROW_LIBHDFS_DIR, JAVA_HOME, CLASSPATH=$(hadoop classpath --glob)"
-        advice = f"Check the server, and its client here (hdfs:// needs {needs})."
-        raise MissingDependency(f"{root}: {error}. {advice}") from error
+        require(root)
+    system, top = fsspec.core.url_to_fs(root)
     return system, str(top).rstrip("/") or "/"
 
 

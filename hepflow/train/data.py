@@ -12,6 +12,7 @@ from hepflow.config.train import DataConfig
 from hepflow.data.store import EventStore
 from hepflow.models.inputs import Inputs
 from hepflow.models.net import Net
+from hepflow.system.remote import is_remote
 from hepflow.train.loading.loader import EventLoader
 from hepflow.train.loading.plan import EpochPlan, described, make_plan
 from hepflow.train.loading.reader import BlockReader
@@ -19,6 +20,8 @@ from hepflow.train.loading.reader import BlockReader
 log = logging.getLogger(__name__)
 
 MB = 1_000_000
+REMOTE_WORKERS = 8
+"""Threads that read a remote store, unless more are wanted."""
 
 
 class EventData(pl.LightningDataModule):
@@ -75,7 +78,9 @@ class EventData(pl.LightningDataModule):
     def loader(self, split: str, *, shuffle: bool) -> EventLoader:
         """Return the loader of a split for this process; without a trainer, for any net."""
         own, trainer = self.options, self.trainer
-        ahead: Any = {"workers": own.workers, "prefetch": own.prefetch}
+        # threads that wait for a remote store cost nothing, and hide its round trips
+        workers = max(own.workers, REMOTE_WORKERS) if own.workers and is_remote(own.store) else None
+        ahead: Any = {"workers": workers or own.workers, "prefetch": own.prefetch}
         particles = True
         if trainer is not None:
             net: Net = trainer.lightning_module.net  # type: ignore[assignment]

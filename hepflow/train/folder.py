@@ -14,6 +14,7 @@ from hepflow.data.output import refuse_to_replace
 from hepflow.data.provenance import digest
 from hepflow.data.runs import BEST, CHECKPOINTS, CONFIG, FILES, LAST, PREDICTIONS, read_record
 from hepflow.errors import ConfigError
+from hepflow.system.storage import place
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class RunPlan:
         changed = dict(_differences(decisive(before), decisive(self.resolved)))
         if record.get("provenance") != self.provenance:
             stores = [str(one.get("data", {}).get("store")) for one in (before, self.resolved)]
-            if Path(stores[0]).absolute() != Path(stores[1]).absolute():
+            if place(stores[0]).absolute() != place(stores[1]).absolute():
                 changed["data.store"] = stores[0], stores[1]
             elif not changed:
                 text = "%s: the events of %s have changed since; a new training starts"

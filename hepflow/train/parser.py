@@ -20,6 +20,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 
 from hepflow.config.arguments import add_fields, read, spelt_out
+from hepflow.config.options import spelt
 from hepflow.config.shipped import with_shipped
 from hepflow.config.stages import RUNS, TrainConfig
 from hepflow.data.runs import BEST, CHECKPOINTS, HISTORY, TENSORBOARD
@@ -27,6 +28,8 @@ from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError, one_line
 from hepflow.models.export import read_checkpoint
 from hepflow.system import processes
+from hepflow.system.remote import is_remote
+from hepflow.system.storage import place
 from hepflow.train import callbacks, slurm
 from hepflow.train.checks import ONE_BEST, check_fit, check_monitors, check_start
 from hepflow.train.data import EventData
@@ -103,11 +106,15 @@ class TrainCLI(LightningCLI):
         """Settle the facts of the run, and read what its folder holds."""
         config = self.config
         start, overwrite = config.ckpt_path, config.overwrite
+        for option in ("output", "ckpt_path"):
+            if is_remote(config[option] or Path()):
+                rule = "only the store of a training may be a URL"
+                raise ConfigError(f"{spelt(option)} {config[option]} must be a local path; {rule}.")
         if start is not None and not Path(start).is_file():
             advice = f"Give one to --ckpt-path, such as runs/hlf/checkpoints/{BEST}."
             raise DataError(f"{start}: no checkpoint here. {advice}")
         config.output = config.output or RUNS / _name(config.get("config") or [])
-        provenance = EventStore.open(Path(config.data.store)).spec.provenance
+        provenance = EventStore.open(place(config.data.store)).spec.provenance
         # `--config config.yaml` later means this run: with its own checkpoints, not to be replaced.
         config.ckpt_path, config.overwrite = None, False
         text = self.parser.dump(config)
@@ -155,7 +162,7 @@ class TrainCLI(LightningCLI):
         """Make the trainer with our callbacks and loggers; the user's own come on top."""
         config, folder = self.config_init.trainer, self.run.folder
         seed = self.config.seed_everything
-        about = {"seed": seed, "store": str(Path(self.config.data.store).resolve())}
+        about = {"seed": seed, "store": str(place(self.config.data.store).resolve())}
         about |= {"engine": self.engine, "began_with": self.run.resolved.get("ckpt_path")}
         self.record = RunRecord(self.run, about)
         source = {"config_hash": self.run.config_hash, "seed": seed}

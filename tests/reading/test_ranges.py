@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hepflow.errors import DataError, MissingDependency
+from hepflow.errors import ConfigError, DataError
 from hepflow.reading.listing import assign, list_files
 from hepflow.reading.ranges import EntryRange, SourceFile, pack, plan
 from hepflow.schema import CLASSES
@@ -168,5 +168,5 @@ def test_a_missing_input_is_an_error(tmp_path: Path) -> None:
 
 
 def test_an_unknown_protocol_is_an_error() -> None:
-    with pytest.raises(MissingDependency, match="nonsense://x"):
+    with pytest.raises(ConfigError, match="nonsense://x"):
         list_files("nonsense://x")

@@ -46,8 +46,10 @@ def s3_server() -> Iterator[str]:
             patch.setenv(name, value)
         s3fs.S3FileSystem.clear_instance_cache()
         s3fs.S3FileSystem().mkdir("bucket")
-        yield "s3://bucket"
-    server.stop()
+        try:
+            yield "s3://bucket"
+        finally:
+            server.stop()
 
 
 @contextmanager
@@ -77,9 +79,11 @@ def xrootd_server() -> Iterator[tuple[str, Path]]:
         user = {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         with subprocess.Popen(command, cwd=run, **quiet, **user) as server:
-            wait_for_port(port)
-            yield f"root://127.0.0.1:{port}//files", data
-            server.terminate()
+            try:
+                wait_for_port(port)
+                yield f"root://127.0.0.1:{port}//files", data
+            finally:
+                server.terminate()
 
 
 def wait_for_port(port: int) -> None:

@@ -13,14 +13,18 @@ from hepflow.config.engines import ClusterConfig
 from hepflow.config.score import ScoreConfig
 from hepflow.config.stages import FeaturesConfig, IngestConfig
 from hepflow.config.tools import StoreConfig
+from hepflow.data.store import EventStore
 from hepflow.features import job as features
 from hepflow.ingest import job as ingest
 from hepflow.schema import CLASSES
 from hepflow.score import job as score
 from hepflow.score.folder import read_scores
+from hepflow.system.files import read_json
 from hepflow.system.storage import publish_folder
 from hepflow.tools import store as tools
+from tests.support.toy_store import toy_store
 from tests.support.toy_trigger import untrained, write_raw
+from tests.support.trainings import assert_same, fit, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.once]
 CLUSTER = ClusterConfig(workers=2)
@@ -86,3 +90,17 @@ def test_every_stage_writes_the_bytes_of_a_local_run(
         tools.check(StoreConfig(input=away / "features.zarr"))
     assert sum("is up to date" in text for text in caplog.messages) == 3
     assert "is sound" in caplog.text
+
+
+def test_a_training_from_a_store_far_away_gives_the_same_weights(
+    away: Path, tmp_path: Path
+) -> None:
+    """The inclusive net on windows smaller than the split, as when it does not fit into memory."""
+    store = toy_store(tmp_path / "toy.zarr", events=90)
+    publish_folder(shutil.copytree(store.path, tmp_path / "copy"), away / "toy.zarr")
+    small = ("--data.memory_mb", "0", "--data.buffer_mb", "1", "--data.block_events", "32")
+    small += ("--trainer.max_epochs", "1")
+    for name, path in {"here": store.path, "away": away / "toy.zarr"}.items():
+        fit(EventStore.open(path), tmp_path / name, *small, net="inclusive")
+    assert_same(weights(tmp_path / "here"), weights(tmp_path / "away"))
+    assert read_json(tmp_path / "away" / "run.json")["store"] == str(away / "toy.zarr")

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ from hepflow.schema import SPLITS
 from hepflow.statistics import metrics
 from hepflow.system import locks, processes
 from hepflow.system.files import write_json
+from hepflow.system.storage import place
 from hepflow.system.terminal import counted
 from hepflow.train.folder import refuse_other_run, summary
 
@@ -64,7 +64,7 @@ def keep(config: TreesConfig | ForestConfig, settings: Mapping[str, Any], fit: F
     if record and not config.overwrite:
         before = {**record, **record.get("settings", {})}
         if "store" in record:
-            before["store"] = str(Path(record["store"]).resolve())
+            before["store"] = str(place(record["store"]).resolve())
         refuse_other_run(output, record, before, {**settings, "store": path})
     with locks.exclusive(output):
         tables, classes = {}, store.spec.classes
