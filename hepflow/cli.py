@@ -87,7 +87,7 @@ URLS = {
     "ingest": ("input", "output"),
     "features": ("input", "output"),
     "import-cern": ("train", "test", "output"),
-    "score": ("input", "output"),
+    "score": ("model", "input", "output", "store"),
     "replay": ("input",),
     "evaluate": ("store",),
     "trees": ("input",),

@@ -1,5 +1,6 @@
 """The command line: fast, with complete help, and one line per error."""
 
+import importlib
 import os
 import re
 import signal
@@ -530,3 +531,21 @@ def test_only_the_first_of_several_interrupted_processes_prints(
         _interrupted()
     assert end.value.code == INTERRUPTED
     assert capsys.readouterr().err.count("\n") == lines
+
+
+@pytest.mark.slow
+@pytest.mark.s3
+def test_a_store_without_credentials_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", "/nowhere")
+    importlib.import_module("s3fs").S3FileSystem.clear_instance_cache()
+    with pytest.raises(SystemExit) as end:
+        main(["store", "info", "--input", "s3://bucket/features.zarr"])
+    errors = capsys.readouterr().err.strip()
+    assert end.value.code == 2
+    assert errors.startswith("hepflow: error: a remote store failed (Unable to locate credentials)")
+    assert len(errors.splitlines()) == 1

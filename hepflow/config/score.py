@@ -36,12 +36,13 @@ class ScoreConfig(ReadingConfig):
     """Score raw events with an exported net: features, probabilities, trigger decision."""
 
     model: Path = RUNS / "inclusive" / ONNX
-    """ONNX file of `hepflow train fit` or `hepflow export`."""
+    """ONNX file of `hepflow train fit` or `hepflow export`, or its URL."""
     input: str | Path = RAW
     """Folder or URL of ROOT files (of any class), a dataset of `hepflow ingest`, or (with stream)
     kafka://HOST:PORT/TOPIC."""
     output: Path = SCORES
-    """Folder for the scores; use one folder per model and working point."""
+    """Folder or URL for the scores (a folder, if a topic is read); use one per model and working
+    point."""
     overwrite: bool = False
     """Replace scores made with other settings; without it, that is an error."""
     working_point: str = ""
@@ -52,7 +53,8 @@ class ScoreConfig(ReadingConfig):
     physics: str | None = None
     """User-defined physics that the net was trained with, as package.module:function."""
     store: Path | None = None
-    """Feature store to compare the model with: its features and normalisation must be the same."""
+    """Feature store (folder or URL) to compare the model with: its features and normalisation must
+    be the same."""
     target_partition_mb: PositiveInt = 128
     """MiB (2^20 bytes) of ROOT file per task; larger files are divided."""
     retry_quarantined: bool = False

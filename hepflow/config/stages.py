@@ -35,7 +35,7 @@ class SimulateConfig(Checked):
     input: Path | None = None
     """Minimum-bias pool (.npz) to reuse; default: generated, and kept next to the output."""
     output: Path = RAW
-    """Folder to write: one folder per class, and a JSON file per ROOT file."""
+    """Folder or URL to write: one folder per class, and a JSON file per ROOT file."""
     overwrite: bool = False
     """Replace files of other settings, which is an error otherwise, and remove surplus files."""
     classes: tuple[str, ...] = CLASSES
@@ -84,7 +84,7 @@ class IngestConfig(ReadingConfig):
     """Read Delphes ROOT files with Spark, skim them, and write Parquet."""
 
     output: Path = EVENTS
-    """Parquet dataset to write."""
+    """Parquet dataset to write: a folder, or a URL (hdfs://, s3://, root://)."""
     overwrite: bool = False
     """Replace a dataset made with other settings; without it, that is an error."""
     samples: Mapping[str, tuple[str, ...]] = field(default_factory=SAMPLES.copy)
@@ -118,9 +118,9 @@ class FeaturesConfig(Checked):
     """Select events and compute features with Dask: Parquet in, jagged Zarr arrays out."""
 
     input: Path = EVENTS
-    """Parquet dataset to read."""
+    """Parquet dataset to read: a folder, or a URL (hdfs://, s3://, root://)."""
     output: Path = STORE
-    """Zarr store to write."""
+    """Zarr store to write: a folder or a URL."""
     overwrite: bool = False
     """Replace a store made with other settings; without it, that is an error."""
     definitions: Literal["corrected", "reference"] = "corrected"
@@ -185,7 +185,8 @@ class EvaluateConfig(Checked):
     output: Path = REPORT
     """Folder for the report."""
     store: Path | None = None
-    """Feature store, for leakage check, kinematics and displays; default: the one of the runs."""
+    """Feature store (folder or URL), for leakage check, kinematics and displays; default: the one
+    of the runs."""
     signal: tuple[str, ...] = ()
     """Classes to keep; the others are background. Default: all but the first."""
     mix: Mapping[str, NonNegativeFloat] = field(default_factory=MIX.copy)

@@ -17,7 +17,7 @@ class StoreConfig:
     """Inspect or verify a feature store."""
 
     input: Path = STORE
-    """Zarr store to read."""
+    """Zarr store to read: a folder or a URL."""
     json: bool = False
     """Print the result as one JSON object."""
 
@@ -30,11 +30,13 @@ class ImportConfig(Checked):
     """
 
     train: Path
-    """Parquet file or folder of training events, such as trainUndersampled_HLF_features.parquet."""
+    """Parquet file or folder of training events, or its URL, such as
+    trainUndersampled_HLF_features.parquet."""
     test: Path
-    """Parquet file or folder of test events, such as testUndersampled_HLF_features.parquet."""
+    """Parquet file or folder of test events, or its URL, such as
+    testUndersampled_HLF_features.parquet."""
     output: Path = STORE
-    """Zarr store to write."""
+    """Zarr store to write: a folder or a URL."""
     overwrite: bool = False
     """Replace a store of other events or settings; without it, that is an error."""
     classes: tuple[str, ...] = CLASSES

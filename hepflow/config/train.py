@@ -17,7 +17,7 @@ class DataConfig(Checked):
 
     within: ClassVar[str] = "data."
     store: Path = STORE
-    """Feature store to read."""
+    """Feature store to read: a folder, or a URL (hdfs://, s3://, root://)."""
     batch_size: PositiveInt = 64
     """Events per batch, over all processes together."""
     eval_batch_size: PositiveInt = 512
