@@ -120,6 +120,22 @@ def test_the_claim_of_a_run_that_died_is_taken_over(
         assert not locks._claims(away)
 
 
+def test_a_run_that_was_cut_off_says_that_another_took_over(
+    away: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "RENEW_S", 0.1)
+
+    def cut_off() -> None:
+        with exclusive(away):
+            (own,) = locks._claims(away)
+            remove(own)  # as the other run does
+            time.sleep(0.5)
+            assert not locks._claims(away), "it is not renewed"
+
+    with pytest.raises(DataError, match="another run took it over"):
+        cut_off()
+
+
 def test_of_runs_that_start_at_once_at_most_one_goes_on(away: Path) -> None:
     running, most, lock = 0, 0, threading.Lock()
 

@@ -101,7 +101,7 @@ def _claimed(output: Path) -> Iterator[None]:
             remove(path)
         renewer.start()
         yield
-        if any(path > own for path in _claims(output)):
+        if _is_gone(own):
             what = "another run took it over, as this one was cut off. Run the same command again"
             raise DataError(f"{output}: {what}.")
     finally:
@@ -132,9 +132,19 @@ def _said(path: Path) -> str:
 def _renew(path: Path, done: threading.Event) -> None:
     while not done.wait(RENEW_S):
         try:
+            if _is_gone(path):  # another run took it over
+                return
             rewrite(path, _holder().encode())
         except Exception as error:  # noqa: BLE001 - whatever a store raises, the run goes on
             log.warning("%s: could not be renewed (%s)", path, error)
+
+
+def _is_gone(path: Path) -> bool:
+    """Return whether a claim is missing, twice in a row: a store may err once."""
+    if path.exists():
+        return False
+    time.sleep(min(1.0, RENEW_S))
+    return not path.exists()
 
 
 def _is_dead(path: Path, output: Path) -> bool:
