@@ -65,6 +65,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("system")
         for name in {"spark", "shared"}.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(name)
+        if item.get_closest_marker("spark"):
+            item.fixturenames.insert(0, "java")  # type: ignore[attr-defined]
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
 
@@ -97,14 +99,19 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def spark() -> Iterator[Any]:
+def java() -> None:
+    """Skip a test where Spark has no Java to run on."""
+    try:
+        importlib.import_module("hepflow.engines.java").java_home()
+    except MissingDependency as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def spark(java: None) -> Iterator[Any]:
     """Yield one Spark session for all tests, as it takes seconds to start; the stages use it."""
     pytest.importorskip("pyspark")
     module = importlib.import_module("hepflow.engines.spark")
-    try:
-        module.java_home()
-    except MissingDependency as error:
-        pytest.skip(str(error))
     with module.spark_session(
         SparkConfig(master="local[2]", driver_memory="1g"), "hepflow tests"
     ) as session:
@@ -112,9 +119,9 @@ def spark() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def hdfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hadoop]:
+def hdfs() -> Iterator[Hadoop]:
     """Yield a running HDFS."""
-    with stores.hdfs_server(tmp_path_factory.mktemp("hadoop")) as running:
+    with stores.hdfs_server() as running:
         yield running
 
 

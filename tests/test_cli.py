@@ -421,7 +421,7 @@ def test_bash_completes_commands_options_and_values(
     ask = f"COMP_WORDS=({line}); COMP_CWORD={len(words)}; _shtab_hepflow; "
     ask += "printf '%s\\n' \"${COMPREPLY[@]}\""
     completed = subprocess.run(
-        ["bash", "-c", f"source {completion}; {ask}"],
+        ["bash", "-c", f"source '{completion}'; {ask}"],
         capture_output=True,
         text=True,
         check=True,

@@ -20,7 +20,7 @@ from hepflow.reading.ranges import EntryRange
 from hepflow.schema import SCORES_SCHEMA_VERSION
 from hepflow.score.task import CLAIMS, RECORDS, ScoreRecord
 from hepflow.system.files import read_json
-from hepflow.system.storage import listed, make_folder, remove, remove_tree
+from hepflow.system.storage import listed, make_folder, read_text, remove, remove_tree
 
 CHECKPOINT = "_checkpoint"
 
@@ -66,7 +66,7 @@ class ScoreFolder:
         for record in replaced:  # another file may have the events once no range of this one does
             claim = self.path / CLAIMS / str(record.uuid)
             shared = any(other.uuid == record.uuid for other in self.done.values())
-            if not shared and claim.is_file() and claim.read_text() == record.name:
+            if not shared and claim.is_file() and read_text(claim) == record.name:
                 remove(claim)
         if replaced:
             self._count()

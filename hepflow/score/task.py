@@ -28,7 +28,7 @@ from hepflow.score.inputs import reader_of
 from hepflow.score.scorer import Scorer, Scores
 from hepflow.score.working_points import WorkingPoint
 from hepflow.system.files import write_json
-from hepflow.system.storage import claim, whole
+from hepflow.system.storage import claim, read_text, whole
 
 RECORDS, CLAIMS = "_records", "_claims"
 
@@ -157,7 +157,7 @@ def _record(fate: RangeRecord, task: Task, tally: Tally, fragment: str | None) -
 def _claim(output: Path, identity: bytes, name: str) -> str:
     """Claim the events of a file for ``name``, and return who has them: it, or an earlier file."""
     path = output / CLAIMS / identity.hex()
-    return name if claim(path, name) else path.read_text()
+    return name if claim(path, name) else read_text(path)
 
 
 def table_of(scores: Scores, identity: Mapping[str, pa.Array], scorer: Scorer) -> pa.Table:

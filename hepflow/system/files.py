@@ -9,7 +9,7 @@ from typing import Any
 
 from hepflow.errors import ConfigError, DataError
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import put
+from hepflow.system.storage import put, read_text
 
 _NAMES = ("EACCES", "EPERM", "EEXIST", "EROFS", "ENOSPC", "EDQUOT", "ENOTDIR", "EISDIR")
 OUTPUT_ERRORS = {getattr(errno, name) for name in _NAMES}
@@ -42,7 +42,7 @@ def write_json(path: Path, data: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file; raise a DataError if it is damaged."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(read_text(path))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         what = f"not readable as JSON ({error}). Delete it and run the stage again."
         raise DataError(f"{path}: {what}") from error

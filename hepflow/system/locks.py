@@ -21,7 +21,7 @@ from pathlib import Path
 from hepflow.errors import DataError
 from hepflow.system.files import OUTPUT_ERRORS, makeable, require_folder
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import claim, listed, make_folder, remove, rewrite
+from hepflow.system.storage import claim, listed, make_folder, read_text, remove, rewrite
 
 log = logging.getLogger(__name__)
 RENEW_S, STALE_S = 10.0, 40.0
@@ -122,7 +122,7 @@ def _holder() -> str:
 
 def _said(path: Path) -> str:
     try:
-        return path.read_text()
+        return read_text(path)
     except OSError:  # XRootD's has no type for a missing file
         if path.exists():
             raise

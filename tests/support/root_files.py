@@ -81,8 +81,12 @@ def corrupt_basket(path: Path, branch: str = "EFlowTrack.PT", basket: int = 0) -
 
 @contextmanager
 def public_folder() -> Iterator[Path]:
-    """A folder that other users may enter, unlike those of pytest."""
-    with tempfile.TemporaryDirectory() as folder:
+    """A folder that other users may enter, unlike those of pytest, and without a blank.
+
+    Servers of other projects do not take a blank in a path.
+    """
+    place = "/tmp" if " " in tempfile.gettempdir() else None
+    with tempfile.TemporaryDirectory(dir=place) as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
 

@@ -19,12 +19,12 @@ from tests.support.root_files import public_folder
 
 
 @contextmanager
-def hdfs_server(folder: Path) -> Iterator[Hadoop]:
+def hdfs_server() -> Iterator[Hadoop]:
     """Yield a NameNode and a DataNode of Hadoop."""
     pytest.importorskip("hdfs_native")
     if (reason := why_not()) is not None:
         pytest.skip(reason)
-    with hadoop_cluster(folder, *HDFS) as cluster:
+    with public_folder() as folder, hadoop_cluster(folder, *HDFS) as cluster:
         yield cluster
 
 

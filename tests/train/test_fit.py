@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import tempfile
 import warnings
 from collections.abc import Callable
 from functools import reduce
@@ -881,6 +882,9 @@ def test_the_learning_rate_finder_leaves_the_run_alone(
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(
+    " " in tempfile.gettempdir(), reason="torch.compile takes no TMPDIR with blanks"
+)
 def test_a_compiled_net_trains_as_any_other(store: EventStore, tmp_path: Path) -> None:
     fit(store, tmp_path / "plain")
     fit(store, tmp_path / "compiled", "--model.torch_compile", "true")
