@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from hepflow.config.engines import ClusterConfig
 from hepflow.config.stages import FeaturesConfig
 from hepflow.features import job
-from hepflow.system.storage import place
+from hepflow.system.places import place
 from hepflow.system.terminal import show, table
 from hepflow.train.data import EventData
 from tests.support.stores import xrootd_server

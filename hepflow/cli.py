@@ -20,8 +20,8 @@ from hepflow.config.options import HELP, Groups, groups_of, mappings_of, print_h
 from hepflow.config.shipped import with_shipped
 from hepflow.errors import ConfigError, HepflowError, MissingDependency, one_line
 from hepflow.system.files import OUTPUT_ERRORS
+from hepflow.system.places import is_url
 from hepflow.system.remote import is_of_a_store
-from hepflow.system.storage import is_url
 from hepflow.system.terminal import MESSAGES, RESULTS, Messages, show
 
 USER_ERROR, INTERRUPTED = 2, 130

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from hepflow.config.engines import SparkConfig
 from hepflow.errors import MissingDependency
-from hepflow.system.storage import place
+from hepflow.system.places import place
 from tests.support import stores
 from tests.support.hadoop_cluster import Hadoop
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from hepflow.errors import ConfigError, DataError
-from hepflow.system import locks, storage
+from hepflow.system import locks
 from hepflow.system.locks import exclusive
+from hepflow.system.places import place
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import claim, listed, make_folder, place, remove, remove_tree, whole
+from hepflow.system.storage import claim, listed, make_folder, remove, remove_tree, whole
 
 
 def put(path: Path, text: str) -> None:
@@ -88,7 +89,7 @@ def test_an_unknown_protocol_is_one_line() -> None:
     with pytest.raises(ConfigError, match="no file system for nowhere://"):
         place("nowhere://a/b")
     assert place("file:///a/b") == Path("/a/b")
-    assert storage.place(Path("x")) == Path("x")
+    assert place(Path("x")) == Path("x")
 
 
 def test_a_lock_is_held_once_and_gone_at_the_end(

@@ -17,7 +17,7 @@ from jsonargparse.typing import register_type
 
 from hepflow.config.options import spelt
 from hepflow.errors import ConfigError, one_line
-from hepflow.system.storage import is_url, place
+from hepflow.system.places import is_url, place
 
 T = TypeVar("T")
 EXAMPLE = "options with values, such as `output: a/folder`"

@@ -218,7 +218,7 @@ def _opened(fragment: Fragment, columns: Sequence[str]) -> Iterator[Any]:
         return
     system, where = system_of(fragment.path)
     if fragment.is_file:  # one request; the columns that nobody needs are small
-        yield pa.BufferReader(system.cat_file(where))
+        yield pa.BufferReader(system.cat_file(where, start=None, end=None))
         return
     wanted = {"columns": list(columns), "row_groups": list(fragment.row_groups)}
     with open_parquet_file(where, fs=system, engine="pyarrow", **wanted) as file:

@@ -21,7 +21,7 @@ from hepflow.errors import ConfigError, DataError
 from hepflow.evaluate.runs import Run
 from hepflow.schema import HLF
 from hepflow.statistics.metrics import wilson
-from hepflow.system.storage import place
+from hepflow.system.places import place
 from hepflow.system.terminal import counted
 
 BINS = 10

@@ -25,7 +25,8 @@ from hepflow.models.inputs import Inputs
 from hepflow.models.net import Net, rebuild, weights_hash
 from hepflow.models.onnx_net import METADATA, OnnxNet
 from hepflow.models.order import features_of
-from hepflow.system.storage import place, whole
+from hepflow.system.places import place
+from hepflow.system.storage import whole
 
 log = logging.getLogger(__name__)
 

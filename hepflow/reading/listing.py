@@ -13,8 +13,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from hepflow.errors import DataError
 from hepflow.reading.ranges import SourceFile
+from hepflow.system.places import require
 from hepflow.system.remote import as_io_error, is_remote, set_timeout
-from hepflow.system.storage import require
 from hepflow.system.terminal import counted
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from hepflow.reading.listing import list_files
 from hepflow.reading.ranges import EntryRange, SourceFile, plan
 from hepflow.reading.reader import Access, Chunk, RangeReader
 from hepflow.schema import COLLECTIONS
-from hepflow.system.storage import place
+from hepflow.system.places import place
 
 _IDENTITY = ("event_id", "file", "entry")
 

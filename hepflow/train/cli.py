@@ -20,7 +20,7 @@ from hepflow.errors import ConfigError, DataError, one_line
 from hepflow.models.export import read_checkpoint
 from hepflow.models.export import run as export
 from hepflow.system import locks
-from hepflow.system.storage import place
+from hepflow.system.places import place
 from hepflow.system.terminal import counted
 from hepflow.train.find_lr import find_lr
 from hepflow.train.folder import summary

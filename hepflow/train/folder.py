@@ -14,7 +14,7 @@ from hepflow.data.output import refuse_to_replace
 from hepflow.data.provenance import digest
 from hepflow.data.runs import BEST, CHECKPOINTS, CONFIG, FILES, LAST, PREDICTIONS, read_record
 from hepflow.errors import ConfigError
-from hepflow.system.storage import place
+from hepflow.system.places import place
 
 log = logging.getLogger(__name__)
 

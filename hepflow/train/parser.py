@@ -28,8 +28,8 @@ from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError, one_line
 from hepflow.models.export import read_checkpoint
 from hepflow.system import processes
+from hepflow.system.places import place
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import place
 from hepflow.train import callbacks, slurm
 from hepflow.train.checks import ONE_BEST, check_fit, check_monitors, check_start
 from hepflow.train.data import EventData

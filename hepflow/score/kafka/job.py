@@ -102,7 +102,9 @@ def _start(
         spark.sparkContext.addPyFile(str(loose))
     batches.stopping = False
     writer = _messages(config, topic, spark).writeStream.foreachBatch(batches)
-    writer = writer.option("checkpointLocation", (config.output / CHECKPOINT).absolute().as_uri())
+    # Hadoop's paths do not know %20, which as_uri() writes for a blank
+    place = f"file://{(config.output / CHECKPOINT).absolute()}"
+    writer = writer.option("checkpointLocation", place)
     return writer.trigger(processingTime=f"{config.poll_s} seconds").start()
 
 

@@ -18,7 +18,7 @@ from hepflow.schema import SPLITS
 from hepflow.statistics import metrics
 from hepflow.system import locks, processes
 from hepflow.system.files import write_json
-from hepflow.system.storage import place
+from hepflow.system.places import place
 from hepflow.system.terminal import counted
 from hepflow.train.folder import refuse_other_run, summary
 

@@ -1,0 +1,84 @@
+"""Places of data: a path of this machine, or a URL of any file system that fsspec knows.
+
+A URL becomes a `upath.UPath`, which has the methods of `pathlib.Path`; a local path stays a
+`pathlib.Path`, and signatures say `Path` for both.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import fsspec
+from fsspec.utils import get_protocol
+from upath import UPath
+from upath.registry import register_implementation
+
+from hepflow.errors import ConfigError, MissingDependency
+from hepflow.system.remote import set_timeout
+
+TIMEOUT_S = 60.0
+"""Seconds to wait for an answer of a server, unless a stage is told otherwise."""
+_EXTRAS = {"hdfs": "hdfs", "viewfs": "hdfs", "s3": "s3", "s3a": "s3", "root": "xrootd"}
+
+
+class ServerPath(UPath):
+    """A path on a named server. UPath's own leaves the server out of the URL."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        if self._relative_base is not None:
+            return super().__str__()
+        options, path = self.storage_options, self.path
+        if "hostid" in options:  # root://HOST//PATH
+            return f"{self.protocol}://{options['hostid']}/{path}"
+        port = f":{options['port']}" if options.get("port") else ""
+        return f"{self.protocol}://{options.get('host') or ''}{port}{path}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Unpickle by `place`: UPath's own way loses a path whose file system is not imported."""
+        return place, (str(self), dict(self.storage_options))
+
+
+for _protocol in ("hdfs", "viewfs", "root"):
+    register_implementation(_protocol, ServerPath, clobber=True)
+for _protocol in _EXTRAS:  # in every process, as paths come to workers by pickle
+    set_timeout(f"{_protocol}://", TIMEOUT_S)
+
+
+def is_url(value: object) -> bool:
+    """Return whether a value is the path that `place` makes of a URL."""
+    return isinstance(value, UPath) and not isinstance(value, Path)
+
+
+def place(text: str | Path, options: Mapping[str, Any] | None = None) -> Path:
+    """Return the path that a text names: a UPath for a URL, and a `pathlib.Path` otherwise.
+
+    ``options`` are the file system's.
+    """
+    if not isinstance(text, str):
+        return text
+    if "://" not in text:
+        return Path(text)
+    protocol = get_protocol(text)
+    if protocol in {"file", "local"}:
+        return Path(UPath(text).path)
+    require(text)
+    return cast(Path, UPath(text.rstrip("/"), **options or {}))
+
+
+def require(url: str) -> None:
+    """Refuse a URL of a protocol that nobody knows or whose package is missing."""
+    protocol = get_protocol(url)
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except ValueError as error:
+        known = ", ".join(f"{name}://" for name in ("hdfs", "s3", "root"))
+        what = f"no file system for {protocol}://. Give a path, or a URL such as {known}."
+        raise ConfigError(f"{url}: {what}") from error
+    except ImportError as error:
+        extra = _EXTRAS.get(protocol)
+        install = f"`pip install 'hepflow[{extra}]'`" if extra else "its package"
+        raise MissingDependency(f"{url}: {error}. Install {install}.") from error
+    if protocol not in fsspec.config.conf:
+        set_timeout(url, TIMEOUT_S)
