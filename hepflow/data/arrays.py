@@ -29,9 +29,9 @@ from numcodecs import Blosc, blosc
 from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 
 from hepflow.errors import DataError, HepflowError
+from hepflow.system.byte_ranges import open_ranges
 from hepflow.system.files import read_json
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import open_ranges
 
 ROWS_PER_CHUNK = 16_000
 """Rows of a chunk. With a power of two, all columns of a chunk fall on the same cache lines, and

@@ -24,7 +24,7 @@ _HELD: dict[str, fsspec.AbstractFileSystem] = {}
 
 
 def _hold_clients() -> None:
-    """Keep the clients written in Rust (hdfs-native) for ever, as a fork is about to happen.
+    """Keep the clients written in Rust (hdfs-native) until the process ends; called before a fork.
 
     fsspec forgets its file systems in a forked child. The destructor of such a client would wait
     there, for threads that a fork does not copy; Spark forks to start Java.

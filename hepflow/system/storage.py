@@ -1,6 +1,7 @@
-"""Files on a disk of this machine and in remote stores: whole, claimed, listed, removed, in ranges.
+"""Files on a disk of this machine and in remote stores: whole, claimed, listed, removed.
 
-Only what stores do in different ways is here; the rest are methods of a path (see `places`).
+Only what stores do in different ways is here; the rest are methods of a path (see `places`), and
+`byte_ranges` reads parts of files.
 
     store         a file appears whole by         a name is claimed by
     local disk    rename                          a hard link
@@ -17,7 +18,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -34,7 +35,6 @@ _AT_ONCE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss", "memo
 """Stores in which an upload is visible when it is complete, and not before."""
 _COPY_BYTES = 8 << 20
 _UPLOADS = 16
-_GAP_BYTES = 1 << 20
 
 
 def system_of(path: Path) -> tuple[Any, str]:
@@ -82,58 +82,6 @@ def _entries(folder: Path) -> list[tuple[str, bool]]:
     kinds = {info["name"].strip("/"): info["type"] == "directory" for info in infos}
     kinds.pop(here, None)  # a file lists itself, and some stores list the folder
     return sorted((PurePosixPath(name).name, kind) for name, kind in kinds.items())
-
-
-class Ranges:
-    """Byte ranges of an open file; those of a remote one are fetched at the same time."""
-
-    def __init__(self, path: Path, stack: contextlib.ExitStack) -> None:
-        self._path = path
-        if is_remote(path):
-            self._system, self._where = system_of(path)
-        else:
-            self._file = stack.enter_context(path.open("rb", buffering=0)).fileno()
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        if is_remote(self._path):
-            return int(self._system.info(self._where)["size"])
-        return os.fstat(self._file).st_size
-
-    def read(self, wanted: Sequence[tuple[int, int]]) -> Iterable[bytes]:
-        """Return the bytes of each (start, length); those of a disk one by one, as they are read.
-
-        Ranges that follow each other are one request.
-        """
-        if not is_remote(self._path):
-            return (os.pread(self._file, n_bytes, start) for start, n_bytes in wanted)
-        first, last = min(start for start, _ in wanted), max(sum(one) for one in wanted)
-        together = sum(n_bytes for _, n_bytes in wanted)
-        if last - first <= together + _GAP_BYTES:
-            body = memoryview(self._system.cat_file(self._where, start=first, end=last))
-            return [bytes(body[start - first : start - first + n]) for start, n in wanted]
-        starts, stops = zip(*((start, start + n) for start, n in wanted), strict=True)
-        return cast(
-            "list[bytes]", self._system.cat_ranges([self._where] * len(starts), starts, stops)
-        )
-
-
-@contextmanager
-def open_ranges(path: Path) -> Iterator[Ranges]:
-    """Open a file to read ranges of bytes."""
-    with contextlib.ExitStack() as stack:
-        yield Ranges(path, stack)
-
-
-def read_range(path: Path, start: int, stop: int) -> bytes:
-    """Return the bytes ``start:stop`` of a file."""
-    if is_remote(path):
-        system, where = system_of(path)
-        return bytes(system.cat_file(where, start=start, end=stop))
-    with path.open("rb") as file:
-        file.seek(start)
-        return file.read(stop - start)
 
 
 def read_text(path: Path) -> str:
