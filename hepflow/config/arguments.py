@@ -16,6 +16,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 from jsonargparse.typing import register_type
 
 from hepflow.config.options import spelt
+from hepflow.config.shipped import as_given
 from hepflow.errors import ConfigError, one_line
 from hepflow.system.places import is_url, place
 
@@ -115,9 +116,9 @@ def read(parser: ArgumentParser, arguments: Sequence[str], make: Callable[[Names
     for path in map(Path, files):
         try:
             if path.is_file() and not path.read_text().strip():
-                raise ConfigError(f"{path}: the file is empty. Write {EXAMPLE}.")
+                raise ConfigError(as_given(f"{path}: the file is empty. Write {EXAMPLE}."))
         except UnicodeDecodeError as error:
-            raise ConfigError(f"{path}: not a YAML file (it is not text)") from error
+            raise ConfigError(as_given(f"{path}: not a YAML file (it is not text)")) from error
         except OSError:  # the parser reports it
             pass
     try:
@@ -129,7 +130,7 @@ def read(parser: ArgumentParser, arguments: Sequence[str], make: Callable[[Names
             text = f"{_explained(text, parser, file)} See `{parser.prog} --help`."
         elif file:
             text = f"{file}: {text}"
-        raise ConfigError(text) from error
+        raise ConfigError(as_given(text)) from error
 
 
 def _error_in(path: str, parser: ArgumentParser, make: Callable[[Namespace], object]) -> str:

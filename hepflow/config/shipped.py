@@ -1,8 +1,18 @@
-"""Configuration files that come with hepflow, named as in a checkout (configs/...)."""
+"""Configuration files that come with hepflow, named as in a checkout; and copies of remote ones."""
 
+import atexit
+import shutil
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+
+from hepflow.errors import ConfigError
+from hepflow.system.places import place
+from hepflow.system.remote import is_remote
+from hepflow.system.storage import new_folder, read_bytes
+
+_COPIES: dict[str, str] = {}
+"""Path of a copy on this disk -> the URL that was given."""
 
 
 def shipped(name: str) -> Path:
@@ -13,7 +23,10 @@ def shipped(name: str) -> Path:
 
 
 def with_shipped(arguments: Sequence[str]) -> list[str]:
-    """Replace ``--config configs/NAME`` by the shipped file, unless the named file exists."""
+    """Replace ``--config configs/NAME`` by the shipped file, unless the named file exists.
+
+    A URL is replaced by a copy on this disk, which the process removes at its end.
+    """
     found = []
     for before, argument in pairwise(["", *arguments]):
         option, value = ("", argument)
@@ -22,5 +35,25 @@ def with_shipped(arguments: Sequence[str]) -> list[str]:
         name = value.removeprefix("configs/")
         if (option or before == "--config") and name != value and not Path(value).exists():
             value = str(shipped(name)) if shipped(name).is_file() else value
+        elif (option or before == "--config") and is_remote(value):
+            value = _copied(value)
         found.append(option + value)
     return found
+
+
+def as_given(text: str) -> str:
+    """Return a text with the URLs of configuration files in place of their copies."""
+    for copy, url in _COPIES.items():
+        text = text.replace(copy, url)
+    return text
+
+
+def _copied(url: str) -> str:
+    folder = new_folder()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    copy = folder / url.rpartition("/")[2]
+    if not place(url).is_file():
+        raise ConfigError(f"--config: no file {url}.")
+    copy.write_bytes(read_bytes(place(url)))
+    _COPIES[str(copy)] = url
+    return str(copy)

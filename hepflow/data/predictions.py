@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from hepflow.errors import DataError
 from hepflow.schema import PREDICTIONS_SCHEMA_VERSION
-from hepflow.system.storage import whole
+from hepflow.system.remote import is_remote
+from hepflow.system.storage import read_bytes, whole
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 def read_predictions(path: Path) -> Predictions:
     """Read predictions, or raise a DataError if the file is not of this format."""
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(pa.BufferReader(read_bytes(path)) if is_remote(path) else path)
     except (OSError, pa.ArrowException) as error:
         why = f"no readable predictions ({error}). Make them with `hepflow train predict`."
         raise DataError(f"{path}: {why}") from error

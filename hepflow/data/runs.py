@@ -3,12 +3,12 @@
 Trainings of nets and trees write it; evaluate, export and score read it. The names are only here.
 """
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hepflow.system.files import read_json
+from hepflow.system.storage import remove, remove_tree
 
 RECORD = "run.json"  # how the run came about; the first file of a run
 CONFIG = "config.yaml"
@@ -35,6 +35,6 @@ def clear(folder: Path, *, logs: bool = False) -> None:
     """
     if (folder / RECORD).is_file():
         for name in (CHECKPOINTS, TENSORBOARD) if logs else (CHECKPOINTS,):
-            shutil.rmtree(folder / name, ignore_errors=True)
+            remove_tree(folder / name)
         for name in (*FILES, RECORD):
-            (folder / name).unlink(missing_ok=True)
+            remove(folder / name)

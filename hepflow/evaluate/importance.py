@@ -13,6 +13,7 @@ from hepflow.data.runs import ONNX
 from hepflow.evaluate.kinematics import Joined, LeftOutError
 from hepflow.evaluate.runs import Run
 from hepflow.statistics.metrics import auc, log_odds, spectrum
+from hepflow.system.storage import read_bytes
 
 MAX_EVENTS = 20_000
 SHUFFLES = 5
@@ -67,7 +68,8 @@ def _session(run: Run, joined: Joined) -> Any:
         raise LeftOutError(f"no {ONNX} next to the predictions {advice}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    how: Any = {"providers": ["CPUExecutionProvider"]}
+    session = onnxruntime.InferenceSession(read_bytes(file), options, **how)
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 2:
         raise LeftOutError("permutation importance is not available for particle nets")

@@ -28,6 +28,8 @@ from hepflow.statistics.numbers import listed
 from hepflow.statistics.working_points import selections
 from hepflow.system import locks
 from hepflow.system.files import read_json, write_json
+from hepflow.system.storage import filled, read_text, remove
+from hepflow.system.storage import listed as files_in
 from hepflow.system.terminal import show, tracked
 
 log = logging.getLogger(__name__)
@@ -70,7 +72,7 @@ def run(config: EvaluateConfig) -> None:
     for note in metrics["notes"]:
         log.info("%s: %s", note["topic"], note["text"])
     if config.json:
-        print((config.output / METRICS).read_text(), end="")
+        print(read_text(config.output / METRICS), end="")
     else:
         show(summary_table(metrics))
     log.info("%s", done)
@@ -245,14 +247,14 @@ def _displays(
 def _write(output: Path, metrics: Mapping[str, Any], figures: Figures) -> None:
     """Write metrics.json last: if it is there, the report is complete."""
     folder = output / FIGURES
-    folder.mkdir(parents=True, exist_ok=True)
-    (output / METRICS).unlink(missing_ok=True)
+    remove(output / METRICS)
     every = [figure for section in figures.values() for figure in section]
-    for figure in tracked(every, "drawing"):
-        save(figure, folder)
+    with filled(folder) as local:
+        for figure in tracked(every, "drawing"):
+            save(figure, local)
     names = [figure.name for figure in every]
-    for left_over in folder.iterdir():
+    for left_over in files_in(folder):
         if left_over.stem not in names:
-            left_over.unlink()
+            remove(left_over)
     write_report(output / REPORT, metrics, figures, FIGURES)
     write_json(output / METRICS, {**metrics, "figures": names})

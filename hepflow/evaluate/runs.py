@@ -1,6 +1,7 @@
 """Folders of runs -> runs that may be compared: of the test split, of the same events."""
 
 import csv
+import io
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,8 @@ from hepflow.config.stages import EvaluateConfig
 from hepflow.data.predictions import Predictions, read_predictions
 from hepflow.data.runs import HISTORY, ONNX, PREDICTIONS, RECORD, read_record
 from hepflow.errors import ConfigError, DataError
+from hepflow.system.places import place
+from hepflow.system.storage import listed, read_bytes, read_text
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ class Run:
 def find_runs(config: EvaluateConfig) -> list[Path]:
     """Return the folders (or files of predictions) to compare: as named, or all in the input."""
     folder = config.input
-    there = sorted(path.parent for path in folder.glob(f"*/{PREDICTIONS}"))
+    there = [path.parent for path in listed(folder, f"*/{PREDICTIONS}")]
     if not config.runs:
         if (folder / PREDICTIONS).is_file():
             there.append(folder)
@@ -59,7 +62,7 @@ def find_runs(config: EvaluateConfig) -> list[Path]:
         return there
     found = []
     for name in config.runs:
-        for path in (folder / name, Path(name)):
+        for path in (folder / name, place(name)):
             if (path / PREDICTIONS).is_file() or path.is_file():
                 found.append(path)
                 break
@@ -90,9 +93,7 @@ def content_hash(path: Path) -> str:
     for file in [path] if path.is_file() else files:
         if file.is_file():
             state.update(file.name.encode())
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 22):
-                    state.update(block)
+            state.update(read_bytes(file))
     return state.hexdigest()
 
 
@@ -199,15 +200,14 @@ def same_events(runs: Sequence[Run]) -> bool:
 def _read_history(path: Path) -> dict[str, tuple[list[float], list[float]]]:
     """Return the columns of Lightning's CSV log against the epoch; its rows are sparse."""
     columns: dict[str, dict[float, float]] = {}
-    try:
-        with path.open(newline="") as stream:
-            for row in csv.DictReader(stream):
-                epoch = float(row.pop("epoch"))
-                for name, text in row.items():
-                    if name != "step" and text and math.isfinite(value := float(text)):
-                        columns.setdefault(name.removesuffix("_epoch"), {})[epoch] = value
-    except FileNotFoundError:
+    if not path.is_file():
         return {}
+    try:
+        for row in csv.DictReader(io.StringIO(read_text(path))):
+            epoch = float(row.pop("epoch"))
+            for name, text in row.items():
+                if name != "step" and text and math.isfinite(value := float(text)):
+                    columns.setdefault(name.removesuffix("_epoch"), {})[epoch] = value
     except (KeyError, TypeError, ValueError) as error:
         log.warning("%s: not a CSV log (%s); the report has no learning curves of it", path, error)
         return {}

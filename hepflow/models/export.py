@@ -3,6 +3,7 @@
 The ONNX file holds normalisation and description, and takes any number of events and particles.
 """
 
+import io
 import json
 import logging
 import warnings
@@ -26,7 +27,8 @@ from hepflow.models.net import Net, rebuild, weights_hash
 from hepflow.models.onnx_net import METADATA, OnnxNet
 from hepflow.models.order import features_of
 from hepflow.system.places import place
-from hepflow.system.storage import whole
+from hepflow.system.remote import is_remote
+from hepflow.system.storage import listed, make_folder, read_bytes, whole
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ def run(config: ExportConfig) -> None:
     if not folder.is_dir():
         folder = folder.parent.parent if folder.parent.name == CHECKPOINTS else folder.parent
     output = config.output or folder / ONNX
-    output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(output.parent)
     store = EventStore.open(config.input or _store_of(folder))
     features = _test_events(store, config, net)
     with whole(output) as part:
@@ -83,7 +85,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint file, which must be one of hepflow."""
     give = "Give one from a run folder's checkpoints/."
     try:
-        content: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        source: Any = io.BytesIO(read_bytes(path)) if is_remote(path) else path
+        content: dict[str, Any] = torch.load(source, weights_only=True, map_location="cpu")
     except (RuntimeError, UnpicklingError, EOFError, LookupError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: not readable as a checkpoint ({reason}). {give}") from error
@@ -93,7 +96,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _no_checkpoint(path: Path, run_folder: Path) -> str:
-    found = run_folder.parent.glob(f"*/{CHECKPOINTS}/{BEST}")
+    found = listed(run_folder.parent, f"*/{CHECKPOINTS}/{BEST}")
     nets = ", ".join(sorted(best.parents[1].name for best in found))
     here = f"Nets in {run_folder.parent}: {nets}."
     advice = here if nets else "Train one with `hepflow train fit`."

@@ -15,14 +15,12 @@ from hepflow.errors import DataError
 from hepflow.reading.ranges import SourceFile
 from hepflow.system.places import require
 from hepflow.system.remote import as_io_error, is_remote, set_timeout
+from hepflow.system.storage import version_in
 from hepflow.system.terminal import counted
 
 log = logging.getLogger(__name__)
 
 SUFFIX = ".root"
-_VERSIONS: tuple[str, ...] = ("mtime", "modification_time", "ETag", "etag", "checksum")
-_VERSIONS += ("LastModified", "Last-Modified", "last_modified", "created")
-"""Keys under which file systems report a version; the first one present counts."""
 _ADVICE = "Give the folder of ROOT files with --input, or make some with `hepflow simulate`."
 Samples = Mapping[str, Sequence[str]]  # class -> folders, files or globs below the input
 
@@ -57,7 +55,7 @@ def list_files(root: str | Path, timeout_s: float = 60.0) -> list[SourceFile]:
         name = path.removeprefix(top).lstrip("/")
         info = listed if listed.get("size") is not None else system.info(path)
         if name.endswith(SUFFIX) and not any(p[0] in "._" for p in PurePosixPath(name).parts):
-            version = next((str(info[key]) for key in _VERSIONS if info.get(key) is not None), "")
+            version = version_in(info)
             # unstrip_protocol() drops the host of an hdfs:// URL
             where = path if local else f"{place}/{name}"
             files.append(SourceFile("", name, where, int(info.get("size") or 0), version))

@@ -11,17 +11,53 @@ from typing import Any, cast
 import fsspec
 from fsspec.utils import get_protocol
 from upath import UPath
+from upath.implementations.cloud import S3Path
 from upath.registry import register_implementation
 
 from hepflow.errors import ConfigError, MissingDependency
-from hepflow.system.remote import set_timeout
+from hepflow.system.remote import as_io_error, set_timeout
 
 TIMEOUT_S = 60.0
 """Seconds to wait for an answer of a server, unless a stage is told otherwise."""
 _EXTRAS = {"hdfs": "hdfs", "viewfs": "hdfs", "s3": "s3", "s3a": "s3", "root": "xrootd"}
 
 
-class ServerPath(UPath):
+class _Asked(UPath):
+    """A path whose store is asked what is there; an error is not taken for a missing file.
+
+    fsspec's own answers do that. A run that a store could not tell of would be started afresh.
+    """
+
+    __slots__ = ()
+
+    def exists(self, **_: Any) -> bool:
+        """Return whether there is a file or a folder."""
+        return bool(self._kind())
+
+    def is_file(self, **_: Any) -> bool:
+        """Return whether there is a file."""
+        return self._kind() == "file"
+
+    def is_dir(self, **_: Any) -> bool:
+        """Return whether there is a folder."""
+        return self._kind() == "directory"
+
+    def _kind(self) -> str:
+        try:
+            return str(self.fs.info(self.path)["type"])
+        except OSError as error:
+            if isinstance(as_io_error(error), (FileNotFoundError, NotADirectoryError)):
+                return ""
+            raise
+
+
+class BucketPath(_Asked, S3Path):
+    """A path in a bucket."""
+
+    __slots__ = ()
+
+
+class ServerPath(_Asked):
     """A path on a named server. UPath's own leaves the server out of the URL."""
 
     __slots__ = ()
@@ -42,6 +78,8 @@ class ServerPath(UPath):
 
 for _protocol in ("hdfs", "viewfs", "root"):
     register_implementation(_protocol, ServerPath, clobber=True)
+for _protocol in ("s3", "s3a"):
+    register_implementation(_protocol, BucketPath, clobber=True)
 for _protocol in _EXTRAS:  # in every process, as paths come to workers by pickle
     set_timeout(f"{_protocol}://", TIMEOUT_S)
 

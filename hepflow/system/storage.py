@@ -18,7 +18,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -33,6 +33,9 @@ from hepflow.system.remote import as_io_error, is_remote
 
 _AT_ONCE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss", "memory"}
 """Stores in which an upload is visible when it is complete, and not before."""
+_VERSIONS: tuple[str, ...] = ("mtime", "modification_time", "ETag", "etag", "checksum")
+_VERSIONS += ("LastModified", "Last-Modified", "last_modified", "created")
+"""Keys of an fsspec info; the first found is the version of a file."""
 _COPY_BYTES = 8 << 20
 _UPLOADS = 16
 
@@ -84,13 +87,31 @@ def _entries(folder: Path) -> list[tuple[str, bool]]:
     return sorted((PurePosixPath(name).name, kind) for name, kind in kinds.items())
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a small file that others may replace meanwhile: the old or the new one."""
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file that others may replace meanwhile: the old or the new one."""
     if not is_remote(path) or cast(UPath, path).protocol == "root":  # which keeps files open
-        return path.read_text()
+        return path.read_bytes()
     system, where = system_of(path)
     # one request, unlike that of an opened file
-    return bytes(system.cat_file(where, start=None, end=None)).decode()
+    return bytes(system.cat_file(where, start=None, end=None))
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file that others may replace meanwhile: the old or the new one."""
+    return read_bytes(path).decode()
+
+
+def version_of(path: Path) -> str:
+    """Return what changes whenever a file is written: a time, or a checksum of the store's."""
+    if not is_remote(path):
+        return str(path.stat().st_mtime_ns)
+    system, where = system_of(path)
+    return version_in(system.info(where))
+
+
+def version_in(info: Mapping[str, Any]) -> str:
+    """Return a file's version from what fsspec says of it; empty if the store has none."""
+    return next((str(info[key]) for key in _VERSIONS if info.get(key) is not None), "")
 
 
 def total_size(folder: Path) -> int:
@@ -139,7 +160,7 @@ def remove(path: Path) -> None:
     try:
         system.rm_file(where)
     except OSError:
-        if system.exists(where):
+        if path.exists():
             raise
 
 
@@ -157,6 +178,21 @@ def scratch() -> Path:
 def new_folder() -> Path:
     """Return a new folder in `scratch`."""
     return Path(tempfile.mkdtemp(prefix="hepflow-", dir=scratch()))
+
+
+@contextmanager
+def filled(folder: Path) -> Iterator[Path]:
+    """Yield a local folder for many files: the folder itself, or a new one that is then uploaded.
+
+    Several uploads at a time hide the time that each one waits for the store.
+    """
+    if not is_remote(folder):
+        make_folder(folder)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="hepflow-", dir=scratch()) as new:
+        yield Path(new)
+        publish_folder(Path(new), folder)
 
 
 def publish(written: Path, path: Path) -> None:

@@ -20,6 +20,7 @@ from hepflow.data.runs import RECORD
 from hepflow.errors import HepflowError
 from hepflow.system import processes
 from hepflow.system.files import makeable, read_json, require_folder, write_json
+from hepflow.system.storage import listed, make_folder, version_of
 from hepflow.system.terminal import RESULTS, TO_PASTE, show, table
 
 log = logging.getLogger(__name__)
@@ -44,14 +45,13 @@ class Step(NamedTuple):
     pattern: str
     keys: tuple[str, ...]
 
-    def last_change(self) -> int:
-        """Return the time of the latest of the files, in ns; 0 if there is none."""
-        files = self.folder.glob(self.pattern)
-        return max((file.stat().st_mtime_ns for file in files), default=0)
+    def versions(self) -> list[str]:
+        """Return the version of each of the files."""
+        return [version_of(file) for file in listed(self.folder, self.pattern)]
 
     def events(self) -> int:
         """Return the number of processed events."""
-        contents = map(read_json, self.folder.glob(self.pattern))
+        contents = map(read_json, listed(self.folder, self.pattern))
         return sum(int(reduce(getitem, self.keys, content)) for content in contents)
 
 
@@ -66,7 +66,7 @@ def run(config: DemoConfig) -> None:
     if not config.overwrite:
         refuse_to_replace(output, "a demo", made, settings)
     with makeable(output):
-        output.mkdir(parents=True, exist_ok=True)
+        make_folder(output)
     if settings != made:
         write_json(settings_file, settings)
     is_same = settings == made and timings_file.is_file()
@@ -75,7 +75,7 @@ def run(config: DemoConfig) -> None:
     for number, step in enumerate(steps, start=1):
         command = shlex.join(step.arguments)
         log.info("[%d/%d] hepflow %s", number, len(steps), command, extra=TO_PASTE)
-        before, known = step.last_change(), timings.get(step.name, {})
+        before, known = step.versions(), timings.get(step.name, {})
         start = time.perf_counter() - known.get("unfinished", 0.0)
         try:
             status = processes.run([sys.executable, "-m", "hepflow", *step.arguments]).returncode
@@ -87,7 +87,7 @@ def run(config: DemoConfig) -> None:
             timings[step.name] = {"unfinished": time.perf_counter() - start}
             write_json(timings_file, timings)
             raise
-        if step.last_change() != before or "seconds" not in known:
+        if step.versions() != before or "seconds" not in known:
             timings[step.name] = {"events": step.events(), "seconds": time.perf_counter() - start}
             write_json(timings_file, timings)
         events, seconds = timings[step.name]["events"], timings[step.name]["seconds"]

@@ -2,7 +2,7 @@
 
 import io
 import time
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,9 @@ from torch import Tensor
 from hepflow.data.predictions import Predictions, write_predictions
 from hepflow.data.runs import BEST, LAST, PREDICTIONS
 from hepflow.models.net import Net, weights_hash
-from hepflow.system.storage import whole
+from hepflow.system.places import place
+from hepflow.system.remote import is_remote
+from hepflow.system.storage import make_folder, read_bytes, whole
 
 
 class Throughput(Callback):
@@ -74,9 +76,19 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Write a checkpoint."""
         content = io.BytesIO()
         torch.save(checkpoint, content)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with whole(Path(path)) as part:
+        make_folder(place(path).parent)
+        with whole(place(path)) as part:
             part.write_bytes(content.getbuffer())
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint."""
+        how: Any = {"map_location": map_location or "cpu", "weights_only": weights_only}
+        if not is_remote(there := place(path)):
+            return super().load_checkpoint(path, **how)
+        content: dict[str, Any] = torch.load(io.BytesIO(read_bytes(there)), **how)
+        return content
 
 
 class LastCheckpoint(Checkpoint):
@@ -116,13 +128,13 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state, with the paths of the present folder if it holds the best epoch."""
-        folder = Path(self.dirpath or "")
+        folder = place(str(self.dirpath or ""))
         if not (folder / BEST).is_file():  # begins from the checkpoint of another run
             super().load_state_dict(state_dict)
             return
 
         def here(path: str) -> str:
-            return str(folder / Path(path).name) if path else ""
+            return str(folder / PurePosixPath(path).name) if path else ""
 
         paths = ("best_model_path", "kth_best_model_path", "last_model_path")
         moved = {name: here(state_dict[name]) for name in paths}
@@ -163,7 +175,7 @@ class PredictionsWriter(Callback):
         net: Net = pl_module.net
         inputs, about = net.inputs, {**self.provenance, "weights": weights_hash(net)}
         about |= {"store": inputs.provenance, "definitions": inputs.definitions, "split": split}
-        self.folder.mkdir(parents=True, exist_ok=True)  # of `predict` with another --output
+        make_folder(self.folder)  # of `predict` with another --output
         columns |= {"classes": inputs.classes, "model": self.folder.name, "provenance": about}
         write_predictions(self.path, Predictions(**columns))
 

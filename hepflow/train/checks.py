@@ -55,7 +55,7 @@ def check_monitors(config: Namespace, classes: tuple[str, ...]) -> None:
 def check_start(path: Path, checkpoint: Mapping[str, Any], run: RunPlan, max_epochs: int) -> None:
     """Refuse a checkpoint that a new training cannot start from."""
     why = "which a training of this configuration would replace. Give another --output."
-    inside = path.resolve().is_relative_to(run.folder.resolve())
+    inside = str(path.resolve()).startswith(f"{run.folder.resolve()}/")
     _refuse(inside, f"--ckpt-path {path} is in {run.folder}, {why}")
     why = "holds only the weights, and a training needs the optimizer too. Give its last.ckpt."
     _refuse("loops" not in checkpoint, f"{path}: {why}")  # checkpoint.save_weights_only

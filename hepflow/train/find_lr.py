@@ -11,7 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 
 from hepflow.errors import DataError
-from hepflow.system.storage import whole
+from hepflow.system.storage import make_folder, whole
 from hepflow.train.parser import TrainCLI
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def find_lr(cli: TrainCLI) -> None:
     if trainer.interrupted:
         raise KeyboardInterrupt
     path = cli.run.folder / LR_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     rows = np.column_stack([sweep.rates[: len(sweep.losses)], sweep.losses])
     with whole(path) as part:
         np.savetxt(part, rows, fmt="%.6g", delimiter=",", header="lr,loss", comments="")

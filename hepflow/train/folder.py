@@ -15,6 +15,7 @@ from hepflow.data.provenance import digest
 from hepflow.data.runs import BEST, CHECKPOINTS, CONFIG, FILES, LAST, PREDICTIONS, read_record
 from hepflow.errors import ConfigError
 from hepflow.system.places import place
+from hepflow.system.storage import read_text
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class RunPlan:
             name = record.get("model", "unknown")
             refuse_other_run(folder, record, {"model": name}, {"model": "another one"})
             return
-        before = yaml.safe_load((folder / CONFIG).read_text())
+        before = yaml.safe_load(read_text(folder / CONFIG))
         before["ckpt_path"] = record.get("began_with")
         changed = dict(_differences(decisive(before), decisive(self.resolved)))
         if record.get("provenance") != self.provenance:

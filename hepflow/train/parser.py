@@ -20,7 +20,6 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 
 from hepflow.config.arguments import add_fields, read, spelt_out
-from hepflow.config.options import spelt
 from hepflow.config.shipped import with_shipped
 from hepflow.config.stages import RUNS, TrainConfig
 from hepflow.data.runs import BEST, CHECKPOINTS, HISTORY, TENSORBOARD
@@ -38,6 +37,7 @@ from hepflow.train.help import ALIASES, SWITCHES
 from hepflow.train.module import Classifier
 from hepflow.train.progress import FitProgress
 from hepflow.train.record import EpochTable, RunRecord
+from hepflow.train.tensorboard import CopiedTensorBoard
 
 LAUNCHER = "HEPFLOW_LAUNCHER"  # variable: id of the process that starts the others of a training
 MAPPINGS = {"--data.balance", "--spark.conf"}  # options within which names are the user's
@@ -106,11 +106,7 @@ class TrainCLI(LightningCLI):
         """Settle the facts of the run, and read what its folder holds."""
         config = self.config
         start, overwrite = config.ckpt_path, config.overwrite
-        for option in ("output", "ckpt_path"):
-            if is_remote(config[option] or Path()):
-                rule = "only the store of a training may be a URL"
-                raise ConfigError(f"{spelt(option)} {config[option]} must be a local path; {rule}.")
-        if start is not None and not Path(start).is_file():
+        if start is not None and not place(start).is_file():
             advice = f"Give one to --ckpt-path, such as runs/hlf/checkpoints/{BEST}."
             raise DataError(f"{start}: no checkpoint here. {advice}")
         config.output = config.output or RUNS / _name(config.get("config") or [])
@@ -148,10 +144,10 @@ class TrainCLI(LightningCLI):
         model, start = self.model, self.config.ckpt_path
         check_monitors(self.config, model.net.inputs.classes)
         if start is not None:
-            content = read_checkpoint(Path(start))
+            content = read_checkpoint(place(start))
             model.require_fit(content, training=self.command == "fit")
             if self.command == "fit" and self.run.state == "fresh":
-                check_start(Path(start), content, self.run, self.config.trainer.max_epochs)
+                check_start(place(start), content, self.run, self.config.trainer.max_epochs)
         if self.command == "fit":
             particles = "particles" in model.net.reads
             for split in ("train", "val"):  # which refuses a batch size or a balance
@@ -207,7 +203,8 @@ class TrainCLI(LightningCLI):
             return False
         run = self.run
         if configured in (None, True):
-            configured = TensorBoardLogger(str(run.folder), TENSORBOARD, run.config_hash)
+            where = (run.folder, run.config_hash)
+            configured = CopiedTensorBoard(*where) if is_remote(run.folder) else _board(*where)
         own = EpochTable(run.folder / HISTORY, go_on=run.state == "resume")
         return [*(configured if isinstance(configured, list) else [configured]), own]
 
@@ -235,6 +232,10 @@ def _fit_to_machine(trainer: pl.Trainer, precision: str) -> None:
         why = f"asks for more processes than the {cores} cores that hepflow may use here"
         raise ConfigError(f"trainer.devices {devices} {why}")
     os.environ[LAUNCHER] = str(os.getpid())
+
+
+def _board(folder: Path, version: str) -> TensorBoardLogger:
+    return TensorBoardLogger(str(folder), TENSORBOARD, version)
 
 
 def _name(configs: Sequence[Any]) -> str:

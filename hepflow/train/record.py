@@ -1,6 +1,7 @@
 """run.json: what was trained, on what and by what; and metrics.csv, one row per epoch."""
 
 import csv
+import io
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from hepflow.models.net import Net, parameters
 from hepflow.schema import SPLITS
 from hepflow.system import processes
 from hepflow.system.files import write_json
-from hepflow.system.storage import whole
+from hepflow.system.storage import make_folder, put, read_text, whole
 from hepflow.train.data import EventData
 from hepflow.train.folder import RunPlan
 
@@ -41,10 +42,9 @@ class RunRecord(pl.Callback):
             return
         if self.run.state == "fresh":
             clear(self.run.folder)
-        (self.run.folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        make_folder(self.run.folder / CHECKPOINTS)
         self.write(trainer, pl_module)
-        with whole(self.run.folder / CONFIG) as part:
-            part.write_text(self.run.config_text)
+        put(self.run.folder / CONFIG, self.run.config_text.encode())
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Start the clock, and drop rows of epochs that are newer than the checkpoint."""
@@ -154,7 +154,7 @@ class EpochTable(Logger):
         """Write the table."""
         if not self.rows:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         names = ["epoch", "step", *sorted(set().union(*self.rows.values()) - {"epoch", "step"})]
         with whole(self.path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, names)
@@ -166,6 +166,5 @@ def read_table(path: Path) -> list[dict[str, float]]:
     """Return the rows of a metrics.csv; none if there is no file."""
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
-        rows = csv.DictReader(file)
-        return [{name: float(value) for name, value in row.items() if value} for row in rows]
+    rows = csv.DictReader(io.StringIO(read_text(path)))
+    return [{name: float(value) for name, value in row.items() if value} for row in rows]

@@ -9,6 +9,9 @@ from typing import Any
 import psutil
 import pytorch_lightning as pl
 
+from hepflow.system.places import place
+from hepflow.system.storage import put
+
 CODE = 9
 
 
@@ -19,9 +22,9 @@ class CrashOnce(pl.Callback):
         self.step = step
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        marker = Path(trainer.default_root_dir) / f"crashed-{trainer.global_rank}"
+        marker = place(trainer.default_root_dir) / f"crashed-{trainer.global_rank}"
         if trainer.global_step == self.step and not marker.exists():
-            marker.touch()
+            put(marker, b"")
             self.die()
 
     def die(self) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from hepflow.config.shipped import shipped
 from hepflow.data.store import EventStore
+from hepflow.models.export import read_checkpoint
 from hepflow.system.files import read_json
 from hepflow.train.cli import main
 
@@ -40,7 +41,7 @@ def fit(store: EventStore, output: Path, *more: str, net: str = "hlf") -> dict[s
 
 
 def weights(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+    return read_checkpoint(folder / "checkpoints" / f"{name}.ckpt")["state_dict"]
 
 
 def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], **tolerance: float) -> None:

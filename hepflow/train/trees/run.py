@@ -19,6 +19,7 @@ from hepflow.statistics import metrics
 from hepflow.system import locks, processes
 from hepflow.system.files import write_json
 from hepflow.system.places import place
+from hepflow.system.storage import make_folder
 from hepflow.system.terminal import counted
 from hepflow.train.folder import refuse_other_run, summary
 
@@ -78,7 +79,7 @@ def keep(config: TreesConfig | ForestConfig, settings: Mapping[str, Any], fit: F
         source = {"config_hash": done["config_hash"], "seed": config.seed}
         source |= {"definitions": store.spec.definitions, "store": store.spec.provenance}
         clear(output, logs=True)
-        output.mkdir(parents=True, exist_ok=True)
+        make_folder(output)
         logits = np.log(np.maximum(fitted.probability, LEAST)).astype(np.float32)
         _, label, event_id = tables["test"]
         origin = classes, output.name, {**source, "split": "test"}

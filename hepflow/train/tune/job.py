@@ -7,6 +7,7 @@ workers and share a journal file, so that a search can be resumed.
 import json
 import logging
 import math
+import os
 import shlex
 import tempfile
 import time
@@ -15,6 +16,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import optuna
@@ -32,7 +34,8 @@ from hepflow.data.store import EventStore
 from hepflow.engines import dask
 from hepflow.errors import ConfigError, DataError, HepflowError
 from hepflow.system import locks
-from hepflow.system.storage import whole
+from hepflow.system.remote import is_remote
+from hepflow.system.storage import make_folder, put, read_bytes, scratch
 from hepflow.system.terminal import TO_PASTE
 from hepflow.train.cli import prepared
 from hepflow.train.parser import TrainCLI
@@ -65,9 +68,12 @@ def run(config: TuneConfig) -> None:
     settings |= {"number of folds": config.folds, "seed": config.seed}
     settings |= {"sampler": config.sampler, "pruning": config.pruning}
     best_file = config.output / BEST_FILE
-    with locks.exclusive(config.output):
-        config.output.mkdir(parents=True, exist_ok=True)
-        study = _open_study(config, {name: digest(value) for name, value in settings.items()})
+    with ExitStack() as stack:
+        stack.enter_context(locks.exclusive(config.output))
+        make_folder(config.output)
+        journal = _journal(config, stack)
+        hashes = {name: digest(value) for name, value in settings.items()}
+        study = _open_study(config, journal, hashes)
         n_done, n_left = _queue(study, config)
         if n_left:
             if config.folds:
@@ -75,12 +81,15 @@ def run(config: TuneConfig) -> None:
             own = replace(config, output=config.output.absolute(), input=config.input.absolute())
             with dask.dask_client(config.cluster, n_left) as client:
                 indices = range(n_done, n_done + n_left)
-                futures = [client.submit(_one, own, overlay, i, pure=False) for i in indices]
+                futures = [
+                    client.submit(_one, own, journal, overlay, i, pure=False) for i in indices
+                ]
                 for count, future in enumerate(as_completed(futures), start=n_done + 1):
                     log.info("[%d/%d] %s", count, n_done + n_left, future.result())
+                    _keep(journal, config)
         else:
             log.info("%s is up to date: %d trials", config.output, n_done)
-        study = _load(config)
+        study = _load(config, journal)
         if not study.get_trials(states=(TrialState.COMPLETE,)):
             pruned = study.get_trials(states=(TrialState.PRUNED,))
             reasons = sorted({trial.user_attrs.get(REASON, NOT_FINITE) for trial in pruned})
@@ -91,8 +100,7 @@ def run(config: TuneConfig) -> None:
         number, loss = study.best_trial.number, study.best_value
         n_finished = len(study.get_trials(states=FINISHED))
         head = f"# hepflow tune: trial {number}, the best of {n_finished}, val_loss {loss:.5f}\n"
-        with whole(best_file) as part:
-            part.write_text(head + yaml.safe_dump(merged(overlay, best)))
+        put(best_file, (head + yaml.safe_dump(merged(overlay, best))).encode())
         report(study, config.output)
         command = f"hepflow train fit --config {shlex.quote(str(best_file))}"
         store = shlex.quote(str(config.input))
@@ -138,13 +146,41 @@ def _parse(overlay: Path) -> None:
         _Options("fit", ("--config", str(overlay)))
 
 
-def _storage(config: TuneConfig) -> optuna.storages.JournalStorage:
-    return optuna.storages.JournalStorage(JournalFileBackend(str(config.output / JOURNAL)))
+def _journal(config: TuneConfig, stack: ExitStack) -> Path:
+    """Return the journal of the search, on a disk: the workers append to it.
+
+    That of a remote folder is copied to `scratch`, and put back after every trial.
+    """
+    journal = config.output / JOURNAL
+    if not is_remote(journal):
+        return journal.absolute()
+    if config.cluster.kind != "local" and "HEPFLOW_WORK_DIR" not in os.environ:
+        why = "the workers of a search write to one journal, and a remote store cannot append"
+        advice = "Set HEPFLOW_WORK_DIR to a folder on a disk that all nodes share."
+        raise ConfigError(f"{config.output}: {why}. {advice}")
+    folder = stack.enter_context(TemporaryDirectory(prefix="hepflow-", dir=scratch()))
+    here = Path(folder) / JOURNAL
+    if journal.is_file():
+        here.write_bytes(read_bytes(journal))
+    stack.callback(_keep, here, config)
+    return here
 
 
-def _open_study(config: TuneConfig, settings: dict[str, str]) -> optuna.Study:
+def _keep(journal: Path, config: TuneConfig) -> None:
+    """Put the journal back, up to its last whole line: a worker may be writing another."""
+    if is_remote(config.output) and journal.is_file():
+        lines = journal.read_bytes()
+        put(config.output / JOURNAL, lines[: lines.rfind(b"\n") + 1])
+
+
+def _storage(journal: Path) -> optuna.storages.JournalStorage:
+    return optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+
+
+def _open_study(config: TuneConfig, journal: Path, settings: dict[str, str]) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(storage=_storage(config), study_name=STUDY, load_if_exists=True)
+    how: dict[str, Any] = {"study_name": STUDY, "load_if_exists": True}
+    study = optuna.create_study(storage=_storage(journal), **how)
     before = study.user_attrs.get("settings", settings)
     if changed := [name for name, value in settings.items() if before.get(name, value) != value]:
         held = f"a search with another {' and another '.join(changed)}"
@@ -153,11 +189,15 @@ def _open_study(config: TuneConfig, settings: dict[str, str]) -> optuna.Study:
     return study
 
 
-def _load(config: TuneConfig, seed: int = 0) -> optuna.Study:
+def _load(config: TuneConfig, journal: Path | None = None, seed: int = 0) -> optuna.Study:
     samplers, pruners = optuna.samplers, optuna.pruners
     sampler = samplers.TPESampler if config.sampler == "tpe" else samplers.RandomSampler
     pruner = pruners.MedianPruner(n_warmup_steps=1) if config.pruning else pruners.NopPruner()
-    how = {"storage": _storage(config), "sampler": sampler(seed=seed), "pruner": pruner}
+    how = {
+        "storage": _storage(journal or config.output / JOURNAL),
+        "sampler": sampler(seed=seed),
+        "pruner": pruner,
+    }
     return optuna.load_study(study_name=STUDY, **how)
 
 
@@ -177,12 +217,12 @@ def _queue(study: optuna.Study, config: TuneConfig) -> tuple[int, int]:
     return n_done, max(0, n_wanted - n_done)
 
 
-def _one(config: TuneConfig, overlay: dict[str, Any], index: int) -> str:
+def _one(config: TuneConfig, journal: Path, overlay: dict[str, Any], index: int) -> str:
     """Run one trial in a worker, and return its result in one line."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # A trial that Ctrl-C interrupts needs no message.
     logging.getLogger("distributed.worker.state_machine").setLevel(logging.ERROR)
-    study = _load(config, seed=config.seed * 1_000_003 + index)
+    study = _load(config, journal, config.seed * 1_000_003 + index)
 
     def objective(trial: optuna.Trial) -> float:
         try:
@@ -203,10 +243,10 @@ def _loss(trial: optuna.Trial, config: TuneConfig, overlay: dict[str, Any]) -> f
     """Return the lowest val_loss of a trial's training; with folds, the mean over them."""
     chosen = suggestions(trial, config.space)
     folder = config.output / "trials" / digest(chosen)  # the same point again resumes here
+    own = folder / "overlay.yaml"
     with _alone_in(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        own = folder / "overlay.yaml"
-        own.write_text(yaml.safe_dump(merged(overlay, chosen)))
+        make_folder(folder)
+        put(own, yaml.safe_dump(merged(overlay, chosen)).encode())
         if not config.folds:
             loss = _fit(own, config.input, folder, config.seed, _Report(trial))
         losses: list[float] = []
