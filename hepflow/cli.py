@@ -15,7 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from hepflow.config import score, stages, tools
-from hepflow.config.arguments import add_fields, nearest, read, spelt_out
+from hepflow.config.arguments import (
+    add_fields,
+    add_stores,
+    configure_stores,
+    nearest,
+    read,
+    spelt_out,
+)
 from hepflow.config.options import HELP, Groups, groups_of, mappings_of, print_help, spelt
 from hepflow.config.shipped import with_shipped
 from hepflow.errors import ConfigError, HepflowError, MissingDependency, one_line
@@ -231,11 +238,13 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     stage: Any = COMMANDS[name].config
     parser = ArgumentParser(prog=f"hepflow {name}", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
+    add_stores(parser)
     add_fields(parser, stage)
 
     def make(namespace: Namespace) -> Any:
         values = dict(vars(parser.instantiate(namespace)))
         values.pop("config", None)
+        configure_stores(values)
         for option, value in values.items():
             if is_url(value) and option not in URLS.get(name, ()):
                 allowed = ", ".join(map(spelt, URLS.get(name, ()))) or "no option"
@@ -247,7 +256,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         with_shipped(arguments),
         switches={f"--{field.name}" for field in fields(stage) if field.type is bool},
         lists={f"--{field.name}" for field in fields(stage) if get_origin(field.type) is tuple},
-        mappings={f"--{name}" for name in mappings_of(stage)},
+        mappings={"--storage", *(f"--{name}" for name in mappings_of(stage))},
     )
     return read(parser, words, make)
 

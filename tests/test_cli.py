@@ -147,9 +147,9 @@ def test_misspelt_and_abbreviated_words_are_refused_with_a_suggestion(
             "cluster.slurm.max_jobs must be at least 1, got 0",
         ),
         (
-            "evaluate",
-            "output: s3://bucket/report",
-            "--output s3://bucket/report must be a local path",
+            "bench",
+            "output: s3://bucket/bench",
+            "--output s3://bucket/bench must be a local path",
         ),
         (
             "demo",
@@ -366,7 +366,7 @@ def test_ctrl_c_during_start_up_gives_no_traceback(seconds: float) -> None:
         (("ingest", "--config", "nowhere.yaml"), "nowhere.yaml"),
         (("train", "fitt"), "no command 'train fitt'"),
         (("completion", "tcsh"), "There are: bash, zsh"),
-        (("evaluate", "--output", "s3://bucket/report"), "must be a local path"),
+        (("bench", "--output", "s3://bucket/bench"), "must be a local path"),
         (("demo", "--output", "/dev/null/x"), "/dev/null/x: /dev/null is a file, not a folder"),
         (("demo", "--output", "/dev/null"), "/dev/null: "),
     ],

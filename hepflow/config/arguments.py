@@ -5,12 +5,13 @@ rewritten, by patterns, to what is wrong, in which file, and what is allowed; a 
 no pattern is shown as it is.
 """
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 from jsonargparse.typing import register_type
@@ -19,6 +20,7 @@ from hepflow.config.options import spelt
 from hepflow.config.shipped import as_given
 from hepflow.errors import ConfigError, one_line
 from hepflow.system.places import is_url, place
+from hepflow.system.store_options import WORK_DIR, configure
 
 T = TypeVar("T")
 EXAMPLE = "options with values, such as `output: a/folder`"
@@ -67,6 +69,24 @@ def add_fields(parser: ArgumentParser, config: type, *group: str) -> None:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser.add_class_arguments(config, *group)
     set_parsing_settings(docstring_parse_attribute_docstrings=False)
+
+
+def add_stores(parser: ArgumentParser) -> None:
+    """Add the options of remote stores, which every command has and `configure_stores` takes out.
+
+    They say how stores are reached, and never change a result.
+    """
+    parser.add_argument("--storage", type=dict[str, dict[str, Any]], default={})
+    parser.add_argument("--work_dir", type=Path | None, default=None)
+
+
+def configure_stores(config: Namespace | dict[str, Any]) -> None:
+    """Take the options of remote stores out of a command's, and set them for all processes."""
+    configure(config.pop("storage", {}))
+    if (folder := config.pop("work_dir", None)) is not None:
+        if is_url(folder):
+            raise ConfigError(f"--work-dir {folder} must be a local path")
+        os.environ[WORK_DIR] = str(folder.absolute())
 
 
 def spelt_out(

@@ -34,9 +34,13 @@ class Option(NamedTuple):
 
 Groups = Mapping[str, Iterable[Option]]  # heading -> options below it
 _FILE = "YAML file of these options, with underscores for dashes; options after it win."
+_STORAGE = "Beginning of a URL -> options of its store, such as endpoint_url and profile."
+_WORK_DIR = "Folder on this machine for what is on its way to a remote store; default: TMPDIR."
 GENERAL = (
     Option("config", PATH, "", _FILE),
     Option("print_config", SWITCH, "", "Print the resulting configuration as such a file."),
+    Option("storage", "{URL: {NAME: ...}, ...}", "none", _STORAGE),
+    Option("work_dir", PATH, "", _WORK_DIR),
 )
 """Options of every command that has a configuration."""
 

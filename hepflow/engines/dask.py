@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from typing import TypeVar
 import dask
 from dask.utils import format_bytes, parse_bytes
 from dask_jobqueue import SLURMCluster
-from distributed import Client, LocalCluster, as_completed, performance_report
+from distributed import Client, LocalCluster, Worker, WorkerPlugin, as_completed, performance_report
 from distributed.deploy.cluster import Cluster
 from distributed.scheduler import KilledWorker
 from distributed.system import MEMORY_LIMIT
@@ -25,6 +26,7 @@ from rich.filesize import decimal
 from hepflow.config.engines import ClusterConfig
 from hepflow.errors import ConfigError, DataError, HepflowError, one_line
 from hepflow.system import processes
+from hepflow.system.store_options import of_this_run
 from hepflow.system.terminal import bar
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,18 @@ SETTINGS = {
 } | {f"distributed.nanny.pre-spawn-environ.{k}": v for k, v in (_MALLOC | _LOGGING).items()}
 
 
+class _Variables(WorkerPlugin):
+    """Sets variables of the environment in all workers, also those that start later."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self.variables = variables
+        self.name = "hepflow-variables"
+
+    def setup(self, worker: Worker) -> None:  # noqa: ARG002 - the caller is distributed
+        """Set them."""
+        os.environ.update(self.variables)
+
+
 @contextlib.contextmanager
 def dask_client(
     config: ClusterConfig, n_tasks: int, module: Path | None = None
@@ -81,6 +95,8 @@ def dask_client(
             stack.enter_context(performance_report(filename=str(config.performance_report)))
         # At the end, connections close; their errors concern nobody.
         stack.callback(lambda: _set_levels(dict.fromkeys(_chatty(), logging.CRITICAL)))
+        if variables := of_this_run():
+            client.register_plugin(_Variables(variables))
         if module is not None:
             client.upload_file(str(module))
         try:

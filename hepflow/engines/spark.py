@@ -15,6 +15,7 @@ from typing import TypeVar
 from hepflow.config.engines import SparkConfig
 from hepflow.engines.java import JavaOutput, java_home
 from hepflow.errors import ConfigError, HepflowError, MissingDependency
+from hepflow.system.store_options import of_this_run
 
 try:
     from py4j.protocol import Py4JError
@@ -198,11 +199,12 @@ def properties(config: SparkConfig, submitted: bool = False) -> dict[str, str]:
 
     If spark-submit started the process, its master, deploy mode, memory and Java options count.
     """
+    variables = _KEEP_MEMORY | of_this_run()
     found = {
         "spark.task.maxFailures": str(TASK_ATTEMPTS),
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
-        **{f"spark.executorEnv.{name}": value for name, value in _KEEP_MEMORY.items()},
+        **{f"spark.executorEnv.{name}": value for name, value in variables.items()},
     }
     if not submitted:
         # Spark ignores spark.task.maxFailures on local masters, which take it as local[N,attempts].

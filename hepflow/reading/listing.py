@@ -16,6 +16,7 @@ from hepflow.reading.ranges import SourceFile
 from hepflow.system.places import require
 from hepflow.system.remote import as_io_error, is_remote, set_timeout
 from hepflow.system.storage import version_in
+from hepflow.system.store_options import options_of
 from hepflow.system.terminal import counted
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def _file_system(root: str, timeout_s: float) -> tuple[fsspec.AbstractFileSystem
     if is_remote(root):
         set_timeout(root, timeout_s)
         require(root)
-    system, top = fsspec.core.url_to_fs(root)
+    system, top = fsspec.core.url_to_fs(root, **options_of(root))
     return system, str(top).rstrip("/") or "/"
 
 

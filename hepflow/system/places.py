@@ -16,6 +16,7 @@ from upath.registry import register_implementation
 
 from hepflow.errors import ConfigError, MissingDependency
 from hepflow.system.remote import as_io_error, set_timeout
+from hepflow.system.store_options import options_of
 
 TIMEOUT_S = 60.0
 """Seconds to wait for an answer of a server, unless a stage is told otherwise."""
@@ -29,6 +30,11 @@ class _Asked(UPath):
     """
 
     __slots__ = ()
+
+    @classmethod
+    def _fs_factory(cls, urlpath: str, protocol: str, storage_options: Mapping[str, Any]) -> Any:
+        options = {**options_of(urlpath), **storage_options}
+        return super()._fs_factory(urlpath, protocol, options)
 
     def exists(self, **_: Any) -> bool:
         """Return whether there is a file or a folder."""
@@ -108,6 +114,10 @@ def place(text: str | Path, options: Mapping[str, Any] | None = None) -> Path:
 def require(url: str) -> None:
     """Refuse a URL of a protocol that nobody knows or whose package is missing."""
     protocol = get_protocol(url)
+    user, at, server = url.partition("://")[2].partition("/")[0].rpartition("@")
+    if at and ":" in user:
+        advice = "Put it where the store's own tools look for it (docs/storage.md)."
+        raise ConfigError(f"{protocol}://...@{server}: a URL with a password. {advice}")
     try:
         fsspec.get_filesystem_class(protocol)
     except ValueError as error:

@@ -12,6 +12,8 @@ from typing import Any
 
 import fsspec
 
+from hepflow.system.store_options import options_of
+
 _AIOHTTP = import_module("aiohttp") if find_spec("aiohttp") else None  # needed to read over HTTP
 _CONFIGURED = {protocol: dict(options) for protocol, options in fsspec.config.conf.items()}
 _FOREIGN = {"aiohttp", "botocore"}
@@ -78,7 +80,7 @@ def source(url: str, stack: ExitStack) -> tuple[Any, int | None]:
 
     Else (hdfs://) return a stream that the stack closes, and its size in bytes.
     """
-    system, path = fsspec.core.url_to_fs(url)
+    system, path = fsspec.core.url_to_fs(url, **options_of(url))
     if system.async_impl:
         return url, None
     return stack.enter_context(system.open(path, "rb")), int(system.size(path))

@@ -30,6 +30,7 @@ from upath import UPath
 
 from hepflow.system.places import TIMEOUT_S
 from hepflow.system.remote import as_io_error, is_remote
+from hepflow.system.store_options import WORK_DIR
 
 _AT_ONCE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss", "memory"}
 """Stores in which an upload is visible when it is complete, and not before."""
@@ -172,7 +173,9 @@ def draft(path: Path) -> Path:
 
 def scratch() -> Path:
     """Return the folder of this machine for what is on its way to a store."""
-    return Path(os.environ.get("HEPFLOW_WORK_DIR") or tempfile.gettempdir())
+    folder = Path(os.environ.get(WORK_DIR) or tempfile.gettempdir())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def new_folder() -> Path:

@@ -19,7 +19,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 
-from hepflow.config.arguments import add_fields, read, spelt_out
+from hepflow.config.arguments import add_fields, add_stores, configure_stores, read, spelt_out
 from hepflow.config.shipped import with_shipped
 from hepflow.config.stages import RUNS, TrainConfig
 from hepflow.data.runs import BEST, CHECKPOINTS, HISTORY, TENSORBOARD
@@ -29,6 +29,7 @@ from hepflow.models.export import read_checkpoint
 from hepflow.system import processes
 from hepflow.system.places import place
 from hepflow.system.remote import is_remote
+from hepflow.system.store_options import apply_to_all
 from hepflow.train import callbacks, slurm
 from hepflow.train.checks import ONE_BEST, check_fit, check_monitors, check_start
 from hepflow.train.data import EventData
@@ -40,7 +41,7 @@ from hepflow.train.record import EpochTable, RunRecord
 from hepflow.train.tensorboard import CopiedTensorBoard
 
 LAUNCHER = "HEPFLOW_LAUNCHER"  # variable: id of the process that starts the others of a training
-MAPPINGS = {"--data.balance", "--spark.conf"}  # options within which names are the user's
+MAPPINGS = {"--data.balance", "--spark.conf", "--storage"}  # options with names of the user's
 DEFAULTS = {
     "trainer.max_epochs": 50,
     "trainer.gradient_clip_val": 1.0,
@@ -79,6 +80,7 @@ class TrainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run folder, the checkpoint, and the two callbacks that people tune."""
+        add_stores(parser)
         add_fields(parser, TrainConfig)
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.add_lightning_class_args(callbacks.BestCheckpoint, "checkpoint")
@@ -105,11 +107,13 @@ class TrainCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the facts of the run, and read what its folder holds."""
         config = self.config
+        configure_stores(config)
         start, overwrite = config.ckpt_path, config.overwrite
         if start is not None and not place(start).is_file():
             advice = f"Give one to --ckpt-path, such as runs/hlf/checkpoints/{BEST}."
             raise DataError(f"{start}: no checkpoint here. {advice}")
         config.output = config.output or RUNS / _name(config.get("config") or [])
+        apply_to_all(str(config.output))
         provenance = EventStore.open(place(config.data.store)).spec.provenance
         # `--config config.yaml` later means this run: with its own checkpoints, not to be replaced.
         config.ckpt_path, config.overwrite = None, False

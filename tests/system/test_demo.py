@@ -211,3 +211,17 @@ def test_a_notebook_runs_from_top_to_bottom(
     ).execute()
     assert sorted(path.parent.iterdir()) == before  # what it makes goes to the demo
     assert "ipywidgets" not in nbformat.writes(notebook)  # no bar asks for what is not there
+
+
+@pytest.mark.timeout(1500)
+def test_a_demo_on_a_remote_store_is_that_of_a_disk(
+    wheel: Path, made: tuple[Path, str], away: Path
+) -> None:
+    printed = demo(wheel, away / "demo")
+    assert f"report: {away}/demo/report/report.html" in printed
+    here, there = (read_json(top / "report" / "metrics.json") for top in (made[0], away / "demo"))
+    for one in (here, there):  # what a run's time and place decide
+        del one["inputs"]
+        for model in one["models"].values():
+            del model["training"]
+    assert here == there

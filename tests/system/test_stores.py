@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from hepflow.config.engines import ClusterConfig
 from hepflow.config.score import ScoreConfig
@@ -20,11 +21,13 @@ from hepflow.schema import CLASSES
 from hepflow.score import job as score
 from hepflow.score.folder import read_scores
 from hepflow.system.files import read_json
+from hepflow.system.places import place
 from hepflow.system.storage import publish_folder
 from hepflow.tools import store as tools
+from tests.support.commands import hepflow
 from tests.support.toy_store import toy_store
 from tests.support.toy_trigger import untrained, write_raw
-from tests.support.trainings import assert_same, fit, weights
+from tests.support.trainings import SMALL, assert_same, fit, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.once]
 CLUSTER = ClusterConfig(workers=2)
@@ -104,3 +107,25 @@ def test_a_training_from_a_store_far_away_gives_the_same_weights(
         fit(EventStore.open(path), tmp_path / name, *small, net="inclusive")
     assert_same(weights(tmp_path / "here"), weights(tmp_path / "away"))
     assert read_json(tmp_path / "away" / "run.json")["store"] == str(away / "toy.zarr")
+
+
+@pytest.mark.s3
+def test_an_endpoint_in_the_configuration_reaches_every_process(
+    s3: str, here: Path, tmp_path: Path
+) -> None:
+    """Two Dask workers and two processes of a training, none of which has it otherwise."""
+    there = f"{s3}/by-options"
+    config = tmp_path / "site.yaml"
+    config.write_text(
+        yaml.safe_dump({"storage": {s3: {"endpoint_url": os.environ["AWS_ENDPOINT_URL"]}}})
+    )
+    features = ("--input", str(here / "events"), "--output", f"{there}/features.zarr")
+    fit = ("--data.store", f"{there}/features.zarr", "--output", f"{there}/hlf", *SMALL)
+    fit += ("--trainer.devices", "2", "--trainer.accelerator", "cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("AWS_ENDPOINT_URL")
+        for command in (("features", *features), ("train", "fit", *fit)):
+            ended = hepflow(*command, "--config", str(config))
+            assert ended.returncode == 0, ended.stderr
+    assert contents(place(f"{there}/features.zarr")) == contents(here / "features.zarr")
+    assert read_json(place(f"{there}/hlf/run.json"))["finished"]

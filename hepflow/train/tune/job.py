@@ -36,6 +36,7 @@ from hepflow.errors import ConfigError, DataError, HepflowError
 from hepflow.system import locks
 from hepflow.system.remote import is_remote
 from hepflow.system.storage import make_folder, put, read_bytes, scratch
+from hepflow.system.store_options import WORK_DIR
 from hepflow.system.terminal import TO_PASTE
 from hepflow.train.cli import prepared
 from hepflow.train.parser import TrainCLI
@@ -154,9 +155,9 @@ def _journal(config: TuneConfig, stack: ExitStack) -> Path:
     journal = config.output / JOURNAL
     if not is_remote(journal):
         return journal.absolute()
-    if config.cluster.kind != "local" and "HEPFLOW_WORK_DIR" not in os.environ:
+    if config.cluster.kind != "local" and WORK_DIR not in os.environ:
         why = "the workers of a search write to one journal, and a remote store cannot append"
-        advice = "Set HEPFLOW_WORK_DIR to a folder on a disk that all nodes share."
+        advice = "Give --work-dir, a folder on a disk that all nodes share."
         raise ConfigError(f"{config.output}: {why}. {advice}")
     folder = stack.enter_context(TemporaryDirectory(prefix="hepflow-", dir=scratch()))
     here = Path(folder) / JOURNAL
