@@ -126,10 +126,16 @@ def hdfs() -> Iterator[Hadoop]:
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[str]:
-    """Yield the URL of a bucket."""
-    with stores.s3_server() as bucket:
-        yield bucket
+def s3_server() -> Iterator[stores.S3Server]:
+    """Yield a running S3 server, which can be made to fail."""
+    with stores.s3_server() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def s3(s3_server: stores.S3Server) -> str:
+    """Return the URL of a bucket."""
+    return s3_server.url
 
 
 @pytest.fixture(scope="session")

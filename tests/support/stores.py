@@ -7,10 +7,12 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,15 +30,67 @@ def hdfs_server() -> Iterator[Hadoop]:
         yield cluster
 
 
+class S3Server:
+    """moto's S3, in which requests can be made to fail.
+
+    A ``fault`` gets the environ of each request, and its number. It returns the status of an answer
+    without content, None to let the request through, or ``RESET`` to cut the connection after the
+    request's first bytes.
+    """
+
+    RESET = "reset"
+    url = "s3://bucket"
+
+    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
+        self._app, self._one_at_a_time = app, threading.Lock()
+        self.fault: Callable[[dict[str, Any], int], str | None] | None = None
+        self.n_requests = self.n_failed = 0
+
+    def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer a request."""
+        self.n_requests += 1
+        answer = self.fault(environ, self.n_requests) if self.fault else None
+        if answer is not None:
+            self.n_failed += 1
+            if answer == self.RESET:
+                environ["wsgi.input"].read(min(100, int(environ.get("CONTENT_LENGTH") or 0)))
+                environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+                return []
+            start(answer, [("Content-Length", "0")])
+            return []
+        if environ["REQUEST_METHOD"] != "PUT":
+            return self._app(environ, start)
+        with self._one_at_a_time:  # moto looks for If-None-Match, and stores, in two steps
+            return self._app(environ, start)
+
+    @contextmanager
+    def failing(self, fault: Callable[[dict[str, Any], int], str | None]) -> Iterator[None]:
+        """Let requests fail, of which there must be some."""
+        self.fault, self.n_requests, self.n_failed = fault, 0, 0
+        try:
+            yield
+        finally:
+            self.fault = None
+        assert self.n_failed, f"none of {self.n_requests} requests"
+
+
 @contextmanager
-def s3_server() -> Iterator[str]:
-    """Yield the URL of an empty bucket on moto's server, to which the environment points."""
-    moto = pytest.importorskip("moto.server")
+def s3_server() -> Iterator[S3Server]:
+    """Yield an empty bucket on moto's server, to which the environment points."""
+    moto = pytest.importorskip("moto.moto_server.werkzeug_app")
+    serving = pytest.importorskip("werkzeug.serving")
     s3fs = pytest.importorskip("s3fs")
-    server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
+
+    class Quiet(moto.MotoRequestHandler):
+        def log_request(self, *_: Any) -> None:
+            """Print nothing."""
+
+    app = S3Server(moto.DomainDispatcherApplication(moto.create_backend_app))
+    server = serving.make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
     settings = {
-        "AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port()),
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
         "AWS_ACCESS_KEY_ID": "any",
         "AWS_SECRET_ACCESS_KEY": "any",
         "AWS_DEFAULT_REGION": "us-east-1",
@@ -47,9 +101,10 @@ def s3_server() -> Iterator[str]:
         s3fs.S3FileSystem.clear_instance_cache()
         s3fs.S3FileSystem().mkdir("bucket")
         try:
-            yield "s3://bucket"
+            yield app
         finally:
-            server.stop()
+            server.shutdown()
+            thread.join()
 
 
 @contextmanager

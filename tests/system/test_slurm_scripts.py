@@ -106,6 +106,7 @@ def test_the_pipeline_runs_from_root_files_to_the_report(
         cluster.job(job_id)
         for job_id in cluster.job_ids()
         if cluster.job(job_id)["JobName"].startswith("hepflow-")
+        and cluster.job(job_id)["WorkDir"] == str(tmp_path)
     ]
     assert {job["JobState"] for job in chain} == {"COMPLETED"}
     assert {job["Comment"] for job in chain} == {"all"}
