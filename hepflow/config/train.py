@@ -18,6 +18,8 @@ class DataConfig(Checked):
     within: ClassVar[str] = "data."
     store: Path = STORE
     """Feature store to read: a folder, or a URL (hdfs://, s3://, root://)."""
+    cache: Path | None = None
+    """Folder on a disk of each node: the store is copied there once, and read from there."""
     batch_size: PositiveInt = 64
     """Events per batch, over all processes together."""
     eval_batch_size: PositiveInt = 512

@@ -25,7 +25,7 @@ from hepflow.physics import own
 from hepflow.physics.ablation import FEATURES, Change, compare
 from hepflow.schema import SPLITS
 from hepflow.system import locks
-from hepflow.system.storage import total_size
+from hepflow.system.storage import sizes_below
 from hepflow.system.terminal import counted, show, table
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,8 @@ def run(config: FeaturesConfig) -> None:
             raise DataError(f"{dataset.path}: {what}. Is it the right input, with units of GeV?")
         store.finalise()
         log.info("selection: %s", ledger.summary())
-        log.info("wrote %s: %s, %s", path, store.summary(), decimal(total_size(path)))
+        size = decimal(sum(sizes_below(path).values()))
+        log.info("wrote %s: %s, %s", path, store.summary(), size)
         _warn_of_empty_classes(store)
 
 

@@ -115,12 +115,23 @@ def version_in(info: Mapping[str, Any]) -> str:
     return next((str(info[key]) for key in _VERSIONS if info.get(key) is not None), "")
 
 
-def total_size(folder: Path) -> int:
-    """Return the bytes of all files below a folder."""
+def sizes_below(folder: Path) -> dict[str, int]:
+    """Return the bytes of every file below a folder, by its path in there."""
     if is_remote(folder):
         system, where = system_of(folder)
-        return sum(int(info["size"] or 0) for info in system.find(where, detail=True).values())
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        top, found = f"{where.strip('/')}/", system.find(where, detail=True)
+        return {n.strip("/").removeprefix(top): int(found[n]["size"] or 0) for n in found}
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def fetch(path: Path, target: Path) -> None:
+    """Copy a file to a local path."""
+    if is_remote(path):
+        system, where = system_of(path)
+        system.get_file(where, str(target))
+    else:
+        shutil.copyfile(path, target)
 
 
 def remove_tree(path: Path) -> None:

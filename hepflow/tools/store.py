@@ -16,7 +16,7 @@ from hepflow.data.moments import Moments
 from hepflow.data.store import EventStore
 from hepflow.errors import DataError
 from hepflow.schema import SPLITS
-from hepflow.system.storage import listed, total_size
+from hepflow.system.storage import listed, sizes_below
 from hepflow.system.terminal import RESULTS, counted, show, table, tracked
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def info(config: StoreConfig) -> None:
     store = EventStore.open(config.input)
     spec, statistics = store.spec, store.statistics
     events, particles = _totals(store, "n_events"), _totals(store, "n_particles")
-    size = total_size(store.path)
+    size = sum(sizes_below(store.path).values())
     features = {"hlf": spec.hlf, "particles": spec.particles}
     if config.json:
         listed = {kind: [asdict(one) for one in own] for kind, own in features.items()}

@@ -9,6 +9,7 @@ import torch
 
 from hepflow.config.stages import STORE
 from hepflow.config.train import DataConfig
+from hepflow.data.staging import staged
 from hepflow.data.store import EventStore
 from hepflow.models.inputs import Inputs
 from hepflow.models.net import Net
@@ -42,6 +43,8 @@ class EventData(pl.LightningDataModule):
         self.options = DataConfig(store=store, **options)
         self.seed = seed
         self.store = EventStore.open(store)
+        if self.options.cache is not None:
+            self.store = staged(self.store, self.options.cache)
         self.inputs = Inputs.of(self.store, self.options.order)
 
     def train_dataloader(self) -> EventLoader:
@@ -79,8 +82,9 @@ class EventData(pl.LightningDataModule):
         """Return the loader of a split for this process; without a trainer, for any net."""
         own, trainer = self.options, self.trainer
         # threads that wait for a remote store cost nothing, and hide its round trips
-        workers = max(own.workers, REMOTE_WORKERS) if own.workers and is_remote(own.store) else None
-        ahead: Any = {"workers": workers or own.workers, "prefetch": own.prefetch}
+        far = own.workers and is_remote(self.store.path)
+        workers = max(own.workers, REMOTE_WORKERS) if far else own.workers
+        ahead: Any = {"workers": workers, "prefetch": own.prefetch}
         particles = True
         if trainer is not None:
             net: Net = trainer.lightning_module.net  # type: ignore[assignment]

@@ -25,7 +25,10 @@ WHERE_IT_RUNS = {
         *("accelerator", "devices", "num_nodes", "strategy", "logger", "profiler"),
         *("enable_progress_bar", "default_root_dir"),
     },
-    "data": {"store", "workers", "prefetch", "memory_mb", "predict_split", "eval_batch_size"},
+    "data": {
+        *("store", "cache", "workers", "prefetch"),
+        *("memory_mb", "predict_split", "eval_batch_size"),
+    },
     "": {"config", "output", "overwrite", "checkpoint_every_steps", "threads"},
 }
 
