@@ -56,8 +56,11 @@ fast: install
 system: install
 	HYPOTHESIS_PROFILE=nightly $(PYTEST) -p randomly
 
+# Lines of compiled functions are seen where they run as Python, which warns of what overflows.
 coverage: install
-	$(PYTEST) -m 'not system' --cov --cov-report term
+	$(PYTEST) -m 'not system' --cov --cov-report=
+	NUMBA_DISABLE_JIT=1 $(PYTEST) -m 'not slow and not system' --cov --cov-append --cov-report term \
+		-W ignore::RuntimeWarning tests/physics tests/simulate
 
 hadoop: build/hadoop
 

@@ -89,21 +89,16 @@ COMMANDS = {
     "completion": Command(*_COMPLETION),
 }
 """All commands, in the order of the pipeline."""
+_IN_AND_OUT = ("simulate", "ingest", "features", "trees", "forest", "tune")
+_IN = ("replay", "store check", "store info")
 URLS = {
-    "simulate": ("input", "output"),
-    "ingest": ("input", "output"),
-    "features": ("input", "output"),
+    **dict.fromkeys(_IN_AND_OUT, ("input", "output")),
+    **dict.fromkeys(_IN, ("input",)),
     "import-cern": ("train", "test", "output"),
     "score": ("model", "input", "output", "store"),
-    "replay": ("input",),
     "evaluate": ("input", "output", "store"),
-    "trees": ("input", "output"),
-    "forest": ("input", "output"),
-    "tune": ("input", "output"),
     "export": ("run", "input", "output"),
     "demo": ("output",),
-    "store check": ("input",),
-    "store info": ("input",),
 }
 """Command -> its options that may be URLs of any store; other paths are of this machine."""
 GROUPS = {"train": "Train classifiers with PyTorch Lightning", "store": "Inspect a feature store"}

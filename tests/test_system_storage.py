@@ -14,8 +14,9 @@ from hepflow.errors import ConfigError, DataError
 from hepflow.system import locks
 from hepflow.system.locks import exclusive
 from hepflow.system.places import place
+from hepflow.system.publishing import claim, whole
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import claim, listed, make_folder, remove, remove_tree, whole
+from hepflow.system.storage import listed, make_folder, remove, remove_tree
 
 
 def put(path: Path, text: str) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from hepflow.system.storage import whole
+from hepflow.system.publishing import whole
 
 UUID_AT = 47
 """Offset of the UUID in the header of a file below 2 GB: after the magic, ten numbers of 4 bytes,

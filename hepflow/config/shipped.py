@@ -8,8 +8,9 @@ from pathlib import Path
 
 from hepflow.errors import ConfigError
 from hepflow.system.places import place
+from hepflow.system.publishing import new_folder
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import new_folder, read_bytes
+from hepflow.system.storage import read_bytes
 
 _COPIES: dict[str, str] = {}
 """Path of a copy on this disk -> the URL that was given."""

@@ -32,8 +32,9 @@ from hepflow.data.output import MARKER, read_marker
 from hepflow.errors import DataError, one_line
 from hepflow.schema import COLLECTIONS, EVENT_COLUMNS, EVENTS_SCHEMA_VERSION
 from hepflow.system.byte_ranges import read_range
+from hepflow.system.publishing import draft, publish
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import draft, listed, make_folder, publish, system_of
+from hepflow.system.storage import listed, make_folder, system_of
 
 COLUMNS = ("label", "event_id", *COLLECTIONS)  # columns that the features are made of
 ROWS_PER_GROUP = 1000  # events per row group, the smallest unit that the features stage reads

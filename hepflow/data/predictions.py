@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from hepflow.errors import DataError
 from hepflow.schema import PREDICTIONS_SCHEMA_VERSION
+from hepflow.system.publishing import whole
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import read_bytes, whole
+from hepflow.system.storage import read_bytes
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from hepflow.data.provenance import digest
 from hepflow.data.store import EventStore
 from hepflow.errors import DataError
 from hepflow.system.files import read_json, write_json
-from hepflow.system.storage import fetch, remove_tree, sizes_below, whole
+from hepflow.system.publishing import whole
+from hepflow.system.storage import fetch, remove_tree, sizes_below
 from hepflow.system.terminal import bar
 
 log = logging.getLogger(__name__)

@@ -35,16 +35,9 @@ from hepflow.data.output import refuse_to_replace
 from hepflow.errors import DataError
 from hepflow.schema import SPLITS, STORE_SCHEMA_VERSION
 from hepflow.system.files import read_json, write_json
+from hepflow.system.publishing import publish_folder, put, scratch
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import (
-    listed,
-    make_folder,
-    publish_folder,
-    put,
-    remove,
-    remove_tree,
-    scratch,
-)
+from hepflow.system.storage import listed, make_folder, remove, remove_tree
 
 Blocks = Mapping[tuple[str, str], EventBlock]  # (split, class) -> events
 _GROUP = "zarr.json"

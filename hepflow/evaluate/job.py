@@ -28,8 +28,9 @@ from hepflow.statistics.numbers import listed
 from hepflow.statistics.working_points import selections
 from hepflow.system import locks
 from hepflow.system.files import read_json, write_json
-from hepflow.system.storage import filled, read_text, remove
+from hepflow.system.publishing import filled
 from hepflow.system.storage import listed as files_in
+from hepflow.system.storage import read_text, remove
 from hepflow.system.terminal import show, tracked
 
 log = logging.getLogger(__name__)

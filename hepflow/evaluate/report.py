@@ -10,7 +10,7 @@ from markupsafe import Markup
 from hepflow.evaluate import published, tables, text
 from hepflow.evaluate.figures import AnyFigure, file_name, svg
 from hepflow.statistics import numbers
-from hepflow.system.storage import whole
+from hepflow.system.publishing import whole
 
 TEMPLATES = Path(__file__).parent / "templates"
 

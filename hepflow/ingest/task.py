@@ -22,7 +22,8 @@ from hepflow.reading.reader import Access, RangeReader
 from hepflow.reading.record import WORKER_DIED, RangeRecord
 from hepflow.schema import EVENTS_SCHEMA_VERSION
 from hepflow.system.files import write_json
-from hepflow.system.storage import put, remove
+from hepflow.system.publishing import put
+from hepflow.system.storage import remove
 
 RECORDS = "_records"
 

@@ -27,8 +27,9 @@ from hepflow.models.net import Net, rebuild, weights_hash
 from hepflow.models.onnx_net import METADATA, OnnxNet
 from hepflow.models.order import features_of
 from hepflow.system.places import place
+from hepflow.system.publishing import whole
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import listed, make_folder, read_bytes, whole
+from hepflow.system.storage import listed, make_folder, read_bytes
 
 log = logging.getLogger(__name__)
 

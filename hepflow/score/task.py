@@ -28,7 +28,8 @@ from hepflow.score.inputs import reader_of
 from hepflow.score.scorer import Scorer, Scores
 from hepflow.score.working_points import WorkingPoint
 from hepflow.system.files import write_json
-from hepflow.system.storage import claim, read_text, whole
+from hepflow.system.publishing import claim, whole
+from hepflow.system.storage import read_text
 
 RECORDS, CLAIMS = "_records", "_claims"
 

@@ -15,7 +15,7 @@ from hepflow.errors import DataError
 from hepflow.simulate.decays import BOTTOM, CHARM, Library, join
 from hepflow.simulate.particles import Particles
 from hepflow.simulate.pythia import decay_library, minimum_bias
-from hepflow.system.storage import whole
+from hepflow.system.publishing import whole
 
 log = logging.getLogger(__name__)
 

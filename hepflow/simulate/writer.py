@@ -12,8 +12,8 @@ import awkward as ak
 import uproot
 
 from hepflow.schema import COLLECTIONS, TREE
+from hepflow.system.publishing import new_folder, publish
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import new_folder, publish
 
 _UNSIGNED = {"BTag": "uint32"}
 # uproot writes the time into each record; the same one for all is 1995-01-01 00:00:00, ROOT's first

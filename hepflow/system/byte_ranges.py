@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
+from hepflow.system.patience import patiently
 from hepflow.system.remote import is_remote
 from hepflow.system.storage import system_of
 
@@ -28,7 +29,7 @@ class Ranges:
     def size(self) -> int:
         """Bytes of the file."""
         if is_remote(self._path):
-            return int(self._system.info(self._where)["size"])
+            return int(patiently(self._path, lambda: self._system.info(self._where)["size"]))
         return os.fstat(self._file).st_size
 
     def read(self, wanted: Sequence[tuple[int, int]]) -> Iterable[bytes]:
@@ -38,6 +39,9 @@ class Ranges:
         """
         if not is_remote(self._path):
             return (os.pread(self._file, n_bytes, start) for start, n_bytes in wanted)
+        return patiently(self._path, lambda: self._fetched(wanted))
+
+    def _fetched(self, wanted: Sequence[tuple[int, int]]) -> list[bytes]:
         first, last = min(start for start, _ in wanted), max(sum(one) for one in wanted)
         together = sum(n_bytes for _, n_bytes in wanted)
         if last - first <= together + _GAP_BYTES:
@@ -60,7 +64,7 @@ def read_range(path: Path, start: int, stop: int) -> bytes:
     """Return the bytes ``start:stop`` of a file."""
     if is_remote(path):
         system, where = system_of(path)
-        return bytes(system.cat_file(where, start=start, end=stop))
+        return patiently(path, lambda: bytes(system.cat_file(where, start=start, end=stop)))
     with path.open("rb") as file:
         file.seek(start)
         return file.read(stop - start)

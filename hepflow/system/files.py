@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hepflow.errors import ConfigError, DataError
+from hepflow.system.publishing import put
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import put, read_text
+from hepflow.system.storage import read_text
 
 _NAMES = ("EACCES", "EPERM", "EEXIST", "EROFS", "ENOSPC", "EDQUOT", "ENOTDIR", "EISDIR")
 OUTPUT_ERRORS = {getattr(errno, name) for name in _NAMES}

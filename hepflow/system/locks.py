@@ -20,8 +20,9 @@ from pathlib import Path
 
 from hepflow.errors import DataError
 from hepflow.system.files import OUTPUT_ERRORS, makeable, require_folder
+from hepflow.system.publishing import claim, rewrite
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import claim, listed, make_folder, read_text, remove, rewrite
+from hepflow.system.storage import listed, make_folder, read_text, remove
 
 log = logging.getLogger(__name__)
 RENEW_S, STALE_S = 10.0, 40.0

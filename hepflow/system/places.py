@@ -15,7 +15,8 @@ from upath.implementations.cloud import S3Path
 from upath.registry import register_implementation
 
 from hepflow.errors import ConfigError, MissingDependency
-from hepflow.system.remote import as_io_error, set_timeout
+from hepflow.system.patience import patiently
+from hepflow.system.remote import set_timeout
 from hepflow.system.store_options import options_of
 
 TIMEOUT_S = 60.0
@@ -50,11 +51,9 @@ class _Asked(UPath):
 
     def _kind(self) -> str:
         try:
-            return str(self.fs.info(self.path)["type"])
-        except OSError as error:
-            if isinstance(as_io_error(error), (FileNotFoundError, NotADirectoryError)):
-                return ""
-            raise
+            return str(patiently(cast(Path, self), lambda: self.fs.info(self.path)["type"]))
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
 
 
 class BucketPath(_Asked, S3Path):

@@ -1,9 +1,13 @@
 """Remote file systems: their timeouts, and which of their errors are worth a retry."""
 
+import errno
 import os
+import re
 import traceback
 import warnings
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from http import HTTPStatus
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,9 +23,25 @@ _CONFIGURED = {protocol: dict(options) for protocol, options in fsspec.config.co
 _FOREIGN = {"aiohttp", "botocore"}
 """Packages whose errors come from the network, though not all of them are OSErrors."""
 _CLIENTS = {"fsspec", "s3fs", "fsspec_xrootd", "hdfs_native", "upath"} | _FOREIGN
-_XROOTD = {"[3011]": FileNotFoundError, "[3010]": PermissionError}
-"""Codes in XRootD's messages that a retry does not help: kXR_NotFound and kXR_NotAuthorized."""
+_MESSAGES: dict[str, Callable[[str], OSError]] = {
+    # of XRootD: kXR_NotFound, kXR_NotAuthorized, kXR_noserver, kXR_NoSpace, kXR_overQuota
+    r"\[3011\]": FileNotFoundError,
+    r"\[3010\]|Auth failed": PermissionError,
+    r"\[3009\]": partial(OSError, errno.ENOSPC),
+    r"\[3021\]": partial(OSError, errno.EDQUOT),
+    # of Hadoop
+    r"AccessControlException|GSSAPI|SASL|InvalidToken": PermissionError,
+    r"QuotaExceededException": partial(OSError, errno.EDQUOT),
+}
+"""Messages of clients that have one type of error for all: pattern -> Python's own."""
 
+_XROOTD_LIMITS = {
+    "XRD_CONNECTIONWINDOW": "10",
+    "XRD_CONNECTIONRETRY": "2",
+    "XRD_STREAMERRORWINDOW": "10",
+}
+"""Seconds and attempts of its client, which by default gives a server up for half an hour."""
+_LONGEST = 160  # characters of a message
 _HELD: dict[str, fsspec.AbstractFileSystem] = {}
 
 
@@ -56,14 +76,19 @@ def set_timeout(url: str, timeout_s: float) -> None:
         limit = _AIOHTTP.ClientTimeout(total=None, connect=timeout_s, sock_read=timeout_s)
         options = {"client_kwargs": {"timeout": limit}}
     elif protocol == "s3":
-        options = {"config_kwargs": {"connect_timeout": timeout_s, "read_timeout": timeout_s}}
+        limits = {"connect_timeout": timeout_s, "read_timeout": timeout_s}
+        # s3fs tries again, too
+        options = {"config_kwargs": {**limits, "retries": {"max_attempts": 2}}}
         options["use_listings_cache"] = False
     elif protocol == "root":
         options = {"timeout": max(1, round(timeout_s)), "use_listings_cache": False}
+        for name, value in _XROOTD_LIMITS.items():
+            os.environ.setdefault(name, value)
         # at the end its client looks at every object, also at deprecated ones of torch
         warnings.filterwarnings("ignore", module=r"XRootD\.client\.finalize")
     elif protocol in {"hdfs", "viewfs"}:
-        options = {"dfs.client.failover.max.attempts": str(_attempts(timeout_s))}
+        # it cannot be interrupted meanwhile
+        options = {"dfs.client.failover.max.attempts": str(_attempts(min(timeout_s, 10.0)))}
     fsspec.config.conf[protocol] = {**options, **_CONFIGURED.get(protocol, {})}
 
 
@@ -95,17 +120,33 @@ def as_io_error(error: Exception) -> OSError | None:
         if getattr(cause, "status", None) == HTTPStatus.NOT_FOUND:
             return error
         return OSError(str(cause) or type(cause).__name__)
-    if isinstance(error, OSError):
-        text = str(error)
-        return next((kind(text) for code, kind in _XROOTD.items() if code in text), error)
-    return OSError(str(error) or type(error).__name__) if _package(error) else None
+    text = str(error) or type(error).__name__
+    of_hadoop = isinstance(error, RuntimeError) and "hdfs_native" in _packages(error)
+    if not (isinstance(error, OSError) or _package(error) or of_hadoop):
+        return None
+    kinds = (kind for pattern, kind in _MESSAGES.items() if re.search(pattern, text))
+    if kind := next(kinds, None):
+        return kind(_cut(text))
+    return error if isinstance(error, OSError) else OSError(_cut(text))
+
+
+def _cut(text: str) -> str:
+    """Return the beginning of a message: that of Hadoop may have thousands of characters."""
+    if of_hadoop := re.match(r'\w+\("([\w.$]+)", "(?:\1: )?(.*)', text, re.DOTALL):
+        text = f"{of_hadoop[1].rpartition('.')[2]}: {of_hadoop[2]}"
+    return text if len(text) <= _LONGEST else text[:_LONGEST].rsplit(" ", 1)[0] + " ..."
 
 
 def is_of_a_store(error: BaseException) -> bool:
     """Return whether an error was raised by a client of a remote store, and not by a bug."""
+    cause = error.__cause__
+    return bool(_packages(error) & _CLIENTS) or (cause is not None and is_of_a_store(cause))
+
+
+def _packages(error: BaseException) -> set[str]:
+    """Return the packages whose functions an error has passed."""
     frames = traceback.walk_tb(error.__traceback__)
-    packages = {str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame, _ in frames}
-    return bool(packages & _CLIENTS)
+    return {str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame, _ in frames}
 
 
 def _package(error: BaseException | None) -> str:

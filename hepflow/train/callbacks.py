@@ -17,8 +17,9 @@ from hepflow.data.predictions import Predictions, write_predictions
 from hepflow.data.runs import BEST, LAST, PREDICTIONS
 from hepflow.models.net import Net, weights_hash
 from hepflow.system.places import place
+from hepflow.system.publishing import whole
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import make_folder, read_bytes, whole
+from hepflow.system.storage import make_folder, read_bytes
 
 
 class Throughput(Callback):

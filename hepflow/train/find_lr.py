@@ -11,7 +11,8 @@ import numpy as np
 import pytorch_lightning as pl
 
 from hepflow.errors import DataError
-from hepflow.system.storage import make_folder, whole
+from hepflow.system.publishing import whole
+from hepflow.system.storage import make_folder
 from hepflow.train.parser import TrainCLI
 
 log = logging.getLogger(__name__)

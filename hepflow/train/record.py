@@ -18,7 +18,8 @@ from hepflow.models.net import Net, parameters
 from hepflow.schema import SPLITS
 from hepflow.system import processes
 from hepflow.system.files import write_json
-from hepflow.system.storage import make_folder, put, read_text, whole
+from hepflow.system.publishing import put, whole
+from hepflow.system.storage import make_folder, read_text
 from hepflow.train.data import EventData
 from hepflow.train.folder import RunPlan
 

@@ -9,7 +9,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from hepflow.data.runs import TENSORBOARD
-from hepflow.system.storage import scratch, whole
+from hepflow.system.publishing import scratch, whole
 
 
 class CopiedTensorBoard(TensorBoardLogger):

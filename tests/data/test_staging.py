@@ -12,7 +12,8 @@ import pytest
 from hepflow.data import staging
 from hepflow.data.staging import RECORD, staged
 from hepflow.data.store import EventStore
-from hepflow.system.storage import publish_folder, sizes_below
+from hepflow.system.publishing import publish_folder
+from hepflow.system.storage import sizes_below
 from hepflow.train.data import EventData
 from tests.support.toy_store import toy_store
 

@@ -5,6 +5,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numba import config
 
 from hepflow.physics.kinematics import delta_phi, delta_r, momentum, sinh, transverse_mass_squared
 
@@ -25,6 +26,9 @@ def test_sinh_is_the_standard_one_to_the_last_bits_on_both_sides_of_its_series(s
     assert sinh(0.0) == 0.0
 
 
+@pytest.mark.skipif(
+    config.DISABLE_JIT, reason="Python's own raises where the compiled one gives infinity"
+)
 def test_sinh_overflows_to_infinity():
     assert sinh(1000.0) == math.inf
     assert sinh(-1000.0) == -math.inf

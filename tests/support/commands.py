@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -96,6 +97,14 @@ class Command:
         """Return its outputs until now."""
         files = sorted(self._folder.glob("*"))
         return "\n".join(path.read_text() for path in files)
+
+    def wait_for(self, text: str, timeout: float = 120) -> None:
+        """Wait until it has printed a text."""
+        deadline = time.monotonic() + timeout
+        while text not in self.printed():
+            assert self.poll() is None, f"it ended: {self.printed()}"
+            assert time.monotonic() < deadline, f"not after {timeout:g} s: {self.printed()}"
+            time.sleep(0.1)
 
     def finish(self, timeout: float = 550) -> subprocess.CompletedProcess[str]:
         """Wait for its end, and return its outputs, like :func:`subprocess.run`."""

@@ -10,7 +10,7 @@ import psutil
 import pytorch_lightning as pl
 
 from hepflow.system.places import place
-from hepflow.system.storage import put
+from hepflow.system.publishing import put
 
 CODE = 9
 

@@ -27,6 +27,7 @@ _MAIN = {
     "datanode": "hdfs.server.datanode.DataNode",
     "resourcemanager": "yarn.server.resourcemanager.ResourceManager",
     "nodemanager": "yarn.server.nodemanager.NodeManager",
+    "dfsadmin": "hdfs.tools.DFSAdmin",
 }
 _READY = {  # server -> the server in whose log a word says that it is there, and the word
     "namenode": ("namenode", "Starting services required for active state"),
@@ -111,6 +112,11 @@ class Hadoop:
     def format(self) -> None:
         """Make an empty file system."""
         process = self._java("namenode", "-format", "-nonInteractive")
+        assert process.wait(timeout=START_TIMEOUT_S) == 0, self.log[-4000:]
+
+    def admin(self, *arguments: str) -> None:
+        """Run ``hdfs dfsadmin``, which takes two seconds."""
+        process = self._java("dfsadmin", *arguments)
         assert process.wait(timeout=START_TIMEOUT_S) == 0, self.log[-4000:]
 
     def _java(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:

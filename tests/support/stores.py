@@ -19,6 +19,12 @@ import pytest
 from tests.support.hadoop_cluster import HDFS, Hadoop, hadoop_cluster, why_not
 from tests.support.root_files import public_folder
 
+ONE = [
+    pytest.param(kind, marks=[getattr(pytest.mark, kind), getattr(pytest.mark, when)])
+    for kind, when in {"hdfs": "system", "s3": "once", "xrootd": "system"}.items()
+]
+"""Values of the fixture ``away``: each store, of which `make test` takes one."""
+
 
 @contextmanager
 def hdfs_server() -> Iterator[Hadoop]:

@@ -16,15 +16,17 @@ from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError
 from hepflow.evaluate import job as evaluate
 from hepflow.models import export
-from hepflow.system.storage import listed, make_folder, put, read_bytes
+from hepflow.system.publishing import put
+from hepflow.system.storage import listed, make_folder, read_bytes
 from hepflow.train.trees import boosted
 from hepflow.train.tune import job as tune
 from tests.support.commands import hepflow
 from tests.support.crash import CODE
+from tests.support.stores import ONE
 from tests.support.toy_store import toy_store
 from tests.support.trainings import SMALL, assert_same, fit, weights
 
-pytestmark = [pytest.mark.slow, pytest.mark.once]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -38,6 +40,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: read_bytes(path) for path in names if path.suffix in {".png", ".csv"}}
 
 
+@pytest.mark.parametrize("away", ONE, indirect=True)
 def test_a_run_and_its_report_are_those_of_a_disk(
     store: EventStore, away: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -62,6 +65,7 @@ def test_a_run_and_its_report_are_those_of_a_disk(
     assert sum("is up to date" in text for text in caplog.messages) == 2
 
 
+@pytest.mark.parametrize("away", ONE, indirect=True)
 def test_a_killed_training_resumes_to_the_same_weights(
     store: EventStore, away: Path, tmp_path: Path
 ) -> None:
@@ -86,6 +90,7 @@ def test_a_killed_training_resumes_to_the_same_weights(
     assert_same(weights(away / "killed", "best"), weights(tmp_path / "whole", "best"))
 
 
+@pytest.mark.parametrize("away", ONE, indirect=True)
 def test_a_search_goes_on_with_the_trials_that_it_has(
     store: EventStore, away: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -93,7 +98,7 @@ def test_a_search_goes_on_with_the_trials_that_it_has(
     quiet = {"processes": False, "threads_per_worker": 1, "dashboard_address": None}
     with LocalCluster(n_workers=1, **quiet) as running:
         cluster = ClusterConfig(kind="address", address=running.scheduler_address)
-        with pytest.raises(ConfigError, match="HEPFLOW_WORK_DIR"):
+        with pytest.raises(ConfigError, match="--work-dir"):
             tune.run(TuneConfig(**own, cluster=cluster))
         with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.INFO, logger="hepflow"):
             patch.setenv("HEPFLOW_WORK_DIR", str(store.path.parent))
@@ -104,3 +109,20 @@ def test_a_search_goes_on_with_the_trials_that_it_has(
     assert read_bytes(away / "tune" / "study.journal").startswith(before)
     assert yaml.safe_load(read_bytes(away / "tune" / "best.yaml"))["model"]["lr"] in {0.001, 0.003}
     assert not list(store.path.parent.glob("hepflow-*"))
+
+
+@pytest.mark.system
+@pytest.mark.spark
+def test_spark_trains_a_net_and_a_forest_there(
+    store: EventStore, away: Path, tmp_path: Path
+) -> None:
+    spark = ("--spark.master", "local[2]", "--spark.driver_memory", "1g")
+    for top in (tmp_path, away):
+        net = ("--data.store", str(store.path), "--output", str(top / "net"), *SMALL)
+        trees = ("--input", str(store.path), "--output", str(top / "forest"), "--trees", "3")
+        for command in (("spark-train", *net, *spark), ("forest", *trees, *spark)):
+            ended = hepflow(*command)
+            assert ended.returncode == 0, ended.stderr
+    assert_same(weights(tmp_path / "net"), weights(away / "net"))
+    ours, theirs = (read_predictions(top / "forest" / PREDICTIONS) for top in (tmp_path, away))
+    assert ours.logits.tobytes() == theirs.logits.tobytes()

@@ -1,7 +1,11 @@
 """A remote store that fails for a while changes no byte, and one that stays away gives one line."""
 
+import logging
+import os
+import re
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +13,26 @@ import pytest
 
 from hepflow.config.engines import ClusterConfig
 from hepflow.config.stages import FeaturesConfig
+from hepflow.data.runs import PREDICTIONS, RECORD
 from hepflow.data.store import EventStore
 from hepflow.features import job as features
+from hepflow.system import patience
+from hepflow.system.byte_ranges import read_range
+from hepflow.system.files import read_json
 from hepflow.system.places import place
-from hepflow.system.storage import publish_folder, read_bytes
-from tests.support.stores import S3Server
+from hepflow.system.publishing import claim, publish_folder, put
+from hepflow.system.remote import is_of_a_store
+from hepflow.system.storage import listed, make_folder, read_bytes, remove, remove_tree, sizes_below
+from hepflow.system.store_options import STORAGE, configure
+from tests.support.commands import Command, hepflow
+from tests.support.hadoop_cluster import Hadoop
+from tests.support.line import Line
+from tests.support.stores import ONE, S3Server
+from tests.support.toy_store import toy_store
 from tests.support.toy_trigger import ingest, write_raw
 from tests.support.trainings import assert_same, fit, weights
 
-pytestmark = [pytest.mark.slow, pytest.mark.once]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +66,7 @@ def shaky(environ: dict[str, Any], number: int) -> str | None:
     return kinds[number // 20 % 3]
 
 
+@pytest.mark.once
 @pytest.mark.s3
 def test_failing_requests_change_no_byte(here: Path, s3_server: S3Server, tmp_path: Path) -> None:
     away = place(f"{s3_server.url}/{uuid.uuid4().hex}")
@@ -61,3 +77,129 @@ def test_failing_requests_change_no_byte(here: Path, s3_server: S3Server, tmp_pa
     fit(EventStore.open(here / "features.zarr"), tmp_path / "run", "--trainer.max_epochs", "1")
     assert contents(away / "features.zarr") == contents(here / "features.zarr")
     assert_same(weights(away / "run"), weights(tmp_path / "run"))
+
+
+@pytest.fixture
+def line(request: pytest.FixtureRequest, away: Path) -> Iterator[tuple[Line, Path]]:
+    """Yield a line to a store, and a folder at its end."""
+    in_s3 = away.protocol == "s3"
+    server = os.environ["AWS_ENDPOINT_URL"] if in_s3 else str(away)
+    line = Line(int(re.search(r"127.0.0.1:(\d+)", server)[1]))
+    own = f"127.0.0.1:{line.port}"
+    if in_s3:
+        request.getfixturevalue("monkeypatch").setenv(STORAGE, "{}")
+        configure({str(away): {"endpoint_url": f"http://{own}"}})
+        there = away
+    else:
+        there = place(re.sub(r"127.0.0.1:\d+", own, server))
+    make_folder(there)
+    yield line, there
+    line.cut()
+
+
+def use(folder: Path) -> None:
+    """Do once what stages do with a store."""
+    make_folder(folder / "below")
+    put(folder / "below" / "a", b"0123456789")
+    assert claim(folder / "claimed", "by me")
+    assert read_range(folder / "below" / "a", 2, 4) == b"23"
+    assert [one.name for one in listed(folder, "*/*")] == ["a"]
+    assert sizes_below(folder) == {"below/a": 10, "claimed": 5}
+    remove(folder / "claimed")
+    assert not (folder / "claimed").is_file()
+    remove_tree(folder / "below")
+
+
+@pytest.mark.parametrize("seconds", [pytest.param(1, marks=pytest.mark.once), 20])
+def test_a_store_that_comes_back_is_waited_for(
+    line: tuple[Line, Path], seconds: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a second, the clients tell nobody."""
+    cable, folder = line
+    use(folder)
+    with cable.cut_for(seconds), caplog.at_level(logging.INFO, logger="hepflow"):
+        use(folder / "again")
+    if seconds > 10:
+        assert caplog.text.count("the store does not answer") == 1
+        assert caplog.text.count("the store answers again") == 1
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("away", ONE, indirect=True)
+def test_a_store_that_stays_away_is_an_error_in_one_line(
+    line: tuple[Line, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cable, folder = line
+    use(folder)
+    monkeypatch.setattr(patience, "PATIENCE_S", 2.0)
+    cable.cut()
+    with pytest.raises(OSError, match=r"(?i)connect|refused|closed") as caught:
+        listed(folder)
+    assert is_of_a_store(caught.value)
+    assert len(str(caught.value)) < 300
+    monkeypatch.undo()
+    cable.mend()
+    use(folder)
+
+
+def refuse(store: Path, output: Path, match: str, **variables: str) -> None:
+    """Run a command that writes, and expect one line and no output."""
+    ended = hepflow("trees", "--input", str(store), "--output", str(output), env=variables)
+    (line,) = ended.stderr.strip().splitlines()[-1:]
+    assert (ended.returncode, "Traceback" in ended.stderr) == (2, False), ended.stderr
+    assert re.match(f"hepflow: error: .*{match}", line), line
+
+
+@pytest.mark.once
+def test_a_refusal_of_s3_is_one_line_and_the_same_command_writes_later(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    store = toy_store(tmp_path / "toy.zarr", events=30).path
+    refuse(store, place("s3://no-such-bucket/trees"), "bucket does not exist")
+    output = place(f"{s3_server.url}/{uuid.uuid4().hex}/trees")
+
+    def expired(environ: dict[str, Any], _: int) -> str | None:  # as of a token
+        return "403 Forbidden" if PREDICTIONS in environ["PATH_INFO"] else None
+
+    with s3_server.failing(expired):
+        refuse(store, output, "Forbidden")
+    assert not (output / RECORD).exists()
+    assert hepflow("trees", "--input", str(store), "--output", str(output)).returncode == 0
+    assert read_json(output / RECORD)["finished"]
+
+
+def test_refusals_of_hdfs_are_one_line(hdfs: Hadoop, tmp_path: Path) -> None:
+    """A folder of somebody else, and a full quota; a name node in safe mode is waited for."""
+    store = toy_store(tmp_path / "toy.zarr", events=30).path
+    folder = place(f"{hdfs.url}/{uuid.uuid4().hex}")
+    make_folder(folder)
+    refuse(store, folder / "trees", "Permission denied", HADOOP_USER_NAME="somebody")
+    hdfs.admin("-setSpaceQuota", "1000", folder.path)
+    refuse(store, folder / "trees", "[Qq]uota")
+    hdfs.admin("-clrSpaceQuota", folder.path)
+    hdfs.admin("-safemode", "enter")
+    waits = Command("trees", "--input", str(store), "--output", str(folder / "trees"))
+    try:
+        waits.wait_for("the store does not answer")
+    finally:
+        hdfs.admin("-safemode", "leave")
+    ended = waits.finish(200)
+    assert ended.returncode == 0, ended.stderr
+    assert "SafeModeException" in ended.stderr
+    assert "the store answers again" in ended.stderr
+    assert read_json(folder / "trees" / RECORD)["finished"]
+
+
+def test_a_data_node_that_is_killed_and_back_costs_no_event(
+    here: Path, hdfs: Hadoop, tmp_path: Path
+) -> None:
+    away = place(f"{hdfs.url}/{uuid.uuid4().hex}")
+    publish_folder(shutil.copytree(here / "events", tmp_path / "events"), away / "events")
+    hdfs.kill("datanode")
+    options = ("--input", str(away / "events"), "--output", str(away / "features.zarr"))
+    waits = Command("features", *options, "--cluster.workers", "2")
+    waits.wait_for("the store does not answer")
+    hdfs.start("datanode")
+    ended = waits.finish(300)
+    assert ended.returncode == 0, ended.stderr
+    assert contents(away / "features.zarr") == contents(here / "features.zarr")

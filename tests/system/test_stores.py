@@ -22,7 +22,7 @@ from hepflow.score import job as score
 from hepflow.score.folder import read_scores
 from hepflow.system.files import read_json
 from hepflow.system.places import place
-from hepflow.system.storage import publish_folder
+from hepflow.system.publishing import publish_folder
 from hepflow.tools import store as tools
 from tests.support.commands import hepflow
 from tests.support.toy_store import toy_store

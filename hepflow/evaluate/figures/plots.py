@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from hepflow.evaluate.figures import AnyFigure, Bars, Chart, Display, Matrix, Series
-from hepflow.system.storage import whole
+from hepflow.system.publishing import whole
 
 # After Petroff (2021), distinct for colour-blind readers; a few darkened for thin lines on white.
 MODEL_COLOURS = ("#832db6", "#e76300", "#12836f", "#3f90da", "#8f8426", "#bd1f01")

@@ -7,7 +7,6 @@ workers and share a journal file, so that a search can be resumed.
 import json
 import logging
 import math
-import os
 import shlex
 import tempfile
 import time
@@ -16,7 +15,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import optuna
@@ -34,18 +32,18 @@ from hepflow.data.store import EventStore
 from hepflow.engines import dask
 from hepflow.errors import ConfigError, DataError, HepflowError
 from hepflow.system import locks
-from hepflow.system.remote import is_remote
-from hepflow.system.storage import make_folder, put, read_bytes, scratch
-from hepflow.system.store_options import WORK_DIR
+from hepflow.system.publishing import put
+from hepflow.system.storage import make_folder
 from hepflow.system.terminal import TO_PASTE
 from hepflow.train.cli import prepared
 from hepflow.train.parser import TrainCLI
 from hepflow.train.tune.folds import make_folds
+from hepflow.train.tune.journal import JOURNAL, keep, local_journal
 from hepflow.train.tune.report import REASON, report
 
 log = logging.getLogger(__name__)
 
-JOURNAL, BEST_FILE = "study.journal", "best.yaml"
+BEST_FILE = "best.yaml"
 STUDY = "hepflow"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 NOT_FINITE = "its loss was NaN or infinite"
@@ -72,7 +70,7 @@ def run(config: TuneConfig) -> None:
     with ExitStack() as stack:
         stack.enter_context(locks.exclusive(config.output))
         make_folder(config.output)
-        journal = _journal(config, stack)
+        journal = local_journal(config, stack)
         hashes = {name: digest(value) for name, value in settings.items()}
         study = _open_study(config, journal, hashes)
         n_done, n_left = _queue(study, config)
@@ -87,7 +85,7 @@ def run(config: TuneConfig) -> None:
                 ]
                 for count, future in enumerate(as_completed(futures), start=n_done + 1):
                     log.info("[%d/%d] %s", count, n_done + n_left, future.result())
-                    _keep(journal, config)
+                    keep(journal, config)
         else:
             log.info("%s is up to date: %d trials", config.output, n_done)
         study = _load(config, journal)
@@ -145,33 +143,6 @@ def _overlay(net: str) -> dict[str, Any]:
 def _parse(overlay: Path) -> None:
     with prepared():
         _Options("fit", ("--config", str(overlay)))
-
-
-def _journal(config: TuneConfig, stack: ExitStack) -> Path:
-    """Return the journal of the search, on a disk: the workers append to it.
-
-    That of a remote folder is copied to `scratch`, and put back after every trial.
-    """
-    journal = config.output / JOURNAL
-    if not is_remote(journal):
-        return journal.absolute()
-    if config.cluster.kind != "local" and WORK_DIR not in os.environ:
-        why = "the workers of a search write to one journal, and a remote store cannot append"
-        advice = "Give --work-dir, a folder on a disk that all nodes share."
-        raise ConfigError(f"{config.output}: {why}. {advice}")
-    folder = stack.enter_context(TemporaryDirectory(prefix="hepflow-", dir=scratch()))
-    here = Path(folder) / JOURNAL
-    if journal.is_file():
-        here.write_bytes(read_bytes(journal))
-    stack.callback(_keep, here, config)
-    return here
-
-
-def _keep(journal: Path, config: TuneConfig) -> None:
-    """Put the journal back, up to its last whole line: a worker may be writing another."""
-    if is_remote(config.output) and journal.is_file():
-        lines = journal.read_bytes()
-        put(config.output / JOURNAL, lines[: lines.rfind(b"\n") + 1])
 
 
 def _storage(journal: Path) -> optuna.storages.JournalStorage:

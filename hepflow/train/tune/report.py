@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
-from hepflow.system.storage import whole
+from hepflow.system.publishing import whole
 from hepflow.system.terminal import show, table
 
 log = logging.getLogger(__name__)
