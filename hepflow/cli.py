@@ -95,7 +95,7 @@ URLS = {
     **dict.fromkeys(_IN_AND_OUT, ("input", "output")),
     **dict.fromkeys(_IN, ("input",)),
     "import-cern": ("train", "test", "output"),
-    "score": ("model", "input", "output", "store"),
+    "score": ("model", "input", "output", "report", "store"),
     "evaluate": ("input", "output", "store"),
     "export": ("run", "input", "output"),
     "demo": ("output",),

@@ -1,5 +1,6 @@
 """Files on HDFS, S3 and XRootD: whole, claimed once, removed; paths keep the names of servers."""
 
+import importlib
 import os
 import pickle
 import socket
@@ -16,7 +17,7 @@ from hepflow.system.locks import exclusive
 from hepflow.system.places import place
 from hepflow.system.publishing import claim, whole
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import listed, make_folder, remove, remove_tree
+from hepflow.system.storage import listed, make_folder, remove, remove_tree, sizes_below
 
 
 def put(path: Path, text: str) -> None:
@@ -158,3 +159,18 @@ def test_of_runs_that_start_at_once_at_most_one_goes_on(away: Path) -> None:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(work, range(4)))
     assert most == 1
+
+
+@pytest.mark.slow
+@pytest.mark.system
+@pytest.mark.s3
+def test_more_keys_than_an_answer_of_s3_holds(s3: str) -> None:
+    """It names up to a thousand; so many are put past the server, which would take a minute."""
+    bucket = importlib.import_module("moto.backends").get_backend("s3")["123456789012"]["aws"]
+    for number in range(10_000):
+        bucket.put_object("bucket", f"many/{number:05d}", b"x")
+    folder = place(f"{s3}/many")
+    assert [path.name for path in listed(folder)] == [f"{number:05d}" for number in range(10_000)]
+    assert len(sizes_below(folder)) == 10_000
+    remove_tree(folder)
+    assert listed(folder) == []

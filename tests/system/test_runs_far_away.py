@@ -16,6 +16,8 @@ from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError
 from hepflow.evaluate import job as evaluate
 from hepflow.models import export
+from hepflow.models.onnx_net import OnnxNet
+from hepflow.score.working_points import resolve
 from hepflow.system.publishing import put
 from hepflow.system.storage import listed, make_folder, read_bytes
 from hepflow.train.trees import boosted
@@ -59,6 +61,11 @@ def test_a_run_and_its_report_are_those_of_a_disk(
     assert read_bytes(away / "again.onnx") == read_bytes(there / ONNX) == read_bytes(here / ONNX)
     assert files(tmp_path / "report") == files(away / "report") != {}
     assert listed(there / "tensorboard", "*/events.*")
+    points = [
+        resolve("ttbar@0.9", place / "report", OnnxNet(place / "runs" / "hlf" / ONNX))
+        for place in (tmp_path, away)
+    ]
+    assert points[0] == points[1] != ()
     with caplog.at_level(logging.INFO, logger="hepflow"):
         fit(store, there)
         evaluate.run(EvaluateConfig(**runs))
