@@ -87,7 +87,7 @@ def s3_server() -> Iterator[S3Server]:
     serving = pytest.importorskip("werkzeug.serving")
     s3fs = pytest.importorskip("s3fs")
 
-    class Quiet(moto.MotoRequestHandler):
+    class Quiet(serving.WSGIRequestHandler):
         def log_request(self, *_: Any) -> None:
             """Print nothing."""
 
