@@ -1,11 +1,12 @@
-"""A store far away against one on this disk: loading for a training, and computing features.
+"""A store far away against one on this disk: loading for a training, features and ingest.
 
 The store lies on an XRootD server of this machine, behind a proxy that adds 30 ms to each request.
 ``remote_loader_vs_local`` is the time of an epoch of the loader on the local store over that on the
 remote one, from the first batch on, with the time of a training step after each batch;
 ``first_batch_s`` is the wait for the first one, from opening the remote store.
 ``remote_features_vs_local`` compares `hepflow features` from Parquet on that server into a local
-store with the same from a local dataset. Runs in turn, medians.
+store with the same from a local dataset, and ``remote_ingest_vs_local`` `hepflow ingest` of ROOT
+files there and here, into a local dataset. Runs in turn, medians.
 """
 
 import argparse
@@ -21,15 +22,18 @@ from urllib.parse import urlsplit
 
 import generated
 import torch
+from ingest import write_files
 from latency import delayed
 from timing import medians, timed
 from train import generate
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from hepflow.config.engines import ClusterConfig
-from hepflow.config.stages import FeaturesConfig
+from hepflow.config.engines import ClusterConfig, SparkConfig
+from hepflow.config.stages import FeaturesConfig, IngestConfig
+from hepflow.engines.spark import spark_session
 from hepflow.features import job
+from hepflow.ingest import job as ingest
 from hepflow.system.places import place
 from hepflow.system.terminal import show, table
 from hepflow.train.data import EventData
@@ -48,15 +52,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, xrootd_server() as (url, served):
         here = Path(folder)
         store = generate(here / "toy.zarr", 8000 if quick else 20_000, mean_particles=150)
-        events = here / "events"
+        raw, events = here / "raw", here / "events"
+        write_files(raw / "qcd", 8 if quick else 24, n_baskets=4)
         generated.write(events, generated.events(1000), fragments=12 if quick else 36)
-        for made in (store, events):
+        for made in (store, events, raw):
             shutil.copytree(made, served / made.name)
         port = urlsplit(url).port or 0
         with delayed(port, DELAY_S) as far:
             away = place(url.replace(f":{port}", f":{far}"))
             result = loading(store, away / store.name, 3 if quick else 5)
             result |= features(events, away / events.name, here, 1 if quick else 3)
+            result |= ingested(raw, away / raw.name, here, 1 if quick else 3)
     show(table(("", ""), [(key, f"{value:.2f}") for key, value in result.items()]))
     print(json.dumps(result))
 
@@ -98,6 +104,24 @@ def features(local: Path, remote: Path, scratch: Path, repeats: int) -> dict[str
     }
     seconds = medians(contenders, repeats, warm_up=1)
     return {"remote_features_vs_local": seconds["local"] / seconds["remote"]}
+
+
+def ingested(local: Path, remote: Path, scratch: Path, repeats: int) -> dict[str, float]:
+    spark = SparkConfig(master="local[2]")
+
+    def run(raw: Path) -> None:
+        output = scratch / "ingested"
+        shutil.rmtree(output, ignore_errors=True)
+        samples = {"qcd": ("qcd",)}
+        ingest.run(IngestConfig(input=str(raw), output=output, samples=samples, spark=spark))
+
+    contenders = {
+        name: partial(timed, partial(run, place))
+        for name, place in (("local", local), ("remote", remote))
+    }
+    with spark_session(spark, "hepflow storage benchmark"):
+        seconds = medians(contenders, repeats, warm_up=1)
+    return {"remote_ingest_vs_local": seconds["local"] / seconds["remote"]}
 
 
 if __name__ == "__main__":
