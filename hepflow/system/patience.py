@@ -38,15 +38,15 @@ def patiently(path: Path, ask: Callable[[], T]) -> T:
     one waits.
     """
     if getattr(_STATE, "waits", False):
-        return ask()
+        return _asked(path, ask, 0.0)
     _STATE.waits = True
     try:
-        return _asked(path, ask)
+        return _asked(path, ask, PATIENCE_S)
     finally:
         _STATE.waits = False
 
 
-def _asked(path: Path, ask: Callable[[], T]) -> T:
+def _asked(path: Path, ask: Callable[[], T], patience_s: float) -> T:
     store = cast(UPath, path).protocol
     deadline, pause = 0.0, 1.0
     while True:
@@ -59,14 +59,14 @@ def _asked(path: Path, ask: Callable[[], T]) -> T:
             is_verdict = isinstance(reason, _VERDICTS) or reason.errno in _FULL
             if is_verdict:  # it would be the same again
                 _heard(path, deadline)
-            deadline = deadline or now + PATIENCE_S
+            deadline = deadline or now + patience_s
             if is_verdict or store not in _ANSWERED or now + pause > deadline:
                 if reason is error:
                     raise
                 raise reason from error
             if pause == 1.0:
                 text = "%s: the store does not answer (%s); waiting for it, up to %d s"
-                log.warning(text, path, one_line(reason), PATIENCE_S)
+                log.warning(text, path, one_line(reason), patience_s)
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
         else:

@@ -29,7 +29,7 @@ from tests.support.toy_store import toy_store
 from tests.support.toy_trigger import untrained, write_raw
 from tests.support.trainings import SMALL, assert_same, fit, weights
 
-pytestmark = [pytest.mark.slow, pytest.mark.once]
+pytestmark = pytest.mark.slow
 CLUSTER = ClusterConfig(workers=2)
 
 
@@ -74,6 +74,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.once
 def test_every_stage_writes_the_bytes_of_a_local_run(
     here: Path, away: Path, tmp_path: Path, spark: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -95,6 +96,7 @@ def test_every_stage_writes_the_bytes_of_a_local_run(
     assert "is sound" in caplog.text
 
 
+@pytest.mark.once
 def test_a_training_from_a_store_far_away_gives_the_same_weights(
     away: Path, tmp_path: Path
 ) -> None:
