@@ -23,7 +23,15 @@ from hepflow.config.arguments import (
     read,
     spelt_out,
 )
-from hepflow.config.options import HELP, Groups, groups_of, mappings_of, print_help, spelt
+from hepflow.config.options import (
+    HELP,
+    Groups,
+    groups_of,
+    mappings_of,
+    print_help,
+    spelt,
+    with_urls,
+)
 from hepflow.config.shipped import with_shipped
 from hepflow.errors import ConfigError, HepflowError, MissingDependency, one_line
 from hepflow.system.files import OUTPUT_ERRORS
@@ -258,7 +266,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
 def _groups(name: str) -> Groups:
     if config := COMMANDS[name].config:
-        return groups_of(config)
+        return with_urls(groups_of(config), URLS.get(name, ()))
     groups: Groups = _load("hepflow.train.help:groups", "train")(in_spark=name == "spark-train")
     return groups
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 import shtab
 from docstring_parser import parse_from_object
 
-PATH, SWITCH = "PATH", ""
+PATH, PATH_OR_URL, SWITCH = "PATH", "URL|PATH", ""
 HELP = ("-h", "--help")
 VALUES = {int: "INT", float: "NUMBER", str: "TEXT", bool: "{true,false}", Path: PATH, Any: "..."}
 """Type -> placeholder of its value in the help."""
@@ -34,15 +34,20 @@ class Option(NamedTuple):
 
 Groups = Mapping[str, Iterable[Option]]  # heading -> options below it
 _FILE = "YAML file of these options, with underscores for dashes; options after it win."
-_STORAGE = "Beginning of a URL -> options of its store, such as endpoint_url and profile."
-_WORK_DIR = "Folder on this machine for what is on its way to a remote store; default: TMPDIR."
 GENERAL = (
-    Option("config", PATH, "", _FILE),
+    Option("config", PATH_OR_URL, "", _FILE),
     Option("print_config", SWITCH, "", "Print the resulting configuration as such a file."),
-    Option("storage", "{URL: {NAME: ...}, ...}", "none", _STORAGE),
-    Option("work_dir", PATH, "", _WORK_DIR),
 )
 """Options of every command that has a configuration."""
+_STORAGE = "Beginning of a URL -> options of its store, such as endpoint_url and profile."
+_WORK_DIR = "Folder on this machine for files on their way to a store; default: TMPDIR."
+STORES = {
+    "remote stores": (
+        Option("storage", "{URL: {NAME: ...}, ...}", "none", _STORAGE),
+        Option("work_dir", PATH, "", _WORK_DIR),
+    )
+}
+"""The same, under a heading of their own."""
 
 
 def spelt(name: str) -> str:
@@ -128,6 +133,16 @@ def add(add_argument: Callable[..., Action], option: Option) -> None:
         action = add_argument(*flags, metavar=option.value, help=text)
         if PATH in option.value:
             action.complete = shtab.FILE  # type: ignore[attr-defined]  # read by shtab
+
+
+def with_urls(groups: Groups, names: Iterable[str]) -> Groups:
+    """Return options of which some take URLs of any store, and those of the stores."""
+
+    def shown_as(option: Option) -> Option:
+        takes_url = option.value == PATH and option.name in names
+        return option._replace(value=PATH_OR_URL) if takes_url else option
+
+    return {title: [shown_as(one) for one in own] for title, own in groups.items()} | STORES
 
 
 def print_help(usage: str, about: str, groups: Groups, last: str = "") -> None:

@@ -1,7 +1,7 @@
 """The options of a training for its help and for completion, without loading torch."""
 
 from hepflow.config import stages
-from hepflow.config.options import GENERAL, SWITCH, Option, groups_of
+from hepflow.config.options import GENERAL, SWITCH, Groups, Option, groups_of, with_urls
 from hepflow.config.train import DataConfig, ModelConfig, of_an_epoch
 
 FULL = "--help_all"
@@ -31,10 +31,12 @@ LIGHTNING = [
     Option("early_stopping.patience", "INT", "15", _PATIENCE),
     Option("checkpoint.monitor", "TEXT", "val_loss", _MONITOR),
 ]
+URLS = {"output", "ckpt_path", "data.store"}
+"""Options that may be URLs of any store."""
 SET_BY_SPARK = {"trainer.accelerator", "trainer.devices", "trainer.num_nodes"}
 
 
-def groups(*, in_spark: bool = False) -> dict[str, list[Option]]:
+def groups(*, in_spark: bool = False) -> Groups:
     """Return the options under their headings."""
     config_file, *others = GENERAL
     general = [config_file._replace(text=_CONFIG), *others]
@@ -44,7 +46,8 @@ def groups(*, in_spark: bool = False) -> dict[str, list[Option]]:
     found |= groups_of(DataConfig, "data.", "data") | groups_of(ModelConfig, "model.", "model")
     found["model"].insert(0, Option("model.net", "CLASS", "HLFNet", _NET))
     found["trainer"] = [o for o in LIGHTNING if not in_spark or o.name not in SET_BY_SPARK]
-    return {title: [_spelt(option) for option in options] for title, options in found.items()}
+    spelt = {title: [_spelt(option) for option in options] for title, options in found.items()}
+    return with_urls(spelt, URLS)
 
 
 def _spelt(option: Option) -> Option:
