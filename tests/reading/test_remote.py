@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from http import HTTPStatus
@@ -28,6 +29,8 @@ from hepflow.reading.listing import list_files
 from hepflow.reading.ranges import EntryRange, SourceFile
 from hepflow.reading.reader import Access, RangeReader
 from hepflow.system.files import read_json
+from hepflow.system.publishing import put
+from hepflow.system.storage import make_folder
 from tests.support.hadoop_cluster import Hadoop
 from tests.support.root_files import write_delphes
 
@@ -229,3 +232,18 @@ def test_a_remote_input_gives_the_events_of_a_local_one(
             [pq.read_table(tmp_path / name / fragment) for fragment in about["fragments"]]
         )
     assert tables[0] == tables[1]
+
+
+def test_a_file_of_the_same_size_that_has_changed_has_another_version(away: Path) -> None:
+    """Times of XRootD are whole seconds: within one, a change may not be seen."""
+    make_folder(away)
+    put(away / "a.root", b"before")
+    (before,) = list_files(str(away))
+    deadline = time.monotonic() + 10
+    (now,) = list_files(str(away))
+    assert now == before
+    while now.version == before.version and time.monotonic() < deadline:
+        put(away / "a.root", b"after.")
+        (now,) = list_files(str(away))
+    assert (now.size, now.path) == (before.size, before.path)
+    assert now.version != before.version
