@@ -61,6 +61,8 @@ def _asked(path: Path, ask: Callable[[], T], patience_s: float) -> T:
                 _heard(path, deadline)
             deadline = deadline or now + patience_s
             if is_verdict or store not in _ANSWERED or now + pause > deadline:
+                if not is_verdict and patience_s:  # what is tidied up now need not wait again
+                    _ANSWERED.discard(store)
                 if reason is error:
                     raise
                 raise reason from error

@@ -137,6 +137,9 @@ def test_a_store_that_stays_away_is_an_error_in_one_line(
         listed(folder)
     assert is_of_a_store(caught.value)
     assert len(str(caught.value)) < 300
+    monkeypatch.setattr(patience, "PATIENCE_S", 1000.0)
+    with pytest.raises(OSError, match=r"(?i)connect|refused|closed"):
+        listed(folder)  # it is not waited for again
     monkeypatch.undo()
     cable.mend()
     use(folder)
