@@ -207,8 +207,10 @@ class TrainCLI(LightningCLI):
             return False
         run = self.run
         if configured in (None, True):
-            where = (run.folder, run.config_hash)
-            configured = CopiedTensorBoard(*where) if is_remote(run.folder) else _board(*where)
+            if is_remote(run.folder):
+                configured = CopiedTensorBoard(run.folder, run.config_hash)
+            else:
+                configured = TensorBoardLogger(str(run.folder), TENSORBOARD, run.config_hash)
         own = EpochTable(run.folder / HISTORY, go_on=run.state == "resume")
         return [*(configured if isinstance(configured, list) else [configured]), own]
 
@@ -236,10 +238,6 @@ def _fit_to_machine(trainer: pl.Trainer, precision: str) -> None:
         why = f"asks for more processes than the {cores} cores that hepflow may use here"
         raise ConfigError(f"trainer.devices {devices} {why}")
     os.environ[LAUNCHER] = str(os.getpid())
-
-
-def _board(folder: Path, version: str) -> TensorBoardLogger:
-    return TensorBoardLogger(str(folder), TENSORBOARD, version)
 
 
 def _name(configs: Sequence[Any]) -> str:
