@@ -15,7 +15,7 @@ from hepflow.errors import ConfigError, DataError
 from hepflow.system import locks
 from hepflow.system.locks import exclusive
 from hepflow.system.places import place
-from hepflow.system.publishing import claim, whole
+from hepflow.system.publishing import claim, rewrite, whole
 from hepflow.system.remote import is_remote
 from hepflow.system.storage import listed, make_folder, remove, remove_tree, sizes_below
 
@@ -108,6 +108,25 @@ def test_a_lock_is_held_once_and_gone_at_the_end(
     with exclusive(anywhere):
         pass
     assert not [path for path in listed(anywhere.parent) if ".lock" in path.name]
+
+
+def test_what_a_claim_says_is_there_at_every_instant(away: Path) -> None:
+    own = away.parent / f".{away.name}.lock.000001"
+    make_folder(away.parent)
+    assert claim(own, "process 1 on a, seen 0")
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.is_set():
+            rewrite(own, b"process 1 on a, seen 1")
+
+    with ThreadPoolExecutor(1) as pool:
+        renewed = pool.submit(renew)
+        said = {locks._said(own) for _ in range(30)}
+        done.set()
+        renewed.result()
+    assert said <= {"process 1 on a, seen 0", "process 1 on a, seen 1"}
+    remove(own)
 
 
 def test_the_claim_of_a_run_that_died_is_taken_over(

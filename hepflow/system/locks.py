@@ -122,12 +122,17 @@ def _holder() -> str:
 
 
 def _said(path: Path) -> str:
-    try:
-        return read_text(path)
-    except OSError:  # XRootD's has no type for a missing file
-        if path.exists():
-            raise
-        return ""
+    """Return what a claim says, or nothing if it is gone."""
+    for _ in range(10):
+        try:
+            if said := read_text(path):
+                return said
+        except OSError:  # XRootD's has no type for a missing file
+            if path.exists():
+                raise
+            break
+        time.sleep(0.1)  # on XRootD it is empty for an instant, while it is written
+    return ""
 
 
 def _renew(path: Path, done: threading.Event) -> None:
