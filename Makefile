@@ -12,7 +12,7 @@ TORCH  ?= $(shell sed -n 's/^torch==//p' constraints.txt)
 LOWEST := .venv-lowest
 PYTEST  = $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install demo test fast system coverage hadoop lint docs lowest constraints clean
+.PHONY: help install demo test fast system coverage servers lint docs lowest constraints clean
 
 help:
 	@echo "make install      only the virtual environment, .venv; the others create it too"
@@ -20,7 +20,7 @@ help:
 	@echo "make test   the tests: every fact once"
 	@echo "make fast   those of them that are not marked slow"
 	@echo "make system       all tests: every cluster and mode, kills, notebooks, more random examples"
-	@echo "make hadoop  the jars of HDFS and YARN (Maven), which tests use if they are there"
+	@echo "make servers  the jars of HDFS, YARN and Kafka (Maven), which tests use if they are there"
 	@echo "make lint   ruff, mypy and repo-review"
 	@echo "make docs   the pages under docs/ and the Python API, as build/docs/index.html"
 	@echo "make coverage     all tests, and the lines of hepflow/ that they miss"
@@ -62,9 +62,9 @@ coverage: install
 	NUMBA_DISABLE_JIT=1 $(PYTEST) -m 'not slow and not system' --cov --cov-append --cov-report term \
 		-W ignore::RuntimeWarning tests/physics tests/simulate
 
-hadoop: build/hadoop
+servers: build/hadoop build/kafka build/spark-kafka
 
-build/hadoop: tests/support/hadoop/pom.xml
+build/%: tests/support/%/pom.xml
 	mvn --batch-mode --quiet --file $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$@
 	@touch $@
 

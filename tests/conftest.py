@@ -17,6 +17,7 @@ from hepflow.errors import MissingDependency
 from hepflow.system.places import place
 from tests.support import stores
 from tests.support.hadoop_cluster import Hadoop
+from tests.support.jars import spark_kafka
 
 # No property may fail because the machine is busy. `make system` takes the second profile.
 for name, examples in (("default", 20), ("nightly", 200)):
@@ -38,7 +39,7 @@ PARTS = {
     "spark": "Spark on a Java of its own",
     "slurm": "a Slurm cluster",
     "yarn": "YARN",
-    "kafka": "a broker of Kafka's protocol",
+    "kafka": "Apache Kafka",
     "xrootd": "an XRootD server",
     "s3": "an S3 server",
     "hdfs": "an HDFS name node",
@@ -67,6 +68,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(name)
         if item.get_closest_marker("spark"):
             item.fixturenames.insert(0, "java")  # type: ignore[attr-defined]
+        item.user_properties += [("part", mark) for mark in PARTS if item.get_closest_marker(mark)]
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
 
@@ -76,8 +78,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     stats = terminalreporter.stats
     lines = []
     for mark, part in PARTS.items():
-        used = sum(mark in report.keywords for report in stats.get("passed", ()))
-        skipped = [report for report in stats.get("skipped", ()) if mark in report.keywords]
+        own = ("part", mark)
+        used = sum(own in report.user_properties for report in stats.get("passed", ()))
+        skipped = [one for one in stats.get("skipped", ()) if own in one.user_properties]
         if used:
             lines.append(f"{part}: used by {used} tests")
         if skipped:
@@ -112,9 +115,10 @@ def spark(java: None) -> Iterator[Any]:
     """Yield one Spark session for all tests, as it takes seconds to start; the stages use it."""
     pytest.importorskip("pyspark")
     module = importlib.import_module("hepflow.engines.spark")
-    with module.spark_session(
-        SparkConfig(master="local[2]", driver_memory="1g"), "hepflow tests"
-    ) as session:
+    jars = ",".join(map(str, spark_kafka()))
+    conf = {"spark.jars": jars} if jars else {}
+    config = SparkConfig(master="local[2]", driver_memory="1g", conf=conf)
+    with module.spark_session(config, "hepflow tests") as session:
         yield session
 
 

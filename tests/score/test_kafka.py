@@ -1,12 +1,9 @@
 """Scoring of a topic: each event once whatever dies, bounded micro-batches, bad messages named.
 
-The broker is noida-db, another implementation of Kafka's protocol, not Apache Kafka;
-HEPFLOW_KAFKA=host:port names another. Spark's own connector is not in any package: its test needs
-HEPFLOW_SPARK_KAFKA, the value of spark.jars.packages.
+The broker is Apache Kafka, and it is read by our source and by Spark's own connector.
 """
 
 import logging
-import os
 import re
 import sys
 import threading
@@ -37,6 +34,7 @@ from hepflow.score.kafka.topic import Topic
 from hepflow.score.scorer import Scorer
 from hepflow.system.files import read_json
 from hepflow_bench.copies import copy_as_new
+from tests.support.jars import spark_kafka
 from tests.support.kafka_broker import broker
 from tests.support.toy_trigger import (
     TEMPLATE_EVENTS,
@@ -53,8 +51,8 @@ LOSS = 1 << 20
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with broker(tmp_path_factory.mktemp("broker")) as address:
-        yield address
+    with broker(tmp_path_factory.mktemp("broker")) as running:
+        yield running.address
 
 
 def publish(raw: Path, topic: str, **more: Any) -> None:
@@ -158,14 +156,6 @@ def test_a_wrong_address_or_a_missing_broker_is_one_line(
         ScoreConfig(input=f"kafka://{server}/none")
 
 
-def connectors() -> list[Any]:
-    missing = pytest.mark.skipif(
-        "HEPFLOW_SPARK_KAFKA" not in os.environ,
-        reason="spark-sql-kafka is in no package: see the module",
-    )
-    return [pytest.param("python", id="python"), pytest.param("spark", id="spark", marks=missing)]
-
-
 PHYSICS = """
 import awkward as ak
 from hepflow.physics.features import compute_features
@@ -196,7 +186,7 @@ def changed(table: pa.Table, collection: str, field: str, value: float, first: i
 
 
 @pytest.mark.spark
-@pytest.mark.parametrize("connector", connectors())
+@pytest.mark.parametrize("connector", ["python", "spark"])
 def test_messages_are_scored_as_files_are_and_bad_ones_named(
     server: str,
     tmp_path: Path,
@@ -210,6 +200,8 @@ def test_messages_are_scored_as_files_are_and_bad_ones_named(
 
     This includes a message on which a user's own physics raises an error.
     """
+    if connector == "spark" and not spark_kafka():
+        pytest.skip("the jars of Spark's connector are not here: make servers")
     (tmp_path / "odd_physics.py").write_text(PHYSICS)
     monkeypatch.chdir(tmp_path)
     model = rewritten(model, tmp_path / "model.onnx", physics="odd_physics:checked@0")
@@ -378,6 +370,7 @@ def test_the_example_of_the_documents_is_an_event_that_is_scored(server: str, mo
         for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
         if "Producer" in block
     ]
+    assert Topic.parse(f"kafka://{server}/example", {}).create(1, timeout_s=30)
     exec(example.replace("localhost:9092", server).replace('"events"', '"example"'), {})
     (message,) = messages(f"kafka://{server}/example", 1)
     assert Scorer(model).score(decode(message, LOSS).events).reason.tolist() == [""]

@@ -1,11 +1,9 @@
 """Hadoop's own servers on this machine, each a process that a test may kill.
 
-HDFS is a NameNode and a DataNode, YARN a ResourceManager and a NodeManager. Their jars come from
-Maven Central: `make hadoop` puts them into build/hadoop.
+HDFS is a NameNode and a DataNode, YARN a ResourceManager and a NodeManager.
 """
 
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -14,10 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hepflow.engines.spark import java_home
-from hepflow.errors import MissingDependency
+from hepflow.engines.java import java_home
+from tests.support.jars import HADOOP
 
-JARS = Path(__file__).parents[2] / "build" / "hadoop"
 QUEUES = ("default", "research")
 START_TIMEOUT_S, POLL_S = 120.0, 0.1
 QUICK = ("-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto")
@@ -41,18 +38,6 @@ log4j.appender.screen=org.apache.log4j.ConsoleAppender
 log4j.appender.screen.layout=org.apache.log4j.PatternLayout
 log4j.appender.screen.layout.ConversionPattern=%d %p %c{1} %m%n
 """
-
-
-def why_not() -> str | None:
-    """Return why no server of Hadoop's can be started here, or None."""
-    try:
-        java_home()
-    except MissingDependency as error:
-        return str(error)
-    if next(JARS.glob("hadoop-client-minicluster-*.jar"), None) is None:
-        missing = "" if shutil.which("mvn") else ", which needs Maven (apt-get install maven)"
-        return f"Hadoop's jars are not here: make hadoop{missing}"
-    return None
 
 
 @dataclass
@@ -120,7 +105,7 @@ class Hadoop:
         assert process.wait(timeout=START_TIMEOUT_S) == 0, self.log[-4000:]
 
     def _java(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [str(java_home() / "bin" / "java"), *QUICK, "-cp", f"{self.root}/conf:{JARS}/*"]
+        command = [str(java_home() / "bin" / "java"), *QUICK, "-cp", f"{self.root}/conf:{HADOOP}/*"]
         command += [f"org.apache.hadoop.{_MAIN[name]}", *arguments]
         with (self.root / f"{name}.log").open("a") as log:
             return subprocess.Popen(
@@ -148,7 +133,7 @@ def hadoop_cluster(root: Path, *servers: str) -> Iterator[Hadoop]:
 
 def _write_configuration(root: Path, *, with_hdfs: bool) -> list[int]:
     """Write the configuration of all servers, and return the port of the NameNode."""
-    port, *ports = _free_ports(14)
+    port, *ports = free_ports(14)
     free = (f"127.0.0.1:{number}" for number in ports)
     queues = {f"root.{name}.capacity": 100 // len(QUEUES) for name in QUEUES}
     files: dict[str, Mapping[str, object]] = {
@@ -201,7 +186,8 @@ def _write_configuration(root: Path, *, with_hdfs: bool) -> list[int]:
     return [port]
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return ports of the loopback address that nobody listens on."""
     probes = [socket.socket() for _ in range(count)]
     for probe in probes:
         probe.bind(("127.0.0.1", 0))

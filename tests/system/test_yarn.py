@@ -25,13 +25,14 @@ from hepflow.data.ledger import Ledger
 from hepflow.engines import spark
 from hepflow.errors import HepflowError
 from hepflow.system.files import read_json
-from tests.support.hadoop_cluster import JARS, YARN, Hadoop, hadoop_cluster, why_not
+from tests.support.hadoop_cluster import YARN, Hadoop, hadoop_cluster
+from tests.support.jars import HADOOP, why_not
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.spark,
     pytest.mark.yarn,
-    pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
+    pytest.mark.skipif(why_not(HADOOP) is not None, reason=str(why_not(HADOOP))),
 ]
 
 SPARK_HOME = Path(str(importlib.util.find_spec("pyspark").origin)).parent
@@ -175,7 +176,7 @@ def check(output: Path) -> None:
 
 def test_the_servers_are_of_the_version_of_spark_s_clients() -> None:
     (client,) = (SPARK_HOME / "jars").glob("hadoop-client-api-*.jar")
-    assert (JARS / client.name).is_file()
+    assert (HADOOP / client.name).is_file()
 
 
 def test_without_the_cluster_s_configuration_the_error_names_it(
