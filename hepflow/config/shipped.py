@@ -1,7 +1,5 @@
 """Configuration files that come with hepflow, named as in a checkout; and copies of remote ones."""
 
-import atexit
-import shutil
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -50,9 +48,7 @@ def as_given(text: str) -> str:
 
 
 def _copied(url: str) -> str:
-    folder = new_folder()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    copy = folder / url.rpartition("/")[2]
+    copy = new_folder() / url.rpartition("/")[2]
     if not place(url).is_file():
         raise ConfigError(f"--config: no file {url}.")
     copy.write_bytes(read_bytes(place(url)))

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from hepflow.errors import DataError
 from hepflow.system.files import OUTPUT_ERRORS, makeable, require_folder
+from hepflow.system.processes import runs
 from hepflow.system.publishing import claim, rewrite
 from hepflow.system.remote import is_remote
 from hepflow.system.storage import listed, make_folder, read_text, remove
@@ -157,23 +158,13 @@ def _is_dead(path: Path, output: Path) -> bool:
     """Return whether the holder of a claim has ended; watching it takes up to `STALE_S`."""
     said, deadline = _said(path), time.monotonic() + STALE_S
     pid, host = said.removeprefix("process ").partition(",")[0].partition(" on ")[::2]
-    if host == socket.gethostname() and pid.isdecimal() and not _runs(int(pid)):
+    if host == socket.gethostname() and pid.isdecimal() and not runs(int(pid)):
         return True
     log.info("%s: another run was writing it; waiting whether it still does", output)
     while time.monotonic() < deadline:
         time.sleep(1)
         if _said(path) != said:
             return not path.exists()
-    return True
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
     return True
 
 

@@ -1,4 +1,4 @@
-"""Cores available to this process, versions of its packages, and commands in child processes."""
+"""Cores of this process, versions of its packages, and other processes: commands, who runs."""
 
 import os
 import platform
@@ -25,6 +25,17 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+def runs(pid: int) -> bool:
+    """Return whether a process of this machine is there, of whatever user."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def run(

@@ -10,14 +10,17 @@ Nothing is committed by renaming folders: data files have names of their own, an
 names them is put last. On XRootD a reader may find no record for an instant, never half of one.
 """
 
+import atexit
 import contextlib
 import os
 import shutil
+import socket
 import tempfile
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +29,7 @@ from upath import UPath
 
 from hepflow.system.patience import patiently
 from hepflow.system.places import TIMEOUT_S
+from hepflow.system.processes import runs
 from hepflow.system.remote import is_remote
 from hepflow.system.storage import AT_ONCE, make_folder, read_text, remove_tree, system_of
 from hepflow.system.store_options import WORK_DIR
@@ -41,15 +45,38 @@ def draft(path: Path) -> Path:
 
 
 def scratch() -> Path:
-    """Return the folder of this machine for what is on its way to a store."""
-    folder = Path(os.environ.get(WORK_DIR) or tempfile.gettempdir())
-    folder.mkdir(parents=True, exist_ok=True)
+    """Return the folder of this process for what is on its way to a store.
+
+    It is on a disk of this machine, only its user sees what is in it, and it is removed at the end
+    of the process. That of a process that was killed is removed by the next process there.
+    """
+    folder = _scratch(os.environ.get(WORK_DIR) or tempfile.gettempdir(), os.getpid())
+    folder.mkdir(0o700, parents=True, exist_ok=True)  # if somebody has tidied up
     return folder
+
+
+@cache
+def _scratch(disk: str, pid: int) -> Path:
+    Path(disk).mkdir(parents=True, exist_ok=True)
+    beginning = f"hepflow-{socket.gethostname()}-"
+    with os.scandir(disk) as found:
+        for name in [one.name for one in found if one.name.startswith(beginning)]:
+            owner = name.removeprefix(beginning).partition("-")[0]
+            if owner.isdecimal() and not runs(int(owner)):
+                shutil.rmtree(Path(disk, name), ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix=f"{beginning}{pid}-", dir=disk)
+    atexit.register(_remove_own, folder, pid)
+    return Path(folder)
+
+
+def _remove_own(folder: str, pid: int) -> None:
+    if pid == os.getpid():  # and not a fork of it
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def new_folder() -> Path:
     """Return a new folder in `scratch`."""
-    return Path(tempfile.mkdtemp(prefix="hepflow-", dir=scratch()))
+    return Path(tempfile.mkdtemp(dir=scratch()))
 
 
 @contextmanager
@@ -62,7 +89,7 @@ def filled(folder: Path) -> Iterator[Path]:
         make_folder(folder)
         yield folder
         return
-    with tempfile.TemporaryDirectory(prefix="hepflow-", dir=scratch()) as new:
+    with tempfile.TemporaryDirectory(dir=scratch()) as new:
         yield Path(new)
         publish_folder(Path(new), folder)
 

@@ -22,7 +22,7 @@ class CopiedTensorBoard(TensorBoardLogger):
 
     def __init__(self, folder: Path, version: str) -> None:
         self._folder, self._copied = folder, time.monotonic()
-        self._here = tempfile.TemporaryDirectory(prefix="hepflow-", dir=scratch())
+        self._here = tempfile.TemporaryDirectory(dir=scratch())
         super().__init__(self._here.name, TENSORBOARD, version)
 
     @rank_zero_only

@@ -28,7 +28,7 @@ def local_journal(config: TuneConfig, stack: ExitStack) -> Path:
         why = "the workers of a search write to one journal, and a remote store cannot append"
         advice = "Give --work-dir, a folder on a disk that all nodes share."
         raise ConfigError(f"{config.output}: {why}. {advice}")
-    folder = stack.enter_context(TemporaryDirectory(prefix="hepflow-", dir=scratch()))
+    folder = stack.enter_context(TemporaryDirectory(dir=scratch()))
     here = Path(folder) / JOURNAL
     if journal.is_file():
         here.write_bytes(read_bytes(journal))
