@@ -32,6 +32,7 @@ from hepflow.config.score import ScoreConfig
 from hepflow.config.shipped import shipped, with_shipped
 from hepflow.config.stages import EvaluateConfig, FeaturesConfig
 from hepflow.errors import ConfigError
+from hepflow.system import patience
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIGURED = [name for name, command in COMMANDS.items() if command.config]
@@ -543,6 +544,8 @@ def test_a_store_without_credentials_is_one_line(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", "/nowhere")
     importlib.import_module("s3fs").S3FileSystem.clear_instance_cache()
+    monkeypatch.setattr(patience, "_ANSWERED", {"s3://bucket"})  # while there were credentials
+    monkeypatch.setattr(patience, "PATIENCE_S", 1e6)
     with pytest.raises(SystemExit) as end:
         main(["store", "info", "--input", "s3://bucket/features.zarr"])
     errors = capsys.readouterr().err.strip()

@@ -11,9 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar, cast
-
-from upath import UPath
+from typing import TypeVar
 
 from hepflow.errors import one_line
 from hepflow.system.remote import as_io_error
@@ -47,7 +45,7 @@ def patiently(path: Path, ask: Callable[[], T]) -> T:
 
 
 def _asked(path: Path, ask: Callable[[], T], patience_s: float) -> T:
-    store = cast(UPath, path).protocol
+    store = _store(path)
     deadline, pause = 0.0, 1.0
     while True:
         try:
@@ -76,7 +74,12 @@ def _asked(path: Path, ask: Callable[[], T], patience_s: float) -> T:
             return answer
 
 
+def _store(path: Path) -> str:
+    """Return the beginning of a URL that names a server or a bucket."""
+    return "/".join(str(path).split("/", 3)[:3])
+
+
 def _heard(path: Path, deadline: float) -> None:
-    _ANSWERED.add(cast(UPath, path).protocol)
+    _ANSWERED.add(_store(path))
     if deadline:
         log.info("%s: the store answers again", path)

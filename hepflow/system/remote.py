@@ -32,6 +32,8 @@ _MESSAGES: dict[str, Callable[[str], OSError]] = {
     # of Hadoop
     r"AccessControlException|GSSAPI|SASL|InvalidToken": PermissionError,
     r"QuotaExceededException": partial(OSError, errno.EDQUOT),
+    # of botocore
+    r"^Unable to locate credentials|^Partial credentials|^Error when retrieving": PermissionError,
 }
 """Messages of clients that have one type of error for all: pattern -> Python's own."""
 
