@@ -55,6 +55,9 @@ def run(config: FeaturesConfig) -> None:
         store = EventStore.create(path, spec, keep=True)
         if missing := _missing(store, dataset):
             _make_parts(config, store, missing)
+            if late := len(dataset.fragments) - len(store.done()):
+                what = f"the store does not list {late:,} of {len(dataset.fragments):,} parts yet"
+                raise DataError(f"{path}: {what}. Run the same command again later.")
         ledger, n_in = store.ledger(), dataset.ledger.n_out
         if ledger.n_in != n_in:
             raise AssertionError(f"features counted {ledger.n_in} events, ingest {n_in}")

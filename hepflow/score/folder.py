@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from hepflow.data.ledger import Ledger
 from hepflow.data.output import read_marker, refuse_to_replace, write_marker
 from hepflow.errors import DataError
+from hepflow.physics.skim import NOT_FINITE
 from hepflow.reading.ranges import EntryRange
 from hepflow.schema import SCORES_SCHEMA_VERSION
 from hepflow.score.task import CLAIMS, RECORDS, ScoreRecord
@@ -146,7 +147,7 @@ def _settings(about: Mapping[str, Any]) -> dict[str, str]:
 def read_scores(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
     """Return all scores in an output of `hepflow score`, also while it runs; default: all columns.
 
-    Raises a DataError if there are none.
+    Raises a DataError if there are none, or not as many as a finished run has written.
     """
     files = listed(path, "*.parquet")
     if not files:
@@ -154,4 +155,15 @@ def read_scores(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
     chosen = None if columns is None else list(columns)
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(file.open("rb")) for file in files]
-        return pa.concat_tables(pq.read_table(file, columns=chosen) for file in opened)
+        scores = pa.concat_tables(pq.read_table(file, columns=chosen) for file in opened)
+    about = read_marker(path) or {}
+    if not about.get("complete"):
+        return scores
+    ledger = Ledger.from_dict(about["ledger"])
+    written = ledger.n_out + ledger.n_rejected  # these and events with NaN have rows with a reason
+    written += sum(item.events or 0 for item in ledger.lost if item.reason == NOT_FINITE)
+    if len(scores) != written:
+        what = f"the files here hold {len(scores):,} of {written:,} scores"
+        advice = "Read them later if the store lists new files late, else score again."
+        raise DataError(f"{path}: {what}. {advice}")
+    return scores

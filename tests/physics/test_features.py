@@ -57,6 +57,7 @@ def test_sample_events_agree_with_the_plain_physics(shared, name, definitions):
 
 @both
 @pytest.mark.slow
+@pytest.mark.system
 def test_many_sample_events_agree_with_the_plain_physics(shared, definitions):
     for path in sorted((shared / "sample").glob("*/*_2.root")):
         assert_same_as_plain(from_root(path, stop=25), definitions)

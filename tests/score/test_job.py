@@ -105,6 +105,9 @@ def test_every_event_has_a_score_or_a_reason(trigger: Trigger, tmp_path: Path) -
     assert scores["decision"].filter(scores["selected"]).null_count == ledger.n_out, (
         "no working point was given"
     )
+    next((tmp_path / "scores").glob("*.parquet")).unlink()
+    with pytest.raises(DataError, match=f"the files here hold .* of {N_EVENTS:,} scores"):
+        read_scores(tmp_path / "scores")
 
 
 def test_a_second_run_scores_missing_files_only(trigger: Trigger, tmp_path: Path) -> None:

@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.support.hadoop_cluster import HDFS, Hadoop, hadoop_cluster, why_not
+from tests.support.hadoop_cluster import HDFS, Hadoop, hadoop_cluster
+from tests.support.jars import HADOOP, why_not
 from tests.support.root_files import public_folder
 
 ONE = [
@@ -30,7 +32,7 @@ ONE = [
 def hdfs_server() -> Iterator[Hadoop]:
     """Yield a NameNode and a DataNode of Hadoop."""
     pytest.importorskip("hdfs_native")
-    if (reason := why_not()) is not None:
+    if (reason := why_not(HADOOP)) is not None:
         pytest.skip(reason)
     with public_folder() as folder, hadoop_cluster(folder, *HDFS) as cluster:
         yield cluster
@@ -51,6 +53,7 @@ class S3Server:
         self._app, self._one_at_a_time = app, threading.Lock()
         self.fault: Callable[[dict[str, Any], int], str | None] | None = None
         self.n_requests = self.n_failed = 0
+        self._lag_s, self._put_at, self.n_hidden = 0.0, dict[str, float](), 0
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request."""
@@ -64,10 +67,48 @@ class S3Server:
                 return []
             start(answer, [("Content-Length", "0")])
             return []
-        if environ["REQUEST_METHOD"] != "PUT":
-            return self._app(environ, start)
-        with self._one_at_a_time:  # moto looks for If-None-Match, and stores, in two steps
-            return self._app(environ, start)
+        if environ["REQUEST_METHOD"] == "PUT":
+            self._put_at[environ["PATH_INFO"]] = time.monotonic()
+            with self._one_at_a_time:  # moto looks for If-None-Match, and stores, in two steps
+                return self._app(environ, start)
+        if self._lag_s and "list-type=2" in environ.get("QUERY_STRING", ""):
+            return self._late_list(environ, start)
+        return self._app(environ, start)
+
+    def _late_list(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer without the files that were put a moment ago, as S3 did until 2020."""
+        began: list[Any] = []
+        text = b"".join(self._app(environ, lambda *words: began.extend(words)))
+        root = ET.fromstring(text)
+        space = root.tag.partition("}")[0] + "}"
+        bucket, now = f"/{root.findtext(f'{space}Name')}/", time.monotonic()
+        fresh = {path for path, at in self._put_at.items() if now - at < self._lag_s}
+        for one in list(root):
+            key = one.findtext(f"{space}Key") or one.findtext(f"{space}Prefix") or ""
+            if one.tag == f"{space}Contents":
+                hidden = bucket + key in fresh
+            elif one.tag == f"{space}CommonPrefixes":
+                below = [path for path in self._put_at if path.startswith(bucket + key)]
+                hidden = bool(below) and fresh.issuperset(below)
+            else:
+                continue
+            if hidden:
+                root.remove(one)
+                self.n_hidden += 1
+        late = ET.tostring(root)
+        headers = [one for one in began[1] if one[0].lower() != "content-length"]
+        start(began[0], [*headers, ("Content-Length", str(len(late)))])
+        return [late]
+
+    @contextmanager
+    def lagging(self, seconds: float) -> Iterator[None]:
+        """Let lists show files only some seconds after they were put; some must have been late."""
+        self._lag_s, self.n_hidden = seconds, 0
+        try:
+            yield
+        finally:
+            self._lag_s = 0.0
+        assert self.n_hidden
 
     @contextmanager
     def failing(self, fault: Callable[[dict[str, Any], int], str | None]) -> Iterator[None]:
@@ -78,6 +119,14 @@ class S3Server:
         finally:
             self.fault = None
         assert self.n_failed, f"none of {self.n_requests} requests"
+
+
+def shaky(environ: dict[str, Any], number: int) -> str | None:
+    """Of all requests, fail five per cent: too many, a broken server, or a cut connection."""
+    if number % 20:
+        return None
+    kinds = ("503 Slow Down", "500 Internal Server Error", S3Server.RESET)
+    return kinds[number // 20 % 3]
 
 
 @contextmanager

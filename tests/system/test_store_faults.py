@@ -4,6 +4,9 @@ import logging
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -17,6 +20,7 @@ from hepflow.config.engines import ClusterConfig
 from hepflow.config.stages import FeaturesConfig
 from hepflow.data.runs import PREDICTIONS, RECORD
 from hepflow.data.store import EventStore
+from hepflow.errors import DataError
 from hepflow.features import job as features
 from hepflow.system import patience
 from hepflow.system.byte_ranges import read_range
@@ -60,24 +64,24 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def shaky(environ: dict[str, Any], number: int) -> str | None:
-    """Of all requests, five per cent: too many requests, a broken server, or a cut connection."""
-    if number % 20:
-        return None
-    kinds = ("503 Slow Down", "500 Internal Server Error", S3Server.RESET)
-    return kinds[number // 20 % 3]
-
-
-@pytest.mark.once
 @pytest.mark.s3
-def test_failing_requests_change_no_byte(here: Path, s3_server: S3Server, tmp_path: Path) -> None:
+def test_lists_that_lag_lose_no_event(
+    here: Path, s3_server: S3Server, tmp_path: Path, spark: Any
+) -> None:
+    environment = spark.sparkContext.environment
+    environment |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     away = place(f"{s3_server.url}/{uuid.uuid4().hex}")
-    publish_folder(shutil.copytree(here / "events", tmp_path / "events"), away / "events")
-    with s3_server.failing(shaky):
-        make(away / "events", away / "features.zarr")
-        fit(EventStore.open(away / "features.zarr"), away / "run", "--trainer.max_epochs", "1")
+    with s3_server.lagging(600):  # longer than all of it takes
+        ingest(here / "raw", away / "events")
+        with pytest.raises(DataError, match="does not list 3 of 3 parts yet"):
+            make(away / "events", away / "features.zarr")
+    with s3_server.lagging(2):
+        make(away / "events", away / "again.zarr")
+    make(away / "events", away / "features.zarr")
+    fit(EventStore.open(away / "again.zarr"), away / "run", "--trainer.max_epochs", "1")
     fit(EventStore.open(here / "features.zarr"), tmp_path / "run", "--trainer.max_epochs", "1")
-    assert contents(away / "features.zarr") == contents(here / "features.zarr")
+    for made in ("again.zarr", "features.zarr"):
+        assert contents(away / made) == contents(here / "features.zarr")
     assert_same(weights(away / "run"), weights(tmp_path / "run"))
 
 
@@ -112,7 +116,7 @@ def use(folder: Path) -> None:
     remove_tree(folder / "below")
 
 
-@pytest.mark.parametrize("seconds", [pytest.param(1, marks=pytest.mark.once), 20])
+@pytest.mark.parametrize("seconds", [pytest.param(1, marks=pytest.mark.once), 20, 100])
 def test_a_store_that_comes_back_is_waited_for(
     line: tuple[Line, Path], seconds: float, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -198,6 +202,20 @@ def test_refusals_of_hdfs_are_one_line(hdfs: Hadoop, tmp_path: Path) -> None:
     assert "SafeModeException" in ended.stderr
     assert "the store answers again" in ended.stderr
     assert read_json(folder / "trees" / RECORD)["finished"]
+
+
+def test_the_lease_of_a_writer_that_died_keeps_nobody_waiting(hdfs: Hadoop) -> None:
+    folder = place(f"{hdfs.url}/{uuid.uuid4().hex}")
+    die = "file.write(bytes(3_000_000)); file.flush(); os.kill(os.getpid(), 9)"
+    code = f"import fsspec, os; file = fsspec.open('{folder}/.a.1.part', 'wb').open(); {die}"
+    make_folder(folder)
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    put(folder / "a", b"whole")
+    assert [path.name for path in listed(folder)] == [".a.1.part", "a"]
+    remove(folder / ".a.1.part")
+    assert read_bytes(folder / "a") == b"whole"
+    remove_tree(folder)
+    assert not folder.exists()
 
 
 def test_a_data_node_that_is_killed_and_back_costs_no_event(

@@ -4,6 +4,9 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from hepflow.system.places import place
 from hepflow.system.publishing import publish_folder
 from hepflow.tools import store as tools
 from tests.support.commands import hepflow
+from tests.support.stores import ONE, shaky
 from tests.support.toy_store import toy_store
 from tests.support.toy_trigger import untrained, write_raw
 from tests.support.trainings import SMALL, assert_same, fit, weights
@@ -74,16 +78,27 @@ def contents(folder: Path) -> dict[str, bytes]:
     return found
 
 
-@pytest.mark.once
+@pytest.fixture
+def shaken(
+    away: Path, request: pytest.FixtureRequest
+) -> Callable[[], AbstractContextManager[None]]:
+    """Return a context in which every 20th request to S3 fails; the other stores are calm."""
+    if away.protocol != "s3":
+        return nullcontext
+    return partial(request.getfixturevalue("s3_server").failing, shaky)
+
+
+@pytest.mark.parametrize("away", ONE, indirect=True)
 def test_every_stage_writes_the_bytes_of_a_local_run(
-    here: Path, away: Path, tmp_path: Path, spark: Any, caplog: pytest.LogCaptureFixture
+    here: Path, away: Path, tmp_path: Path, spark: Any, shaken: Any, caplog: Any
 ) -> None:
     environment = spark.sparkContext.environment  # of the workers, as spark.executorEnv sets it
     environment |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     for name in ("raw", "model"):
         shutil.copytree(here / name, tmp_path / name)
         publish_folder(tmp_path / name, away / name)
-    run_stages(away, away)
+    with shaken():
+        run_stages(away, away)
     for output in ("events", "features.zarr"):
         assert contents(away / output) == contents(here / output)
     assert read_scores(away / "scores").sort_by("event_id") == read_scores(here / "scores").sort_by(
@@ -96,9 +111,9 @@ def test_every_stage_writes_the_bytes_of_a_local_run(
     assert "is sound" in caplog.text
 
 
-@pytest.mark.once
+@pytest.mark.parametrize("away", ONE, indirect=True)
 def test_a_training_from_a_store_far_away_gives_the_same_weights(
-    away: Path, tmp_path: Path
+    away: Path, tmp_path: Path, shaken: Any
 ) -> None:
     """The inclusive net on windows smaller than the split, as when it does not fit into memory."""
     store = toy_store(tmp_path / "toy.zarr", events=90)
@@ -106,7 +121,8 @@ def test_a_training_from_a_store_far_away_gives_the_same_weights(
     small = ("--data.memory_mb", "0", "--data.buffer_mb", "1", "--data.block_events", "32")
     small += ("--trainer.max_epochs", "1")
     for name, path in {"here": store.path, "away": away / "toy.zarr"}.items():
-        fit(EventStore.open(path), tmp_path / name, *small, net="inclusive")
+        with shaken() if name == "away" else nullcontext():
+            fit(EventStore.open(path), tmp_path / name, *small, net="inclusive")
     assert_same(weights(tmp_path / "here"), weights(tmp_path / "away"))
     assert read_json(tmp_path / "away" / "run.json")["store"] == str(away / "toy.zarr")
 
