@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +22,8 @@ try:
     from pyspark import SparkConf, SparkContext
     from pyspark.java_gateway import launch_gateway
     from pyspark.sql import SparkSession
+
+    from hepflow.engines import waiting
 except ImportError as error:
     raise MissingDependency("Spark is not installed. Run: pip install 'hepflow[ingest]'") from error
 
@@ -38,6 +40,7 @@ _KEEP_MEMORY = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"
 """Keeps glibc from returning the workers' arrays to the kernel and requesting them again at every
 step: a tenth of the time of ingest."""
 
+NO_WORDS = waiting.Words(str)
 _LOG4J = Path(__file__).with_name("log4j2.properties")
 
 
@@ -72,7 +75,13 @@ def interruptible(
     context: SparkContext, job: Callable[[], T], meanwhile: Callable[[], object] = lambda: None
 ) -> T:
     """Run a job, and ``meanwhile`` repeatedly, and return its result; an interrupt cancels it."""
-    return _in_thread(job, lambda _: context.cancelAllJobs(), meanwhile)
+    words = NO_WORDS if is_local(context.master) else waiting.for_executors(context)
+
+    def every_time() -> None:
+        words()
+        meanwhile()
+
+    return _in_thread(job, lambda _: context.cancelAllJobs(), every_time)
 
 
 def _in_thread(
@@ -159,8 +168,10 @@ def _start(config: SparkConfig, name: str) -> SparkSession:
     os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     conf = SparkConf().setAppName(name).setAll(list(properties(config, submitted).items()))
     output = JavaOutput()
+    on_yarn = config.master == "yarn" and not submitted
     try:
-        spark = _in_thread(lambda: _create(conf, output), _end_java)
+        with waiting.for_yarn(conf) if on_yarn else nullcontext(NO_WORDS) as words:
+            spark = _in_thread(lambda: _create(conf, output), _end_java, words)
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         # Python's own line, the first one, is about the call; Java's lines give the reason.

@@ -1,5 +1,8 @@
 """A standalone cluster of two workers: by configuration, by spark-submit, and losing a node."""
 
+import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +15,7 @@ import pytest
 import hepflow
 from hepflow.system.files import read_json
 from hepflow_bench.copies import copy_as_new
+from tests.support.commands import Command
 from tests.support.root_files import passing_ids, write_delphes
 
 pytest.importorskip("pyspark", reason="needs hepflow[ingest]")
@@ -109,3 +113,14 @@ def test_spark_submit_runs_the_same_job(
     assert len(names) == before + 1, "spark-submit's word on the master holds"
     assert names.count("hepflow ingest") == len(names)
     assert ids(tmp_path / "out") == passing_ids(raw)
+
+
+def test_a_cluster_without_room_is_named_while_a_run_waits(
+    cluster: StandaloneCluster, raw: Path, tmp_path: Path
+) -> None:
+    too_much = json.dumps({"spark.executor.memory": "64g"})
+    on = ("--spark.master", cluster.url, "--spark.conf", too_much)
+    waits = Command("ingest", *options(raw, tmp_path / "events"), *on)
+    waits.wait_for(f"{cluster.url} has started no executor of 64g")
+    os.kill(waits.pid, signal.SIGINT)
+    assert waits.wait() == 130

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.commands import Command
 from tests.support.packed_environment import Note, notes, pack
 from tests.support.root_files import write_delphes
 from tests.support.toy_store import toy_store
@@ -243,6 +244,23 @@ def test_ingest_in_client_mode(cluster: Hadoop, folder: Path) -> None:
     check(folder / "client")
     assert len(containers(notes(folder))) == 1, "that of the executor"
     assert "root.research" in cluster.log
+
+
+def test_while_an_application_waits_the_terminal_says_why(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """There is no node at first, as when a queue is full."""
+    with hadoop_cluster(tmp_path_factory.mktemp("empty"), "resourcemanager") as empty:
+        environment = {"SPARK_LOCAL_IP": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+        environment["HADOOP_CONF_DIR"] = empty.environment["HADOOP_CONF_DIR"]
+        options = ("--config=yarn.yaml", "--input=raw", "--output=waited", SAMPLES)
+        waits = Command("ingest", *options, cwd=folder, env=environment)
+        waits.wait_for("waits in queue root.research: ")
+        empty.start("nodemanager")
+        ended = waits.finish()
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count("waits in queue") == 1, "then every minute"
+    check(folder / "waited")
 
 
 def test_ingest_in_cluster_mode(cluster: Hadoop, folder: Path) -> None:

@@ -1,0 +1,101 @@
+"""What the terminal says while Spark waits for a cluster, of which Spark itself says nothing."""
+
+import logging
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from py4j.protocol import Py4JError
+from pyspark import SparkConf, SparkContext
+
+from hepflow.errors import one_line
+
+log = logging.getLogger(__name__)
+FIRST_S, AGAIN_S = 10.0, 60.0
+_ASK_S = 3.0
+_WAITING = {"NEW", "NEW_SAVING", "SUBMITTED", "ACCEPTED"}
+_SILENT = "YARN's ResourceManager has not answered"
+
+
+class Words:
+    """Shows what a question returns, if anything, after `FIRST_S` and then every `AGAIN_S`.
+
+    Calling it does so if it is time.
+    """
+
+    def __init__(self, ask: Callable[[], str]) -> None:
+        self._ask, self._began = ask, time.monotonic()
+        self._next = self._began + FIRST_S
+
+    def __call__(self) -> None:
+        """Show it, if it is time."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + AGAIN_S
+            if text := self._ask():
+                log.info("%s, for %d s now", text, now - self._began)
+
+
+@contextmanager
+def for_yarn(conf: SparkConf) -> Iterator[Words]:
+    """Yield what shows why YARN has not started the application with these properties yet.
+
+    A thread asks, since Hadoop's client does not return while a ResourceManager does not answer.
+    """
+    tag, tags = f"hepflow-{uuid.uuid4().hex}", conf.get("spark.yarn.tags", "")
+    conf.set("spark.yarn.tags", f"{tags},{tag}".strip(","))
+    answers, end = [_SILENT], threading.Event()
+
+    def ask() -> None:
+        while answers[-1] and not end.wait(_ASK_S):
+            with suppress(Py4JError, OSError, AttributeError):  # Java has not started, or has ended
+                answers.append(_waits_for(tag))
+
+    threading.Thread(target=ask, name="hepflow-yarn", daemon=True).start()
+    try:
+        yield Words(lambda: answers[-1])
+    finally:
+        end.set()
+
+
+def _waits_for(tag: str) -> str:
+    """Return why YARN has not started an application, or nothing if it has."""
+    jvm = SparkContext._jvm  # noqa: SLF001 - there is no public way
+    yarn = jvm.org.apache.hadoop.yarn  # type: ignore[union-attr]
+    client = yarn.client.api.YarnClient.createYarnClient()
+    client.init(yarn.conf.YarnConfiguration())
+    client.start()
+    try:
+        request = yarn.api.protocolrecords.GetApplicationsRequest.newInstance()
+        tags = jvm.java.util.HashSet()  # type: ignore[union-attr]
+        tags.add(tag)
+        request.setApplicationTags(tags)
+        reports = list(client.getApplications(request))
+    finally:
+        client.stop()
+    if not reports:
+        return "YARN does not have the application yet"
+    report = reports[0]
+    if str(report.getYarnApplicationState()) not in _WAITING:
+        return ""
+    why = re.sub(r"^\[[^]]*\]\s*", "", str(report.getDiagnostics())).partition(" Details :")[0]
+    where = f"{report.getApplicationId()} waits in queue {report.getQueue()}"
+    return f"{where}: {one_line(why).rstrip('. ') or 'no reason given'}"
+
+
+def for_executors(context: SparkContext) -> Words:
+    """Return what shows that no executor has started yet, or that all are gone."""
+
+    def ask() -> str:
+        with suppress(Py4JError):  # Java has ended
+            tracker = context._jsc.sc().statusTracker()  # noqa: SLF001 - no public way
+            if len(tracker.getExecutorInfos()) < 2:  # one is the driver
+                memory = context.getConf().get("spark.executor.memory", "1g")
+                size = f"of {memory} and {context.getConf().get('spark.executor.cores', '1')} cores"
+                return f"{context.master} has started no executor {size}: is it full, or too small"
+        return ""
+
+    return Words(ask)
