@@ -186,7 +186,7 @@ def changed(table: pa.Table, collection: str, field: str, value: float, first: i
 
 
 @pytest.mark.spark
-@pytest.mark.parametrize("connector", ["python", "spark"])
+@pytest.mark.parametrize("connector", ["python", pytest.param("spark", marks=pytest.mark.system)])
 def test_messages_are_scored_as_files_are_and_bad_ones_named(
     server: str,
     tmp_path: Path,
