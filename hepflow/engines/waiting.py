@@ -11,8 +11,6 @@ from contextlib import contextmanager, suppress
 from py4j.protocol import Py4JError
 from pyspark import SparkConf, SparkContext
 
-from hepflow.errors import one_line
-
 log = logging.getLogger(__name__)
 FIRST_S, AGAIN_S = 10.0, 60.0
 _ASK_S = 3.0
@@ -64,13 +62,13 @@ def for_yarn(conf: SparkConf) -> Iterator[Words]:
 def _waits_for(tag: str) -> str:
     """Return why YARN has not started an application, or nothing if it has."""
     jvm = SparkContext._jvm  # noqa: SLF001 - there is no public way
-    yarn = jvm.org.apache.hadoop.yarn  # type: ignore[union-attr]
+    yarn = jvm.org.apache.hadoop.yarn
     client = yarn.client.api.YarnClient.createYarnClient()
     client.init(yarn.conf.YarnConfiguration())
     client.start()
     try:
         request = yarn.api.protocolrecords.GetApplicationsRequest.newInstance()
-        tags = jvm.java.util.HashSet()  # type: ignore[union-attr]
+        tags = jvm.java.util.HashSet()
         tags.add(tag)
         request.setApplicationTags(tags)
         reports = list(client.getApplications(request))
@@ -82,8 +80,8 @@ def _waits_for(tag: str) -> str:
     if str(report.getYarnApplicationState()) not in _WAITING:
         return ""
     why = re.sub(r"^\[[^]]*\]\s*", "", str(report.getDiagnostics())).partition(" Details :")[0]
-    where = f"{report.getApplicationId()} waits in queue {report.getQueue()}"
-    return f"{where}: {one_line(why).rstrip('. ') or 'no reason given'}"
+    why = " ".join(why.split()).rstrip(".") or "no reason given"
+    return f"{report.getApplicationId()} waits in queue {report.getQueue()}: {why}"
 
 
 def for_executors(context: SparkContext) -> Words:
