@@ -34,7 +34,7 @@ class Words:
         if now >= self._next:
             self._next = now + AGAIN_S
             if text := self._ask():
-                log.info("%s, for %d s now", text, now - self._began)
+                log.info("%s (after %d s)", text, now - self._began)
 
 
 @contextmanager
@@ -91,9 +91,12 @@ def for_executors(context: SparkContext) -> Words:
         with suppress(Py4JError):  # Java has ended
             tracker = context._jsc.sc().statusTracker()  # noqa: SLF001 - no public way
             if len(tracker.getExecutorInfos()) < 2:  # one is the driver
-                memory = context.getConf().get("spark.executor.memory", "1g")
-                size = f"of {memory} and {context.getConf().get('spark.executor.cores', '1')} cores"
-                return f"{context.master} has started no executor {size}: is it full, or too small"
+                conf = context.getConf()
+                size = conf.get("spark.executor.memory", "1g")
+                if cores := conf.get("spark.executor.cores"):
+                    size += f" and {cores} cores"
+                what = f"{context.master} has started no executor of {size}"
+                return f"{what}: it is full, or its nodes are too small"
         return ""
 
     return Words(ask)
