@@ -44,7 +44,7 @@ def test_the_next_process_removes_what_a_killed_one_left(disk: Path) -> None:
         killed.wait()
         own = scratch()
         (kept,) = set(disk.iterdir()) - {own}
-        assert f"-{living.pid}-" in kept.name
+        assert kept.name.startswith(f"hepflow-{living.pid}-")
         assert [path.read_text() for path in kept.glob("*/draft")] == ["half"]
         assert stat.S_IMODE(own.stat().st_mode) == stat.S_IMODE(kept.stat().st_mode) == 0o700
         living.kill()
@@ -58,11 +58,8 @@ def test_a_process_that_ends_leaves_nothing(disk: Path) -> None:
 
 def test_somebody_elses_files_are_left_alone(disk: Path) -> None:
     disk.mkdir()
-    names = (
-        "hepflow-results",
-        f"hepflow-{os.uname().nodename}-2x-a",
-        "hepflow-elsewhere-4194305-a",
-    )
+    host, dead = os.uname().nodename, 4194305  # beyond the largest pid
+    names = ("hepflow-results", f"hepflow-2x-{host}-a", f"hepflow-{dead}-{host}-7-a")
     for name in names:
         (disk / name).mkdir()
     own = scratch()

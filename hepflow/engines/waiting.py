@@ -1,4 +1,4 @@
-"""What the terminal says while Spark waits for a cluster, of which Spark itself says nothing."""
+"""Lines on the terminal while a cluster lets Spark wait: Spark itself shows nothing then."""
 
 import logging
 import re
@@ -19,9 +19,9 @@ _SILENT = "YARN's ResourceManager has not answered"
 
 
 class Words:
-    """Shows what a question returns, if anything, after `FIRST_S` and then every `AGAIN_S`.
+    """Asks why a run waits, after `FIRST_S` and then every `AGAIN_S`, and shows the answer, if any.
 
-    Calling it does so if it is time.
+    It is called often, and does nothing until it is time.
     """
 
     def __init__(self, ask: Callable[[], str]) -> None:
@@ -29,7 +29,7 @@ class Words:
         self._next = self._began + FIRST_S
 
     def __call__(self) -> None:
-        """Show it, if it is time."""
+        """Ask and show, if it is time."""
         now = time.monotonic()
         if now >= self._next:
             self._next = now + AGAIN_S
@@ -39,7 +39,7 @@ class Words:
 
 @contextmanager
 def for_yarn(conf: SparkConf) -> Iterator[Words]:
-    """Yield what shows why YARN has not started the application with these properties yet.
+    """Yield `Words` on why YARN has not started the application with these properties yet.
 
     A thread asks, since Hadoop's client does not return while a ResourceManager does not answer.
     """
@@ -85,7 +85,7 @@ def _waits_for(tag: str) -> str:
 
 
 def for_executors(context: SparkContext) -> Words:
-    """Return what shows that no executor has started yet, or that all are gone."""
+    """Return `Words` on a cluster that has started no executor yet, or has lost all of them."""
 
     def ask() -> str:
         with suppress(Py4JError):  # Java has ended

@@ -149,6 +149,7 @@ def read_scores(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
 
     Raises a DataError if there are none, or not as many as a finished run has written.
     """
+    about = read_marker(path) or {}  # before the list, as a run may end meanwhile
     files = listed(path, "*.parquet")
     if not files:
         raise DataError(f"{path}: no scores here. Make some with `hepflow score --output {path}`.")
@@ -156,7 +157,6 @@ def read_scores(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(file.open("rb")) for file in files]
         scores = pa.concat_tables(pq.read_table(file, columns=chosen) for file in opened)
-    about = read_marker(path) or {}
     if not about.get("complete"):
         return scores
     ledger = Ledger.from_dict(about["ledger"])

@@ -58,13 +58,12 @@ def scratch() -> Path:
 @cache
 def _scratch(disk: str, pid: int) -> Path:
     Path(disk).mkdir(parents=True, exist_ok=True)
-    beginning = f"hepflow-{socket.gethostname()}-"
-    with os.scandir(disk) as found:
-        for name in [one.name for one in found if one.name.startswith(beginning)]:
-            owner = name.removeprefix(beginning).partition("-")[0]
-            if owner.isdecimal() and not runs(int(owner)):
-                shutil.rmtree(Path(disk, name), ignore_errors=True)
-    folder = tempfile.mkdtemp(prefix=f"{beginning}{pid}-", dir=disk)
+    host = socket.gethostname()
+    for left in Path(disk).glob("hepflow-*-*-*"):
+        own, _, of_host = left.name.removeprefix("hepflow-").rpartition("-")[0].partition("-")
+        if of_host == host and own.isdecimal() and not runs(int(own)):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix=f"hepflow-{pid}-{host}-", dir=disk)
     atexit.register(_remove_own, folder, pid)
     return Path(folder)
 
