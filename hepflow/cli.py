@@ -36,6 +36,7 @@ from hepflow.config.shipped import with_shipped
 from hepflow.errors import ConfigError, HepflowError, MissingDependency, one_line
 from hepflow.system.files import OUTPUT_ERRORS
 from hepflow.system.places import is_url
+from hepflow.system.processes import imported
 from hepflow.system.remote import is_of_a_store
 from hepflow.system.terminal import MESSAGES, RESULTS, Messages, show
 
@@ -289,7 +290,7 @@ def _print_completion(arguments: list[str]) -> None:
 def _load(target: str, extra: str) -> Any:
     module, function = target.split(":")
     try:
-        return getattr(import_module(module), function)
+        return getattr(imported(module), function)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("hepflow"):
             raise

@@ -1,5 +1,6 @@
 """Fixtures and marks every test may use, and the list of real parts at the end of a run."""
 
+import gc
 import importlib
 import os
 import sys
@@ -47,6 +48,14 @@ PARTS = {
     "pythia": "Pythia8",
     "shared": "the ROOT files of ../shared",
 }
+
+
+gc.disable()  # until all tests are imported: a third of the time of importing torch and Spark
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_configure(config: pytest.Config) -> None:

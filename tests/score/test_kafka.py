@@ -11,6 +11,7 @@ import time
 from _thread import interrupt_main
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,15 @@ from hepflow.data.ledger import Ledger
 from hepflow.errors import ConfigError, DataError
 from hepflow.schema import CLASSES
 from hepflow.score.folder import read_scores
+from hepflow.score.job import prepare
 from hepflow.score.kafka import job as structured
 from hepflow.score.kafka import replay
 from hepflow.score.kafka.messages import decode, encode
 from hepflow.score.kafka.source import fair
+from hepflow.score.kafka.task import score_messages
 from hepflow.score.kafka.topic import Topic
 from hepflow.score.scorer import Scorer
+from hepflow.score.task import scorer_of
 from hepflow.system.files import read_json
 from hepflow_bench.copies import copy_as_new
 from tests.support.jars import spark_kafka
@@ -157,11 +161,14 @@ def test_a_wrong_address_or_a_missing_broker_is_one_line(
 
 
 PHYSICS = """
+import os
 import awkward as ak
 from hepflow.physics.features import compute_features
 def checked(events, definitions):
     if len(events) and ak.any(events["MissingET", "MET"] == 666):
         raise ValueError("a number that nobody expected")
+    if len(events) and ak.any(events["MissingET", "MET"] == 667):
+        os._exit(1)  # as when there is not enough memory
     return compute_features(events, definitions)
 """
 
@@ -198,7 +205,8 @@ def test_messages_are_scored_as_files_are_and_bad_ones_named(
 ) -> None:
     """The logits of the events in files, in bounded micro-batches; a bad message costs itself.
 
-    This includes a message on which a user's own physics raises an error.
+    This includes a message on which a user's own physics raises an error, and, in the longer test,
+    one that ends the process.
     """
     if connector == "spark" and not spark_kafka():
         pytest.skip("the jars of Spark's connector are not here: make servers")
@@ -211,10 +219,12 @@ def test_messages_are_scored_as_files_are_and_bad_ones_named(
     publish(raw, topic)
     good = messages(topic, 2)
     table = pa.ipc.open_stream(good[0]).read_all()
-    nan, poison = (
+    nan, poison, deadly = (
         changed(table.slice(0, 3), "EFlowTrack", "PT", np.nan, 1),
         changed(table.slice(0, 3), "MissingET", "MET", 666, 11),
+        changed(table.slice(0, 3), "MissingET", "MET", 667, 21),
     )
+    kill = [encode(deadly)] * (connector == "spark")
     at = len(messages(topic, 1))
     send(
         topic,
@@ -226,6 +236,7 @@ def test_messages_are_scored_as_files_are_and_bad_ones_named(
         good[0],
         good[0][:-400],
         encode(poison),
+        *kill,
     )
     options = ScoreConfig(
         model=model,
@@ -235,7 +246,7 @@ def test_messages_are_scored_as_files_are_and_bad_ones_named(
         stream=True,
         poll_s=0.1,
         idle_stop_s=1.0,
-        max_lost_files=8,
+        max_lost_files=8 + len(kill),
         kafka=KafkaConfig(max_messages=4, max_message_mb=0.2, connector=connector),
     )
     structured.run(options)
@@ -245,7 +256,8 @@ def test_messages_are_scored_as_files_are_and_bad_ones_named(
     assert ledger.n_in == 2 * TEMPLATE_EVENTS + 3 + 20
     lost = {item.file.partition("@")[2]: (item.reason, item.events) for item in ledger.lost}
     reasons = [lost[str(at + i)] for i in range(8)]
-    assert len(lost) == 8
+    assert len(lost) == 8 + len(kill)
+    assert all("scoring it fails (" in lost[str(at + 8 + i)][0] for i in range(len(kill)))
     assert all(item.file.startswith(f"mixed-{connector}[0]@") for item in ledger.lost)
     assert [events for _, events in reasons] == [None, None, None, None, 3, 20, None, None]
     texts = (
@@ -286,11 +298,25 @@ def test_messages_are_scored_as_files_are_and_bad_ones_named(
         len({*record["messages"].values(), *(item["file"] for item in record["lost"])})
         for record in records
     ]
-    assert sum(sizes) == 6 + 8
+    assert sum(sizes) == 6 + 8 + len(kill)
     assert max(sizes) <= 4, "a micro-batch is larger than allowed"
-    with pytest.raises(DataError, match="8 messages lost events"):
+    with pytest.raises(DataError, match=f"{8 + len(kill)} messages lost events"):
         structured.run(ScoreConfig(**{**options.__dict__, "max_lost_files": 7}))
     assert len(read_scores(tmp_path / "scores")) == 2 * TEMPLATE_EVENTS + 3, "nothing is read again"
+
+
+def test_an_error_that_is_no_message_s_costs_none(tmp_path: Path, model: Path) -> None:
+    """A model that changed, and one that is gone, as on a disk that is not there."""
+    _, task, _ = prepare(ScoreConfig(model=model, output=tmp_path / "scores"))
+    rows = [dict(topic="t", partition=0, offset=0, time_ms=0, value=b"any", gone=None)]
+    batch = pa.RecordBatch.from_pylist(rows)
+    changed_since, gone = replace(task, identity="another"), replace(task, model=tmp_path / "gone")
+    for without, error in ((changed_since, DataError), (gone, (DataError, OSError))):
+        scorer_of.cache_clear()
+        with pytest.raises(error, match="changed since|gone"):
+            list(score_messages([batch], without, LOSS))
+    (scored,) = score_messages([batch], task, LOSS)
+    assert "not an Arrow IPC stream" in scored["report"][0].as_py()
 
 
 @pytest.fixture

@@ -19,18 +19,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from multiprocessing import forkserver
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
-_IMPORTED_ONCE = [
-    "numba",
-    "pytorch_lightning",
-    "distributed",
-    "pyspark.sql",
-    "hepflow.train.cli",
-    "hepflow.features.job",
-    "hepflow.ingest.job",
-]
 _FORKS = multiprocessing.get_context("forkserver")
 
 
@@ -43,6 +37,14 @@ def environment(**more: str) -> dict[str, str]:
 def started(*arguments: str) -> list[str]:
     """Return the command line that starts hepflow in a new Python."""
     return [sys.executable, "-m", "hepflow", *arguments]
+
+
+def _start_server() -> None:
+    """Start the server of which commands are forks, if it does not run yet."""
+    _FORKS.set_forkserver_preload(["tests.support.imported_once"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        forkserver.ensure_running()
 
 
 class Command:
@@ -61,7 +63,7 @@ class Command:
         cwd: Path | None = None,
         merged: bool = False,
     ) -> None:
-        _FORKS.set_forkserver_preload(_IMPORTED_ONCE)
+        _start_server()
         self.arguments = arguments
         self._folder = Path(tempfile.mkdtemp(prefix="command-"))
         outputs = [self._folder / name for name in ("stdout", "stdout" if merged else "stderr")]

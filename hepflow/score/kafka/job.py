@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 from py4j.protocol import Py4JError
-from pyspark.errors import PySparkException
+from pyspark.errors import PySparkException, PythonException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
@@ -31,7 +31,7 @@ from hepflow.reading.record import describe, judge
 from hepflow.score.folder import CHECKPOINT, ScoreFolder
 from hepflow.score.job import prepare
 from hepflow.score.kafka.source import FORMAT, KafkaSource, options
-from hepflow.score.kafka.task import SCHEMA, Report, score_messages
+from hepflow.score.kafka.task import SCHEMA, Report, failed, score_messages
 from hepflow.score.kafka.topic import Topic
 from hepflow.score.live import terminated
 from hepflow.score.task import ScoreRecord, Tally, Task, write_scores
@@ -207,11 +207,14 @@ class Batches:
         return found
 
     def _rows(self, frame: DataFrame) -> list[dict[str, Any]]:
-        """Return the scored messages; if the job fails, score each alone to find the culprit."""
+        """Return the scored messages; if one kills Spark's workers, score each alone to find it.
+
+        What Python raises in a worker is no message's fault: see `score_messages`.
+        """
         try:
             return frame.mapInArrow(self._score, SCHEMA).toArrow().to_pylist()
-        except (PySparkException, Py4JError):
-            if self.stopping:
+        except (PySparkException, Py4JError) as error:
+            if self.stopping or isinstance(error, PythonException):
                 raise
         rows: list[dict[str, Any]] = []
         for where in frame.select("topic", "partition", "offset", "time_ms").collect():
@@ -223,7 +226,7 @@ class Batches:
                 if self.stopping:
                     raise
                 alone.select("offset").collect()  # raises if reading fails, and not scoring
-                report = Report(f"scoring it fails ({_brief(error)})").to_json()
+                report = Report(failed(_brief(error))).to_json()
                 rows.append({**where.asDict(), "report": report, "scores": None})
         return rows
 

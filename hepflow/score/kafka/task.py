@@ -7,7 +7,7 @@ from typing import Self
 
 import pyarrow as pa
 
-from hepflow.errors import DataError
+from hepflow.errors import DataError, one_line
 from hepflow.score.kafka.messages import Malformed, arrow_of, decode, encode
 from hepflow.score.task import Tally, Task, scorer_of, table_of
 
@@ -35,10 +35,20 @@ class Report:
         return json.dumps(asdict(self))
 
 
+def failed(error: str) -> str:
+    """Return the reason for which a message has no scores, although it can be read."""
+    return f"scoring it fails ({error[:200]})"
+
+
 def score_messages(
     batches: Iterable[pa.RecordBatch], task: Task, most_bytes: int
 ) -> Iterator[pa.RecordBatch]:
-    """Return a row of `SCHEMA` per message."""
+    """Return a row of `SCHEMA` per message.
+
+    An error of its content costs a message its scores. One of the model or of a disk is raised: no
+    message may be lost to it.
+    """
+    scorer = scorer_of(task)
     for batch in batches:
         rows = []
         for row in batch.to_pylist():
@@ -46,12 +56,16 @@ def score_messages(
             report = Report(gone or "")
             try:
                 if gone is None:
-                    content, scorer = decode(value, most_bytes), scorer_of(task)
+                    content = decode(value, most_bytes)
                     scores = scorer.score(content.events)
                     table = encode(table_of(scores, content.identity, scorer))
                     tally = Tally.of(scores, scorer)
                     report = Report("", content.digest, len(content.events), tally)
             except (Malformed, DataError) as error:
                 report = Report(str(error))
+            except (OSError, MemoryError):
+                raise
+            except Exception as error:  # of the user's physics, or of a net
+                report = Report(failed(f"{type(error).__name__}: {one_line(error)}"))
             rows.append({**row, "report": report.to_json(), "scores": table})
         yield pa.RecordBatch.from_pylist(rows, arrow_of(SCHEMA))

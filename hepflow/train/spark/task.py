@@ -4,8 +4,9 @@ They are light to import: the Spark worker that only starts the training process
 """
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
+
+from hepflow.system.processes import imported
 
 
 def train(args: list[str], folder: str | None) -> str | None:
@@ -14,7 +15,7 @@ def train(args: list[str], folder: str | None) -> str | None:
     Relative paths start from the working folder of the driver. None: stay in the container, next to
     the files that spark-submit has sent.
     """
-    mistake: str | None = import_module("hepflow.train.spark.job").process(args, folder)
+    mistake: str | None = imported("hepflow.train.spark.job").process(args, folder)
     return mistake
 
 
