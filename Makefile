@@ -10,6 +10,8 @@ CONSTRAINTS ?= constraints.txt
 # A torch in .venv is kept. Otherwise a CPU build if pip finds one (a tenth of the size), else PyPI's.
 TORCH  ?= $(shell sed -n 's/^torch==//p' constraints.txt)
 LOWEST := .venv-lowest
+# Compiled Python of hepflow/ and tests/ is kept: some hundred processes import it.
+export PYTHONDONTWRITEBYTECODE =
 PYTEST  = $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install demo test fast system coverage servers lint docs lowest constraints clean

@@ -1,5 +1,6 @@
 """Awkward events as flat NumPy arrays with offsets: the form that the compiled functions take."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import awkward as ak
@@ -105,7 +106,15 @@ def _flat(events: ak.Array, collection: str, names: str) -> list[np.ndarray]:
     except ValueError as error:
         what = f"{collection!r} has missing values ({error})"
         raise DataError(f"events: {what}. Ingest the files again.") from error
-    return arrays
+    return _fixed(arrays)
+
+
+def _fixed(arrays: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """Return read-only views: numba compiles for 15 s for each of the two kinds of arrays."""
+    views = [values.view() for values in arrays]
+    for view in views:
+        view.flags.writeable = False
+    return views
 
 
 def _require(names: list[str], name: str, what: str) -> None:
@@ -121,5 +130,5 @@ def take(flat: Columns, keep: np.ndarray) -> Columns:
         counts = np.diff(column.offsets)
         inside = np.repeat(keep, counts)
         offsets = np.concatenate([[0], np.cumsum(counts[keep])])
-        parts.append(type(column)(offsets, *(values[inside] for values in column[1:])))
+        parts.append(type(column)(*_fixed([offsets, *(values[inside] for values in column[1:])])))
     return Columns._make(parts)

@@ -124,7 +124,7 @@ def _fill(
     unless ``kept``, each event overwrites those of the last one.
     """
     s = scratch(largest(c))
-    n_events = 0
+    n_events = np.int64(0)
     for event in range(len(status)):
         counts = gather(event, c, s)
         lepton = choose(event, counts, c, s, d)
@@ -167,7 +167,10 @@ def _write_hlf(
     row[6], row[7], row[8] = lepton.pt, lepton.eta, lepton.phi
     row[9], row[10], row[11] = lepton.isolation
     row[12], row[13] = lepton.charge, lepton.is_electron
-    return bool(np.isfinite(row).all())
+    finite = True
+    for value in row:
+        finite &= math.isfinite(value)
+    return finite
 
 
 @cached_njit()
@@ -264,7 +267,8 @@ def _sort_by_falling_pt(n: int, s: Scratch) -> None:
     ranked, other, bits = s.ranked, s.order, s.pt.view(np.uint32)
     ends = np.empty(_RADIX + 1, np.int64)
     for shift in range(0, 32, _RADIX_BITS):  # from the lowest digit to the highest
-        ends[:] = 0
+        for digit in range(_RADIX + 1):
+            ends[digit] = 0
         for k in range(n):
             ends[((~bits[ranked[k]] >> shift) & (_RADIX - 1)) + 1] += 1
         for digit in range(_RADIX):
@@ -273,4 +277,5 @@ def _sort_by_falling_pt(n: int, s: Scratch) -> None:
             digit = (~bits[ranked[k]] >> shift) & (_RADIX - 1)
             other[ends[digit]] = ranked[k]
             ends[digit] += 1
-        ranked[:n] = other[:n]
+        for k in range(n):
+            ranked[k] = other[k]

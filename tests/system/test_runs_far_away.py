@@ -72,8 +72,9 @@ def test_a_run_and_its_report_are_those_of_a_disk(
     assert sum("is up to date" in text for text in caplog.messages) == 2
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("away", ONE, indirect=True)
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.system)])
+@pytest.mark.parametrize("processes", [1, 2])
 def test_a_killed_training_resumes_to_the_same_weights(
     store: EventStore, away: Path, tmp_path: Path, processes: int
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_killed_training_resumes_to_the_same_weights(
     assert_same(weights(away / "killed", "best"), weights(tmp_path / "whole", "best"))
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("away", ONE, indirect=True)
 def test_a_search_goes_on_with_the_trials_that_it_has(
     store: EventStore, away: Path, caplog: pytest.LogCaptureFixture

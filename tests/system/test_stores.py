@@ -34,7 +34,7 @@ from tests.support.toy_trigger import untrained, write_raw
 from tests.support.trainings import SMALL, assert_same, fit, weights
 
 pytestmark = pytest.mark.slow
-CLUSTER = ClusterConfig(workers=2)
+CLUSTER = ClusterConfig(workers=1)
 
 
 @pytest.fixture(scope="module")
