@@ -26,7 +26,7 @@ from hepflow.cli import (
     main,
     parse,
 )
-from hepflow.config.engines import SlurmConfig
+from hepflow.config.engines import SlurmConfig, SparkConfig
 from hepflow.config.options import SWITCH
 from hepflow.config.score import ScoreConfig
 from hepflow.config.shipped import shipped, with_shipped
@@ -274,6 +274,30 @@ def test_names_given_by_the_user_keep_their_dashes() -> None:
     )
     assert config.samples["my-class"] == ("a-b",)
     assert (config.spark.driver_memory, config.spark.conf) == ("1g", {"some-name": "1"})
+
+
+def test_spark_s_properties_of_several_files_and_options_are_merged(tmp_path: Path) -> None:
+    """The last one wins, and null removes one, also one that hepflow sets."""
+    for name, conf in {
+        "site": {"spark.a": "1", "spark.b": "x y", "spark.c": "3", "spark.d": "null"},
+        "mine": {"spark.b": "2", "spark.c": None, "spark.ui.showConsoleProgress": None},
+        "none": None,
+    }.items():
+        text = {"target_partition_mb": 7} | ({"spark": {"conf": conf}} if conf else {})
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(text))
+    files = {name: str(tmp_path / f"{name}.yaml") for name in ("site", "mine", "none")}
+    words = ["--config", files["site"], "--spark.conf.spark.e", "5", f"--config={files['mine']}"]
+    words += ["--config", files["none"], "--spark.conf.spark.d=null", "--spark.conf.spark.f=6"]
+    merged = {"spark.a": "1", "spark.b": "2", "spark.c": None, "spark.d": None}
+    merged |= {"spark.e": "5", "spark.f": "6", "spark.ui.showConsoleProgress": None}
+    config = parse("ingest", words)
+    assert dict(config.spark.conf) == merged
+    assert config.target_partition_mb == 7
+    spark = pytest.importorskip("hepflow.engines.spark", reason="needs hepflow[ingest]")
+    found = spark.properties(config.spark)
+    assert {name: found.get(name) for name in merged} == merged
+    assert None not in found.values()
+    assert "spark.ui.showConsoleProgress" in spark.properties(SparkConfig())
 
 
 def test_a_list_has_commas_or_brackets() -> None:

@@ -5,14 +5,17 @@ rewritten, by patterns, to what is wrong, in which file, and what is allowed; a 
 no pattern is shown as it is.
 """
 
+import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 from jsonargparse.typing import register_type
 
@@ -51,6 +54,8 @@ SENTENCES = {
 """Pattern of jsonargparse's message -> sentence; ``option`` is the key as the user wrote it."""
 WITHIN = r'Parser key "(.+?)":.* callable class: Parser key "(.+)\. Got value: Namespace\(.*'
 """Pattern of a message about an argument of a class, which is about the key in it."""
+MERGED = "spark.conf"
+"""The mapping of which several files and the command line may each give some keys."""
 
 
 def _is_path(value: object, _: type) -> bool:
@@ -142,7 +147,7 @@ def read(parser: ArgumentParser, arguments: Sequence[str], make: Callable[[Names
         except OSError:  # the parser reports it
             pass
     try:
-        return make(parser.parse_args(arguments))
+        return make(parser.parse_args(_merged(arguments)))
     except (ArgumentError, ConfigError) as error:
         text = one_line(error)
         file = next((path for path in files if _error_in(path, parser, make) == text), None)
@@ -151,6 +156,49 @@ def read(parser: ArgumentParser, arguments: Sequence[str], make: Callable[[Names
         elif file:
             text = f"{file}: {text}"
         raise ConfigError(as_given(text)) from error
+
+
+def _merged(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with one `MERGED` at the end, of all keys of files and arguments.
+
+    The parser would take the last mapping as a whole, and a key with dots as several keys.
+    """
+    rest, values, words = [], list[Any](), iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name != "--config" and name != f"--{MERGED}" and not name.startswith(f"--{MERGED}."):
+            rest.append(word)
+            continue
+        text = value if equals else next(words, "")
+        if name == "--config":
+            rest.append(f"{name}={text}")
+            values.append(_mapping_in(text))
+        else:
+            given = _yaml(text)
+            key = name.removeprefix(f"--{MERGED}").removeprefix(".")
+            # without a key it is a mapping; with one, Spark takes 4 and true as text
+            values.append({key: text if given is not None else None} if key else given)
+    found = [value for value in values if value]
+    if not found or not all(isinstance(value, Mapping) for value in found):
+        return list(arguments)
+    together = {key: value for mapping in found for key, value in mapping.items()}
+    return [*rest, f"--{MERGED}={json.dumps(together)}"]
+
+
+def _mapping_in(path: str) -> Any:
+    """Return the mapping `MERGED` in a configuration file; None if it has none, or is damaged."""
+    found: Any = None
+    with suppress(OSError, UnicodeDecodeError):
+        found = _yaml(place(path).read_text())
+    for key in MERGED.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
+def _yaml(text: str) -> Any:
+    with suppress(yaml.YAMLError):
+        return yaml.safe_load(text)
+    return text
 
 
 def _error_in(path: str, parser: ArgumentParser, make: Callable[[Namespace], object]) -> str:

@@ -21,8 +21,9 @@ class SparkConfig(Checked):
     """local[*], spark://HOST:PORT, k8s://URL or yarn."""
     driver_memory: str = "2g"
     """Heap of the driver (and of the executors if local)."""
-    conf: Mapping[str, str] = field(default_factory=dict)
-    """Further Spark properties, such as spark.executor.memory."""
+    conf: Mapping[str, str | None] = field(default_factory=dict)
+    """Further Spark properties, such as spark.executor.memory. Those of several files and options
+    are merged: the last one wins, and null removes a property."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -155,7 +155,7 @@ def _start(config: SparkConfig, name: str) -> SparkSession:
     if config.master == "yarn" and not submitted and not has_hadoop:
         advice = "Set it to the folder with the cluster's core-site.xml and yarn-site.xml."
         raise HepflowError(f"spark.master yarn: HADOOP_CONF_DIR is not set. {advice}")
-    keytab = config.conf.get("spark.kerberos.keytab", "")
+    keytab = config.conf.get("spark.kerberos.keytab") or ""
     if keytab and ":" not in keytab and not Path(keytab).is_file():
         advice = "Ask your site for a keytab, or leave it out and run kinit."
         raise HepflowError(f"spark.kerberos.keytab: no file {keytab}. {advice}")
@@ -164,7 +164,7 @@ def _start(config: SparkConfig, name: str) -> SparkSession:
         if is_local(config.master):
             os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"  # address of the UI
     python = os.environ.get("PYSPARK_PYTHON", sys.executable)
-    os.environ["PYSPARK_PYTHON"] = config.conf.get("spark.pyspark.python", python)
+    os.environ["PYSPARK_PYTHON"] = config.conf.get("spark.pyspark.python") or python
     os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     conf = SparkConf().setAppName(name).setAll(list(properties(config, submitted).items()))
     output = JavaOutput()
@@ -208,10 +208,11 @@ def _create(conf: SparkConf, output: JavaOutput) -> SparkSession:
 def properties(config: SparkConfig, submitted: bool = False) -> dict[str, str]:
     """Return the Spark properties of a session; those in ``config.conf`` take precedence.
 
+    One that is null there is not set at all.
     If spark-submit started the process, its master, deploy mode, memory and Java options count.
     """
     variables = _KEEP_MEMORY | of_this_run()
-    found = {
+    found: dict[str, str | None] = {
         "spark.task.maxFailures": str(TASK_ATTEMPTS),
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
@@ -228,4 +229,5 @@ def properties(config: SparkConfig, submitted: bool = False) -> dict[str, str]:
             found |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
         if config.master == "yarn":
             found["spark.submit.deployMode"] = "client"
-    return found | dict(config.conf)
+    found |= config.conf
+    return {name: value for name, value in found.items() if value is not None}

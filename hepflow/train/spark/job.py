@@ -124,7 +124,7 @@ def _run(driver: SparkCLI, args: Sequence[str]) -> str | None:
 def _for_the_job(config: SparkTrainConfig) -> SparkConfig:
     """Return a session that runs exactly these processes at once; the user's properties win."""
     processes, cpus = config.num_processes, config.cpus_per_process
-    properties = {
+    properties: dict[str, str | None] = {
         "spark.task.cpus": str(cpus),
         "spark.executor.cores": str(cpus),
         "spark.executor.instances": str(processes),
