@@ -3,8 +3,9 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.hepflow-installed
-# Test processes. Slow tests mostly wait for jobs and workers, so more processes than cores pay off.
-TESTERS ?= 3
+# Test processes. Each starts servers, Spark and commands of its own: on 2 cores, 2 processes take
+# 9 minutes and 3 take 11.
+TESTERS ?= 2
 # Tested versions; `make test CONSTRAINTS=` installs the newest versions.
 CONSTRAINTS ?= constraints.txt
 # A torch in .venv is kept. Otherwise a CPU build if pip finds one (a tenth of the size), else PyPI's.
@@ -18,17 +19,17 @@ PYTEST  = $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --no
 
 help:
 	@echo "make install      only the virtual environment, .venv; the others create it too"
-	@echo "make demo   simulate, ingest, features, train, evaluate; ends with a table and a report"
-	@echo "make test   the tests: every fact once"
-	@echo "make fast   those of them that are not marked slow"
+	@echo "make demo         simulate, ingest, features, train, evaluate; ends with a table and a report"
+	@echo "make test         the tests: every fact once"
+	@echo "make fast         those of them that are not marked slow"
 	@echo "make system       all tests: every cluster and mode, kills, notebooks, more random examples"
-	@echo "make servers  the jars of HDFS, YARN and Kafka (Maven), which tests use if they are there"
-	@echo "make lint   ruff, mypy and repo-review"
-	@echo "make docs   the pages under docs/ and the Python API, as build/docs/index.html"
+	@echo "make servers      the jars of HDFS, YARN and Kafka (Maven), which tests use if they are there"
+	@echo "make lint         ruff, mypy and repo-review"
+	@echo "make docs         the pages under docs/ and the Python API, as build/docs/index.html"
 	@echo "make coverage     all tests, and the lines of hepflow/ that they miss"
 	@echo "make lowest       the fast tests with the lowest versions that pyproject.toml allows"
 	@echo "make constraints  update constraints.txt from the installed versions"
-	@echo "make clean  remove the virtual environments, the pages and the demo's output"
+	@echo "make clean        remove the virtual environments, the pages and the demo's output"
 
 install: $(READY)
 
@@ -51,7 +52,6 @@ demo: install
 test: install
 	$(PYTEST) -m 'not system'
 
-fast: TESTERS = 2
 fast: install
 	$(PYTEST) -m 'not slow and not system'
 

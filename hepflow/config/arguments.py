@@ -166,7 +166,7 @@ def _merged(arguments: Sequence[str]) -> list[str]:
     rest, values, words = [], list[Any](), iter(arguments)
     for word in words:
         name, equals, value = word.partition("=")
-        if name != "--config" and name != f"--{MERGED}" and not name.startswith(f"--{MERGED}."):
+        if not name.startswith(f"--{MERGED}.") and name not in {"--config", f"--{MERGED}"}:
             rest.append(word)
             continue
         text = value if equals else next(words, "")

@@ -142,7 +142,7 @@ def _fill(
         index[n_events] = event
         n_events += 1
         offsets[n_events] = end if kept else 0
-    return n_events
+    return int(n_events)
 
 
 @cached_njit()

@@ -308,12 +308,12 @@ def test_messages_are_scored_as_files_are_and_bad_ones_named(
 def test_an_error_that_is_no_message_s_costs_none(tmp_path: Path, model: Path) -> None:
     """A model that changed, and one that is gone, as on a disk that is not there."""
     _, task, _ = prepare(ScoreConfig(model=model, output=tmp_path / "scores"))
-    rows = [dict(topic="t", partition=0, offset=0, time_ms=0, value=b"any", gone=None)]
-    batch = pa.RecordBatch.from_pylist(rows)
+    row = {"topic": "t", "partition": 0, "offset": 0, "time_ms": 0, "value": b"any", "gone": None}
+    batch = pa.RecordBatch.from_pylist([row])
     changed_since, gone = replace(task, identity="another"), replace(task, model=tmp_path / "gone")
     for without, error in ((changed_since, DataError), (gone, (DataError, OSError))):
         scorer_of.cache_clear()
-        with pytest.raises(error, match="changed since|gone"):
+        with pytest.raises(error, match=r"changed since|gone"):
             list(score_messages([batch], without, LOSS))
     (scored,) = score_messages([batch], task, LOSS)
     assert "not an Arrow IPC stream" in scored["report"][0].as_py()

@@ -21,7 +21,7 @@ for name in (
 ):
     with suppress(ImportError):  # a command that needs it says so
         import_module(name)
-with suppress(ImportError):
-    import_module("numba").njit(lambda: 0)()  # numba imports the rest of itself with the first function
+with suppress(ImportError):  # the first compiled function imports the rest of numba
+    import_module("numba").njit(lambda: 0)()
 gc.freeze()
 gc.enable()

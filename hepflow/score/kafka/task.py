@@ -65,7 +65,7 @@ def score_messages(
                 report = Report(str(error))
             except (OSError, MemoryError):
                 raise
-            except Exception as error:  # of the user's physics, or of a net
+            except Exception as error:  # noqa: BLE001 - a user's physics may raise anything
                 report = Report(failed(f"{type(error).__name__}: {one_line(error)}"))
             rows.append({**row, "report": report.to_json(), "scores": table})
         yield pa.RecordBatch.from_pylist(rows, arrow_of(SCHEMA))
