@@ -1,11 +1,16 @@
 """A TCP proxy that passes bytes on after a delay, as a distant server's would arrive."""
 
+import fcntl
+import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from queue import SimpleQueue
+
+_PIPE_BYTES = 1 << 20
 
 
 @contextmanager
@@ -25,12 +30,13 @@ def _accept(server: socket.socket, port: int, delay_s: float) -> None:
         while True:
             client, _ = server.accept()
             upstream = socket.create_connection(("127.0.0.1", port))
-            for source, target, wait in ((client, upstream, delay_s), (upstream, client, 0.0)):
-                source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                threading.Thread(target=_pass, args=(source, target, wait), daemon=True).start()
+            for end in (client, upstream):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for work in (partial(_delay, client, upstream, delay_s), partial(_pass, upstream, client)):
+                threading.Thread(target=work, daemon=True).start()
 
 
-def _pass(source: socket.socket, target: socket.socket, delay_s: float) -> None:
+def _delay(source: socket.socket, target: socket.socket, delay_s: float) -> None:
     waiting: SimpleQueue[tuple[float, bytes]] = SimpleQueue()
 
     def send() -> None:
@@ -43,16 +49,22 @@ def _pass(source: socket.socket, target: socket.socket, delay_s: float) -> None:
                     return
                 target.sendall(content)
 
-    if delay_s:
-        threading.Thread(target=send, daemon=True).start()
+    threading.Thread(target=send, daemon=True).start()
     with suppress(OSError):
         while content := source.recv(1 << 18):
-            if delay_s:
-                waiting.put((time.monotonic() + delay_s, content))
-            else:
-                target.sendall(content)
-    if delay_s:
-        waiting.put((time.monotonic() + delay_s, b""))
-    else:
-        with suppress(OSError):
-            target.shutdown(socket.SHUT_WR)
+            waiting.put((time.monotonic() + delay_s, content))
+    waiting.put((time.monotonic() + delay_s, b""))
+
+
+def _pass(source: socket.socket, target: socket.socket) -> None:
+    """Pass bytes on within the kernel: the proxy shares its cores with the client it is to delay."""
+    out, into = os.pipe()
+    with suppress(OSError):
+        fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        while n_bytes := os.splice(source.fileno(), into, _PIPE_BYTES):
+            while n_bytes:
+                n_bytes -= os.splice(out, target.fileno(), n_bytes)
+    for end in (out, into):
+        os.close(end)
+    with suppress(OSError):
+        target.shutdown(socket.SHUT_WR)

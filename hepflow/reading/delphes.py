@@ -20,6 +20,7 @@ from awkward.contents import ListOffsetArray, NumpyArray, RecordArray
 from awkward.index import Index64
 
 from hepflow.errors import DataError
+from hepflow.reading.ends import EndsFirst
 from hepflow.schema import ALIASES, COLLECTIONS, OPTIONAL, TREE
 from hepflow.system.remote import as_io_error, is_remote, set_timeout, source
 from hepflow.system.store_options import options_of
@@ -210,7 +211,8 @@ def _open(path: str, timeout_s: float, stack: ExitStack) -> tuple[uproot.ReadOnl
     if is_remote(path):
         set_timeout(path, timeout_s)
         found, n_bytes = source(path, stack)
-        file = stack.enter_context(uproot.reading.ReadOnlyFile(found, **options_of(path)))
+        options = {**options_of(path), "handler": EndsFirst if isinstance(found, str) else None}
+        file = stack.enter_context(uproot.reading.ReadOnlyFile(found, **options))
         return file, file.source.num_bytes if n_bytes is None else n_bytes
     # Our own handle: its errors have an errno, and if a file that is mapped to memory shrinks, the
     # process is killed.
