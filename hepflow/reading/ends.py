@@ -18,7 +18,10 @@ class EndsFirst(FSSpecSource):
 
     def __init__(self, file_path: str, **options: Any) -> None:
         super().__init__(file_path, **options)
-        self._size: int = super().num_bytes
+        size = super().num_bytes
+        if size is None:
+            raise OSError("the server does not tell the size of the file")
+        self._size: int = size
         head = min(HEAD_BYTES, self._size)
         edges = [(0, head), (max(head, self._size - TAIL_BYTES), self._size)]
         edges = [(start, stop) for start, stop in edges if start < stop]

@@ -24,6 +24,7 @@ from hepflow.cli import parse
 from hepflow.config.stages import IngestConfig
 from hepflow.errors import DataError
 from hepflow.ingest.job import run
+from hepflow.reading import ends
 from hepflow.reading.delphes import DelphesFile
 from hepflow.reading.listing import list_files
 from hepflow.reading.ranges import EntryRange, SourceFile
@@ -140,6 +141,28 @@ def test_a_server_is_listed_with_sizes(url: str, raw: Path) -> None:
 
 def test_remote_events_are_the_local_ones(url: str, raw: Path) -> None:
     assert ak.array_equal(read(f"{url}/qcd/a.root"), read(str(raw / "qcd" / "a.root")))
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1, 403, 2000, 1 << 30])
+def test_the_ends_that_are_fetched_at_once_may_have_any_size(
+    web: str, raw: Path, n_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing, less than a header, the header, less than the tree, and more than the file."""
+    monkeypatch.setattr(ends, "HEAD_BYTES", n_bytes)
+    monkeypatch.setattr(ends, "TAIL_BYTES", n_bytes)
+    assert ak.array_equal(read(f"{web}/qcd/a.root"), read(str(raw / "qcd" / "a.root")))
+
+
+def test_a_file_is_opened_by_three_requests(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its size and of both ends; the first events are one more."""
+    asked = []
+    answer = RangeHandler.send_response
+    monkeypatch.setattr(
+        RangeHandler, "send_response", lambda *words: [asked.append(words), answer(*words)]
+    )
+    with DelphesFile(f"{web}/qcd/a.root") as file:
+        assert file.n_entries == 70
+        assert len(asked) <= 3
 
 
 def test_server_errors_are_retried(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
