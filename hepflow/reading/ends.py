@@ -1,5 +1,7 @@
 """The two ends of a remote ROOT file, which say what is in it, in one request."""
 
+from collections.abc import Iterator
+from queue import Queue
 from typing import Any
 
 from uproot.source.chunk import Chunk
@@ -7,6 +9,9 @@ from uproot.source.fsspec import FSSpecSource
 
 HEAD_BYTES, TAIL_BYTES = 64 << 10, 512 << 10
 """The header is in the first bytes; ROOT and uproot write directory and tree last."""
+PART_BYTES = 2_000_000
+"""Bytes per answer. XRootD sends at most 2 MiB at once, and its client joins more than that by
+copying: with answers of 28 MB that took a quarter of the time of reading."""
 
 
 class EndsFirst(FSSpecSource):
@@ -41,3 +46,21 @@ class EndsFirst(FSSpecSource):
             if first <= start and stop <= last:
                 return Chunk.wrap(self, bytes(body[start - first : stop - first]), start)
         return super().chunk(start, stop)
+
+    def chunks(self, ranges: list[tuple[int, int]], notifications: Queue[Chunk]) -> list[Chunk]:
+        """Return ranges of bytes, which arrive in parts of `PART_BYTES` at the same time."""
+        found: dict[tuple[int, int], Chunk] = {}
+        for part in _parts(sorted(ranges)):
+            found |= dict(zip(part, super().chunks(part, notifications), strict=True))
+        return [found[one] for one in ranges]
+
+
+def _parts(ranges: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """Yield ranges that follow each other, of up to `PART_BYTES` together, or a single one."""
+    first = 0
+    for last, (_, stop) in enumerate(ranges):
+        if first < last and stop - ranges[first][0] > PART_BYTES:
+            yield ranges[first:last]
+            first = last
+    if ranges:
+        yield ranges[first:]
