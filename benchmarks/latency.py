@@ -32,7 +32,11 @@ def _accept(server: socket.socket, port: int, delay_s: float) -> None:
             upstream = socket.create_connection(("127.0.0.1", port))
             for end in (client, upstream):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for work in (partial(_delay, client, upstream, delay_s), partial(_pass, upstream, client)):
+            there, back = (
+                partial(_delay, client, upstream, delay_s),
+                partial(_pass, upstream, client),
+            )
+            for work in (there, back):
                 threading.Thread(target=work, daemon=True).start()
 
 
@@ -57,7 +61,7 @@ def _delay(source: socket.socket, target: socket.socket, delay_s: float) -> None
 
 
 def _pass(source: socket.socket, target: socket.socket) -> None:
-    """Pass bytes on within the kernel: the proxy shares its cores with the client it is to delay."""
+    """Pass bytes on within the kernel: the proxy shares the cores of the client."""
     out, into = os.pipe()
     with suppress(OSError):
         fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
