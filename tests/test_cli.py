@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -279,7 +280,8 @@ def test_names_given_by_the_user_keep_their_dashes() -> None:
 def test_spark_s_properties_of_several_files_and_options_are_merged(tmp_path: Path) -> None:
     """The last one wins, and null removes one, also one that hepflow sets."""
     for name, conf in {
-        "site": {"spark.a": "1", "spark.b": "x y", "spark.c": "3", "spark.d": "null"},
+        "site": {"spark.a": "1", "spark.b": "x y", "spark.c": "3", "spark.d": "null"}
+        | {"spark.day": date(2026, 1, 2)},
         "mine": {"spark.b": "2", "spark.c": None, "spark.ui.showConsoleProgress": None},
         "none": None,
     }.items():
@@ -289,10 +291,13 @@ def test_spark_s_properties_of_several_files_and_options_are_merged(tmp_path: Pa
     words = ["--config", files["site"], "--spark.conf.spark.e", "5", f"--config={files['mine']}"]
     words += ["--config", files["none"], "--spark.conf.spark.d=null", "--spark.conf.spark.f=6"]
     merged = {"spark.a": "1", "spark.b": "2", "spark.c": None, "spark.d": None}
+    merged["spark.day"] = "2026-01-02"  # YAML makes a date of it
     merged |= {"spark.e": "5", "spark.f": "6", "spark.ui.showConsoleProgress": None}
     config = parse("ingest", words)
     assert dict(config.spark.conf) == merged
     assert config.target_partition_mb == 7
+    with pytest.raises(ConfigError, match=r"site\.yaml: no option "):
+        parse("features", ["--config", files["site"]])
     spark = pytest.importorskip("hepflow.engines.spark", reason="needs hepflow[ingest]")
     found = spark.properties(config.spark)
     assert {name: found.get(name) for name in merged} == merged

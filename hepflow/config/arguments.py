@@ -147,7 +147,7 @@ def read(parser: ArgumentParser, arguments: Sequence[str], make: Callable[[Names
         except OSError:  # the parser reports it
             pass
     try:
-        return make(parser.parse_args(_merged(arguments)))
+        return make(parser.parse_args(_merged(arguments, parser)))
     except (ArgumentError, ConfigError) as error:
         text = one_line(error)
         file = next((path for path in files if _error_in(path, parser, make) == text), None)
@@ -158,7 +158,7 @@ def read(parser: ArgumentParser, arguments: Sequence[str], make: Callable[[Names
         raise ConfigError(as_given(text)) from error
 
 
-def _merged(arguments: Sequence[str]) -> list[str]:
+def _merged(arguments: Sequence[str], parser: ArgumentParser) -> list[str]:
     """Return the arguments with one `MERGED` at the end, of all keys of files and arguments.
 
     The parser would take the last mapping as a whole, and a key with dots as several keys.
@@ -179,10 +179,11 @@ def _merged(arguments: Sequence[str]) -> list[str]:
             # without a key it is a mapping; with one, Spark takes 4 and true as text
             values.append({key: text if given is not None else None} if key else given)
     found = [value for value in values if value]
-    if not found or not all(isinstance(value, Mapping) for value in found):
-        return list(arguments)
+    mappings = all(isinstance(value, Mapping) for value in found)
+    if not found or not mappings or MERGED not in parser.get_defaults():
+        return list(arguments)  # of whose mistakes the parser says more
     together = {key: value for mapping in found for key, value in mapping.items()}
-    return [*rest, f"--{MERGED}={json.dumps(together)}"]
+    return [*rest, f"--{MERGED}={json.dumps(together, default=str)}"]
 
 
 def _mapping_in(path: str) -> Any:
