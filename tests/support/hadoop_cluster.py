@@ -1,6 +1,6 @@
 """Hadoop's own servers on this machine, each a process that a test may kill.
 
-HDFS is a NameNode and a DataNode, YARN a ResourceManager and a NodeManager.
+HDFS is a NameNode and a DataNode, YARN a ResourceManager and NodeManagers.
 """
 
 import os
@@ -8,9 +8,11 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 from hepflow.engines.java import java_home
 from tests.support.jars import HADOOP
@@ -19,6 +21,7 @@ QUEUES = ("default", "research")
 START_TIMEOUT_S, POLL_S = 120.0, 0.1
 QUICK = ("-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto")
 HDFS, YARN = ("namenode", "datanode"), ("resourcemanager", "nodemanager")
+SECOND = "nodemanager-2"
 _MAIN = {
     "namenode": "hdfs.server.namenode.NameNode",
     "datanode": "hdfs.server.datanode.DataNode",
@@ -81,9 +84,11 @@ class Hadoop:
             time.sleep(POLL_S)
 
     def kill(self, name: str) -> None:
-        """End a server without a chance to clean up."""
+        """End a server, and all that it started, without a chance to clean up."""
         process = self.running.pop(name)
-        process.kill()
+        for one in (process, *psutil.Process(process.pid).children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
         process.wait(timeout=60)
 
     def stop(self) -> None:
@@ -105,38 +110,52 @@ class Hadoop:
         assert process.wait(timeout=START_TIMEOUT_S) == 0, self.log[-4000:]
 
     def _java(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [str(java_home() / "bin" / "java"), *QUICK, "-cp", f"{self.root}/conf:{HADOOP}/*"]
-        command += [f"org.apache.hadoop.{_MAIN[name]}", *arguments]
+        own = f"{self.root}/conf-{name}:{self.root}/conf:{HADOOP}/*"
+        command = [str(java_home() / "bin" / "java"), *QUICK, "-cp", own]
+        command += [f"org.apache.hadoop.{_MAIN[_kind(name)]}", *arguments]
         with (self.root / f"{name}.log").open("a") as log:
             return subprocess.Popen(
                 command, env=self.environment, stdout=log, stderr=subprocess.STDOUT
             )
 
     def _said(self, name: str) -> int:
-        where, word = _READY[name]
+        where, word = _READY[_kind(name)]
         log = self.root / f"{where}.log"
         return log.read_text().count(word) if log.exists() else 0
 
 
+def _kind(name: str) -> str:
+    """Return the kind of a server: that of ``nodemanager-2`` is ``nodemanager``."""
+    return name.partition("-")[0]
+
+
 @contextmanager
-def hadoop_cluster(root: Path, *servers: str) -> Iterator[Hadoop]:
-    """Yield running servers, such as ``*HDFS``; their files and logs are below ``root``."""
-    cluster = Hadoop(root, *_write_configuration(root, with_hdfs="namenode" in servers))
+def hadoop_cluster(
+    root: Path, *servers: str, yarn: Mapping[str, object] | None = None
+) -> Iterator[Hadoop]:
+    """Yield running servers, such as ``*HDFS``; their files and logs are below ``root``.
+
+    ``SECOND`` is another NodeManager. ``yarn`` are further properties of YARN.
+    """
+    port = _write_configuration(root, yarn or {}, with_hdfs="namenode" in servers)
+    cluster = Hadoop(root, port)
     try:
         if "namenode" in servers:
             cluster.format()
-        cluster.start(*servers)
+        cluster.start(*(name for name in servers if name != SECOND))
+        if SECOND in servers:  # after the first, since both are announced by the same words
+            cluster.start(SECOND)
         yield cluster
     finally:
         cluster.stop()
 
 
-def _write_configuration(root: Path, *, with_hdfs: bool) -> list[int]:
+def _write_configuration(root: Path, yarn: Mapping[str, object], *, with_hdfs: bool) -> int:
     """Write the configuration of all servers, and return the port of the NameNode."""
-    port, *ports = free_ports(14)
+    port, *ports = free_ports(17)
     free = (f"127.0.0.1:{number}" for number in ports)
     queues = {f"root.{name}.capacity": 100 // len(QUEUES) for name in QUEUES}
-    files: dict[str, Mapping[str, object]] = {
+    files: dict[str, dict[str, object]] = {
         "core-site": {"fs.defaultFS": f"hdfs://127.0.0.1:{port}" if with_hdfs else "file:///"},
         "hdfs-site": {
             "dfs.replication": 1,
@@ -152,18 +171,14 @@ def _write_configuration(root: Path, *, with_hdfs: bool) -> list[int]:
                 f"yarn.resourcemanager.{kind}address": next(free)
                 for kind in ("", "scheduler.", "resource-tracker.", "admin.", "webapp.")
             },
-            **{
-                f"yarn.nodemanager.{kind}address": next(free)
-                for kind in ("", "localizer.", "webapp.")
-            },
+            **_of_a_node(root / "node", free),
             "yarn.application.classpath": "",
-            "yarn.nodemanager.local-dirs": root / "local",
-            "yarn.nodemanager.log-dirs": root / "logs",
             "yarn.nodemanager.resource.memory-mb": 16384,
             "yarn.nodemanager.resource.cpu-vcores": 16,
             "yarn.nodemanager.vmem-check-enabled": "false",
             "yarn.nodemanager.disk-health-checker.max-disk-utilization-per-disk-percentage": 100,
             "yarn.scheduler.minimum-allocation-mb": 128,
+            **yarn,
         },
         "capacity-scheduler": {
             f"yarn.scheduler.capacity.{key}": value
@@ -174,16 +189,28 @@ def _write_configuration(root: Path, *, with_hdfs: bool) -> list[int]:
             }.items()
         },
     }
-    (root / "conf").mkdir(parents=True)
-    (root / "conf" / "log4j.properties").write_text(_TO_THE_LOG)
     for name, properties in files.items():
-        lines = [
-            f"<property><name>{key}</name><value>{value}</value></property>"
-            for key, value in properties.items()
-        ]
-        text = "\n".join(["<configuration>", *lines, "</configuration>"])
-        (root / "conf" / f"{name}.xml").write_text(text)
-    return [port]
+        _write_xml(root / "conf" / f"{name}.xml", properties)
+    (root / "conf" / "log4j.properties").write_text(_TO_THE_LOG)
+    second = files["yarn-site"] | _of_a_node(root / SECOND, free)
+    _write_xml(root / f"conf-{SECOND}" / "yarn-site.xml", second)
+    return port
+
+
+def _of_a_node(folder: Path, free: Iterator[str]) -> dict[str, object]:
+    """Return the properties in which the NodeManagers of one machine differ."""
+    own = {kind: next(free) for kind in ("address", "localizer.address", "webapp.address")}
+    own |= {f"{kind}-dirs": str(folder / kind) for kind in ("local", "log")}
+    return {f"yarn.nodemanager.{name}": value for name, value in own.items()}
+
+
+def _write_xml(path: Path, properties: Mapping[str, object]) -> None:
+    lines = [
+        f"<property><name>{key}</name><value>{value}</value></property>"
+        for key, value in properties.items()
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(["<configuration>", *lines, "</configuration>"]))
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,33 +1,45 @@
-"""`hepflow ingest` and `spark-train` on YARN, driver here or in the cluster, packed environment."""
+"""`ingest` and `spark-train` on YARN and HDFS: driver here or there, packed environment."""
 
-import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.support.commands import Command
 from tests.support.packed_environment import Note, notes, pack
 from tests.support.root_files import write_delphes
 from tests.support.toy_store import toy_store
 from tests.support.trainings import assert_same, weights
 
 pytest.importorskip("pyspark", reason="pip install 'hepflow[ingest]'")
+pytest.importorskip("hdfs_native", reason="pip install 'hepflow[hdfs]'")
 
-import hepflow
 from hepflow.config.engines import SparkConfig
 from hepflow.config.shipped import shipped
-from hepflow.data.ledger import Ledger
 from hepflow.engines import spark
 from hepflow.errors import HepflowError
 from hepflow.system.files import read_json
-from tests.support.hadoop_cluster import YARN, Hadoop, hadoop_cluster
+from hepflow.system.places import place
+from hepflow.system.publishing import publish_folder
+from hepflow.system.storage import read_bytes
+from tests.support.commands import Command
+from tests.support.hadoop_cluster import HDFS, SECOND, YARN, Hadoop, hadoop_cluster
 from tests.support.jars import HADOOP, why_not
+from tests.support.on_yarn import (
+    PACKED,
+    SMALL,
+    SPARK_HOME,
+    hepflow_here,
+    run,
+    submission,
+    yarn_yaml,
+)
+from tests.support.toy_trigger import ingest
 
 pytestmark = [
     pytest.mark.slow,
@@ -36,16 +48,13 @@ pytestmark = [
     pytest.mark.skipif(why_not(HADOOP) is not None, reason=str(why_not(HADOOP))),
 ]
 
-SPARK_HOME = Path(str(importlib.util.find_spec("pyspark").origin)).parent
-MAIN = str(Path(hepflow.__path__[0]) / "__main__.py")
-QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 SAMPLES = "--samples={qcd: [qcd], ttbar: [ttbar]}"
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hadoop]:
-    with hadoop_cluster(tmp_path_factory.mktemp("yarn"), *YARN) as running:
+    with hadoop_cluster(tmp_path_factory.mktemp("yarn"), *HDFS, *YARN, SECOND) as running:
         yield running
 
 
@@ -56,21 +65,39 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(("qcd", "ttbar")):
         write_delphes(folder / "raw" / name / "one.root", [100], seed=seed)
     pack(folder)
-    text = yaml.safe_load(shipped("spark/yarn.yaml").read_text())
-    text["spark"] |= {
-        "driver_memory": "512m",
-        "conf": {**text["spark"]["conf"], **for_the_test(folder)},
-    }
-    (folder / "yarn.yaml").write_text(yaml.safe_dump(text))
+    yarn_yaml(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def plain(folder: Path) -> Path:
-    """Train mine.yaml in two processes without Spark; its net needs no numba (slow to compile)."""
+def there(cluster: Hadoop, folder: Path) -> Path:
+    """Return a folder of HDFS with the raw files and a feature store."""
+    there = place(f"{cluster.url}/data")
+    publish_folder(folder / "raw", there / "raw")
     store = toy_store(folder / "toy.zarr", events=35, mean_particles=5)
+    publish_folder(shutil.copytree(store.path, folder / "copy"), there / "toy.zarr")
+    return there
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> Mapping[str, bytes]:
+    """Return the fragments that a plain loop over the tasks writes, without Spark."""
+    ingest(folder / "raw", folder / "expected", ("qcd", "ttbar"))
+    return fragments(folder / "expected")
+
+
+def fragments(output: Path) -> dict[str, bytes]:
+    """Return the bytes of every fragment of a dataset."""
+    return {
+        name: read_bytes(output / name) for name in read_json(output / "_hepflow.json")["fragments"]
+    }
+
+
+@pytest.fixture(scope="module")
+def plain(folder: Path, there: Path) -> Path:
+    """Train mine.yaml in two processes without Spark; its net needs no numba (slow to compile)."""
     text = yaml.safe_load(shipped("train/hlf.yaml").read_text()) | {
-        "data": {"store": str(store.path), "batch_size": 31, "eval_batch_size": 50, "workers": 0},
+        "data": {"batch_size": 31, "eval_batch_size": 50, "workers": 0},
         "trainer": {"max_epochs": 2},
         "threads": 1,
     }
@@ -81,85 +108,20 @@ def plain(folder: Path) -> Path:
         "--trainer.accelerator=cpu",
         "--trainer.enable_progress_bar=false",
     )
-    done = hepflow_here(folder, "train", "fit", "--config=mine.yaml", *ddp, "--output=plain")
+    own = ("--config=mine.yaml", "--data.store=toy.zarr", "--output=plain")
+    done = hepflow_here(folder, "train", "fit", *own, *ddp)
     assert done.returncode == 0, done.stderr
     return folder / "plain"
-
-
-def for_the_test(folder: Path) -> dict[str, str]:
-    """Small and quick: the nodes have Spark's jars, and a container gets a gigabyte and a half."""
-    return {
-        "spark.yarn.jars": f"local:{SPARK_HOME}/jars/*",
-        "spark.yarn.stagingDir": (folder / "staging").as_uri(),
-        "spark.yarn.queue": "research",
-        "spark.yarn.maxAppAttempts": "1",
-        "spark.driver.extraJavaOptions": QUICK,
-        "spark.yarn.am.extraJavaOptions": QUICK,
-        "spark.executor.extraJavaOptions": QUICK,
-        "spark.executor.memory": "512m",
-        "spark.executor.memoryOverhead": "1g",
-        "spark.executor.cores": "1",
-        "spark.dynamicAllocation.maxExecutors": "1",
-    }
-
-
-def hepflow_here(
-    folder: Path, *arguments: str, cluster: Hadoop | None = None
-) -> subprocess.CompletedProcess[str]:
-    return run([sys.executable, "-m", "hepflow", *arguments], folder, cluster)
 
 
 def submit(
     cluster: Hadoop, folder: Path, sent: str, *arguments: str, executors: int
 ) -> subprocess.CompletedProcess[str]:
     """Submit a command with the driver in the cluster, and with a file."""
-    options = [
-        word
-        for name, value in for_the_test(folder).items()
-        for word in ("--conf", f"{name}={value}")
-    ]
-    packed = (
-        "--archives",
-        "environment.tar.gz#environment",
-        "--conf",
-        "spark.pyspark.python=./environment/bin/python",
-    )
-    command = [
-        str(SPARK_HOME / "bin" / "spark-submit"),
-        "--master",
-        "yarn",
-        "--deploy-mode",
-        "cluster",
-        "--driver-memory",
-        "512m",
-    ]
-    size = ("--num-executors", str(executors))
-    return run(
-        [*command, *packed, "--files", sent, *size, *options, MAIN, *arguments], folder, cluster
-    )
-
-
-def run(
-    command: list[str], folder: Path, cluster: Hadoop | None
-) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **(cluster.environment if cluster else os.environ),
-        "SPARK_LOCAL_IP": "127.0.0.1",
-        "MASTER_ADDR": "127.0.0.1",
-    }
-    environment |= {"OMP_NUM_THREADS": "1"}
-    for name in ("PYSPARK_PYTHON", "PYTHONPATH"):  # containers have a Python of their own
-        environment.pop(name, None)
     notes(folder)  # of earlier commands
-    return subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=550,
-    )
+    files = {"spark.yarn.dist.files": sent}
+    properties = SMALL | PACKED | files
+    return run(submission(*arguments, properties=properties, executors=executors), folder, cluster)
 
 
 def containers(left: list[Note]) -> set[str]:
@@ -167,12 +129,6 @@ def containers(left: list[Note]) -> set[str]:
     assert {note.prefix.name for note in left} == {"environment"}
     assert all("environment/lib" in note.hepflow for note in left if note.hepflow != "None"), left
     return {note.prefix.parent.name for note in left}
-
-
-def check(output: Path) -> None:
-    ledger = Ledger.from_dict(read_json(output / "_hepflow.json")["ledger"]).check()
-    assert ledger.n_in == 200
-    assert not ledger.lost
 
 
 def test_the_servers_are_of_the_version_of_spark_s_clients() -> None:
@@ -229,25 +185,22 @@ def test_the_kerberos_options_that_the_shipped_configuration_offers_reach_hadoop
     assert "failure to login: for principal: me@EXAMPLE.ORG from keytab me.keytab" in said()
 
 
-def test_ingest_in_client_mode(cluster: Hadoop, folder: Path) -> None:
-    done = hepflow_here(
-        folder,
-        "ingest",
-        "--config=yarn.yaml",
-        "--input=raw",
-        "--output=client",
-        SAMPLES,
-        cluster=cluster,
-    )
+def test_ingest_in_client_mode(
+    cluster: Hadoop, folder: Path, there: Path, expected: Mapping[str, bytes]
+) -> None:
+    """The URL of the input leaves the server to the cluster's configuration."""
+    paths = (f"--input=hdfs://{there.path}/raw", f"--output={there}/client", SAMPLES)
+    notes(folder)
+    done = hepflow_here(folder, "ingest", "--config=yarn.yaml", *paths, cluster=cluster)
     assert done.returncode == 0, done.stderr + cluster.log
     assert "on yarn, UI at" in done.stderr
-    check(folder / "client")
+    assert fragments(there / "client") == expected
     assert len(containers(notes(folder))) == 1, "that of the executor"
     assert "root.research" in cluster.log
 
 
 def test_while_an_application_waits_the_terminal_says_why(
-    folder: Path, tmp_path_factory: pytest.TempPathFactory
+    folder: Path, expected: Mapping[str, bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """There is no node at first, as when a queue is full."""
     with hadoop_cluster(tmp_path_factory.mktemp("empty"), "resourcemanager") as empty:
@@ -260,52 +213,46 @@ def test_while_an_application_waits_the_terminal_says_why(
         ended = waits.finish()
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr.count("waits in queue") == 1, "then every minute"
-    check(folder / "waited")
+    assert fragments(folder / "waited") == expected
 
 
-def test_ingest_in_cluster_mode(cluster: Hadoop, folder: Path) -> None:
+def test_ingest_in_cluster_mode(
+    cluster: Hadoop, folder: Path, there: Path, expected: Mapping[str, bytes]
+) -> None:
+    samples = {"qcd": ["qcd"], "ttbar": ["ttbar"]}
     (folder / "ingest.yaml").write_text(
-        yaml.safe_dump({"input": f"{folder}/raw", "samples": {"qcd": ["qcd"], "ttbar": ["ttbar"]}})
+        yaml.safe_dump({"input": f"{there}/raw", "samples": samples})
     )
-    done = submit(
-        cluster,
-        folder,
-        "ingest.yaml",
-        "ingest",
-        "--config=ingest.yaml",
-        f"--output={folder}/cluster",
-        executors=1,
-    )
+    command = ("ingest", "--config=ingest.yaml", f"--output={there}/cluster")
+    done = submit(cluster, folder, "ingest.yaml", *command, executors=1)
     assert done.returncode == 0, done.stderr + cluster.log
     assert "queue: root.research" in done.stderr
     assert "final status: SUCCEEDED" in done.stderr
-    check(folder / "cluster")
+    assert fragments(there / "cluster") == expected
     assert len(containers(notes(folder))) == 2, "those of the driver and of an executor"
 
 
 def test_spark_train_in_client_mode_gives_the_weights_of_plain_ddp(
-    cluster: Hadoop, folder: Path, plain: Path
+    cluster: Hadoop, folder: Path, there: Path, plain: Path
 ) -> None:
-    options = (
-        "--config=mine.yaml",
-        "--config=yarn.yaml",
-        "--output=trained",
-        "--spark.num_processes=2",
-    )
+    options = ("--config=mine.yaml", "--config=yarn.yaml", "--spark.num_processes=2")
+    options += (f"--data.store={there}/toy.zarr", f"--output={there}/trained")
+    notes(folder)
     done = hepflow_here(folder, "spark-train", *options, cluster=cluster)
     assert done.returncode == 0, done.stderr + cluster.log
     assert "epoch 2 of 2  val_loss" in done.stderr, "on the driver's terminal"
-    assert_same(weights(plain), weights(folder / "trained"), **CLOSE)
+    assert_same(weights(plain), weights(there / "trained"), **CLOSE)
     left = notes(folder)
     assert len(containers(left)) == 2, "one executor a process"
     assert folder in {note.ended for note in left}, "paths are those of the driver's folder"
 
 
 def test_spark_train_in_cluster_mode_gives_the_weights_of_plain_ddp(
-    cluster: Hadoop, folder: Path, plain: Path
+    cluster: Hadoop, folder: Path, there: Path, plain: Path
 ) -> None:
-    output = folder / "trained-there"
-    command = ("spark-train", "--config=mine.yaml", f"--output={output}", "--spark.num_processes=2")
+    output = there / "trained-there"
+    command = ("spark-train", "--config=mine.yaml", "--spark.num_processes=2")
+    command += (f"--data.store={there}/toy.zarr", f"--output={output}")
     done = submit(
         cluster, folder, "mine.yaml", *command, executors=1
     )  # those of the job are hepflow's to ask for
