@@ -17,6 +17,13 @@ class MissingDependency(HepflowError):
     """A program or an optional package that the stage needs is not installed."""
 
 
+class NoCredentials(HepflowError, PermissionError):
+    """A remote store does not know who asks: no ticket, token or key, or an expired one.
+
+    It is no property of a file, so it ends a run, and no file is counted as lost.
+    """
+
+
 def one_line(error: Exception) -> str:
     """Return the text of an error in one line."""
     return " ".join(str(error).split())

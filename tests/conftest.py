@@ -40,6 +40,7 @@ PARTS = {
     "spark": "Spark on a Java of its own",
     "slurm": "a Slurm cluster",
     "yarn": "YARN",
+    "kerberos": "a Kerberos realm",
     "kafka": "Apache Kafka",
     "xrootd": "an XRootD server",
     "s3": "an S3 server",

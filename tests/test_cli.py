@@ -579,5 +579,5 @@ def test_a_store_without_credentials_is_one_line(
         main(["store", "info", "--input", "s3://bucket/features.zarr"])
     errors = capsys.readouterr().err.strip()
     assert end.value.code == 2
-    assert errors.startswith("hepflow: error: a remote store failed (Unable to locate credentials)")
+    assert errors.startswith("hepflow: error: no valid credentials (Unable to locate credentials)")
     assert len(errors.splitlines()) == 1

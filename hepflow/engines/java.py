@@ -68,12 +68,10 @@ class JavaOutput:
             os.close(writer)
         sys.stderr.write("".join(self._lines))
 
-    def last(self) -> str:
-        """Return what it printed before it exited, without the stack."""
+    def text(self) -> str:
+        """Return what it printed before it exited."""
         self._listener.join(_LAST_S)
-        lines = [line.strip() for line in self._lines]
-        kept = " ".join(line for line in lines if not line.startswith("at "))
-        return kept or "Java exited without a message"
+        return "".join(self._lines).strip() or "Java exited without a message"
 
     def _listen(self, reader: int) -> None:
         with os.fdopen(reader, "rb") as stream:

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from hepflow.config.engines import SparkConfig
+from hepflow.engines import java_errors
 from hepflow.engines.java import JavaOutput, java_home
 from hepflow.errors import ConfigError, HepflowError, MissingDependency
 from hepflow.system.store_options import of_this_run
 
 try:
-    from py4j.protocol import Py4JError
+    from py4j.protocol import Py4JError, Py4JJavaError
     from pyspark import SparkConf, SparkContext
+    from pyspark.errors import PySparkException, PythonException
     from pyspark.java_gateway import launch_gateway
     from pyspark.sql import SparkSession
 
@@ -42,6 +44,7 @@ step: a tenth of the time of ingest."""
 
 NO_WORDS = waiting.Words(str)
 _LOG4J = Path(__file__).with_name("log4j2.properties")
+_JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 
 
 @contextmanager
@@ -74,14 +77,26 @@ def spark_session(config: SparkConfig, name: str) -> Iterator[SparkSession]:
 def interruptible(
     context: SparkContext, job: Callable[[], T], meanwhile: Callable[[], object] = lambda: None
 ) -> T:
-    """Run a job, and ``meanwhile`` repeatedly, and return its result; an interrupt cancels it."""
+    """Run a job, and ``meanwhile`` repeatedly, and return its result; an interrupt cancels it.
+
+    An error of a user or of a disk in a task is raised as itself, and the end of all attempts of a
+    task, such as by a lack of memory, as a HepflowError of one line.
+    """
     words = NO_WORDS if is_local(context.master) else waiting.for_executors(context)
 
     def every_time() -> None:
         words()
         meanwhile()
 
-    return _in_thread(job, lambda _: context.cancelAllJobs(), every_time)
+    try:
+        return _in_thread(job, lambda _: context.cancelAllJobs(), every_time)
+    except (PySparkException, Py4JJavaError) as error:
+        if own := java_errors.of_a_task(error):
+            raise own from error
+        if isinstance(error, PythonException):
+            raise
+        advice = "Run the same command again; it resumes."
+        raise java_errors.failed(error, "a Spark job failed", advice) from error
 
 
 def _in_thread(
@@ -135,8 +150,9 @@ def in_cluster_mode() -> bool:
     return SparkConf().get("spark.submit.deployMode") == "cluster"
 
 
-def check_paths(paths: Mapping[str, Path | str]) -> None:
-    """Refuse paths (by option) relative to the driver's container: other nodes cannot see it."""
+def prepare(config: SparkConfig, paths: Mapping[str, Path | str]) -> None:
+    """Log in to Kerberos, and refuse paths (by option) that only the driver's container has."""
+    log_in(config)
     local = [(option, path) for option, path in paths.items() if "://" not in str(path)]
     relative = ", ".join(f"--{name} {path}" for name, path in local if not Path(path).is_absolute())
     if relative and in_cluster_mode():
@@ -149,16 +165,27 @@ def is_local(master: str) -> bool:
     return master.split("[", maxsplit=1)[0] == "local"
 
 
+def log_in(config: SparkConfig) -> None:
+    """Let HDFS's client in this process use the keytab of Spark's, if there is one.
+
+    MIT Kerberos takes tickets from it, and new ones before they expire.
+    """
+    keytab = config.conf.get("spark.kerberos.keytab") or ""
+    if not keytab or ":" in keytab:
+        return
+    if not Path(keytab).is_file():
+        advice = "Ask your site for a keytab, or leave it out and run kinit."
+        raise HepflowError(f"spark.kerberos.keytab: no file {keytab}. {advice}")
+    os.environ.setdefault("KRB5_CLIENT_KTNAME", str(Path(keytab).absolute()))
+
+
 def _start(config: SparkConfig, name: str) -> SparkSession:
     submitted = started_by_submit()
     has_hadoop = {"HADOOP_CONF_DIR", "YARN_CONF_DIR"} & {*os.environ}
     if config.master == "yarn" and not submitted and not has_hadoop:
         advice = "Set it to the folder with the cluster's core-site.xml and yarn-site.xml."
         raise HepflowError(f"spark.master yarn: HADOOP_CONF_DIR is not set. {advice}")
-    keytab = config.conf.get("spark.kerberos.keytab") or ""
-    if keytab and ":" not in keytab and not Path(keytab).is_file():
-        advice = "Ask your site for a keytab, or leave it out and run kinit."
-        raise HepflowError(f"spark.kerberos.keytab: no file {keytab}. {advice}")
+    log_in(config)
     if not submitted:
         os.environ["JAVA_HOME"] = str(java_home())
         if is_local(config.master):
@@ -173,12 +200,9 @@ def _start(config: SparkConfig, name: str) -> SparkSession:
         with waiting.for_yarn(conf) if on_yarn else nullcontext(NO_WORDS) as words:
             spark = _in_thread(lambda: _create(conf, output), _end_java, words)
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        # Python's own line, the first one, is about the call; Java's lines give the reason.
-        of_java = [line for line in lines if line.startswith(": ") or "Exception: " in line]
-        reason = (of_java or lines)[0].strip(": ")
-        if "JAVA_GATEWAY_EXITED" in reason:
-            reason = output.last()
+        reason = java_errors.shortened(str(error) or type(error).__name__)
+        if "JAVA_GATEWAY_EXITED" in str(error):
+            reason = java_errors.shortened(output.text())
         elif "stopped SparkContext" in reason:  # Spark's message about an unreachable master
             reason = "no master responds there"
         what = f"Spark does not start on {config.master}: {reason.rstrip('.')}"
@@ -222,12 +246,15 @@ def properties(config: SparkConfig, submitted: bool = False) -> dict[str, str]:
         # Spark ignores spark.task.maxFailures on local masters, which take it as local[N,attempts].
         local = re.fullmatch(r"local(?:\[([^,\]]+)\])?", config.master)
         master = f"local[{local[1] or 1},{TASK_ATTEMPTS}]" if local else config.master
-        options = f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}"
         found |= {"spark.master": master, "spark.driver.memory": config.driver_memory}
-        found |= {"spark.driver.extraJavaOptions": options}
         if is_local(config.master):
             found |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
         if config.master == "yarn":
             found["spark.submit.deployMode"] = "client"
     found |= config.conf
+    if not submitted:
+        of_user = found.get(_JAVA_OPTIONS) or ""
+        if "log4j" not in of_user:
+            quiet = f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}"
+            found[_JAVA_OPTIONS] = f"{of_user} {quiet}".strip()
     return {name: value for name, value in found.items() if value is not None}

@@ -3,8 +3,6 @@
 import gc
 import json
 import logging
-import os
-import re
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -14,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from pyspark import TaskContext
-from pyspark.errors import PythonException
 from rich.filesize import decimal
 
 from hepflow.config.stages import IngestConfig
 from hepflow.data.ledger import Ledger, total
-from hepflow.engines.spark import check_paths, interruptible, nothing_to_do, spark_session
+from hepflow.engines.spark import interruptible, nothing_to_do, prepare, spark_session
 from hepflow.errors import DataError
 from hepflow.ingest import dataset
 from hepflow.ingest.task import RECORDS, Settings, TaskRecord, run_task
@@ -39,7 +36,7 @@ _SLOWEST = 5  # files in the summary
 
 def run(config: IngestConfig) -> None:
     """Bring the dataset up to date with the input: once, or again and again (``watch``)."""
-    check_paths({"input": config.input, "output": config.output})
+    prepare(config.spark, {"input": config.input, "output": config.output})
     if config.estimate:
         settings, ranges = _plan(list_files(config.input, config.timeout_s), config)
         _, left = dataset.finished(ranges, settings, config.retry_quarantined)
@@ -154,13 +151,7 @@ def _run_tasks(
                 progress.update(done, f"{n_files.value:,.0f}/{of_files:,.0f} files, {rates}")
 
             job = context.parallelize(tasks, len(tasks)).map(work)
-            try:
-                records = interruptible(context, job.collect, update)
-            except PythonException as error:  # text with a traceback
-                found = re.search(r"^\w+: \[Errno (\d+)\]", str(error), re.MULTILINE)
-                if found is None:
-                    raise
-                raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+            records = interruptible(context, job.collect, update)
             update()
         seconds = time.monotonic() - started
     _print_summary(records, seconds)

@@ -19,7 +19,7 @@ import uproot
 from awkward.contents import ListOffsetArray, NumpyArray, RecordArray
 from awkward.index import Index64
 
-from hepflow.errors import DataError
+from hepflow.errors import DataError, NoCredentials
 from hepflow.reading.ends import EndsFirst
 from hepflow.schema import ALIASES, COLLECTIONS, OPTIONAL, TREE
 from hepflow.system.remote import as_io_error, is_remote, set_timeout, source
@@ -229,6 +229,8 @@ def _io_error(error: Exception, path: str) -> OSError | Unreadable | None:
     # For local files, uproot reports its own short reads as OSErrors without an errno.
     if not isinstance(found, OSError) or (found.errno is None and not is_remote(path)):
         return None
+    if isinstance(found, NoCredentials):
+        return found
     for kind, reason in _HOPELESS.items():
         if isinstance(found, kind):
             return Unreadable(reason)

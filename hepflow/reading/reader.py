@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from hepflow.data.identity import event_ids
+from hepflow.errors import NoCredentials
 from hepflow.reading.delphes import DelphesFile, Unreadable, Wanted
 from hepflow.reading.ranges import EntryRange
 from hepflow.reading.record import RangeRecord
@@ -71,6 +72,8 @@ class RangeReader:
                 yield from self._read()
             except Unreadable as error:
                 yield from self._give_up(str(error))
+            except NoCredentials:  # no property of this file
+                raise
             except OSError as error:
                 reason = f"I/O error ({error.strerror or str(error).splitlines()[0]})"
                 if attempt < self.access.retries:

@@ -16,6 +16,7 @@ from typing import Any
 
 import fsspec
 
+from hepflow.errors import NoCredentials
 from hepflow.system.store_options import options_of
 
 _AIOHTTP = import_module("aiohttp") if find_spec("aiohttp") else None  # needed to read over HTTP
@@ -26,16 +27,23 @@ _CLIENTS = {"fsspec", "s3fs", "fsspec_xrootd", "hdfs_native", "upath"} | _FOREIG
 _MESSAGES: dict[str, Callable[[str], OSError]] = {
     # of XRootD: kXR_NotFound, kXR_NotAuthorized, kXR_noserver, kXR_NoSpace, kXR_overQuota
     r"\[3011\]": FileNotFoundError,
-    r"\[3010\]|Auth failed": PermissionError,
+    r"\[3010\]": PermissionError,
     r"\[3009\]": partial(OSError, errno.ENOSPC),
     r"\[3021\]": partial(OSError, errno.EDQUOT),
     # of Hadoop
-    r"AccessControlException|GSSAPI|SASL|InvalidToken": PermissionError,
+    r"AccessControlException": PermissionError,
     r"QuotaExceededException": partial(OSError, errno.EDQUOT),
-    # of botocore
-    r"^Unable to locate credentials|^Partial credentials|^Error when retrieving": PermissionError,
 }
 """Messages of clients that have one type of error for all: pattern -> Python's own."""
+_UNKNOWN_USER = {
+    # of XRootD, Hadoop and botocore
+    r"Auth failed": "Run voms-proxy-init or kinit, or name a token by BEARER_TOKEN_FILE",
+    r"GSSAPI|SASL|InvalidToken": "Run kinit, or name a keytab by KRB5_CLIENT_KTNAME",
+    r"(?i)credentials|Expired_?Token|InvalidAccessKeyId|SignatureDoesNotMatch": (
+        "Name a profile by AWS_PROFILE, or give the keys by its other variables"
+    ),
+}
+"""Messages about missing or expired credentials: pattern -> advice."""
 
 _XROOTD_LIMITS = {
     "XRD_CONNECTIONWINDOW": "10",
@@ -59,6 +67,7 @@ def _hold_clients() -> None:
 
 
 os.register_at_fork(before=_hold_clients)
+fsspec.register_implementation("hdfs", "hepflow.system.hdfs.HdfsFileSystem", clobber=True)
 
 
 def is_remote(path: str | Path) -> bool:
@@ -115,6 +124,8 @@ def source(url: str, stack: ExitStack) -> tuple[Any, int | None]:
 
 def as_io_error(error: Exception) -> OSError | None:
     """Return an error of the network or the remote file system as one of Python's own, or None."""
+    if isinstance(error, NoCredentials):
+        return error
     cause = error.__cause__
     from_http = isinstance(cause, TimeoutError) or _package(cause) == "aiohttp"
     if isinstance(error, FileNotFoundError) and from_http:
@@ -122,20 +133,30 @@ def as_io_error(error: Exception) -> OSError | None:
         if getattr(cause, "status", None) == HTTPStatus.NOT_FOUND:
             return error
         return OSError(str(cause) or type(cause).__name__)
-    text = str(error) or type(error).__name__
     of_hadoop = isinstance(error, RuntimeError) and "hdfs_native" in _packages(error)
-    if not (isinstance(error, OSError) or _package(error) or of_hadoop):
-        return None
-    kinds = (kind for pattern, kind in _MESSAGES.items() if re.search(pattern, text))
-    if kind := next(kinds, None):
-        return kind(_cut(text))
+    if isinstance(error, OSError) or _package(error) or of_hadoop:
+        return _by_message(error, str(error) or type(error).__name__)
+    return None
+
+
+def _by_message(error: Exception, text: str) -> OSError:
+    """Return an error of the type that its message means."""
+    for pattern, advice in _UNKNOWN_USER.items():
+        if re.search(pattern, f"{text} {error.__cause__}"):
+            return NoCredentials(f"no valid credentials ({_cut(text)}). {advice}.")
+    for pattern, kind in _MESSAGES.items():
+        if re.search(pattern, text):
+            return kind(_cut(text))
     return error if isinstance(error, OSError) else OSError(_cut(text))
 
 
 def _cut(text: str) -> str:
-    """Return the beginning of a message: that of Hadoop may have thousands of characters."""
-    if of_hadoop := re.match(r'\w+\("([\w.$]+)", "(?:\1: )?(.*)', text, re.DOTALL):
-        text = f"{of_hadoop[1].rpartition('.')[2]}: {of_hadoop[2]}"
+    """Return the beginning of a message: those of Hadoop have up to thousands of characters."""
+    if of_kerberos := re.search(r'GSSAPIError\(.*\}, \d+, "([^"]*)', text):
+        text = of_kerberos[1]
+    elif of_hadoop := re.match(r'\w+\("([\w.$]+)", "(?:\1: )?(.*)', text, re.DOTALL):
+        message = of_hadoop[2].partition(r"\n")[0]  # a stack of Java follows
+        text = f"{of_hadoop[1].rpartition('.')[2]}: {message}"
     return text if len(text) <= _LONGEST else text[:_LONGEST].rsplit(" ", 1)[0] + " ..."
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from hepflow.config.engines import SparkConfig
 from hepflow.engines import java, spark
+from hepflow.engines.java_errors import shortened
 from hepflow.errors import ConfigError, MissingDependency
 
 NO_NEWS = "WARNING: Using incubator modules: jdk.incubator.vector"
@@ -124,8 +125,9 @@ def test_the_error_of_a_java_that_does_not_start_is_one_line_without_its_stack(
         "\tat a.b(C.scala:1)",
         "Error: no",
     )
-    assert java_that_prints(*said).last() == "Invalid maximum heap size: -Xmx2x Error: no"
-    assert java_that_prints().last() == "Java exited without a message"
+    reason = shortened(java_that_prints(*said).text())
+    assert reason == "Invalid maximum heap size: -Xmx2x Error: no"
+    assert java_that_prints().text() == "Java exited without a message"
     assert capfd.readouterr().err == ""
 
 
@@ -135,5 +137,5 @@ def test_the_output_of_a_running_java_is_passed_on(capsys: pytest.CaptureFixture
         subprocess.run(
             ["printf", "%s\\n", NO_NEWS, "ERROR Executor: out of memory"], check=True, stdout=stderr
         )
-    output.last()  # waits for the end of it
+    output.text()  # waits for the end of it
     assert capsys.readouterr().err == "ERROR Executor: out of memory\n"

@@ -107,7 +107,7 @@ def served(raw: Path, xrootd: tuple[str, Path]) -> str:
 @pytest.fixture(scope="module")
 def hadoop(raw: Path, hdfs: Hadoop) -> str:
     """Files in HDFS."""
-    fsspec.filesystem("hdfs", host="127.0.0.1", port=hdfs.port).put(str(raw), "/", recursive=True)
+    fsspec.core.url_to_fs(hdfs.url)[0].put(str(raw), "/", recursive=True)
     return f"{hdfs.url}/{raw.name}"
 
 

@@ -48,13 +48,11 @@ class Hadoop:
     """Handle of running servers."""
 
     root: Path
-    port: int
+    url: str
+    """The root of the file system, without a slash."""
+    java: tuple[str, ...] = ()
+    """Further options of each JVM."""
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-
-    @property
-    def url(self) -> str:
-        """The root of the file system, without a slash."""
-        return f"hdfs://127.0.0.1:{self.port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -111,7 +109,7 @@ class Hadoop:
 
     def _java(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         own = f"{self.root}/conf-{name}:{self.root}/conf:{HADOOP}/*"
-        command = [str(java_home() / "bin" / "java"), *QUICK, "-cp", own]
+        command = [str(java_home() / "bin" / "java"), *QUICK, *self.java, "-cp", own]
         command += [f"org.apache.hadoop.{_MAIN[_kind(name)]}", *arguments]
         with (self.root / f"{name}.log").open("a") as log:
             return subprocess.Popen(
@@ -131,14 +129,28 @@ def _kind(name: str) -> str:
 
 @contextmanager
 def hadoop_cluster(
-    root: Path, *servers: str, yarn: Mapping[str, object] | None = None
+    root: Path,
+    *servers: str,
+    more: Mapping[str, Mapping[str, object]] | None = None,
+    host: str = "127.0.0.1",
+    java: tuple[str, ...] = (),
 ) -> Iterator[Hadoop]:
     """Yield running servers, such as ``*HDFS``; their files and logs are below ``root``.
 
-    ``SECOND`` is another NodeManager. ``yarn`` are further properties of YARN.
+    ``SECOND`` is another NodeManager. ``more`` are properties by file, such as yarn-site.
     """
-    port = _write_configuration(root, yarn or {}, with_hdfs="namenode" in servers)
-    cluster = Hadoop(root, port)
+    free = (f"{host}:{port}" for port in free_ports(16))
+    url = f"hdfs://{next(free)}"
+    files = _configuration(root, free)
+    files["core-site"] = {"fs.defaultFS": url if "namenode" in servers else "file:///"}
+    for name, properties in (more or {}).items():
+        files[name] |= properties
+    for name, properties in files.items():
+        _write_xml(root / "conf" / f"{name}.xml", properties)
+    (root / "conf" / "log4j.properties").write_text(_TO_THE_LOG)
+    second = files["yarn-site"] | _of_a_node(root / SECOND, free)
+    _write_xml(root / f"conf-{SECOND}" / "yarn-site.xml", second)
+    cluster = Hadoop(root, url, java)
     try:
         if "namenode" in servers:
             cluster.format()
@@ -150,13 +162,10 @@ def hadoop_cluster(
         cluster.stop()
 
 
-def _write_configuration(root: Path, yarn: Mapping[str, object], *, with_hdfs: bool) -> int:
-    """Write the configuration of all servers, and return the port of the NameNode."""
-    port, *ports = free_ports(17)
-    free = (f"127.0.0.1:{number}" for number in ports)
+def _configuration(root: Path, free: Iterator[str]) -> dict[str, dict[str, object]]:
+    """Return the properties of all servers by file."""
     queues = {f"root.{name}.capacity": 100 // len(QUEUES) for name in QUEUES}
-    files: dict[str, dict[str, object]] = {
-        "core-site": {"fs.defaultFS": f"hdfs://127.0.0.1:{port}" if with_hdfs else "file:///"},
+    return {
         "hdfs-site": {
             "dfs.replication": 1,
             "dfs.namenode.name.dir": (root / "name").as_uri(),
@@ -178,7 +187,6 @@ def _write_configuration(root: Path, yarn: Mapping[str, object], *, with_hdfs: b
             "yarn.nodemanager.vmem-check-enabled": "false",
             "yarn.nodemanager.disk-health-checker.max-disk-utilization-per-disk-percentage": 100,
             "yarn.scheduler.minimum-allocation-mb": 128,
-            **yarn,
         },
         "capacity-scheduler": {
             f"yarn.scheduler.capacity.{key}": value
@@ -189,12 +197,6 @@ def _write_configuration(root: Path, yarn: Mapping[str, object], *, with_hdfs: b
             }.items()
         },
     }
-    for name, properties in files.items():
-        _write_xml(root / "conf" / f"{name}.xml", properties)
-    (root / "conf" / "log4j.properties").write_text(_TO_THE_LOG)
-    second = files["yarn-site"] | _of_a_node(root / SECOND, free)
-    _write_xml(root / f"conf-{SECOND}" / "yarn-site.xml", second)
-    return port
 
 
 def _of_a_node(folder: Path, free: Iterator[str]) -> dict[str, object]:

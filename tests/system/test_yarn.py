@@ -73,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def there(cluster: Hadoop, folder: Path) -> Path:
     """Return a folder of HDFS with the raw files and a feature store."""
     there = place(f"{cluster.url}/data")
-    publish_folder(folder / "raw", there / "raw")
+    publish_folder(shutil.copytree(folder / "raw", folder / "raw-copy"), there / "raw")
     store = toy_store(folder / "toy.zarr", events=35, mean_particles=5)
     publish_folder(shutil.copytree(store.path, folder / "copy"), there / "toy.zarr")
     return there

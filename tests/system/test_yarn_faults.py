@@ -1,8 +1,7 @@
 """What dies on YARN and HDFS, is preempted, or was never there: the same bytes, or one line."""
 
-import os
 import re
-import signal
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -24,7 +23,7 @@ from hepflow_bench.copies import copy_as_new
 from tests.support.commands import Command
 from tests.support.hadoop_cluster import HDFS, SECOND, YARN, Hadoop, hadoop_cluster
 from tests.support.jars import HADOOP, why_not
-from tests.support.on_yarn import OURS, SMALL, environment, hepflow_here, submission, yarn_yaml
+from tests.support.on_yarn import OURS, SMALL, environment, submission, yarn_yaml
 from tests.support.root_files import write_delphes
 from tests.support.toy_trigger import ingest
 
@@ -53,8 +52,8 @@ QUICK_TO_NOTICE = {
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hadoop]:
-    folder = tmp_path_factory.mktemp("yarn")
-    with hadoop_cluster(folder, *HDFS, *YARN, SECOND, yarn=QUICK_TO_NOTICE) as running:
+    more, folder = {"yarn-site": QUICK_TO_NOTICE}, tmp_path_factory.mktemp("yarn")
+    with hadoop_cluster(folder, *HDFS, *YARN, SECOND, more=more) as running:
         yield running
 
 
@@ -79,7 +78,7 @@ def undisturbed(folder: Path) -> Mapping[str, bytes]:
 def there(cluster: Hadoop, folder: Path) -> Path:
     """Return a folder of HDFS with the raw files."""
     there = place(f"{cluster.url}/data")
-    publish_folder(folder / "raw", there / "raw")
+    publish_folder(shutil.copytree(folder / "raw", folder / "raw-copy"), there / "raw")
     return there
 
 
@@ -100,8 +99,8 @@ def dataset(output: Path) -> dict[str, bytes]:
 def started(cluster: Hadoop, folder: Path, output: Path, **properties: str) -> Command:
     """Start ingest in client mode, in two executors."""
     two = {"spark.dynamicAllocation.enabled": "false", "spark.executor.instances": "2"}
-    none = {"spark.yarn.dist.archives": None}
-    config = yarn_yaml(folder, **none, **OURS, **two, **properties)
+    own = {"spark.yarn.dist.archives": None} | OURS | two | properties
+    config = yarn_yaml(folder, **own)
     paths = (f"--input={output.parent}/raw", f"--output={output}")
     return Command("ingest", config, *paths, *OPTIONS, env=environment(cluster), cwd=folder)
 
@@ -243,13 +242,3 @@ def test_what_yarn_refuses_is_one_line(
     assert re.match(f"hepflow: error: Spark does not start on yarn: .*{reason}", line), line
     assert len(line) < 500
     assert not output.exists() or not listed(output, "*.json")
-
-
-def test_more_than_the_queue_has_is_said_while_the_run_waits(
-    cluster: Hadoop, folder: Path, output: Path
-) -> None:
-    waits = started(cluster, folder, output, **{"spark.executor.cores": "17"})
-    said = waits.finish()
-    print(said)
-    os.kill(waits.pid, signal.SIGINT)
-    assert hepflow_here

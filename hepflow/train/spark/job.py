@@ -75,7 +75,8 @@ class _Driver(SparkCLI):
     def before_instantiate_classes(self) -> None:
         """Check the paths before anything is opened."""
         config = self.config
-        engine.check_paths({"output": config.output or RUNS, "data.store": config.data.store})
+        paths = {"output": config.output or RUNS, "data.store": config.data.store}
+        engine.prepare(SparkTrainConfig(**vars(config.spark)), paths)
         super().before_instantiate_classes()
 
     def instantiate_classes(self) -> None:
