@@ -8,7 +8,7 @@ from typing import Any
 from hdfs_native.fsspec import HdfsFileSystem as _HdfsFileSystem
 
 
-class HdfsFileSystem(_HdfsFileSystem):  # type: ignore[misc]  # fsspec is not typed
+class HdfsFileSystem(_HdfsFileSystem):
     """A file system, by name service or by the address of a name node.
 
     In a container, Hadoop names the token of a name node by its IP address (unless the cluster sets

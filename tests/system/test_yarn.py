@@ -23,6 +23,7 @@ from hepflow.config.engines import SparkConfig
 from hepflow.config.shipped import shipped
 from hepflow.engines import spark
 from hepflow.errors import HepflowError
+from hepflow.score.folder import read_scores
 from hepflow.system.files import read_json
 from hepflow.system.places import place
 from hepflow.system.publishing import publish_folder
@@ -30,6 +31,7 @@ from hepflow.system.storage import read_bytes
 from tests.support.commands import Command
 from tests.support.hadoop_cluster import HDFS, SECOND, YARN, Hadoop, hadoop_cluster
 from tests.support.jars import HADOOP, why_not
+from tests.support.kafka_broker import broker
 from tests.support.on_yarn import (
     PACKED,
     SMALL,
@@ -39,7 +41,7 @@ from tests.support.on_yarn import (
     submission,
     yarn_yaml,
 )
-from tests.support.toy_trigger import ingest
+from tests.support.toy_trigger import ingest, untrained, write_raw
 
 pytestmark = [
     pytest.mark.slow,
@@ -264,6 +266,34 @@ def test_spark_train_in_cluster_mode_gives_the_weights_of_plain_ddp(
         "no process looks for files in the driver's container"
     )
     assert len(containers(left)) == 3, "those of the driver and of an executor a process"
+
+
+@pytest.mark.kafka
+def test_a_topic_is_scored_in_containers_in_both_modes(
+    cluster: Hadoop, folder: Path, tmp_path: Path
+) -> None:
+    """The scores are those of the files from which the messages were made."""
+    for number in range(2):
+        write_raw(tmp_path / "raw" / "qcd" / f"{number}.root", [60], seed=number)
+    model = untrained(tmp_path / "model", tmp_path / "raw" / "qcd" / "0.root")
+    own = (f"--input={tmp_path}/raw", f"--output={tmp_path}/plain", f"--model={model}")
+    assert hepflow_here(folder, "score", *own).returncode == 0
+    with broker(tmp_path / "broker") as running:
+        topic = f"kafka://{running.address}/events"
+        published = hepflow_here(folder, "replay", own[0], f"--output={topic}", "--rate=0")
+        assert published.returncode == 0, published.stderr
+        own = ("score", "--stream", f"--input={topic}", f"--model={model}", "--idle-stop-s=5")
+        here, there = (f"--output={tmp_path}/{name}" for name in ("here", "there"))
+        notes(folder)
+        done = hepflow_here(folder, *own, here, "--config=yarn.yaml", cluster=cluster)
+        assert done.returncode == 0, done.stderr + cluster.log
+        assert len(containers(notes(folder))) == 1, "that of the executor"
+        done = submit(cluster, folder, "yarn.yaml", *own, there, executors=1)
+        assert done.returncode == 0, done.stderr + cluster.log
+    plain = read_scores(tmp_path / "plain").sort_by("event_id")
+    for name in ("here", "there"):
+        scores = read_scores(tmp_path / name).sort_by("event_id")
+        assert scores.select(plain.column_names) == plain
 
 
 def test_an_application_that_fails_in_client_mode_is_a_failure_to_yarn_too(
