@@ -22,7 +22,7 @@ import uproot
 
 from hepflow.cli import parse
 from hepflow.config.stages import IngestConfig
-from hepflow.errors import DataError
+from hepflow.errors import DataError, NoCredentials
 from hepflow.ingest.job import run
 from hepflow.reading import ends
 from hepflow.reading.delphes import DelphesFile
@@ -270,3 +270,24 @@ def test_a_file_of_the_same_size_that_has_changed_has_another_version(away: Path
         (now,) = list_files(str(away))
     assert (now.size, now.path) == (before.size, before.path)
     assert now.version != before.version
+
+
+@pytest.mark.s3
+def test_missing_credentials_end_the_run_and_are_no_property_of_the_file(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would be found again in every file, each of which counted as unreadable."""
+    files = [one for one in list_files(bucket) if one.name == "qcd/a.root"]
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        if name != "AWS_ENDPOINT_URL":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", "/nowhere")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    try:
+        reader = RangeReader(EntryRange(files[0]), access=Access(retries=3))
+        with pytest.raises(NoCredentials, match=r"^no valid credentials \(Unable to locate"):
+            next(reader.chunks())
+    finally:
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+    assert (reader.unreadable, reader.transient) == ("", False)

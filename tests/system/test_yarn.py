@@ -287,7 +287,7 @@ def test_a_topic_is_scored_in_containers_in_both_modes(
         notes(folder)
         done = hepflow_here(folder, *own, here, "--config=yarn.yaml", cluster=cluster)
         assert done.returncode == 0, done.stderr + cluster.log
-        assert len(containers(notes(folder))) == 1, "that of the executor"
+        assert len(containers(notes(folder))) == 2, "that of the executor, and the source's here"
         done = submit(cluster, folder, "yarn.yaml", *own, there, executors=1)
         assert done.returncode == 0, done.stderr + cluster.log
     plain = read_scores(tmp_path / "plain").sort_by("event_id")
