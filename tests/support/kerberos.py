@@ -59,9 +59,9 @@ class Realm:
         return f"-Djava.security.krb5.conf={self.environment['KRB5_CONFIG']}"
 
     def keytab(self, name: str, *principals: str, lifetime: str | None = None) -> Path:
-        """Create principals, and return a file with their keys."""
+        """Return a file with the keys of principals, which are created the first time."""
         path = self.root / f"{name}.keytab"
-        for principal in principals:
+        for principal in principals if not path.exists() else ():
             life = ["-maxlife", lifetime] if lifetime else []
             self.run("kadmin.local", "addprinc", *life, "-randkey", principal)
             self.run("kadmin.local", "ktadd", "-k", str(path), principal)
@@ -125,8 +125,11 @@ def _path() -> str:
     return f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin"
 
 
-def secured(found: Realm) -> dict[str, dict[str, object]]:
-    """Return the properties by which Hadoop's servers on localhost ask for Kerberos."""
+def secured(found: Realm, token_s: int = 86_400) -> dict[str, dict[str, object]]:
+    """Return the properties by which Hadoop's servers on localhost ask for Kerberos.
+
+    A token of HDFS ends after ``token_s`` seconds, unless somebody renews it.
+    """
     servers = {"namenode": "nn", "datanode": "dn", "resourcemanager": "rm", "nodemanager": "nm"}
     principals = {server: f"{name}/localhost" for server, name in servers.items()}
     web = "HTTP/localhost"
@@ -134,6 +137,7 @@ def secured(found: Realm) -> dict[str, dict[str, object]]:
     hdfs: dict[str, object] = {
         "dfs.block.access.token.enable": "true",
         "dfs.data.transfer.protection": "authentication",
+        "dfs.namenode.delegation.token.renew-interval": token_s * 1000,
         "dfs.web.authentication.kerberos.principal": f"{web}@{REALM}",
         "dfs.web.authentication.kerberos.keytab": keys,
         "ignore.secure.ports.for.testing": "true",

@@ -7,6 +7,8 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -38,17 +40,22 @@ QUICK = SMALL["spark.driver.extraJavaOptions"]
 @pytest.fixture(scope="module")
 def kdc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Realm]:
     with realm(tmp_path_factory.mktemp("realm")) as running:
+        for user in ("me", "you"):
+            running.keytab(user, user)
         yield running
 
 
 @pytest.fixture(scope="module")
 def cluster(kdc: Realm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hadoop]:
-    """A secured cluster, in whose HDFS one user has a home and a folder with raw files."""
-    folder = tmp_path_factory.mktemp("secured")
-    options = {"more": secured(kdc), "host": "localhost", "java": (kdc.java,)}
-    with hadoop_cluster(folder, *HDFS, *YARN, **options) as running:
-        for user in ("me", "you"):
-            kdc.keytab(user, user)
+    with secured_cluster(kdc, tmp_path_factory.mktemp("secured")) as running:
+        yield running
+
+
+@contextmanager
+def secured_cluster(kdc: Realm, folder: Path, **options: int) -> Iterator[Hadoop]:
+    """Yield a cluster in whose HDFS one user has a home and a folder with raw files."""
+    of_it = {"more": secured(kdc, **options), "host": "localhost", "java": (kdc.java,)}
+    with hadoop_cluster(folder, *HDFS, *YARN, **of_it) as running:
         for seed, name in enumerate(("qcd", "ttbar")):
             write_delphes(folder / "raw" / name / "one.root", [100], seed=seed)
         server = kdc.ticket("servers", "nn/localhost")
@@ -144,17 +151,36 @@ def test_a_keytab_serves_a_driver_here_whose_tickets_end_while_it_runs(
     assert n_events(cluster, kdc, "keytab") == (200, 0)
 
 
-def test_a_keytab_serves_a_driver_in_the_cluster(cluster: Hadoop, kdc: Realm) -> None:
-    config = {"spark.yarn.appMasterEnv.KRB5_CONFIG": kdc.environment["KRB5_CONFIG"]}
+def submitted(cluster: Hadoop, kdc: Realm, output: str, **more: str) -> None:
+    """Run ingest with its driver in the cluster; ``more`` are properties, and variables."""
     java = {
         f"spark.{one}.extraJavaOptions": f"{QUICK} {kdc.java}" for one in ("driver", "executor")
     }
-    properties = SMALL | OURS | java | config | keytab(kdc)
-    paths = (f"--input={cluster.url}/data/raw", f"--output={cluster.url}/data/there", SAMPLES)
-    command = submission("ingest", *paths, properties=properties, executors=1)
-    done = run(command, cluster, kdc)
+    config = {"spark.yarn.appMasterEnv.KRB5_CONFIG": kdc.environment["KRB5_CONFIG"]}
+    own = {name: value for name, value in more.items() if name.startswith("spark.")}
+    paths = (f"--input={cluster.url}/data/raw", f"--output={cluster.url}/data/{output}", SAMPLES)
+    command = submission(
+        "ingest", *paths, properties=SMALL | OURS | java | config | own, executors=1
+    )
+    done = run(command, cluster, kdc, **{n: value for n, value in more.items() if n not in own})
     assert done.returncode == 0, done.stderr
-    assert n_events(cluster, kdc, "there") == (200, 0)
+    assert n_events(cluster, kdc, output) == (200, 0)
+
+
+def test_a_keytab_serves_a_driver_in_the_cluster(cluster: Hadoop, kdc: Realm) -> None:
+    submitted(cluster, kdc, "there", **keytab(kdc))
+
+
+def test_yarn_renews_the_tokens_of_a_driver_in_the_cluster_whose_ticket_has_ended(
+    kdc: Realm, tmp_path: Path
+) -> None:
+    with secured_cluster(kdc, tmp_path, token_s=10) as short:
+        kdc.run("kadmin.local", "modprinc", "-maxlife", "15s", "me")
+        ticket = kdc.ticket("me", "me")
+        kdc.run("kadmin.local", "modprinc", "-maxlife", "10h", "me")
+        began = time.monotonic()
+        submitted(short, kdc, "renewed", **ticket)
+        assert time.monotonic() - began > 15
 
 
 def test_a_process_outlives_its_tickets_by_a_keytab_alone(cluster: Hadoop, kdc: Realm) -> None:
