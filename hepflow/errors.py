@@ -17,6 +17,6 @@ class MissingDependency(HepflowError):
     """A program or an optional package that the stage needs is not installed."""
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Return the text of an error in one line."""
     return " ".join(str(error).split())

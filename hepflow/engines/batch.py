@@ -53,7 +53,11 @@ def batch_cluster(
     try:
         cluster = kind(job_cls=job, scheduler_options=scheduler, **arguments)
     except (RuntimeError, ValueError, OSError) as error:  # a taken port, or no such interface
-        raise ConfigError(f"the Dask scheduler does not start: {one_line(error)}") from error
+        first: BaseException = error
+        while first.__context__ is not None:
+            first = first.__context__
+        what = f"the Dask scheduler does not start: {one_line(first)}"
+        raise ConfigError(f"cluster.jobs: {what}. Check interface and scheduler_port.") from error
     most = min(jobs.max_jobs, -(-n_tasks // jobs.workers_per_job))
     doubt = _doubt(system, cluster.job_script())
     reason = doubt if system.check_is_sure else ""

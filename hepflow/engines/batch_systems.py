@@ -48,6 +48,8 @@ class BatchSystem:
     """The submit command, and one that tells the system from others with the same."""
     lists: str
     """Command that lists the user's jobs."""
+    responds: Sequence[str]
+    """Command that fails where the system does not respond."""
     logs: str
     """Files with the output of the jobs."""
     arguments: Callable[[JobsConfig, Request], Arguments]
@@ -184,6 +186,7 @@ SYSTEMS = {
         cluster="SLURMCluster",
         programs=("sbatch",),
         lists="squeue -u {user}",
+        responds=("sinfo", "--noheader"),
         logs="slurm-*.out",
         arguments=_slurm,
         check=("sbatch", "--test-only"),
@@ -193,6 +196,7 @@ SYSTEMS = {
         cluster="HTCondorCluster",
         programs=("condor_submit",),
         lists="condor_q",
+        responds=("condor_q",),
         logs=f"{_JOB}.*.err",
         arguments=_htcondor,
     ),
@@ -201,6 +205,7 @@ SYSTEMS = {
         cluster="PBSCluster",
         programs=("qsub", "pbsnodes"),
         lists="qstat -u {user}",
+        responds=("qstat", "-Q"),
         logs=f"{_JOB}.o*",
         arguments=_pbs,
     ),
@@ -209,6 +214,7 @@ SYSTEMS = {
         cluster="LSFCluster",
         programs=("bsub",),
         lists="bjobs",
+        responds=("bqueues",),
         logs=f"{_JOB}.*.out",
         arguments=_lsf,
     ),
@@ -217,6 +223,7 @@ SYSTEMS = {
         cluster="SGECluster",
         programs=("qsub", "qconf"),
         lists="qstat -u {user}",
+        responds=("qconf", "-sql"),
         logs=f"{_JOB}.o*",
         arguments=_sge,
         check=("qsub", "-w", "v"),
@@ -227,6 +234,7 @@ SYSTEMS = {
         cluster="OARCluster",
         programs=("oarsub",),
         lists="oarstat -u {user}",
+        responds=("oarstat",),
         logs=f"OAR.{_JOB}.*",
         arguments=_oar,
     ),

@@ -148,5 +148,7 @@ def _wait_until_ready(pool: HTCondorPool) -> None:
             return
         if time.monotonic() > deadline:
             logs = sorted((pool.root / "log").glob("*Log"))
-            raise RuntimeError("".join(f"\n{path.name}\n{path.read_text()[-1500:]}" for path in logs))
+            raise RuntimeError(
+                "".join(f"\n{path.name}\n{path.read_text()[-1500:]}" for path in logs)
+            )
         time.sleep(POLL_S)

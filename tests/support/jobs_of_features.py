@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from hepflow.config.engines import ClusterConfig
@@ -60,7 +60,8 @@ class Features:
         while what not in printed:
             line = self.process.stderr.readline()
             printed += line
-            assert line and time.monotonic() < deadline, f"no {what!r} in {printed}"
+            assert line, f"no {what!r} in {printed}"
+            assert time.monotonic() < deadline, f"no {what!r} in {printed}"
 
     def wait_for_parts(self, n: int, timeout_s: float = 240) -> None:
         """Wait until so many parts of the store are finished."""
@@ -97,6 +98,6 @@ def _contents(path: Path) -> dict[str, bytes]:
 def reason_in(errors: str) -> str:
     """Return the last line, which gives the mistake without a traceback."""
     assert "Traceback" not in errors, errors
-    last: Sequence[str] = errors.splitlines()[-1:]
-    assert last and last[0].startswith("hepflow: error: cluster."), errors
-    return last[0]
+    last = errors.strip().rpartition("\n")[2]
+    assert last.startswith("hepflow: error: cluster."), errors
+    return last
