@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hepflow.config.engines import ClusterConfig
@@ -36,6 +36,7 @@ class Features:
         environment: Mapping[str, str],
         kind: str,
         *directives: str,
+        prefix: Sequence[str] = (),
         **options: str,
     ) -> None:
         self.folder = folder
@@ -46,7 +47,7 @@ class Features:
             more += ["--cluster.jobs.directives", f"[{', '.join(directives)}]"]
         more += ["--cluster.kind", kind, "--cluster.memory", "1GiB"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "hepflow", *words.split(), *more],
+            [*prefix, sys.executable, "-m", "hepflow", *words.split(), *more],
             cwd=folder,
             env=dict(environment),
             stderr=subprocess.PIPE,
