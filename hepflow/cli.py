@@ -10,12 +10,13 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any, NamedTuple, NoReturn, get_origin
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from rich.table import Table
 from rich.text import Text
 
 from hepflow.config import score, stages, tools
 from hepflow.config.arguments import (
+    Parser,
     add_fields,
     add_stores,
     configure_stores,
@@ -26,6 +27,7 @@ from hepflow.config.arguments import (
 from hepflow.config.options import (
     HELP,
     Groups,
+    former_of,
     groups_of,
     mappings_of,
     print_help,
@@ -240,7 +242,8 @@ def _run(name: str, arguments: list[str]) -> None:
 def parse(name: str, arguments: Sequence[str]) -> Any:
     """Return the configuration of a command from its arguments and the files that they name."""
     stage: Any = COMMANDS[name].config
-    parser = ArgumentParser(prog=f"hepflow {name}", exit_on_error=False, allow_abbrev=False)
+    parser = Parser(prog=f"hepflow {name}", exit_on_error=False, allow_abbrev=False)
+    parser.former = [*former_of(stage)]
     parser.add_argument("--config", action="config")
     add_stores(parser)
     add_fields(parser, stage)

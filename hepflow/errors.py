@@ -24,6 +24,6 @@ class NoCredentials(HepflowError, PermissionError):
     """
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Return the text of an error in one line."""
     return " ".join(str(error).split())

@@ -39,6 +39,8 @@ SHARED = Path(os.environ.get("HEPFLOW_SHARED", Path(__file__).parents[2] / "shar
 PARTS = {
     "spark": "Spark on a Java of its own",
     "slurm": "a Slurm cluster",
+    "sge": "a Grid Engine",
+    "htcondor": "an HTCondor pool",
     "yarn": "YARN",
     "kerberos": "a Kerberos realm",
     "kafka": "Apache Kafka",

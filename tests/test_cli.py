@@ -27,7 +27,7 @@ from hepflow.cli import (
     main,
     parse,
 )
-from hepflow.config.engines import SlurmConfig, SparkConfig
+from hepflow.config.engines import JobsConfig, SparkConfig
 from hepflow.config.options import SWITCH
 from hepflow.config.score import ScoreConfig
 from hepflow.config.shipped import shipped, with_shipped
@@ -109,7 +109,8 @@ def test_the_version_has_two_spellings(flag: str, say: Callable[..., str]) -> No
         ("ingest --inptu x", "--input"),
         ("ingest --ou x", "--output"),
         ("features --workers 2", "--cluster.workers"),
-        ("features --cluster.slurm.wall-time 1", "--cluster.slurm.walltime"),
+        ("features --cluster.jobs.wall-time 1", "--cluster.jobs.walltime"),
+        ("features --cluster.slurm.wall-time 1", "--cluster.jobs.walltime"),
         ("features --definitions corected", "corrected"),
         ("bench --stages ingest,trian", "train"),
         ("train fit --data.batch_sise 3", "--data.batch-size"),
@@ -139,14 +140,15 @@ def test_misspelt_and_abbreviated_words_are_refused_with_a_suggestion(
         (
             "features",
             "cluster: {kind: slrm}",
-            "cluster.kind must be local, slurm or address; got slrm. Did you mean slurm?",
+            "cluster.kind must be local, slurm, htcondor, pbs, lsf, sge, oar or address; got slrm. "
+            "Did you mean slurm?",
         ),
         ("evaluate", "runs: inclusive", "runs must be a list; got inclusive."),
         ("ingest", "target_partition_mb: 0", "target_partition_mb must be at least 1, got 0"),
         (
             "features",
-            "cluster: {slurm: {max_jobs: 0}}",
-            "cluster.slurm.max_jobs must be at least 1, got 0",
+            "cluster: {jobs: {max_jobs: 0}}",
+            "cluster.jobs.max_jobs must be at least 1, got 0",
         ),
         (
             "bench",
@@ -440,7 +442,8 @@ def test_a_spark_overlay_leaves_the_rest_of_ingest_alone(path: Path) -> None:
         (("st",), {"store"}),
         (("store", ""), {"check", "info"}),
         (("train", "fit", "--data.st"), {"--data.store"}),
-        (("features", "--cluster.slurm.wa"), {"--cluster.slurm.walltime"}),
+        (("features", "--cluster.jobs.wa"), {"--cluster.jobs.walltime"}),
+        (("features", "--cluster.slurm.wa"), set()),
         (("features", "--definitions", ""), {"corrected", "reference"}),
     ],
 )
@@ -509,7 +512,7 @@ def test_the_errors_of_a_config_are_config_errors() -> None:
 @pytest.mark.parametrize(
     ("config", "values", "message"),
     [
-        (SlurmConfig, {"max_jobs": 0}, "cluster.slurm.max_jobs must be at least 1, got 0"),
+        (JobsConfig, {"max_jobs": 0}, "cluster.jobs.max_jobs must be at least 1, got 0"),
         (FeaturesConfig, {"keep_bits": 24}, "keep_bits must be at most 23, got 24"),
         (ScoreConfig, {"poll_s": float("nan")}, "poll_s must be above 0, got nan"),
         (ScoreConfig, {"mix": {"qcd": -1.0}}, "mix must be at least 0, got -1.0"),

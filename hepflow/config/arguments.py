@@ -58,6 +58,21 @@ MERGED = "spark.conf"
 """The mapping of which several files and the command line may each give some keys."""
 
 
+class Parser(ArgumentParser):
+    """Parser of a command that shows options under a former name only if they are given."""
+
+    former: Collection[str] = ()
+    """Groups of such options."""
+
+    def dump(self, namespace: Namespace, *arguments: Any, **options: Any) -> str:
+        """Return a configuration as YAML."""
+        shown = namespace.clone()
+        for group in self.former:
+            if not any(value is not None for value in vars(shown[group]).values()):
+                shown.pop(group)
+        return super().dump(shown, *arguments, **options)
+
+
 def _is_path(value: object, _: type) -> bool:
     return isinstance(value, Path) or is_url(value)
 
@@ -233,8 +248,9 @@ def _explained(text: str, parser: ArgumentParser, file: str | None) -> str:
     spelling, start = (str, f"{file}: ") if file else (spelt, "")
 
     def unknown(key: str) -> str:
+        hidden = ("__", *(f"{group}." for group in getattr(parser, "former", ())))
         defaults = parser.get_defaults().keys()  # of a Namespace, which is no mapping
-        names = [spelling(name) for name in defaults if not name.startswith("__")]
+        names = [spelling(name) for name in defaults if not name.startswith(hidden)]
         return f"{start}no option {spelling(key)}.{nearest(spelling(key), names)}"
 
     for pattern, sentence in SENTENCES.items():

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from hepflow.config.limits import Checked, NonNegativeInt, PositiveInt
+from hepflow.config.limits import FORMER, Checked, NonNegativeInt, PositiveInt
 from hepflow.errors import ConfigError
 
 MASTER = re.compile(r"local(-cluster)?(\[[\d*, ]+\])?|(spark|k8s)://.+|yarn")
@@ -33,16 +33,17 @@ class SparkConfig(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlurmConfig(Checked):
+class JobsConfig(Checked):
     """The batch jobs that run Dask workers, several workers per job (dask-jobqueue)."""
 
-    within: ClassVar[str] = "cluster.slurm."
-    partition: str | None = None
-    """Partition to submit to; default: the cluster's default."""
+    within: ClassVar[str] = "cluster.jobs."
+    queue: str | None = None
+    """Queue or partition to submit to; default: the site's default."""
     account: str | None = None
-    """Account to charge; default: the user's default."""
+    """Account, project or accounting group to charge; default: the user's default."""
     walltime: str = "02:00:00"
-    """Time limit per job, in Slurm's formats (90, 02:00:00, 1-12:00); new jobs replace old ones."""
+    """Time limit per job: minutes, H:M:S or D-H:M (90, 02:00:00, 1-12:00); new jobs replace old
+    ones."""
     workers_per_job: PositiveInt = 8
     """Worker processes, and cores, per job."""
     min_jobs: NonNegativeInt = 0
@@ -51,10 +52,50 @@ class SlurmConfig(Checked):
     """Maximum number of jobs; the number follows the remaining work."""
     interface: str | None = None
     """Network interface of the compute nodes, such as ib0; default: that of the host name."""
+    scheduler_port: NonNegativeInt = 0
+    """Port that the workers connect to, where a firewall opens only some; 0: a free one."""
+    worker_ports: str | None = None
+    """Ports of the workers, such as 10000:10100, where a firewall opens only some."""
     prologue: tuple[str, ...] = ()
-    """Shell lines to run before the workers start, such as `source slurm/env.sh`."""
+    """Lines of bash to run before the workers start, such as `source slurm/env.sh`."""
     directives: tuple[str, ...] = ()
-    """Further sbatch options, such as --constraint=haswell."""
+    """Further options of the submit command, such as --constraint=haswell; for HTCondor, lines of
+    the submit file, such as +JobFlavour = "workday"."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.worker_ports and not re.fullmatch(r"\d+:\d+", self.worker_ports):
+            example = "two ports, such as 10000:10100"
+            raise ConfigError(
+                f"cluster.jobs.worker_ports must be {example}; got {self.worker_ports!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmConfig(Checked):
+    """Former spelling of the options in `JobsConfig`; None if not given."""
+
+    within: ClassVar[str] = "cluster.slurm."
+    partition: str | None = None
+    account: str | None = None
+    walltime: str | None = None
+    workers_per_job: int | None = None
+    min_jobs: int | None = None
+    max_jobs: int | None = None
+    interface: str | None = None
+    prologue: tuple[str, ...] | None = None
+    directives: tuple[str, ...] | None = None
+
+    def replace_in(self, jobs: JobsConfig) -> JobsConfig:
+        """Return the jobs with the options that were given here."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        for former in list(given):
+            name = "queue" if former == "partition" else former
+            if getattr(jobs, name) != getattr(JobsConfig, name):
+                both = f"cluster.slurm.{former} and cluster.jobs.{name}"
+                raise ConfigError(f"{both} are one option. Give cluster.jobs.{name} alone.")
+            given[name] = given.pop(former)
+        return replace(jobs, **given) if given else jobs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,23 +103,28 @@ class ClusterConfig(Checked):
     """Place and number of the Dask workers."""
 
     within: ClassVar[str] = "cluster."
-    kind: Literal["local", "slurm", "address"] = "local"
-    """local: worker processes on this machine; slurm: batch jobs; address: a running scheduler."""
+    kind: Literal["local", "slurm", "htcondor", "pbs", "lsf", "sge", "oar", "address"] = "local"
+    """local: worker processes on this machine; address: a running scheduler; the others: jobs of
+    this batch system (sge: any Grid Engine)."""
     workers: NonNegativeInt = 0
     """Worker processes of a local cluster; 0: one per core available to this process."""
     memory: str = "auto"
-    """Memory per worker, such as 4GiB; auto: its share of the machine, or 4GiB under Slurm."""
+    """Memory per worker, such as 4GiB; auto: its share of the machine, or 4GiB in a batch job."""
     dashboard_address: str = ":0"
     """Address of the dashboard; port 0 selects a free one."""
     address: str | None = None
     """Scheduler for kind address, such as tcp://HOST:8786."""
     performance_report: Path | None = None
     """HTML file for Dask's performance report."""
-    slurm: SlurmConfig = field(default_factory=SlurmConfig)
-    """The batch jobs, for kind slurm."""
+    jobs: JobsConfig = field(default_factory=JobsConfig)
+    """The jobs of a batch system."""
+    slurm: SlurmConfig = field(default_factory=SlurmConfig, metadata=FORMER)
+    """Former spelling of jobs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "jobs", self.slurm.replace_in(self.jobs))
+        object.__setattr__(self, "slurm", SlurmConfig())
         if (self.kind == "address") != (self.address is not None):
             given = f"cluster.kind {self.kind} with cluster.address {self.address}"
             raise ConfigError(f"{given}: kind address needs an address, and no other kind has one")

@@ -12,6 +12,8 @@ from typing import Annotated, ClassVar, get_args, get_origin, get_type_hints
 from hepflow.errors import ConfigError
 
 COMPARISONS = {"at least": ge, "at most": le, "above": gt, "below": lt}
+FORMER = {"former": True}
+"""Metadata of a field that is accepted but not shown, as its options have another name now."""
 PositiveInt = Annotated[int, ("at least", 1)]
 NonNegativeInt = Annotated[int, ("at least", 0)]
 PositiveFloat = Annotated[float, ("above", 0)]

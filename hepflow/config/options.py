@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 import shtab
 from docstring_parser import parse_from_object
 
+from hepflow.config.limits import FORMER
+
 PATH, PATH_OR_URL, SWITCH = "PATH", "URL|PATH", ""
 HELP = ("-h", "--help")
 VALUES = {int: "INT", float: "NUMBER", str: "TEXT", bool: "{true,false}", Path: PATH, Any: "..."}
@@ -65,6 +67,8 @@ def groups_of(
     kinds = get_type_hints(config)
     groups = {title: [] if prefix else [*general]}
     for field in fields(config):
+        if field.metadata == FORMER:
+            continue
         kind, text = kinds[field.name], " ".join(texts.get(field.name, "").split())
         if is_dataclass(kind):
             within, heading = f"{prefix}{field.name}.", text.rstrip(".")
@@ -84,6 +88,16 @@ def mappings_of(config: type, prefix: str = "") -> Iterator[str]:
             yield from mappings_of(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
         elif get_origin(kind) is Mapping:
             yield prefix + name
+
+
+def former_of(config: type, prefix: str = "") -> Iterator[str]:
+    """Yield the groups of options, nested ones too, that are accepted under a former name."""
+    for one in fields(config):
+        kind, name = get_type_hints(config)[one.name], f"{prefix}{one.name}"
+        if one.metadata == FORMER:
+            yield name
+        elif is_dataclass(kind):
+            yield from former_of(kind, f"{name}.")  # type: ignore[arg-type]
 
 
 def value_of(kind: Any, *, commas: bool = False) -> str:

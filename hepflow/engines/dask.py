@@ -1,11 +1,9 @@
-"""The only place that creates a Dask client: local, of Slurm jobs, or of a running scheduler."""
+"""The only place that creates a Dask client: local, of batch jobs, or of a running scheduler."""
 
 import contextlib
 import logging
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,8 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import dask
-from dask.utils import format_bytes, parse_bytes
-from dask_jobqueue import SLURMCluster
+from dask.utils import parse_bytes
 from distributed import Client, LocalCluster, Worker, WorkerPlugin, as_completed, performance_report
 from distributed.deploy.cluster import Cluster
 from distributed.scheduler import KilledWorker
@@ -24,6 +21,7 @@ from distributed.system import MEMORY_LIMIT
 from rich.filesize import decimal
 
 from hepflow.config.engines import ClusterConfig
+from hepflow.engines.batch import batch_cluster
 from hepflow.errors import ConfigError, DataError, HepflowError, one_line
 from hepflow.system import processes
 from hepflow.system.store_options import of_this_run
@@ -33,12 +31,8 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Importing dask_jobqueue makes Ctrl-C exit a program as if it had succeeded.
-if getattr(signal.getsignal(signal.SIGINT), "__module__", None) == "dask_jobqueue.runner":
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
 _CHATTY = ("distributed", "tornado", "asyncio")
-_SLURM_MEMORY = "4GiB"
+_JOB_MEMORY = "4GiB"
 # glibc returns large arrays to the kernel, which clears their pages for the next task: a quarter of
 # the CPU time, and of the memory bandwidth that the workers of a machine share. All tasks are
 # alike, so a worker keeps the memory of its largest one.
@@ -87,7 +81,11 @@ def dask_client(
         if config.kind == "address":
             client = stack.enter_context(_client_at(str(config.address)))
         else:
-            cluster = _local(config, n_tasks) if config.kind == "local" else _slurm(config, n_tasks)
+            if config.kind == "local":
+                cluster = _local(config, n_tasks)
+            else:
+                memory = worker_memory(config) or 0
+                cluster = batch_cluster(config, n_tasks, memory, SETTINGS)
             client = stack.enter_context(Client(stack.enter_context(cluster)))
         log.info("Dask dashboard: %s", client.dashboard_link or "none (is bokeh installed?)")
         if config.performance_report is not None:
@@ -173,7 +171,7 @@ def worker_memory(config: ClusterConfig, n_tasks: int = sys.maxsize) -> int | No
     if config.memory == "auto" and config.kind == "local":
         return MEMORY_LIMIT // n_workers(config, n_tasks)
     try:
-        return parse_bytes(_SLURM_MEMORY if config.memory == "auto" else config.memory)
+        return parse_bytes(_JOB_MEMORY if config.memory == "auto" else config.memory)
     except ValueError as error:
         wanted = "a size such as 4GiB, or auto"
         raise ConfigError(f"cluster.memory must be {wanted}; got {config.memory!r}") from error
@@ -208,56 +206,6 @@ def _local(config: ClusterConfig, n_tasks: int) -> Cluster:
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _slurm(config: ClusterConfig, n_tasks: int) -> Cluster:
-    if shutil.which("sbatch") is None:
-        advice = "Run on a machine that submits jobs, or use kind local or address."
-        raise ConfigError(f"cluster.kind slurm: sbatch not found. {advice}")
-    slurm, memory = config.slurm, worker_memory(config, n_tasks) or 0
-    # A worker leaves before Slurm ends it; the stagger keeps workers from leaving all at once.
-    walltime = walltime_seconds(slurm.walltime)
-    margin = min(300, max(30, walltime // 10))
-    lifetime = ["--lifetime", f"{walltime - margin}s", "--lifetime-stagger", f"{margin // 3}s"]
-    settings = f"export DASK_INTERNAL_INHERIT_CONFIG={dask.config.serialize(SETTINGS)}"
-    cluster = SLURMCluster(
-        queue=slurm.partition,
-        account=slurm.account,
-        cores=slurm.workers_per_job,
-        processes=slurm.workers_per_job,
-        memory=format_bytes(memory * slurm.workers_per_job),
-        walltime=slurm.walltime,
-        interface=slurm.interface,
-        job_script_prologue=[settings, *slurm.prologue],
-        job_extra_directives=list(slurm.directives),
-        worker_extra_args=lifetime,
-        scheduler_options={"dashboard_address": config.dashboard_address},
-    )
-    # Ask Slurm first: Dask would wait indefinitely for jobs that it rejects.
-    asked, script = ["sbatch", "--test-only"], cluster.job_script()
-    answer = subprocess.run(asked, input=script, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        cluster.close()
-        reason = " ".join(answer.stderr.split())
-        raise ConfigError(f"cluster.slurm: Slurm rejects the jobs: {reason}")
-    most = min(slurm.max_jobs, -(-n_tasks // slurm.workers_per_job))
-    cluster.adapt(minimum_jobs=min(slurm.min_jobs, most), maximum_jobs=most)
-    return cluster
-
-
-def walltime_seconds(walltime: str) -> int:
-    """Return the seconds of a Slurm time limit: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
-    days, dash, clock = walltime.rpartition("-")
-    fields = clock.split(":")
-    if len(fields) > 3 or not all(field.isdecimal() for field in (*fields, *[days] * len(dash))):
-        forms = "minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S"
-        raise ConfigError(f"cluster.slurm.walltime must be {forms}, got {walltime!r}")
-    units = (3600, 60, 1) if dash or len(fields) == 3 else (60, 1)
-    seconds = sum(int(field) * unit for field, unit in zip(fields, units, strict=False))
-    seconds += int(days or 0) * 86400
-    if seconds < 60:
-        raise ConfigError(f"cluster.slurm.walltime must be at least a minute, got {walltime!r}")
-    return seconds
 
 
 def _client_at(address: str) -> Client:

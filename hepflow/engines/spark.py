@@ -15,6 +15,7 @@ from typing import TypeVar
 from hepflow.config.engines import SparkConfig
 from hepflow.engines import java_errors
 from hepflow.engines.java import JavaOutput, java_home
+from hepflow.engines.words import Words
 from hepflow.errors import ConfigError, HepflowError, MissingDependency
 from hepflow.system.store_options import of_this_run
 
@@ -42,7 +43,7 @@ _KEEP_MEMORY = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"
 """Keeps glibc from returning the workers' arrays to the kernel and requesting them again at every
 step: a tenth of the time of ingest."""
 
-NO_WORDS = waiting.Words(str)
+NO_WORDS = Words(str)
 _LOG4J = Path(__file__).with_name("log4j2.properties")
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 

@@ -1,40 +1,19 @@
-"""Lines on the terminal while a cluster lets Spark wait: Spark itself shows nothing then."""
+"""What a cluster lets Spark wait for: Spark itself shows nothing then."""
 
-import logging
 import re
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from py4j.protocol import Py4JError
 from pyspark import SparkConf, SparkContext
 
-log = logging.getLogger(__name__)
-FIRST_S, AGAIN_S = 10.0, 60.0
+from hepflow.engines.words import Words
+
 _ASK_S = 3.0
 _WAITING = {"NEW", "NEW_SAVING", "SUBMITTED", "ACCEPTED"}
 _SILENT = "YARN's ResourceManager has not answered"
-
-
-class Words:
-    """Asks why a run waits, after `FIRST_S` and then every `AGAIN_S`, and shows the answer, if any.
-
-    It is called often, and does nothing until it is time.
-    """
-
-    def __init__(self, ask: Callable[[], str]) -> None:
-        self._ask, self._began = ask, time.monotonic()
-        self._next = self._began + FIRST_S
-
-    def __call__(self) -> None:
-        """Ask and show, if it is time."""
-        now = time.monotonic()
-        if now >= self._next:
-            self._next = now + AGAIN_S
-            if text := self._ask():
-                log.info("%s (after %d s)", text, now - self._began)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hepflow.config.tools import DoctorConfig
+from hepflow.engines.batch_systems import SYSTEMS
 from hepflow.engines.java import java_home
 from hepflow.errors import HepflowError, one_line
 from hepflow.system import processes
@@ -81,6 +82,7 @@ def examine() -> Iterator[Finding]:
     for extra, purpose in EXTRAS.items():
         yield _packages(extra, f"{extra}: {purpose}", "note")
     yield from map(_check, _CHECKS)
+    yield from _batch_systems()
     yield from _resources()
 
 
@@ -157,18 +159,6 @@ def _gru() -> Result:
     return "ok", "compiled with numba"
 
 
-def _slurm() -> Result:
-    if shutil.which("sbatch") is None:
-        advice = "only needed on batch clusters; there, run this on a login node"
-        return "note", "no sbatch on the PATH", advice
-    sinfo = _output("sinfo", "--noheader", "--format=%P")
-    if sinfo.returncode:
-        reason = sinfo.stderr.strip().partition("\n")[0] or f"exit status {sinfo.returncode}"
-        advice = f"run this on a login node; `sinfo` failed: {reason}"
-        return "note", "sbatch found, but no Slurm controller responds", advice
-    return "ok", f"partitions {' '.join(sinfo.stdout.split())}"
-
-
 def _host_name() -> Result:
     """Check the name under which workers reach Spark's driver and Dask's scheduler."""
     host = socket.gethostname()
@@ -184,10 +174,31 @@ _CHECKS: dict[str, tuple[Callable[[], Result], str]] = {
     "Java for Spark": (_java, "ingest"),
     "GPU for train": (_gpu, "train"),
     "fast GRU on the CPU": (_gru, "train"),
-    "Slurm": (_slurm, ""),
     "host name": (_host_name, ""),
 }
 """Name -> check, and the extra without which it fails; empty if no stage depends on it."""
+
+
+def _batch_systems() -> Iterator[Finding]:
+    """Yield those whose commands are here: `hepflow features` runs in their jobs."""
+    found = {kind: system for kind, system in SYSTEMS.items() if not system.missing()}
+    for kind, system in found.items():
+        try:
+            answer = _output(*system.responds)
+            reason = answer.stderr.strip().partition("\n")[0] or f"exit status {answer.returncode}"
+            reason = reason if answer.returncode else ""
+        except (OSError, SubprocessError) as error:
+            reason = one_line(error)
+        if reason:
+            advice = f"run this on a login node; `{' '.join(system.responds)}` failed: {reason}"
+            what = f"{system.programs[0]} found, but {system.name} does not respond"
+            yield Finding(system.name, "note", what, advice)
+        else:
+            yield Finding(system.name, "ok", f"use --cluster.kind {kind}")
+    if not found:
+        commands = ", ".join(dict.fromkeys(system.programs[0] for system in SYSTEMS.values()))
+        advice = "only needed on batch clusters; there, run this on a login node"
+        yield Finding("batch system", "note", f"none ({commands} not on the PATH)", advice)
 
 
 def _resources() -> Iterator[Finding]:

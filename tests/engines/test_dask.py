@@ -1,4 +1,4 @@
-"""The cluster's settings: time limits as Slurm writes them, jobs that Slurm would refuse."""
+"""Clients of Dask: memory of the workers, Ctrl-C, and errors of tasks."""
 
 import asyncio
 import logging
@@ -12,44 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from hepflow.config.engines import ClusterConfig, SlurmConfig
-from hepflow.engines.dask import dask_client, walltime_seconds, worker_memory
-from hepflow.errors import ConfigError
+from hepflow.config.engines import ClusterConfig
+from hepflow.engines.dask import dask_client, worker_memory
 
 
-@pytest.mark.parametrize(
-    ("walltime", "seconds"),
-    [
-        ("90", 90 * 60),
-        ("90:30", 90 * 60 + 30),
-        ("02:00:00", 7200),
-        ("1-12", 36 * 3600),
-        ("1-12:30", 36 * 3600 + 30 * 60),
-        ("2-00:00:01", 2 * 86400 + 1),
-    ],
-)
-def test_every_format_of_slurms_time_limit_is_accepted(walltime, seconds):
-    assert walltime_seconds(walltime) == seconds
-
-
-@pytest.mark.parametrize(
-    "walltime", ["", "two hours", "1:2:3:4", "-5", "1-", "1-2:3:4:5", "x-1", "0:59"]
-)
-def test_other_time_limits_are_refused(walltime):
-    with pytest.raises(ConfigError, match=r"cluster\.slurm\.walltime must be"):
-        walltime_seconds(walltime)
-
-
-def test_without_slurm_the_error_names_sbatch(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    config = ClusterConfig(kind="slurm", memory="1GiB", slurm=SlurmConfig(interface="lo"))
-    with pytest.raises(ConfigError, match="sbatch not found"), dask_client(config, 1):
-        pass
-
-
-def test_a_slurm_worker_has_the_memory_of_its_configuration():
-    assert worker_memory(ClusterConfig(kind="slurm")) == 4 * 2**30
-    assert worker_memory(ClusterConfig(kind="slurm", memory="2GiB")) == 2 * 2**30
+def test_the_worker_of_a_job_has_the_memory_of_its_configuration():
+    for kind in ("slurm", "htcondor"):
+        assert worker_memory(ClusterConfig(kind=kind)) == 4 * 2**30
+        assert worker_memory(ClusterConfig(kind=kind, memory="2GiB")) == 2 * 2**30
     assert worker_memory(ClusterConfig(kind="address", address="tcp://somewhere:1")) is None
 
 

@@ -128,7 +128,7 @@ def slurm_cluster(root: Path, n_nodes: int = 2, cpus: int = 2) -> Iterator[Slurm
 
 def _write_configuration(root: Path, n_nodes: int, cpus: int) -> None:
     host = socket.gethostname().split(".")[0]
-    base = _free_port_block(n_nodes + 1)
+    base = free_port_block(n_nodes + 1)
     names = [f"n{i}" for i in range(1, n_nodes + 1)]
     settings = {
         "ClusterName": "hepflow",
@@ -289,7 +289,7 @@ def _signal(pids: list[int], number: int) -> int:
     return found
 
 
-def _free_port_block(size: int) -> int:
+def free_port_block(size: int) -> int:
     """First of ``size`` consecutive free ports below the ephemeral range."""
     for base in range(16800 + os.getpid() % 1000 * 10, 32000, size):
         with suppress(OSError):

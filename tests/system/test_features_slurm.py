@@ -36,8 +36,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
         yield running
 
 
-def command(folder: Path, **slurm: str) -> list[str]:
-    options = {"interface": "lo", "workers_per_job": "1", "max_jobs": "2", "walltime": "1", **slurm}
+def command(folder: Path, **jobs: str) -> list[str]:
+    options = {"interface": "lo", "workers_per_job": "1", "max_jobs": "2", "walltime": "1", **jobs}
     words = [
         "features",
         "--input",
@@ -52,7 +52,7 @@ def command(folder: Path, **slurm: str) -> list[str]:
     words += [
         "--cluster.memory",
         "1GiB",
-        *(word for key, value in options.items() for word in (f"--cluster.slurm.{key}", value)),
+        *(word for key, value in options.items() for word in (f"--cluster.jobs.{key}", value)),
     ]
     return [sys.executable, "-m", "hepflow", *words]
 
@@ -99,7 +99,7 @@ def test_jobs_that_slurm_would_refuse_are_an_error_at_once(
 ) -> None:
     write_dataset(tmp_path / "events", fragments=1, events=5)
     (tmp_path / "slow.py").write_text(SLOW_PHYSICS)
-    words = command(tmp_path, partition="nowhere")
+    words = command(tmp_path, queue="nowhere")
     result = subprocess.run(
         words,
         cwd=tmp_path,

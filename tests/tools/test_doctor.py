@@ -90,5 +90,21 @@ def test_a_slurm_that_does_not_respond_is_no_missing_stage(
         (tmp_path / name).write_text(sinfo)
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = doctor._check("Slurm")
-    assert (found.state, advice in found.advice) == ("note", True)
+    (found,) = doctor._batch_systems()
+    assert (found.name, found.state, advice in found.advice) == ("Slurm", "note", True)
+
+
+def test_the_batch_systems_of_this_machine_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (found,) = doctor._batch_systems()
+    assert (found.state, "condor_submit" in found.found) == ("note", True)
+    for name in ("qsub", "qconf", "condor_submit", "condor_q"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    texts = {one.name: (one.state, one.found) for one in doctor._batch_systems()}
+    assert texts == {
+        "HTCondor": ("ok", "use --cluster.kind htcondor"),
+        "Grid Engine": ("ok", "use --cluster.kind sge"),
+    }
