@@ -1,4 +1,4 @@
-"""slurm/ and docs/clusters.md without a cluster: clean shell, existing options and files."""
+"""slurm/ and docs/slurm.md without a cluster: clean shell, existing options and files."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ from hepflow.train.data import EventData
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "slurm").iterdir())
 JOBS = [path for path in SCRIPTS if path.suffix == ".sbatch"]
-PAGE = (ROOT / "docs" / "clusters.md").read_text()
+PAGE = (ROOT / "docs" / "slurm.md").read_text()
 
 
 def test_every_stage_has_its_script() -> None:

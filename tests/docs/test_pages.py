@@ -90,8 +90,9 @@ FOREIGN = {
 
 def quoted_messages() -> list[str]:
     """Return the messages in the pages' tables of symptoms and questions."""
-    clusters = (ROOT / "docs" / "clusters.md").read_text()
-    rows = [row.split("|")[1] for row in clusters.splitlines() if row.startswith("| ")]
+    tables = [(ROOT / "docs" / f"{name}.md").read_text() for name in ("slurm", "yarn", "batch")]
+    tables = [text.partition("## When something is wrong")[2] for text in tables]
+    rows = [row.split("|")[1] for row in "".join(tables).splitlines() if row.startswith("| ")]
     messages = [message for row in rows for message in re.findall(r"`([^`]+)`", row)]
     questions = (ROOT / "docs" / "faq.md").read_text()
     messages += re.findall(r'^\*\*[^"*]*"([^"]+)"', questions, re.MULTILINE)
