@@ -272,7 +272,10 @@ def test_spark_train_in_cluster_mode_gives_the_weights_of_plain_ddp(
 def test_a_topic_is_scored_in_containers_in_both_modes(
     cluster: Hadoop, folder: Path, tmp_path: Path
 ) -> None:
-    """The scores are those of the files from which the messages were made."""
+    """The scores are those of the files from which the messages were made.
+
+    In client mode a part of the Python source runs here, in the folder of the packed environment.
+    """
     for number in range(2):
         write_raw(tmp_path / "raw" / "qcd" / f"{number}.root", [60], seed=number)
     model = untrained(tmp_path / "model", tmp_path / "raw" / "qcd" / "0.root")
@@ -284,6 +287,11 @@ def test_a_topic_is_scored_in_containers_in_both_modes(
         assert published.returncode == 0, published.stderr
         own = ("score", "--stream", f"--input={topic}", f"--model={model}", "--idle-stop-s=5")
         here, there = (f"--output={tmp_path}/{name}" for name in ("here", "there"))
+        elsewhere = ("--config", str(folder / "yarn.yaml"))
+        (tmp_path / "environment.tar.gz").symlink_to(folder / "environment.tar.gz")
+        refused = hepflow_here(tmp_path, *own, here, *elsewhere, cluster=cluster)
+        assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
+        assert "spark.pyspark.python ./environment/bin/python: the source" in refused.stderr
         notes(folder)
         done = hepflow_here(folder, *own, here, "--config=yarn.yaml", cluster=cluster)
         assert done.returncode == 0, done.stderr + cluster.log

@@ -10,6 +10,7 @@ scored once, and any program can read the scores without Spark's commit log.
 import json
 import logging
 import queue
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -112,6 +113,7 @@ def _messages(config: ScoreConfig, topic: Topic, spark: SparkSession) -> DataFra
     """Return the topic as a stream with the columns of `hepflow.score.kafka.source.SCHEMA`."""
     kafka, tasks = config.kafka, spark.sparkContext.defaultParallelism
     if kafka.connector == "python" or (kafka.connector == "auto" and not _has_connector(spark)):
+        _check_python(spark.sparkContext.pythonExec)
         spark.dataSource.register(KafkaSource)
         settings = options(topic, kafka, config.timeout_s, tasks)
         return spark.readStream.format(FORMAT).options(**settings).load()
@@ -121,6 +123,14 @@ def _messages(config: ScoreConfig, topic: Topic, spark: SparkSession) -> DataFra
     frame = spark.readStream.format("kafka").options(**settings).load()
     time_ms, gone = "unix_millis(timestamp) AS time_ms", "CAST(NULL AS string) AS gone"
     return frame.selectExpr("topic", "partition", "offset", time_ms, "value", gone)
+
+
+def _check_python(program: str) -> None:
+    """Refuse a Python that only containers have: Spark plans a source of Python in the driver."""
+    if shutil.which(program) is None:
+        what = f"spark.pyspark.python {program}: the source of topics runs on this machine too"
+        advice = "Unpack the archive here, or give Spark's connector (spark.jars.packages)."
+        raise ConfigError(f"{what}, where it is not. {advice}")
 
 
 def _has_connector(spark: SparkSession) -> bool:
