@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +58,17 @@ def batch_cluster(
             first = first.__context__
         what = f"the Dask scheduler does not start: {one_line(first)}"
         raise ConfigError(f"cluster.jobs: {what}. Check interface and scheduler_port.") from error
-    most = min(jobs.max_jobs, -(-n_tasks // jobs.workers_per_job))
-    doubt = _doubt(system, cluster.job_script())
-    reason = doubt if system.check_is_sure else ""
-    if not reason and most:
-        cluster.scale(jobs=1)
-        reason = answers.first.result()
-    if reason:
-        cluster.close()
-        raise ConfigError(f"cluster.jobs: {system.name} rejects the jobs: {reason}")
+    with ExitStack() as stack:
+        stack.callback(cluster.close)
+        doubt = _doubt(system, cluster.job_script())
+        reason = doubt if system.check_is_sure else ""
+        most = min(jobs.max_jobs, -(-n_tasks // jobs.workers_per_job))
+        if not reason and most:
+            cluster.scale(jobs=1)
+            reason = answers.first.result()
+        if reason:
+            raise ConfigError(f"cluster.jobs: {system.name} rejects the jobs: {reason}")
+        stack.pop_all()
     if doubt:
         log.warning("%s may never start the jobs: %s", system.name, doubt)
     cluster.adapt(minimum_jobs=min(jobs.min_jobs, most), maximum_jobs=most)
@@ -140,7 +142,8 @@ class _Answers:
             self.first.set_result(reason)
         elif self.first.result() == "" and (now := time.monotonic()) >= self._next:
             self._next = now + AGAIN_S
-            log.warning("%s rejects a job, and gets it again later: %s", self._name, reason)
+            what = "rejects a job, which is submitted again every minute"
+            log.warning("%s %s: %s", self._name, what, reason)
 
 
 class _Resubmitted(Job):
@@ -202,7 +205,7 @@ def _show_waiting(cluster: Cluster, system: BatchSystem) -> None:
             return f"no Dask worker runs, and {system.name} has not accepted the jobs"
         names = ", ".join(ids[:3]) + ("" if len(ids) < 4 else f" and {len(ids) - 3} more")
         what = f"no Dask worker runs: {system.name} has not started job {names}, or it failed"
-        return f"{what}; see `{system.listing}` and the files {system.logs}"
+        return f"{what}; see `{system.lists}` and the files {system.logs}"
 
     def every_second() -> None:
         if cluster.status != Status.running:

@@ -4,7 +4,6 @@ dask-jobqueue writes the scripts of the jobs and submits them. The arguments of 
 here, without an import of it, so that `hepflow doctor` works where it is not installed.
 """
 
-import getpass
 import math
 import re
 import shlex
@@ -61,11 +60,6 @@ class BatchSystem:
     def missing(self) -> str:
         """Return the first of the programs that is not on the PATH, or nothing."""
         return next((program for program in self.programs if not shutil.which(program)), "")
-
-    @property
-    def listing(self) -> str:
-        """Command that lists the jobs of this user."""
-        return self.lists.format(user=getpass.getuser())
 
 
 def _slurm(jobs: JobsConfig, request: Request) -> Arguments:
@@ -185,7 +179,7 @@ SYSTEMS = {
         name="Slurm",
         cluster="SLURMCluster",
         programs=("sbatch",),
-        lists="squeue -u {user}",
+        lists="squeue -u $USER",
         responds=("sinfo", "--noheader"),
         logs="slurm-*.out",
         arguments=_slurm,
@@ -204,7 +198,7 @@ SYSTEMS = {
         name="PBS",
         cluster="PBSCluster",
         programs=("qsub", "pbsnodes"),
-        lists="qstat -u {user}",
+        lists="qstat -u $USER",
         responds=("qstat", "-Q"),
         logs=f"{_JOB}.o*",
         arguments=_pbs,
@@ -222,7 +216,7 @@ SYSTEMS = {
         name="Grid Engine",
         cluster="SGECluster",
         programs=("qsub", "qconf"),
-        lists="qstat -u {user}",
+        lists="qstat -u $USER",
         responds=("qconf", "-sql"),
         logs=f"{_JOB}.o*",
         arguments=_sge,
@@ -233,7 +227,7 @@ SYSTEMS = {
         name="OAR",
         cluster="OARCluster",
         programs=("oarsub",),
-        lists="oarstat -u {user}",
+        lists="oarstat -u $USER",
         responds=("oarstat",),
         logs=f"OAR.{_JOB}.*",
         arguments=_oar,

@@ -14,7 +14,7 @@ import pytest
 
 from hepflow.cli import parse
 from hepflow.config.engines import ClusterConfig, JobsConfig, SlurmConfig
-from hepflow.engines import batch
+from hepflow.engines import batch, words
 from hepflow.engines.batch import job_arguments, walltime_seconds
 from hepflow.engines.batch_systems import SYSTEMS
 from hepflow.engines.dask import SETTINGS, dask_client
@@ -353,6 +353,24 @@ def test_a_job_that_is_refused_later_is_submitted_again(
     assert refusals
     assert all("would exceed the limit of the queue" in text for text in refusals)
     assert (nothing_installed / "qsub.count").read_text().strip() == "5"
+
+
+def test_a_line_says_that_no_worker_runs(
+    nothing_installed: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(words, "FIRST_S", 0.5)
+    stand_in.install("pbs", nothing_installed)
+    (nothing_installed / "qsub").write_text("#!/bin/sh\necho 17.server\n")  # and never runs it
+    (nothing_installed / "qdel").write_text("#!/bin/sh\n")
+    config = ClusterConfig(kind="pbs", memory="512MiB", jobs=here())
+    with caplog.at_level(logging.INFO, "hepflow"), dask_client(config, 1) as client:
+        client.submit(abs, -1)  # without work, there is nothing to wait for
+        deadline = time.monotonic() + 30
+        while not (said := [text for text in caplog.messages if "no Dask worker" in text]):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert "PBS has not started job 17, or it failed" in said[0]
+    assert "`qstat -u $USER` and the files dask-worker.o*" in said[0]
 
 
 def test_a_taken_port_of_the_scheduler_is_one_line(nothing_installed: Path) -> None:
