@@ -140,7 +140,7 @@ def test_misspelt_and_abbreviated_words_are_refused_with_a_suggestion(
         (
             "features",
             "cluster: {kind: slrm}",
-            "cluster.kind must be local, slurm, htcondor, pbs, lsf, sge, oar or address; got slrm. "
+            "cluster.kind must be local, slurm, htcondor, pbs, lsf, sge, oar, spark or address; got slrm. "
             "Did you mean slurm?",
         ),
         ("evaluate", "runs: inclusive", "runs must be a list; got inclusive."),
@@ -307,6 +307,21 @@ def test_spark_s_properties_of_several_files_and_options_are_merged(tmp_path: Pa
     assert "spark.ui.showConsoleProgress" in spark.properties(SparkConfig())
 
 
+def test_the_properties_of_two_sessions_of_spark_are_merged_apart(tmp_path: Path) -> None:
+    """`hepflow score` has one for topics, and one for Dask workers."""
+    site = {"spark": {"conf": {"spark.a": "1"}}}
+    site["cluster"] = {"kind": "spark", "spark": {"master": "yarn", "conf": {"spark.b": "2"}}}
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(site))
+    words = ["--config", str(tmp_path / "site.yaml"), "--cluster.spark.conf.spark.c-d", "3"]
+    words += ["--spark.conf.spark.e", "4", "--cluster.spark.conf.spark.b=null"]
+    config = parse("score", words)
+    assert config.cluster.spark.conf == {"spark.b": None, "spark.c-d": "3"}
+    assert config.spark.conf == {"spark.a": "1", "spark.e": "4"}
+    assert (config.cluster.spark.master, config.spark.master) == ("yarn", "local[*]")
+    with pytest.raises(ConfigError, match=r"^cluster\.spark\.master must be local\[N\]"):
+        parse("score", ["--cluster.spark.master", "bogus"])
+
+
 def test_a_list_has_commas_or_brackets() -> None:
     for runs in ("hlf,inclusive", "[hlf, inclusive]"):
         assert parse("evaluate", ["--runs", runs]).runs == ("hlf", "inclusive")
@@ -433,6 +448,14 @@ def test_a_spark_overlay_leaves_the_rest_of_ingest_alone(path: Path) -> None:
     config = parse("ingest", ["--config", str(CONFIGS / "ingest.yaml"), "--config", str(path)])
     assert config.spark != parse("ingest", []).spark
     assert replace(config, spark=parse("ingest", []).spark) == parse("ingest", [])
+
+
+@pytest.mark.parametrize("stage", ["features", "score", "tune"])
+@pytest.mark.parametrize("path", sorted((CONFIGS / "cluster").glob("*.yaml")), ids=lambda p: p.name)
+def test_an_overlay_of_a_cluster_leaves_the_rest_of_a_stage_alone(stage: str, path: Path) -> None:
+    config = parse(stage, ["--config", str(CONFIGS / f"{stage}.yaml"), "--config", str(path)])
+    assert config.cluster != parse(stage, []).cluster
+    assert replace(config, cluster=parse(stage, []).cluster) == parse(stage, [])
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ SENTENCES = {
 """Pattern of jsonargparse's message -> sentence; ``option`` is the key as the user wrote it."""
 WITHIN = r'Parser key "(.+?)":.* callable class: Parser key "(.+)\. Got value: Namespace\(.*'
 """Pattern of a message about an argument of a class, which is about the key in it."""
-MERGED = "spark.conf"
-"""The mapping of which several files and the command line may each give some keys."""
+MERGED = ("spark.conf", "cluster.spark.conf")
+"""The mappings of which several files and the command line may each give some keys."""
 
 
 class Parser(ArgumentParser):
@@ -174,39 +174,46 @@ def read(parser: ArgumentParser, arguments: Sequence[str], make: Callable[[Names
 
 
 def _merged(arguments: Sequence[str], parser: ArgumentParser) -> list[str]:
-    """Return the arguments with one `MERGED` at the end, of all keys of files and arguments.
+    """Return the arguments with one option per mapping of `MERGED`, of all keys of files and words.
 
     The parser would take the last mapping as a whole, and a key with dots as several keys.
     """
+    known = parser.get_defaults()
+    for option in MERGED:
+        if option in known:
+            arguments = _merged_option(option, arguments)
+    return list(arguments)
+
+
+def _merged_option(option: str, arguments: Sequence[str]) -> Sequence[str]:
     rest, values, words = [], list[Any](), iter(arguments)
     for word in words:
         name, equals, value = word.partition("=")
-        if not name.startswith(f"--{MERGED}.") and name not in {"--config", f"--{MERGED}"}:
+        if not name.startswith(f"--{option}.") and name not in {"--config", f"--{option}"}:
             rest.append(word)
             continue
         text = value if equals else next(words, "")
         if name == "--config":
             rest.append(f"{name}={text}")
-            values.append(_mapping_in(text))
+            values.append(_mapping_in(text, option))
         else:
             given = _yaml(text)
-            key = name.removeprefix(f"--{MERGED}").removeprefix(".")
+            key = name.removeprefix(f"--{option}").removeprefix(".")
             # without a key it is a mapping; with one, Spark takes 4 and true as text
             values.append({key: text if given is not None else None} if key else given)
     found = [value for value in values if value]
-    mappings = all(isinstance(value, Mapping) for value in found)
-    if not found or not mappings or MERGED not in parser.get_defaults():
-        return list(arguments)  # of whose mistakes the parser says more
+    if not found or not all(isinstance(value, Mapping) for value in found):
+        return arguments  # of whose mistakes the parser says more
     together = {key: value for mapping in found for key, value in mapping.items()}
-    return [*rest, f"--{MERGED}={json.dumps(together, default=str)}"]
+    return [*rest, f"--{option}={json.dumps(together, default=str)}"]
 
 
-def _mapping_in(path: str) -> Any:
-    """Return the mapping `MERGED` in a configuration file; None if it has none, or is damaged."""
+def _mapping_in(path: str, option: str) -> Any:
+    """Return a mapping in a configuration file; None if it has none, or is damaged."""
     found: Any = None
     with suppress(OSError, UnicodeDecodeError):
         found = _yaml(place(path).read_text())
-    for key in MERGED.split("."):
+    for key in option.split("."):
         found = found.get(key) if isinstance(found, Mapping) else None
     return found
 

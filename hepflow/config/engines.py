@@ -29,7 +29,34 @@ class SparkConfig(Checked):
         super().__post_init__()
         if not MASTER.fullmatch(self.master):
             masters = "local[N], local[*], spark://HOST:PORT, yarn or k8s://URL"
-            raise ConfigError(f"spark.master must be {masters}, got {self.master!r}")
+            raise ConfigError(f"{self.within}master must be {masters}, got {self.master!r}")
+
+
+def _check_ports(within: str, ports: str | None) -> None:
+    if ports and not re.fullmatch(r"\d+:\d+", ports):
+        example = "two ports, such as 10000:10100"
+        raise ConfigError(f"{within}worker_ports must be {example}; got {ports!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DaskOnSparkConfig(SparkConfig):
+    """The Spark job whose tasks are Dask workers."""
+
+    within: ClassVar[str] = "cluster.spark."
+    conf: Mapping[str, str | None] = field(default_factory=dict)
+    """Further Spark properties, merged key by key over files and options; null removes one. Unless
+    given here, an executor has spark.executor.cores 1, a worker per spark.task.cpus of them,
+    spark.executor.memory 512m, and spark.executor.memoryOverhead for the cluster.memory of its
+    workers; cluster.workers sets the number of executors."""
+    scheduler_port: NonNegativeInt = 0
+    """Port of the driver that the workers connect to, where a firewall opens only some; 0: a free
+    one."""
+    worker_ports: str | None = None
+    """Ports of the workers, such as 10000:10100, where a firewall opens only some."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_ports(self.within, self.worker_ports)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +91,7 @@ class JobsConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.worker_ports and not re.fullmatch(r"\d+:\d+", self.worker_ports):
-            example = "two ports, such as 10000:10100"
-            raise ConfigError(
-                f"cluster.jobs.worker_ports must be {example}; got {self.worker_ports!r}"
-            )
+        _check_ports(self.within, self.worker_ports)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,13 +126,17 @@ class ClusterConfig(Checked):
     """Place and number of the Dask workers."""
 
     within: ClassVar[str] = "cluster."
-    kind: Literal["local", "slurm", "htcondor", "pbs", "lsf", "sge", "oar", "address"] = "local"
-    """local: worker processes on this machine; address: a running scheduler; the others: jobs of
-    this batch system (sge: any Grid Engine)."""
+    kind: Literal[
+        "local", "slurm", "htcondor", "pbs", "lsf", "sge", "oar", "spark", "address"
+    ] = "local"
+    """local: worker processes on this machine; spark: tasks of a Spark job; address: a running
+    scheduler; the others: jobs of this batch system (sge: any Grid Engine)."""
     workers: NonNegativeInt = 0
-    """Worker processes of a local cluster; 0: one per core available to this process."""
+    """Worker processes of a local cluster or in Spark; 0: one per core available to this process,
+    or as many as Spark has cores for."""
     memory: str = "auto"
-    """Memory per worker, such as 4GiB; auto: its share of the machine, or 4GiB in a batch job."""
+    """Memory per worker, such as 4GiB; auto: its share of the machine, or 4GiB in a batch job or in
+    an executor of Spark."""
     dashboard_address: str = ":0"
     """Address of the dashboard; port 0 selects a free one."""
     address: str | None = None
@@ -120,6 +147,8 @@ class ClusterConfig(Checked):
     """The jobs of a batch system."""
     slurm: SlurmConfig = field(default_factory=SlurmConfig, metadata=FORMER)
     """Former spelling of jobs."""
+    spark: DaskOnSparkConfig = field(default_factory=DaskOnSparkConfig)
+    """The Spark session, for kind spark."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

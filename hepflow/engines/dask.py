@@ -1,4 +1,4 @@
-"""The only place that creates a Dask client: local, of batch jobs, or of a running scheduler."""
+"""The only place that creates a Dask client: local, of batch jobs, in Spark, or of a scheduler."""
 
 import contextlib
 import logging
@@ -8,9 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
+from importlib import import_module
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import dask
 from dask.utils import parse_bytes
@@ -81,10 +82,13 @@ def dask_client(
         if config.kind == "address":
             client = stack.enter_context(_client_at(str(config.address)))
         else:
+            memory = worker_memory(config, n_tasks) or 0
             if config.kind == "local":
                 cluster = _local(config, n_tasks)
+            elif config.kind == "spark":
+                settings = {**SETTINGS, "logging": _LEVELS}
+                cluster = _in_spark().cluster(config, n_tasks, memory, settings, _MALLOC)
             else:
-                memory = worker_memory(config) or 0
                 cluster = batch_cluster(config, n_tasks, memory, SETTINGS)
             client = stack.enter_context(Client(stack.enter_context(cluster)))
         log.info("Dask dashboard: %s", client.dashboard_link or "none (is bokeh installed?)")
@@ -170,11 +174,25 @@ def worker_memory(config: ClusterConfig, n_tasks: int = sys.maxsize) -> int | No
         return None
     if config.memory == "auto" and config.kind == "local":
         return MEMORY_LIMIT // n_workers(config, n_tasks)
+    if config.memory == "auto" and config.kind == "spark":
+        return int(_in_spark().auto_memory(config, n_tasks))
     try:
         return parse_bytes(_JOB_MEMORY if config.memory == "auto" else config.memory)
     except ValueError as error:
         wanted = "a size such as 4GiB, or auto"
         raise ConfigError(f"cluster.memory must be {wanted}; got {config.memory!r}") from error
+
+
+def prepare(config: ClusterConfig, paths: Mapping[str, Path | str]) -> None:
+    """For kind spark, log in and check the paths (by option) as the stages on Spark do."""
+    if config.kind == "spark":
+        _in_spark().engine.prepare(config.spark, paths)
+
+
+def nothing_to_do(config: ClusterConfig) -> None:
+    """Without a task, start and stop Spark if YARN expects it of this process."""
+    if config.kind == "spark":
+        _in_spark().engine.nothing_to_do(config.spark, _in_spark().NAME)
 
 
 def check_memory(config: ClusterConfig, n_tasks: int, needed: int) -> None:
@@ -206,6 +224,12 @@ def _local(config: ClusterConfig, n_tasks: int) -> Cluster:
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _in_spark() -> Any:
+    """Import Spark, which no other cluster needs; without it, the first module names the extra."""
+    import_module("hepflow.engines.spark")
+    return import_module("hepflow.engines.dask_on_spark")
 
 
 def _client_at(address: str) -> Client:

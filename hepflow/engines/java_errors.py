@@ -12,6 +12,7 @@ LONGEST = 300
 _OF_PYTHON = re.compile(r"([\w.]*?)(\w+): ?(.*)")
 _OF_JAVA = re.compile(r'(: |Caused by: |Exception in thread "[\w-]+" )?[\w.$]+(Exception|Error): ')
 _FRAME = ("at ", "File ", "... ")
+_TRACEBACK = "Traceback (most recent call last):\n"
 _SAYS_NOTHING = "Job aborted due to stage failure"
 
 
@@ -20,9 +21,7 @@ def of_a_task(error: Exception) -> Exception | None:
 
     The text of the failure has the task's traceback, and then the stack of Java.
     """
-    traceback = str(error).rpartition("Traceback (most recent call last):\n")[2]
-    lines = (line for line in traceback.splitlines() if not line.startswith((" ", "\t")))
-    found = _OF_PYTHON.fullmatch(next(lines, ""))
+    found = _OF_PYTHON.fullmatch(_raised(str(error)))
     if found is None:
         return None
     package, name, text = found.groups()
@@ -31,6 +30,17 @@ def of_a_task(error: Exception) -> Exception | None:
         return own
     number = re.match(r"\[Errno (\d+)\]", text)
     return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
+
+
+def reason(text: str) -> str:
+    """Return what a task raised, or else the reason in some output of Java; see `shortened`."""
+    return _raised(text).rstrip(".") if _TRACEBACK in text else shortened(text)
+
+
+def _raised(text: str) -> str:
+    traceback = text.rpartition(_TRACEBACK)[2]
+    lines = (line for line in traceback.splitlines() if not line.startswith((" ", "\t")))
+    return next(lines, "")
 
 
 def failed(error: Exception, what: str, advice: str) -> HepflowError:

@@ -151,6 +151,18 @@ def in_cluster_mode() -> bool:
     return SparkConf().get("spark.submit.deployMode") == "cluster"
 
 
+def given(config: SparkConfig) -> dict[str, str]:
+    """Return the properties that the user chose: spark-submit's, and those of the configuration."""
+    found: dict[str, str | None] = {}
+    if started_by_submit():
+        SparkContext._ensure_initialized()  # noqa: SLF001 - connects to the JVM, for its properties
+        found |= SparkConf().getAll()
+    else:
+        found["spark.master"] = config.master
+    found |= config.conf
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def prepare(config: SparkConfig, paths: Mapping[str, Path | str]) -> None:
     """Log in to Kerberos, and refuse paths (by option) that only the driver's container has."""
     log_in(config)
@@ -185,7 +197,7 @@ def _start(config: SparkConfig, name: str) -> SparkSession:
     has_hadoop = {"HADOOP_CONF_DIR", "YARN_CONF_DIR"} & {*os.environ}
     if config.master == "yarn" and not submitted and not has_hadoop:
         advice = "Set it to the folder with the cluster's core-site.xml and yarn-site.xml."
-        raise HepflowError(f"spark.master yarn: HADOOP_CONF_DIR is not set. {advice}")
+        raise HepflowError(f"{config.within}master yarn: HADOOP_CONF_DIR is not set. {advice}")
     log_in(config)
     if not submitted:
         os.environ["JAVA_HOME"] = str(java_home())
@@ -207,7 +219,8 @@ def _start(config: SparkConfig, name: str) -> SparkSession:
         elif "stopped SparkContext" in reason:  # Spark's message about an unreachable master
             reason = "no master responds there"
         what = f"Spark does not start on {config.master}: {reason.rstrip('.')}"
-        advice = "Check spark.master and spark.conf, or try spark.master=local[*]."
+        within = config.within
+        advice = f"Check {within}master and {within}conf, or try {within}master=local[*]."
         raise HepflowError(f"{what}. {advice}") from error
     context = spark.sparkContext
     context._accumulatorServer.handle_error = lambda *_: None  # noqa: SLF001 - it ends with Java

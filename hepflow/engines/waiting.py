@@ -5,6 +5,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from py4j.protocol import Py4JError
 from pyspark import SparkConf, SparkContext
@@ -65,17 +66,18 @@ def _waits_for(tag: str) -> str:
 
 def for_executors(context: SparkContext) -> Words:
     """Return `Words` on a cluster that has started no executor yet, or has lost all of them."""
+    return Words(partial(without_executors, context))
 
-    def ask() -> str:
-        with suppress(Py4JError):  # Java has ended
-            tracker = context._jsc.sc().statusTracker()  # noqa: SLF001 - no public way
-            if len(tracker.getExecutorInfos()) < 2:  # one is the driver
-                conf = context.getConf()
-                size = conf.get("spark.executor.memory", "1g")
-                if cores := conf.get("spark.executor.cores"):
-                    size += f" and {cores} cores"
-                what = f"{context.master} has started no executor of {size}"
-                return f"{what}: it is full, or its nodes are too small"
-        return ""
 
-    return Words(ask)
+def without_executors(context: SparkContext) -> str:
+    """Return that the cluster runs no executor, and of which size; nothing if it runs some."""
+    with suppress(Py4JError):  # Java has ended
+        tracker = context._jsc.sc().statusTracker()  # noqa: SLF001 - no public way
+        if len(tracker.getExecutorInfos()) < 2:  # one is the driver
+            conf = context.getConf()
+            size = conf.get("spark.executor.memory", "1g")
+            if cores := conf.get("spark.executor.cores"):
+                size += f" and {cores} cores"
+            what = f"{context.master} has started no executor of {size}"
+            return f"{what}: it is full, or its nodes are too small"
+    return ""

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
@@ -39,6 +39,7 @@ _BYTES_PER_BYTE = 10  # peak of a task per byte of uncompressed Parquet: events 
 
 def run(config: FeaturesConfig) -> None:
     """Make the store of a dataset of events, or bring it up to date."""
+    dask.prepare(config.cluster, {"input": config.input, "output": config.output})
     dataset = open_events(config.input, task_bytes(config))
     if config.compare_definitions:
         _compare(config, dataset)
@@ -49,6 +50,7 @@ def run(config: FeaturesConfig) -> None:
         if (store := _up_to_date(path, spec, dataset)) is not None:
             log.info("%s is up to date: %s", path, store.summary())
             _warn_of_empty_classes(store)
+            dask.nothing_to_do(config.cluster)
             return
         if not config.overwrite:
             check_replaceable(path, spec, _SETTINGS)
@@ -58,6 +60,8 @@ def run(config: FeaturesConfig) -> None:
             if late := len(dataset.fragments) - len(store.done()):
                 what = f"the store does not list {late:,} of {len(dataset.fragments):,} parts yet"
                 raise DataError(f"{path}: {what}. Run the same command again later.")
+        else:
+            dask.nothing_to_do(config.cluster)
         ledger, n_in = store.ledger(), dataset.ledger.n_out
         if ledger.n_in != n_in:
             raise AssertionError(f"features counted {ledger.n_in} events, ingest {n_in}")
@@ -86,7 +90,7 @@ def task_bytes(config: FeaturesConfig) -> int:
 
 def _compare(config: FeaturesConfig, dataset: EventsDataset) -> None:
     changes: dict[str, Change] = {}
-    fragments = dataset.fragments
+    fragments = _absolute(dataset.fragments)
     with dask.dask_client(config.cluster, len(fragments)) as client:
         for found in dask.watch(client, compare_fragment, fragments, "comparing", "fragments"):
             for name, change in found.items():
@@ -156,6 +160,10 @@ def _missing(store: EventStore, dataset: EventsDataset) -> list[Fragment]:
     return [fragment for fragment in dataset.fragments if fragment.name not in good]
 
 
+def _absolute(fragments: Sequence[Fragment]) -> list[Fragment]:
+    return [replace(fragment, path=fragment.path.absolute()) for fragment in fragments]
+
+
 def _make_parts(config: FeaturesConfig, store: EventStore, missing: list[Fragment]) -> None:
     announced = max(memory_of_task(fragment) for fragment in missing)
     dask.check_memory(config.cluster, len(missing), announced)
@@ -164,14 +172,13 @@ def _make_parts(config: FeaturesConfig, store: EventStore, missing: list[Fragmen
     if (seconds := time.perf_counter() - started) > 5.0:
         log.info("compiled the physics in %.0f s; the next run uses numba's cache", seconds)
     started = time.perf_counter()
-    task = partial(make_part, store, physics=config.physics)
+    there = EventStore(store.path.absolute(), store.spec)  # workers may run in another folder
+    task = partial(make_part, there, physics=config.physics)
     longest_first = sorted(missing, key=lambda fragment: (-fragment.n_events, fragment.name))
     count = attrgetter("n_events")
     with dask.dask_client(config.cluster, len(missing), own.loose_file(config.physics)) as client:
-        running = dask.watch(
-            client, task, longest_first, "features", "fragments", n_events=count, retries=2
-        )
-        done = list(running)
+        items, words = _absolute(longest_first), ("features", "fragments")
+        done = list(dask.watch(client, task, items, *words, n_events=count, retries=2))
     if bad := [outcome for outcome in done if outcome.error is not None]:
         what = f"{len(bad):,} of {counted(len(missing), 'fragment')} could not be used"
         raise DataError(f"{what}; the rest is done. The first: {bad[0].error}")

@@ -10,11 +10,12 @@ import time
 from dataclasses import asdict
 from functools import partial
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 from hepflow.config.score import ScoreConfig
 from hepflow.data.provenance import digest
-from hepflow.engines.dask import dask_client, watch
+from hepflow.engines import dask
 from hepflow.physics import own
 from hepflow.reading.reader import Access
 from hepflow.reading.record import judge
@@ -33,15 +34,17 @@ log = logging.getLogger(__name__)
 
 def run(config: ScoreConfig) -> None:
     """Score the input, or (``stream``) files that arrive in it until interrupted."""
+    paths = {"model": config.model, "input": config.input, "output": config.output}
+    dask.prepare(config.cluster, paths)
     scorer, task, about = prepare(config)
     module = own.loose_file(config.physics)
     with exclusive(config.output):
         folder = ScoreFolder(task.output, about, config.overwrite, config.retry_quarantined)
         if config.stream:
-            with dask_client(config.cluster, config.in_flight, module) as client:
+            with dask.dask_client(config.cluster, config.in_flight, module) as client:
                 live.run(config, folder, task, scorer.net.spread, client)
         else:
-            _score_all(config, folder, task)
+            _score_all(config, folder, task, module)
         judge(folder.ledger.lost, folder.n_files, config.max_lost_files, config.output)
 
 
@@ -63,21 +66,22 @@ def prepare(config: ScoreConfig, topic: str = "") -> tuple[Scorer, Task, dict[st
     return scorer, task, about
 
 
-def _score_all(config: ScoreConfig, folder: ScoreFolder, task: Task) -> None:
+def _score_all(config: ScoreConfig, folder: ScoreFolder, task: Task, module: Path | None) -> None:
     ranges = ranges_of(config.input, task.access, config.target_partition_mb << 20)
     pending = sorted(folder.pending(ranges), key=lambda entries: -entries.size)
     n_done, rate = len(ranges) - len(pending), ""
     if not pending:
         files = counted(folder.n_files, "file")
         log.info("%s is up to date: %s scored before", config.output, files)
+        dask.nothing_to_do(config.cluster)
     else:
         if n_done:
             log.info("%d of %d entry ranges are scored, resuming", n_done, len(ranges))
-        with dask_client(config.cluster, len(pending), own.loose_file(config.physics)) as client:
+        with dask.dask_client(config.cluster, len(pending), module) as client:
             before, started = folder.ledger.n_in, time.perf_counter()
             work, failed = partial(score_range, task=task), partial(given_up, task=task)
             n_in = attrgetter("ledger.n_in")  # events of a range
-            for record in watch(
+            for record in dask.watch(
                 client, work, pending, "score", "entry ranges", n_events=n_in, failed=failed
             ):
                 folder.add(record)

@@ -184,7 +184,8 @@ def test_a_command_in_a_sentence_is_accepted(
 @pytest.mark.parametrize("page", PAGES)
 def test_an_option_in_a_sentence_exists(page: str) -> None:
     named = {code.split()[0].split("=")[0] for code in inline(PAGES[page]) if code.startswith("--")}
-    named = {re.sub(r"^(--spark\.conf)\..*", r"\1", name) for name in named}  # Spark's own names
+    spark_s_own = re.compile(r"^(--(?:cluster\.)?spark\.conf)\..*")
+    named = {spark_s_own.sub(r"\1", name) for name in named}
     spelt = {name if name in OTHERS else "--" + name[2:].replace("-", "_") for name in named}
     assert sorted(spelt - known_options() - OTHERS.keys()) == []
 

@@ -3,17 +3,15 @@
 import signal
 import threading
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 
 from hepflow.config.engines import ClusterConfig
 from hepflow.config.stages import FeaturesConfig
-from hepflow.data.events import open_events
 from hepflow.data.store import EventStore
 from hepflow.features.job import run
-from hepflow.features.parts import make_part
+from tests.support.calm_store import contents, made_calmly
 from tests.support.commands import Command, hepflow
 from tests.support.delphes_events import write_dataset
 
@@ -28,24 +26,6 @@ def features(events, definitions):
     time.sleep(0.3 if len(events) else 0)
     return compute_features(events, definitions)
 """
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    return {
-        str(file.relative_to(path)): file.read_bytes()
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
-    }
-
-
-def made_calmly(config: FeaturesConfig, path: Path) -> dict[str, bytes]:
-    """Return the files of a store that one process makes, part after part."""
-    spec = EventStore.open(config.output).spec
-    store = EventStore.create(path, spec)
-    for fragment in open_events(config.input, config.task_mb * 2**20).fragments:
-        make_part(store, fragment, config.physics)
-    EventStore(path, spec).finalise()
-    return contents(path)
 
 
 def n_parts(config: FeaturesConfig) -> int:

@@ -4,10 +4,9 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
 
@@ -15,6 +14,7 @@ from hepflow.config.shipped import shipped
 from hepflow.system.files import read_json
 from hepflow_bench.copies import copy_as_new
 from tests.support.commands import Command, hepflow
+from tests.support.left_over import left_in, lines_in
 from tests.support.root_files import write_delphes
 from tests.support.toy_store import toy_store
 from tests.support.toy_trigger import ingest
@@ -24,8 +24,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 CLASSES = ("qcd", "ttbar")
 N_FILES = 12
 HLF = str(shipped("train/hlf.yaml"))
-GRACE_S = 20
-"""Time for processes that end after the one that started them, such as Spark's JVM."""
 
 
 @pytest.fixture(scope="module")
@@ -80,21 +78,6 @@ def press_ctrl_c(when: Callable[[int], bool], place: Path, *arguments: str) -> N
     assert left_in(process.pid) == [], printed
 
 
-def left_in(session: int) -> list[str]:
-    """Return the command lines of processes that are left in a session after a while."""
-    deadline = time.monotonic() + GRACE_S
-    while (left := list(members(session))) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return left
-
-
-def members(session: int) -> Iterator[str]:
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, ProcessLookupError):
-            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
-                yield " ".join(process.cmdline())
-
-
 @pytest.mark.once
 @pytest.mark.pythia
 def test_simulate(place: Path) -> None:
@@ -124,7 +107,7 @@ def test_ingest_while_spark_starts(place: Path, seconds: float) -> None:
     seen: list[float] = []
 
     def is_time(session: int) -> bool:
-        if not seen and any("SparkSubmit" in line for line in members(session)):
+        if not seen and any("SparkSubmit" in line for line in lines_in(session)):
             seen.append(time.monotonic())
         return bool(seen) and time.monotonic() - seen[0] >= seconds
 
@@ -137,6 +120,13 @@ def test_features(place: Path) -> None:
     interrupt(place, "data/features.zarr/_parts/*.json", "features", *options)
     counts = read_json(place / "data/features.zarr/zarr.json")["attributes"]["hepflow"]["counts"]
     assert sum(sum(split.values()) for split in counts.values()) > 0
+
+
+@pytest.mark.spark
+def test_features_in_spark(place: Path) -> None:
+    options = ("--input", "given/events", "--output", "data/spark.zarr", "--task_mb", "1")
+    cluster = ("--cluster.kind", "spark", "--cluster.spark.master", "local[2]")
+    interrupt(place, "data/spark.zarr/_parts/*.json", "features", *options, *cluster)
 
 
 @pytest.mark.once

@@ -51,6 +51,7 @@ NOT_FINITE = "its loss was NaN or infinite"
 
 def run(config: TuneConfig) -> None:
     """Run the missing trials, report the best ones, and write best.yaml."""
+    dask.prepare(config.cluster, {"input": config.input, "output": config.output})
     overlay = _overlay(config.net)
     for end, position in (("low", 0), ("high", -1)):  # two points of the space, parsed only
         ranges = config.space.items()
@@ -63,9 +64,15 @@ def run(config: TuneConfig) -> None:
             except ConfigError as error:
                 raise ConfigError(str(error).replace(file.name, "space")) from error
     provenance = EventStore.open(config.input).spec.provenance
-    settings: dict[str, Any] = {"net": overlay, "space": config.space, "store": provenance}
-    settings |= {"number of folds": config.folds, "seed": config.seed}
-    settings |= {"sampler": config.sampler, "pruning": config.pruning}
+    settings: dict[str, Any] = {
+        "net": overlay,
+        "space": config.space,
+        "store": provenance,
+        "number of folds": config.folds,
+        "seed": config.seed,
+        "sampler": config.sampler,
+        "pruning": config.pruning,
+    }
     best_file = config.output / BEST_FILE
     with ExitStack() as stack:
         stack.enter_context(locks.exclusive(config.output))
@@ -88,6 +95,7 @@ def run(config: TuneConfig) -> None:
                     keep(journal, config)
         else:
             log.info("%s is up to date: %d trials", config.output, n_done)
+            dask.nothing_to_do(config.cluster)
         study = _load(config, journal)
         if not study.get_trials(states=(TrialState.COMPLETE,)):
             pruned = study.get_trials(states=(TrialState.PRUNED,))

@@ -1,0 +1,27 @@
+"""The feature store that one process makes, part after part, to compare others with."""
+
+from pathlib import Path
+
+from hepflow.config.stages import FeaturesConfig
+from hepflow.data.events import open_events
+from hepflow.data.store import EventStore
+from hepflow.features.parts import make_part
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Return the bytes of every file in a folder."""
+    return {
+        file.relative_to(path).as_posix(): file.read_bytes()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
+
+
+def made_calmly(config: FeaturesConfig, path: Path) -> dict[str, bytes]:
+    """Return the files of the store that one process makes of the events of a finished one."""
+    spec = EventStore.open(config.output).spec
+    store = EventStore.create(path, spec)
+    for fragment in open_events(config.input, config.task_mb * 2**20).fragments:
+        make_part(store, fragment, config.physics)
+    EventStore(path, spec).finalise()
+    return contents(path)
