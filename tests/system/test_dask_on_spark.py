@@ -1,7 +1,10 @@
 """Features and scores of Dask workers in Spark, with processes that are killed or cannot start."""
 
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,6 +122,21 @@ def test_a_worker_that_needs_more_than_its_memory_is_replaced(folder: Path) -> N
     assert "a Dask worker used " in ended.stderr
     os.environ["MARK"] = str(folder / "mark")
     assert contents(folder / "s.zarr") == calm(folder, "greedy")
+
+
+def test_where_spark_wants_a_secret_the_connections_of_dask_are_encrypted() -> None:
+    pytest.importorskip("cryptography", reason="pip install cryptography")
+    code = """
+from hepflow.config.engines import ClusterConfig, DaskOnSparkConfig
+from hepflow.engines.dask import dask_client
+spark = DaskOnSparkConfig(master="local[1]", conf={"spark.authenticate": "true"})
+with dask_client(ClusterConfig(kind="spark", memory="1GiB", spark=spark), 1) as client:
+    print(client.scheduler.address, client.submit(sum, [1, 2]).result())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert re.fullmatch(r"tls://\S+ 3\n", done.stdout), done.stderr
 
 
 @pytest.fixture(scope="module")
