@@ -98,8 +98,8 @@ class WorkersJob:
             if self._dask.scheduler.workers:
                 words = Words(self._why_none)
                 continue
-            words()
             with suppress(Py4JError, OSError):  # raised if Java is gone
+                words()
                 if (stage := self._stage()) is None:
                     continue
                 failed, most = stage.numFailedTasks, max(most, stage.numActiveTasks)
@@ -135,9 +135,8 @@ class WorkersJob:
             return ""
         if text := waiting.without_executors(self._context):
             return text
-        with suppress(Py4JError, OSError):
-            if (stage := self._stage()) is not None and stage.numActiveTasks:
-                what = f"Spark runs {stage.numActiveTasks} of {stage.numTasks} tasks"
-                where = self._dask.scheduler_address
-                return f"{what}, but no Dask worker has reached the scheduler at {where} yet"
+        if (stage := self._stage()) is not None and stage.numActiveTasks:
+            what = f"Spark runs {stage.numActiveTasks} of {stage.numTasks} tasks"
+            where = self._dask.scheduler_address
+            return f"{what}, but no Dask worker has reached the scheduler at {where} yet"
         return ""

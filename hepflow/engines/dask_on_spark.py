@@ -145,7 +145,7 @@ def _session(
             chosen |= {"spark.executor.instances": n_executors}
             chosen |= {"spark.dynamicAllocation.maxExecutors": n_executors}
     conf = {name: value for name, value in chosen.items() if name not in given}
-    # A second copy of a worker would take a core from no task that is slow.
+    # Dask counts the deaths of workers itself, and a speculative task would be a worker too many.
     fixed = {"spark.task.maxFailures": str(EVER_AGAIN), "spark.speculation": "false"}
     return replace(config.spark, master=master, conf={**conf, **config.spark.conf, **fixed})
 
@@ -156,11 +156,9 @@ def _scheduler(config: ClusterConfig, conf: SparkConf) -> LocalCluster:
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
-        why = f"the Dask scheduler cannot listen on {host} ({error.strerror})"
-        what = f"{why}. Choose another port."
-        raise ConfigError(
-            f"cluster.spark.scheduler_port {port}: {what}. Choose another."
-        ) from error
+        what = f"the Dask scheduler cannot listen on {host} ({error.strerror})"
+        where = f"cluster.spark.scheduler_port {port}"
+        raise ConfigError(f"{where}: {what}. Choose another port.") from error
     security = _security(conf)
     options = {"host": host, "scheduler_port": port, "dashboard_address": dashboard}
     options["protocol"] = "tls://" if security.require_encryption else "tcp://"

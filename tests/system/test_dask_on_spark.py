@@ -169,6 +169,20 @@ def test_a_cluster_that_loses_an_executor_makes_the_same_store(
     assert not alive, "executors outlive the application"
 
 
+def test_while_no_worker_has_come_the_terminal_says_so(
+    cluster: StandaloneCluster, folder: Path
+) -> None:
+    """A Python that starts late stands for a slow disk, or a firewall."""
+    late = folder / "python"
+    late.write_text(f'#!/bin/sh\nsleep 14\nexec {sys.executable} "$@"\n')
+    late.chmod(0o755)
+    python = ("--cluster.spark.conf.spark.pyspark.python", str(late))
+    waits = Command(*command("--cluster.workers", "1", *python, master=cluster.url), cwd=folder)
+    waits.wait_for("Spark runs 1 of 1 tasks, but no Dask worker has reached the scheduler at tcp:")
+    ended = waits.finish()
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_scores_are_those_of_a_local_cluster(cluster: StandaloneCluster, folder: Path) -> None:
     for number in range(3):
         write_raw(folder / "raw" / "qcd" / f"{number}.root", [60], seed=number)
