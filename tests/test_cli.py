@@ -140,8 +140,8 @@ def test_misspelt_and_abbreviated_words_are_refused_with_a_suggestion(
         (
             "features",
             "cluster: {kind: slrm}",
-            "cluster.kind must be local, slurm, htcondor, pbs, lsf, sge, oar, spark or address; got slrm. "
-            "Did you mean slurm?",
+            "cluster.kind must be local, slurm, htcondor, pbs, lsf, sge, oar, spark or address; "
+            "got slrm. Did you mean slurm?",
         ),
         ("evaluate", "runs: inclusive", "runs must be a list; got inclusive."),
         ("ingest", "target_partition_mb: 0", "target_partition_mb must be at least 1, got 0"),

@@ -126,9 +126,9 @@ class ClusterConfig(Checked):
     """Place and number of the Dask workers."""
 
     within: ClassVar[str] = "cluster."
-    kind: Literal[
-        "local", "slurm", "htcondor", "pbs", "lsf", "sge", "oar", "spark", "address"
-    ] = "local"
+    kind: Literal["local", "slurm", "htcondor", "pbs", "lsf", "sge", "oar", "spark", "address"] = (
+        "local"
+    )
     """local: worker processes on this machine; spark: tasks of a Spark job; address: a running
     scheduler; the others: jobs of this batch system (sge: any Grid Engine)."""
     workers: NonNegativeInt = 0

@@ -32,7 +32,9 @@ class TaskWorker(Worker):
         return await super().close(*args, reason=reason, **options)
 
 
-def serve(number: int, scheduler: str, memory: int, settings: Mapping[str, Any]) -> None:
+def serve(
+    number: int, scheduler: str, settings: Mapping[str, Any], options: Mapping[str, Any]
+) -> None:
     """Work for a scheduler until it ends; any other end is an error, after which Spark retries.
 
     Parameters
@@ -41,38 +43,39 @@ def serve(number: int, scheduler: str, memory: int, settings: Mapping[str, Any])
         Number of the worker, from 0.
     scheduler : str
         Address of the scheduler.
-    memory : int
-        Bytes that the process may use.
     settings : Mapping
         Settings of Dask; ``logging`` gives the levels of its loggers.
+    options : Mapping
+        Further arguments of `distributed.Worker`.
     """
     with dask.config.set(settings):
         for name, level in ({"distributed": "warning"} | settings["logging"]).items():
             logging.getLogger(name).setLevel(level.upper())
-        reason = asyncio.run(_serve(number, scheduler, memory))
+        reason = asyncio.run(_serve(number, scheduler, options))
     if reason != CLOSED:
         raise ConnectionError(f"Dask worker {number} ended: {reason}")
 
 
-async def _serve(number: int, scheduler: str, memory: int) -> str:
+async def _serve(number: int, scheduler: str, options: Mapping[str, Any]) -> str:
     folder = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0] or None  # Spark removes it
-    options = {"nthreads": 1, "memory_limit": memory, "local_directory": folder}
     name = f"{number}-{os.getpid()}"  # the scheduler may not have missed its predecessor yet
+    own = {"name": name, "nthreads": 1, "local_directory": folder, "death_timeout": START_S}
     try:
-        worker = await TaskWorker(scheduler, name=name, death_timeout=START_S, **options)
+        worker = await TaskWorker(scheduler, **own, **options)
     except Exception as error:
         what = f"a Dask worker cannot join the scheduler at {scheduler}"
         raise ConnectionError(f"{what} ({error.__cause__ or error})") from error
-    threading.Thread(target=_limit, args=(worker, memory), daemon=True).start()
+    threading.Thread(target=_limit, args=(worker,), daemon=True).start()
     await worker.finished()
     return worker.reason
 
 
-def _limit(worker: TaskWorker, memory: int) -> None:
+def _limit(worker: TaskWorker) -> None:
     """End the process when it exceeds its memory, as a nanny would."""
     fraction = dask.config.get("distributed.worker.memory.terminate")
-    while fraction and not worker.reason:
-        if (used := worker.monitor.get_process_memory()) > fraction * memory:
-            os.write(2, f"a Dask worker used {used:,} of {memory:,} bytes, and ends\n".encode())
+    limit = worker.memory_manager.memory_limit
+    while fraction and limit and not worker.reason:
+        if (used := worker.monitor.get_process_memory()) > fraction * limit:
+            os.write(2, f"a Dask worker used {used:,} of {limit:,} bytes, and ends\n".encode())
             os._exit(1)
         time.sleep(_POLL_S)

@@ -177,7 +177,9 @@ def test_a_port_that_is_taken_is_named(spark: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         config = ClusterConfig(
-            kind="spark", memory="1GiB", spark=DaskOnSparkConfig(master="local[2]", port=port)
+            kind="spark",
+            memory="1GiB",
+            spark=DaskOnSparkConfig(master="local[2]", scheduler_port=port),
         )
         said = rf"cluster\.spark\.port {port}: the Dask scheduler cannot listen on 127\.0\.0\.1"
         with pytest.raises(ConfigError, match=said), dask_client(config, 1):

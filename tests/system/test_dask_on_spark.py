@@ -1,7 +1,10 @@
 """Features and scores of Dask workers in Spark, with processes that are killed or cannot start."""
 
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +124,21 @@ def test_a_worker_that_needs_more_than_its_memory_is_replaced(folder: Path) -> N
     assert contents(folder / "s.zarr") == calm(folder, "greedy")
 
 
+def test_where_spark_wants_a_secret_the_connections_of_dask_are_encrypted() -> None:
+    pytest.importorskip("cryptography", reason="pip install cryptography")
+    code = """
+from hepflow.config.engines import ClusterConfig, DaskOnSparkConfig
+from hepflow.engines.dask import dask_client
+spark = DaskOnSparkConfig(master="local[1]", conf={"spark.authenticate": "true"})
+with dask_client(ClusterConfig(kind="spark", memory="1GiB", spark=spark), 1) as client:
+    print(client.scheduler.address, client.submit(sum, [1, 2]).result())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert re.fullmatch(r"tls://\S+ 3\n", done.stdout), done.stderr
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandaloneCluster]:
     with standalone_cluster(
@@ -149,6 +167,20 @@ def test_a_cluster_that_loses_an_executor_makes_the_same_store(
     assert contents(folder / "s.zarr") == calm(folder)
     _, alive = psutil.wait_procs([executor, *others], timeout=30)
     assert not alive, "executors outlive the application"
+
+
+def test_while_no_worker_has_come_the_terminal_says_so(
+    cluster: StandaloneCluster, folder: Path
+) -> None:
+    """A Python that starts late stands for a slow disk, or a firewall."""
+    late = folder / "python"
+    late.write_text(f'#!/bin/sh\nsleep 14\nexec {sys.executable} "$@"\n')
+    late.chmod(0o755)
+    python = ("--cluster.spark.conf.spark.pyspark.python", str(late))
+    waits = Command(*command("--cluster.workers", "1", *python, master=cluster.url), cwd=folder)
+    waits.wait_for("Spark runs 1 of 1 tasks, but no Dask worker has reached the scheduler at tcp:")
+    ended = waits.finish()
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_scores_are_those_of_a_local_cluster(cluster: StandaloneCluster, folder: Path) -> None:
