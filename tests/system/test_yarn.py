@@ -290,7 +290,7 @@ def test_a_topic_is_scored_in_containers_in_both_modes(
         elsewhere = ("--config", str(folder / "yarn.yaml"))
         (tmp_path / "environment.tar.gz").symlink_to(folder / "environment.tar.gz")
         refused = hepflow_here(tmp_path, *own, here, *elsewhere, cluster=cluster)
-        assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
+        assert (refused.returncode, "Traceback" in refused.stderr) == (2, False), refused.stderr
         assert "spark.pyspark.python ./environment/bin/python: the source" in refused.stderr
         notes(folder)
         done = hepflow_here(folder, *own, here, "--config=yarn.yaml", cluster=cluster)
