@@ -20,16 +20,14 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
 
-from hepflow.config.score import KafkaConfig, ReplayConfig, ScoreConfig
+from hepflow.config.score import KafkaConfig, ScoreConfig
 from hepflow.data.ledger import Ledger
 from hepflow.errors import ConfigError, DataError
 from hepflow.schema import CLASSES
 from hepflow.score.folder import read_scores
 from hepflow.score.job import prepare
 from hepflow.score.kafka import job as structured
-from hepflow.score.kafka import replay
 from hepflow.score.kafka.messages import decode, encode
 from hepflow.score.kafka.source import fair
 from hepflow.score.kafka.task import score_messages
@@ -39,7 +37,7 @@ from hepflow.score.task import scorer_of
 from hepflow.system.files import read_json
 from hepflow_bench.copies import copy_as_new
 from tests.support.jars import spark_kafka
-from tests.support.kafka_broker import broker
+from tests.support.kafka_broker import broker, messages, publish, send
 from tests.support.toy_trigger import (
     TEMPLATE_EVENTS,
     all_ids,
@@ -57,42 +55,6 @@ LOSS = 1 << 20
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with broker(tmp_path_factory.mktemp("broker")) as running:
         yield running.address
-
-
-def publish(raw: Path, topic: str, **more: Any) -> None:
-    replay.run(
-        ReplayConfig(input=raw, output=topic, **{"rate": 0, "events_per_message": 20} | more)
-    )
-
-
-def messages(topic: str, n_partitions: int) -> list[bytes]:
-    """All of a topic, by partition and offset."""
-    where = Topic.parse(topic, {})
-    consumer = Consumer(where.client(**{"group.id": "test", "enable.partition.eof": True}))
-    consumer.assign([TopicPartition(where.name, partition, 0) for partition in range(n_partitions)])
-    found: dict[tuple[int, int], bytes] = {}
-    ended: set[int] = set()
-    while len(ended) < n_partitions:
-        message = consumer.poll(20)
-        if message.error() is not None:
-            ended.add(message.partition())
-        else:
-            found[message.partition(), message.offset()] = message.value()
-    consumer.close()
-    return [value for _, value in sorted(found.items())]
-
-
-def send(topic: str, *values: bytes | None) -> None:
-    producer, refused = Producer(Topic.parse(topic, {}).client()), []
-    for value in values:
-        producer.produce(
-            Topic.parse(topic, {}).name,
-            value,
-            partition=0,
-            on_delivery=lambda error, _: refused.append(error),
-        )
-    assert producer.flush(60) == 0
-    assert refused == [None] * len(values)
 
 
 def test_replayed_events_are_those_of_the_files(
