@@ -56,7 +56,7 @@ class Topic:
                 admin.poll(0)  # calls error_cb
                 for why in refused:
                     if why.code() in _REFUSED:
-                        what = f"the broker and this client do not accept each other ({_text(why)})"
+                        what = f"no connection to the broker ({_text(why)})"
                         advice = "Check user, password and certificates in the client properties."
                         raise DataError(f"{self}: {what}. {advice}") from error
                 if left <= _SLICE_S:
