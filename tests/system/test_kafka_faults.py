@@ -93,6 +93,11 @@ def records(output: Path) -> list[dict[str, Any]]:
     return [read_json(path) for path in sorted((output / "_records").glob("*.json"))]
 
 
+def places(output: Path) -> list[str]:
+    """Return the names of the scored messages."""
+    return sorted(place for record in records(output) for place in record["messages"].values())
+
+
 @contextmanager
 def meanwhile(ready: Callable[[], bool], act: Callable[[], object]) -> Iterator[None]:
     """Act in a thread once a condition holds, and raise its error at the end of the block."""
@@ -146,10 +151,10 @@ def test_events_of_new_partitions_are_scored_once(
         n_in = score(topic, idle_stop_s=5.0).n_in
     assert n_in == 4 * TEMPLATE_EVENTS
     assert scored_ids(output) == all_ids(raw)
-    places = [place for record in records(output) for place in record["messages"].values()]
+    found = places(output)
     for partition in range(1, 4):
-        assert any(place.startswith(f"{name}[{partition}]") for place in places)
-    assert len(places) == len(set(places)) == len(messages(topic, 4))
+        assert any(place.startswith(f"{name}[{partition}]") for place in found)
+    assert len(found) == len({*found}) == len(messages(topic, 4))
 
 
 def test_messages_deleted_while_the_stream_is_down_are_counted_and_named(
@@ -184,13 +189,16 @@ def test_messages_deleted_while_the_stream_is_down_are_counted_and_named(
 def test_messages_deleted_while_the_stream_runs_are_counted_and_named(
     server: str, tmp_path: Path, template: Path, connector: str, score: Callable[..., Ledger]
 ) -> None:
+    """Neither the publisher nor Java's client holds more than a message in a batch."""
     raw, output, name = tmp_path / "raw", tmp_path / "scores", f"overtaken-{connector}"
     topic = f"kafka://{server}/{name}"
     copy_as_new(template, raw / "0.root", 1)
-    publish(raw, topic, partitions=1, events_per_message=3)  # 20 messages
+    alone = {"batch.num.messages": "1"}
+    publish(raw, topic, partitions=1, events_per_message=3, properties=alone)  # 20 messages
+    small = {"kafka.max.poll.records": "1", "kafka.max.partition.fetch.bytes": "1"}
     overtake = meanwhile(lambda: len(records(output)) > 1, lambda: delete_until(topic, 17))
     with overtake, pytest.raises(DataError, match=r"\d+ messages lost events"):
-        score(topic, kafka={"max_messages": 1})
+        score(topic, kafka={"max_messages": 1, "options": small})
     counted = ledger(output)
     n_lost = sum(n_messages(one.file) for one in counted.lost)
     assert 0 < n_lost <= 15
@@ -200,9 +208,31 @@ def test_messages_deleted_while_the_stream_runs_are_counted_and_named(
     assert len(ids) == len({*ids}) == counted.n_in
 
 
+def test_a_topic_that_was_created_again_is_one_line(
+    server: str, tmp_path: Path, template: Path, connector: str, score: Callable[..., Ledger]
+) -> None:
+    raw, name = tmp_path / "raw", f"again-{connector}"
+    topic = f"kafka://{server}/{name}"
+    copy_as_new(template, raw / "0.root", 1)
+    publish(raw, topic, partitions=1, events_per_message=5)
+    before = score(topic)
+    admin = AdminClient({"bootstrap.servers": server})
+    admin.delete_topics([name])[name].result(30)
+    deadline = time.monotonic() + 30
+    while Topic.parse(topic, {}).partitions(30):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    publish(raw, topic, partitions=1, events_per_message=60)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"partition 0 ends at 1, 12 messages were read\. If"):
+            score(topic, retries=0)
+    assert ledger(tmp_path / "scores") == before
+
+
 def transaction(server: str, name: str, values: Sequence[bytes]) -> Producer:
     """Return a producer that has published messages in a transaction, and not ended it."""
-    producer = Producer({"bootstrap.servers": server, "transactional.id": uuid.uuid4().hex})
+    own = {"transactional.id": uuid.uuid4().hex, "transaction.timeout.ms": 900_000}
+    producer = Producer({"bootstrap.servers": server, **own})
     producer.init_transactions(60)
     producer.begin_transaction()
     for value in values:
@@ -228,7 +258,8 @@ def test_only_committed_transactions_are_scored(
         transaction(server, name, values[kind]).abort_transaction(60)
     pending = transaction(server, name, values["late"])
     send(topic, values["aborted"][0])  # waits behind it
-    assert score(topic, kafka={"max_messages": 3}).n_in == TEMPLATE_EVENTS
+    score(topic, kafka={"max_messages": 3})
+    assert places(output) == [f"{name}[0]@{offset}" for offset in (0, 12, 6)]
     assert scored_ids(output) == all_ids(raw / "kept")
     pending.commit_transaction(60)
     found = score(topic, kafka={"max_messages": 3})

@@ -206,7 +206,7 @@ def test_a_password_that_only_spark_s_connector_has_wrong_is_one_line(
     paths = (f"--input={tmp_path}/raw", f"--output={topic}")
     assert Command("replay", config, *paths).finish().returncode == 0
     login = "org.apache.kafka.common.security.scram.ScramLoginModule required"
-    options = {"kafka.sasl.jaas.config": f'{login} username="me" password=f"another {WORD}";'}
+    options = {"kafka.sasl.jaas.config": f'{login} username="me" password="another {WORD}";'}
     more = {"kafka": {"connector": "spark", "options": options}, **spark("spark")}
     config = secured.config(tmp_path / "client.yaml", "kafka", **more)
     paths = (f"--input={topic}", f"--output={tmp_path}/scores", f"--model={model}")

@@ -23,6 +23,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from hepflow.config.score import ScoreConfig
 from hepflow.data.ledger import Ledger, Lost
+from hepflow.engines import java_errors
 from hepflow.engines.spark import spark_session
 from hepflow.errors import ConfigError, DataError, HepflowError
 from hepflow.physics import own
@@ -84,7 +85,9 @@ def _follow(config: ScoreConfig, topic: Topic, spark: SparkSession, task: Task, 
                     if batches.error is not None or tries >= config.retries:
                         what = f"{topic}: {_brief(error)}, {counted(tries + 1, 'time')}"
                         advice = "Check the broker, and run the same command again."
-                        raise batches.error or DataError(f"{what}. {advice}") from error
+                        own = java_errors.of_a_task(error)
+                        known = own if isinstance(own, HepflowError) else None
+                        raise batches.error or known or DataError(f"{what}. {advice}") from error
                     log.warning("%s: %s, retrying in %g s", topic, _brief(error), 2.0**tries)
                     time.sleep(2.0**tries)
                     tries += 1
