@@ -4,7 +4,7 @@ As JSON, ``range`` is the key ``split`` and ``n_out`` is ``kept``: names of earl
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -70,10 +70,16 @@ def _reasons(lost: Sequence[Lost]) -> str:
     return "; ".join(dict.fromkeys(item.reason for item in lost))  # the same one for many ranges
 
 
-def judge(lost: Iterable[Lost], n_files: int | None, allowed: int, output: Path) -> None:
+def judge(
+    lost: Iterable[Lost],
+    n_files: int | None,
+    allowed: int,
+    output: Path,
+    weight: Callable[[str], int] = lambda _: 1,
+) -> None:
     """Log the files (of ``n_files``; None: the messages) that lost events.
 
-    More than ``allowed`` raise a DataError; all work is done by now.
+    More than ``allowed``, each with its weight, raise a DataError; all work is done by now.
     """
     by_file: dict[str, list[Lost]] = {}
     for item in lost:
@@ -83,12 +89,13 @@ def judge(lost: Iterable[Lost], n_files: int | None, allowed: int, output: Path)
         log.warning("quarantined %s", describe(items))
     if len(bad) > _NAMED:
         log.warning("... and %d more, see %s", len(bad) - _NAMED, output / MARKER)
-    if len(bad) > allowed:
-        what, advice = counted(len(bad), "message"), "Allow"
+    n_bad = sum(weight(items[0].file) for items in bad)
+    if n_bad > allowed:
+        what, advice = counted(n_bad, "message"), "Allow"
         if n_files is not None:
-            what = f"{len(bad)} of {counted(n_files, 'file')}"
+            what = f"{n_bad} of {counted(n_files, 'file')}"
             advice = "Repair them and run again, or allow"
         first = f"the first, {bad[0][0].file}: {_reasons(bad[0])}"
-        advice = f"{advice} it with --max-lost-files {len(bad)}."
+        advice = f"{advice} it with --max-lost-files {n_bad}."
         summary = f"{what} lost events ({first}), {allowed} allowed"
         raise DataError(f"{output}: {summary}; the rest is done. {advice}")

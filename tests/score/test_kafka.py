@@ -20,18 +20,19 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from pyspark.sql.types import StructType
 
-from hepflow.config.score import KafkaConfig, ReplayConfig, ScoreConfig
+from hepflow.config.score import KafkaConfig, ScoreConfig
 from hepflow.data.ledger import Ledger
 from hepflow.errors import ConfigError, DataError
 from hepflow.schema import CLASSES
 from hepflow.score.folder import read_scores
 from hepflow.score.job import prepare
+from hepflow.score.kafka import connector
 from hepflow.score.kafka import job as structured
-from hepflow.score.kafka import replay
+from hepflow.score.kafka.deleted import n_messages, place_of
 from hepflow.score.kafka.messages import decode, encode
-from hepflow.score.kafka.source import fair
+from hepflow.score.kafka.source import KafkaSource, fair, options
 from hepflow.score.kafka.task import score_messages
 from hepflow.score.kafka.topic import Topic
 from hepflow.score.scorer import Scorer
@@ -39,7 +40,7 @@ from hepflow.score.task import scorer_of
 from hepflow.system.files import read_json
 from hepflow_bench.copies import copy_as_new
 from tests.support.jars import spark_kafka
-from tests.support.kafka_broker import broker
+from tests.support.kafka_broker import broker, messages, publish, send
 from tests.support.toy_trigger import (
     TEMPLATE_EVENTS,
     all_ids,
@@ -57,42 +58,6 @@ LOSS = 1 << 20
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with broker(tmp_path_factory.mktemp("broker")) as running:
         yield running.address
-
-
-def publish(raw: Path, topic: str, **more: Any) -> None:
-    replay.run(
-        ReplayConfig(input=raw, output=topic, **{"rate": 0, "events_per_message": 20} | more)
-    )
-
-
-def messages(topic: str, n_partitions: int) -> list[bytes]:
-    """All of a topic, by partition and offset."""
-    where = Topic.parse(topic, {})
-    consumer = Consumer(where.client(**{"group.id": "test", "enable.partition.eof": True}))
-    consumer.assign([TopicPartition(where.name, partition, 0) for partition in range(n_partitions)])
-    found: dict[tuple[int, int], bytes] = {}
-    ended: set[int] = set()
-    while len(ended) < n_partitions:
-        message = consumer.poll(20)
-        if message.error() is not None:
-            ended.add(message.partition())
-        else:
-            found[message.partition(), message.offset()] = message.value()
-    consumer.close()
-    return [value for _, value in sorted(found.items())]
-
-
-def send(topic: str, *values: bytes | None) -> None:
-    producer, refused = Producer(Topic.parse(topic, {}).client()), []
-    for value in values:
-        producer.produce(
-            Topic.parse(topic, {}).name,
-            value,
-            partition=0,
-            on_delivery=lambda error, _: refused.append(error),
-        )
-    assert producer.flush(60) == 0
-    assert refused == [None] * len(values)
 
 
 def test_replayed_events_are_those_of_the_files(
@@ -400,6 +365,59 @@ def test_the_example_of_the_documents_is_an_event_that_is_scored(server: str, mo
     exec(example.replace("localhost:9092", server).replace('"events"', '"example"'), {})
     (message,) = messages(f"kafka://{server}/example", 1)
     assert Scorer(model).score(decode(message, LOSS).events).reason.tolist() == [""]
+
+
+def test_after_a_crash_the_first_micro_batch_starts_where_it_did(
+    server: str, tmp_path: Path
+) -> None:
+    """Spark asks for the start again: at the end of the topic, messages would be left out."""
+    topic = Topic.parse(f"kafka://{server}/first", {})
+    assert topic.create(1, timeout_s=30)
+    settings = options(topic, KafkaConfig(starting="latest"), 30.0, 1, tmp_path / "checkpoint")
+
+    def start() -> object:
+        reader = KafkaSource(settings).streamReader(StructType())
+        try:
+            return reader.initialOffset()
+        finally:
+            reader.stop()
+
+    first = start()
+    send(str(topic), b"one", b"two")
+    assert start() == first == {"first": {"0": 0}}
+
+
+def test_a_place_counts_its_messages() -> None:
+    first = {"topic": "a@1-2", "partition": 0, "offset": 12}
+    counted = {place_of(first, last): n_messages(place_of(first, last)) for last in (None, 12, 30)}
+    assert counted == {"a@1-2[0]@12": 1, "a@1-2[0]@12-30": 19}
+
+
+def test_spark_s_connector_gets_the_properties_in_its_own_names() -> None:
+    properties = {
+        "security.protocol": "SASL_SSL",
+        "sasl.mechanisms": "SCRAM-SHA-512",
+        "sasl.username": "me",
+        "sasl.password": 'a"b\\',
+        "ssl.ca.location": "/ca.pem",
+    }
+    topic = Topic.parse("kafka://here:1/events", properties)
+    module = "org.apache.kafka.common.security.scram.ScramLoginModule"
+    found = connector.options(topic, KafkaConfig(options={"kafka.isolation.level": "other"}), 3)
+    assert found == {
+        "kafka.bootstrap.servers": "here:1",
+        "subscribe": "events",
+        "startingOffsets": "earliest",
+        "minPartitions": "3",
+        "maxOffsetsPerTrigger": "256",
+        "failOnDataLoss": "false",
+        "kafka.isolation.level": "other",
+        "kafka.security.protocol": "SASL_SSL",
+        "kafka.sasl.mechanism": "SCRAM-SHA-512",
+        "kafka.sasl.jaas.config": f'{module} required username="me" password="a\\"b\\\\";',
+        "kafka.ssl.truststore.type": "PEM",
+        "kafka.ssl.truststore.location": "/ca.pem",
+    }
 
 
 def test_no_partition_starves() -> None:

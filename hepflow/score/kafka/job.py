@@ -24,6 +24,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from hepflow.config.score import ScoreConfig
 from hepflow.data.ledger import Ledger, Lost
+from hepflow.engines import java_errors
 from hepflow.engines.spark import spark_session
 from hepflow.errors import ConfigError, DataError, HepflowError
 from hepflow.physics import own
@@ -31,6 +32,8 @@ from hepflow.physics.skim import NOT_FINITE
 from hepflow.reading.record import describe, judge
 from hepflow.score.folder import CHECKPOINT, ScoreFolder
 from hepflow.score.job import prepare
+from hepflow.score.kafka import connector
+from hepflow.score.kafka.deleted import Skipped, n_messages, place_of
 from hepflow.score.kafka.source import FORMAT, KafkaSource, options
 from hepflow.score.kafka.task import SCHEMA, Report, failed, score_messages
 from hepflow.score.kafka.topic import Topic
@@ -63,12 +66,13 @@ def run(config: ScoreConfig) -> None:
             view = View(config, task.working_points, scorer.net.spread, folder)
             log.info("reading %s every %g s, scores go to %s", topic, config.poll_s, config.output)
             _follow(config, topic, spark, task, view)
-        judge(folder.ledger.lost, None, config.max_lost_files, config.output)
+        judge(folder.ledger.lost, None, config.max_lost_files, config.output, n_messages)
 
 
 def _follow(config: ScoreConfig, topic: Topic, spark: SparkSession, task: Task, view: View) -> None:
     """Run the query, and restart it a few times in a row if it fails, as when a broker is down."""
-    batches = Batches(view.folder, task, int(config.kafka.max_message_mb * (1 << 20)))
+    skipped = Skipped(topic, config.output / CHECKPOINT, config.timeout_s)
+    batches = Batches(view.folder, task, int(config.kafka.max_message_mb * (1 << 20)), skipped)
     complete, tries = False, 0
     try:
         with shown(view):
@@ -82,7 +86,9 @@ def _follow(config: ScoreConfig, topic: Topic, spark: SparkSession, task: Task, 
                     if batches.error is not None or tries >= config.retries:
                         what = f"{topic}: {_brief(error)}, {counted(tries + 1, 'time')}"
                         advice = "Check the broker, and run the same command again."
-                        raise batches.error or DataError(f"{what}. {advice}") from error
+                        own = java_errors.of_a_task(error)
+                        known = own if isinstance(own, HepflowError) else None
+                        raise batches.error or known or DataError(f"{what}. {advice}") from error
                     log.warning("%s: %s, retrying in %g s", topic, _brief(error), 2.0**tries)
                     time.sleep(2.0**tries)
                     tries += 1
@@ -115,13 +121,11 @@ def _messages(config: ScoreConfig, topic: Topic, spark: SparkSession) -> DataFra
     if kafka.connector == "python" or (kafka.connector == "auto" and not _has_connector(spark)):
         _check_python(spark.sparkContext.pythonExec)
         spark.dataSource.register(KafkaSource)
-        settings = options(topic, kafka, config.timeout_s, tasks)
+        settings = options(topic, kafka, config.timeout_s, tasks, config.output / CHECKPOINT)
         return spark.readStream.format(FORMAT).options(**settings).load()
-    settings = {**kafka.options, "kafka.bootstrap.servers": topic.servers, "subscribe": topic.name}
-    settings |= {"startingOffsets": kafka.starting, "minPartitions": str(tasks)}
-    settings |= {"maxOffsetsPerTrigger": str(kafka.max_messages)}
+    settings = connector.options(topic, kafka, tasks)
     frame = spark.readStream.format("kafka").options(**settings).load()
-    time_ms, gone = "unix_millis(timestamp) AS time_ms", "CAST(NULL AS string) AS gone"
+    time_ms, gone = "unix_millis(timestamp) AS time_ms", "CAST(NULL AS bigint) AS gone"
     return frame.selectExpr("topic", "partition", "offset", time_ms, "value", gone)
 
 
@@ -180,8 +184,8 @@ class Batches:
     A message with the events of an earlier one is quarantined: its publisher sent it twice.
     """
 
-    def __init__(self, folder: ScoreFolder, task: Task, most_bytes: int) -> None:
-        self.task = task
+    def __init__(self, folder: ScoreFolder, task: Task, most_bytes: int, skipped: Skipped) -> None:
+        self.task, self._skipped = task, skipped
         self.error: HepflowError | AssertionError | None = None
         self.stopping = self.running = False
         self._score = partial(score_messages, task=task, most_bytes=most_bytes)
@@ -195,6 +199,7 @@ class Batches:
         started, self.running = time.perf_counter(), True
         try:
             rows = self._rows(frame)
+            rows += self._skipped.rows(number, rows)
             rows.sort(key=lambda row: (row["topic"], row["partition"], row["offset"]))
             record, arrived = self._record(rows, f"batch-{number:08d}", started)
         except (HepflowError, AssertionError) as error:
@@ -248,7 +253,7 @@ class Batches:
         n_in, total = 0, Tally()
         for row in rows:
             report = Report.from_json(row["report"])
-            place = f"{row['topic']}[{row['partition']}]@{row['offset']}"
+            place = place_of(row, report.last)
             owner = self._seen.setdefault(report.digest, place) if report.digest else place
             n_in += report.n_in
             arrived.append((row["time_ms"] or time.time() * 1000, max(report.n_in, 1)))

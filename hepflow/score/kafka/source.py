@@ -7,7 +7,9 @@ among the partitions.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
 
 import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -18,6 +20,7 @@ from hepflow.config.score import KafkaConfig
 from hepflow.errors import MissingDependency
 from hepflow.score.kafka.messages import arrow_of
 from hepflow.score.kafka.topic import Topic
+from hepflow.system.publishing import put
 
 try:
     from pyspark.sql.streaming.datasource import ReadLimit, ReadMaxRows
@@ -28,8 +31,10 @@ except ImportError as error:
     ) from error
 
 FORMAT = "hepflow_kafka"
-SCHEMA = "topic string, partition int, offset bigint, time_ms bigint, value binary, gone string"
-"""``time_ms``: since the epoch; ``gone``: why messages are missing from this offset on."""
+FIRST = "sources/0/0"
+"""File of the initial offsets in Spark's checkpoint, the one of its own connector."""
+SCHEMA = "topic string, partition int, offset bigint, time_ms bigint, value binary, gone bigint"
+"""``time_ms``: since the epoch; ``gone``: from this offset to that one the broker deleted all."""
 
 _CHUNK = 16  # messages per record batch
 _CONSUMER = {"group.id": "hepflow", "enable.auto.commit": False}
@@ -38,9 +43,12 @@ _CONSUMER |= {"auto.offset.reset": "error", "enable.partition.eof": True}
 Offsets = dict[str, dict[str, int]]  # topic -> partition -> next message, as Spark's connector has
 
 
-def options(topic: Topic, config: KafkaConfig, timeout_s: float, tasks: int) -> dict[str, str]:
+def options(
+    topic: Topic, config: KafkaConfig, timeout_s: float, tasks: int, checkpoint: Path
+) -> dict[str, str]:
     """Return the options of the format; up to ``tasks`` tasks read a micro-batch."""
-    settings = (vars(topic), config.starting, config.max_messages, timeout_s, tasks)
+    start = str((checkpoint / FIRST).absolute())
+    settings = (vars(topic), config.starting, config.max_messages, timeout_s, tasks, start)
     return {"settings": json.dumps(settings)}
 
 
@@ -70,39 +78,52 @@ class _Reader(DataSourceStreamReader):
     most: int
     timeout_s: float
     tasks: int
+    start: str  # file of the initial offsets
     _watcher: Consumer | None = None
+    _first: Mapping[str, int] = field(default_factory=dict)  # as of the latest poll
 
     def __reduce__(self) -> tuple[object, ...]:  # a connection cannot be pickled
-        return type(self), (self.topic, self.starting, self.most, self.timeout_s, self.tasks)
+        settings = (self.starting, self.most, self.timeout_s, self.tasks, self.start)
+        return type(self), (self.topic, *settings)
 
     def stop(self) -> None:
         if self._watcher is not None:
             self._watcher.close()
 
     def initialOffset(self) -> Offsets:  # noqa: N802
+        # Spark asks again if it dies in the first micro-batch, which must not start elsewhere then.
+        if Path(self.start).is_file():
+            return offsets_in(Path(self.start))
         side = 0 if self.starting == "earliest" else 1
-        return {self.topic.name: {str(p): ends[side] for p, ends in self._ends().items()}}
+        found = {self.topic.name: {str(p): ends[side] for p, ends in self._ends().items()}}
+        Path(self.start).parent.mkdir(parents=True, exist_ok=True)
+        put(Path(self.start), f"\0v1\n{json.dumps(found)}".encode())
+        return found
 
     def getDefaultReadLimit(self) -> ReadLimit:  # noqa: N802
         return ReadMaxRows(self.most)
 
     def latestOffset(self, start: Offsets, limit: ReadLimit) -> Offsets:  # noqa: N802
-        before = start[self.topic.name]
-        backlog = {p: max(high - before.get(str(p), 0), 0) for p, (_, high) in self._ends().items()}
+        before, ends = start[self.topic.name], self._ends()
+        self.topic.require_same(before, {str(p): high for p, (_, high) in ends.items()})
+        # Deleted messages count as one, however many: they take no reading.
+        first = {p: max(before.get(str(p), 0), low) for p, (low, _) in ends.items()}
+        self._first = {str(p): low for p, low in first.items()}
+        backlog = {p: max(high - first[p], 0) for p, (_, high) in ends.items()}
         taken = fair(backlog, limit.max_rows) if isinstance(limit, ReadMaxRows) else backlog
-        after = {str(p): before.get(str(p), 0) + n for p, n in taken.items()}
-        return {self.topic.name: before | after}
+        return {self.topic.name: {str(p): first[p] + n for p, n in taken.items()}}
 
     def reportLatestOffset(self) -> Offsets:  # noqa: N802
         return {self.topic.name: {str(p): high for p, (_, high) in self._ends().items()}}
 
     def partitions(self, start: Offsets, end: Offsets) -> Sequence[InputPartition]:
         before, after = start[self.topic.name], end[self.topic.name]
-        size = max(1, -(-sum(n - before.get(p, 0) for p, n in after.items()) // self.tasks))
+        first = {p: min(max(before.get(p, 0), self._first.get(p, 0)), n) for p, n in after.items()}
+        size = max(1, -(-sum(n - first[p] for p, n in after.items()) // self.tasks))
         ranges: list[InputPartition] = []
         for p, stop in after.items():
-            starts = range(before.get(p, 0), stop, size)
-            ranges += [InputPartition((int(p), at, min(at + size, stop))) for at in starts]
+            cuts = [before.get(p, 0), *range(first[p] + size, stop, size), stop]
+            ranges += [InputPartition((int(p), *cut)) for cut in pairwise(cuts) if cut[0] < cut[1]]
         return ranges
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
@@ -119,8 +140,7 @@ class _Reader(DataSourceStreamReader):
             low, _ = consumer.get_watermark_offsets(place, timeout=self.timeout_s)
             at = place.offset = max(start, min(low, stop))
             if at > start:
-                gone = f"messages {start} to {at - 1} were deleted by the broker"
-                rows.append({**where, "offset": start, "gone": gone})
+                rows.append({**where, "offset": start, "gone": at - 1})
             consumer.assign([place])
             while at < stop:
                 found = consumer.consume(min(stop - at, _CHUNK), timeout=self.timeout_s)
@@ -155,6 +175,12 @@ class _Reader(DataSourceStreamReader):
             place = TopicPartition(self.topic.name, p)
             ends[p] = consumer.get_watermark_offsets(place, timeout=self.timeout_s)
         return ends
+
+
+def offsets_in(path: Path) -> Offsets:
+    """Return the offsets in a file of Spark's checkpoint, of which they are the last line."""
+    offsets: Offsets = json.loads(path.read_text().splitlines()[-1])
+    return offsets
 
 
 def fair(backlog: Mapping[int, int], most: int) -> dict[int, int]:

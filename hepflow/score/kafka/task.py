@@ -10,6 +10,7 @@ import pyarrow as pa
 from hepflow.errors import DataError, one_line
 from hepflow.score.kafka.messages import Malformed, arrow_of, decode, encode
 from hepflow.score.task import Tally, Task, scorer_of, table_of
+from hepflow.system.terminal import counted
 
 SCHEMA = "topic string, partition int, offset bigint, time_ms bigint, report string, scores binary"
 """One row per message; ``report``: a `Report` as JSON; ``scores``: an Arrow IPC stream."""
@@ -20,6 +21,7 @@ class Report:
     """Outcome of a message; in a row as JSON."""
 
     reason: str = ""  # why it has no scores
+    last: int | None = None  # last of the deleted messages, if it stands for these
     digest: str = ""  # hash of its event_ids
     n_in: int = 0
     tally: Tally = field(default_factory=Tally)
@@ -40,6 +42,11 @@ def failed(error: str) -> str:
     return f"scoring it fails ({error[:200]})"
 
 
+def deleted(first: int, last: int) -> Report:
+    """Return the report of messages that the broker deleted before they were read."""
+    return Report(f"{counted(last - first + 1, 'message')} deleted before being read", last)
+
+
 def score_messages(
     batches: Iterable[pa.RecordBatch], task: Task, most_bytes: int
 ) -> Iterator[pa.RecordBatch]:
@@ -53,14 +60,14 @@ def score_messages(
         rows = []
         for row in batch.to_pylist():
             value, gone, table = row.pop("value"), row.pop("gone"), None
-            report = Report(gone or "")
+            report = Report() if gone is None else deleted(row["offset"], gone)
             try:
                 if gone is None:
                     content = decode(value, most_bytes)
                     scores = scorer.score(content.events)
                     table = encode(table_of(scores, content.identity, scorer))
                     tally = Tally.of(scores, scorer)
-                    report = Report("", content.digest, len(content.events), tally)
+                    report = Report("", None, content.digest, len(content.events), tally)
             except (Malformed, DataError) as error:
                 report = Report(str(error))
             except (OSError, MemoryError):
