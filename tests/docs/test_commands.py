@@ -113,10 +113,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
     for name in ("configs", "slurm", "benchmarks"):
         (folder / name).symlink_to(ROOT / name)
-    (example,) = re.findall(
-        r"^```yaml\n# my-ingest.yaml\n(.*?)^```", PAGES["README.md"], re.MULTILINE | re.DOTALL
-    )
-    (folder / "my-ingest.yaml").write_text(example)
+    named = re.compile(r"^```yaml\n# ([\w-]+\.yaml)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    for name, example in named.findall("\n".join(PAGES.values())):
+        (folder / name).write_text(example)
     (folder / "tune").mkdir()
     (folder / "tune" / "best.yaml").write_text("model: {lr: 0.001}\n")
     return folder
