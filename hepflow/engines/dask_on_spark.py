@@ -8,6 +8,7 @@ The job lasts as long as the scheduler.
 """
 
 import logging
+import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
@@ -156,7 +157,7 @@ def _scheduler(config: ClusterConfig, conf: SparkConf) -> LocalCluster:
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
-        what = f"the Dask scheduler cannot listen on {host} ({error.strerror})"
+        what = f"the Dask scheduler cannot listen on {host} ({os.strerror(error.errno or 0)})"
         where = f"cluster.spark.scheduler_port {port}"
         raise ConfigError(f"{where}: {what}. Choose another port.") from error
     security = _security(conf)
