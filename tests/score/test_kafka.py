@@ -355,7 +355,7 @@ def test_a_killed_query_loses_and_doubles_nothing(
 
 
 def test_the_example_of_the_documents_is_an_event_that_is_scored(server: str, model: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "scoring.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "kafka.md").read_text()
     (example,) = [
         block
         for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
