@@ -46,9 +46,11 @@ _LOGGING = {"DASK_LOGGING": repr({**dask.config.get("logging", {}), **_LEVELS})}
 SETTINGS = {
     # A worker that dies is no verdict on its task: a killed node takes many tasks with it.
     "distributed.scheduler.allowed-failures": 30,
-    # Parts go to disk, so memory holds one task; spilling would only hide wrong estimates.
+    # Parts go to disk, so memory holds one task; spilling would only hide wrong estimates, and a
+    # worker that pauses would do so indefinitely, as it keeps its memory.
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.target": False,
+    "distributed.worker.memory.pause": False,
     "distributed.comm.timeouts.connect": "60s",
 } | {f"distributed.nanny.pre-spawn-environ.{k}": v for k, v in (_MALLOC | _LOGGING).items()}
 

@@ -149,8 +149,11 @@ def test_a_store_made_in_spark_has_the_bytes_of_any_other_also_after_a_worker_wa
 @pytest.mark.slow
 @pytest.mark.spark
 def test_workers_have_the_settings_of_a_local_cluster_and_end_with_their_scheduler(
-    spark: Any, caplog: pytest.LogCaptureFixture
+    spark: Any,
 ) -> None:
+    def keep(n_bytes: int) -> None:
+        sys.modules["__main__"].kept = b"x" * n_bytes
+
     def seen() -> tuple[Any, ...]:
         import dask  # noqa: PLC0415
 
@@ -161,6 +164,9 @@ def test_workers_have_the_settings_of_a_local_cluster_and_end_with_their_schedul
         client.wait_for_workers(2, timeout=60)
         found = client.run(seen)
         limits = {each["memory_limit"] for each in client.scheduler_info()["workers"].values()}
+        client.run(keep, 720 << 20)
+        time.sleep(0.5)  # for five looks at the memory
+        assert client.submit(os.getpid, pure=False).result(timeout=30), "full workers go on"
     assert len({pid for pid, *_ in found.values()}) == 2
     assert {tuple(rest) for _, *rest in found.values()} == {("1", False)}
     assert limits == {GIB}

@@ -29,8 +29,8 @@ pytestmark = [
     pytest.mark.yarn,
     pytest.mark.skipif(why_not(HADOOP) is not None, reason=str(why_not(HADOOP))),
 ]
-TWO = {"spark.dynamicAllocation.maxExecutors": "2"}
-"""Containers of a worker each, which share a gigabyte with Java."""
+TWO = {"spark.dynamicAllocation.maxExecutors": "2", "spark.executor.memoryOverhead": "1500m"}
+"""Containers of a worker each, which compiles the physics, and shares this memory with Java."""
 
 
 @pytest.fixture(scope="module")
