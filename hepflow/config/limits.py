@@ -7,6 +7,7 @@ that a wrong number gives the same error on the command line and in Python.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import ge, gt, le, lt
+from types import NoneType
 from typing import Annotated, ClassVar, get_args, get_origin, get_type_hints
 
 from hepflow.errors import ConfigError
@@ -34,6 +35,8 @@ class Checked:
                 number, values = of_what[0], tuple(value)
             elif get_origin(kind) is Mapping:
                 number, values = of_what[1], tuple(value.values())
+            elif NoneType in of_what:
+                number, values = of_what[0], tuple(one for one in (value,) if one is not None)
             limits = getattr(number, "__metadata__", ())
             if limits and value == ():
                 raise ConfigError(f"{self.within}{name} must hold at least one value")

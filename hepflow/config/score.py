@@ -30,6 +30,11 @@ class KafkaConfig(Checked):
     connector: Literal["auto", "spark", "python"] = "auto"
     """spark: spark-sql-kafka (a Spark package); python: confluent-kafka; auto: the first found."""
 
+    @property
+    def max_message_bytes(self) -> int:
+        """Bytes of the largest message that is read."""
+        return int(self.max_message_mb * (1 << 20))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig(ReadingConfig):
@@ -61,8 +66,9 @@ class ScoreConfig(ReadingConfig):
     """Read quarantined files again; without it, only those that have changed."""
     stream: bool = False
     """Score ROOT files as they arrive in the input, or messages of a topic, until interrupted."""
-    poll_s: PositiveFloat = 1.0
-    """Polling interval in seconds; a file is read once its size is unchanged between two polls."""
+    poll_s: PositiveFloat | None = None
+    """Polling interval in seconds; a file is read once its size is unchanged between two polls.
+    Default: 1 for files, 0.1 for a topic."""
     in_flight: PositiveInt = 8
     """Maximum files (or entry ranges of large ones) processed at once; the others wait."""
     idle_stop_s: NonNegativeFloat = 0.0
@@ -87,6 +93,11 @@ class ScoreConfig(ReadingConfig):
             raise ConfigError(f"{self.input}: a topic has no end. {advice}")
         if self.physics and ":" not in self.physics:
             raise ConfigError(f"physics must be package.module:function, got {self.physics!r}")
+
+    @property
+    def interval_s(self) -> float:
+        """Polling interval in seconds."""
+        return self.poll_s or (0.1 if self.reads_topic else 1.0)
 
     @property
     def reads_topic(self) -> bool:

@@ -1,6 +1,6 @@
 """Awkward events as flat NumPy arrays with offsets: the form that the compiled functions take."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import awkward as ak
@@ -75,21 +75,47 @@ class Columns(NamedTuple):
     met: Met
 
 
+_FIELDS: Mapping[str, tuple[type, str]] = {
+    "EFlowTrack": (Tracks, "PT Eta Phi X Y Z Charge PID"),
+    "EFlowPhoton": (Neutrals, "ET Eta Phi"),
+    "EFlowNeutralHadron": (Neutrals, "ET Eta Phi"),
+    "Electron": (Leptons, "PT Eta Phi Charge"),
+    "MuonTight": (Leptons, "PT Eta Phi Charge"),
+    "Jet": (Jets, "PT Eta BTag"),
+    "MissingET": (Met, "MET Phi"),
+}
+"""Collection -> its class and fields, in the order of `Columns`."""
+
+Flat = Mapping[str, tuple[np.ndarray, Mapping[str, np.ndarray]]]
+"""Collection -> offsets (n + 1) int64 from 0, and the values of each field one after the other."""
+
+
 def columns(events: ak.Array) -> Columns:
     """Return flat arrays of every collection.
 
     ``events`` are (n,) records with the collections of `hepflow.schema.COLLECTIONS`, each a list of
     records; a missing collection, field or value raises a DataError.
     """
-    return Columns(
-        Tracks(*_flat(events, "EFlowTrack", "PT Eta Phi X Y Z Charge PID")),
-        Neutrals(*_flat(events, "EFlowPhoton", "ET Eta Phi")),
-        Neutrals(*_flat(events, "EFlowNeutralHadron", "ET Eta Phi")),
-        Leptons(*_flat(events, "Electron", "PT Eta Phi Charge")),
-        Leptons(*_flat(events, "MuonTight", "PT Eta Phi Charge")),
-        Jets(*_flat(events, "Jet", "PT Eta BTag")),
-        Met(*_flat(events, "MissingET", "MET Phi")),
+    return Columns._make(
+        kind(*_flat(events, name, names)) for name, (kind, names) in _FIELDS.items()
     )
+
+
+def columns_of(flat: Flat) -> Columns:
+    """Return the same of flat arrays, of the types of `hepflow.schema.COLLECTIONS`."""
+    found = []
+    for name, (kind, names) in _FIELDS.items():
+        offsets, values = flat[name]
+        found.append(kind(*_fixed([offsets, *(values[field] for field in names.split())])))
+    return Columns._make(found)
+
+
+def mark_infinite(finite: np.ndarray, offsets: np.ndarray, arrays: Iterable[np.ndarray]) -> None:
+    """Set ``finite``, (n) bool, to False where a value of an event is NaN or infinite."""
+    for values in arrays:
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            event = np.repeat(np.arange(len(finite)), np.diff(offsets))
+            finite[event[~np.isfinite(values)]] = False
 
 
 def _flat(events: ak.Array, collection: str, names: str) -> list[np.ndarray]:

@@ -95,7 +95,8 @@ def run(
     view = View(config, task.working_points, spread, folder)
     stream = Stream(config, folder, task, client, view)
     stream.poll()
-    log.info("watching %s every %g s, scores go to %s", config.input, config.poll_s, config.output)
+    every_s = config.interval_s
+    log.info("watching %s every %g s, scores go to %s", config.input, every_s, config.output)
     polled = busy = now = time.monotonic()
     try:
         with terminated(), shown(view):
@@ -103,7 +104,7 @@ def run(
                 stream.work()
                 view.tick()
                 now = time.monotonic()
-                if now - polled >= config.poll_s:
+                if now - polled >= every_s:
                     try:
                         stream.poll()
                     except (DataError, OSError) as error:
@@ -111,7 +112,7 @@ def run(
                     polled = now
                 if not stream.idle:
                     busy = time.monotonic()
-                pause = min(config.poll_s, 0.2)  # shorter if a worker finishes something
+                pause = min(every_s, 0.2)  # shorter if a worker finishes something
                 if stream.in_flight:
                     with suppress(TimeoutError):
                         wait([*stream.in_flight], timeout=pause, return_when="FIRST_COMPLETED")

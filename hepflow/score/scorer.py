@@ -22,7 +22,7 @@ from hepflow.models.inputs import Inputs, words
 from hepflow.models.onnx_net import OnnxNet
 from hepflow.models.order import pad, reading_order
 from hepflow.physics import own, skim
-from hepflow.physics.columns import Columns, columns, take
+from hepflow.physics.columns import Columns, columns, mark_infinite, take
 from hepflow.physics.features import FeatureSet, compute_columns
 from hepflow.physics.selection import REASONS
 from hepflow.physics.skim import NOT_FINITE
@@ -121,18 +121,16 @@ class Scorer:
         made = self._physics(skim.drop_soft(events[ready]), self.inputs.definitions)
         return self._finish(own.check(made, int(ready.sum()), self.physics), ready, skipped)
 
-    def score_columns(self, flat: Columns) -> Scores:
+    def score_columns(self, flat: Columns, finite: np.ndarray | None = None) -> Scores:
         """Return the scores of flat arrays (float32, int32; offsets int64), with hepflow's physics.
 
-        For a few events, awkward arrays cost more than everything else.
+        For a few events, awkward arrays cost more than everything else. ``finite``, (n) bool, marks
+        events without NaN and infinite values; default: those of these columns.
         """
-        n_events = len(flat.tracks.offsets) - 1
-        finite = np.ones(n_events, bool)
-        for column in flat:
-            for values in column[1:]:
-                if values.dtype.kind == "f" and not np.isfinite(values).all():
-                    event = np.repeat(np.arange(n_events), np.diff(column.offsets))
-                    finite[event[~np.isfinite(values)]] = False
+        if finite is None:
+            finite = np.ones(len(flat.tracks.offsets) - 1, bool)
+            for column in flat:
+                mark_infinite(finite, column.offsets, column[1:])
         return self._score_columns(flat, finite)
 
     def _score_columns(self, flat: Columns, finite: np.ndarray) -> Scores:

@@ -6,6 +6,7 @@ die at any point, and its scores exist once. Of a file and its copy, the first t
 common identity is scored, and the other quarantined.
 """
 
+import gc
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -192,8 +193,14 @@ def write_scores(tables: list[pa.Table], stem: str, task: Task) -> str | None:
 
 @lru_cache(maxsize=1)
 def scorer_of(task: Task) -> Scorer:
-    """Return the scorer of this process, which scores many entry ranges."""
+    """Return the scorer of this process, which scores many entry ranges.
+
+    Spark's workers collect garbage after every task, which among all that is imported takes longer
+    than scoring a few messages: what is there now is left out.
+    """
     scorer = Scorer(task.model, task.physics, working_points=task.working_points)
     if scorer.net.identity != task.identity:
         raise DataError(f"{task.model}: changed since this run began. Run the same command again.")
+    gc.collect()
+    gc.freeze()
     return scorer

@@ -80,10 +80,13 @@ class View:
             kept[name] = sum(record.accepted.get(name, 0) for record in records) / seconds
         return sum(record.ledger.n_in for record in records) / seconds, kept
 
-    def latency(self) -> tuple[float, float]:
-        """Return p50 and p99 of the seconds from the arrival of an event to its scores on disk."""
+    def latency(self) -> tuple[float, float] | None:
+        """Return p50 and p99 of the seconds from the arrival of an event to its scores on disk.
+
+        None before the first event.
+        """
         if not self._latency:
-            return float("nan"), float("nan")
+            return None
         values, weights = np.array(sorted(self._latency)).T
         p50, p99 = np.searchsorted(np.cumsum(weights) / weights.sum(), [0.5, 0.99])
         return float(values[p50]), float(values[p99])
@@ -101,7 +104,9 @@ class View:
     def line(self) -> str:
         """Return everything in one line, for a log."""
         rate, kept = self.rates()
-        p50, p99 = self.latency()
+        latency = "no event yet"
+        if (quantiles := self.latency()) is not None:
+            latency = "latency p50 {:.2f} s, p99 {:.2f} s".format(*quantiles)
         streams = "".join(f", {name} keeps {value:,.1f}/s" for name, value in kept.items())
         drift = "no drift" if self.spread else "drift unknown"
         if self.alarms:
@@ -110,7 +115,7 @@ class View:
         done, unit = ("micro-batches", "messages") if topic else ("files", "files")
         lost = {item.file for item in self.folder.ledger.lost}
         return (
-            f"{rate:,.1f} events/s in{streams}; latency p50 {p50:.2f} s, p99 {p99:.2f} s; "
+            f"{rate:,.1f} events/s in{streams}; {latency}; "
             f"{self.folder.n_files:,} {done} done, {self.waiting:,} {unit} waiting, "
             f"{len(lost)} quarantined; {drift}"
         )

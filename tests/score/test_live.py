@@ -143,6 +143,8 @@ def test_the_view_shows_rates_latency_and_drift(
     scorer, task, about = prepare(same)
     folder = ScoreFolder(task.output, about)
     view = View(same, (), scorer.net.spread, folder)
+    assert "no event yet" in view.line()
+    assert "nan" not in view.line()
     copy_as_new(template, tmp_path / "raw" / "same.root", 1)
     with Client(cluster.address) as client, caplog.at_level(logging.INFO, logger="hepflow"):
         stream = live.Stream(same, folder, task, client, view)

@@ -16,6 +16,7 @@ from flatbuffers.table import Table
 
 from hepflow.data.events import arrow_schema
 from hepflow.errors import one_line
+from hepflow.physics.columns import Columns, Flat, columns_of, mark_infinite
 from hepflow.schema import COLLECTIONS
 
 IDENTITY = {"event_id": "int64", "file": "string", "entry": "int64"}
@@ -28,10 +29,35 @@ class Malformed(ValueError):
 
 @dataclass(frozen=True)
 class Content:
-    """Events of a message, (n) records, and their event_id, file and entry, (n) each."""
+    """Events of a message, and their event_id, file and entry, (n) each."""
 
-    events: ak.Array
+    collections: Flat
     identity: Mapping[str, pa.Array]
+
+    def __len__(self) -> int:
+        return len(self.identity["event_id"])
+
+    @property
+    def events(self) -> ak.Array:
+        """The events as (n) records, which cost ten times as much as ``columns``."""
+        lists = {
+            name: ak.unflatten(ak.zip(dict(arrays)), np.diff(offsets))
+            for name, (offsets, arrays) in self.collections.items()
+        }
+        return ak.zip(lists, depth_limit=1)
+
+    @property
+    def columns(self) -> Columns:
+        """The events as flat arrays, those that hepflow's physics takes."""
+        return columns_of(self.collections)
+
+    @property
+    def finite(self) -> np.ndarray:
+        """(n) bool: whether all values of an event are finite, in all columns."""
+        finite = np.ones(len(self), bool)
+        for offsets, arrays in self.collections.values():
+            mark_infinite(finite, offsets, arrays.values())
+        return finite
 
     @property
     def digest(self) -> str:
@@ -53,6 +79,16 @@ def encode(table: pa.Table) -> bytes:
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return sink.getvalue().to_pybytes()
+
+
+def example() -> bytes:
+    """Return a message with one event that passes the trigger, for rehearsals."""
+    track = {"PID": 211, "Charge": 1, "PT": 3.0, "Eta": 0.2, "Phi": 0.7, "X": 0, "Y": 0, "Z": 12}
+    muon, met = {"PT": 31.0, "Eta": 0.4, "Phi": 1.2, "Charge": -1}, {"MET": 40.0, "Phi": -2.0}
+    jet = {"PT": 52.0, "Eta": -1.1, "Phi": 2.9, "Mass": 8.0, "BTag": 1}
+    event = {"EFlowTrack": [track], "MuonTight": [muon], "Jet": [jet], "MissingET": [met]}
+    identity = {"event_id": 0, "file": "", "entry": 0}
+    return encode(pa.Table.from_pylist([dict.fromkeys(COLLECTIONS, ()) | event | identity], SCHEMA))
 
 
 def decode(value: bytes | None, most_bytes: int) -> Content:
@@ -82,9 +118,9 @@ def decode(value: bytes | None, most_bytes: int) -> Content:
     for name, fields in COLLECTIONS.items():
         values = _filled(name, columns[name].flatten())
         arrays = {f: _filled(f"{name}.{f}", values.field(f)).to_numpy() for f in fields}
-        counts = np.diff(columns[name].offsets.to_numpy())
-        collections[name] = ak.unflatten(ak.zip(arrays), counts)
-    return Content(ak.zip(collections, depth_limit=1), identity)
+        offsets = columns[name].offsets.to_numpy().astype(np.int64)
+        collections[name] = offsets - offsets[0], arrays
+    return Content(collections, identity)
 
 
 def _require_plain(value: bytes) -> None:

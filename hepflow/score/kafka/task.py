@@ -8,7 +8,8 @@ from typing import Self
 import pyarrow as pa
 
 from hepflow.errors import DataError, one_line
-from hepflow.score.kafka.messages import Malformed, arrow_of, decode, encode
+from hepflow.score.kafka.messages import Content, Malformed, arrow_of, decode, encode
+from hepflow.score.scorer import Scorer, Scores
 from hepflow.score.task import Tally, Task, scorer_of, table_of
 from hepflow.system.terminal import counted
 
@@ -47,6 +48,12 @@ def deleted(first: int, last: int) -> Report:
     return Report(f"{counted(last - first + 1, 'message')} deleted before being read", last)
 
 
+def pass_on(batches: Iterable[pa.RecordBatch], task: Task) -> Iterator[pa.RecordBatch]:
+    """Load the net into this process, and return what came in."""
+    scorer_of(task)
+    yield from batches
+
+
 def score_messages(
     batches: Iterable[pa.RecordBatch], task: Task, most_bytes: int
 ) -> Iterator[pa.RecordBatch]:
@@ -64,10 +71,10 @@ def score_messages(
             try:
                 if gone is None:
                     content = decode(value, most_bytes)
-                    scores = scorer.score(content.events)
+                    scores = _scores(content, scorer)
                     table = encode(table_of(scores, content.identity, scorer))
                     tally = Tally.of(scores, scorer)
-                    report = Report("", None, content.digest, len(content.events), tally)
+                    report = Report("", None, content.digest, len(content), tally)
             except (Malformed, DataError) as error:
                 report = Report(str(error))
             except (OSError, MemoryError):
@@ -76,3 +83,9 @@ def score_messages(
                 report = Report(failed(f"{type(error).__name__}: {one_line(error)}"))
             rows.append({**row, "report": report.to_json(), "scores": table})
         yield pa.RecordBatch.from_pylist(rows, arrow_of(SCHEMA))
+
+
+def _scores(content: Content, scorer: Scorer) -> Scores:
+    if scorer.physics is None:
+        return scorer.score_columns(content.columns, content.finite)
+    return scorer.score(content.events)

@@ -1,0 +1,130 @@
+"""The sink of the query: micro-batches of messages -> one file of scores and one record each."""
+
+import logging
+import queue
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException, PythonException
+from pyspark.sql import DataFrame
+
+from hepflow.data.ledger import Ledger, Lost
+from hepflow.errors import HepflowError
+from hepflow.physics.skim import NOT_FINITE
+from hepflow.reading.record import describe
+from hepflow.score.folder import ScoreFolder
+from hepflow.score.kafka.deleted import Skipped, place_of
+from hepflow.score.kafka.task import SCHEMA, Report, failed, score_messages
+from hepflow.score.task import ScoreRecord, Tally, Task, write_scores
+from hepflow.score.view import View
+
+log = logging.getLogger(__name__)
+
+
+class Batches:
+    """Sink of the query: one file and one record per micro-batch.
+
+    A message with the events of an earlier one is quarantined: its publisher sent it twice.
+    """
+
+    def __init__(self, folder: ScoreFolder, task: Task, most_bytes: int, skipped: Skipped) -> None:
+        self.task, self._skipped = task, skipped
+        self.error: HepflowError | AssertionError | None = None
+        self.stopping = self.running = False
+        self._score = partial(score_messages, task=task, most_bytes=most_bytes)
+        self._seen: dict[str, str] = {}
+        for record in folder.done.values():
+            self._seen.update(record.messages)
+        self._finished = queue.SimpleQueue[tuple[ScoreRecord, list[tuple[float, int]]]]()
+
+    def __call__(self, frame: DataFrame, number: int) -> None:
+        """Score a micro-batch; Spark calls it in a thread of its own."""
+        started, self.running = time.perf_counter(), True
+        try:
+            rows = self._rows(frame)
+            rows += self._skipped.rows(number, rows)
+            rows.sort(key=lambda row: (row["topic"], row["partition"], row["offset"]))
+            record, arrived = self._record(rows, f"batch-{number:08d}", started)
+        except (HepflowError, AssertionError) as error:
+            self.error = error
+            raise
+        finally:
+            self.running = False
+        now = time.time()
+        self._finished.put((record, [(now - time_ms / 1000, n) for time_ms, n in arrived]))
+
+    def drain(self, view: View) -> bool:
+        """Show finished micro-batches; return whether there were any."""
+        found = not self._finished.empty()
+        while not self._finished.empty():
+            record, latencies = self._finished.get()
+            view.folder.add(record)
+            view.add(record, latencies)
+            for item in record.ledger.lost:
+                log.warning("quarantined %s", describe([item]))
+        return found
+
+    def _rows(self, frame: DataFrame) -> list[dict[str, Any]]:
+        """Return the scored messages; if one kills Spark's workers, score each alone to find it.
+
+        What Python raises in a worker is no message's fault: see `score_messages`.
+        """
+        try:
+            return frame.mapInArrow(self._score, SCHEMA).toArrow().to_pylist()
+        except (PySparkException, Py4JError) as error:
+            if self.stopping or isinstance(error, PythonException):
+                raise
+        rows: list[dict[str, Any]] = []
+        for where in frame.select("topic", "partition", "offset", "time_ms").collect():
+            here = (frame["partition"] == where["partition"]) & (frame["offset"] == where["offset"])
+            alone = frame.where(here)
+            try:
+                rows += alone.mapInArrow(self._score, SCHEMA).toArrow().to_pylist()
+            except (PySparkException, Py4JError) as error:
+                if self.stopping:
+                    raise
+                alone.select("offset").collect()  # raises if reading fails, and not scoring
+                report = Report(failed(brief(error))).to_json()
+                rows.append({**where.asDict(), "report": report, "scores": None})
+        return rows
+
+    def _record(
+        self, rows: Sequence[dict[str, Any]], name: str, started: float
+    ) -> tuple[ScoreRecord, list[tuple[float, int]]]:
+        """Write scores and record; return also the arrival time and events per message."""
+        tables, lost, arrived, messages = [], [], [], {}
+        n_in, total = 0, Tally()
+        for row in rows:
+            report = Report.from_json(row["report"])
+            place = place_of(row, report.last)
+            owner = self._seen.setdefault(report.digest, place) if report.digest else place
+            n_in += report.n_in
+            arrived.append((row["time_ms"] or time.time() * 1000, max(report.n_in, 1)))
+            if report.reason or owner != place:
+                reason = report.reason or f"a copy of {owner} (same events)"
+                lost.append(Lost(place, reason, report.n_in if report.digest else None))
+                continue
+            messages[report.digest] = place
+            tables.append(pa.ipc.open_stream(row["scores"]).read_all())
+            if report.tally.n_not_finite:
+                lost.append(Lost(place, NOT_FINITE, report.tally.n_not_finite))
+            total.add(report.tally)
+        ledger = Ledger(n_in, total.n_out, total.rejected, tuple(lost)).check()
+        fragment = write_scores(tables, name, self.task)
+        seconds = round(time.perf_counter() - started, 4)
+        of_events = False, total.accepted, total.histograms, seconds
+        record = ScoreRecord(name, name, ledger, None, None, messages, fragment, *of_events)
+        return record.write(self.task.output), arrived
+
+
+def brief(error: Exception) -> str:
+    """Return the last message of a Python process among Spark's pages."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    lines = [line for line in lines if line and not line.startswith("at ")]
+    noise = ("JVM", "File", "org.apache")
+    messages = [line for line in lines if ": " in line and not line.startswith(noise)]
+    return (messages or lines or [type(error).__name__])[-1][:200]
