@@ -10,11 +10,13 @@ import yaml
 
 from hepflow.config.shipped import shipped
 from hepflow.config.stages import FeaturesConfig
+from hepflow.score.folder import read_scores
 from hepflow.system.places import place
 from hepflow.system.publishing import publish_folder
 from tests.support.calm_store import contents, made_calmly
 from tests.support.delphes_events import write_dataset
 from tests.support.packed_environment import notes, pack
+from tests.support.toy_trigger import untrained, write_raw
 
 pytest.importorskip("pyspark", reason="pip install 'hepflow[ingest]'")
 pytest.importorskip("hdfs_native", reason="pip install 'hepflow[hdfs]'")
@@ -98,6 +100,21 @@ def test_features_in_cluster_mode_and_again_when_there_is_nothing_to_do(
     again = run(command, folder, cluster)
     assert again.returncode == 0, again.stderr + cluster.log
     assert "final status: SUCCEEDED" in again.stderr
+
+
+def test_scores_in_client_mode(cluster: Hadoop, folder: Path, there: Path) -> None:
+    for number in range(2):
+        write_raw(folder / "raw" / "qcd" / f"{number}.root", [60], seed=number)
+    untrained(folder / "model", folder / "raw" / "qcd" / "0.root")
+    for name in ("raw", "model"):
+        publish_folder(shutil.copytree(folder / name, folder / f"{name}-copy"), there / name)
+    for top, more in {folder: (), there: ("--config=yarn.yaml",)}.items():
+        paths = (f"--input={top}/raw", f"--model={top}/model/model.onnx", f"--output={top}/scores")
+        done = hepflow_here(folder, "score", *paths, "--cluster.workers=1", *more, cluster=cluster)
+        assert done.returncode == 0, done.stderr + cluster.log
+    here, far = (read_scores(top / "scores").sort_by("event_id") for top in (folder, there))
+    assert here == far
+    assert len(here) > 0
 
 
 def test_a_relative_path_is_refused_in_cluster_mode(cluster: Hadoop, folder: Path) -> None:
