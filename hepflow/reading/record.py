@@ -79,7 +79,8 @@ def judge(
 ) -> None:
     """Log the files (of ``n_files``; None: the messages) that lost events.
 
-    More than ``allowed``, each with its weight, raise a DataError; all work is done by now.
+    More than ``allowed`` raise a DataError; all work is done by now. ``weight`` returns the number
+    of files or messages that a name stands for.
     """
     by_file: dict[str, list[Lost]] = {}
     for item in lost:

@@ -258,11 +258,11 @@ def test_only_committed_transactions_are_scored(
         transaction(server, name, values[kind]).abort_transaction(60)
     pending = transaction(server, name, values["late"])
     send(topic, values["aborted"][0])  # waits behind it
-    score(topic, kafka={"max_messages": 3})
+    score(topic, kafka={"max_messages": 5})
     assert places(output) == [f"{name}[0]@{offset}" for offset in (0, 12, 6)]
     assert scored_ids(output) == all_ids(raw / "kept")
     pending.commit_transaction(60)
-    found = score(topic, kafka={"max_messages": 3})
+    found = score(topic, kafka={"max_messages": 5})
     assert not found.lost
     assert found.n_in == 2 * TEMPLATE_EVENTS + 20
     ids = scored_ids(output)
@@ -323,7 +323,7 @@ def test_another_broker_takes_over_from_a_killed_one(
     with brokers(tmp_path / "brokers", 2) as (first, second):
         both = f"{first.address},{second.address}"
         admin = AdminClient({"bootstrap.servers": both})
-        new = NewTopic("events", replica_assignment=[[2, 1], [2, 1]])
+        new = NewTopic("events", 2, replica_assignment=[[2, 1], [2, 1]])
         admin.create_topics([new])["events"].result(30)
         topic = f"kafka://{both}/events"
         replay = Command(

@@ -106,7 +106,7 @@ class _Reader(DataSourceStreamReader):
     def latestOffset(self, start: Offsets, limit: ReadLimit) -> Offsets:  # noqa: N802
         before, ends = start[self.topic.name], self._ends()
         self.topic.require_same(before, {str(p): high for p, (_, high) in ends.items()})
-        # Deleted messages count as one, however many: they take no reading.
+        # Deleted messages do not count towards the limit, as they take no reading.
         first = {p: max(before.get(str(p), 0), low) for p, (low, _) in ends.items()}
         self._first = {str(p): low for p, low in first.items()}
         backlog = {p: max(high - first[p], 0) for p, (_, high) in ends.items()}
