@@ -364,11 +364,12 @@ def test_a_line_says_that_no_worker_runs(
     (nothing_installed / "qdel").write_text("#!/bin/sh\n")
     config = ClusterConfig(kind="pbs", memory="512MiB", jobs=here())
     with caplog.at_level(logging.INFO, "hepflow"), dask_client(config, 1) as client:
-        client.submit(abs, -1)  # without work, there is nothing to wait for
+        work = client.submit(abs, -1)  # without it, there is nothing to wait for
         deadline = time.monotonic() + 30
         while not (said := [text for text in caplog.messages if "no Dask worker" in text]):
             assert time.monotonic() < deadline
             time.sleep(0.1)
+        work.cancel()
     assert "PBS has not started job 17, or it failed" in said[0]
     assert "`qstat -u $USER` and the files dask-worker.o*" in said[0]
 
