@@ -135,8 +135,5 @@ class WorkersJob:
             return ""
         if text := waiting.without_executors(self._context):
             return text
-        if (stage := self._stage()) is not None and stage.numActiveTasks:
-            what = f"Spark runs {stage.numActiveTasks} of {stage.numTasks} tasks"
-            where = self._dask.scheduler_address
-            return f"{what}, but no Dask worker has reached the scheduler at {where} yet"
-        return ""
+        where = self._dask.scheduler_address
+        return f"Spark runs, but no Dask worker has reached the scheduler at {where} yet"
