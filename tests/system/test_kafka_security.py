@@ -151,7 +151,8 @@ def test_a_topic_is_scored_and_the_password_is_nowhere(
         score.kill()
     assert said.returncode == 0, said.stderr
     assert scored_ids(output) == all_ids(raw)
-    assert "spark.app.name" in shown["/environment/"]
+    (environment,) = (text for name, text in shown.items() if name.endswith("/environment"))
+    assert "spark.app.name" in environment
     assert any("java" in line for line in lines)
     found = {"output": said.stdout + said.stderr, "processes": "\n".join(lines), **shown}
     for path in output.rglob("*"):

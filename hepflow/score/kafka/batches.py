@@ -2,6 +2,7 @@
 
 import logging
 import queue
+import re
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -123,8 +124,10 @@ class Batches:
 
 def brief(error: Exception) -> str:
     """Return the last message of a Python process among Spark's pages."""
-    lines = [line.strip() for line in str(error).splitlines()]
+    text = str(error).partition("=== Streaming Query ===")[0]  # the state of the query follows
+    text = re.sub(r"^\[STREAM_FAILED\].*? terminated with exception: ([\w.]+: )?", "", text)
+    lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("at ")]
-    noise = ("JVM", "File", "org.apache")
+    noise = ("JVM", "File", "org.apache", "SQLSTATE")
     messages = [line for line in lines if ": " in line and not line.startswith(noise)]
     return (messages or lines or [type(error).__name__])[-1][:200]
