@@ -6,7 +6,9 @@ stream is warm, read by confluent-kafka (``SPARK``: by Spark's own connector);
 ``PYTHON_200_first_message_s`` is that of the first message, published when the command reports that
 it reads the topic; ``PYTHON_200_cores`` is the CPU time of the stream over the time. With
 ``--against CHECKOUT`` the same is measured for another version of hepflow, in turn; its keys begin
-with ``before_``.
+with ``before_``. ``--soak 60`` runs one stream for an hour instead, at the last of the rates, and
+prints its memory, files and latencies in tenths of the time; ``growth_mb`` is that of all processes
+from the second tenth, when all is warm, to the last.
 """
 
 import argparse
@@ -34,6 +36,7 @@ from hepflow.data.events import to_arrow
 from hepflow.reading.listing import list_files
 from hepflow.reading.ranges import plan
 from hepflow.reading.reader import Access, RangeReader
+from hepflow.score.folder import read_scores
 from hepflow.score.kafka.messages import SCHEMA, encode
 from hepflow.score.kafka.topic import Topic
 from hepflow.system.terminal import show, table
@@ -41,6 +44,10 @@ from tests.support.jars import spark_kafka
 from tests.support.kafka_broker import broker
 
 HERE = Path(__file__).parents[1]
+KEPT = {"log.retention.bytes": 2 << 30, "log.segment.bytes": 64 << 20}
+KEPT |= {"log.retention.check.interval.ms": 10_000, "log.segment.delete.delay.ms": 1000}
+"""Properties of the broker: an hour of messages would fill the disk."""
+
 PER_MESSAGE = 50
 START_TIMEOUT_S = 180
 SCORED_TIMEOUT_S = 60
@@ -56,17 +63,27 @@ def main() -> None:
     parser.add_argument("--rates", nargs="+", type=int, default=(200, 1000), help="events/s")
     parser.add_argument("--net", choices=NETS, default="inclusive")
     parser.add_argument("--options", nargs="*", default=(), help="of hepflow score, without --")
+    parser.add_argument(
+        "--soak", type=float, metavar="MINUTES", help="one stream for so long, at the last rate"
+    )
     arguments = parser.parse_args()
     quick: bool = arguments.quick
     connectors = arguments.connectors or (("python",) if quick else ("python", "spark"))
     warm_s, measured_s = (10, 20) if quick else (20, 60)
     trees = {"": HERE} | ({"before_": arguments.against} if arguments.against else {})
     result: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as folder, broker(Path(folder) / "broker") as server:
+    with tempfile.TemporaryDirectory() as folder, broker(Path(folder) / "broker", KEPT) as server:
         scratch = Path(folder)
         raw = write_raw(scratch / "raw", 300, 1)
         model = write_models(raw, scratch)[arguments.net]
         tables = tables_of(raw)
+        if arguments.soak:
+            topic = Topic(server.address, "soak")
+            topic.create(2, timeout_s=30)
+            options = [f"--{option}" for option in arguments.options]
+            stream = Stream(topic, scratch / "soak", model, HERE, connectors[0], options)
+            print(json.dumps(soak(stream, tables, arguments.rates[-1], 60 * arguments.soak)))
+            return
         for connector in connectors:
             for rate in arguments.rates:
                 for which, tree in trees.items():
@@ -160,6 +177,16 @@ class Stream:
                 total += times.user + times.system
         return total
 
+    def memory_mb(self) -> dict[str, float]:
+        """Return the MB (10^6 bytes) of the driver, of Java and of Spark's Python workers."""
+        found = dict.fromkeys(("driver", "java", "workers"), 0.0)
+        for process in self.family():
+            with suppress(psutil.NoSuchProcess):
+                name = "java" if process.name() == "java" else "workers"
+                name = "driver" if process.pid == self.process.pid else name
+                found[name] += process.memory_info().rss / 1e6
+        return found
+
     def watch(self) -> None:
         """Record the times at which files of scores came into place."""
         for path in (*self.output.glob("*.parquet"), *self.output.glob("_*/*.parquet")):
@@ -196,6 +223,36 @@ def measured(
     p50, p99 = np.quantile(stream.latencies(range(start, publisher.n)), [0.5, 0.99])
     found = {"latency_p50_s": p50, "latency_p99_s": p99, "first_message_s": first, "cores": cores}
     return {name: float(value) for name, value in found.items()}
+
+
+def soak(
+    stream: Stream, tables: Sequence[pa.Table], rate: float, seconds: float
+) -> dict[str, float]:
+    """Run a stream for long: each message is scored once, and nothing grows."""
+    rows, totals = [], []
+    publisher = Publisher(stream, tables)
+    with stream.running():
+        for tenth in range(1, 11):
+            start = publisher.n
+            publisher.at_rate(rate, seconds / 10)
+            sent = np.arange(start, publisher.n)
+            p50, p99 = np.quantile(stream.latencies(sent.tolist()), [0.5, 0.99])
+            memory, files = stream.memory_mb(), sum(1 for _ in stream.output.rglob("*"))
+            totals.append(sum(memory.values()))
+            values = [f"{value:,.0f}" for value in (*memory.values(), files)]
+            rows.append((f"{tenth * seconds / 600:g}", *values, f"{p50:.2f}", f"{p99:.2f}"))
+            print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
+        log_text = stream.output.with_suffix(".log").read_text()
+    ids = read_scores(stream.output, ["event_id"])["event_id"].to_numpy()
+    assert np.array_equal(np.sort(ids), np.arange(publisher.n * PER_MESSAGE)), log_text[-4000:]
+    names = ("min", "driver MB", "Java MB", "workers MB", "files", "p50 s", "p99 s")
+    show(table(names, rows))
+    return {
+        "growth_mb": totals[-1] - totals[1],
+        "total_mb": totals[-1],
+        "files": float(files),
+        "events": float(len(ids)),
+    }
 
 
 class Publisher:

@@ -27,6 +27,12 @@ class KafkaConfig(Checked):
     """Maximum messages per micro-batch; further messages wait in the topic."""
     max_message_mb: PositiveFloat = 16.0
     """Larger messages, in MiB (2^20 bytes), are quarantined unread."""
+    roll_s: PositiveFloat = 600.0
+    """Seconds after which the scores of micro-batches are merged into one file."""
+    roll_mb: PositiveInt = 256
+    """MiB (2^20 bytes) of their files from which they are merged earlier."""
+    remembered: PositiveInt = 100_000
+    """Latest messages of which a copy is recognised."""
     connector: Literal["auto", "spark", "python"] = "auto"
     """spark: spark-sql-kafka (a Spark package); python: confluent-kafka; auto: the first found."""
 

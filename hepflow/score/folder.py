@@ -1,10 +1,12 @@
 """scores/: Parquet files of scores, their records, and ``_hepflow.json``, which names the model.
 
 An entry range with a record is scored; nothing else needs to survive a crash. A program that reads
-every ``*.parquet`` here reads each event once, also while a run writes.
+every ``*.parquet`` here reads each event once, also while a run writes. Those of a topic come here
+once many micro-batches are merged, see `hepflow.score.kafka.folder`.
 """
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +25,10 @@ from hepflow.score.task import CLAIMS, RECORDS, ScoreRecord
 from hepflow.system.files import read_json
 from hepflow.system.storage import listed, make_folder, read_text, remove, remove_tree
 
-CHECKPOINT = "_checkpoint"
+CHECKPOINT, RECENT = "_checkpoint", "_recent"
+
+_MERGED = re.compile(r"batch-\d+-(\d+)\..*")
+_READINGS = 10  # of a list that changes meanwhile
 
 
 class ScoreFolder:
@@ -78,6 +83,11 @@ class ScoreFolder:
         """Files with scores, at least in part."""
         return len({record.name for record in self.done.values()})
 
+    @property
+    def n_quarantined(self) -> int:
+        """Files that lost events."""
+        return len({item.file for item in self.ledger.lost})
+
     def write(self, *, complete: bool) -> None:
         """Write ``_hepflow.json``."""
         state = {"complete": complete, "accepted": dict(self.accepted), "files": self.n_files}
@@ -97,7 +107,7 @@ class ScoreFolder:
                 # a difference that the settings do not show, such as a threshold's last digit
                 keys = ({"hash of settings and format": a.get("key")} for a in (before, self.about))
                 refuse_to_replace(self.path, "scores", *keys)
-            for name in (RECORDS, CLAIMS, CHECKPOINT):
+            for name in (RECORDS, CLAIMS, CHECKPOINT, RECENT):
                 remove_tree(self.path / name)
 
     def _sweep(self, retry_lost: bool) -> None:
@@ -105,7 +115,7 @@ class ScoreFolder:
         for left_over in (*listed(self.path, ".*.part"), *listed(self.path, "*/.*.part")):
             remove(left_over)
         for path in listed(self.path / RECORDS, "*.json"):
-            record = ScoreRecord.from_dict(read_json(path))
+            record = self._read(path)
             exists = record.fragment is None or (self.path / record.fragment).is_file()
             if not exists or record.transient or (record.ledger.lost and retry_lost):
                 self._forget(record)
@@ -114,9 +124,14 @@ class ScoreFolder:
         fragments = {record.fragment for record in self.done.values()}
         claimed = {record.uuid for record in self.done.values()}
         stale = [path for path in listed(self.path, "*.parquet") if path.name not in fragments]
+        recent = {Path(fragment).name for fragment in fragments if fragment}
+        stale += [p for p in listed(self.path / RECENT, "*.parquet") if p.name not in recent]
         stale += [path for path in listed(self.path / CLAIMS) if path.name not in claimed]
         for path in stale:
             remove(path)
+
+    def _read(self, path: Path) -> ScoreRecord:
+        return ScoreRecord.from_dict(read_json(path))
 
     def _forget(self, record: ScoreRecord) -> None:
         remove(self.path / RECORDS / f"{record.key}.json")
@@ -144,19 +159,35 @@ def _settings(about: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def last_merged(names: Iterable[str]) -> int:
+    """Return the last micro-batch of the files that hold many; -1 without any."""
+    found = map(_MERGED.fullmatch, names)
+    return max((int(match[1]) for match in found if match), default=-1)
+
+
+def score_files(path: Path) -> list[Path]:
+    """Return the files that hold each score once, among them those that are not merged yet.
+
+    A merged file comes into place before the files that are in it go.
+    """
+    recent = listed(path / RECENT, "*.parquet")  # first: they may be merged meanwhile
+    files = listed(path, "*.parquet")
+    done = last_merged(file.name for file in files)
+    return files + [file for file in recent if batch_of(file.name) > done]
+
+
+def batch_of(name: str) -> int:
+    """Return the micro-batch of a file or record, such as 12 of ``batch-00000012.json``."""
+    return int(name.partition(".")[0].rpartition("-")[2])
+
+
 def read_scores(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
     """Return all scores in an output of `hepflow score`, also while it runs; default: all columns.
 
     Raises a DataError if there are none, or not as many as a finished run has written.
     """
     about = read_marker(path) or {}  # before the list, as a run may end meanwhile
-    files = listed(path, "*.parquet")
-    if not files:
-        raise DataError(f"{path}: no scores here. Make some with `hepflow score --output {path}`.")
-    chosen = None if columns is None else list(columns)
-    with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(file.open("rb")) for file in files]
-        scores = pa.concat_tables(pq.read_table(file, columns=chosen) for file in opened)
+    scores = _read_all(path, None if columns is None else list(columns))
     if not about.get("complete"):
         return scores
     ledger = Ledger.from_dict(about["ledger"])
@@ -167,3 +198,20 @@ def read_scores(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
         advice = "Read them later if the store lists new files late, else score again."
         raise DataError(f"{path}: {what}. {advice}")
     return scores
+
+
+def _read_all(path: Path, columns: list[str] | None) -> pa.Table:
+    tries = 0
+    while True:
+        files = score_files(path)
+        if not files:
+            advice = f"Make some with `hepflow score --output {path}`."
+            raise DataError(f"{path}: no scores here. {advice}")
+        try:
+            with contextlib.ExitStack() as stack:
+                opened = [stack.enter_context(file.open("rb")) for file in files]
+                return pa.concat_tables(pq.read_table(file, columns=columns) for file in opened)
+        except FileNotFoundError:  # merged into another file since the list was made
+            tries += 1
+            if tries == _READINGS:
+                raise

@@ -113,11 +113,10 @@ class View:
             drift = f"drift of {', '.join(sorted(self.alarms))}"
         topic = self.config.reads_topic
         done, unit = ("micro-batches", "messages") if topic else ("files", "files")
-        lost = {item.file for item in self.folder.ledger.lost}
         return (
             f"{rate:,.1f} events/s in{streams}; {latency}; "
             f"{self.folder.n_files:,} {done} done, {self.waiting:,} {unit} waiting, "
-            f"{len(lost)} quarantined; {drift}"
+            f"{self.folder.n_quarantined:,} quarantined; {drift}"
         )
 
     def tick(self) -> None:

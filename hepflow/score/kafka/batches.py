@@ -17,8 +17,9 @@ from hepflow.data.ledger import Ledger, Lost
 from hepflow.errors import HepflowError
 from hepflow.physics.skim import NOT_FINITE
 from hepflow.reading.record import describe
-from hepflow.score.folder import ScoreFolder
+from hepflow.score.folder import RECENT
 from hepflow.score.kafka.deleted import Skipped, place_of
+from hepflow.score.kafka.folder import TopicFolder, latest, name_of
 from hepflow.score.kafka.task import SCHEMA, Report, failed, score_messages
 from hepflow.score.task import ScoreRecord, Tally, Task, write_scores
 from hepflow.score.view import View
@@ -29,44 +30,51 @@ log = logging.getLogger(__name__)
 class Batches:
     """Sink of the query: one file and one record per micro-batch.
 
-    A message with the events of an earlier one is quarantined: its publisher sent it twice.
+    A message with the events of one of the latest is quarantined: its publisher sent it twice.
     """
 
-    def __init__(self, folder: ScoreFolder, task: Task, most_bytes: int, skipped: Skipped) -> None:
-        self.task, self._skipped = task, skipped
+    def __init__(self, folder: TopicFolder, task: Task, skipped: Skipped) -> None:
+        self.folder, self.task, self._skipped = folder, task, skipped
         self.error: HepflowError | AssertionError | None = None
         self.stopping = self.running = False
+        most_bytes = folder.config.max_message_bytes
         self._score = partial(score_messages, task=task, most_bytes=most_bytes)
-        self._seen: dict[str, str] = {}
-        for record in folder.done.values():
-            self._seen.update(record.messages)
+        self._seen, self._last = folder.messages, folder.last
         self._finished = queue.SimpleQueue[tuple[ScoreRecord, list[tuple[float, int]]]]()
 
     def __call__(self, frame: DataFrame, number: int) -> None:
-        """Score a micro-batch; Spark calls it in a thread of its own."""
+        """Score a micro-batch; Spark calls it in a thread of its own.
+
+        It calls again for the last one if it died before it wrote its commit.
+        """
+        if number <= self._last:
+            return
         started, self.running = time.perf_counter(), True
         try:
             rows = self._rows(frame)
             rows += self._skipped.rows(number, rows)
             rows.sort(key=lambda row: (row["topic"], row["partition"], row["offset"]))
-            record, arrived = self._record(rows, f"batch-{number:08d}", started)
+            record, arrived = self._record(rows, name_of(number), started)
         except (HepflowError, AssertionError) as error:
             self.error = error
             raise
         finally:
             self.running = False
-        now = time.time()
+        self._last, now = number, time.time()
+        if len(self._seen) > 1.1 * self.folder.config.remembered:
+            self._seen = latest(self._seen, self.folder.config.remembered)
         self._finished.put((record, [(now - time_ms / 1000, n) for time_ms, n in arrived]))
 
-    def drain(self, view: View) -> bool:
-        """Show finished micro-batches; return whether there were any."""
+    def drain(self, view: View, *, at_end: bool = False) -> bool:
+        """Add finished micro-batches to the folder and the view; return whether there were any."""
         found = not self._finished.empty()
         while not self._finished.empty():
             record, latencies = self._finished.get()
-            view.folder.add(record)
+            self.folder.add(record)
             view.add(record, latencies)
             for item in record.ledger.lost:
                 log.warning("quarantined %s", describe([item]))
+        self.folder.merge(self._seen, at_end=at_end)
         return found
 
     def _rows(self, frame: DataFrame) -> list[dict[str, Any]]:
@@ -115,7 +123,7 @@ class Batches:
                 lost.append(Lost(place, NOT_FINITE, report.tally.n_not_finite))
             total.add(report.tally)
         ledger = Ledger(n_in, total.n_out, total.rejected, tuple(lost)).check()
-        fragment = write_scores(tables, name, self.task)
+        fragment = write_scores(tables, f"{RECENT}/{name}", self.task)
         seconds = round(time.perf_counter() - started, 4)
         of_events = False, total.accepted, total.histograms, seconds
         record = ScoreRecord(name, name, ledger, None, None, messages, fragment, *of_events)

@@ -17,6 +17,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from hepflow.score.kafka.source import FIRST, offsets_in
 from hepflow.score.kafka.task import deleted
 from hepflow.score.kafka.topic import Topic
+from hepflow.system.terminal import counted
 
 
 def place_of(row: Mapping[str, Any], last: int | None = None) -> str:
@@ -25,10 +26,17 @@ def place_of(row: Mapping[str, Any], last: int | None = None) -> str:
     return f"{row['topic']}[{row['partition']}]@{row['offset']}{until}"
 
 
+def earlier(n: int, reason: str) -> str:
+    """Return the name of messages that are no longer named one by one."""
+    return f"{counted(n, 'earlier message')} ({reason})"
+
+
 def n_messages(place: str) -> int:
     """Return the number of messages at a place."""
-    found = re.search(r"@(\d+)-(\d+)$", place)
-    return int(found[2]) - int(found[1]) + 1 if found else 1
+    if found := re.search(r"@(\d+)-(\d+)$", place):
+        return int(found[2]) - int(found[1]) + 1
+    found = re.match(r"([\d,]+) earlier messages? \(", place)
+    return int(found[1].replace(",", "")) if found else 1
 
 
 class Skipped:

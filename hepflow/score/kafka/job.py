@@ -3,8 +3,9 @@
 Spark keeps the offsets of the topic, cuts micro-batches of bounded size, and hands them to its
 executors (`hepflow.score.kafka.task`). A micro-batch becomes one Parquet file and then one record,
 both named after its number. Spark stores the content of a micro-batch before it begins, and after a
-crash it runs the same one again: file and record are replaced by identical ones. So each message is
-scored once, and any program can read the scores without Spark's commit log.
+crash it runs the same one again, unless it has a record. So each message is scored once, and any
+program can read the scores without Spark's commit log. `hepflow.score.kafka.folder` merges the
+files, so that a stream may run for months.
 """
 
 import json
@@ -22,11 +23,12 @@ from hepflow.engines import java_errors
 from hepflow.engines.spark import spark_session
 from hepflow.errors import ConfigError, DataError, HepflowError
 from hepflow.reading.record import judge
-from hepflow.score.folder import CHECKPOINT, ScoreFolder
+from hepflow.score.folder import CHECKPOINT
 from hepflow.score.job import prepare
 from hepflow.score.kafka import query
 from hepflow.score.kafka.batches import Batches, brief
 from hepflow.score.kafka.deleted import Skipped, n_messages
+from hepflow.score.kafka.folder import TopicFolder
 from hepflow.score.kafka.topic import Topic
 from hepflow.score.live import terminated
 from hepflow.score.task import Task
@@ -49,27 +51,33 @@ def run(config: ScoreConfig) -> None:
         advice = f"Create it, or publish to it with `hepflow replay --output {topic}`."
         raise DataError(f"{topic}: topic does not exist. {advice}")
     with exclusive(config.output):
-        folder = ScoreFolder(task.output, about, overwrite=config.overwrite)
-        _require_complete(folder)
+        folder = TopicFolder(task.output, about, config.kafka, config.overwrite)
         session = spark_session(query.streaming(config.spark), "hepflow score")
         with session as spark, terminated():
             view = View(config, task.working_points, scorer.net.spread, folder)
             query.prepare(config, spark, task)
-            _follow(config, topic, spark, task, view)
+            _follow(config, topic, spark, task, folder, view)
         judge(folder.ledger.lost, None, config.max_lost_files, config.output, n_messages)
 
 
-def _follow(config: ScoreConfig, topic: Topic, spark: SparkSession, task: Task, view: View) -> None:
+def _follow(
+    config: ScoreConfig,
+    topic: Topic,
+    spark: SparkSession,
+    task: Task,
+    folder: TopicFolder,
+    view: View,
+) -> None:
     """Run the query, and restart it a few times in a row if it fails, as when a broker is down."""
     skipped = Skipped(topic, config.output / CHECKPOINT, config.timeout_s)
-    batches = Batches(view.folder, task, config.kafka.max_message_bytes, skipped)
+    batches = Batches(folder, task, skipped)
     complete, tries = False, 0
     client = "Spark's connector" if query.uses_connector(config, spark) else "confluent-kafka"
     about = f"reading {topic} by {client} every {config.interval_s:g} s, scores go to"
     try:
         with shown(view):
             while not complete:
-                done = len(view.folder.done)
+                done = folder.last
                 batches.stopping = False
                 running = query.start(config, topic, spark, batches)
                 try:
@@ -78,7 +86,7 @@ def _follow(config: ScoreConfig, topic: Topic, spark: SparkSession, task: Task, 
                     log.info("%s %s", about, config.output)
                     complete = _watch(running, batches, view, config.idle_stop_s)
                 except PySparkException as error:
-                    tries = 0 if len(view.folder.done) > done else tries
+                    tries = 0 if folder.last > done else tries
                     if batches.error is not None or tries >= config.retries:
                         what = f"{topic}: {brief(error)}, {counted(tries + 1, 'time')}"
                         advice = "Check the broker, and run the same command again."
@@ -92,9 +100,9 @@ def _follow(config: ScoreConfig, topic: Topic, spark: SparkSession, task: Task, 
                     batches.stopping = True
                     running.stop()
     finally:
-        batches.drain(view)
-        view.folder.write(complete=complete)
-        log.info("%s holds the scores: %s", config.output, view.folder.ledger.summary())
+        batches.drain(view, at_end=True)
+        folder.write(complete=complete)
+        log.info("%s holds the scores: %s", config.output, folder.ledger.summary())
 
 
 def _is_starting(running: StreamingQuery) -> bool:
@@ -134,16 +142,3 @@ def _backlog(source: Mapping[str, Any]) -> int:
         for partition, offset in partitions.items():
             waiting += max(offset - done.get(topic, {}).get(partition, 0), 0)
     return waiting
-
-
-def _require_complete(folder: ScoreFolder) -> None:
-    """Refuse to go on without Spark's checkpoint, or without scores that it counts as written."""
-    commits = folder.path / CHECKPOINT / "commits"
-    names = [path.name for path in commits.iterdir()] if commits.is_dir() else []
-    committed = {int(name) for name in names if name.isdigit()}
-    found = {int(record.name.rpartition("-")[2]) for record in folder.done.values()}
-    missing = set(range(max(committed, default=-1) + 1)) - found
-    if missing or (found and not committed and max(found) > 0):
-        what = f"scores ({len(missing)} micro-batches)" if missing else f"Spark's {CHECKPOINT}"
-        advice = "Choose another output: the topic is read again from its start."
-        raise DataError(f"{folder.path}: {what} deleted. {advice}")
