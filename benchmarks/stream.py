@@ -8,7 +8,9 @@ it reads the topic; ``PYTHON_200_cores`` is the CPU time of the stream over the 
 ``--against CHECKOUT`` the same is measured for another version of hepflow, in turn; its keys begin
 with ``before_``. ``--soak 60`` runs one stream for an hour instead, at the last of the rates, and
 prints its memory, files and latencies in tenths of the time; ``growth_mb`` is that of all processes
-from the second tenth, when all is warm, to the last.
+from the second tenth, when all is warm, to the last. ``--restarts`` measures the seconds from the
+start of the command to its report that it reads the topic: ``restart_s`` with a new output, and
+``restart_after_a_million_s`` after a million micro-batches.
 """
 
 import argparse
@@ -42,6 +44,7 @@ from hepflow.score.kafka.topic import Topic
 from hepflow.system.terminal import show, table
 from tests.support.jars import spark_kafka
 from tests.support.kafka_broker import broker
+from tests.support.long_stream import lengthen
 
 HERE = Path(__file__).parents[1]
 KEPT = {"log.retention.bytes": 2 << 30, "log.segment.bytes": 64 << 20}
@@ -66,6 +69,7 @@ def main() -> None:
     parser.add_argument(
         "--soak", type=float, metavar="MINUTES", help="one stream for so long, at the last rate"
     )
+    parser.add_argument("--restarts", action="store_true", help="only starts of a stream")
     arguments = parser.parse_args()
     quick: bool = arguments.quick
     connectors = arguments.connectors or (("python",) if quick else ("python", "spark"))
@@ -77,12 +81,16 @@ def main() -> None:
         raw = write_raw(scratch / "raw", 300, 1)
         model = write_models(raw, scratch)[arguments.net]
         tables = tables_of(raw)
-        if arguments.soak:
-            topic = Topic(server.address, "soak")
+        if arguments.soak or arguments.restarts:
+            topic = Topic(server.address, "long")
             topic.create(2, timeout_s=30)
             options = [f"--{option}" for option in arguments.options]
-            stream = Stream(topic, scratch / "soak", model, HERE, connectors[0], options)
-            print(json.dumps(soak(stream, tables, arguments.rates[-1], 60 * arguments.soak)))
+            stream = Stream(topic, scratch / "long", model, HERE, connectors[0], options)
+            if arguments.soak:
+                result = soak(stream, tables, arguments.rates[-1], 60 * arguments.soak)
+            else:
+                result = restarts(stream, tables)
+            print(json.dumps(result))
             return
         for connector in connectors:
             for rate in arguments.rates:
@@ -127,6 +135,7 @@ class Stream:
     published: dict[int, float] = field(default_factory=dict)  # message -> seconds since the epoch
     scored: dict[int, float] = field(default_factory=dict)
     process: psutil.Popen | None = None
+    start_s: float = 0.0  # of the last start of the command
     _read: set[str] = field(default_factory=set)
 
     @contextmanager
@@ -140,7 +149,7 @@ class Stream:
             options.append(f"--spark.conf.spark.jars={jars}")
         command = (sys.executable, "-m", "hepflow", "score", "--stream", *options, *self.options)
         variables = os.environ | {"PYTHONPATH": f"{self.tree}{os.pathsep}{self.tree}/benchmarks"}
-        log = self.output.with_suffix(".log")
+        log, began = self.output.with_suffix(".log"), time.monotonic()
         with log.open("w") as file:
             self.process = psutil.Popen(
                 command, stdout=file, stderr=file, env=variables, cwd=self.output.parent
@@ -151,6 +160,7 @@ class Stream:
                 assert self.process.poll() is None, log.read_text()
                 assert time.monotonic() < until, log.read_text()
                 time.sleep(0.02)
+            self.start_s = time.monotonic() - began
             yield
             assert self.process.poll() is None, log.read_text()
         finally:
@@ -253,6 +263,19 @@ def soak(
         "files": float(files),
         "events": float(len(ids)),
     }
+
+
+def restarts(stream: Stream, tables: Sequence[pa.Table]) -> dict[str, float]:
+    """Start a stream twice, and make its folder a long one in between."""
+    publisher, found = Publisher(stream, tables), {}
+    for name in ("restart_s", "restart_after_a_million_s"):
+        with stream.running():
+            publisher.send()
+            stream.latencies([publisher.n - 1])
+            found[name] = stream.start_s
+        if name == "restart_s":
+            lengthen(stream.output, 1_000_000)
+    return found
 
 
 class Publisher:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql.types import StructType
@@ -28,7 +29,7 @@ from hepflow.errors import ConfigError, DataError
 from hepflow.schema import CLASSES
 from hepflow.score.folder import read_scores
 from hepflow.score.job import prepare
-from hepflow.score.kafka import connector
+from hepflow.score.kafka import connector, query
 from hepflow.score.kafka import job as structured
 from hepflow.score.kafka.deleted import n_messages, place_of
 from hepflow.score.kafka.messages import decode, encode
@@ -41,6 +42,7 @@ from hepflow.system.files import read_json
 from hepflow_bench.copies import copy_as_new
 from tests.support.jars import spark_kafka
 from tests.support.kafka_broker import broker, messages, publish, send
+from tests.support.long_stream import lengthen
 from tests.support.toy_trigger import (
     TEMPLATE_EVENTS,
     all_ids,
@@ -346,6 +348,96 @@ def test_a_killed_query_loses_and_doubles_nothing(
     assert about["complete"]
     assert Ledger.from_dict(about["ledger"]).check().n_in == 4 * TEMPLATE_EVENTS
     assert not list(output.glob(".*.part"))
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"kafka.auto.offset.reset": "latest"}, "option 'auto.offset.reset' is not supported"),
+        ({"startingTimestamp": "today"}, "Expected a single long value, got today"),
+        ({"kafka.security.protocol": "NONE"}, "Invalid value NONE for configuration security"),
+    ],
+)
+def test_a_wrong_option_of_spark_s_connector_is_one_line_at_once(
+    server: str, tmp_path: Path, model: Path, spark: Any, wrong: dict[str, str], reason: str
+) -> None:
+    if not spark_kafka():
+        pytest.skip("the jars of Spark's connector are not here: make servers")
+    Topic.parse(topic := f"kafka://{server}/options", {}).create(1, timeout_s=30)
+    kafka = KafkaConfig(connector="spark", options=wrong)
+    config = ScoreConfig(
+        model=model, input=topic, output=tmp_path / "scores", stream=True, kafka=kafka
+    )
+    with pytest.raises(ConfigError, match=rf"{topic}: .*{reason}.* Check kafka\.options") as error:
+        structured.run(config)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.spark
+def test_a_connector_that_is_not_here_is_one_line(
+    server: str, tmp_path: Path, model: Path, spark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query, "_CONNECTOR", "org.apache.spark.NotHere")
+    Topic.parse(topic := f"kafka://{server}/options", {}).create(1, timeout_s=30)
+    kafka = KafkaConfig(connector="spark")
+    config = ScoreConfig(
+        model=model, input=topic, output=tmp_path / "scores", stream=True, kafka=kafka
+    )
+    with pytest.raises(
+        ConfigError, match=r"connector is not here\. Give --spark\.conf\.spark\.jars"
+    ):
+        structured.run(config)
+
+
+@pytest.mark.spark
+@pytest.mark.system
+@pytest.mark.parametrize("connector", ["python", "spark"])
+def test_a_stream_goes_on_after_a_million_micro_batches(
+    server: str, tmp_path: Path, template: Path, model: Path, spark: Any, connector: str
+) -> None:
+    """What they leave is bounded, but for a file in ten minutes; a copy among the latest is one."""
+    if connector == "spark" and not spark_kafka():
+        pytest.skip("the jars of Spark's connector are not here: make servers")
+    topic, output = f"kafka://{server}/long-{connector}", tmp_path / "scores"
+    copy_as_new(template, tmp_path / "raw" / "a.root", 1)
+    publish(tmp_path / "raw", topic, events_per_message=TEMPLATE_EVENTS, partitions=1)
+    config = ScoreConfig(
+        model=model,
+        input=topic,
+        output=output,
+        stream=True,
+        idle_stop_s=1.0,
+        max_lost_files=1,
+        kafka=KafkaConfig(connector=connector),
+    )
+    structured.run(config)
+    n_merged = lengthen(output, 1_000_000)
+    send(topic, *messages(topic, 1))  # a copy
+    (tmp_path / "raw" / "a.root").unlink()
+    copy_as_new(template, tmp_path / "raw" / "b.root", 2)
+    publish(tmp_path / "raw", topic, partitions=1)
+    structured.run(config)
+    about = read_json(output / "_hepflow.json")
+    ledger = Ledger.from_dict(about["ledger"]).check()
+    assert about["complete"]
+    assert about["files"] >= 1_000_002
+    assert [item.reason for item in ledger.lost] == [
+        f"a copy of long-{connector}[0]@0 (same events)"
+    ]
+    files = sorted(path.name for path in output.glob("*.parquet"))
+    assert len(files) == n_merged + 1, "those of this run, and those that were not merged"
+    assert files[-1].startswith("batch-00998400-")
+    scores = read_scores(output)  # as many as the ledger counts
+    assert set(scores["event_id"].to_pylist()) == {*ids_before(scores), *all_ids(tmp_path / "raw")}
+    assert len(list((output / "_checkpoint").rglob("*"))) < 500
+
+
+def ids_before(scores: pa.Table) -> set[int]:
+    """Those of the first file, which have many copies."""
+    counts = scores.group_by("event_id").aggregate([("event_id", "count")])
+    often = counts.filter(pc.greater(counts["event_id_count"], 1))
+    return set(often["event_id"].to_pylist())
 
 
 def test_the_example_of_the_documents_is_an_event_that_is_scored(server: str, model: Path) -> None:

@@ -130,10 +130,17 @@ class Batches:
         return record.write(self.task.output), arrived
 
 
+def is_of_an_option(error: PySparkException) -> bool:
+    """Return whether Java refused an option, and will again."""
+    stack = str(getattr(error, "_stackTrace", ""))  # PySpark leaves it out of the text
+    return re.search(r"Caused by: \S+\.(IllegalArgument|Config)Exception", stack) is not None
+
+
 def brief(error: Exception) -> str:
     """Return the last message of a Python process among Spark's pages."""
     text = str(error).partition("=== Streaming Query ===")[0]  # the state of the query follows
     text = re.sub(r"^\[STREAM_FAILED\].*? terminated with exception: ([\w.]+: )?", "", text)
+    text = re.sub(r" SQLSTATE: \w{5}$", "", text, flags=re.MULTILINE)
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("at ")]
     noise = ("JVM", "File", "org.apache", "SQLSTATE")

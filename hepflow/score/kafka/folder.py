@@ -127,7 +127,7 @@ class TopicFolder(ScoreFolder):
 
     def _sweep(self, retry_lost: bool) -> None:
         make_folder(self.path / RECENT)
-        for file in listed(self.path, "batch-*.parquet"):  # before 0.3, all of them lay here
+        for file in listed(self.path, "batch-*.parquet"):  # an earlier version left all here
             if not _is_merged(file.name):
                 file.replace(self.path / RECENT / file.name)
         records = listed(self.path / RECORDS, "batch-*.json")
@@ -206,8 +206,8 @@ def _summed(lost: Iterable[Lost]) -> list[Lost]:
     sums = []
     for reason, files in places.items():
         name = earlier(sum(map(n_messages, files)), reason)
-        sizes = (
-            {events[reason] or None: None, None: None} if reason in unknown else [events[reason]]
-        )
-        sums += [Lost(name, reason, size) for size in sizes]
+        if events[reason] or reason not in unknown:
+            sums.append(Lost(name, reason, events[reason]))
+        if reason in unknown:
+            sums.append(Lost(name, reason))
     return sums

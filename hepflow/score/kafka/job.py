@@ -26,7 +26,7 @@ from hepflow.reading.record import judge
 from hepflow.score.folder import CHECKPOINT
 from hepflow.score.job import prepare
 from hepflow.score.kafka import query
-from hepflow.score.kafka.batches import Batches, brief
+from hepflow.score.kafka.batches import Batches, brief, is_of_an_option
 from hepflow.score.kafka.deleted import Skipped, n_messages
 from hepflow.score.kafka.folder import TopicFolder
 from hepflow.score.kafka.topic import Topic
@@ -86,6 +86,9 @@ def _follow(
                     log.info("%s %s", about, config.output)
                     complete = _watch(running, batches, view, config.idle_stop_s)
                 except PySparkException as error:
+                    if is_of_an_option(error):
+                        advice = "Check kafka.options and kafka.properties."
+                        raise ConfigError(f"{topic}: {brief(error)}. {advice}") from error
                     tries = 0 if folder.last > done else tries
                     if batches.error is not None or tries >= config.retries:
                         what = f"{topic}: {brief(error)}, {counted(tries + 1, 'time')}"

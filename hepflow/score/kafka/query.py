@@ -21,7 +21,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from hepflow.config.engines import SparkConfig
 from hepflow.config.score import ScoreConfig
-from hepflow.errors import ConfigError
+from hepflow.errors import ConfigError, one_line
 from hepflow.physics import own
 from hepflow.score.folder import CHECKPOINT
 from hepflow.score.kafka import connector
@@ -61,7 +61,14 @@ def streaming(config: SparkConfig) -> SparkConfig:
 def uses_connector(config: ScoreConfig, spark: SparkSession) -> bool:
     """Return whether Spark's own connector reads the topic, and not confluent-kafka."""
     wanted = config.kafka.connector
-    return wanted == "spark" or (wanted == "auto" and _has(spark, _CONNECTOR))
+    if wanted == "python":
+        return False
+    here = _has(spark, _CONNECTOR)
+    if wanted == "spark" and not here:
+        package = f"org.apache.spark:spark-sql-kafka-0-10_2.13:{spark.version}"
+        advice = f"Give --spark.conf.spark.jars.packages {package}, or leave the choice open."
+        raise ConfigError(f"kafka.connector spark: Spark's connector is not here. {advice}")
+    return here
 
 
 def start(config: ScoreConfig, topic: Topic, spark: SparkSession, sink: Sink) -> StreamingQuery:
@@ -136,7 +143,11 @@ def _messages(config: ScoreConfig, topic: Topic, spark: SparkSession) -> DataFra
         settings = options(topic, kafka, config.timeout_s, tasks, config.output / CHECKPOINT)
         return spark.readStream.format(FORMAT).options(**settings).load()
     settings = connector.options(topic, kafka, tasks)
-    frame = spark.readStream.format("kafka").options(**settings).load()
+    try:
+        frame = spark.readStream.format("kafka").options(**settings).load()
+    except PySparkException as error:
+        what = one_line(error).partition(" JVM stacktrace")[0].rstrip(".")
+        raise ConfigError(f"{topic}: {what}. Check kafka.options.") from error
     time_ms, gone = "unix_millis(timestamp) AS time_ms", "CAST(NULL AS bigint) AS gone"
     return frame.selectExpr("topic", "partition", "offset", time_ms, "value", gone)
 
