@@ -122,6 +122,19 @@ class SlurmConfig(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TlsConfig(Checked):
+    """Files of the certificates for a running scheduler, as those of `dask scheduler`."""
+
+    within: ClassVar[str] = "cluster.tls."
+    ca: Path | None = None
+    """Certificate that signed all others (--tls-ca-file)."""
+    cert: Path | None = None
+    """Certificate of this user (--tls-cert)."""
+    key: Path | None = None
+    """Its key (--tls-key)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClusterConfig(Checked):
     """Place and number of the Dask workers."""
 
@@ -137,10 +150,12 @@ class ClusterConfig(Checked):
     memory: str = "auto"
     """Memory per worker, such as 4GiB; auto: its share of the machine, or 4GiB in a batch job or in
     an executor of Spark."""
-    dashboard_address: str = ":0"
-    """Address of the dashboard; port 0 selects a free one."""
+    dashboard_address: str = "127.0.0.1:0"
+    """Address of the dashboard; port 0 selects a free one, :PORT listens on the network."""
     address: str | None = None
-    """Scheduler for kind address, such as tcp://HOST:8786."""
+    """Scheduler for kind address, such as tls://HOST:8786."""
+    tls: TlsConfig = field(default_factory=TlsConfig)
+    """Certificates for kind address; default: those of Dask's own configuration."""
     performance_report: Path | None = None
     """HTML file for Dask's performance report."""
     jobs: JobsConfig = field(default_factory=JobsConfig)

@@ -22,6 +22,7 @@ from tornado.ioloop import PeriodicCallback
 
 from hepflow.config.engines import ClusterConfig
 from hepflow.engines.batch_systems import SYSTEMS, BatchSystem, Request
+from hepflow.engines.dask_security import Access
 from hepflow.engines.words import AGAIN_S, Words
 from hepflow.errors import ConfigError, one_line
 
@@ -34,7 +35,11 @@ if getattr(signal.getsignal(signal.SIGINT), "__module__", None) == "dask_jobqueu
 
 
 def batch_cluster(
-    config: ClusterConfig, n_tasks: int, worker_memory: int, settings: Mapping[str, Any]
+    config: ClusterConfig,
+    n_tasks: int,
+    worker_memory: int,
+    access: Access,
+    settings: Mapping[str, Any],
 ) -> Cluster:
     """Return a cluster of jobs, whose number follows the work.
 
@@ -49,9 +54,10 @@ def batch_cluster(
     arguments = job_arguments(config, worker_memory, settings)
     kind = getattr(dask_jobqueue, system.cluster)
     job = type("Job", (_Resubmitted, kind.job_cls), {"answers": answers})
-    scheduler = {"dashboard_address": config.dashboard_address, "port": jobs.scheduler_port}
+    options = {"scheduler_options": access.scheduler | {"port": jobs.scheduler_port}}
+    options["security"] = access.keys_in_files()
     try:
-        cluster = kind(job_cls=job, scheduler_options=scheduler, **arguments)
+        cluster = kind(job_cls=job, **options, **arguments)
     except (RuntimeError, ValueError, OSError) as error:  # a taken port, or no such interface
         first: BaseException = error
         while first.__context__ is not None:

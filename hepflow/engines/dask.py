@@ -23,6 +23,7 @@ from rich.filesize import decimal
 
 from hepflow.config.engines import ClusterConfig
 from hepflow.engines.batch import batch_cluster
+from hepflow.engines.dask_security import Access, keys_of_user
 from hepflow.errors import ConfigError, DataError, HepflowError, one_line
 from hepflow.system import processes
 from hepflow.system.store_options import of_this_run
@@ -79,21 +80,26 @@ def dask_client(
     logging.getLogger("tornado.application").addFilter(_is_news)
     for name in (*_CHATTY, nanny.name):  # they report every connection
         logging.getLogger(name).setLevel(logging.WARNING)
-    with dask.config.set(SETTINGS), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         stack.callback(_set_levels, {logger: logger.level for logger in _chatty()})
         if config.kind == "address":
-            client = stack.enter_context(_client_at(str(config.address)))
+            stack.enter_context(dask.config.set(SETTINGS))
+            client = stack.enter_context(_client_at(config))
+            log.info("Dask dashboard: %s", client.dashboard_link)
         else:
-            memory = worker_memory(config, n_tasks) or 0
+            access, memory = Access(config.dashboard_address), worker_memory(config, n_tasks) or 0
+            stack.enter_context(dask.config.set(SETTINGS | access.settings))
             if config.kind == "local":
-                cluster = _local(config, n_tasks)
+                new = _local(config, n_tasks, access)
             elif config.kind == "spark":
-                settings = {**SETTINGS, "logging": _LEVELS}
-                cluster = _in_spark().cluster(config, n_tasks, memory, settings, _MALLOC)
+                settings = SETTINGS | access.settings | {"logging": _LEVELS}
+                new = _in_spark().cluster(config, n_tasks, memory, access, settings, _MALLOC)
             else:
-                cluster = batch_cluster(config, n_tasks, memory, SETTINGS)
-            client = stack.enter_context(Client(stack.enter_context(cluster)))
-        log.info("Dask dashboard: %s", client.dashboard_link or "none (is bokeh installed?)")
+                new = batch_cluster(config, n_tasks, memory, access, SETTINGS | access.settings)
+            cluster = stack.enter_context(new)
+            access.close_other_pages(cluster.scheduler)
+            client = stack.enter_context(Client(cluster))
+            access.show(client.dashboard_link, config.kind)
         if config.performance_report is not None:
             config.performance_report.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(performance_report(filename=str(config.performance_report)))
@@ -207,7 +213,7 @@ def check_memory(config: ClusterConfig, n_tasks: int, needed: int) -> None:
     log.info("%s %s", need, "in its worker" if limit is None else f"of {decimal(limit)}")
 
 
-def _local(config: ClusterConfig, n_tasks: int) -> Cluster:
+def _local(config: ClusterConfig, n_tasks: int, access: Access) -> Cluster:
     # A terminal sends Ctrl-C to all processes. The threads and processes that start here block it,
     # so that this thread alone gets it, and ends them. The resource tracker starts with the first
     # process and would unblock the signal, so it is started before; its warning about a killed
@@ -222,7 +228,8 @@ def _local(config: ClusterConfig, n_tasks: int) -> Cluster:
             threads_per_worker=1,
             processes=True,
             memory_limit=worker_memory(config, n_tasks),
-            dashboard_address=config.dashboard_address,
+            security=access.keys,
+            scheduler_kwargs=access.scheduler,
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -234,9 +241,11 @@ def _in_spark() -> Any:
     return import_module("hepflow.engines.dask_on_spark")
 
 
-def _client_at(address: str) -> Client:
+def _client_at(config: ClusterConfig) -> Client:
+    address = str(config.address)
+    keys = keys_of_user(address, config.tls)
     try:
-        return Client(address, timeout="30s")
+        return Client(address, timeout="30s", security=keys)
     except (OSError, ValueError) as error:
         what = f"no Dask scheduler responds at {address} ({one_line(error)})"
         raise DataError(f"cluster.address: {what}. Start one with `dask scheduler`.") from error

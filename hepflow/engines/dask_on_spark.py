@@ -7,7 +7,6 @@
 The job lasts as long as the scheduler.
 """
 
-import logging
 import os
 import re
 import socket
@@ -16,22 +15,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 from dask.utils import parse_bytes
-from distributed import LocalCluster, Security
+from distributed import LocalCluster
 from distributed.system import MEMORY_LIMIT
-from pyspark import SparkConf, SparkContext
+from pyspark import SparkConf
 
 from hepflow.config.engines import ClusterConfig, SparkConfig
 from hepflow.engines import spark as engine
 from hepflow.engines.dask_job import WorkersJob
+from hepflow.engines.dask_security import TLS, Access
 from hepflow.engines.dask_worker import serve
-from hepflow.errors import ConfigError, MissingDependency
+from hepflow.errors import ConfigError
 from hepflow.system.processes import cores
-from hepflow.system.terminal import TO_PASTE
-
-log = logging.getLogger(__name__)
 
 NAME = "hepflow Dask workers"  # name of the Spark application
 MOST = 10_000  # workers; more tasks would only wait
@@ -57,6 +53,7 @@ def cluster(
     config: ClusterConfig,
     n_tasks: int,
     memory: int,
+    access: Access,
     settings: Mapping[str, Any],
     variables: Mapping[str, object],
 ) -> Iterator[LocalCluster]:
@@ -75,13 +72,11 @@ def cluster(
     with engine.spark_session(_session(config, n_tasks, memory, variables), NAME) as spark:
         context = spark.sparkContext
         conf = context.getConf()
-        with _scheduler(config, conf) as dask:
-            protocol, host = urlsplit(dask.scheduler_address).scheme, conf.get("spark.driver.host")
-            address = f"{protocol}://{host}:{dask.scheduler.port}"
+        with _scheduler(config, conf, access) as dask:
+            address = f"{TLS}{conf.get('spark.driver.host')}:{dask.scheduler.port}"
             options = {"memory_limit": memory, "port": config.spark.worker_ports}
-            options["security"] = dask.security
+            options["security"] = access.keys
             work = partial(serve, scheduler=address, settings=dict(settings), options=options)
-            _show_tunnel(dask, context)
             job = WorkersJob(context, dask, work, n_workers)
             try:
                 yield dask
@@ -151,35 +146,20 @@ def _session(
     return replace(config.spark, master=master, conf={**conf, **config.spark.conf, **fixed})
 
 
-def _scheduler(config: ClusterConfig, conf: SparkConf) -> LocalCluster:
+def _scheduler(config: ClusterConfig, conf: SparkConf, access: Access) -> LocalCluster:
     host = conf.get("spark.driver.bindAddress") or conf.get("spark.driver.host") or ""
-    port, dashboard = config.spark.scheduler_port, config.dashboard_address
+    port = config.spark.scheduler_port
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
         what = f"the Dask scheduler cannot listen on {host} ({os.strerror(error.errno or 0)})"
         where = f"cluster.spark.scheduler_port {port}"
         raise ConfigError(f"{where}: {what}. Choose another port.") from error
-    security = _security(conf)
-    options = {"host": host, "scheduler_port": port, "dashboard_address": dashboard}
-    options["protocol"] = "tls://" if security.require_encryption else "tcp://"
-    return LocalCluster(n_workers=0, threads_per_worker=1, security=security, **options)
-
-
-def _security(conf: SparkConf) -> Security:
-    """Return keys of this run alone if Spark asks for a secret too; else the user's, or none."""
-    if conf.get("spark.authenticate") != "true":
-        return Security()
-    try:
-        return Security.temporary()
-    except ImportError as error:
-        what = "spark.authenticate: the Dask scheduler needs the package 'cryptography'"
-        raise MissingDependency(f"{what}. Run: pip install cryptography") from error
-
-
-def _show_tunnel(dask: LocalCluster, context: SparkContext) -> None:
-    if dask.dashboard_link and not engine.is_local(context.master):
-        link = urlsplit(dask.dashboard_link)
-        tunnel = f"ssh -N -L {link.port}:{link.hostname}:{link.port} {context.sparkUser()}"
-        text = "to open the Dask dashboard from outside: %s@LOGIN_NODE, then http://localhost:%s"
-        log.info(text, tunnel, link.port, extra=TO_PASTE)
+    return LocalCluster(
+        n_workers=0,
+        threads_per_worker=1,
+        host=host,
+        scheduler_port=port,
+        security=access.keys,
+        scheduler_kwargs=access.scheduler,
+    )

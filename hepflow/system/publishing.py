@@ -44,13 +44,13 @@ def draft(path: Path) -> Path:
     return scratch() / name if is_remote(path) else path.with_name(name)
 
 
-def scratch() -> Path:
-    """Return the folder of this process for what is on its way to a store.
+def scratch(disk: Path | None = None) -> Path:
+    """Return the folder of this process for what is on its way to a store, or within ``disk``.
 
-    It is on a disk of this machine, only its user sees what is in it, and it is removed at the end
-    of the process. That of a process that was killed is removed by the next process there.
+    By default it is on a disk of this machine. Only its user sees what is in it, and it is removed
+    at the end of the process; that of a process that was killed, by the next process there.
     """
-    folder = _scratch(os.environ.get(WORK_DIR) or tempfile.gettempdir(), os.getpid())
+    folder = _scratch(str(disk or os.environ.get(WORK_DIR) or tempfile.gettempdir()), os.getpid())
     folder.mkdir(0o700, parents=True, exist_ok=True)  # if somebody has tidied up
     return folder
 

@@ -96,11 +96,13 @@ def test_the_pipeline_runs_from_root_files_to_the_report(
     for stage, page in (
         ("ingest", "Spark master"),
         ("ingest", "Spark application"),
-        ("features", "Dask dashboard"),
     ):
         assert re.search(
             rf"{page}: http://n1:(\d+)\n  from outside: ssh -N -L \1:n1:\1 ", printed[stage]
         ), printed[stage]
+    link = r"Dask dashboard: http://([\w.]+):(\d+)/([\w-]{22})/status\n"
+    tunnel = rf"{link}[^\0]*: ssh -N -L \2:\1:\2 \S+, then http://localhost:\2/\3/status\n"
+    assert re.search(tunnel, printed["features"]), printed["features"]
     assert not list(tmp_path.glob("spark-*")), "Spark's own files"
     chain = [
         cluster.job(job_id)

@@ -1,0 +1,117 @@
+"""Who gets into a Dask cluster: processes with the keys of its run, and readers of its log.
+
+Whoever reaches a port of Dask's runs code as its user, unless it asks for a certificate. All
+processes of a cluster have one certificate, which is made for the run. Browsers have none, so the
+pages lie under a path with a random part, which only the log of the run shows.
+"""
+
+import getpass
+import ipaddress
+import logging
+import os
+import secrets
+import socket
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from distributed import Scheduler, Security
+from distributed.utils import clean_dashboard_address
+from tornado.routing import PathMatches, Rule, RuleRouter
+
+from hepflow.config.engines import TlsConfig
+from hepflow.errors import ConfigError, MissingDependency
+from hepflow.system.publishing import scratch
+from hepflow.system.terminal import TO_PASTE
+
+log = logging.getLogger(__name__)
+
+TLS: Final = "tls://"
+
+
+class Access:
+    """Keys of a new cluster, and the path of its pages.
+
+    ``keys`` are for all its processes, ``scheduler`` has arguments of the scheduler, and
+    ``settings`` are Dask's.
+    """
+
+    def __init__(self, dashboard_address: str) -> None:
+        self.keys = _new_keys()
+        host = clean_dashboard_address(dashboard_address)[0]["address"] or ""
+        self._on_network = not _is_loopback(host)
+        token = secrets.token_urlsafe(16)
+        link = f"{{scheme}}://{'{host}' if self._on_network else host}:{{port}}/{token}/status"
+        self.scheduler: dict[str, Any] = {
+            "dashboard_address": dashboard_address,
+            "http_prefix": token,
+        }
+        self.settings = {"distributed.dashboard.link": link, "distributed.worker.http.routes": []}
+
+    def keys_in_files(self) -> Security:
+        """Return the keys as files, which the jobs of a batch system read.
+
+        They are in a folder of this user's in the current one, and go with the process.
+        """
+        folder = scratch(Path.cwd())
+        names = ("ca_file", "worker_key", "worker_cert")
+        paths = {name: folder / f"{name}.pem" for name in names}
+        for name, path in paths.items():
+            path.touch(0o600)
+            path.write_text(getattr(self.keys, f"tls_{name}"))
+        files = {f"tls_{name}": str(path) for name, path in paths.items()}
+        for role in ("client", "scheduler"):
+            files |= {f"tls_{role}_{kind}": files[f"tls_worker_{kind}"] for kind in ("key", "cert")}
+        return Security(require_encryption=True, **files)
+
+    def close_other_pages(self, scheduler: Scheduler) -> None:
+        """Let the scheduler answer below the path alone: outside it, two pages name the path."""
+        below = PathMatches(f"/{self.scheduler['http_prefix']}/.*")
+        router = RuleRouter([Rule(below, scheduler.http_application)])
+        scheduler.http_server.request_callback = router
+
+    def show(self, link: str, kind: str) -> None:
+        """Log the address of the dashboard, and how to open it on another machine."""
+        log.info("Dask dashboard: %s", link or "none (is bokeh installed?)")
+        if not link:
+            return
+        if self._on_network:
+            log.warning("it listens on the network: whoever has this address can read its pages")
+        if kind != "local" or "SSH_CONNECTION" in os.environ:
+            login = os.environ.get("SLURM_SUBMIT_HOST", "LOGIN_NODE")
+            url, host = urlsplit(link), login if self._on_network else socket.getfqdn()
+            tunnel = f"ssh -N -L {url.port}:{url.hostname}:{url.port} {getpass.getuser()}@{host}"
+            text = "to open the Dask dashboard from outside: %s, then http://localhost:%s%s"
+            log.info(text, tunnel, url.port, url.path, extra=TO_PASTE)
+
+
+def keys_of_user(address: str, files: TlsConfig) -> Security:
+    """Return the user's keys for a running scheduler; without files, those that Dask knows."""
+    given = {"ca_file": files.ca, "client_cert": files.cert, "client_key": files.key}
+    found = {f"tls_{name}": str(path) for name, path in given.items() if path is not None}
+    if address.startswith(TLS):
+        keys = Security(require_encryption=True, **found)
+        if not (keys.tls_ca_file and keys.tls_client_cert):
+            advice = "Give cluster.tls.ca, cluster.tls.cert and cluster.tls.key."
+            raise ConfigError(f"cluster.address {address}: needs certificates. {advice}")
+        return keys
+    if found:
+        what = f"cluster.tls is for an address that begins with {TLS}, not for {address}"
+        raise ConfigError(f"{what}. Start the scheduler with --tls-ca-file, --tls-cert, --tls-key.")
+    log.warning("%s has no TLS: whoever reaches it can run code as its user", address)
+    return Security()
+
+
+def _new_keys() -> Security:
+    try:
+        return Security.temporary()
+    except ImportError as error:
+        what = "the processes of a Dask cluster need certificates, from the package 'cryptography'"
+        raise MissingDependency(f"{what}. Run: pip install cryptography") from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # empty, for all interfaces, or a name
+        return False
