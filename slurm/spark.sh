@@ -18,7 +18,8 @@ SPARK_MASTER=spark://$spark_host:$spark_port
 (
   umask 077
   secret=$(python -c 'import secrets; print(secrets.token_hex(32))')
-  printf '%s\n' "spark.authenticate true" "spark.authenticate.secret $secret" "spark.ui.port $((spark_port + 2))" \
+  printf '%s\n' "spark.authenticate true" "spark.authenticate.secret $secret" \
+    "spark.network.crypto.enabled true" "spark.ui.killEnabled false" "spark.ui.port $((spark_port + 2))" \
     >"$SPARK_CONF_DIR/spark-defaults.conf"
 )
 

@@ -46,6 +46,8 @@ step: a tenth of the time of ingest."""
 NO_WORDS = Words(str)
 _LOG4J = Path(__file__).with_name("log4j2.properties")
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
+_SECRET = re.compile("secret|password|token|access[.]?key", re.IGNORECASE)
+"""Names of properties that Spark does not show either, of spark.redaction.regex."""
 
 
 @contextmanager
@@ -230,8 +232,10 @@ def _start(config: SparkConfig, name: str) -> SparkSession:
 
 def _create(conf: SparkConf, output: JavaOutput) -> SparkSession:
     if not started_by_submit():
+        # What the builder does not get here, it gets below; these are on Java's command line.
+        public = [(name, value) for name, value in conf.getAll() if not _SECRET.search(name)]
         with output.captured() as stderr:
-            gateway = launch_gateway(conf, {"stderr": stderr})  # the builder takes no gateway
+            gateway = launch_gateway(SparkConf().setAll(public), {"stderr": stderr})
             SparkContext._ensure_initialized(gateway=gateway)  # noqa: SLF001
     builder = SparkSession.builder.config(conf=conf)
     try:
@@ -253,6 +257,7 @@ def properties(config: SparkConfig, submitted: bool = False) -> dict[str, str]:
     found: dict[str, str | None] = {
         "spark.task.maxFailures": str(TASK_ATTEMPTS),
         "spark.ui.showConsoleProgress": "false",
+        "spark.ui.killEnabled": "false",  # by whoever can open the page
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         **{f"spark.executorEnv.{name}": value for name, value in variables.items()},
     }
@@ -263,8 +268,9 @@ def properties(config: SparkConfig, submitted: bool = False) -> dict[str, str]:
         found |= {"spark.master": master, "spark.driver.memory": config.driver_memory}
         if is_local(config.master):
             found |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
+            found |= dict.fromkeys(("spark.authenticate", "spark.network.crypto.enabled"), "true")
         if config.master == "yarn":
-            found["spark.submit.deployMode"] = "client"
+            found |= {"spark.submit.deployMode": "client", "spark.acls.enable": "true"}
     found |= config.conf
     if not submitted:
         of_user = found.get(_JAVA_OPTIONS) or ""
