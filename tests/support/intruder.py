@@ -1,0 +1,141 @@
+"""Another user of this machine, who tries to get into every port that a process listens on."""
+
+import asyncio
+import multiprocessing
+import os
+import socket
+import urllib.error
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+from urllib.request import ProxyHandler, Request, build_opener
+
+import torch
+from distributed import Security
+from distributed.comm import connect
+from py4j.java_gateway import GatewayParameters, JavaGateway
+from tornado.iostream import StreamClosedError
+
+from tests.support.ports import Place
+
+NOBODY = 65534
+_PATIENCE_S, _MOST_S = 2.0, 150.0
+_FAILURES = (OSError, TypeError, ValueError, RuntimeError, StreamClosedError, EOFError)
+
+Tries = dict[str, Callable[[Place], bool]]
+
+
+def what_another_user_can_do(places: Sequence[Place]) -> dict[Place, list[str]]:
+    """Return what worked on each port, tried by a process of the user ``nobody``."""
+    context = multiprocessing.get_context("fork")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_try_all, args=(places, send))
+    process.start()
+    send.close()
+    assert receive.poll(_MOST_S), "the tries never end"
+    found: dict[Place, list[str]] = receive.recv()
+    process.join(30)
+    return found
+
+
+def _try_all(places: Sequence[Place], send: Any) -> None:
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+    socket.setdefaulttimeout(_PATIENCE_S)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # torch prints its stack for each port
+    found = {place: [what for what, works in TRIES.items() if works(place)] for place in places}
+    send.send(found)
+    send.close()
+    os._exit(0)
+
+
+def _runs_code_by_dask(place: Place) -> bool:
+    other = Security.temporary()
+    where = f"{_host(place)}:{place.port}"
+    return _dask_answers(f"tcp://{where}", Security()) or _dask_answers(f"tls://{where}", other)
+
+
+def _dask_answers(address: str, keys: Security) -> bool:
+    async def identity() -> Any:
+        options = keys.get_connection_args("client") if keys.tls_client_cert else {}
+        comm = await connect(address, timeout=_PATIENCE_S, **options)
+        try:
+            await comm.write({"op": "identity", "reply": True})
+            return await comm.read()
+        finally:
+            comm.abort()
+
+    loop = asyncio.new_event_loop()
+    try:
+        answer = loop.run_until_complete(asyncio.wait_for(identity(), _PATIENCE_S))
+        return "type" in answer or "id" in answer
+    except _FAILURES:
+        return False
+    finally:
+        loop.close()
+
+
+def _status(place: Place, path: str, method: str = "GET") -> int:
+    request = Request(f"http://{_host(place)}:{place.port}{path}", method=method)
+    try:
+        return int(build_opener(ProxyHandler({})).open(request, timeout=_PATIENCE_S).status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (OSError, ValueError):
+        return 0
+    except Exception:  # noqa: BLE001 - http.client has an error of its own for every nonsense
+        return 0
+
+
+def _reads_pages_of_dask(place: Place) -> bool:
+    pages = ("/", "/status", "/info/main/workers.html", "/json/counts.json", "/metrics")
+    return not _reads_pages_of_spark(place) and any(_status(place, page) == 200 for page in pages)
+
+
+def _reads_pages_of_spark(place: Place) -> bool:
+    return _status(place, "/environment/") == 200
+
+
+def _kills_jobs_of_spark(place: Place) -> bool:
+    kills = ("/jobs/job/kill/?id=0", "/stages/stage/kill/?id=0", "/SQL/kill/?id=0")
+    found = [_status(place, page, how) for page in kills for how in ("GET", "POST")]
+    return any(status in range(200, 400) for status in found)
+
+
+def _calls_java(place: Place) -> bool:
+    for token in (None, "wrong"):
+        with suppress(Exception):  # Py4J's own errors, and those of a port that is not its
+            where = {"address": _host(place), "port": place.port, "auth_token": token}
+            where |= {"read_timeout": _PATIENCE_S, "enable_memory_management": False}
+            gateway = JavaGateway(gateway_parameters=GatewayParameters(**where))
+            if str(gateway.jvm.java.lang.System.getProperty("user.name")):
+                return True
+    return False
+
+
+def _writes_to_a_store_of_ranks(place: Place) -> bool:
+    with suppress(Exception):  # a RuntimeError, or one of its many children
+        limit = timedelta(seconds=_PATIENCE_S)
+        where = _host(place), place.port
+        store = torch.distributed.TCPStore(*where, None, False, limit, wait_for_workers=False)
+        store.set_timeout(limit)
+        store.set("stranger", "here")
+        return bool(store.get("stranger") == b"here")
+    return False
+
+
+def _host(place: Place) -> str:
+    own = {"::", "0.0.0.0"}
+    return "127.0.0.1" if place.host in own else place.host.removeprefix("::ffff:")
+
+
+TRIES: Tries = {
+    "runs code by Dask": _runs_code_by_dask,
+    "reads Dask's pages": _reads_pages_of_dask,
+    "reads Spark's pages": _reads_pages_of_spark,
+    "kills Spark's jobs": _kills_jobs_of_spark,
+    "calls Java": _calls_java,
+    "writes to the ranks' store": _writes_to_a_store_of_ranks,
+}
