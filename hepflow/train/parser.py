@@ -44,7 +44,6 @@ from hepflow.train.tensorboard import CopiedTensorBoard
 
 log = logging.getLogger(__name__)
 
-LAUNCHER = "HEPFLOW_LAUNCHER"  # variable: id of the process that starts the others of a training
 MAPPINGS = {"--data.balance", "--spark.conf", "--storage"}  # options with names of the user's
 DEFAULTS = {
     "trainer.max_epochs": 50,
@@ -247,7 +246,7 @@ def _fit_to_machine(trainer: pl.Trainer, precision: str) -> None:
     if on_cpu and devices > cores:
         why = f"asks for more processes than the {cores} cores that hepflow may use here"
         raise ConfigError(f"trainer.devices {devices} {why}")
-    os.environ[LAUNCHER] = str(os.getpid())
+    os.environ[processes.LAUNCHER] = str(os.getpid())
 
 
 def _name(configs: Sequence[Any]) -> str:

@@ -25,13 +25,12 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
 
 from hepflow.errors import HepflowError, one_line
+from hepflow.system.processes import RANKS, RANKS_KEY
 from hepflow.system.publishing import new_folder
 
 log = logging.getLogger(__name__)
 stores: Any = dist  # whose stubs lack them
 
-FOLDER = "HEPFLOW_RANKS"  # variable: private folder where ranks on one machine meet
-KEY = "HEPFLOW_RANKS_KEY"  # variable: secret of ranks on several machines
 SIZE = 32  # bytes of a nonce, of an answer and of a key
 CHECK = timedelta(minutes=2)  # all ranks have met by then
 
@@ -46,13 +45,13 @@ def keep_to_themselves(strategy: DDPStrategy) -> None:
     environment: Any = strategy.cluster_environment
     if environment.creates_processes_externally:
         return
-    os.environ.pop(FOLDER, None)
+    os.environ.pop(RANKS, None)
     if strategy.num_nodes > 1:
         return
     if strategy._start_method == "popen":  # noqa: SLF001
-        os.environ[FOLDER], OwnRanks.met = str(new_folder()), 0
+        os.environ[RANKS], OwnRanks.met = str(new_folder()), 0
     else:  # forks start again for every `fit` and `test`, and would meet in the same file
-        os.environ[KEY] = secrets.token_hex(SIZE)
+        os.environ[RANKS_KEY] = secrets.token_hex(SIZE)
 
 
 class OwnRanks(DDPStrategy):
@@ -64,7 +63,7 @@ class OwnRanks(DDPStrategy):
         """Start the process group, unless there is one from `fit` already."""
         if not dist.is_initialized():
             self.set_world_ranks()
-            device, one_machine = self.root_device, self.num_nodes == 1 or FOLDER in os.environ
+            device, one_machine = self.root_device, self.num_nodes == 1 or RANKS in os.environ
             how: dict[str, Any] = {"timeout": self._timeout or timedelta(minutes=30)}
             how["device_id"] = None if device.type == "cpu" else device
             if one_machine:
@@ -81,7 +80,7 @@ class OwnRanks(DDPStrategy):
 
     def _store(self, one_machine: bool, timeout: timedelta) -> Any:
         """Return the place to meet; None is the one of torchrun, which has opened it."""
-        if folder := os.environ.get(FOLDER):
+        if folder := os.environ.get(RANKS):
             OwnRanks.met += 1
             store = stores.FileStore(str(Path(folder) / str(OwnRanks.met)), self.world_size)
             store.set_timeout(timeout)
@@ -100,11 +99,11 @@ class OwnRanks(DDPStrategy):
         """Return the secret of the ranks: a new one if they meet in a private folder."""
         if isinstance(store, stores.FileStore):
             if self.global_rank == 0:
-                store.set(KEY, secrets.token_hex(SIZE))
-            return store.get(KEY)
-        key = os.environ.get(KEY, "")
+                store.set(RANKS_KEY, secrets.token_hex(SIZE))
+            return store.get(RANKS_KEY)
+        key = os.environ.get(RANKS_KEY, "")
         if not key and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            advice = f"Give all of them the same secret in the variable {KEY}."
+            advice = f"Give all of them the same secret in the variable {RANKS_KEY}."
             log.warning("the ranks do not check each other, since they share no key. %s", advice)
         return key.encode()
 
@@ -147,7 +146,7 @@ def check(key: bytes, device: torch.device) -> None:
     answers = [answer(rank, other, asked[other], sent[other]) for other in range(world)]
     for other, given in enumerate(_exchanged(answers, device)):
         if not hmac.compare_digest(given, answer(other, rank, sent[other], asked[other])):
-            advice = f"Another program is in its place, or the variable {KEY} differs."
+            advice = f"Another program is in its place, or the variable {RANKS_KEY} differs."
             raise HepflowError(f"rank {other} does not hold the key of rank {rank}. {advice}")
 
 

@@ -15,7 +15,8 @@ import torch.distributed as dist
 import yaml
 
 from hepflow.config.shipped import shipped
-from hepflow.train.ranks import FOLDER, KEY, SIZE, listening
+from hepflow.system.processes import RANKS, RANKS_KEY
+from hepflow.train.ranks import SIZE, listening
 from tests.support.commands import Command
 from tests.support.toy_store import toy_store
 
@@ -61,7 +62,7 @@ def node(folder: Path, rank: int, port: int, key: str, output: str) -> Command:
     where = {"NODE_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     two = ("--trainer.strategy", "ddp", "--trainer.num_nodes", "2", "--trainer.devices", "1")
     options = ("train", "fit", "--config", "mine.yaml", *two, "--output", output)
-    return Command(*options, env=where | {KEY: key}, cwd=folder)
+    return Command(*options, env=where | {RANKS_KEY: key}, cwd=folder)
 
 
 def test_ranks_on_one_machine_listen_on_loopback_and_have_no_port_to_meet(folder: Path) -> None:
@@ -84,7 +85,7 @@ def test_ranks_on_one_machine_listen_on_loopback_and_have_no_port_to_meet(folder
             if connection.status == psutil.CONN_LISTEN
         ]
         given = second.environ()
-        meeting = Path(given[FOLDER])
+        meeting = Path(given[RANKS])
         assert opened, "gloo listens"
         assert {address.ip for address in opened} <= {"127.0.0.1", "::1"}
         assert int(given["MASTER_PORT"]) not in {address.port for address in opened}
@@ -108,7 +109,7 @@ def test_ranks_without_a_key_report_it(folder: Path) -> None:
     nodes = [node(folder, rank, port, "", "open") for rank in range(2)]
     first, second = [each.finish() for each in nodes]
     assert (first.returncode, second.returncode) == (0, 0), first.stderr
-    assert first.stderr.count(f"Give all of them the same secret in the variable {KEY}.") == 1
+    assert first.stderr.count(f"Give all of them the same secret in the variable {RANKS_KEY}.") == 1
 
 
 def test_ranks_with_another_key_are_refused_in_one_line(folder: Path) -> None:

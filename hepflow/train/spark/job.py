@@ -9,6 +9,7 @@ does; the same command then resumes from the last checkpoint.
 import logging
 import os
 import re
+import secrets
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,12 +30,13 @@ from hepflow.config.stages import RUNS, SparkTrainConfig
 from hepflow.data.runs import CHECKPOINTS, read_record
 from hepflow.engines import spark as engine
 from hepflow.errors import HepflowError
-from hepflow.system.processes import cores
+from hepflow.system.processes import LAUNCHER, cores, end_with
 from hepflow.train.cli import fit, prepared
 from hepflow.train.folder import next_start
 from hepflow.train.parser import TrainCLI
 from hepflow.train.progress import EpochLines
-from hepflow.train.spark.task import connected, train
+from hepflow.train.ranks import SIZE
+from hepflow.train.spark.task import connected, launch, met, train
 
 log = logging.getLogger(__name__)
 
@@ -85,10 +87,13 @@ class _Driver(SparkCLI):
 
 
 class _Distributor(TorchDistributor):
-    """Shows each line of the first process once."""
+    """Shows each line of the first process once, and starts the processes without torchrun."""
 
-    def _run_distributed_training(self, run: Callable[..., Any], *arguments: Any) -> Any:
-        return super()._run_distributed_training(partial(connected, run), *arguments)
+    def _run_distributed_training(
+        self, run: Callable[..., Any], train: Callable[..., Any], _: Any, *arguments: Any
+    ) -> Any:
+        own = partial(connected, partial(met, run, secrets.token_hex(SIZE)))
+        return super()._run_distributed_training(own, train, launch, *arguments)
 
 
 def spark_train(args: Sequence[str]) -> None:
@@ -158,6 +163,7 @@ def _reason(error: Exception, processes: int) -> str:
 
 def process(args: list[str], folder: str | None) -> str | None:
     """Train as one process of the job, see `hepflow.train.spark.task.train`."""
+    end_with(int(os.environ[LAUNCHER]))
     rank = int(os.environ["RANK"])
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("hepflow").setLevel(logging.WARNING if rank else logging.INFO)
