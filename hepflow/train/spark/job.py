@@ -21,6 +21,7 @@ from typing import Any
 from jsonargparse import Namespace
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
+from pyspark.ml.torch import distributor
 from pyspark.ml.torch.distributor import TorchDistributor
 from pytorch_lightning.cli import LightningArgumentParser
 
@@ -37,6 +38,7 @@ from hepflow.train.parser import TrainCLI
 from hepflow.train.progress import EpochLines
 from hepflow.train.ranks import SIZE
 from hepflow.train.spark.task import connected, launch, met, train
+from hepflow.train.spark.terminal import Terminal
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +94,10 @@ class _Distributor(TorchDistributor):
     def _run_distributed_training(
         self, run: Callable[..., Any], train: Callable[..., Any], _: Any, *arguments: Any
     ) -> Any:
-        own = partial(connected, partial(met, run, secrets.token_hex(SIZE)))
+        password = secrets.token_hex(SIZE)  # a second secret, as it crosses the network
+        own = partial(connected, partial(met, run, secrets.token_hex(SIZE)), password)
+        # PySpark has no way to give it another server.
+        distributor.LogStreamingServer = partial(Terminal, password)
         return super()._run_distributed_training(own, train, launch, *arguments)
 
 
@@ -115,11 +120,11 @@ def spark_train(args: Sequence[str]) -> None:
 
 
 def _run(driver: SparkCLI, args: Sequence[str]) -> str | None:
-    distributor = _Distributor(driver.spark.num_processes, local_mode=False, use_gpu=False)
+    ours = _Distributor(driver.spark.num_processes, local_mode=False, use_gpu=False)
     logging.getLogger(_Distributor.__name__).setLevel(logging.WARNING)
     folder = None if engine.in_cluster_mode() else str(Path.cwd())
     try:
-        return distributor.run(train, list(args), folder)
+        return ours.run(train, list(args), folder)
     except (PySparkException, Py4JError) as error:
         run, why = driver.run.folder, _reason(error, driver.spark.num_processes)
         advice = f"Run the same command to {next_start(run / CHECKPOINTS)}."

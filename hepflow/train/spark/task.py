@@ -24,13 +24,18 @@ def train(args: list[str], folder: str | None) -> str | None:
     return mistake
 
 
-def connected(run: Callable[..., Any], settings: dict[str, Any], *arguments: Any) -> Any:
+def connected(
+    run: Callable[..., Any], password: str, settings: dict[str, Any], *arguments: Any
+) -> Any:
     """Run PySpark's part of a process, connected to the driver's terminal from the first line on.
 
-    Before the connection is open, a line on the driver's machine would be shown twice.
+    Before the connection is open, a line on the driver's machine would be shown twice. The first
+    line is the password, which the terminal asks for.
     """
-    if connect := getattr(settings.get("log_streaming_client"), "_connect", None):
-        connect()
+    client: Any = settings.get("log_streaming_client")
+    if hasattr(client, "_connect"):
+        client._connect()  # noqa: SLF001
+        client.send(password)
     return run(settings, *arguments)
 
 
