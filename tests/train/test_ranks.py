@@ -17,7 +17,7 @@ import yaml
 from hepflow.config.shipped import shipped
 from hepflow.system.processes import RANKS, RANKS_KEY
 from hepflow.train.ranks import SIZE, listening
-from tests.support.commands import Command
+from tests.support.commands import Command, listening_of
 from tests.support.toy_store import toy_store
 
 pytestmark = pytest.mark.slow
@@ -76,14 +76,8 @@ def test_ranks_on_one_machine_listen_on_loopback_and_have_no_port_to_meet(folder
         while not all((folder / "paused" / f"paused-{rank}").exists() for rank in range(2)):
             assert fit.poll() is None, fit.printed()
             time.sleep(0.1)
-        first = psutil.Process(fit.pid)
-        (second,) = first.children()
-        opened = [
-            connection.laddr
-            for process in (first, second)
-            for connection in process.net_connections()
-            if connection.status == psutil.CONN_LISTEN
-        ]
+        opened = listening_of(fit.pid)
+        (second,) = psutil.Process(fit.pid).children()
         given = second.environ()
         meeting = Path(given[RANKS])
         assert opened, "gloo listens"

@@ -24,7 +24,7 @@ from pyspark.ml.torch.log_communication import LogStreamingClient
 from hepflow.train.spark.job import _for_the_job, _reason, spark_train
 from hepflow.train.spark.task import connected
 from hepflow.train.spark.terminal import Terminal
-from tests.support.commands import hepflow
+from tests.support.commands import Command, hepflow, listening_of
 from tests.support.standalone_cluster import ask, standalone_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark]
@@ -94,9 +94,20 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
     toy_store(folder / "toy.zarr", events=35, mean_particles=5)
     two = ("--spark.num_processes", "2", "--spark.driver_memory", "512m")
-    done = hepflow("spark-train", *TOY, "--output", "two", *two, cwd=folder)
+    training, opened = Command("spark-train", *TOY, "--output", "two", *two, cwd=folder), set()
+    while training.poll() is None:
+        opened |= {address.ip for address in listening_of(training.pid)}
+        time.sleep(0.2)
+    done = training.finish()
     assert done.returncode == 0, done.stderr
+    (folder / "opened.txt").write_text("\n".join(opened))
     return folder
+
+
+def test_nothing_that_spark_train_starts_on_one_machine_listens_outside_it(toy: Path) -> None:
+    opened = (toy / "opened.txt").read_text().split()
+    assert opened, "gloo, Spark and the driver's terminal listen"
+    assert set(opened) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 def test_two_processes_in_spark_train_to_the_weights_of_one_without(toy: Path) -> None:
