@@ -5,11 +5,15 @@ They are light to import: the Spark worker that only starts the training process
 
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from pyspark import BarrierTaskContext
+from pyspark.ml.torch.distributor import TorchDistributor
 
 from hepflow.system.processes import LAUNCHER, RANKS, RANKS_KEY, imported
 
@@ -45,12 +49,11 @@ def met(run: Callable[..., Any], key: str, settings: dict[str, Any], *arguments:
     Tasks on one machine make a private folder. On several machines the processes meet at a port of
     the first one, which PySpark has chosen, and prove to each other that they hold the key.
     """
-    from pyspark import BarrierTaskContext  # noqa: PLC0415  # only Spark's tasks have one
-
     context: Any = BarrierTaskContext.get()
     os.environ[RANKS_KEY] = key
     os.environ.pop(RANKS, None)  # Python workers are used again
-    made = tempfile.mkdtemp(prefix="hepflow-ranks-") if context.partitionId() == 0 else ""
+    name = f"hepflow-{os.getpid()}-{socket.gethostname()}-"  # if left, `scratch` removes it
+    made = tempfile.mkdtemp(prefix=name) if context.partitionId() == 0 else ""
     try:
         folder = context.allGather(made)[0]
         hosts = {info.address.partition(":")[0] for info in context.getTaskInfos()}
@@ -68,8 +71,6 @@ def launch(settings: dict[str, Any], script: str) -> None:
 
     torchrun itself would open a port to everybody, and import torch once more.
     """
-    from pyspark.ml.torch.distributor import TorchDistributor  # noqa: PLC0415
-
     rank = os.environ["RANK"]
     os.environ |= {"TORCHELASTIC_RUN_ID": "hepflow", "LOCAL_RANK": "0", "GROUP_RANK": rank}
     os.environ[LAUNCHER] = str(os.getpid())
