@@ -1,6 +1,5 @@
 """The options of ``hepflow train``: Lightning's parser over the data, the net and the trainer."""
 
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import fields
@@ -41,8 +40,6 @@ from hepflow.train.progress import FitProgress
 from hepflow.train.ranks import keep_to_themselves
 from hepflow.train.record import EpochTable, RunRecord
 from hepflow.train.tensorboard import CopiedTensorBoard
-
-log = logging.getLogger(__name__)
 
 MAPPINGS = {"--data.balance", "--spark.conf", "--storage"}  # options with names of the user's
 DEFAULTS = {
@@ -193,18 +190,13 @@ class TrainCLI(LightningCLI):
             hint = "`hepflow doctor` shows what this machine has."
             raise ConfigError(f"{asked}: {one_line(error)} {hint}") from error
         _fit_to_machine(trainer, str(config.precision))
+        keep_to_themselves(trainer)
         if isinstance(trainer.strategy, DDPStrategy):  # also one that `auto` chose
-            keep_to_themselves(trainer.strategy)
             # Lightning has no public way to change a strategy that it chose itself.
             own = trainer.strategy._ddp_kwargs  # noqa: SLF001
             # Buffers are statistics that never change: do not send them before every step.
             own.setdefault("broadcast_buffers", False)
             own.setdefault("gradient_as_bucket_view", True)
-        elif trainer.world_size > 1:
-            text = (
-                "trainer.strategy %s: other users may join its ranks. On a shared machine use ddp."
-            )
-            log.warning(text, type(trainer.strategy).__name__)
         # last.ckpt must contain the best score so far, or a resumed run may keep a worse epoch: so
         # it is written after the other callbacks.
         ordered: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from lightning_fabric.utilities.distributed import _init_dist_connection
@@ -35,13 +36,15 @@ SIZE = 32  # bytes of a nonce, of an answer and of a key
 CHECK = timedelta(minutes=2)  # all ranks have met by then
 
 
-def keep_to_themselves(strategy: DDPStrategy) -> None:
-    """Let the ranks of a strategy meet where no stranger does, before the first one is started.
-
-    The strategy may be a class of the user's own, which is left as it is.
-    """
-    if type(strategy) is DDPStrategy:
-        strategy.__class__ = OwnRanks  # Lightning may have chosen it: there was no other moment
+def keep_to_themselves(trainer: pl.Trainer) -> None:
+    """Let the ranks of a trainer meet where no stranger does, before the first one is started."""
+    strategy = trainer.strategy
+    if type(strategy) is not DDPStrategy:
+        if trainer.world_size > 1 and trainer.is_global_zero:
+            text = "other users may join the ranks of %s: on a shared machine, set trainer.strategy ddp"
+            log.warning(text, type(strategy).__name__)
+        return
+    strategy.__class__ = OwnRanks  # Lightning may have chosen it: there was no other moment
     environment: Any = strategy.cluster_environment
     if environment.creates_processes_externally:
         return
