@@ -41,7 +41,7 @@ def keep_to_themselves(trainer: pl.Trainer) -> None:
     strategy = trainer.strategy
     if type(strategy) is not DDPStrategy:
         if trainer.world_size > 1 and trainer.is_global_zero:
-            text = "other users may join the ranks of %s: on a shared machine, set trainer.strategy ddp"
+            text = "other users may join the ranks of %s: on a shared machine, use DDPStrategy"
             log.warning(text, type(strategy).__name__)
         return
     strategy.__class__ = OwnRanks  # Lightning may have chosen it: there was no other moment

@@ -13,10 +13,12 @@ import psutil
 import pytest
 import torch.distributed as dist
 import yaml
+from pytorch_lightning import Trainer
+from pytorch_lightning.strategies import DDPStrategy
 
 from hepflow.config.shipped import shipped
 from hepflow.system.processes import RANKS, RANKS_KEY
-from hepflow.train.ranks import SIZE, listening
+from hepflow.train.ranks import SIZE, keep_to_themselves, listening
 from tests.support.commands import Command, listening_of
 from tests.support.toy_store import toy_store
 
@@ -145,3 +147,18 @@ def test_the_place_to_meet_is_on_one_address() -> None:
 def test_an_address_of_another_machine_is_met_on_all_of_ours() -> None:
     with listening("192.0.2.1", 0) as translated:  # of a documentation's network
         assert translated.getsockname()[0] == "0.0.0.0"
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_ranks_of_a_strategy_of_the_user_s_own_are_named(
+    own: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Mine(DDPStrategy):
+        pass
+
+    monkeypatch.delenv(RANKS, raising=False)
+    with caplog.at_level("WARNING", logger="hepflow"):
+        keep_to_themselves(Trainer("cpu", strategy=Mine() if own else "auto", devices=2))
+    assert (RANKS in os.environ) != own
+    assert any("may join the ranks of Mine" in line for line in caplog.messages) == own
+    monkeypatch.delenv(RANKS, raising=False)
