@@ -117,16 +117,15 @@ def listening(host: str, port: int) -> socket.socket:
     Some machines know their own name as loopback, or are behind a translated address. The others
     could not connect there, so the socket listens on all addresses.
     """
-    family, _, _, _, at = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    meant = host == "localhost" or host == at[0]
-    if not ipaddress.ip_address(at[0]).is_loopback or meant:
-        try:
+    try:
+        family, _, _, _, at = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        meant = host == "localhost" or host == at[0]
+        if meant or not ipaddress.ip_address(at[0]).is_loopback:
             return socket.create_server((str(at[0]), port), family=family)
-        except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL:
-                raise HepflowError(
-                    f"{host}:{port}: {one_line(error)}. Choose another MASTER_PORT."
-                ) from error
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            why = f"the ranks cannot meet at {host}:{port} ({error.strerror})"
+            raise HepflowError(f"{why}. Set MASTER_ADDR and MASTER_PORT.") from error
     return socket.create_server(("", port), family=family)
 
 

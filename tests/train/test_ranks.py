@@ -17,6 +17,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy
 
 from hepflow.config.shipped import shipped
+from hepflow.errors import HepflowError
 from hepflow.system.processes import RANKS, RANKS_KEY
 from hepflow.train.ranks import SIZE, keep_to_themselves, listening
 from tests.support.commands import Command, listening_of
@@ -142,6 +143,15 @@ def test_the_place_to_meet_is_on_one_address() -> None:
                     *at, 1, is_master=True, master_listen_fd=os.dup(other.fileno()), use_libuv=libuv
                 )
         assert port != at[1]
+
+
+def test_a_place_that_is_taken_or_unknown_is_named_in_one_line() -> None:
+    with listening("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(HepflowError, match=rf"cannot meet at 127.0.0.1:{port} \(Address"):
+            listening("127.0.0.1", port)
+    with pytest.raises(HepflowError, match=r"cannot meet at nowhere\.invalid:1"):
+        listening("nowhere.invalid", 1)
 
 
 def test_an_address_of_another_machine_is_met_on_all_of_ours() -> None:
