@@ -1,10 +1,12 @@
 """Cores of this process, versions of its packages, and other processes: commands, who runs."""
 
+import ctypes
 import gc
 import os
 import platform
 import signal
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -14,6 +16,10 @@ from types import ModuleType
 SIGNALLED_S, GRACE_S = 5.0, 60.0
 """Seconds that an interrupted child gets to end: if the terminal sent it Ctrl-C too, and after that
 if it needs a SIGINT of its own."""
+LAUNCHER = "HEPFLOW_LAUNCHER"  # variable: id of the process that starts the others of a training
+RANKS = "HEPFLOW_RANKS"  # variable: private folder where the ranks on one machine meet
+RANKS_KEY = "HEPFLOW_RANKS_KEY"  # variable: secret that the ranks on several machines share
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def cores() -> int:
@@ -53,6 +59,14 @@ def runs(pid: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def end_with(parent: int) -> None:
+    """End this process when its parent dies, even by ``kill -9``, or at once if it has died."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def run(

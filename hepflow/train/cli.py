@@ -1,10 +1,7 @@
 """``hepflow train fit|validate|test|predict|find-lr``: what each does with its trainer."""
 
-import ctypes
 import logging
 import os
-import signal
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,10 +18,11 @@ from hepflow.models.export import read_checkpoint
 from hepflow.models.export import run as export
 from hepflow.system import locks
 from hepflow.system.places import place
+from hepflow.system.processes import LAUNCHER, end_with
 from hepflow.system.terminal import counted
 from hepflow.train.find_lr import find_lr
 from hepflow.train.folder import summary
-from hepflow.train.parser import LAUNCHER, TrainCLI
+from hepflow.train.parser import TrainCLI
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +36,6 @@ NOT_FOR_USERS = (
     ".*LeafSpec.*",  # between Lightning and torch
     ".*`broadcast_buffers` is deprecated.*",  # its successor is not in the oldest torch we allow
 )
-PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def fit(cli: TrainCLI) -> None:
@@ -120,11 +117,7 @@ def main(args: Sequence[str]) -> None:
     command, *options = args
     launcher = os.environ.get(LAUNCHER)
     if launcher and os.environ.get("LOCAL_RANK", "0") != "0":
-        # In a child process: exit when the parent dies, even by `kill -9`.
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != int(launcher):  # it has died while this process was starting
-            os._exit(1)
+        end_with(int(launcher))
     with prepared():
         COMMANDS[command](TrainCLI(command, options, COMMANDS[command].__doc__))
 

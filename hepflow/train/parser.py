@@ -37,10 +37,10 @@ from hepflow.train.folder import RunPlan
 from hepflow.train.help import ALIASES, SWITCHES
 from hepflow.train.module import Classifier
 from hepflow.train.progress import FitProgress
+from hepflow.train.ranks import keep_to_themselves
 from hepflow.train.record import EpochTable, RunRecord
 from hepflow.train.tensorboard import CopiedTensorBoard
 
-LAUNCHER = "HEPFLOW_LAUNCHER"  # variable: id of the process that starts the others of a training
 MAPPINGS = {"--data.balance", "--spark.conf", "--storage"}  # options with names of the user's
 DEFAULTS = {
     "trainer.max_epochs": 50,
@@ -190,6 +190,7 @@ class TrainCLI(LightningCLI):
             hint = "`hepflow doctor` shows what this machine has."
             raise ConfigError(f"{asked}: {one_line(error)} {hint}") from error
         _fit_to_machine(trainer, str(config.precision))
+        keep_to_themselves(trainer)
         if isinstance(trainer.strategy, DDPStrategy):  # also one that `auto` chose
             # Lightning has no public way to change a strategy that it chose itself.
             own = trainer.strategy._ddp_kwargs  # noqa: SLF001
@@ -237,7 +238,7 @@ def _fit_to_machine(trainer: pl.Trainer, precision: str) -> None:
     if on_cpu and devices > cores:
         why = f"asks for more processes than the {cores} cores that hepflow may use here"
         raise ConfigError(f"trainer.devices {devices} {why}")
-    os.environ[LAUNCHER] = str(os.getpid())
+    os.environ[processes.LAUNCHER] = str(os.getpid())
 
 
 def _name(configs: Sequence[Any]) -> str:

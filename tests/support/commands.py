@@ -19,9 +19,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -127,6 +130,17 @@ def hepflow(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, like :func:`subprocess.run` of ``python -m hepflow`` would."""
     return Command(*arguments, env=env, cwd=cwd).finish(timeout)
+
+
+def listening_of(pid: int) -> list[Any]:
+    """Return the addresses where a process and those that it started listen."""
+    opened = []
+    with suppress(psutil.Error):  # one has just ended
+        first = psutil.Process(pid)
+        for process in (first, *first.children(recursive=True)):
+            with suppress(psutil.Error):
+                opened += process.net_connections()
+    return [each.laddr for each in opened if each.status == psutil.CONN_LISTEN]
 
 
 def _run(

@@ -171,6 +171,33 @@ def test_every_task_of_a_training_chooses_among_the_gpus_of_its_node(
     assert ("only 1 of the 2 GPUs of a node will be used" in logs(tmp_path)) == (tasks == 1)
 
 
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_the_tasks_of_a_training_share_a_secret_and_a_place_to_meet(
+    cluster: SlurmCluster, tmp_path: Path, nodes: int
+) -> None:
+    """Seen by a program in hepflow's place."""
+    program = tmp_path / "bin" / "hepflow"
+    program.parent.mkdir()
+    rights = '$(stat -c %a "$HEPFLOW_RANKS" 2>/dev/null)'
+    line = f"place '$HEPFLOW_RANKS' {rights} port '$MASTER_PORT' key $HEPFLOW_RANKS_KEY"
+    program.write_text(f'#!/bin/sh\necho "{line}"\n')
+    program.chmod(0o755)
+    extra = {**ENVIRONMENT, "HEPFLOW_VENV": str(tmp_path)}
+    size = (f"-N{nodes}", f"--ntasks-per-node={3 - nodes}", "--cpus-per-task=1")
+    job_id = cluster.submit(*size, str(SCRIPTS / "train.sbatch"), cwd=tmp_path, extra=extra)
+    assert cluster.wait(job_id)["JobState"] == "COMPLETED", logs(tmp_path)
+    found = re.findall(
+        r"^place '(.*)' (\d*) port '(\d*)' key ([0-9a-f]{64})$", logs(tmp_path), re.M
+    )
+    assert len(found) == 2, logs(tmp_path)
+    assert found[0] == found[1]
+    place, mode, port, _ = found[0]
+    assert (bool(place), mode, bool(port)) == (
+        (True, "700", False) if nodes == 1 else (False, "", True)
+    )
+    assert not place or not Path(place).exists(), "removed at the end of the job"
+
+
 def test_two_nodes_requeued_at_their_time_limit_and_at_a_node_s_death_train_as_one_process(
     cluster: SlurmCluster, tmp_path: Path
 ) -> None:

@@ -19,11 +19,12 @@ from tests.support.trainings import assert_same, weights
 
 pytest.importorskip("pyspark", reason="needs hepflow[ingest]")
 
-from pyspark.ml.torch.log_communication import LogStreamingClient, LogStreamingServer
+from pyspark.ml.torch.log_communication import LogStreamingClient
 
 from hepflow.train.spark.job import _for_the_job, _reason, spark_train
 from hepflow.train.spark.task import connected
-from tests.support.commands import hepflow
+from hepflow.train.spark.terminal import Terminal
+from tests.support.commands import Command, hepflow, listening_of
 from tests.support.standalone_cluster import ask, standalone_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark]
@@ -93,9 +94,20 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
     toy_store(folder / "toy.zarr", events=35, mean_particles=5)
     two = ("--spark.num_processes", "2", "--spark.driver_memory", "512m")
-    done = hepflow("spark-train", *TOY, "--output", "two", *two, cwd=folder)
+    training, opened = Command("spark-train", *TOY, "--output", "two", *two, cwd=folder), set()
+    while training.poll() is None:
+        opened |= {address.ip for address in listening_of(training.pid)}
+        time.sleep(0.2)
+    done = training.finish()
     assert done.returncode == 0, done.stderr
+    (folder / "opened.txt").write_text("\n".join(opened))
     return folder
+
+
+def test_nothing_that_spark_train_starts_on_one_machine_listens_outside_it(toy: Path) -> None:
+    opened = (toy / "opened.txt").read_text().split()
+    assert opened, "gloo, Spark and the driver's terminal listen"
+    assert set(opened) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 def test_two_processes_in_spark_train_to_the_weights_of_one_without(toy: Path) -> None:
@@ -206,21 +218,23 @@ def test_a_wrong_option_is_named_before_spark_starts(
         spark_train([*own, "--spark.num_processes", "0"])
 
 
-def test_the_first_line_too_goes_to_the_driver_alone() -> None:
-    server = LogStreamingServer()
+def test_the_first_line_too_goes_to_the_driver_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    server = Terminal("secret")
     server.start("127.0.0.1")
-    while server.server is None:  # a thread starts it
-        time.sleep(0.01)
-    client = LogStreamingClient("127.0.0.1", server.port)
+    client, stranger = (LogStreamingClient("127.0.0.1", server.port) for _ in range(2))
     try:
+        stranger.send("\x1b[2J nothing left")
+        stranger.send("to read")
         assert client.failed, "PySpark would show a line by itself too"
-        assert not connected(
-            lambda settings: settings["log_streaming_client"].failed,
-            {"log_streaming_client": client},
-        )
+        settings = {"log_streaming_client": client}
+        failed = connected(lambda own: own["log_streaming_client"].failed, "secret", settings)
+        assert not failed
+        client.send("epoch 1")
     finally:
         client.close()
+        stranger.close()
         server.shutdown()
+    assert capfd.readouterr().err == "epoch 1\n", "and the lines of no stranger"
 
 
 def test_processes_get_as_many_cores_as_they_ask_for() -> None:

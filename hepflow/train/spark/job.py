@@ -9,6 +9,7 @@ does; the same command then resumes from the last checkpoint.
 import logging
 import os
 import re
+import secrets
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from typing import Any
 from jsonargparse import Namespace
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
+from pyspark.ml.torch import distributor
 from pyspark.ml.torch.distributor import TorchDistributor
 from pytorch_lightning.cli import LightningArgumentParser
 
@@ -29,12 +31,14 @@ from hepflow.config.stages import RUNS, SparkTrainConfig
 from hepflow.data.runs import CHECKPOINTS, read_record
 from hepflow.engines import spark as engine
 from hepflow.errors import HepflowError
-from hepflow.system.processes import cores
+from hepflow.system.processes import LAUNCHER, cores, end_with
 from hepflow.train.cli import fit, prepared
 from hepflow.train.folder import next_start
 from hepflow.train.parser import TrainCLI
 from hepflow.train.progress import EpochLines
-from hepflow.train.spark.task import connected, train
+from hepflow.train.ranks import SIZE
+from hepflow.train.spark.task import connected, launch, met, train
+from hepflow.train.spark.terminal import Terminal
 
 log = logging.getLogger(__name__)
 
@@ -85,10 +89,16 @@ class _Driver(SparkCLI):
 
 
 class _Distributor(TorchDistributor):
-    """Shows each line of the first process once."""
+    """Shows each line of the first process once, and starts the processes without torchrun."""
 
-    def _run_distributed_training(self, run: Callable[..., Any], *arguments: Any) -> Any:
-        return super()._run_distributed_training(partial(connected, run), *arguments)
+    def _run_distributed_training(
+        self, run: Callable[..., Any], train: Callable[..., Any], _: Any, *arguments: Any
+    ) -> Any:
+        password = secrets.token_hex(SIZE)  # a second secret, as it crosses the network
+        own = partial(connected, partial(met, run, secrets.token_hex(SIZE)), password)
+        # PySpark has no way to give it another server.
+        distributor.LogStreamingServer = partial(Terminal, password)
+        return super()._run_distributed_training(own, train, launch, *arguments)
 
 
 def spark_train(args: Sequence[str]) -> None:
@@ -110,11 +120,11 @@ def spark_train(args: Sequence[str]) -> None:
 
 
 def _run(driver: SparkCLI, args: Sequence[str]) -> str | None:
-    distributor = _Distributor(driver.spark.num_processes, local_mode=False, use_gpu=False)
+    ours = _Distributor(driver.spark.num_processes, local_mode=False, use_gpu=False)
     logging.getLogger(_Distributor.__name__).setLevel(logging.WARNING)
     folder = None if engine.in_cluster_mode() else str(Path.cwd())
     try:
-        return distributor.run(train, list(args), folder)
+        return ours.run(train, list(args), folder)
     except (PySparkException, Py4JError) as error:
         run, why = driver.run.folder, _reason(error, driver.spark.num_processes)
         advice = f"Run the same command to {next_start(run / CHECKPOINTS)}."
@@ -158,6 +168,7 @@ def _reason(error: Exception, processes: int) -> str:
 
 def process(args: list[str], folder: str | None) -> str | None:
     """Train as one process of the job, see `hepflow.train.spark.task.train`."""
+    end_with(int(os.environ[LAUNCHER]))
     rank = int(os.environ["RANK"])
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("hepflow").setLevel(logging.WARNING if rank else logging.INFO)
