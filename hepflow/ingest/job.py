@@ -222,4 +222,4 @@ def _print_estimate(
     lines = [f"assuming {line}" for line in assumptions]
     lines += [f"of these, {name} loses events: {reason}" for name, reason in bad.items()]
     for line in lines:
-        RESULTS.print(line, highlight=False, markup=False)
+        RESULTS.print(line, highlight=False)

@@ -1,8 +1,10 @@
-"""Output folders, and JSON files that are written completely or not at all."""
+"""Output folders, and JSON and CSV files that are written completely or not at all."""
 
+import csv
 import errno
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from hepflow.errors import ConfigError, DataError
 from hepflow.system.publishing import put
 from hepflow.system.remote import is_remote
 from hepflow.system.storage import read_text
+from hepflow.system.terminal import visible
 
 _NAMES = ("EACCES", "EPERM", "EEXIST", "EROFS", "ENOSPC", "EDQUOT", "ENOTDIR", "EISDIR")
 OUTPUT_ERRORS = {getattr(errno, name) for name in _NAMES}
@@ -47,3 +50,24 @@ def read_json(path: Path) -> Any:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         what = f"not readable as JSON ({error}). Delete it and run the stage again."
         raise DataError(f"{path}: {what}") from error
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[object]], end: str = "\r\n") -> None:
+    """Write rows as CSV completely or not at all; spreadsheets take no name in it for a formula."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator=end).writerows(map(_no_formula, row) for row in rows)
+    put(path, text.getvalue().encode())
+
+
+def _no_formula(cell: object) -> object:
+    """Return a cell, with a quote in front of a text that a spreadsheet would compute."""
+    if not isinstance(cell, str):
+        return cell
+    text = visible(cell)
+    if text[:1] not in tuple("=+-@") or len(text) < 2:
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
