@@ -34,7 +34,7 @@ from hepflow.data.moments import Moments
 from hepflow.data.output import refuse_to_replace
 from hepflow.errors import DataError
 from hepflow.schema import SPLITS, STORE_SCHEMA_VERSION
-from hepflow.system.files import read_json, write_json
+from hepflow.system.files import read_json, recorded, write_json
 from hepflow.system.publishing import publish_folder, put, scratch
 from hepflow.system.remote import is_remote
 from hepflow.system.storage import listed, make_folder, remove, remove_tree
@@ -96,10 +96,12 @@ class EventStore:
         if version != STORE_SCHEMA_VERSION:
             versions = f"schema version {version}, this hepflow reads {STORE_SCHEMA_VERSION}"
             raise DataError(f"{path}: store of {versions}. Run `hepflow features` again.")
-        if not about["complete"]:
+        with recorded(path / _GROUP):
+            spec, complete = StoreSpec.from_dict(about), about["complete"]
+        if not complete:
             what = "the store is unfinished. Repeat `hepflow features` to resume."
             raise DataError(f"{path}: {what}")
-        return cls(path, StoreSpec.from_dict(about))
+        return cls(path, spec)
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -127,7 +129,7 @@ class EventStore:
     def sources(self) -> dict[str, str]:
         """Return the fingerprint of the source of each finished part."""
         paths = listed(self.path / "_parts", "*.json")
-        return {path.stem: read_json(path).get("source", "") for path in paths}
+        return {path.stem: _record(path).get("source", "") for path in paths}
 
     def discard(self, names: Iterable[str]) -> None:
         """Remove parts, their records first."""
@@ -242,7 +244,7 @@ class EventStore:
     @cached_property
     def _records(self) -> list[dict[str, Any]]:
         with ThreadPoolExecutor(16) as pool:  # a remote store answers in tens of milliseconds
-            return list(pool.map(read_json, listed(self.path / "_parts", "*.json")))
+            return list(pool.map(_record, listed(self.path / "_parts", "*.json")))
 
     @property
     def _parts(self) -> Iterator[Part]:
@@ -259,10 +261,22 @@ def _threads(_: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(16, thread_name_prefix="hepflow-store")
 
 
+def _record(path: Path) -> dict[str, Any]:
+    """Return the record of a part, whose names stay in the store."""
+    with recorded(path):
+        record: dict[str, Any] = read_json(path)
+        for row in record["parts"]:
+            Part(**row)
+        Ledger.from_dict(record["ledger"])
+    return record
+
+
 def _attributes(path: Path) -> dict[str, Any] | None:
     metadata = path / _GROUP
     about = read_json(metadata) if metadata.is_file() else {}
-    return about.get("attributes", {}).get("hepflow")
+    with recorded(metadata):
+        found: dict[str, Any] | None = about.get("attributes", {}).get("hepflow")
+    return found
 
 
 def _write_group(path: Path, **attributes: Any) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 
 from hepflow.data.runs import ONNX
+from hepflow.errors import one_line
 from hepflow.evaluate.kinematics import Joined, LeftOutError
 from hepflow.evaluate.runs import Run
 from hepflow.statistics.metrics import auc, log_odds, spectrum
@@ -69,7 +70,10 @@ def _session(run: Run, joined: Joined) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     how: Any = {"providers": ["CPUExecutionProvider"]}
-    session = onnxruntime.InferenceSession(read_bytes(file), options, **how)
+    try:
+        session = onnxruntime.InferenceSession(read_bytes(file), options, **how)
+    except Exception as error:  # it has no type of its own
+        raise LeftOutError(f"{ONNX} is not usable ({one_line(error)[:200]})") from error
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 2:
         raise LeftOutError("permutation importance is not available for particle nets")

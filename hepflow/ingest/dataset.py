@@ -29,7 +29,7 @@ from hepflow.ingest.task import RECORDS, Settings, TaskRecord
 from hepflow.reading.ranges import EntryRange
 from hepflow.reading.record import RangeRecord
 from hepflow.schema import EVENTS_SCHEMA_VERSION
-from hepflow.system.files import read_json
+from hepflow.system.files import read_json, recorded
 from hepflow.system.storage import listed, make_folder, remove, remove_empty_folder
 from hepflow.system.terminal import counted
 
@@ -72,7 +72,8 @@ def finished(
     wanted = {one.key: one for one in ranges}
     records = []
     for path in listed(settings.output / RECORDS, "*.json"):
-        record = TaskRecord.from_dict(read_json(path))
+        with recorded(path):
+            record = TaskRecord.from_dict(read_json(path))
         task = [own.range for own in record.ranges]
         keys = {one.key for one in task}
         retry = any(own.transient or (own.lost and retry_quarantined) for own in record.ranges)

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import awkward as ak
 import numpy as np
 import uproot
 from awkward.contents import ListOffsetArray, NumpyArray, RecordArray
 from awkward.index import Index64
+from uproot.language import Language
 
 from hepflow.errors import DataError, NoCredentials
 from hepflow.reading.ends import EndsFirst
@@ -138,9 +139,8 @@ class DelphesFile:
         entry, stop = edges[0], edges[-1]
         try:
             # A cluster larger than a step comes in several, and uproot keeps the baskets between.
-            steps = self._tree.iterate(
-                self._names, step_size=step, entry_start=entry, entry_stop=stop, library="ak"
-            )
+            how: Any = {"step_size": step, "library": "ak", "language": _Branches()}
+            steps = self._tree.iterate(self._names, entry_start=entry, entry_stop=stop, **how)
             for arrays in steps:
                 contents = [self._structs(arrays, collection) for collection in self.branches]
                 events = ak.Array(RecordArray(contents, list(self.branches), length=len(arrays)))
@@ -178,6 +178,18 @@ class DelphesFile:
     @cached_property
     def _names(self) -> list[str]:
         return [branch for fields in self.branches.values() for branch in fields.values()]
+
+
+class _Branches(Language):
+    """Names of branches and nothing else: uproot's own language runs the aliases in a file."""
+
+    def free_symbols(self, expression: str, *_: Any) -> list[str]:
+        """Refuse what is no branch."""
+        raise Unreadable(f"no branch {expression!r}")
+
+    def compute_expressions(self, _: Any, arrays: Any, wanted: Any, *__: Any) -> dict[str, Any]:
+        """Return the arrays of the branches."""
+        return {name: arrays[of["branches"][0].cache_key] for name, of in wanted}
 
 
 def read_delphes(path: Path | str, start: int = 0, stop: int | None = None) -> ak.Array:

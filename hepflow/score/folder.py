@@ -22,7 +22,7 @@ from hepflow.physics.skim import NOT_FINITE
 from hepflow.reading.ranges import EntryRange
 from hepflow.schema import SCORES_SCHEMA_VERSION
 from hepflow.score.task import CLAIMS, RECORDS, ScoreRecord
-from hepflow.system.files import read_json
+from hepflow.system.files import read_json, recorded
 from hepflow.system.storage import listed, make_folder, read_text, remove, remove_tree
 
 CHECKPOINT, RECENT = "_checkpoint", "_recent"
@@ -131,7 +131,8 @@ class ScoreFolder:
             remove(path)
 
     def _read(self, path: Path) -> ScoreRecord:
-        return ScoreRecord.from_dict(read_json(path))
+        with recorded(path):
+            return ScoreRecord.from_dict(read_json(path))
 
     def _forget(self, record: ScoreRecord) -> None:
         remove(self.path / RECORDS / f"{record.key}.json")

@@ -6,10 +6,10 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hepflow.errors import ConfigError, DataError
+from hepflow.errors import ConfigError, DataError, one_line
 from hepflow.system.publishing import put
 from hepflow.system.remote import is_remote
 from hepflow.system.storage import read_text
@@ -47,9 +47,35 @@ def read_json(path: Path) -> Any:
     """Read a JSON file; raise a DataError if it is damaged."""
     try:
         return json.loads(read_text(path))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        what = f"not readable as JSON ({error}). Delete it and run the stage again."
+    except (ValueError, RecursionError) as error:
+        what = f"not readable as JSON ({one_line(error)}). Delete it and run the stage again."
         raise DataError(f"{path}: {what}") from error
+
+
+@contextmanager
+def recorded(path: Path) -> Iterator[None]:
+    """Raise a DataError if the block finds something else in a file than hepflow writes there."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        why = f"{type(error).__name__}: {one_line(error)}"
+        what = f"not what hepflow writes there ({why}). Delete it and run the stage again."
+        raise DataError(f"{path}: {what}") from error
+
+
+def inside(name: str) -> str:
+    """Return a path in a record, or raise a ValueError if it leaves the folder of the record."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
+        raise ValueError(f"{name!r} is no place in the folder")
+    return name
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a file or folder in a record; a path is a ValueError."""
+    if "/" in inside(name):
+        raise ValueError(f"{name!r} is a path, not a name")
+    return name
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[object]], end: str = "\r\n") -> None:

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from upath import UPath
 
+from hepflow.errors import DataError
 from hepflow.system.patience import patiently
 from hepflow.system.remote import is_remote
 
@@ -66,7 +67,8 @@ def _entries(folder: Path) -> list[tuple[str, bool]]:
     here = where.strip("/")
     kinds = {info["name"].strip("/"): info["type"] == "directory" for info in infos}
     kinds.pop(here, None)  # a file lists itself, and some stores list the folder
-    return sorted((PurePosixPath(name).name, kind) for name, kind in kinds.items())
+    names = ((PurePosixPath(name).name, kind) for name, kind in kinds.items())
+    return sorted(one for one in names if one[0] != "..")  # an object's name may be anything
 
 
 def read_bytes(path: Path) -> bytes:
@@ -104,9 +106,17 @@ def sizes_below(folder: Path) -> dict[str, int]:
         system, where = system_of(folder)
         top = f"{where.strip('/')}/"
         found = patiently(folder, lambda: system.find(where, detail=True))
-        return {n.strip("/").removeprefix(top): int(found[n]["size"] or 0) for n in found}
+        return {_below(n.strip("/"), top): int(found[n]["size"] or 0) for n in found}
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def _below(name: str, top: str) -> str:
+    """Return a name relative to the folder in which a store lists it."""
+    below = name.removeprefix(top)
+    if ".." in PurePosixPath(below).parts:  # an object's name may be anything
+        raise DataError(f"{name}: a name that leaves its folder. Rename the object.")
+    return below
 
 
 def fetch(path: Path, target: Path) -> None:
