@@ -43,7 +43,7 @@ def rebuild(description: Mapping[str, Any]) -> Net:
         if module.partition(".")[0] in sys.stdlib_module_names:  # some do things when imported
             raise ImportError("no net is in Python's own modules")
         own = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         why = f"cannot import the checkpoint's net {module}.{name} ({error})"
         raise ConfigError(f"{why}. Add its folder to PYTHONPATH.") from error
     if not (isinstance(own, type) and issubclass(own, Net)):  # a checkpoint may name anything
