@@ -37,7 +37,7 @@ from hepflow.schema import SPLITS, STORE_SCHEMA_VERSION
 from hepflow.system.files import read_json, recorded, write_json
 from hepflow.system.publishing import publish_folder, put, scratch
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import listed, make_folder, remove, remove_tree
+from hepflow.system.storage import listed, make_folder, remove, remove_tree, require_no_links
 
 Blocks = Mapping[tuple[str, str], EventBlock]  # (split, class) -> events
 _GROUP = "zarr.json"
@@ -59,6 +59,8 @@ class EventStore:
         stay, and the caller discards the outdated ones (see `sources` and `discard`). A path that
         holds something else is refused.
         """
+        folders = (f"{split}/{name}" for split in SPLITS for name in spec.classes)
+        require_no_links(path, ("_parts", *SPLITS, *folders))
         before = _attributes(path) or {}
         if not before and path.exists():
             names = {one.name for one in listed(path)}
@@ -287,11 +289,11 @@ def _write_group(path: Path, **attributes: Any) -> None:
 
 def _sweep(path: Path) -> None:
     """Remove the scratch folders of writers that were killed, and unfinished files of zarr."""
-    for left_over in listed(path, ".*-*"):
+    for left_over in listed(path, ".*-*", links=False):
         remove_tree(left_over)
     hidden = ("zarr.*.partial", ".*.part")  # of zarr, in stores of hepflow 0.1, and of ours
     for folder, drafts in product(("", "*/", "*/*/"), hidden):
-        for left_over in listed(path, folder + drafts):
+        for left_over in listed(path, folder + drafts, links=False):
             remove(left_over)
 
 

@@ -98,9 +98,9 @@ def prepare(output: Path) -> None:
         what = f"not a dataset of `hepflow ingest`, as it holds {others[0]}"
         raise DataError(f"{output}: {what}. Give a new or an empty folder as --output.")
     make_folder(records)
-    drafts = (*listed(output, ".*.part"), *listed(output, "*/.*.part"), *listed(records, ".*.now"))
-    for left_over in drafts:
-        remove(left_over)
+    for drafts in (".*.part", "*/.*.part", f"{RECORDS}/.*.now"):
+        for left_over in listed(output, drafts, links=False):
+            remove(left_over)
 
 
 def commit(
@@ -157,7 +157,7 @@ def commit(
 def sweep(about: Mapping[str, Any], output: Path) -> None:
     """Remove fragments that are not in the manifest: of changed files, or of runs that died."""
     live = {output / name for name in about["fragments"]}
-    for path in listed(output, "*/*.parquet"):
+    for path in listed(output, "*/*.parquet", links=False):
         if path not in live:
             remove(path)
 

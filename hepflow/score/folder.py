@@ -112,8 +112,9 @@ class ScoreFolder:
 
     def _sweep(self, retry_lost: bool) -> None:
         """Read the records, and remove files that killed workers left without one."""
-        for left_over in (*listed(self.path, ".*.part"), *listed(self.path, "*/.*.part")):
-            remove(left_over)
+        for drafts in (".*.part", "*/.*.part"):
+            for left_over in listed(self.path, drafts, links=False):
+                remove(left_over)
         for path in listed(self.path / RECORDS, "*.json"):
             record = self._read(path)
             exists = record.fragment is None or (self.path / record.fragment).is_file()

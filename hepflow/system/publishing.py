@@ -31,7 +31,14 @@ from hepflow.system.patience import patiently
 from hepflow.system.places import TIMEOUT_S
 from hepflow.system.processes import runs
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import AT_ONCE, make_folder, read_text, remove_tree, system_of
+from hepflow.system.storage import (
+    AT_ONCE,
+    make_folder,
+    private_folder,
+    read_text,
+    remove_tree,
+    system_of,
+)
 from hepflow.system.store_options import WORK_DIR
 
 _COPY_BYTES = 8 << 20
@@ -51,8 +58,7 @@ def scratch() -> Path:
     of the process. That of a process that was killed is removed by the next process there.
     """
     folder = _scratch(os.environ.get(WORK_DIR) or tempfile.gettempdir(), os.getpid())
-    folder.mkdir(0o700, parents=True, exist_ok=True)  # if somebody has tidied up
-    return folder
+    return private_folder(folder)  # again, if somebody has tidied up
 
 
 @cache
@@ -61,7 +67,8 @@ def _scratch(disk: str, pid: int) -> Path:
     host = socket.gethostname()
     for left in Path(disk).glob("hepflow-*-*-*"):
         own, _, of_host = left.name.removeprefix("hepflow-").rpartition("-")[0].partition("-")
-        if of_host == host and own.isdecimal() and not runs(int(own)):
+        ours = left.lstat().st_uid == os.geteuid()
+        if ours and of_host == host and own.isdecimal() and not runs(int(own)):
             shutil.rmtree(left, ignore_errors=True)
     folder = tempfile.mkdtemp(prefix=f"hepflow-{pid}-{host}-", dir=disk)
     atexit.register(_remove_own, folder, pid)
