@@ -1,6 +1,8 @@
 """The whole report: its files, the same bytes in a second run, and what happens without a store."""
 
+import base64
 import csv
+import hashlib
 import json
 import re
 import shutil
@@ -148,6 +150,17 @@ def test_the_page_needs_no_other_file_and_no_network(whole: Path) -> None:
     assert not re.search(r"<(script|img|link|iframe)[^>]*(src|href)=[\"'](?!data:)", text)
     assert "@import" not in text
     assert "url(http" not in text
+    assert not re.search(r"<[^>]* (style|on\w+)=", text)
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
+    assert policy
+    rules = dict(rule.split(" ", 1) for rule in policy[1].split("; "))
+    assert rules.pop("default-src") == rules.pop("base-uri") == rules.pop("form-action") == "'none'"
+    assert rules.pop("img-src") == "data:"
+    for tag in ("style", "script"):
+        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.S)
+        hashed = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert rules.pop(f"{tag}-src") == f"'sha256-{hashed}'"
+    assert not rules
 
 
 def test_the_headline_is_first_and_the_published_numbers_are_labelled(whole: Path) -> None:
