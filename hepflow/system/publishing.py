@@ -67,9 +67,10 @@ def _scratch(disk: str, pid: int) -> Path:
     host = socket.gethostname()
     for left in Path(disk).glob("hepflow-*-*-*"):
         own, _, of_host = left.name.removeprefix("hepflow-").rpartition("-")[0].partition("-")
-        ours = left.lstat().st_uid == os.geteuid()
-        if ours and of_host == host and own.isdecimal() and not runs(int(own)):
-            shutil.rmtree(left, ignore_errors=True)
+        if of_host == host and own.isdecimal() and not runs(int(own)):
+            with contextlib.suppress(FileNotFoundError):  # another process removes it too
+                if left.lstat().st_uid == os.geteuid():
+                    shutil.rmtree(left, ignore_errors=True)
     folder = tempfile.mkdtemp(prefix=f"hepflow-{pid}-{host}-", dir=disk)
     atexit.register(_remove_own, folder, pid)
     return Path(folder)

@@ -24,6 +24,7 @@ from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError
 from hepflow.evaluate import published
 from hepflow.evaluate.figures import Bars
+from hepflow.evaluate.figures.plots import save
 from hepflow.evaluate.job import _write, evaluate_runs, inputs_hash, run
 from hepflow.evaluate.kinematics import bin_edges, store_hashes
 from hepflow.evaluate.report import write_report
@@ -370,8 +371,8 @@ def test_names_of_classes_and_runs_cannot_break_the_page(tmp_path: Path) -> None
     toy_runs(
         tmp_path / "runs",
         per_class=(60, 60),
-        classes=("<b>x/y", 'y"&'),
-        models={"<script>alert(1)": 1.5},
+        classes=("<b>x/y", '@y"&'),
+        models={"<script>alert(1)": 1.5, "=1+1": 1.2},
     )
     config = EvaluateConfig(input=tmp_path / "runs", bootstrap=10)
     metrics, figures = evaluate_runs(
@@ -381,6 +382,12 @@ def test_names_of_classes_and_runs_cannot_break_the_page(tmp_path: Path) -> None
     text = (tmp_path / "report.html").read_text()
     assert "<script>alert" not in text
     assert "<b>x" not in text
+    for section in figures.values():
+        for figure in section:
+            save(figure, tmp_path)
+            with (tmp_path / f"{figure.name}.csv").open(newline="") as file:
+                cells = [cell for row in csv.reader(file) for cell in row]
+            assert not [cell for cell in cells if re.match(r"[=+@]|-[^\d.]", cell)]
     assert "the classes of this report differ" in text
     assert all(
         re.fullmatch(r"[\w.-]+", figure.name) for section in figures.values() for figure in section
