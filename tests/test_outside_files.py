@@ -34,7 +34,7 @@ from hepflow.system.files import read_json
 from tests.support.delphes_events import write_dataset
 from tests.support.root_files import write_delphes
 from tests.support.toy_store import toy_store
-from tests.support.toy_trigger import untrained, write_raw
+from tests.support.toy_trigger import ingest, untrained, write_raw
 
 
 class Payload:
@@ -229,6 +229,27 @@ def test_reading_a_root_file_evaluates_no_expression(
 
 
 ROWS = 1237
+
+
+@pytest.mark.parametrize("announced", [0, ROWS - 1, ROWS + 1, 1 << 40, 1 << 62, (1 << 64) - 1])
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_a_root_file_that_announces_entries_costs_itself_alone(
+    tmp_path: Path, announced: int, everywhere: bool
+) -> None:
+    """The tree's count of entries, which comes first, or also those of its branches."""
+    raw = tmp_path / "raw" / "qcd"
+    write_delphes(raw / "good.root", [100], 2)
+    bad = write_delphes(raw / "bad.root", [ROWS])
+    old, new = (number.to_bytes(8, "big") for number in (ROWS, announced))
+    content = bad.read_bytes()
+    assert content.count(old) > 1
+    bad.write_bytes(content.replace(old, new, -1 if everywhere else 1))
+    ingest(tmp_path / "raw", tmp_path / "events", ("qcd",))
+    ledger = open_events(tmp_path / "events").ledger
+    assert {item.file for item in ledger.lost} <= {"qcd/bad.root"}
+    assert ledger.n_in - ledger.n_lost - ledger.n_rejected == ledger.n_out > 0
+
+
 HUGE = 1 << 48
 
 

@@ -62,6 +62,8 @@ class DelphesFile:
                 self._tree = root[tree]
             if not isinstance(self._tree, uproot.TTree):
                 raise Unreadable(f"{tree!r} is a {root.classname_of(tree)}, not a TTree")
+            if self.n_entries < 0:
+                raise Unreadable(f"damaged directory or tree ({self.n_entries} entries)")
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -146,6 +148,8 @@ class DelphesFile:
                 events = ak.Array(RecordArray(contents, list(self.branches), length=len(arrays)))
                 yield entry, entry + len(events), events
                 entry += len(events)
+            if entry < stop:
+                raise ValueError("the tree counts more entries than its branches")
         except Exception as error:
             if (io_error := _io_error(error, self.path)) is not None:
                 raise io_error from error
