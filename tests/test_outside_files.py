@@ -18,7 +18,7 @@ from flatbuffers.table import Table
 
 from hepflow.cli import COMMANDS, main
 from hepflow.data.arrays import ShardedArray, write_array
-from hepflow.data.events import open_events
+from hepflow.data.events import open_events, read_fragment
 from hepflow.data.predictions import Predictions, read_predictions, write_predictions
 from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError, HepflowError
@@ -28,6 +28,8 @@ from hepflow.models.inputs import Inputs
 from hepflow.models.net import rebuild
 from hepflow.models.onnx_net import OnnxNet
 from hepflow.reading.delphes import read_delphes
+from hepflow.reading.reader import Access
+from hepflow.score.inputs import ranges_of, reader_of
 from hepflow.score.kafka.messages import Malformed, decode, encode, example
 from hepflow.simulate.pool import load as load_pool
 from hepflow.system.files import read_json
@@ -282,6 +284,26 @@ def test_a_parquet_file_that_announces_rows_takes_no_memory(tmp_path: Path) -> N
     assert announce(tmp_path / "p.parquet", ROWS, HUGE) >= 2
     with pytest.raises(DataError, match="no readable predictions"):
         read_predictions(tmp_path / "p.parquet")
+
+
+@pytest.mark.parametrize("announced", [5000, HUGE, 1 << 61])
+def test_a_fragment_that_announces_events_is_one_line_or_lost(
+    tmp_path: Path, announced: int
+) -> None:
+    """Also if the marker of the dataset agrees with it."""
+    folder = write_dataset(tmp_path / "events", 1, 317)
+    (file,) = folder.rglob("*.parquet")
+    assert announce(file, 317, announced)
+    about = read_json(folder / "_hepflow.json")
+    about["ledger"] |= {"n_in": announced, "n_out": announced}
+    (folder / "_hepflow.json").write_text(json.dumps(about))
+    (fragment,) = open_events(folder).fragments
+    with pytest.raises(DataError, match="not readable"):
+        read_fragment(fragment)
+    (entries,) = ranges_of(folder, Access(), 1 << 27)
+    (chunk,) = reader_of(entries, Access()).chunks()
+    assert chunk.events is None
+    assert chunk.stop - chunk.start == announced
 
 
 def lengthened(message: bytes, length: int) -> bytes:

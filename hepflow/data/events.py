@@ -209,6 +209,8 @@ def read_fragment(fragment: Fragment, columns: Sequence[str] = COLUMNS) -> ak.Ar
     try:
         with _opened(fragment, columns) as source, pq.ParquetFile(source) as file:
             table = file.read_row_groups(groups, columns=list(columns), use_threads=False)
+            if len(table) != fragment.n_events:
+                raise pa.ArrowInvalid(f"{len(table)} rows of {fragment.n_events}")
     except (OSError, pa.ArrowException) as error:
         why = f"not readable ({one_line(error)}). Ingest its ROOT files again."
         raise DataError(f"{fragment.path}: {why}") from error
