@@ -6,16 +6,19 @@ READY  := $(VENV)/.hepflow-installed
 # Test processes. Each starts servers, Spark and commands of its own: on 2 cores, 2 processes take
 # 9 minutes and 3 take 11.
 TESTERS ?= 2
-# Tested versions; `make test CONSTRAINTS=` installs the newest versions.
+# Tested versions, with hashes; `make test CONSTRAINTS=` installs the newest versions.
 CONSTRAINTS ?= constraints.txt
 # A torch in .venv is kept. Otherwise a CPU build if pip finds one (a tenth of the size), else PyPI's.
-TORCH  ?= $(shell sed -n 's/^torch==//p' constraints.txt)
+TORCH  ?= $(shell sed -n 's/^torch==\([^ ]*\).*/\1/p' constraints.txt)
+# With what torch brings along: one of these is there before the rest.
+OF_TORCH := torch|triton|(nvidia|cuda)-[a-z0-9-]+
 LOWEST := .venv-lowest
+TOOLS  := .venv-tools
 # Compiled Python of hepflow/ and tests/ is kept: some hundred processes import it.
 export PYTHONDONTWRITEBYTECODE =
 PYTEST  = $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install demo test fast system coverage servers lint docs lowest constraints clean
+.PHONY: help install demo test fast system coverage servers lint docs lowest constraints sbom clean
 
 help:
 	@echo "make install      only the virtual environment, .venv; the others create it too"
@@ -29,6 +32,7 @@ help:
 	@echo "make coverage     all tests, and the lines of hepflow/ that they miss"
 	@echo "make lowest       the fast tests with the lowest versions that pyproject.toml allows"
 	@echo "make constraints  update constraints.txt from the installed versions"
+	@echo "make sbom         a bill of materials of the virtual environment, build/hepflow.cdx.json"
 	@echo "make clean        remove the virtual environments, the pages and the demo's output"
 
 install: $(READY)
@@ -41,9 +45,9 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 		echo "$(VENV): PyTorch first: 200 MB, or gigabytes if pip finds no CPU build"; \
 		$(BIN)/pip install --quiet 'torch==$(TORCH)+cpu' 2>/dev/null || $(BIN)/pip install 'torch==$(TORCH)'; }
 	@echo "$(VENV): some 200 other packages, 1 GB; pip is silent for a few minutes"
-	@sed '/^torch==/d' $(or $(CONSTRAINTS),/dev/null) > $(VENV)/constraints.txt
-	@$(BIN)/python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >> $(VENV)/constraints.txt
-	@$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[all,docs,test]'
+	@awk '/^[^ #]/ { kept = !/^($(OF_TORCH))==/ } kept' $(or $(CONSTRAINTS),/dev/null) > $(VENV)/constraints.txt
+	@test ! -s $(VENV)/constraints.txt || $(BIN)/pip install --quiet --require-hashes --no-deps --requirement $(VENV)/constraints.txt
+	@$(BIN)/pip install --quiet --editable '.[all,docs,test]' "torch==$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch"))')"
 	@touch $@
 
 demo: install
@@ -88,10 +92,23 @@ lowest:
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[all,test]'
 	$(LOWEST)/bin/python -m pytest -m 'not slow and not system'
 
-# The versions in .venv, without this package, build tools, and torch's build tag.
-constraints: install
+# The versions in .venv, without torch's build tag, and the hashes of all their files.
+constraints: install $(TOOLS)/bin/uv
+	@$(BIN)/pip freeze --exclude-editable | sed 's/+c[a-z0-9]*$$//' > $(VENV)/versions.txt
+	@$(TOOLS)/bin/uv pip compile --quiet --python $(BIN)/python --extra all --extra docs --extra test \
+		--constraint $(VENV)/versions.txt --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		--output-file $(VENV)/compiled.txt pyproject.toml
 	@{ echo '# Versions of the last test run. Update with: make install CONSTRAINTS= && make constraints'; \
-		$(BIN)/pip freeze --exclude-editable --exclude pip --exclude setuptools --exclude wheel | sed 's/+cpu$$//'; } > constraints.txt
+		cat $(VENV)/compiled.txt; } > constraints.txt
+
+sbom: install $(TOOLS)/bin/uv
+	@mkdir -p build
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file build/hepflow.cdx.json $(BIN)/python
+
+$(TOOLS)/bin/uv:
+	@$(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/pip install --quiet uv cyclonedx-bom
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build demo
+	rm -rf $(VENV) $(LOWEST) $(TOOLS) build demo

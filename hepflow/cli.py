@@ -40,7 +40,7 @@ from hepflow.system.files import OUTPUT_ERRORS
 from hepflow.system.places import is_url
 from hepflow.system.processes import imported
 from hepflow.system.remote import is_of_a_store
-from hepflow.system.terminal import MESSAGES, RESULTS, Messages, show
+from hepflow.system.terminal import MESSAGES, RESULTS, Lines, Messages, show, visible
 
 USER_ERROR, INTERRUPTED = 2, 130
 RANKS = ("LOCAL_RANK", "SLURM_PROCID")
@@ -126,7 +126,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         handler = Messages() if MESSAGES.is_terminal else logging.StreamHandler()
-        logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+        handler.setFormatter(Lines())
+        logging.basicConfig(level=logging.WARNING, handlers=[handler])
         logging.getLogger("hepflow").setLevel(logging.INFO)
         _dispatch(arguments)
         sys.stdout.flush()
@@ -180,7 +181,7 @@ def _interrupted() -> NoReturn:
 
 def _print(message: str) -> None:
     one_line = not MESSAGES.is_terminal  # rich would wrap it within words
-    MESSAGES.print(f"hepflow: {message}", markup=False, highlight=False, soft_wrap=one_line)
+    MESSAGES.print(f"hepflow: {visible(message)}", highlight=False, soft_wrap=one_line)
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -305,7 +306,7 @@ def _print_commands(usage: str, rows: dict[str, str], note: str = "") -> None:
     grid = Table.grid(padding=(0, 2))
     for name, text in rows.items():
         grid.add_row(Text(f"  {name}"), Text(text))
-    RESULTS.print(f"usage: {usage}\n", markup=False, highlight=False)
+    RESULTS.print(f"usage: {usage}\n", highlight=False)
     show(grid)
     if note:
-        RESULTS.print(f"\n{note}", markup=False, highlight=False)
+        RESULTS.print(f"\n{note}", highlight=False)

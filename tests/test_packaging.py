@@ -70,16 +70,15 @@ def test_the_constraints_pin_every_package_that_make_installs_within_its_bounds(
     ] == []
 
 
-def test_a_constraint_is_one_version_of_one_index() -> None:
-    assert [line for line in pinned() if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
+def test_a_constraint_is_one_version_of_any_index_with_its_hashes() -> None:
+    text = (ROOT / "constraints.txt").read_text()
+    hashed = r"[\w.-]+==[\w.]+(?: \\\n    --hash=sha256:[0-9a-f]{64})+\n"
+    assert re.fullmatch(rf"#[^\n]*\n(?:{hashed})+", text)
 
 
 def pinned() -> list[str]:
-    return [
-        line
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
-        if not line.startswith("#")
-    ]
+    text = (ROOT / "constraints.txt").read_text()
+    return re.findall(r"^([^\s#]+==\S+)", text, re.MULTILINE)
 
 
 def test_an_extra_that_repeats_a_package_repeats_its_bound() -> None:

@@ -77,7 +77,13 @@ def _is_path(value: object, _: type) -> bool:
     return isinstance(value, Path) or is_url(value)
 
 
-register_type(Path, str, place, type_check=_is_path)
+def _to_path(value: Any) -> Path:
+    if not isinstance(value, str) and not _is_path(value, Path):
+        raise TypeError(f"a path is a text, got {value!r}")
+    return place(value)
+
+
+register_type(Path, str, _to_path, type_check=_is_path)
 
 
 def add_fields(parser: ArgumentParser, config: type, *group: str) -> None:

@@ -12,6 +12,7 @@ from hepflow.config.engines import ClusterConfig, SparkConfig
 from hepflow.config.limits import Checked, NonNegativeFloat, NonNegativeInt, PositiveInt
 from hepflow.errors import ConfigError
 from hepflow.schema import CLASSES, SPLITS, TREE
+from hepflow.system.files import plain_name
 
 RAW = Path("data/raw")
 EVENTS = Path("data/events")
@@ -111,6 +112,13 @@ class IngestConfig(ReadingConfig):
         if not self.samples:
             example = "Give at least one, such as `samples: {qcd: [qcd]}`."
             raise ConfigError(f"samples names no class. {example}")
+        for name in self.samples:
+            try:
+                plain_name(name)
+            except ValueError as error:
+                raise ConfigError(
+                    f"samples: {error}. A class is a folder of the output."
+                ) from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,8 @@ core writes 1.3 times and reads 2.9 times as many events per second (`benchmarks
 tests compare the two in both directions.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 
 from hepflow.errors import DataError, HepflowError
 from hepflow.system.byte_ranges import open_ranges
-from hepflow.system.files import read_json
+from hepflow.system.files import read_json, recorded
 from hepflow.system.remote import is_remote
 
 ROWS_PER_CHUNK = 16_000
@@ -42,6 +44,8 @@ COMPRESSOR = {"cname": "zstd", "clevel": 1, "shuffle": "shuffle", "blocksize": 2
 REPAIR = "Delete the record of its part under _parts/ and run `hepflow features` again."
 """Advice for a damaged array."""
 _CODECS = (["bytes", "blosc", "crc32c"], ["transpose", "bytes", "blosc", "crc32c"])
+MOST_BYTES, MOST_CHUNKS = 1 << 30, 1 << 16
+"""Largest chunk, and most chunks per shard, that are read: a store may come from anybody."""
 _MISSING = 2**64 - 1  # offset of a chunk that was never written
 _CHECKSUM_BYTES, _ENTRY_BYTES = 4, 16
 _DECODER = Blosc()  # a compressed chunk carries its own settings
@@ -103,14 +107,22 @@ class ShardedArray:
             raise DataError(f"{path}: no readable array ({why}). {REPAIR}") from error
         if not at_end or codecs not in _CODECS or len(codecs) != 2 + len(shard):
             raise DataError(f"{path}: an array that hepflow has not written. Read it with zarr.")
-        dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
-        return cls(path, tuple(metadata["shape"]), dtype, inner["chunk_shape"][0], shard[0])
+        with recorded(path / "zarr.json"):
+            dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
+            shape, chunk = tuple(metadata["shape"]), inner["chunk_shape"]
+            _check_sizes(dtype, shape, chunk, shard)
+        return cls(path, shape, dtype, chunk[0], shard[0])
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Return rows ``start:stop``, as slicing counts them, or raise a DataError for damage."""
         start, stop, _ = slice(start, stop).indices(self.shape[0])
-        rows = np.empty((max(0, stop - start), *self.shape[1:]), self.dtype)
-        if len(rows):
+        n_rows = max(0, stop - start)
+        if n_rows and not is_remote(self.path):  # before memory for them is taken
+            last = _shard_path(self.path, (stop - 1) // self.rows_per_shard, len(self.shape))
+            if not last.is_file():
+                raise DataError(f"{last}: not readable (No such file). {REPAIR}")
+        rows = np.empty((n_rows, *self.shape[1:]), self.dtype)
+        if n_rows:
             for shard in range(start // self.rows_per_shard, -(-stop // self.rows_per_shard)):
                 first = shard * self.rows_per_shard
                 low, high = max(start, first), min(stop, first + self.rows_per_shard)
@@ -130,7 +142,11 @@ class ShardedArray:
                     where = max(file.size - index_bytes, 0)
                     body, checksum = file.read(_with_checksum(where, index_bytes))
                     body = _checked(body, checksum, f"{path}: index")
-                    index = np.frombuffer(body, "<u8").reshape(-1, 2).tolist()
+                    entries = np.frombuffer(body, "<u8").reshape(-1, 2)
+                    chunks_there = entries[entries[:, 0] != _MISSING]
+                    if (chunks_there > where).any() or (chunks_there.sum(axis=1) > where).any():
+                        raise DataError(f"{path}: index leads out of the file. {REPAIR}")
+                    index = entries.tolist()
                     if is_remote(path):
                         self._indexes[shard] = index
                 chunks = range(start // size, -(-stop // size))
@@ -144,8 +160,22 @@ class ShardedArray:
                     first = chunk * size
                     low, high = max(start, first), min(stop, first + size)
                     rows[low - start : high - start] = columns.T[low - first : high - first]
-        except (OSError, RuntimeError) as error:  # numcodecs raises the latter
+        except (OSError, RuntimeError, ValueError) as error:  # numcodecs raises the latter two
             raise DataError(f"{path}: not readable ({error}). {REPAIR}") from error
+
+
+def _check_sizes(
+    dtype: np.dtype[Any], shape: Sequence[int], chunk: Sequence[int], shard: Sequence[int]
+) -> None:
+    """Raise a ValueError for sizes that no writer of hepflow gives an array."""
+    sizes = [*shape, *chunk, *shard]
+    if dtype.kind not in "iuf" or not all(isinstance(n, int) and n >= 0 for n in sizes):
+        raise ValueError(f"{dtype} of shape {shape}")
+    n_bytes = math.prod(chunk) * dtype.itemsize
+    same = list(chunk[1:]) == list(shard[1:]) == list(shape[1:]) and len(chunk) == len(shape)
+    fits = 0 < chunk[0] <= shard[0] <= MOST_CHUNKS * chunk[0] and shard[0] % chunk[0] == 0
+    if not (same and fits and n_bytes <= MOST_BYTES):
+        raise ValueError(f"chunks of shape {chunk} in shards of {shard} for {shape}")
 
 
 def _shard_path(array: Path, shard: int, n_dim: int) -> Path:

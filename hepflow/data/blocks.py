@@ -8,6 +8,7 @@ import numpy as np
 
 from hepflow.data.provenance import digest
 from hepflow.schema import Feature
+from hepflow.system.files import plain_name
 
 FLOAT_BITS = 23  # bits of a 32-bit float's mantissa
 
@@ -41,7 +42,7 @@ class StoreSpec:
         values = {name: data[name] for name in names if name in data}
         for kind in ("hlf", "particles"):
             values[kind] = tuple(Feature(**feature) for feature in data[kind])
-        return cls(**{**values, "classes": tuple(data["classes"])})
+        return cls(**{**values, "classes": tuple(map(plain_name, data["classes"]))})
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,12 @@ class Part:
     name: str
     n_events: int
     n_particles: int
+
+    def __post_init__(self) -> None:
+        for name in (self.split, self.class_name, self.name):
+            plain_name(name)
+        if min(self.n_events, self.n_particles) < 0:
+            raise ValueError(f"{self.n_events} events, {self.n_particles} particles")
 
     @property
     def path(self) -> str:

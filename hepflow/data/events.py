@@ -32,6 +32,7 @@ from hepflow.data.output import MARKER, read_marker
 from hepflow.errors import DataError, one_line
 from hepflow.schema import COLLECTIONS, EVENT_COLUMNS, EVENTS_SCHEMA_VERSION
 from hepflow.system.byte_ranges import read_range
+from hepflow.system.files import inside, plain_name, recorded
 from hepflow.system.publishing import draft, publish
 from hepflow.system.remote import is_remote
 from hepflow.system.storage import listed, make_folder, system_of
@@ -184,11 +185,13 @@ def open_events(path: Path, task_bytes: int = 128 << 20) -> EventsDataset:
     Files of more than ``task_bytes`` uncompressed bytes are cut between row groups.
     """
     about = _about(path)
-    files = sorted(path / name for name in about["fragments"])
+    with recorded(path / MARKER):
+        files = sorted(path / inside(name) for name in about["fragments"])
+        classes = tuple(map(plain_name, about["classes"]))
+        ledger = Ledger.from_dict(about["ledger"])
     with ThreadPoolExecutor(16) as pool:  # reading footers is mostly waiting for the file system
         lists = list(pool.map(lambda file: _fragments_of(file, path, task_bytes), files))
     fragments = tuple(fragment for found in lists for fragment in found)
-    ledger = Ledger.from_dict(about["ledger"])
     n_events = sum(fragment.n_events for fragment in fragments)
     if n_events != ledger.n_out:
         counts = f"{n_events:,} events in the files, {ledger.n_out:,} in the ledger"
@@ -197,7 +200,7 @@ def open_events(path: Path, task_bytes: int = 128 << 20) -> EventsDataset:
         raise DataError(f"{path}: no events ({ledger.summary()}). Ingest events that pass.")
     if len({fragment.name for fragment in fragments}) != len(fragments):
         raise DataError(f"{path}: two paths differ only in their separators. Rename one file.")
-    return EventsDataset(path, tuple(about["classes"]), str(about["provenance"]), ledger, fragments)
+    return EventsDataset(path, classes, str(about["provenance"]), ledger, fragments)
 
 
 def read_fragment(fragment: Fragment, columns: Sequence[str] = COLUMNS) -> ak.Array:
@@ -206,6 +209,8 @@ def read_fragment(fragment: Fragment, columns: Sequence[str] = COLUMNS) -> ak.Ar
     try:
         with _opened(fragment, columns) as source, pq.ParquetFile(source) as file:
             table = file.read_row_groups(groups, columns=list(columns), use_threads=False)
+            if len(table) != fragment.n_events:
+                raise pa.ArrowInvalid(f"{len(table)} rows of {fragment.n_events}")
     except (OSError, pa.ArrowException) as error:
         why = f"not readable ({one_line(error)}). Ingest its ROOT files again."
         raise DataError(f"{fragment.path}: {why}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hepflow.errors import ConfigError
-from hepflow.system.files import read_json, write_json
+from hepflow.system.files import read_json, recorded, write_json
 
 MARKER = "_hepflow.json"
 
@@ -17,7 +17,8 @@ MARKER = "_hepflow.json"
 def read_marker(folder: Path) -> dict[str, Any] | None:
     """Return the content of a folder's marker; None if there is none."""
     path = folder / MARKER
-    return read_json(path) if path.is_file() else None
+    with recorded(path):
+        return dict(read_json(path)) if path.is_file() else None
 
 
 def write_marker(folder: Path, about: Mapping[str, Any]) -> None:

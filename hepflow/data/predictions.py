@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from hepflow.errors import DataError
 from hepflow.schema import PREDICTIONS_SCHEMA_VERSION
+from hepflow.system.files import recorded
 from hepflow.system.publishing import whole
 from hepflow.system.remote import is_remote
 from hepflow.system.storage import read_bytes
@@ -72,7 +73,8 @@ def read_predictions(path: Path) -> Predictions:
     except (OSError, pa.ArrowException) as error:
         why = f"no readable predictions ({error}). Make them with `hepflow train predict`."
         raise DataError(f"{path}: {why}") from error
-    about = json.loads((table.schema.metadata or {}).get(b"hepflow", b"{}"))
+    with recorded(path):
+        about = dict(json.loads((table.schema.metadata or {}).get(b"hepflow", b"{}")))
     if about.get("schema_version") != PREDICTIONS_SCHEMA_VERSION:
         version = about.get("schema_version")
         versions = f"schema version {version}, this hepflow reads {PREDICTIONS_SCHEMA_VERSION}"

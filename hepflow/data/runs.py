@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hepflow.system.files import read_json
+from hepflow.system.files import read_json, recorded
 from hepflow.system.storage import remove, remove_tree
 
 RECORD = "run.json"  # how the run came about; the first file of a run
@@ -24,8 +24,8 @@ FILES = (CONFIG, HISTORY, PREDICTIONS, ONNX, f"{CHECKPOINTS}/{BEST}", f"{CHECKPO
 def read_record(folder: Path) -> Mapping[str, Any]:
     """Return the run's record; empty if there is none."""
     path = folder / RECORD
-    record: Mapping[str, Any] = read_json(path) if path.is_file() else {}
-    return record
+    with recorded(path):
+        return dict(read_json(path)) if path.is_file() else {}
 
 
 def clear(folder: Path, *, logs: bool = False) -> None:

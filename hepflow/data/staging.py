@@ -1,9 +1,10 @@
 """Copies of feature stores on a disk of this machine, for trainings that read them many times.
 
-    DIR/NAME-HASH.zarr/         a copy; the hash is of the store's place and metadata
-        _staged.json            name -> bytes of each file, written last
-    DIR/.NAME-HASH.zarr.lock    shared by the processes that use it, so that nobody removes it
-    DIR/.NAME-HASH.zarr.copying held by the process that copies
+    DIR/hepflow-UID/            private, as others may write to DIR
+        NAME-HASH.zarr/         a copy; the hash is of the store's place and metadata
+            _staged.json        name -> bytes of each file, written last
+        .NAME-HASH.zarr.lock    shared by the processes that use it, so that nobody removes it
+        .NAME-HASH.zarr.copying held by the process that copies
 
 The first process on a machine copies; the others wait for it. A killed copy is continued by the
 next process. If the disk is full, the copies that nobody uses go, the longest unused first.
@@ -26,7 +27,7 @@ from hepflow.data.store import EventStore
 from hepflow.errors import DataError
 from hepflow.system.files import read_json, write_json
 from hepflow.system.publishing import whole
-from hepflow.system.storage import fetch, remove_tree, sizes_below
+from hepflow.system.storage import fetch, private_folder, remove_tree, sizes_below
 from hepflow.system.terminal import bar
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,8 @@ _HELD: list[IO[str]] = []
 
 def staged(store: EventStore, folder: Path) -> EventStore:
     """Return a copy of a store in a folder of this machine, or the store if it does not fit."""
+    folder = private_folder(folder / f"hepflow-{os.geteuid()}")
     copy = folder / f"{store.path.stem}-{digest(str(store.path), store.attributes)}.zarr"
-    folder.mkdir(parents=True, exist_ok=True)
     used = _lock_of(copy).open("a")
     fcntl.flock(used, fcntl.LOCK_SH)
     with copy.with_name(f".{copy.name}.copying").open("a") as copying:

@@ -34,10 +34,10 @@ from hepflow.data.moments import Moments
 from hepflow.data.output import refuse_to_replace
 from hepflow.errors import DataError
 from hepflow.schema import SPLITS, STORE_SCHEMA_VERSION
-from hepflow.system.files import read_json, write_json
+from hepflow.system.files import read_json, recorded, write_json
 from hepflow.system.publishing import publish_folder, put, scratch
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import listed, make_folder, remove, remove_tree
+from hepflow.system.storage import listed, make_folder, remove, remove_tree, require_no_links
 
 Blocks = Mapping[tuple[str, str], EventBlock]  # (split, class) -> events
 _GROUP = "zarr.json"
@@ -59,6 +59,8 @@ class EventStore:
         stay, and the caller discards the outdated ones (see `sources` and `discard`). A path that
         holds something else is refused.
         """
+        folders = (f"{split}/{name}" for split in SPLITS for name in spec.classes)
+        require_no_links(path, ("_parts", *SPLITS, *folders))
         before = _attributes(path) or {}
         if not before and path.exists():
             names = {one.name for one in listed(path)}
@@ -96,10 +98,12 @@ class EventStore:
         if version != STORE_SCHEMA_VERSION:
             versions = f"schema version {version}, this hepflow reads {STORE_SCHEMA_VERSION}"
             raise DataError(f"{path}: store of {versions}. Run `hepflow features` again.")
-        if not about["complete"]:
+        with recorded(path / _GROUP):
+            spec, complete = StoreSpec.from_dict(about), about["complete"]
+        if not complete:
             what = "the store is unfinished. Repeat `hepflow features` to resume."
             raise DataError(f"{path}: {what}")
-        return cls(path, StoreSpec.from_dict(about))
+        return cls(path, spec)
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -127,7 +131,7 @@ class EventStore:
     def sources(self) -> dict[str, str]:
         """Return the fingerprint of the source of each finished part."""
         paths = listed(self.path / "_parts", "*.json")
-        return {path.stem: read_json(path).get("source", "") for path in paths}
+        return {path.stem: _record(path).get("source", "") for path in paths}
 
     def discard(self, names: Iterable[str]) -> None:
         """Remove parts, their records first."""
@@ -242,7 +246,7 @@ class EventStore:
     @cached_property
     def _records(self) -> list[dict[str, Any]]:
         with ThreadPoolExecutor(16) as pool:  # a remote store answers in tens of milliseconds
-            return list(pool.map(read_json, listed(self.path / "_parts", "*.json")))
+            return list(pool.map(_record, listed(self.path / "_parts", "*.json")))
 
     @property
     def _parts(self) -> Iterator[Part]:
@@ -259,10 +263,22 @@ def _threads(_: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(16, thread_name_prefix="hepflow-store")
 
 
+def _record(path: Path) -> dict[str, Any]:
+    """Return the record of a part, whose names stay in the store."""
+    with recorded(path):
+        record: dict[str, Any] = read_json(path)
+        for row in record["parts"]:
+            Part(**row)
+        Ledger.from_dict(record["ledger"])
+    return record
+
+
 def _attributes(path: Path) -> dict[str, Any] | None:
     metadata = path / _GROUP
     about = read_json(metadata) if metadata.is_file() else {}
-    return about.get("attributes", {}).get("hepflow")
+    with recorded(metadata):
+        found: dict[str, Any] | None = about.get("attributes", {}).get("hepflow")
+    return found
 
 
 def _write_group(path: Path, **attributes: Any) -> None:
@@ -273,11 +289,11 @@ def _write_group(path: Path, **attributes: Any) -> None:
 
 def _sweep(path: Path) -> None:
     """Remove the scratch folders of writers that were killed, and unfinished files of zarr."""
-    for left_over in listed(path, ".*-*"):
+    for left_over in listed(path, ".*-*", links=False):
         remove_tree(left_over)
     hidden = ("zarr.*.partial", ".*.part")  # of zarr, in stores of hepflow 0.1, and of ours
     for folder, drafts in product(("", "*/", "*/*/"), hidden):
-        for left_over in listed(path, folder + drafts):
+        for left_over in listed(path, folder + drafts, links=False):
             remove(left_over)
 
 

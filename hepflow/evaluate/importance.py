@@ -7,11 +7,12 @@ run's ONNX file, so that no training library is needed; runs without one have no
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from hepflow.data.runs import ONNX
+from hepflow.errors import DataError
 from hepflow.evaluate.kinematics import Joined, LeftOutError
 from hepflow.evaluate.runs import Run
+from hepflow.models.onnx_net import GIVE, session_of
 from hepflow.statistics.metrics import auc, log_odds, spectrum
 from hepflow.system.storage import read_bytes
 
@@ -66,10 +67,10 @@ def _session(run: Run, joined: Joined) -> Any:
     if not file.is_file():
         advice = "(`hepflow export --run RUN` writes that of a net; trees have none)"
         raise LeftOutError(f"no {ONNX} next to the predictions {advice}")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    how: Any = {"providers": ["CPUExecutionProvider"]}
-    session = onnxruntime.InferenceSession(read_bytes(file), options, **how)
+    try:
+        session = session_of(read_bytes(file), file)
+    except DataError as error:
+        raise LeftOutError(str(error).removesuffix(f". {GIVE}.")) from error
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 2:
         raise LeftOutError("permutation importance is not available for particle nets")

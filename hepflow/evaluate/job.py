@@ -66,7 +66,7 @@ def run(config: EvaluateConfig) -> None:
         done = f"{report} is up to date: same runs, same stores, same options"
     else:
         runs = [read_run(path, name, contents[name]) for name, path in paths.items()]
-        with locks.exclusive(config.output):
+        with locks.exclusive(config.output, FIGURES):
             metrics, figures = evaluate_runs(runs, config)
             _write(config.output, {**metrics, "inputs": inputs}, figures)
         done = f"compared {', '.join(paths)} on {metrics['n_events']:,} test events: {report}"

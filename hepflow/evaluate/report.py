@@ -1,6 +1,8 @@
 """metrics.json and the figures -> report.html: one file that needs no other and no network."""
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from markupsafe import Markup
 from hepflow.evaluate import published, tables, text
 from hepflow.evaluate.figures import AnyFigure, file_name, svg
 from hepflow.statistics import numbers
-from hepflow.system.publishing import whole
+from hepflow.system.publishing import put
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -26,8 +28,6 @@ def write_report(
     loader = FileSystemLoader(TEMPLATES)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **blocks)
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    # The style and the script are hepflow's own files, so nothing in them needs escaping.
-    environment.filters["own"] = lambda name: Markup((TEMPLATES / name).read_text())  # noqa: S704
     environment.filters["kind"] = lambda figure: type(figure).__name__.lower()
     environment.filters.update(drawing=svg.drawing, ticks=svg.ticks, file_name=file_name)
     modules = {"box": svg, "numbers": numbers, "published": published, "tables": tables}
@@ -35,7 +35,29 @@ def write_report(
     texts = {"mix": text.mix_text(mix, classes) if set(classes) <= set(mix) else ""}
     texts |= {"headline": text.headline(models, classes)}
     texts |= {"rate": text.rate_sentence(models, classes, mix)}
-    shown: Any = {"metrics": metrics, "figures": figures, "folder": folder, **texts}
+    shown: Any = {"metrics": metrics, "figures": figures, "folder": folder, **texts, **_own()}
     page = environment.get_template("report.html.j2").render(**modules, **shown)
-    with whole(path) as part:
-        part.write_text(page)
+    put(path, page.encode())
+
+
+def _own() -> dict[str, Markup]:
+    """Return the page's style and script, and the policy by which a browser takes no others."""
+    shades = (f".p{percent}{{--p:{percent}%}}" for percent in range(101))
+    style = (TEMPLATES / "report.css").read_text() + "".join(shades)
+    script = (TEMPLATES / "report.js").read_text()
+    rules = "; ".join(
+        (
+            "default-src 'none'",
+            f"style-src {_hash(style)}",
+            f"script-src {_hash(script)}",
+            "img-src data:",  # the icon
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
+    )
+    texts = {"style": style, "script": script, "policy": rules}
+    return {name: Markup(text) for name, text in texts.items()}  # noqa: S704 - hepflow's own files
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"

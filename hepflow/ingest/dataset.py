@@ -29,7 +29,7 @@ from hepflow.ingest.task import RECORDS, Settings, TaskRecord
 from hepflow.reading.ranges import EntryRange
 from hepflow.reading.record import RangeRecord
 from hepflow.schema import EVENTS_SCHEMA_VERSION
-from hepflow.system.files import read_json
+from hepflow.system.files import read_json, recorded
 from hepflow.system.storage import listed, make_folder, remove, remove_empty_folder
 from hepflow.system.terminal import counted
 
@@ -72,7 +72,8 @@ def finished(
     wanted = {one.key: one for one in ranges}
     records = []
     for path in listed(settings.output / RECORDS, "*.json"):
-        record = TaskRecord.from_dict(read_json(path))
+        with recorded(path):
+            record = TaskRecord.from_dict(read_json(path))
         task = [own.range for own in record.ranges]
         keys = {one.key for one in task}
         retry = any(own.transient or (own.lost and retry_quarantined) for own in record.ranges)
@@ -97,9 +98,9 @@ def prepare(output: Path) -> None:
         what = f"not a dataset of `hepflow ingest`, as it holds {others[0]}"
         raise DataError(f"{output}: {what}. Give a new or an empty folder as --output.")
     make_folder(records)
-    drafts = (*listed(output, ".*.part"), *listed(output, "*/.*.part"), *listed(records, ".*.now"))
-    for left_over in drafts:
-        remove(left_over)
+    for drafts in (".*.part", "*/.*.part", f"{RECORDS}/.*.now"):
+        for left_over in listed(output, drafts, links=False):
+            remove(left_over)
 
 
 def commit(
@@ -156,7 +157,7 @@ def commit(
 def sweep(about: Mapping[str, Any], output: Path) -> None:
     """Remove fragments that are not in the manifest: of changed files, or of runs that died."""
     live = {output / name for name in about["fragments"]}
-    for path in listed(output, "*/*.parquet"):
+    for path in listed(output, "*/*.parquet", links=False):
         if path not in live:
             remove(path)
 

@@ -43,7 +43,7 @@ def run(config: IngestConfig) -> None:
         n_tasks = len(pack(left, config.target_partition_mb << 20))
         _print_estimate(left, n_tasks, settings, as_json=config.json)
         return
-    with exclusive(config.output):
+    with exclusive(config.output, RECORDS, *config.samples):
         try:
             if config.watch:
                 _watch(config)
@@ -222,4 +222,4 @@ def _print_estimate(
     lines = [f"assuming {line}" for line in assumptions]
     lines += [f"of these, {name} loses events: {reason}" for name, reason in bad.items()]
     for line in lines:
-        RESULTS.print(line, highlight=False, markup=False)
+        RESULTS.print(line, highlight=False)

@@ -21,7 +21,7 @@ from hepflow.reading.ranges import EntryRange
 from hepflow.reading.reader import Access, RangeReader
 from hepflow.reading.record import WORKER_DIED, RangeRecord
 from hepflow.schema import EVENTS_SCHEMA_VERSION
-from hepflow.system.files import write_json
+from hepflow.system.files import inside, write_json
 from hepflow.system.publishing import put
 from hepflow.system.storage import remove
 
@@ -71,7 +71,10 @@ class TaskRecord:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Return the record of `to_dict`."""
         rest = dict(data)
-        return cls(ranges=tuple(map(RangeRecord.from_dict, rest.pop("shares"))), **rest)
+        ranges = tuple(map(RangeRecord.from_dict, rest.pop("shares")))
+        if rest["fragment"] is not None:
+            inside(rest["fragment"])
+        return cls(ranges=ranges, **rest)
 
 
 def run_task(

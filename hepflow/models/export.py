@@ -26,6 +26,7 @@ from hepflow.models.inputs import Inputs
 from hepflow.models.net import Net, rebuild, weights_hash
 from hepflow.models.onnx_net import METADATA, OnnxNet
 from hepflow.models.order import features_of
+from hepflow.system.files import recorded
 from hepflow.system.places import place
 from hepflow.system.publishing import whole
 from hepflow.system.remote import is_remote
@@ -76,8 +77,9 @@ def load_net(run_folder: Path, checkpoint: str = "best") -> Net:
     if not path.is_file():
         raise DataError(_no_checkpoint(path, run_folder))
     content = read_checkpoint(path)
-    net = rebuild(content["hepflow"])
-    weights = {name: w for name, w in content["state_dict"].items() if name.startswith("net.")}
+    with recorded(path):
+        net = rebuild(content["hepflow"])
+        weights = {name: w for name, w in content["state_dict"].items() if name.startswith("net.")}
     net.load_state_dict({name.removeprefix("net."): w for name, w in weights.items()})
     return net.eval()
 

@@ -1,5 +1,6 @@
 """The interface of a net, which is built from the store's own description, not from constants."""
 
+import sys
 from collections.abc import Mapping
 from hashlib import blake2b
 from importlib import import_module
@@ -37,12 +38,16 @@ class Net(nn.Module):
 
 def rebuild(description: Mapping[str, Any]) -> Net:
     """Return the net of a description, with new weights."""
-    module, name = str(description["net"]).rsplit(".", 1)
+    module, _, name = str(description["net"]).rpartition(".")
     try:
+        if module.partition(".")[0] in sys.stdlib_module_names:  # some do things when imported
+            raise ImportError("no net is in Python's own modules")
         own = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         why = f"cannot import the checkpoint's net {module}.{name} ({error})"
         raise ConfigError(f"{why}. Add its folder to PYTHONPATH.") from error
+    if not (isinstance(own, type) and issubclass(own, Net)):  # a checkpoint may name anything
+        raise ConfigError(f"{module}.{name}: not a subclass of hepflow.models.net.Net.")
     net: Net = own(Inputs.from_dict(description["inputs"]), **description["arguments"])
     return net
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from hepflow.models.inputs import Inputs
 
 METADATA = "hepflow"
 ZIP = b"PK\x03\x04"  # first bytes of a torch checkpoint
+_ELSEWHERE = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
+"""Key of a tensor's place in another file, as Protobuf writes a string in a field number 1."""
 GIVE = "Write one with `hepflow export`"
 
 
@@ -37,15 +40,7 @@ class OnnxNet:
         if content.startswith(ZIP):
             advice = f"Convert it with `hepflow export --run {path}`."
             raise DataError(f"{path}: a checkpoint, not an ONNX model. {advice}")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4  # errors become exceptions below
-        cpu = ["CPUExecutionProvider"]
-        try:
-            self.session = onnxruntime.InferenceSession(content, options, providers=cpu)
-        except Exception as error:
-            why = f"not an ONNX model, or a damaged one ({str(error).splitlines()[0][:200]})"
-            raise DataError(f"{path}: {why}. {GIVE}.") from error
+        self.session = session_of(content, path, threads)
         self.path = path
         self.identity = hashlib.blake2b(content, digest_size=8).hexdigest()
         """Hash of the file."""
@@ -78,6 +73,24 @@ class OnnxNet:
         """Return logits (events, classes) float32 of features by name."""
         (logits_BK,) = self.session.run(["logits"], {name: features[name] for name in self.reads})
         return np.asarray(logits_BK)
+
+
+def session_of(content: bytes, path: Path, threads: int = 0) -> Any:
+    """Return a session that runs a model on the CPU; ``path`` is for messages.
+
+    onnxruntime would open the files that a model names, and in the working directory.
+    """
+    if _ELSEWHERE.search(content) or content[4:8] == b"ORTM":
+        raise DataError(f"{path}: an ONNX model with numbers in another file. {GIVE}.")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # errors become exceptions below
+    cpu = ["CPUExecutionProvider"]
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=cpu)
+    except Exception as error:
+        why = f"not an ONNX model, or a damaged one ({str(error).splitlines()[0][:200]})"
+        raise DataError(f"{path}: {why}. {GIVE}.") from error
 
 
 def _shapes(values: Iterable[Any]) -> dict[str, tuple[int, ...]]:

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import awkward as ak
 import numpy as np
 import uproot
 from awkward.contents import ListOffsetArray, NumpyArray, RecordArray
 from awkward.index import Index64
+from uproot.language import Language
 
 from hepflow.errors import DataError, NoCredentials
 from hepflow.reading.ends import EndsFirst
@@ -61,6 +62,8 @@ class DelphesFile:
                 self._tree = root[tree]
             if not isinstance(self._tree, uproot.TTree):
                 raise Unreadable(f"{tree!r} is a {root.classname_of(tree)}, not a TTree")
+            if self.n_entries < 0:
+                raise Unreadable(f"damaged directory or tree ({self.n_entries} entries)")
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -138,14 +141,15 @@ class DelphesFile:
         entry, stop = edges[0], edges[-1]
         try:
             # A cluster larger than a step comes in several, and uproot keeps the baskets between.
-            steps = self._tree.iterate(
-                self._names, step_size=step, entry_start=entry, entry_stop=stop, library="ak"
-            )
+            how: Any = {"step_size": step, "library": "ak", "language": _Branches()}
+            steps = self._tree.iterate(self._names, entry_start=entry, entry_stop=stop, **how)
             for arrays in steps:
                 contents = [self._structs(arrays, collection) for collection in self.branches]
                 events = ak.Array(RecordArray(contents, list(self.branches), length=len(arrays)))
                 yield entry, entry + len(events), events
                 entry += len(events)
+            if entry < stop:
+                raise ValueError("the tree counts more entries than its branches")
         except Exception as error:
             if (io_error := _io_error(error, self.path)) is not None:
                 raise io_error from error
@@ -178,6 +182,18 @@ class DelphesFile:
     @cached_property
     def _names(self) -> list[str]:
         return [branch for fields in self.branches.values() for branch in fields.values()]
+
+
+class _Branches(Language):
+    """Names of branches and nothing else: uproot's own language runs the aliases in a file."""
+
+    def free_symbols(self, expression: str, *_: Any) -> list[str]:
+        """Refuse what is no branch."""
+        raise Unreadable(f"no branch {expression!r}")
+
+    def compute_expressions(self, _: Any, arrays: Any, wanted: Any, *__: Any) -> dict[str, Any]:
+        """Return the arrays of the branches."""
+        return {name: arrays[of["branches"][0].cache_key] for name, of in wanted}
 
 
 def read_delphes(path: Path | str, start: int = 0, stop: int | None = None) -> ak.Array:

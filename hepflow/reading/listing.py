@@ -54,6 +54,8 @@ def list_files(root: str | Path, timeout_s: float = 60.0) -> list[SourceFile]:
     files = []
     for path, listed in sorted(found.items()):
         name = path.removeprefix(top).lstrip("/")
+        if not _is_text(name):
+            raise DataError(f"{root}: {name!r} is no UTF-8. Rename the file or its folder.")
         info = listed if listed.get("size") is not None else system.info(path)
         if name.endswith(SUFFIX) and not any(p[0] in "._" for p in PurePosixPath(name).parts):
             version = version_in(info)
@@ -61,6 +63,11 @@ def list_files(root: str | Path, timeout_s: float = 60.0) -> list[SourceFile]:
             where = path if local else f"{place}/{name}"
             files.append(SourceFile("", name, where, int(info.get("size") or 0), version))
     return files
+
+
+def _is_text(name: str) -> bool:
+    """Return whether a name can be written into a table: Linux allows any bytes."""
+    return not any("\ud800" <= one <= "\udfff" for one in name)
 
 
 def _file_system(root: str, timeout_s: float) -> tuple[fsspec.AbstractFileSystem, str]:

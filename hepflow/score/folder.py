@@ -22,7 +22,7 @@ from hepflow.physics.skim import NOT_FINITE
 from hepflow.reading.ranges import EntryRange
 from hepflow.schema import SCORES_SCHEMA_VERSION
 from hepflow.score.task import CLAIMS, RECORDS, ScoreRecord
-from hepflow.system.files import read_json
+from hepflow.system.files import read_json, recorded
 from hepflow.system.storage import listed, make_folder, read_text, remove, remove_tree
 
 CHECKPOINT, RECENT = "_checkpoint", "_recent"
@@ -112,8 +112,9 @@ class ScoreFolder:
 
     def _sweep(self, retry_lost: bool) -> None:
         """Read the records, and remove files that killed workers left without one."""
-        for left_over in (*listed(self.path, ".*.part"), *listed(self.path, "*/.*.part")):
-            remove(left_over)
+        for drafts in (".*.part", "*/.*.part"):
+            for left_over in listed(self.path, drafts, links=False):
+                remove(left_over)
         for path in listed(self.path / RECORDS, "*.json"):
             record = self._read(path)
             exists = record.fragment is None or (self.path / record.fragment).is_file()
@@ -131,7 +132,8 @@ class ScoreFolder:
             remove(path)
 
     def _read(self, path: Path) -> ScoreRecord:
-        return ScoreRecord.from_dict(read_json(path))
+        with recorded(path):
+            return ScoreRecord.from_dict(read_json(path))
 
     def _forget(self, record: ScoreRecord) -> None:
         remove(self.path / RECORDS / f"{record.key}.json")

@@ -48,6 +48,8 @@ class ParquetReader(RangeReader):
         columns = [*_IDENTITY, *COLLECTIONS]
         try:
             self._identity = file.read_row_group(number, columns=columns, use_threads=False)
+            if len(self._identity) != stop - start:
+                raise pa.ArrowInvalid(f"{len(self._identity)} rows of {stop - start}")
             events = ak.from_arrow(self._identity.select(list(COLLECTIONS)))
         except (OSError, pa.ArrowException) as error:
             reason = f"row group {number} is damaged ({one_line(error)[:120]})"

@@ -24,7 +24,7 @@ from hepflow.score import live
 from hepflow.score.folder import ScoreFolder
 from hepflow.score.inputs import ranges_of
 from hepflow.score.scorer import Scorer
-from hepflow.score.task import Task, given_up, score_range
+from hepflow.score.task import CLAIMS, RECORDS, Task, given_up, score_range
 from hepflow.score.working_points import resolve
 from hepflow.system.locks import exclusive
 from hepflow.system.terminal import counted
@@ -38,7 +38,7 @@ def run(config: ScoreConfig) -> None:
     dask.prepare(config.cluster, paths)
     scorer, task, about = prepare(config)
     module = own.loose_file(config.physics)
-    with exclusive(config.output):
+    with exclusive(config.output, RECORDS, CLAIMS):
         folder = ScoreFolder(task.output, about, config.overwrite, config.retry_quarantined)
         if config.stream:
             with dask.dask_client(config.cluster, config.in_flight, module) as client:

@@ -28,7 +28,7 @@ from hepflow.reading.record import WORKER_DIED, RangeRecord
 from hepflow.score.inputs import reader_of
 from hepflow.score.scorer import Scorer, Scores
 from hepflow.score.working_points import WorkingPoint
-from hepflow.system.files import write_json
+from hepflow.system.files import inside, plain_name, write_json
 from hepflow.system.publishing import claim, whole
 from hepflow.system.storage import read_text
 
@@ -79,6 +79,9 @@ class ScoreRecord:
         split = rest.pop("split")
         counts = {name: rest.pop(name) for name in ("n_in", "n_out", "rejected", "lost")}
         entries = split and EntryRange.from_dict(split)
+        for name in (rest["key"], rest["uuid"] or "none"):
+            plain_name(name)
+        inside(rest["fragment"] or "none")
         return cls(ledger=Ledger.from_dict(counts), range=entries, **rest)
 
 

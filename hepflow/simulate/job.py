@@ -49,7 +49,7 @@ def run(config: SimulateConfig) -> None:
         log.info(text, config.output, counted(kept, "file"))
     if not missing and not stale:
         return
-    with locks.exclusive(config.output):
+    with locks.exclusive(config.output, *config.classes):
         if not config.overwrite:
             _check_replaceable([*missing, *stale])
         elif stale:

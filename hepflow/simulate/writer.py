@@ -28,6 +28,7 @@ def write_events(path: Path, collections: Mapping[str, ak.Array], identity: uuid
         types[name] = f"var * {{{', '.join(members)}}}"
     # ROOT files contain the name they are written by
     draft = (new_folder() if is_remote(path) else path.parent) / f".{path.name}.part"
+    draft.unlink(missing_ok=True)  # that of a killed run, or a link to follow
     options = {"compression": uproot.ZSTD(5), "uuid_function": lambda: identity}
     try:
         with _CLOCK, uproot.recreate(draft, **options) as file:

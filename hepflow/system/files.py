@@ -1,18 +1,21 @@
-"""Output folders, and JSON files that are written completely or not at all."""
+"""Output folders, and JSON and CSV files that are written completely or not at all."""
 
+import csv
 import errno
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hepflow.errors import ConfigError, DataError
+from hepflow.errors import ConfigError, DataError, one_line
 from hepflow.system.publishing import put
 from hepflow.system.remote import is_remote
 from hepflow.system.storage import read_text
+from hepflow.system.terminal import visible
 
-_NAMES = ("EACCES", "EPERM", "EEXIST", "EROFS", "ENOSPC", "EDQUOT", "ENOTDIR", "EISDIR")
+_NAMES = ("EACCES", "EPERM", "EEXIST", "EROFS", "ENOSPC", "EDQUOT", "ENOTDIR", "EISDIR", "ELOOP")
 OUTPUT_ERRORS = {getattr(errno, name) for name in _NAMES}
 """Errors of the operating system that are due to the output's place, and not a bug."""
 
@@ -44,6 +47,53 @@ def read_json(path: Path) -> Any:
     """Read a JSON file; raise a DataError if it is damaged."""
     try:
         return json.loads(read_text(path))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        what = f"not readable as JSON ({error}). Delete it and run the stage again."
+    except (ValueError, RecursionError) as error:
+        what = f"not readable as JSON ({one_line(error)}). Delete it and run the stage again."
         raise DataError(f"{path}: {what}") from error
+
+
+@contextmanager
+def recorded(path: Path) -> Iterator[None]:
+    """Raise a DataError if the block finds something else in a file than hepflow writes there."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        why = f"{type(error).__name__}: {one_line(error)}"
+        what = f"not what hepflow writes there ({why}). Delete it and run the stage again."
+        raise DataError(f"{path}: {what}") from error
+
+
+def inside(name: str) -> str:
+    """Return a path in a record, or raise a ValueError if it leaves the folder of the record."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
+        raise ValueError(f"{name!r} is no place in the folder")
+    return name
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a file or folder in a record; a path is a ValueError."""
+    if "/" in inside(name):
+        raise ValueError(f"{name!r} is a path, not a name")
+    return name
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[object]], end: str = "\r\n") -> None:
+    """Write rows as CSV completely or not at all; spreadsheets take no name in it for a formula."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator=end).writerows(map(_no_formula, row) for row in rows)
+    put(path, text.getvalue().encode())
+
+
+def _no_formula(cell: object) -> object:
+    """Return a cell, with a quote in front of a text that a spreadsheet would compute."""
+    if not isinstance(cell, str):
+        return cell
+    text = visible(cell)
+    if text[:1] not in tuple("=+-@") or len(text) < 2:
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text

@@ -23,16 +23,17 @@ from hepflow.system.files import OUTPUT_ERRORS, makeable, require_folder
 from hepflow.system.processes import runs
 from hepflow.system.publishing import claim, rewrite
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import listed, make_folder, read_text, remove
+from hepflow.system.storage import listed, make_folder, read_text, remove, require_no_links
 
 log = logging.getLogger(__name__)
 RENEW_S, STALE_S = 10.0, 40.0
 
 
 @contextlib.contextmanager
-def exclusive(output: Path) -> Iterator[None]:
+def exclusive(output: Path, *own: str) -> Iterator[None]:
     """Hold the lock of an output folder, a hidden file next to it; a DataError names its holder.
 
+    Of its ``own`` folders and files, none may be a link that leads out of the output.
     Folders that are created here and empty at the end are removed.
     """
     if is_remote(output):
@@ -40,6 +41,7 @@ def exclusive(output: Path) -> Iterator[None]:
             yield
         return
     require_folder(output)
+    require_no_links(output, own)
     created = [place for place in (output, *output.parents) if not place.exists()]
     path = output.parent / f".{output.name}.lock"
     with makeable(output):
@@ -61,7 +63,8 @@ def exclusive(output: Path) -> Iterator[None]:
 
 def _acquire(path: Path, output: Path) -> int:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        # a link of this name, which others can guess, would have its target overwritten
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

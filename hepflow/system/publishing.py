@@ -31,7 +31,14 @@ from hepflow.system.patience import patiently
 from hepflow.system.places import TIMEOUT_S
 from hepflow.system.processes import runs
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import AT_ONCE, make_folder, read_text, remove_tree, system_of
+from hepflow.system.storage import (
+    AT_ONCE,
+    make_folder,
+    private_folder,
+    read_text,
+    remove_tree,
+    system_of,
+)
 from hepflow.system.store_options import WORK_DIR
 
 _COPY_BYTES = 8 << 20
@@ -50,9 +57,9 @@ def scratch(disk: Path | None = None) -> Path:
     By default it is on a disk of this machine. Only its user sees what is in it, and it is removed
     at the end of the process; that of a process that was killed, by the next process there.
     """
-    folder = _scratch(str(disk or os.environ.get(WORK_DIR) or tempfile.gettempdir()), os.getpid())
-    folder.mkdir(0o700, parents=True, exist_ok=True)  # if somebody has tidied up
-    return folder
+    where = disk or os.environ.get(WORK_DIR) or tempfile.gettempdir()
+    folder = _scratch(str(where), os.getpid())
+    return private_folder(folder)  # again, if somebody has tidied up
 
 
 @cache
@@ -62,7 +69,9 @@ def _scratch(disk: str, pid: int) -> Path:
     for left in Path(disk).glob("hepflow-*-*-*"):
         own, _, of_host = left.name.removeprefix("hepflow-").rpartition("-")[0].partition("-")
         if of_host == host and own.isdecimal() and not runs(int(own)):
-            shutil.rmtree(left, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):  # another process removes it too
+                if left.lstat().st_uid == os.geteuid():
+                    shutil.rmtree(left, ignore_errors=True)
     folder = tempfile.mkdtemp(prefix=f"hepflow-{pid}-{host}-", dir=disk)
     atexit.register(_remove_own, folder, pid)
     return Path(folder)

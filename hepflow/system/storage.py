@@ -7,13 +7,15 @@ methods of a path (see `places`), and `byte_ranges` reads parts of files.
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from upath import UPath
 
+from hepflow.errors import DataError
 from hepflow.system.patience import patiently
 from hepflow.system.remote import is_remote
 
@@ -40,25 +42,49 @@ def make_folder(path: Path) -> None:
         patiently(path, lambda: system.makedirs(where, exist_ok=True))
 
 
-def listed(folder: Path, pattern: str = "*") -> list[Path]:
+def private_folder(path: Path) -> Path:
+    """Return a folder that only this user enters; somebody else's, or a link, is a DataError.
+
+    Others may make folders in its place, such as ``/tmp``, and know its name.
+    """
+    path.mkdir(0o700, parents=True, exist_ok=True)
+    about = path.lstat()
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid():
+        raise DataError(f"{path}: a link, or another user's folder. Choose another place.")
+    if about.st_mode & 0o077:
+        path.chmod(0o700)
+    return path
+
+
+def require_no_links(output: Path, names: Iterable[str]) -> None:
+    """Raise a DataError if a folder or file of an output is a link that leads out of it."""
+    for name in () if is_remote(output) else names:
+        if not (output / name).resolve().is_relative_to(output.resolve()):
+            what = "a link that leads out of the output, where hepflow would write and remove files"
+            raise DataError(f"{output / name}: {what}. Remove it, or choose another output.")
+
+
+def listed(folder: Path, pattern: str = "*", *, links: bool = True) -> list[Path]:
     """Return the files and folders of a pattern such as ``*/*.parquet``, sorted; often none.
 
     Unlike ``glob``, in which file systems differ on missing folders, on those at the top, and on
-    names with brackets. Names that start with a dot match like others.
+    names with brackets. Names that start with a dot match like others. Without ``links``, linked
+    folders are not entered: for those who remove what they find.
     """
     first, _, rest = pattern.partition("/")
-    found = [one for one in _entries(folder) if fnmatchcase(one[0], first)]
+    found = [one for one in _entries(folder, links=links) if fnmatchcase(one[0], first)]
     if not rest:
         return [folder / name for name, _ in found]
-    return [one for name, is_folder in found if is_folder for one in listed(folder / name, rest)]
+    below = [folder / name for name, is_folder in found if is_folder]
+    return [one for inner in below for one in listed(inner, rest, links=links)]
 
 
-def _entries(folder: Path) -> list[tuple[str, bool]]:
+def _entries(folder: Path, *, links: bool) -> list[tuple[str, bool]]:
     """Return the sorted names in a folder, and whether each is a folder; none if it is missing."""
     try:
         if not is_remote(folder):
             with os.scandir(folder) as found:
-                return sorted((one.name, one.is_dir()) for one in found)
+                return sorted((one.name, one.is_dir(follow_symlinks=links)) for one in found)
         system, where = system_of(folder)
         infos = patiently(folder, lambda: system.ls(where, detail=True))
     except (FileNotFoundError, NotADirectoryError):
@@ -66,7 +92,8 @@ def _entries(folder: Path) -> list[tuple[str, bool]]:
     here = where.strip("/")
     kinds = {info["name"].strip("/"): info["type"] == "directory" for info in infos}
     kinds.pop(here, None)  # a file lists itself, and some stores list the folder
-    return sorted((PurePosixPath(name).name, kind) for name, kind in kinds.items())
+    names = ((PurePosixPath(name).name, kind) for name, kind in kinds.items())
+    return sorted(one for one in names if one[0] != "..")  # an object's name may be anything
 
 
 def read_bytes(path: Path) -> bytes:
@@ -104,9 +131,17 @@ def sizes_below(folder: Path) -> dict[str, int]:
         system, where = system_of(folder)
         top = f"{where.strip('/')}/"
         found = patiently(folder, lambda: system.find(where, detail=True))
-        return {n.strip("/").removeprefix(top): int(found[n]["size"] or 0) for n in found}
+        return {_below(n.strip("/"), top): int(found[n]["size"] or 0) for n in found}
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def _below(name: str, top: str) -> str:
+    """Return a name relative to the folder in which a store lists it."""
+    below = name.removeprefix(top)
+    if ".." in PurePosixPath(below).parts:  # an object's name may be anything
+        raise DataError(f"{name}: a name that leaves its folder. Rename the object.")
+    return below
 
 
 def fetch(path: Path, target: Path) -> None:

@@ -1,30 +1,74 @@
 """The terminal: results on stdout, messages and progress on stderr.
 
 All messages, bars and tables go through the two consoles here, so that a message does not tear a
-progress bar, and text from outside (file names, class names) is never taken for markup.
+progress bar. A name from outside (a file, class, model or topic) is text: the consoles read no
+markup, and control characters, which a terminal would obey, become signs such as ``␛``.
 """
 
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich import progress
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.logging import RichHandler
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 Item = TypeVar("Item")
 
-# In a notebook rich's bars need ipywidgets, and warn if they are missing.
-PLAIN = False if "ipykernel" in sys.modules else None
-MESSAGES = Console(stderr=True, force_jupyter=PLAIN, force_terminal=PLAIN)
-RESULTS = Console(force_jupyter=PLAIN, force_terminal=PLAIN)
+_OBEYED = (*range(0x80, 0xA0), 0x61C, 0x200E, 0x200F)
+_OBEYED += (*range(0x2028, 0x202F), *range(0x2066, 0x206A))
+_HALVES = range(0xD800, 0xE000)  # bytes of a file's name that are no UTF-8
+_SIGNS = {code: 0x2400 + code for code in range(32)} | {127: 0x2421}
+_SIGNS |= dict.fromkeys((*_OBEYED, *_HALVES), 0xFFFD)
+_SIGNS_IN_LINES = {code: sign for code, sign in _SIGNS.items() if chr(code) not in "\n\t"}
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    """Return a text with a sign for each control character, such as ``␛`` for the escape.
+
+    Those that change the direction of writing count too. With ``lines``, line feeds and tabs stay.
+    """
+    return text.translate(_SIGNS_IN_LINES if lines else _SIGNS)
+
+
+class PlainConsole(Console):
+    """A console that shows text as it is: neither markup nor control characters do anything."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        # In a notebook rich's bars need ipywidgets, and warn if they are missing.
+        plain = False if "ipykernel" in sys.modules else None
+        how: Any = {"force_jupyter": plain, "force_terminal": plain}
+        super().__init__(stderr=stderr, markup=False, emoji=False, **how)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Yield the segments of a text, table or bar."""
+        for one in super().render(renderable, options):
+            yield one if one.control else one._replace(text=visible(one.text, lines=True))
+
+
+MESSAGES, RESULTS = PlainConsole(stderr=True), PlainConsole()
 
 TO_PASTE = {"to_paste": True}
 """``extra`` of a log message with a command to copy: only the terminal wraps its lines."""
+
+
+class Lines(logging.Formatter):
+    """Formatter of log messages: one line each, besides a traceback."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Return the message."""
+        return visible(super().formatMessage(record), lines=not record.name.startswith("hepflow"))
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message, and the traceback if there is one."""
+        return visible(super().format(record), lines=True)
 
 
 class Messages(RichHandler):
@@ -37,7 +81,7 @@ class Messages(RichHandler):
         """Print a message."""
         if getattr(record, "to_paste", False):
             message = self.format(record)
-            self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+            self.console.print(message, highlight=False, soft_wrap=True)
         else:
             super().emit(record)
 
@@ -55,12 +99,12 @@ class Bar:
 
     def advance(self, steps: float = 1, note: str | None = None) -> None:
         """Add finished steps, and replace the note behind the bar."""
-        fields = {} if note is None else {"note": note}
+        fields = {} if note is None else {"note": visible(note)}
         self._display.update(self._task, advance=steps, **fields)  # type: ignore[arg-type]
 
     def update(self, completed: float, note: str = "") -> None:
         """Set the number of finished steps, and replace the note behind the bar."""
-        self._display.update(self._task, completed=completed, note=note)
+        self._display.update(self._task, completed=completed, note=visible(note))
 
 
 @contextmanager
@@ -78,7 +122,8 @@ def bars(*, transient: bool = False) -> Iterator[Callable[..., Bar]]:
     with progress.Progress(*columns, **options) as display:  # type: ignore[arg-type]
 
         def new(label: str, total: float | None, completed: int = 0) -> Bar:
-            return Bar(display, display.add_task(label, total=total, completed=completed, note=""))
+            how: Any = {"total": total, "completed": completed, "note": ""}
+            return Bar(display, display.add_task(visible(label), **how))
 
         yield new
 
@@ -100,12 +145,14 @@ def tracked(items: Sequence[Item], label: str) -> Iterator[Item]:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
     """Return a table for `show`: the first column is text; empty columns give no headings."""
-    heading, width = (Text(title), len(title)) if title else (None, None)
+    heading, width = (Text(visible(title)), len(title)) if title else (None, None)
     made = Table(title=heading, title_justify="left", show_header=any(columns), min_width=width)
     for number, column in enumerate(columns):
-        made.add_column(Text(column), justify="right" if number else "left")
+        made.add_column(Text(visible(column)), justify="right" if number else "left")
     for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+        made.add_row(
+            *(cell if isinstance(cell, Text) else Text(visible(str(cell))) for cell in row)
+        )
     return made
 
 

@@ -154,8 +154,8 @@ def info(config: StoreConfig) -> None:
         title = f"{kind}: {statistics[kind]['count']:,} rows of the training split"
         show(table(("feature", *_STATISTICS), rows, title))
     origin = f"physics {spec.physics} · provenance {spec.provenance}"
-    RESULTS.print(f"definitions {spec.definitions} · {origin}", highlight=False, markup=False)
-    RESULTS.print(f"ledger: {store.ledger().summary()}", highlight=False, markup=False)
+    RESULTS.print(f"definitions {spec.definitions} · {origin}", highlight=False)
+    RESULTS.print(f"ledger: {store.ledger().summary()}", highlight=False)
 
 
 def _totals(store: EventStore, key: str) -> dict[str, dict[str, int]]:

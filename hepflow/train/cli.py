@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks.early_stopping import EarlyStopping, EarlyStopp
 from pytorch_lightning.utilities import rank_zero_only
 
 from hepflow.config.tools import ExportConfig
+from hepflow.data.runs import CHECKPOINTS, TENSORBOARD
 from hepflow.errors import ConfigError, DataError, one_line
 from hepflow.models.export import read_checkpoint
 from hepflow.models.export import run as export
@@ -45,7 +46,8 @@ def fit(cli: TrainCLI) -> None:
         log.info("%s is up to date: same configuration, same store", run.folder)
         return
     # The first process holds the lock for all.
-    with locks.exclusive(run.folder) if cli.trainer.is_global_zero else nullcontext():
+    lock = locks.exclusive(run.folder, CHECKPOINTS, TENSORBOARD)
+    with lock if cli.trainer.is_global_zero else nullcontext():
         start = run.last or cli.config.ckpt_path
         if start:
             log.info("resuming from %s", start)

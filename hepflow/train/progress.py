@@ -43,7 +43,8 @@ class FitProgress(_Shown):
         """Show the bar."""
         super().on_train_start(trainer, pl_module)
         if self._enabled:
-            text, note = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+            shown = ("{task.description}", "{task.fields[note]}")
+            text, note = (TextColumn(one, markup=False) for one in shown)
             columns = (text, BarColumn(BAR_WIDTH), TimeRemainingColumn(), note)
             self._bar = Progress(*columns, console=MESSAGES)
             self._bar.add_task(_place(trainer), total=None, note="")

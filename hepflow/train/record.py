@@ -17,8 +17,8 @@ from hepflow.data.runs import CHECKPOINTS, CONFIG, HISTORY, RECORD, clear
 from hepflow.models.net import Net, parameters
 from hepflow.schema import SPLITS
 from hepflow.system import processes
-from hepflow.system.files import write_json
-from hepflow.system.publishing import put, whole
+from hepflow.system.files import write_csv, write_json
+from hepflow.system.publishing import put
 from hepflow.system.storage import make_folder, read_text
 from hepflow.train.data import EventData
 from hepflow.train.folder import RunPlan
@@ -157,10 +157,8 @@ class EpochTable(Logger):
             return
         make_folder(self.path.parent)
         names = ["epoch", "step", *sorted(set().union(*self.rows.values()) - {"epoch", "step"})]
-        with whole(self.path) as part, part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(self.rows[epoch] for epoch in sorted(self.rows))
+        rows = ([row.get(name, "") for name in names] for _, row in sorted(self.rows.items()))
+        write_csv(self.path, [names, *rows])
 
 
 def read_table(path: Path) -> list[dict[str, float]]:

@@ -138,9 +138,9 @@ def test_a_part_that_cannot_be_written_leaves_nothing(tmp_path):
     before = contents(store.path)
     blocks = {
         ("test", "qcd"): block(3),
-        ("train", "no\0name"): block(3),
+        ("train", "n" * 300): block(3),
     }  # the second cannot be written
-    with pytest.raises(ValueError, match="null"):
+    with pytest.raises(OSError, match="too long"):
         store.write_part("d", blocks, Ledger(6, 6))
     assert contents(store.path) == before
     assert not list(store.path.glob(".*"))

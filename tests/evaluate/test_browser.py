@@ -1,7 +1,9 @@
 """report.html in a real browser: on a screen, a phone and paper, light and dark."""
 
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -250,3 +252,37 @@ def test_the_printed_report_is_complete(page: Page, report: Path, tmp_path: Path
     page.pdf(tmp_path / "report.pdf")
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
     assert page.errors == []
+
+
+def test_a_page_with_a_stranger_s_markup_runs_and_loads_none_of_it(
+    page: Page, report: Path, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(404)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        there = f"http://127.0.0.1:{server.server_port}"
+        evil = (
+            f"<script>window.ran = 1; fetch('{there}/a')</script><script src='{there}/b'></script>"
+            f"<img src='{there}/c' onerror='window.ran = 2'><iframe src='{there}/d'></iframe>"
+            f"<p id='evil' style='color: rgb(1, 2, 3); background: url({there}/e)'>evil</p>"
+            f"<style>#evil {{ background: url({there}/f) }}</style>"
+            f"<link rel='stylesheet' href='{there}/g'><object data='{there}/h'></object>"
+        )
+        text = report.read_text().replace("<main>", f"<main>{evil}", 1)
+        (tmp_path / "report.html").write_text(text)
+        page.open(tmp_path / "report.html")
+        server.shutdown()
+    assert page.run("document.getElementById('evil').textContent") == "evil"
+    assert page.run("window.ran === undefined")
+    colour = "getComputedStyle(document.getElementById('evil')).color"
+    assert page.run(colour) != "rgb(1, 2, 3)"
+    refused, page.errors = page.errors, []
+    assert len([error for error in refused if "Content Security Policy" in error]) >= 7
+    assert asked == []

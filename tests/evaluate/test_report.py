@@ -1,6 +1,8 @@
 """The whole report: its files, the same bytes in a second run, and what happens without a store."""
 
+import base64
 import csv
+import hashlib
 import json
 import re
 import shutil
@@ -22,6 +24,7 @@ from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError
 from hepflow.evaluate import published
 from hepflow.evaluate.figures import Bars
+from hepflow.evaluate.figures.plots import save
 from hepflow.evaluate.job import _write, evaluate_runs, inputs_hash, run
 from hepflow.evaluate.kinematics import bin_edges, store_hashes
 from hepflow.evaluate.report import write_report
@@ -148,6 +151,17 @@ def test_the_page_needs_no_other_file_and_no_network(whole: Path) -> None:
     assert not re.search(r"<(script|img|link|iframe)[^>]*(src|href)=[\"'](?!data:)", text)
     assert "@import" not in text
     assert "url(http" not in text
+    assert not re.search(r"<[^>]* (style|on\w+)=", text)
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
+    assert policy
+    rules = dict(rule.split(" ", 1) for rule in policy[1].split("; "))
+    assert rules.pop("default-src") == rules.pop("base-uri") == rules.pop("form-action") == "'none'"
+    assert rules.pop("img-src") == "data:"
+    for tag in ("style", "script"):
+        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.S)
+        hashed = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert rules.pop(f"{tag}-src") == f"'sha256-{hashed}'"
+    assert not rules
 
 
 def test_the_headline_is_first_and_the_published_numbers_are_labelled(whole: Path) -> None:
@@ -357,8 +371,8 @@ def test_names_of_classes_and_runs_cannot_break_the_page(tmp_path: Path) -> None
     toy_runs(
         tmp_path / "runs",
         per_class=(60, 60),
-        classes=("<b>x/y", 'y"&'),
-        models={"<script>alert(1)": 1.5},
+        classes=("<b>x/y", '@y"&'),
+        models={"<script>alert(1)": 1.5, "=1+1": 1.2},
     )
     config = EvaluateConfig(input=tmp_path / "runs", bootstrap=10)
     metrics, figures = evaluate_runs(
@@ -368,6 +382,12 @@ def test_names_of_classes_and_runs_cannot_break_the_page(tmp_path: Path) -> None
     text = (tmp_path / "report.html").read_text()
     assert "<script>alert" not in text
     assert "<b>x" not in text
+    for section in figures.values():
+        for figure in section:
+            save(figure, tmp_path)
+            with (tmp_path / f"{figure.name}.csv").open(newline="") as file:
+                cells = [cell for row in csv.reader(file) for cell in row]
+            assert not [cell for cell in cells if re.match(r"[=+@]|-[^\d.]", cell)]
     assert "the classes of this report differ" in text
     assert all(
         re.fullmatch(r"[\w.-]+", figure.name) for section in figures.values() for figure in section

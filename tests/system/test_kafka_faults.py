@@ -94,8 +94,8 @@ def records(output: Path) -> list[dict[str, Any]]:
 
 
 def places(output: Path) -> list[str]:
-    """Return the names of the scored messages."""
-    return sorted(place for record in records(output) for place in record["messages"].values())
+    """Return the names of the scored messages: their records are merged."""
+    return sorted(read_json(output / "_recent" / "messages.json").values())
 
 
 @contextmanager

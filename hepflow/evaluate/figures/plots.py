@@ -3,7 +3,6 @@
 The same figure gives the same bytes: without dates, and with fixed margins.
 """
 
-import csv
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from hepflow.evaluate.figures import AnyFigure, Bars, Chart, Display, Matrix, Series
-from hepflow.system.publishing import whole
+from hepflow.system.files import write_csv
+from hepflow.system.publishing import put
 
 # After Petroff (2021), distinct for colour-blind readers; a few darkened for thin lines on white.
 MODEL_COLOURS = ("#832db6", "#e76300", "#12836f", "#3f90da", "#8f8426", "#bd1f01")
@@ -39,19 +39,17 @@ STYLE: Any = {**mplhep.style.CMS, **PAGE, **FONTS, **LINES, **TICKS}
 
 def save(figure: AnyFigure, folder: Path) -> None:
     """Write ``folder/<name>.png``, ``.pdf`` and ``.csv``."""
-    png, pdf, text = io.BytesIO(), io.BytesIO(), io.StringIO()
+    png, pdf = io.BytesIO(), io.BytesIO()
     with mpl.rc_context(STYLE):
         drawn = draw(figure)
         speed: dict[str, Any] = {"compress_level": 4}
         drawn.savefig(png, format="png", metadata={"Software": None}, pil_kwargs=speed)
         dateless = dict.fromkeys(("CreationDate", "Producer", "Creator"))
         drawn.savefig(pdf, format="pdf", metadata=dateless)
+    for suffix, content in (("png", png), ("pdf", pdf)):
+        put(folder / f"{figure.name}.{suffix}", content.getvalue())
     header, rows = figure.rows()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    contents = png.getvalue(), pdf.getvalue(), text.getvalue().encode()
-    for suffix, content in zip(SUFFIXES, contents, strict=True):
-        with whole(folder / f"{figure.name}.{suffix}") as part:
-            part.write_bytes(content)
+    write_csv(folder / f"{figure.name}.csv", [header, *rows], "\n")
 
 
 def draw(figure: AnyFigure) -> Figure:

@@ -62,6 +62,9 @@ class TopicFolder(ScoreFolder):
         self._bytes = self._n_messages = 0  # of these
         self._since = monotonic()  # the first of these came
         super().__init__(path, about, overwrite)
+        checkpoint = path / CHECKPOINT  # Spark writes the query's options into it
+        checkpoint.mkdir(0o700, exist_ok=True)
+        checkpoint.chmod(0o700)
 
     @property
     def n_files(self) -> int:

@@ -23,7 +23,7 @@ from hepflow.engines import java_errors
 from hepflow.engines.spark import spark_session
 from hepflow.errors import ConfigError, DataError, HepflowError
 from hepflow.reading.record import judge
-from hepflow.score.folder import CHECKPOINT
+from hepflow.score.folder import CHECKPOINT, RECENT
 from hepflow.score.job import prepare
 from hepflow.score.kafka import query
 from hepflow.score.kafka.batches import Batches, brief, is_of_an_option
@@ -31,7 +31,7 @@ from hepflow.score.kafka.deleted import Skipped, n_messages
 from hepflow.score.kafka.folder import TopicFolder
 from hepflow.score.kafka.topic import Topic
 from hepflow.score.live import terminated
-from hepflow.score.task import Task
+from hepflow.score.task import CLAIMS, RECORDS, Task
 from hepflow.score.view import View, shown
 from hepflow.system.locks import exclusive
 from hepflow.system.remote import is_remote
@@ -50,7 +50,7 @@ def run(config: ScoreConfig) -> None:
     if not topic.partitions(config.timeout_s):
         advice = f"Create it, or publish to it with `hepflow replay --output {topic}`."
         raise DataError(f"{topic}: topic does not exist. {advice}")
-    with exclusive(config.output):
+    with exclusive(config.output, RECORDS, CLAIMS, RECENT, CHECKPOINT):
         folder = TopicFolder(task.output, about, config.kafka, config.overwrite)
         session = spark_session(query.streaming(config.spark), "hepflow score")
         with session as spark, terminated():

@@ -11,7 +11,14 @@ from hepflow.config.stages import EvaluateConfig
 from hepflow.config.tools import ForestConfig, TreesConfig
 from hepflow.data.predictions import Predictions, write_predictions
 from hepflow.data.provenance import code_hash, digest
-from hepflow.data.runs import PREDICTIONS, RECORD, clear, read_record
+from hepflow.data.runs import (
+    CHECKPOINTS,
+    PREDICTIONS,
+    RECORD,
+    TENSORBOARD,
+    clear,
+    read_record,
+)
 from hepflow.data.store import EventStore
 from hepflow.errors import DataError
 from hepflow.schema import SPLITS
@@ -67,7 +74,7 @@ def keep(config: TreesConfig | ForestConfig, settings: Mapping[str, Any], fit: F
         if "store" in record:
             before["store"] = str(place(record["store"]).resolve())
         refuse_other_run(output, record, before, {**settings, "store": path})
-    with locks.exclusive(output):
+    with locks.exclusive(output, CHECKPOINTS, TENSORBOARD):
         tables, classes = {}, store.spec.classes
         for split in SPLITS:
             counts = [(c, sum(p.n_events for p in store.parts(split, c))) for c in classes]

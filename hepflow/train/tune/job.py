@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 
 BEST_FILE = "best.yaml"
 STUDY = "hepflow"
+TRIALS = "trials"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 NOT_FINITE = "its loss was NaN or infinite"
 
@@ -75,7 +76,7 @@ def run(config: TuneConfig) -> None:
     }
     best_file = config.output / BEST_FILE
     with ExitStack() as stack:
-        stack.enter_context(locks.exclusive(config.output))
+        stack.enter_context(locks.exclusive(config.output, TRIALS, JOURNAL, f"{JOURNAL}.lock"))
         make_folder(config.output)
         journal = local_journal(config, stack)
         hashes = {name: digest(value) for name, value in settings.items()}
@@ -222,7 +223,7 @@ def _one(config: TuneConfig, journal: Path, overlay: dict[str, Any], index: int)
 def _loss(trial: optuna.Trial, config: TuneConfig, overlay: dict[str, Any]) -> float:
     """Return the lowest val_loss of a trial's training; with folds, the mean over them."""
     chosen = suggestions(trial, config.space)
-    folder = config.output / "trials" / digest(chosen)  # the same point again resumes here
+    folder = config.output / TRIALS / digest(chosen)  # the same point again resumes here
     own = folder / "overlay.yaml"
     with _alone_in(folder):
         make_folder(folder)

@@ -3,7 +3,6 @@
 Optuna's own table needs pandas, and its plots need plotly or are experimental.
 """
 
-import csv
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
+from hepflow.system.files import write_csv
 from hepflow.system.publishing import whole
 from hepflow.system.terminal import show, table
 
@@ -40,13 +40,11 @@ def report(study: optuna.Study, folder: Path) -> None:
     best = sorted(complete, key=lambda trial: trial.value or 0.0)[:TOP]
     heads = ["trial", "val_loss", "seconds", *(name.rpartition(".")[2] for name in names)]
     show(table(heads, [row(trial, f"{trial.value:.4f}", short) for trial in best], "best trials"))
-    with whole(folder / CSV_FILE) as part, part.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["trial", "state", "val_loss", "seconds", *names, REASON])
-        for trial in study.trials:
-            number, *rest = row(trial, "" if trial.value is None else trial.value, lambda x: x)
-            state, reason = trial.state.name.lower(), trial.user_attrs.get(REASON, "")
-            writer.writerow([number, state, *rest, reason])
+    rows = [["trial", "state", "val_loss", "seconds", *names, REASON]]
+    for trial in study.trials:
+        number, *rest = row(trial, "" if trial.value is None else trial.value, lambda x: x)
+        rows.append([number, trial.state.name.lower(), *rest, trial.user_attrs.get(REASON, "")])
+    write_csv(folder / CSV_FILE, rows)
     figure = Figure(figsize=(4 * (1 + len(names)), 3.2), layout="constrained")
     course, *others = figure.subplots(1, 1 + len(names), sharey=True, squeeze=False)[0]
     numbers = [trial.number for trial in complete]
