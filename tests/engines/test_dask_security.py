@@ -24,7 +24,7 @@ from hepflow.engines.dask import dask_client
 from hepflow.engines.dask_security import Access
 from hepflow.errors import ConfigError, DataError
 from tests.support.browser import CHROMIUM, browser
-from tests.support.ports import listening
+from tests.support.ports import Place, listening
 
 pytestmark = pytest.mark.slow
 open_url = build_opener(ProxyHandler({})).open
@@ -45,10 +45,21 @@ PAGES = (
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Client]:
+def others() -> set[Place]:
+    """Ports of this process that are not the cluster's, such as those of other tests' servers."""
+    return set(listening(psutil.Process()))
+
+
+@pytest.fixture(scope="module")
+def cluster(others: set[Place]) -> Iterator[Client]:
     with dask_client(ClusterConfig(workers=2), 2) as client:
         client.wait_for_workers(2, timeout=60)
         yield client
+
+
+@pytest.fixture
+def places(cluster: Client, others: set[Place]) -> set[Place]:
+    return set(listening(psutil.Process())) - others
 
 
 def strangers() -> dict[str, Security]:
@@ -87,9 +98,11 @@ def test_with_the_keys_they_answer(cluster: Client) -> None:
 
 
 @pytest.mark.parametrize("whose", ["none", "of another run", "without an authority"])
-def test_without_the_keys_no_port_runs_code(cluster: Client, whose: str) -> None:
+def test_without_the_keys_no_port_runs_code(
+    cluster: Client, places: set[Place], whose: str
+) -> None:
     keys = strangers()[whose]
-    ports = {place.port for place in listening(psutil.Process())}
+    ports = {place.port for place in places}
     assert len(ports) >= 6, "scheduler, pages, and two of each worker and nanny"
     assert cluster.submit(os.getpid).result(timeout=30), "its own client works"
     for port in ports:
@@ -99,8 +112,7 @@ def test_without_the_keys_no_port_runs_code(cluster: Client, whose: str) -> None
     assert cluster.submit(os.getppid).result(timeout=30), "and works on"
 
 
-def test_all_ports_are_on_loopback(cluster: Client) -> None:
-    places = listening(psutil.Process())
+def test_all_ports_are_on_loopback(places: set[Place]) -> None:
     assert {place.host for place in places} == {"127.0.0.1"}
 
 

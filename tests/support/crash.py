@@ -71,14 +71,14 @@ class TimeIsUpInValidation(InValidationOnce):
 class PauseOnce(pl.Callback):
     """Waits at a step to be interrupted, only once."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, seconds: float = 60) -> None:
+        self.step, self.seconds = step, seconds
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         marker = Path(trainer.default_root_dir) / f"paused-{trainer.global_rank}"
         if trainer.global_step == self.step and not marker.exists():
             marker.touch()
-            time.sleep(60)
+            time.sleep(self.seconds)
 
 
 class Slow(pl.Callback):

@@ -54,9 +54,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(4):
         copy_as_new(template, folder / "raw/qcd" / f"{number:02d}.root", number + 1)
     ingest(folder / "raw", folder / "events", ("qcd",))
+    for number in range(100):  # many, so that their ingest lasts
+        copy_as_new(template, folder / "many/qcd" / f"{number:02d}.root", number + 1)
     toy_store(folder / "features.zarr", events=200)
     (folder / "slow.py").write_text(SLOW)
-    slow = {"class_path": "tests.support.crash.PauseOnce", "init_args": {"step": 2}}
+    slow = {"class_path": "tests.support.crash.PauseOnce", "init_args": {"step": 2, "seconds": 900}}
     trainer = {"callbacks": [slow], "max_epochs": 1, "accelerator": "cpu"}
     data = {"store": "features.zarr", "batch_size": 32, "workers": 0}
     (folder / "train.yaml").write_text(yaml.safe_dump({"trainer": trainer, "data": data}))
@@ -120,7 +122,7 @@ def test_dask_in_spark(attacked: Attack) -> None:
 
 @pytest.mark.spark
 def test_ingest(attacked: Attack) -> None:
-    options = ("--input", "raw", "--output", "again", "--spark.master", "local[1]", *SAMPLES)
+    options = ("--input", "many", "--output", "again", "--spark.master", "local[1]", *SAMPLES)
     found = attacked("UI at", "ingest", *options, "--target_partition_mb", "1", settle_s=0)
     assert {what for done in found.values() for what in done} == {"reads Spark's pages"}
     assert on_network(found) == set()
@@ -130,6 +132,6 @@ def test_ingest(attacked: Attack) -> None:
 def test_train(attacked: Attack, ranks: int) -> None:
     options = ("--config", HLF, "--config", "train.yaml", "--output", f"runs/{ranks}")
     devices = ("--trainer.devices", str(ranks))
-    found = attacked("parameters", "train", "fit", *options, *devices, settle_s=20)
+    found = attacked("an epoch:", "train", "fit", *options, *devices, settle_s=20)
     assert {what for done in found.values() for what in done} == set()
     assert on_network(found) == set()
