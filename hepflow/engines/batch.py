@@ -22,7 +22,7 @@ from tornado.ioloop import PeriodicCallback
 
 from hepflow.config.engines import ClusterConfig
 from hepflow.engines.batch_systems import SYSTEMS, BatchSystem, Request
-from hepflow.engines.dask_security import Access
+from hepflow.engines.dask_security import NO_PAGES, Access
 from hepflow.engines.words import AGAIN_S, Words
 from hepflow.errors import ConfigError, one_line
 
@@ -90,7 +90,8 @@ def job_arguments(
     walltime = walltime_seconds(jobs.walltime)
     # A worker leaves before its job ends; the stagger keeps workers from leaving all at once.
     margin = min(300, max(30, walltime // 10))
-    options = ["--lifetime", f"{walltime - margin}s", "--lifetime-stagger", f"{margin // 3}s"]
+    options = ["--dashboard-address", NO_PAGES]
+    options += ["--lifetime", f"{walltime - margin}s", "--lifetime-stagger", f"{margin // 3}s"]
     if jobs.worker_ports:
         options += ["--worker-port", jobs.worker_ports]
     inherited = f"export DASK_INTERNAL_INHERIT_CONFIG={dask.config.serialize(settings)}"

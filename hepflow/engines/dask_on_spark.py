@@ -24,7 +24,7 @@ from pyspark import SparkConf
 from hepflow.config.engines import ClusterConfig, SparkConfig
 from hepflow.engines import spark as engine
 from hepflow.engines.dask_job import WorkersJob
-from hepflow.engines.dask_security import TLS, Access
+from hepflow.engines.dask_security import NO_PAGES, TLS, Access
 from hepflow.engines.dask_worker import serve
 from hepflow.errors import ConfigError
 from hepflow.system.processes import cores
@@ -74,8 +74,9 @@ def cluster(
         conf = context.getConf()
         with _scheduler(config, conf, access) as dask:
             address = f"{TLS}{conf.get('spark.driver.host')}:{dask.scheduler.port}"
-            options = {"memory_limit": memory, "port": config.spark.worker_ports}
-            options["security"] = access.keys
+            options: dict[str, Any] = {"memory_limit": memory, "port": config.spark.worker_ports}
+            options |= {"security": access.keys, "dashboard_address": NO_PAGES}
+            options["host"] = "127.0.0.1" if engine.is_local(context.master) else None
             work = partial(serve, scheduler=address, settings=dict(settings), options=options)
             job = WorkersJob(context, dask, work, n_workers)
             try:

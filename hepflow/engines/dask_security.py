@@ -27,6 +27,8 @@ from hepflow.system.terminal import TO_PASTE
 log = logging.getLogger(__name__)
 
 TLS: Final = "tls://"
+NO_PAGES: Final = "127.0.0.1:0"
+"""Address of a worker's pages, which Dask always serves: none of them has content here."""
 
 
 class Access:

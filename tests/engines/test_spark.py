@@ -1,7 +1,9 @@
 """Finding a Java, its output, and the properties of a session."""
 
 import contextlib
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -139,3 +141,53 @@ def test_the_output_of_a_running_java_is_passed_on(capsys: pytest.CaptureFixture
         )
     output.text()  # waits for the end of it
     assert capsys.readouterr().err == "ERROR Executor: out of memory\n"
+
+
+SESSION = """
+import threading, time, urllib.error, urllib.request
+import psutil
+from hepflow.config.engines import SparkConfig
+from hepflow.engines.spark import spark_session
+
+conf = {"spark.hadoop.fs.s3a.secret.key": "MARKED"}
+with spark_session(SparkConfig(master="local[2]", driver_memory="512m", conf=conf), "x") as spark:
+    context, done = spark.sparkContext, []
+    slow = context.parallelize(range(2), 2).map(lambda n: time.sleep(6) or n)
+    job = threading.Thread(target=lambda: done.append(slow.sum()))
+    job.start()
+    while not context.statusTracker().getActiveStageIds():
+        time.sleep(0.1)
+    for page in ("/jobs/job/kill/?id=0", "/stages/stage/kill/?id=0"):
+        for method in ("GET", "POST"):
+            try:
+                urllib.request.urlopen(
+                    urllib.request.Request(context.uiWebUrl + page, method=method)
+                )
+            except urllib.error.HTTPError as error:
+                print(error.code)
+    job.join()
+    print("sum", done)
+    print("given", context._jsc.hadoopConfiguration().get("fs.s3a.secret.key"))
+    for process in psutil.Process().children(recursive=True):
+        try:
+            print("shown" if "MARKED" in " ".join(process.cmdline()) else "hidden")
+        except psutil.Error:
+            pass
+    for page in ("/environment/", "/jobs/"):
+        text = urllib.request.urlopen(context.uiWebUrl + page).read()
+        print("shown" if b"MARKED" in text else "hidden")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.spark
+@pytest.mark.usefixtures("java")
+def test_nobody_ends_a_job_by_its_page_and_secrets_are_on_no_command_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SESSION], capture_output=True, text=True, check=False, timeout=180
+    )
+    assert done.returncode == 0, done.stderr
+    assert "sum [1]\ngiven MARKED\n" in done.stdout
+    assert "hidden" in done.stdout
+    assert "shown" not in done.stdout
+    assert len(re.findall(r"^4\d\d$", done.stdout, re.MULTILINE)) == 4, "all four are refused"

@@ -110,7 +110,7 @@ def _reads_pages_of_spark(place: Place) -> bool:
 
 
 def _kills_jobs_of_spark(place: Place) -> bool:
-    kills = ("/jobs/job/kill/?id=0", "/stages/stage/kill/?id=0", "/SQL/kill/?id=0")
+    kills = ("/jobs/job/kill/?id=0", "/stages/stage/kill/?id=0")
     found = [_status(place, page, how) for page in kills for how in ("GET", "POST")]
     return any(status in range(200, 400) for status in found)
 
