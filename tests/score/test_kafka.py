@@ -497,6 +497,7 @@ def test_spark_s_connector_gets_the_properties_in_its_own_names() -> None:
         "minPartitions": "3",
         "maxOffsetsPerTrigger": "256",
         "failOnDataLoss": "false",
+        "kafka.fetch.max.wait.ms": "50",
         "kafka.isolation.level": "other",
         "kafka.security.protocol": "SASL_SSL",
         "kafka.sasl.mechanism": "SCRAM-SHA-512",

@@ -6,7 +6,9 @@ from hepflow.config.score import KafkaConfig
 from hepflow.score.kafka.topic import Topic
 
 _DEFAULTS = {"failOnDataLoss": "false", "kafka.isolation.level": "read_committed"}
-"""Deleted messages are found by `hepflow.score.kafka.deleted`, and do not end the query."""
+_DEFAULTS |= {"kafka.fetch.max.wait.ms": "50"}
+"""Deleted messages are found by `hepflow.score.kafka.deleted`, and do not end the query. A request
+for messages waits for new ones up to 500 ms by default, and the next micro-batch for its end."""
 _NAMES = {
     "security.protocol": "kafka.security.protocol",
     "sasl.mechanism": "kafka.sasl.mechanism",
