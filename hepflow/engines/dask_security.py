@@ -78,7 +78,7 @@ class Access:
         if not link:
             return
         if self._on_network:
-            log.warning("it listens on the network: whoever has this address can read its pages")
+            log.warning("the dashboard is open to the network, and to all who have this address")
         if kind != "local" or "SSH_CONNECTION" in os.environ:
             login = os.environ.get("SLURM_SUBMIT_HOST", "LOGIN_NODE")
             url, host = urlsplit(link), login if self._on_network else socket.getfqdn()
@@ -100,7 +100,7 @@ def keys_of_user(address: str, files: TlsConfig) -> Security:
     if found:
         what = f"cluster.tls is for an address that begins with {TLS}, not for {address}"
         raise ConfigError(f"{what}. Start the scheduler with --tls-ca-file, --tls-cert, --tls-key.")
-    log.warning("%s has no TLS: whoever reaches it can run code as its user", address)
+    log.warning("%s has no TLS: all who reach it can run code as its user", address)
     return Security()
 
 

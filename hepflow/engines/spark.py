@@ -257,7 +257,7 @@ def properties(config: SparkConfig, submitted: bool = False) -> dict[str, str]:
     found: dict[str, str | None] = {
         "spark.task.maxFailures": str(TASK_ATTEMPTS),
         "spark.ui.showConsoleProgress": "false",
-        "spark.ui.killEnabled": "false",  # by whoever can open the page
+        "spark.ui.killEnabled": "false",  # by all who can open the page
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         **{f"spark.executorEnv.{name}": value for name, value in variables.items()},
     }

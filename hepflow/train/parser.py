@@ -233,7 +233,7 @@ def _fit_to_machine(trainer: pl.Trainer, precision: str) -> None:
     if on_cpu and precision in {"16", "16-mixed"}:  # Lightning would take another one
         why = "is for GPUs; a CPU has 32-true and bf16-mixed"
         raise ConfigError(f"trainer.precision {precision} {why}")
-    if trainer.strategy.launcher is None:  # one process; or Slurm, torchrun or Spark start them
+    if trainer.strategy.launcher is None:  # a single process
         return
     if on_cpu and devices > cores:
         why = f"asks for more processes than the {cores} cores that hepflow may use here"

@@ -14,7 +14,8 @@ from hepflow.config.shipped import shipped
 from tests.support.commands import ROOT
 from tests.support.hadoop_cluster import Hadoop
 
-SPARK_HOME = Path(str(importlib.util.find_spec("pyspark").origin)).parent  # type: ignore[union-attr]
+_SPARK = importlib.util.find_spec("pyspark")
+SPARK_HOME = Path(str(_SPARK and _SPARK.origin)).parent
 MAIN = str(Path(hepflow.__path__[0]) / "__main__.py")
 _QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 SMALL = {
