@@ -23,7 +23,7 @@ from hepflow.data.blocks import EventBlock, StoreSpec
 from hepflow.data.identity import event_ids
 from hepflow.data.ledger import Ledger
 from hepflow.data.predictions import Predictions, write_predictions
-from hepflow.data.store import EventStore
+from hepflow.data.store_writer import StoreWriter
 from hepflow.schema import CLASSES, HLF, PARTICLE
 from hepflow.statistics.metrics import auc, bootstrap, log_odds, spectrum
 
@@ -73,12 +73,12 @@ def write(folder: Path, ids: np.ndarray, model: int) -> None:
 
 
 def write_store(path: Path, ids: np.ndarray) -> None:
-    """Write parts of 100,000 events, without particles."""
-    store = EventStore.create(path, StoreSpec(CLASSES, HLF, PARTICLE, "corrected", "benchmark"))
+    """Write parts of 50,000 events, without particles."""
+    store = StoreWriter.create(path, StoreSpec(CLASSES, HLF, PARTICLE, "corrected", "benchmark"))
     label = make(len(ids), 0)[0]
     rng = np.random.default_rng(3)
-    size = 100_000
-    for start in range(0, len(ids), size):
+    size = 50_000
+    for number, start in enumerate(range(0, len(ids), size)):
         blocks = {}
         for own, name in enumerate(CLASSES):
             test = ids[start : start + size][label[start : start + size] == own]
@@ -89,7 +89,7 @@ def write_store(path: Path, ids: np.ndarray) -> None:
                 rng,
             )
         total = sum(len(one) for one in blocks.values())
-        store.write_part(f"part-{start:08d}", blocks, Ledger(n_in=total, n_out=total))
+        store.write_part(number, blocks, Ledger(n_in=total, n_out=total))
     store.finalise()
 
 

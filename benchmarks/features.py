@@ -34,6 +34,7 @@ from hepflow.data.arrays import COMPRESSOR, ROWS_PER_CHUNK
 from hepflow.data.events import Fragment, open_events, read_fragment
 from hepflow.data.moments import Moments
 from hepflow.data.store import EventStore
+from hepflow.data.store_writer import StoreWriter
 from hepflow.engines.dask import SETTINGS
 from hepflow.features.job import run
 from hepflow.features.parts import make_part
@@ -149,7 +150,7 @@ def end_to_end(folder: Path, scratch: Path, repeats: int) -> dict[str, float]:
 def shares(store: EventStore, fragment: Fragment, scratch: Path) -> dict[str, float]:
     """Measure the steps of a worker, each against its limit: the least work on the same bytes."""
     # one store per repeat, because a part that exists is not written again
-    stores = [EventStore.create(scratch / f"copy-{i}.zarr", store.spec) for i in range(6)]
+    stores = [StoreWriter.create(scratch / f"copy-{i}.zarr", store.spec) for i in range(6)]
     outcomes = [make_part(aside, fragment, None) for aside in stores][1:]
     spent = {
         what: statistics.median(outcome.seconds[what] for outcome in outcomes)
@@ -212,7 +213,7 @@ def blocks(store: EventStore) -> list:
         store.read(part)
         for split in ("train", "val", "test")
         for name in store.spec.classes
-        for part in store.parts(split, name)
+        for part in store.ranges(split, name)
     ]
 
 

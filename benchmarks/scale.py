@@ -29,6 +29,7 @@ from hepflow.config.stages import FeaturesConfig
 from hepflow.data.blocks import StoreSpec
 from hepflow.data.events import Fragment, empty_events, open_events, read_fragment
 from hepflow.data.store import EventStore
+from hepflow.data.store_writer import StoreWriter
 from hepflow.engines.dask import SETTINGS, watch
 from hepflow.features.job import memory_of_task, run
 from hepflow.features.parts import Outcome, make_part
@@ -132,7 +133,7 @@ def memory(scratch: Path, sizes: tuple[int, ...]) -> dict[str, float]:
 def memory_of(fragment: Fragment, output: Path) -> tuple[int, int]:
     compute_features(empty_events())
     before = held()
-    assert make_part(EventStore.create(output, SPEC), fragment, None).error is None
+    assert make_part(StoreWriter.create(output, SPEC), fragment, None).error is None
     return before, peak()
 
 

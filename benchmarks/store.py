@@ -31,6 +31,7 @@ from hepflow.data.blocks import FLOAT_BITS, EventBlock, StoreSpec
 from hepflow.data.events import open_events, read_fragment
 from hepflow.data.ledger import Ledger
 from hepflow.data.store import EventStore
+from hepflow.data.store_writer import StoreWriter
 from hepflow.physics.features import FeatureSet, compute_features
 from hepflow.schema import HLF, MAX_PARTICLES, PARTICLE
 from hepflow.system.terminal import show, table
@@ -150,7 +151,7 @@ def whole_store(features: FeatureSet, repeats: int) -> dict[str, float]:
     )
     starts = range(0, n - n % SLICE, SLICE)
     with tempfile.TemporaryDirectory() as folder:
-        store = EventStore.create(
+        store = StoreWriter.create(
             Path(folder) / "s.zarr", StoreSpec(("qcd",), HLF, PARTICLE, "corrected", "benchmark")
         )
         contenders = {
@@ -161,7 +162,7 @@ def whole_store(features: FeatureSet, repeats: int) -> dict[str, float]:
         }
         seconds = cpu(contenders, repeats)
         store.finalise()
-        (part,) = EventStore.open(store.path).parts("train", "qcd")
+        (part,) = EventStore.open(store.path).ranges("train", "qcd")
         group = store.path / part.path
         contenders = {
             "read whole, the store": lambda: store.read(part),

@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from hepflow.data.blocks import EventBlock, StoreSpec
 from hepflow.data.ledger import Ledger
 from hepflow.data.store import EventStore
+from hepflow.data.store_writer import StoreWriter
 from hepflow.models.inclusive import InclusiveNet
 from hepflow.models.net import Net
 from hepflow.models.sequence import SequenceNet
@@ -75,7 +76,7 @@ def main() -> None:
 
 def generate(path: Path, n_events: int, *, mean_particles: int) -> Path:
     """Write a store of random events of realistic length, ``n_events`` per class in training."""
-    store = EventStore.create(path, StoreSpec(CLASSES, HLF, PARTICLE, "corrected", "benchmark"))
+    store = StoreWriter.create(path, StoreSpec(CLASSES, HLF, PARTICLE, "corrected", "benchmark"))
     rng, blocks, first = np.random.default_rng(1), {}, 0
     for split in SPLITS:
         for label, name in enumerate(CLASSES):
@@ -149,7 +150,7 @@ def hlf_vs_stock(path: Path, scratch: Path, repeats: int) -> dict[str, float]:
     blocks = [
         store.read(part, particles=False)
         for name in store.spec.classes
-        for part in store.parts("train", name)
+        for part in store.ranges("train", name)
     ]
     hlf = torch.from_numpy(np.concatenate([block.hlf for block in blocks]))
     label = torch.from_numpy(np.concatenate([block.label for block in blocks]).astype(np.int64))

@@ -92,6 +92,9 @@ COMMANDS = {
     "score": Command(score.ScoreConfig, "hepflow.score.job:run", "score", topic=_TOPIC),
     "replay": Command(score.ReplayConfig, "hepflow.score.kafka.replay:run", "kafka"),
     "store check": Command(*_CHECK, "Verify every part of a feature store"),
+    "store compact": Command(
+        tools.CompactConfig, "hepflow.tools.compact:run", "features", "Copy a store into few files"
+    ),
     "store info": Command(*_INFO, "Show the content of a feature store"),
     "import-cern": Command(tools.ImportConfig, "hepflow.features.import_cern:run", "features"),
     "bench": Command(tools.BenchConfig, "hepflow_bench.job:run", "bench"),

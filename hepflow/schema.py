@@ -7,7 +7,7 @@ CLASSES = ("qcd", "ttbar", "wjets")
 """Default classes; the label is the position. Datasets carry their own list, which wins."""
 
 EVENTS_SCHEMA_VERSION = 1
-STORE_SCHEMA_VERSION = 1
+STORE_SCHEMA_VERSION = 2
 PREDICTIONS_SCHEMA_VERSION = 1
 METRICS_SCHEMA_VERSION = 1
 SCORES_SCHEMA_VERSION = 2

@@ -17,7 +17,7 @@ import yaml
 from flatbuffers.table import Table
 
 from hepflow.cli import COMMANDS, main
-from hepflow.data.arrays import ShardedArray, write_array
+from hepflow.data.arrays import ShardedArray
 from hepflow.data.events import open_events, read_fragment
 from hepflow.data.predictions import Predictions, read_predictions, write_predictions
 from hepflow.data.store import EventStore
@@ -33,6 +33,7 @@ from hepflow.score.inputs import ranges_of, reader_of
 from hepflow.score.kafka.messages import Malformed, decode, encode, example
 from hepflow.simulate.pool import load as load_pool
 from hepflow.system.files import read_json
+from tests.support.arrays import write_array
 from tests.support.delphes_events import write_dataset
 from tests.support.root_files import write_delphes
 from tests.support.toy_store import toy_store
@@ -368,7 +369,7 @@ def test_an_index_that_leads_out_of_its_file_is_one_line(
     tmp_path: Path, entry: tuple[int, int]
 ) -> None:
     write_array(tmp_path / "a", np.arange(20))
-    shard = tmp_path / "a" / "c" / "0"
+    shard = tmp_path / "a" / "c.0"
     index = np.array([entry], "<u8").tobytes()
     end = index + google_crc32c.value(index).to_bytes(4, "little")
     shard.write_bytes(shard.read_bytes()[: -len(end)] + end)

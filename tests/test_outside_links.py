@@ -20,6 +20,7 @@ from hepflow.data import staging
 from hepflow.data.events import open_events
 from hepflow.data.staging import staged
 from hepflow.data.store import EventStore
+from hepflow.data.store_writer import StoreWriter
 from hepflow.errors import DataError, HepflowError
 from hepflow.evaluate.job import run as evaluate
 from hepflow.features.job import run as features
@@ -228,7 +229,7 @@ def test_sweepers_remove_links_and_not_what_is_behind(tmp_path: Path, victim: Pa
     ScoreFolder(scores, ABOUT)
     store = toy_store(tmp_path / "s.zarr", events=4)
     drafts += place_links(store.path)
-    EventStore.create(store.path, store.spec)
+    StoreWriter.create(store.path, store.spec)
     assert not any(draft.is_symlink() for draft in drafts)
 
 
@@ -293,7 +294,7 @@ def test_names_of_parts_stay_in_their_store(
     store = toy_store(tmp_path / "s.zarr", events=4)
     record = listed(store.path / "_parts")[0]
     change(record, lambda about: about["parts"][0].update({key: name}))
-    for read in (lambda: EventStore.open(store.path).all_parts("train"), store.sources):
+    for read in (lambda: EventStore.open(store.path).all_ranges("train"), store.sources):
         with pytest.raises(DataError, match="not what hepflow writes there"):
             read()
 

@@ -118,7 +118,7 @@ def train(net: str, store: Path, epochs: int) -> tuple[int, float]:
 
 def _padded(store: EventStore, *, particles: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return standardised (N, 14), zero-padded (N, 801, 19) or unused (N, 0), and (N) labels."""
-    in_turn = zip_longest(*(store.parts("train", name) for name in store.spec.classes))
+    in_turn = zip_longest(*(store.ranges("train", name) for name in store.spec.classes))
     parts = [part for parts in in_turn for part in parts if part is not None]
     blocks, n_events = [], 0
     for part in parts:

@@ -140,7 +140,10 @@ class FeaturesConfig(Checked):
     keep_bits: Annotated[int, ("at least", 1), ("at most", 23)] = 23
     """Mantissa bits kept in the particles' features; 12 saves two fifths, with errors of 1e-4."""
     task_mb: PositiveInt = 64
-    """MiB of uncompressed Parquet per task, less if memory is short; larger ones are divided."""
+    """MiB of uncompressed Parquet in memory at once, less if memory is short."""
+    part_mb: PositiveInt = 1024
+    """MiB of uncompressed Parquet per part (task) at most; a store of few events has smaller ones,
+    so that all workers have some. Parts decide the number of files."""
     compare_definitions: bool = False
     """Print how each difference between the definitions changes the events, and write nothing."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

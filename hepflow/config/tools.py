@@ -23,6 +23,21 @@ class StoreConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompactConfig:
+    """Copy a feature store into few large files: one of version 1, or one that grew in small steps.
+
+    The events, and the hash that runs know the store by, stay the same.
+    """
+
+    input: Path
+    """Zarr store to read: a folder or a URL."""
+    output: Path
+    """Zarr store to write: a folder or a URL; the same command resumes."""
+    overwrite: bool = False
+    """Replace a store of other events; without it, that is an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImportConfig(Checked):
     """Import the published SparkDLTrigger datasets, unchanged, into a feature store.
 
@@ -43,7 +58,7 @@ class ImportConfig(Checked):
     """Names of the classes, in the order of the labels."""
     val_fraction: Annotated[float, ("at least", 0), ("below", 1)] = 0.1
     """Fraction of the training events to hold out for validation."""
-    rows_per_part: PositiveInt = 20000
+    rows_per_part: Annotated[int, ("at least", 1), ("at most", 60_000)] = 20_000
     """Events per part, and rows held in memory at once."""
 
 

@@ -1,13 +1,16 @@
-"""One array of a feature store: plain sharded Zarr v3, which this module codes without zarr.
+"""Arrays of a feature store: plain sharded Zarr v3, which this module codes without zarr.
 
 Layout on disk, the one that zarr gives for these settings:
 
-    ARRAY/zarr.json            metadata, by zarr.create_array
-    ARRAY/c/0[/0], c/1[/0] ... shards of 64 chunks of 16,000 rows
+    ARRAY/zarr.json       metadata, by zarr.create_array
+    ARRAY/c.0[.0], ...    shards (in stores of version 1: ARRAY/c/0[/0])
 
     shard:  [chunk 0][chunk 1] ... [index][crc32c]
     chunk:  [Blosc-zstd of all rows, column by column][crc32c]
     index:  offset and size of each chunk, two little-endian uint64 per chunk
+
+A shard is a file that one writer writes alone, so writers need not agree on anything but its
+number. It may end early: chunks that were never written are marked in the index and take no room.
 
 Why not zarr's own codec pipeline: zarr-python takes milliseconds to open an array of any size,
 holds a whole shard several times while it writes, and copies each chunk once more than needed. Here
@@ -19,10 +22,11 @@ tests compare the two in both directions.
 """
 
 import math
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import google_crc32c
 import numpy as np
@@ -31,17 +35,14 @@ from numcodecs import Blosc, blosc
 from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 
 from hepflow.errors import DataError, HepflowError
-from hepflow.system.byte_ranges import open_ranges
+from hepflow.system.byte_ranges import Ranges, open_ranges
 from hepflow.system.files import read_json, recorded
+from hepflow.system.publishing import put
 from hepflow.system.remote import is_remote
 
-ROWS_PER_CHUNK = 16_000
-"""Rows of a chunk. With a power of two, all columns of a chunk fall on the same cache lines, and
-transposing it takes three times as long."""
-CHUNKS_PER_SHARD = 64
 COMPRESSOR = {"cname": "zstd", "clevel": 1, "shuffle": "shuffle", "blocksize": 2**21}
 """Settings chosen by `benchmarks/store.py`; a block holds a whole chunk."""
-REPAIR = "Delete the record of its part under _parts/ and run `hepflow features` again."
+REPAIR = "Delete this file and run `hepflow features` again."
 """Advice for a damaged array."""
 _CODECS = (["bytes", "blosc", "crc32c"], ["transpose", "bytes", "blosc", "crc32c"])
 MOST_BYTES, MOST_CHUNKS = 1 << 30, 1 << 16
@@ -53,31 +54,93 @@ _DECODER = Blosc()  # a compressed chunk carries its own settings
 blosc.use_threads = False  # one thread per reader: there are many readers
 
 
-def write_array(path: Path, values: np.ndarray) -> None:
-    """Write an array, (rows) or (rows, columns); holds one chunk in memory besides it."""
-    size = max(1, min(ROWS_PER_CHUNK, len(values)))
-    n_chunks = max(1, min(CHUNKS_PER_SHARD, -(-len(values) // size)))
-    rows_per_shard = size * n_chunks
-    filters = [TransposeCodec(order=(1, 0))] if values.ndim == 2 else None
-    coders = [BloscCodec(**COMPRESSOR), Crc32cCodec()]
-    about: Any = {"shape": values.shape, "dtype": values.dtype, "zarr_format": 3}
-    about |= {"chunks": (size, *values.shape[1:]), "shards": (rows_per_shard, *values.shape[1:])}
-    zarr.create_array(path, filters=filters, compressors=coders, **about)
-    encoder = Blosc(**{**COMPRESSOR, "shuffle": Blosc.SHUFFLE}, typesize=values.itemsize)
-    for shard, first in enumerate(range(0, len(values), rows_per_shard)):
-        index = np.full((n_chunks, 2), _MISSING, "<u8")
-        file_path = _shard_path(path, shard, values.ndim)
-        file_path.parent.mkdir(parents=True, exist_ok=True)
-        with file_path.open("wb") as file:
-            in_shard = values[first : first + rows_per_shard]
-            for chunk, start in enumerate(range(0, len(in_shard), size)):
-                rows = in_shard[start : start + size]
-                columns = np.zeros((*values.shape[:0:-1], size), values.dtype)
-                columns[..., : len(rows)] = rows.T  # zeros fill up the last chunk, as in zarr
-                body = encoder.encode(columns)
-                index[chunk] = file.tell(), len(body) + _CHECKSUM_BYTES
-                file.write(body + _checksum(body))
-            file.write(index.tobytes() + _checksum(index.tobytes()))
+@dataclass(frozen=True)
+class Layout:
+    """Type and chunks of an array, (rows) or (rows, columns), for any number of rows."""
+
+    dtype: str
+    rows_per_chunk: int
+    chunks_per_shard: int
+    columns: int | None = None
+    """Number of columns; None for an array of one dimension."""
+
+    @property
+    def rows_per_shard(self) -> int:
+        """Rows of a shard that is full."""
+        return self.rows_per_chunk * self.chunks_per_shard
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row."""
+        return () if self.columns is None else (self.columns,)
+
+    def shard_path(self, array: Path, shard: int) -> Path:
+        """Return the file of a shard."""
+        return array / ".".join(["c", str(shard), *["0"] * len(self.row_shape)])
+
+    def describe(self, array: Path, n_rows: int, **attributes: Any) -> None:
+        """Write the metadata of an array, which zarr reads; its shards may be there already."""
+        filters = [TransposeCodec(order=(1, 0))] if self.row_shape else None
+        coders = [BloscCodec(**COMPRESSOR), Crc32cCodec()]
+        about: Any = {"shape": (n_rows, *self.row_shape), "dtype": self.dtype, "zarr_format": 3}
+        about["chunks"] = self.rows_per_chunk, *self.row_shape
+        about["shards"] = self.rows_per_shard, *self.row_shape
+        about["chunk_key_encoding"] = {"name": "default", "separator": "."}
+        with tempfile.TemporaryDirectory() as folder:
+            zarr.create_array(
+                folder, filters=filters, compressors=coders, attributes=attributes, **about
+            )
+            put(array / "zarr.json", (Path(folder) / "zarr.json").read_bytes())
+
+
+class ShardWriter:
+    """Writes rows to one shard, in a file of this machine; holds a chunk of them in memory."""
+
+    def __init__(self, path: Path, layout: Layout) -> None:
+        self.layout = layout
+        self.n_rows = 0
+        self._file = path.open("wb")
+        dtype = np.dtype(layout.dtype)
+        self._chunk = np.zeros((*layout.row_shape, layout.rows_per_chunk), dtype)  # by column
+        self._index = np.full((layout.chunks_per_shard, 2), _MISSING, "<u8")
+        settings = {**COMPRESSOR, "shuffle": Blosc.SHUFFLE}
+        self._encoder = Blosc(**settings, typesize=dtype.itemsize)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add rows, (n) or (n, columns); more than the shard has room for is a ValueError."""
+        size = self.layout.rows_per_chunk
+        if self.n_rows + len(rows) > self.layout.rows_per_shard:
+            raise ValueError(f"more than {self.layout.rows_per_shard:,} rows in a shard")
+        start = 0
+        while start < len(rows):
+            filled = self.n_rows % size
+            taken = min(size - filled, len(rows) - start)
+            self._chunk[..., filled : filled + taken] = rows[start : start + taken].T
+            start, self.n_rows = start + taken, self.n_rows + taken
+            if self.n_rows % size == 0:
+                self._flush(self.n_rows // size - 1)
+
+    def finish(self) -> int:
+        """Write what is left and the index; return the size of the file in bytes."""
+        if filled := self.n_rows % self.layout.rows_per_chunk:
+            self._chunk[..., filled:] = 0  # zeros fill up the last chunk, as in zarr
+            self._flush(self.n_rows // self.layout.rows_per_chunk)
+        self._file.write(self._index.tobytes() + _checksum(self._index.tobytes()))
+        size = self._file.tell()
+        self._file.close()
+        return size
+
+    def _flush(self, chunk: int) -> None:
+        body = self._encoder.encode(self._chunk)
+        self._index[chunk] = self._file.tell(), len(body) + _CHECKSUM_BYTES
+        self._file.write(body)
+        self._file.write(_checksum(body))
 
 
 @dataclass(frozen=True)
@@ -89,12 +152,15 @@ class ShardedArray:
     dtype: np.dtype[Any]
     rows_per_chunk: int
     rows_per_shard: int
-    _indexes: dict[int, list[list[int]]] = field(default_factory=dict, compare=False)
-    """Shard -> its index, kept for a remote array, as asking for it costs a round trip."""
+    separator: str = "."
+    keep: bool = False
+    """Whether indexes of shards are kept in memory: if nobody replaces the shards meanwhile."""
+    _indexes: dict[int, np.ndarray] = field(default_factory=dict, compare=False)
+    """Shard -> offset and size of its chunks, (chunks, 2)."""
 
     @classmethod
-    def open(cls, path: Path) -> "ShardedArray":
-        """Return the array at a path, from its metadata; it must be one of `write_array`."""
+    def open(cls, path: Path, *, keep: bool = False) -> "ShardedArray":
+        """Return the array at a path, from its metadata; it must be one of hepflow's."""
         try:
             metadata = read_json(path / "zarr.json")
             (sharding,) = metadata["codecs"]
@@ -102,23 +168,26 @@ class ShardedArray:
             codecs = [codec["name"] for codec in inner["codecs"]]
             shard = metadata["chunk_grid"]["configuration"]["chunk_shape"]
             at_end = inner["index_location"] == "end"
-        except (OSError, HepflowError, KeyError, TypeError, ValueError) as error:
+            names = metadata["chunk_key_encoding"]
+            separator = names.get("configuration", {}).get("separator", "/")
+        except (OSError, HepflowError, KeyError, TypeError, ValueError, AttributeError) as error:
             why = f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
             raise DataError(f"{path}: no readable array ({why}). {REPAIR}") from error
-        if not at_end or codecs not in _CODECS or len(codecs) != 2 + len(shard):
+        known = at_end and codecs in _CODECS and len(codecs) == 2 + len(shard)
+        if not known or names["name"] != "default" or separator not in ("/", "."):
             raise DataError(f"{path}: an array that hepflow has not written. Read it with zarr.")
         with recorded(path / "zarr.json"):
             dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
             shape, chunk = tuple(metadata["shape"]), inner["chunk_shape"]
             _check_sizes(dtype, shape, chunk, shard)
-        return cls(path, shape, dtype, chunk[0], shard[0])
+        return cls(path, shape, dtype, chunk[0], shard[0], separator, keep)
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Return rows ``start:stop``, as slicing counts them, or raise a DataError for damage."""
         start, stop, _ = slice(start, stop).indices(self.shape[0])
         n_rows = max(0, stop - start)
         if n_rows and not is_remote(self.path):  # before memory for them is taken
-            last = _shard_path(self.path, (stop - 1) // self.rows_per_shard, len(self.shape))
+            last = self._shard_path((stop - 1) // self.rows_per_shard)
             if not last.is_file():
                 raise DataError(f"{last}: not readable (No such file). {REPAIR}")
         rows = np.empty((n_rows, *self.shape[1:]), self.dtype)
@@ -129,31 +198,30 @@ class ShardedArray:
                 self._read_shard(shard, low - first, high - first, rows[low - start : high - start])
         return rows
 
+    def _shard_path(self, shard: int) -> Path:
+        numbers = [str(shard), *["0"] * (len(self.shape) - 1)]
+        return self.path / self.separator.join(["c", *numbers])
+
     def _read_shard(self, shard: int, start: int, stop: int, rows: np.ndarray) -> None:
         """Fill ``rows`` with rows ``start:stop`` of a shard, decoding only their chunks."""
-        path = _shard_path(self.path, shard, len(self.shape))
+        path = self._shard_path(shard)
         size = self.rows_per_chunk
         columns = np.empty((*self.shape[:0:-1], size), self.dtype)  # of one chunk, reused
-        index_bytes = self.rows_per_shard // size * _ENTRY_BYTES + _CHECKSUM_BYTES
+        chunks = range(start // size, -(-stop // size))
         try:
             with open_ranges(path) as file:
                 index = self._indexes.get(shard)
                 if index is None:
-                    where = max(file.size - index_bytes, 0)
-                    body, checksum = file.read(_with_checksum(where, index_bytes))
-                    body = _checked(body, checksum, f"{path}: index")
-                    entries = np.frombuffer(body, "<u8").reshape(-1, 2)
-                    chunks_there = entries[entries[:, 0] != _MISSING]
-                    if (chunks_there > where).any() or (chunks_there.sum(axis=1) > where).any():
-                        raise DataError(f"{path}: index leads out of the file. {REPAIR}")
-                    index = entries.tolist()
-                    if is_remote(path):
+                    index = self._read_index(path, file)
+                    if self.keep:
                         self._indexes[shard] = index
-                chunks = range(start // size, -(-stop // size))
-                for chunk in chunks:
-                    if index[chunk][0] == _MISSING:
+                places = index[chunks.start : chunks.stop].tolist()
+                for chunk in chunks[len(places) :]:  # beyond the last one that was written
+                    raise DataError(f"{path}: chunk {chunk} is missing. {REPAIR}")
+                for chunk, (offset, _) in zip(chunks, places, strict=True):
+                    if offset == _MISSING:
                         raise DataError(f"{path}: chunk {chunk} is missing. {REPAIR}")
-                found = iter(file.read([r for c in chunks for r in _with_checksum(*index[c])]))
+                found = iter(file.read([r for place in places for r in _with_checksum(*place)]))
                 for chunk in chunks:
                     body = _checked(next(found), next(found), f"{path}: chunk {chunk}")
                     _DECODER.decode(body, out=columns)
@@ -162,6 +230,19 @@ class ShardedArray:
                     rows[low - start : high - start] = columns.T[low - first : high - first]
         except (OSError, RuntimeError, ValueError) as error:  # numcodecs raises the latter two
             raise DataError(f"{path}: not readable ({error}). {REPAIR}") from error
+
+    def _read_index(self, path: Path, file: Ranges) -> np.ndarray:
+        """Return offset and size of the chunks of a shard, up to the last that was written."""
+        n_bytes = self.rows_per_shard // self.rows_per_chunk * _ENTRY_BYTES + _CHECKSUM_BYTES
+        where = max(file.size - n_bytes, 0)
+        body, checksum = file.read(_with_checksum(where, n_bytes))
+        body = _checked(body, checksum, f"{path}: index")
+        entries = np.frombuffer(body, "<u8").reshape(-1, 2)
+        written = np.flatnonzero(entries[:, 0] != _MISSING)
+        there = entries[written]
+        if (there > where).any() or (there.sum(axis=1) > where).any():
+            raise DataError(f"{path}: index leads out of the file. {REPAIR}")
+        return entries[: written[-1] + 1].copy() if len(written) else entries[:0]
 
 
 def _check_sizes(
@@ -176,10 +257,6 @@ def _check_sizes(
     fits = 0 < chunk[0] <= shard[0] <= MOST_CHUNKS * chunk[0] and shard[0] % chunk[0] == 0
     if not (same and fits and n_bytes <= MOST_BYTES):
         raise ValueError(f"chunks of shape {chunk} in shards of {shard} for {shape}")
-
-
-def _shard_path(array: Path, shard: int, n_dim: int) -> Path:
-    return array.joinpath("c", str(shard), *["0"] * (n_dim - 1))
 
 
 def _checksum(body: bytes) -> bytes:

@@ -1,14 +1,15 @@
-"""Parts of a feature store in memory: its description, blocks of events, and where a block is."""
+"""A feature store in memory: its description, blocks of events, and the rows where they are."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hepflow.data.provenance import digest
 from hepflow.schema import Feature
-from hepflow.system.files import plain_name
+from hepflow.system.files import inside, plain_name
 
 FLOAT_BITS = 23  # bits of a 32-bit float's mantissa
 
@@ -58,6 +59,16 @@ class EventBlock:
     label: np.ndarray  # (events) int8
     event_id: np.ndarray  # (events) int64
 
+    @classmethod
+    def joined(cls, blocks: Sequence["EventBlock"]) -> "EventBlock":
+        """Return the events of several blocks, one block after the other."""
+        hlf, particles, label, event_id = (
+            np.concatenate([getattr(block, name) for block in blocks])
+            for name in ("hlf", "particles", "label", "event_id")
+        )
+        counts = np.concatenate([np.diff(block.offsets) for block in blocks])
+        return cls(hlf, particles, np.concatenate([[0], np.cumsum(counts)]), label, event_id)
+
     def __len__(self) -> int:
         return len(self.label)
 
@@ -83,22 +94,27 @@ class EventBlock:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Place and size of a block in a store."""
+class Range:
+    """Place and size of events of one split and class that follow each other in a store."""
 
     split: str
     class_name: str
-    name: str
+    first: int
+    """Row of the first event in the store's arrays of events."""
     n_events: int
     n_particles: int
+    group: str = ""
+    """Group of the arrays within the store, which only stores of version 1 have."""
 
     def __post_init__(self) -> None:
-        for name in (self.split, self.class_name, self.name):
+        for name in (self.split, self.class_name):
             plain_name(name)
-        if min(self.n_events, self.n_particles) < 0:
-            raise ValueError(f"{self.n_events} events, {self.n_particles} particles")
+        if self.group:
+            inside(self.group)
+        if min(self.first, self.n_events, self.n_particles) < 0:
+            sizes = f"{self.n_events} events, {self.n_particles} particles"
+            raise ValueError(f"{sizes} from row {self.first}")
 
-    @property
-    def path(self) -> str:
-        """Group in the store."""
-        return f"{self.split}/{self.class_name}/{self.name}"
+    def place(self, store: Path) -> Path:
+        """Return the group of the arrays of a store that hold these events."""
+        return store / self.group if self.group else store

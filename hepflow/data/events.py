@@ -39,6 +39,7 @@ from hepflow.system.storage import listed, make_folder, system_of
 
 COLUMNS = ("label", "event_id", *COLLECTIONS)  # columns that the features are made of
 ROWS_PER_GROUP = 1000  # events per row group, the smallest unit that the features stage reads
+FRAGMENT_EVENTS = 60_000  # events per fragment, so that a part of the store has room for them
 _FOOTER = struct.Struct("<I4s")  # a Parquet file ends in the footer's length and PAR1
 _GUESS = 64 << 10  # bytes at the end of a file in which most footers fit
 
@@ -182,7 +183,8 @@ class EventsDataset:
 def open_events(path: Path, task_bytes: int = 128 << 20) -> EventsDataset:
     """Check a dataset, which must be finished, undamaged and not empty, and list its fragments.
 
-    Files of more than ``task_bytes`` uncompressed bytes are cut between row groups.
+    Files of more than ``task_bytes`` uncompressed bytes, or of very many events, are cut between
+    row groups.
     """
     about = _about(path)
     with recorded(path / MARKER):
@@ -294,7 +296,8 @@ def _fragments_of(file: Path, root: Path, task_bytes: int) -> list[Fragment]:
     sizes = [group.total_byte_size for group in groups]
     starts = [0]
     for i in range(1, len(groups)):
-        if sum(sizes[starts[-1] : i + 1]) > task_bytes:
+        rows = sum(group.num_rows for group in groups[starts[-1] : i + 1])
+        if rows > FRAGMENT_EVENTS or sum(sizes[starts[-1] : i + 1]) > task_bytes:
             starts.append(i)
     cuts = list(pairwise([*starts, len(groups)]))
     name = file.relative_to(root).with_suffix("").as_posix().replace("/", "--")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hepflow.config.stages import STORE, EvaluateConfig
-from hepflow.data.blocks import EventBlock, Part
+from hepflow.data.blocks import EventBlock, Range
 from hepflow.data.moments import Moments
 from hepflow.data.predictions import Predictions, softmax
 from hepflow.data.store import EventStore
@@ -27,7 +27,7 @@ from hepflow.system.terminal import counted
 BINS = 10
 MAX_INTEGER = 12  # counts from this one on share the last bin
 MAX_TWINS = 100
-"""Events per part with the features of a test event whose particles are compared too."""
+"""Events per range with the features of a test event whose particles are compared too."""
 RETRAIN = "Train it again with the same command"
 
 
@@ -37,14 +37,14 @@ class Joined:
 
     store: EventStore
     hlf: np.ndarray  # (N, features) float32
-    part: np.ndarray  # (N) index into ``parts``
-    row: np.ndarray  # (N) row in the part
-    parts: Sequence[Part]
+    range: np.ndarray  # (N) index into ``ranges``
+    row: np.ndarray  # (N) row in the range
+    ranges: Sequence[Range]
 
     def event(self, index: int) -> EventBlock:
         """Read one event with its particles."""
         row = int(self.row[index])
-        return self.store.read(self.parts[self.part[index]], row, row + 1)
+        return self.store.read(self.ranges[self.range[index]], row, row + 1)
 
 
 class LeftOutError(Exception):
@@ -97,18 +97,18 @@ def join(store: EventStore, run: Run) -> Joined:
     """Find every predicted event in the store's test split; raise DataError if one is missing."""
     ids = run.predictions.event_id
     hlf = np.empty((len(ids), len(store.spec.hlf)), dtype=np.float32)
-    part_N, row_N = np.full((2, len(ids)), -1, dtype=np.int64)
-    parts = store.all_parts("test")
-    for number, part in enumerate(parts):
-        block = store.read(part, particles=False)
+    range_N, row_N = np.full((2, len(ids)), -1, dtype=np.int64)
+    ranges = store.all_ranges("test")
+    for number, rows in enumerate(ranges):
+        block = store.read(rows, particles=False)
         at, row = _find(ids, block.event_id)
         other = run.predictions.label[at] != block.label[row]
         if other.any():
             what = f"event {int(ids[at][other][0])} has another label than in {store.path}"
             raise DataError(f"{run.path}: {what}. Predict again.")
         hlf[at] = block.hlf[row]
-        part_N[at], row_N[at] = number, row
-    missing = ids[part_N < 0]
+        range_N[at], row_N[at] = number, row
+    missing = ids[range_N < 0]
     if len(missing):
         do = "They are in no other split either: predict again."
         for split in ("val", "train"):
@@ -117,7 +117,7 @@ def join(store: EventStore, run: Run) -> Joined:
                 do = f"{found:,} are in its {split} split: a leak. Predict on the test split alone."
         some = f"{len(missing):,} of {len(ids):,} events, such as {int(missing[0])},"
         raise DataError(f"{run.path}: {some} are not in the test split of {store.path}. {do}")
-    return Joined(store, hlf, part_N, row_N, parts)
+    return Joined(store, hlf, range_N, row_N, ranges)
 
 
 def check_leak(joined: Joined, run: Run) -> None:
@@ -131,19 +131,19 @@ def check_leak(joined: Joined, run: Run) -> None:
     order = np.argsort(own)
     own = own[order]
     trained = Moments.none(joined.hlf.shape[1])
-    for part in store.all_parts("train", "val"):
-        block = store.read(part, particles=False)
-        if part.split == "train":
+    for rows in store.all_ranges("train", "val"):
+        block = store.read(rows, particles=False)
+        if rows.split == "train":
             trained += Moments.of(block.hlf)
         shared, _ = _find(ids, block.event_id)
         if len(shared):
             found = f"{counted(len(shared), 'test event')}, such as {int(ids[shared][0])}"
-            what = f"the {part.split} split holds {found}: a leak"
+            what = f"the {rows.split} split holds {found}: a leak"
             raise DataError(f"{store.path}: {what}. Run `hepflow features` again.")
         for twin, row in islice(zip(*_find(own, row_hash(block.hlf)), strict=True), MAX_TWINS):
-            particles = store.read(part, int(row), int(row) + 1).particles
+            particles = store.read(rows, int(row), int(row) + 1).particles
             if np.array_equal(particles, joined.event(int(order[twin])).particles):
-                event = f"event {int(block.event_id[row])} of the {part.split} split"
+                event = f"event {int(block.event_id[row])} of the {rows.split} split"
                 what = f"{event} has the same features as a test event: it was ingested twice"
                 advice = "a leak. Remove the copy from the raw files."
                 raise DataError(f"{store.path}: {what}, {advice}")

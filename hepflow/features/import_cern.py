@@ -9,6 +9,7 @@ standardised per event, including the padding. Only padding rows are left out.
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +22,9 @@ from hepflow.data.blocks import EventBlock, StoreSpec
 from hepflow.data.events import fingerprint
 from hepflow.data.identity import event_ids, split_index
 from hepflow.data.ledger import Ledger
+from hepflow.data.part_writer import Blocks
 from hepflow.data.provenance import digest
-from hepflow.data.store import EventStore, check_replaceable
+from hepflow.data.store_writer import StoreWriter, check_replaceable
 from hepflow.errors import ConfigError, DataError
 from hepflow.features.parts import by_split_and_class
 from hepflow.schema import HLF, MAX_PARTICLES, PARTICLE, SPLITS, Feature
@@ -51,8 +53,7 @@ _LAYOUTS = (
 )
 
 
-class _Part(NamedTuple):
-    name: str
+class _Rows(NamedTuple):
     event_id: np.ndarray
     rows: pa.RecordBatch
 
@@ -75,13 +76,13 @@ def run(config: ImportConfig) -> None:
                 what = "a store of other files, or of other --val-fraction or --rows-per-part"
                 advice = "Give another --output, or --overwrite."
                 raise ConfigError(f"{config.output} holds {what}. {advice}")
-        store = EventStore.create(config.output, spec)
-        done = store.done()
+        store = StoreWriter.create(config.output, spec)
+        done, numbers = store.sources().keys(), count()
         for split, path in sources:
-            for part in _parts(split, path, config.rows_per_part):
-                if part.name not in done:
-                    _import_part(store, layout, part, split, config)
-                progress.advance(len(part.rows))
+            for rows in _parts(split, path, config.rows_per_part):
+                if (number := next(numbers)) not in done:
+                    store.write_part(number, *_imported(layout, rows, split, config))
+                progress.advance(len(rows.rows))
         ledger = store.finalise()
     log.info("wrote %s: %s; %s", config.output, store.summary(), ledger.summary())
 
@@ -126,20 +127,20 @@ def _spec(config: ImportConfig, layout: Layout, sources: list[tuple[str, Path]])
     )
 
 
-def _parts(split: str, path: Path, n_rows: int) -> Iterator[_Part]:
+def _parts(split: str, path: Path, n_rows: int) -> Iterator[_Rows]:
     """Yield parts of a file: an event has no number there, so split, file and row identify it."""
     mark, first = fingerprint(path), 0
-    stem, identity = path.stem.split(".")[0], f"{split}/{path.name} {mark}".encode()
+    identity = f"{split}/{path.name} {mark}".encode()
     with path.open("rb") as stream, pq.ParquetFile(stream) as file:
-        for number, batch in enumerate(file.iter_batches(n_rows)):
+        for batch in file.iter_batches(n_rows):
             event_id = event_ids(identity, np.arange(first, first + len(batch)))
-            yield _Part(f"{split}--{stem}-{mark}--{number:05d}", event_id, batch)
+            yield _Rows(event_id, batch)
             first += len(batch)
 
 
-def _import_part(
-    store: EventStore, layout: Layout, part: _Part, split: str, config: ImportConfig
-) -> None:
+def _imported(
+    layout: Layout, part: _Rows, split: str, config: ImportConfig
+) -> tuple[Blocks, Ledger]:
     rows, n = part.rows, len(part.rows)
     hlf = _matrix(rows, layout.hlf, len(HLF))
     label = _labels(rows, layout.label, len(config.classes))
@@ -164,8 +165,8 @@ def _import_part(
         place = split_index(block.event_id, fractions)
     blocks = by_split_and_class(block, place, SPLITS, config.classes)
     rejected = {_NO_LABEL: int((~labelled).sum()), _NOT_FINITE: int((labelled & ~finite).sum())}
-    counted = {reason: count for reason, count in rejected.items() if count}
-    store.write_part(part.name, blocks, Ledger(n, len(block), counted))
+    rejected = {reason: n_events for reason, n_events in rejected.items() if n_events}
+    return blocks, Ledger(n, len(block), rejected)
 
 
 def _matrix(batch: pa.RecordBatch, name: str, width: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Parquet events -> jagged Zarr parts (Dask), one part per fragment. A rerun makes only changes."""
+"""Parquet events -> jagged Zarr arrays (Dask). A rerun makes only the parts that changed."""
 
 import logging
 import time
@@ -17,9 +17,11 @@ from hepflow.config.stages import FeaturesConfig
 from hepflow.data.blocks import StoreSpec
 from hepflow.data.events import EventsDataset, Fragment, empty_events, open_events
 from hepflow.data.provenance import digest
-from hepflow.data.store import EventStore, check_replaceable
+from hepflow.data.store import EventStore
+from hepflow.data.store_writer import StoreWriter, check_replaceable
 from hepflow.engines import dask
 from hepflow.errors import DataError
+from hepflow.features.packing import PlannedPart, plan_parts
 from hepflow.features.parts import compare_fragment, make_part
 from hepflow.physics import own
 from hepflow.physics.ablation import FEATURES, Change, compare
@@ -54,11 +56,11 @@ def run(config: FeaturesConfig) -> None:
             return
         if not config.overwrite:
             check_replaceable(path, spec, _SETTINGS)
-        store = EventStore.create(path, spec, keep=True)
-        if missing := _missing(store, dataset):
+        store = StoreWriter.create(path, spec, keep=True)
+        if missing := _missing(config, store, dataset):
             _make_parts(config, store, missing)
-            if late := len(dataset.fragments) - len(store.done()):
-                what = f"the store does not list {late:,} of {len(dataset.fragments):,} parts yet"
+            if late := len({part.number for part in missing} - store.sources().keys()):
+                what = f"the store does not list {late:,} of {len(missing):,} new parts yet"
                 raise DataError(f"{path}: {what}. Run the same command again later.")
         else:
             dask.nothing_to_do(config.cluster)
@@ -75,9 +77,9 @@ def run(config: FeaturesConfig) -> None:
         _warn_of_empty_classes(store)
 
 
-def memory_of_task(fragment: Fragment) -> int:
-    """Return the most bytes that a worker uses for a fragment, including the interpreter."""
-    return _INTERPRETER_BYTES + _BYTES_PER_BYTE * fragment.n_bytes
+def memory_of_task(run: Sequence[Fragment]) -> int:
+    """Return the most bytes that a worker uses for the fragments of a run, and the interpreter."""
+    return _INTERPRETER_BYTES + _BYTES_PER_BYTE * sum(fragment.n_bytes for fragment in run)
 
 
 def task_bytes(config: FeaturesConfig) -> int:
@@ -90,7 +92,7 @@ def task_bytes(config: FeaturesConfig) -> int:
 
 def _compare(config: FeaturesConfig, dataset: EventsDataset) -> None:
     changes: dict[str, Change] = {}
-    fragments = _absolute(dataset.fragments)
+    fragments = [replace(one, path=one.path.absolute()) for one in dataset.fragments]
     with dask.dask_client(config.cluster, len(fragments)) as client:
         for found in dask.watch(client, compare_fragment, fragments, "comparing", "fragments"):
             for name, change in found.items():
@@ -137,50 +139,50 @@ def _spec(config: FeaturesConfig, dataset: EventsDataset) -> StoreSpec:
 
 
 def _up_to_date(path: Path, spec: StoreSpec, dataset: EventsDataset) -> EventStore | None:
-    """Return the store, if it is finished, of these events and settings, and has all its parts."""
+    """Return the store, if it is finished, of these events and settings, and has all its files."""
     try:
         store = EventStore.open(path)
     except DataError:
         return None
-    complete = store.done() == {fragment.name for fragment in dataset.fragments}
-    return store if complete and store.spec.provenance == spec.provenance else None
+    present = {name for sources in store.sources().values() for name in sources}
+    complete = present == {fragment.name for fragment in dataset.fragments}
+    same = complete and store.spec.provenance == spec.provenance
+    return store if same and not store.incomplete() else None
 
 
-def _missing(store: EventStore, dataset: EventsDataset) -> list[Fragment]:
-    """Discard the parts of fragments that changed, and return the fragments without a part."""
-    wanted = {fragment.name: fragment.fingerprint for fragment in dataset.fragments}
-    present = store.sources()
-    if stale := [name for name, source in present.items() if wanted.get(name) != source]:
+def _missing(
+    config: FeaturesConfig, store: StoreWriter, dataset: EventsDataset
+) -> list[PlannedPart]:
+    """Discard the parts of fragments that changed, and return the parts to make."""
+    missing, stale = plan_parts(store, dataset.fragments, config.part_mb * 2**20)
+    if stale:
         parts = counted(len(stale), "part")
-        log.info("removed %s, made from events that have changed or are no longer there", parts)
+        log.info("removed %s: events or files of the store have changed or are missing", parts)
         store.discard(stale)
-    if good := present.keys() - set(stale):
-        parts = counted(len(wanted), "part")
-        log.info("%s is up to date in %d of %s", store.path, len(good), parts)
-    return [fragment for fragment in dataset.fragments if fragment.name not in good]
+    if good := len(store.sources()):
+        n_parts = counted(good + len(missing), "part")
+        log.info("%s is up to date in %d of %s", store.path, good, n_parts)
+    return missing
 
 
-def _absolute(fragments: Sequence[Fragment]) -> list[Fragment]:
-    return [replace(fragment, path=fragment.path.absolute()) for fragment in fragments]
-
-
-def _make_parts(config: FeaturesConfig, store: EventStore, missing: list[Fragment]) -> None:
-    announced = max(memory_of_task(fragment) for fragment in missing)
+def _make_parts(config: FeaturesConfig, store: StoreWriter, missing: list[PlannedPart]) -> None:
+    run_bytes = task_bytes(config)
+    announced = max(map(memory_of_task, (run for part in missing for run in part.runs(run_bytes))))
     dask.check_memory(config.cluster, len(missing), announced)
     started = time.perf_counter()
     own.load(config.physics)(empty_events(), config.definitions)  # one worker compiles, not all
     if (seconds := time.perf_counter() - started) > 5.0:
         log.info("compiled the physics in %.0f s; the next run uses numba's cache", seconds)
     started = time.perf_counter()
-    there = EventStore(store.path.absolute(), store.spec)  # workers may run in another folder
-    task = partial(make_part, there, physics=config.physics)
-    longest_first = sorted(missing, key=lambda fragment: (-fragment.n_events, fragment.name))
+    there = StoreWriter(store.path.absolute(), store.spec)  # workers may run in another folder
+    task = partial(make_part, there, physics=config.physics, run_bytes=run_bytes)
+    longest_first = sorted(missing, key=lambda part: (-part.n_events, part.number))
     count = attrgetter("n_events")
     with dask.dask_client(config.cluster, len(missing), own.loose_file(config.physics)) as client:
-        items, words = _absolute(longest_first), ("features", "fragments")
+        items, words = [part.absolute() for part in longest_first], ("features", "parts")
         done = list(dask.watch(client, task, items, *words, n_events=count, retries=2))
     if bad := [outcome for outcome in done if outcome.error is not None]:
-        what = f"{len(bad):,} of {counted(len(missing), 'fragment')} could not be used"
+        what = f"{len(bad):,} of {counted(len(missing), 'part')} could not be made"
         raise DataError(f"{what}; the rest is done. The first: {bad[0].error}")
     elapsed = time.perf_counter() - started
     n_events = sum(outcome.n_events for outcome in done)

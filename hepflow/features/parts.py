@@ -1,4 +1,4 @@
-"""Tasks of the features stage: one fragment of events -> one part of the store.
+"""Tasks of the features stage: fragments of events -> one part of the store.
 
 Workers import this module, and nothing of the cluster: dask-jobqueue cannot be imported outside a
 main thread.
@@ -15,12 +15,13 @@ import awkward as ak
 import numpy as np
 from numcodecs.bitround import BitRound
 
-from hepflow.data.blocks import FLOAT_BITS, EventBlock
+from hepflow.data.blocks import FLOAT_BITS, EventBlock, StoreSpec
 from hepflow.data.events import Fragment, read_fragment
 from hepflow.data.identity import split_index
 from hepflow.data.ledger import Ledger
-from hepflow.data.store import EventStore
+from hepflow.data.store_writer import StoreWriter
 from hepflow.errors import DataError
+from hepflow.features.packing import PlannedPart
 from hepflow.physics import own
 from hepflow.physics.ablation import Change, compare
 from hepflow.schema import SPLITS
@@ -34,14 +35,41 @@ class Outcome:
     n_events: int
     seconds: Mapping[str, float]  # wall time of reading, physics and writing
     peak_bytes: int = 0  # most memory that the worker has used so far
-    error: str | None = None  # reason why the fragment could not be used; None if it could
+    error: str | None = None  # reason why a fragment could not be used; None if all could
 
 
-def make_part(store: EventStore, fragment: Fragment, physics: str | None) -> Outcome:
-    """Read a fragment, compute its features by `own.load(physics)` and write its part."""
-    clock, spec = [time.perf_counter()], store.spec
+def make_part(
+    store: StoreWriter, planned: PlannedPart, physics: str | None, run_bytes: int
+) -> Outcome:
+    """Compute the features of a part's fragments by `own.load(physics)`, run by run; write them."""
+    name = planned.fragments[0].name
+    spent, ledger = dict.fromkeys(("reading", "physics", "writing"), 0.0), Ledger()
     try:
-        events = read_fragment(fragment)
+        with store.part_writer(planned.number) as part:
+            for fragments in planned.runs(run_bytes):
+                blocks, counts, seconds = _run(store.spec, fragments, physics)
+                started = time.perf_counter()
+                part.add(blocks)
+                seconds["writing"] = time.perf_counter() - started
+                ledger += counts
+                spent = {what: spent[what] + seconds[what] for what in spent}
+            started = time.perf_counter()
+            part.finish(ledger, planned.sources)
+            spent["writing"] += time.perf_counter() - started
+    except DataError as error:
+        return Outcome(name, planned.n_events, {}, error=str(error))
+    return Outcome(name, ledger.n_in, spent, peak_bytes=_peak_bytes())
+
+
+def _run(
+    spec: StoreSpec, fragments: Sequence[Fragment], physics: str | None
+) -> tuple[dict[tuple[str, str], EventBlock], Ledger, dict[str, float]]:
+    """Return the events of fragments by split and class, their ledger, and the seconds spent."""
+    clock = [time.perf_counter()]
+    where = ", ".join(str(fragment.path) for fragment in fragments[:2])
+    try:
+        events, *more = map(read_fragment, fragments)
+        events = ak.concatenate([events, *more]) if more else events
         clock.append(time.perf_counter())
         made = own.load(physics)(events, spec.definitions)
         features = own.check(made, len(events), physics or "physics")
@@ -49,24 +77,21 @@ def make_part(store: EventStore, fragment: Fragment, physics: str | None) -> Out
         event_id = ak.to_numpy(events["event_id"])[features.index]
         ledger = Ledger(len(events), len(features.index), dict(features.rejected))
         del events  # frees memory for the copies that follow
-        clock.append(time.perf_counter())
         if len(label) and not 0 <= label.min() <= label.max() < len(spec.classes):
             what = f"labels from {label.min()} to {label.max()}"
             known = f"there are {len(spec.classes)} classes"
             raise DataError(f"{what}, but {known}. Run `hepflow ingest` again.")
     except DataError as error:
-        where = "" if str(fragment.path) in str(error) else f"{fragment.path}: "
-        return Outcome(fragment.name, fragment.n_events, {}, error=f"{where}{error}")
+        named = any(str(fragment.path) in str(error) for fragment in fragments)
+        raise DataError(str(error) if named else f"{where}: {error}") from error
     particles = features.particles
     if spec.keep_bits < FLOAT_BITS:
         particles = BitRound(spec.keep_bits).encode(particles).view(np.float32)
     block = EventBlock(features.hlf, particles, features.offsets, label.astype(np.int8), event_id)
     split = split_index(event_id, {name: spec.splits[name] for name in SPLITS})
     blocks = by_split_and_class(block, split, SPLITS, spec.classes)
-    store.write_part(fragment.name, blocks, ledger, source=fragment.fingerprint)
     clock.append(time.perf_counter())
-    seconds = dict(zip(("reading", "physics", "writing"), np.diff(clock).tolist(), strict=True))
-    return Outcome(fragment.name, ledger.n_in, seconds, peak_bytes=_peak_bytes())
+    return blocks, ledger, dict(zip(("reading", "physics"), np.diff(clock).tolist(), strict=True))
 
 
 def by_split_and_class(

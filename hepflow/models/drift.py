@@ -71,9 +71,9 @@ def spread_of(store: EventStore) -> Spread:
     hlf_by_class = []
     for name in store.spec.classes:
         hlf = [np.empty((0, len(store.spec.hlf)), dtype=np.float32)]
-        for part in store.parts("train", name):
+        for rows in store.ranges("train", name):
             if sum(map(len, hlf)) < MOST_EVENTS:
-                hlf.append(store.read(part, particles=False).hlf)
+                hlf.append(store.read(rows, particles=False).hlf)
         hlf_by_class.append(np.concatenate(hlf))
     return Spread.of(hlf_by_class)
 

@@ -144,10 +144,10 @@ def _test_events(store: EventStore, config: ExportConfig, net: Net) -> dict[str,
     n_left = config.check_events
     for n_classes_left, name in zip(range(len(classes), 0, -1), classes, strict=True):
         wanted = -(-n_left // n_classes_left)
-        for part in store.parts("test", name):
+        for rows in store.ranges("test", name):
             if wanted > 0:
-                blocks.append(store.read(part, 0, min(wanted, part.n_events)))
-                wanted, n_left = wanted - part.n_events, n_left - len(blocks[-1])
+                blocks.append(store.read(rows, 0, min(wanted, rows.n_events)))
+                wanted, n_left = wanted - rows.n_events, n_left - len(blocks[-1])
     if not blocks:
         advice = "Name another store by --input."
         raise DataError(f"{store.path}: no test events to check the export on. {advice}")

@@ -4,19 +4,20 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 from rich.filesize import decimal
 
 from hepflow.config.tools import StoreConfig
 from hepflow.data.arrays import REPAIR
-from hepflow.data.blocks import EventBlock, Part
+from hepflow.data.blocks import EventBlock, Range
 from hepflow.data.identity import split_index
 from hepflow.data.moments import Moments
 from hepflow.data.store import EventStore
 from hepflow.errors import DataError
 from hepflow.schema import SPLITS
-from hepflow.system.storage import listed, sizes_below
+from hepflow.system.storage import sizes_below
 from hepflow.system.terminal import RESULTS, counted, show, table, tracked
 
 log = logging.getLogger(__name__)
@@ -42,31 +43,30 @@ def check(config: StoreConfig) -> None:
 
 
 def find_problems(store: EventStore) -> Iterator[str]:
-    """Yield the problems of a store, one line each, part by part: memory holds one part at a time.
+    """Yield the problems of a store, one line each; memory holds one range of events at a time.
 
-    Checked are the checksums of all chunks (by reading them), array shapes against the parts'
-    records, offsets, labels, finite values, event identities (each once, in the split given by its
-    hash), the statistics of the training split, counts and ledger, and parts without a record.
+    Checked are sizes of files, the checksums of all chunks (by reading them), array shapes against
+    the records, offsets, labels, finite values, event identities (each once, in the split given by
+    its hash), the statistics of the training split, counts and ledger, and parts without a record.
     """
-    parts = store.all_parts(*SPLITS)
-    groups = (group for split in SPLITS for group in listed(store.path, f"{split}/*/*"))
-    names = (group.relative_to(store.path).as_posix() for group in groups)
-    found = {name for name in names if not name.endswith("/zarr.json")}
-    for path in sorted(found - {part.path for part in parts})[:_MAX_SHOWN]:
-        yield f"{path}: a part without a record, left by an unfinished run"
+    for path in store.orphans()[:_MAX_SHOWN]:
+        yield f"{_name(store, path)}: a part without a record, left by an unfinished run"
+    for path in [*store.incomplete()][:_MAX_SHOWN]:
+        yield f"{_name(store, path)}: missing, or of another size than it was written with"
     identities: dict[str, list[np.ndarray]] = {split: [np.empty(0, np.int64)] for split in SPLITS}
     complete = True
     hlf, particles = Moments.none(len(store.spec.hlf)), Moments.none(len(store.spec.particles))
-    for part in tracked(parts, "checking"):
+    for rows in tracked(store.all_ranges(*SPLITS), "checking"):
         try:
-            block = store.read(part)
+            block = store.read(rows)
         except DataError as error:
             yield str(error).removeprefix(f"{store.path}/").removesuffix(f". {REPAIR}")
             complete = False
             continue
-        yield from (f"{part.path}: {problem}" for problem in _block_problems(store, part, block))
-        identities[part.split].append(block.event_id)
-        if part.split == "train":
+        where = f"{rows.group or f'rows {rows.first:,} on'} ({rows.split} {rows.class_name})"
+        yield from (f"{where}: {problem}" for problem in _block_problems(store, rows, block))
+        identities[rows.split].append(block.event_id)
+        if rows.split == "train":
             with np.errstate(invalid="ignore"):  # values that are not finite were reported above
                 hlf += Moments.of(block.hlf)
                 particles += Moments.of(block.particles)
@@ -80,22 +80,26 @@ def find_problems(store: EventStore) -> Iterator[str]:
                 yield f"the statistics of {name} are not those of the training split"
 
 
-def _block_problems(store: EventStore, part: Part, block: EventBlock) -> Iterator[str]:
+def _name(store: EventStore, path: Path) -> str:
+    return path.relative_to(store.path).as_posix()
+
+
+def _block_problems(store: EventStore, rows: Range, block: EventBlock) -> Iterator[str]:
     shapes = (len(block.hlf), len(block.label), len(block.event_id), len(block.offsets) - 1)
-    if set(shapes) != {part.n_events} or len(block.particles) != part.n_particles:
-        record = f"the record has {part.n_events} and {part.n_particles}"
+    if set(shapes) != {rows.n_events} or len(block.particles) != rows.n_particles:
+        record = f"the record has {rows.n_events} and {rows.n_particles}"
         yield f"arrays of {shapes} events and {len(block.particles)} particles, but {record}"
     ends = (block.offsets[0], block.offsets[-1])
-    if ends != (0, part.n_particles) or (np.diff(block.offsets) < 0).any():
-        yield f"offsets do not rise from 0 to {part.n_particles}"
+    if ends != (0, rows.n_particles) or (np.diff(block.offsets) < 0).any():
+        yield f"offsets do not rise from 0 to {rows.n_particles}"
     for name, values in (("hlf", block.hlf), ("particles", block.particles)):
         if not np.isfinite(values).all():
             yield f"NaN or infinite in {name}: {counted((~np.isfinite(values)).sum(), 'value')}"
-    if (block.label != store.spec.classes.index(part.class_name)).any():
-        yield f"labels of other classes than {part.class_name}"
+    if (block.label != store.spec.classes.index(rows.class_name)).any():
+        yield f"labels of other classes than {rows.class_name}"
     if store.spec.splits:
         fractions = {split: store.spec.splits[split] for split in SPLITS}
-        wrong = (split_index(block.event_id, fractions) != SPLITS.index(part.split)).sum()
+        wrong = (split_index(block.event_id, fractions) != SPLITS.index(rows.split)).sum()
         if wrong:
             yield f"in the wrong split by the hash of the event_id: {counted(wrong, 'event')}"
 
@@ -143,7 +147,7 @@ def info(config: StoreConfig) -> None:
         rows.append((name, *(f"{count:,}" for count in counts), f"{mean:.1f}"))
         n_events += sum(counts)
     per_event = f"{size / max(n_events, 1):,.0f} bytes per event"
-    title = f"{store.path}: {decimal(size)} in {len(store.done())} parts, {per_event}"
+    title = f"{store.path}: {decimal(size)} in {len(store.sources())} parts, {per_event}"
     show(table(("events", *SPLITS, "particles per event"), rows, title))
     for kind, own in features.items():
         rows = []
@@ -159,8 +163,8 @@ def info(config: StoreConfig) -> None:
 
 
 def _totals(store: EventStore, key: str) -> dict[str, dict[str, int]]:
-    """Return a number of the parts, added up by split and class."""
+    """Return a number of the ranges, added up by split and class."""
     totals = {split: dict.fromkeys(store.spec.classes, 0) for split in SPLITS}
-    for part in store.all_parts(*SPLITS):
-        totals[part.split][part.class_name] += getattr(part, key)
+    for rows in store.all_ranges(*SPLITS):
+        totals[rows.split][rows.class_name] += getattr(rows, key)
     return totals

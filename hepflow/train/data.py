@@ -98,7 +98,7 @@ class EventData(pl.LightningDataModule):
         return EventLoader(plan, reader, **ahead)
 
     def _total(self, split: str, count: str) -> int:
-        return sum(getattr(part, count) for part in self.store.all_parts(split))
+        return sum(getattr(one, count) for one in self.store.all_ranges(split))
 
     def _bytes_per_event(self, split: str, *, particles: bool) -> float:
         flat = 4 * len(self.inputs.hlf) + 16

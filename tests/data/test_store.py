@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from hepflow.data.blocks import EventBlock, StoreSpec
 from hepflow.data.ledger import Ledger
-from hepflow.data.store import EventStore, check_replaceable
+from hepflow.data.store import EventStore
+from hepflow.data.store_writer import StoreWriter, check_replaceable
 from hepflow.errors import ConfigError, DataError
 from hepflow.schema import HLF, PARTICLE
 
@@ -46,7 +47,7 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 def filled(path: Path, order=("a", "b", "c")) -> EventStore:
-    store = EventStore.create(path, SPEC)
+    store = StoreWriter.create(path, SPEC)
     for name in order:
         seed = ord(name)
         blocks = {("train", "qcd"): block(20, seed), ("test", "ttbar"): block(5, seed + 1, label=1)}
@@ -58,12 +59,12 @@ def filled(path: Path, order=("a", "b", "c")) -> EventStore:
 @settings(max_examples=15)
 @given(n_events=st.integers(1, 40), seed=st.integers(0, 99), data=st.data())
 def test_any_range_of_events_comes_back_as_it_was_written(tmp_path_factory, n_events, seed, data):
-    store = EventStore.create(tmp_path_factory.mktemp("store") / "s.zarr", SPEC)
+    store = StoreWriter.create(tmp_path_factory.mktemp("store") / "s.zarr", SPEC)
     whole = block(n_events, seed)
     store.write_part("a", {("train", "qcd"): whole}, Ledger(n_events, n_events))
     store.finalise()
     store = EventStore.open(store.path)
-    (part,) = store.parts("train", "qcd")
+    (part,) = store.ranges("train", "qcd")
     assert (part.n_events, part.n_particles) == (n_events, len(whole.particles))
     assert_same(store.read(part), whole)
     start = data.draw(st.integers(0, n_events))
@@ -80,11 +81,11 @@ def test_any_range_of_events_comes_back_as_it_was_written(tmp_path_factory, n_ev
 def test_arrays_longer_than_a_shard_come_back(tmp_path, monkeypatch):
     monkeypatch.setattr("hepflow.data.arrays.ROWS_PER_CHUNK", 16)
     monkeypatch.setattr("hepflow.data.arrays.CHUNKS_PER_SHARD", 2)
-    store = EventStore.create(tmp_path / "s.zarr", SPEC)
+    store = StoreWriter.create(tmp_path / "s.zarr", SPEC)
     whole = block(150)
     store.write_part("a", {("train", "qcd"): whole}, Ledger(150, 150))
     store.finalise()
-    (part,) = store.parts("train", "qcd")
+    (part,) = store.ranges("train", "qcd")
     assert_same(store.read(part), whole)
 
 
@@ -103,7 +104,7 @@ def test_a_part_written_again_replaces_itself(tmp_path):
 
 def test_statistics_are_of_the_training_split_only(tmp_path):
     store = filled(tmp_path / "s.zarr")
-    x = np.concatenate([store.read(part).hlf for part in store.parts("train", "qcd")]).astype(
+    x = np.concatenate([store.read(part).hlf for part in store.ranges("train", "qcd")]).astype(
         np.float64
     )
     statistics = store.statistics["hlf"]
@@ -115,20 +116,20 @@ def test_statistics_are_of_the_training_split_only(tmp_path):
 
 
 def test_an_unfinished_store_cannot_be_opened_but_continued(tmp_path):
-    store = EventStore.create(tmp_path / "s.zarr", SPEC)
+    store = StoreWriter.create(tmp_path / "s.zarr", SPEC)
     store.write_part("a", {("train", "qcd"): block(4)}, Ledger(4, 4))
     with pytest.raises(DataError, match=r"unfinished\. Repeat `hepflow features` to resume"):
         EventStore.open(store.path)
-    assert EventStore.create(store.path, SPEC).done() == {"a"}
+    assert StoreWriter.create(store.path, SPEC).done() == {"a"}
 
 
 def test_a_part_whose_record_is_missing_does_not_exist_and_is_replaced(tmp_path):
     store = filled(tmp_path / "s.zarr")
     before = contents(store.path)
     (store.path / "_parts" / "b.json").unlink()  # a writer killed before its last act
-    again = EventStore.create(store.path, SPEC)
+    again = StoreWriter.create(store.path, SPEC)
     assert again.done() == {"a", "c"}
-    assert [part.name for part in again.parts("train", "qcd")] == ["a", "c"]
+    assert [part.name for part in again.ranges("train", "qcd")] == ["a", "c"]
     filled(store.path, "b")
     assert contents(store.path) == before
 
@@ -149,17 +150,17 @@ def test_a_part_that_cannot_be_written_leaves_nothing(tmp_path):
 def test_a_store_of_another_provenance_is_replaced(tmp_path):
     store = filled(tmp_path / "s.zarr")
     other = StoreSpec(("qcd", "ttbar"), HLF, PARTICLE, "reference", "two")
-    assert EventStore.create(store.path, other).done() == set()
+    assert StoreWriter.create(store.path, other).done() == set()
 
 
 def test_parts_of_the_same_settings_can_be_kept_over_a_change_of_input(tmp_path):
     store = filled(tmp_path / "s.zarr")
     grown = StoreSpec(("qcd", "ttbar"), HLF, PARTICLE, "corrected", "two")
-    assert EventStore.create(store.path, grown, keep=True).sources() == {
+    assert StoreWriter.create(store.path, grown, keep=True).sources() == {
         name: f"source of {name}" for name in "abc"
     }
     changed = StoreSpec(("qcd", "ttbar"), HLF, PARTICLE, "reference", "three")
-    assert EventStore.create(store.path, changed, keep=True).sources() == {}
+    assert StoreWriter.create(store.path, changed, keep=True).sources() == {}
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "train/precious.npy", ".git/config"])
@@ -168,14 +169,14 @@ def test_other_files_and_folders_are_left_alone(tmp_path, name):
     (path / name).parent.mkdir(parents=True)
     (path / name).write_text("precious")
     with pytest.raises(DataError, match="not a feature store"):
-        EventStore.create(path, SPEC)
+        StoreWriter.create(path, SPEC)
     assert (path / name).read_text() == "precious"
 
 
 def test_a_foreign_zarr_group_is_left_alone(tmp_path):
     zarr.create_group(tmp_path / "s.zarr").create_array("precious", shape=3, dtype="i4")
     with pytest.raises(DataError, match="not a feature store"):
-        EventStore.create(tmp_path / "s.zarr", SPEC)
+        StoreWriter.create(tmp_path / "s.zarr", SPEC)
     assert zarr.open_group(tmp_path / "s.zarr", mode="r")["precious"].shape == (3,)
 
 
@@ -210,15 +211,15 @@ def test_a_store_whose_creation_was_interrupted_is_begun_again(tmp_path, left):
     path.mkdir()
     for name in left:
         (path / name).mkdir() if name.endswith("/") else (path / name).write_text("{")
-    EventStore.create(path, SPEC)
-    EventStore.create(tmp_path / "new.zarr", SPEC)
+    StoreWriter.create(path, SPEC)
+    StoreWriter.create(tmp_path / "new.zarr", SPEC)
     assert contents(path) == contents(tmp_path / "new.zarr")
 
 
 def test_a_file_in_place_of_a_store_is_left_alone(tmp_path):
     (tmp_path / "s.zarr").write_text("precious")
     with pytest.raises(DataError, match="not a feature store"):
-        EventStore.create(tmp_path / "s.zarr", SPEC)
+        StoreWriter.create(tmp_path / "s.zarr", SPEC)
     assert (tmp_path / "s.zarr").read_text() == "precious"
 
 
@@ -227,20 +228,20 @@ def test_an_outdated_schema_is_replaced_even_if_nothing_else_changed(tmp_path):
     metadata = json.loads((store.path / "zarr.json").read_text())
     metadata["attributes"]["hepflow"]["schema_version"] = 0
     (store.path / "zarr.json").write_text(json.dumps(metadata))
-    assert EventStore.create(store.path, SPEC, keep=True).done() == set()
+    assert StoreWriter.create(store.path, SPEC, keep=True).done() == set()
 
 
 def test_a_store_of_the_same_settings_is_replaced_unless_its_parts_are_to_be_kept(tmp_path):
     store = filled(tmp_path / "s.zarr")
     grown = StoreSpec(("qcd", "ttbar"), HLF, PARTICLE, "corrected", "two")
-    again = EventStore.create(store.path, grown)
+    again = StoreWriter.create(store.path, grown)
     assert again.done() == set()
     assert not list(again.path.rglob("particles"))
 
 
 def test_a_store_that_is_continued_is_unfinished_until_it_is_finalised(tmp_path):
     store = filled(tmp_path / "s.zarr")
-    again = EventStore.create(store.path, SPEC)
+    again = StoreWriter.create(store.path, SPEC)
     with pytest.raises(DataError, match="unfinished"):
         EventStore.open(store.path)
     again.finalise()
@@ -266,7 +267,7 @@ def test_drafts_of_killed_writers_are_removed_at_the_start_and_at_the_end(tmp_pa
         (store.path / draft).write_text("{")
 
     plant()
-    again = EventStore.create(store.path, SPEC)
+    again = StoreWriter.create(store.path, SPEC)
     assert contents(store.path).keys() == before.keys()
     plant()
     again.finalise()
@@ -315,21 +316,21 @@ def test_wider_numbers_of_a_physics_function_become_those_of_the_format(tmp_path
     names = ("hlf", "particles", "offsets", "label", "event_id")
     kinds = ("f8", "f8", "i4", "i8", "u8")
     wide = EventBlock(*(getattr(whole, n).astype(k) for n, k in zip(names, kinds, strict=True)))
-    store = EventStore.create(tmp_path / "s.zarr", SPEC)
+    store = StoreWriter.create(tmp_path / "s.zarr", SPEC)
     store.write_part("a", {("val", "qcd"): wide}, Ledger(5, 5))
-    found = store.read(*store.parts("val", "qcd"))
+    found = store.read(*store.ranges("val", "qcd"))
     assert_same(found, whole)
     for name in names:
         assert getattr(found, name).dtype == getattr(whole, name).dtype
 
 
 def test_a_store_reports_parts_that_it_wrote_itself(tmp_path):
-    store = EventStore.create(tmp_path / "s.zarr", SPEC)
+    store = StoreWriter.create(tmp_path / "s.zarr", SPEC)
     for n, name in enumerate("ab", start=1):
         store.write_part(name, {("train", "qcd"): block(n)}, Ledger(n, n), source=name)
-        assert [part.n_events for part in store.parts("train", "qcd")] == list(range(1, n + 1))
+        assert [part.n_events for part in store.ranges("train", "qcd")] == list(range(1, n + 1))
     store.discard(["a", "never written"])
-    assert [part.name for part in store.parts("train", "qcd")] == ["b"]
+    assert [part.name for part in store.ranges("train", "qcd")] == ["b"]
     assert store.sources() == {"b": "b"}
     assert store.ledger() == Ledger(2, 2)
 
@@ -351,7 +352,7 @@ def test_a_part_without_a_source_counts_as_one_of_an_unknown_source(tmp_path):
 
 
 def test_a_store_without_training_events_has_plain_json_and_statistics_of_no_events(tmp_path):
-    store = EventStore.create(tmp_path / "s.zarr", SPEC)
+    store = StoreWriter.create(tmp_path / "s.zarr", SPEC)
     store.write_part("a", {("val", "qcd"): block(2)}, Ledger(2, 2))
     store.write_part("b", {}, Ledger(3, 0, {"no lepton": 3}))
     assert store.finalise() == Ledger(5, 2, {"no lepton": 3})
@@ -361,7 +362,7 @@ def test_a_store_without_training_events_has_plain_json_and_statistics_of_no_eve
 
 
 def test_two_writers_of_the_same_part_leave_one_whole_part(tmp_path):
-    store = EventStore.create(tmp_path / "s.zarr", SPEC)
+    store = StoreWriter.create(tmp_path / "s.zarr", SPEC)
     blocks = {("train", "qcd"): block(20), ("test", "ttbar"): block(5, label=1)}
     with ThreadPoolExecutor(2) as pool:
         for name in "abcdefgh":
@@ -376,21 +377,21 @@ def test_two_writers_of_the_same_part_leave_one_whole_part(tmp_path):
 
 
 def test_parts_are_listed_class_by_class_and_split_by_split(tmp_path):
-    store = EventStore.create(tmp_path / "s.zarr", SPEC)
+    store = StoreWriter.create(tmp_path / "s.zarr", SPEC)
     for name in ("b", "a"):
         both = {(split, c): block(2) for split in ("train", "test") for c in SPEC.classes}
         store.write_part(name, both, Ledger(8, 8))
     classes = ["qcd/a", "qcd/b", "ttbar/a", "ttbar/b"]
-    assert [part.path for part in store.all_parts("test", "train")] == [
+    assert [part.path for part in store.all_ranges("test", "train")] == [
         *(f"test/{name}" for name in classes),
         *(f"train/{name}" for name in classes),
     ]
-    assert store.all_parts() == store.all_parts("val") == []
+    assert store.all_ranges() == store.all_ranges("val") == []
 
 
 def test_events_are_read_without_their_particles(tmp_path):
     store = filled(tmp_path / "s.zarr")
-    part = store.parts("train", "qcd")[0]
+    part = store.ranges("train", "qcd")[0]
     few, whole = store.read(part, 3, 9, particles=False), block(20, ord("a"))
     assert few.particles.shape == (0, len(PARTICLE))
     assert few.particles.dtype == np.float32
@@ -418,7 +419,7 @@ def test_the_blocks_of_a_split_are_read_in_order_with_or_without_particles(tmp_p
 @given(start=st.integers(0, 20), more=st.integers(0, 20))
 def test_lengths_of_events_are_read_without_their_particles(finished, start, more):
     stop, whole = min(start + more, 20), block(20, ord("a"))
-    lengths = finished.lengths(finished.parts("train", "qcd")[0], start, stop)
+    lengths = finished.lengths(finished.ranges("train", "qcd")[0], start, stop)
     assert lengths.tolist() == np.diff(whole.offsets)[start:stop].tolist()
 
 
@@ -432,7 +433,7 @@ def test_a_finished_store_is_replaceable_by_one_of_the_same_settings(finished, t
     other = StoreSpec(("qcd", "ttbar"), HLF, PARTICLE, "corrected", "two", input="more")
     assert check_replaceable(finished.path, other, settings) == SPEC
     assert check_replaceable(tmp_path / "nowhere", other, settings) is None
-    EventStore.create(tmp_path / "begun.zarr", SPEC)
+    StoreWriter.create(tmp_path / "begun.zarr", SPEC)
     changed = StoreSpec(("qcd", "wjets"), HLF, PARTICLE, "reference", "two")
     assert check_replaceable(tmp_path / "begun.zarr", changed, settings) is None
     assert check_replaceable(finished.path, changed, ("hlf",)) == SPEC
@@ -448,7 +449,7 @@ def test_a_finished_store_is_replaceable_by_one_of_the_same_settings(finished, t
 
 def test_reading_detects_a_flipped_byte(tmp_path):
     store = filled(tmp_path / "s.zarr")
-    (part, *_) = store.parts("train", "qcd")
+    (part, *_) = store.ranges("train", "qcd")
     shard = next((store.path / part.path / "particles" / "c").rglob("0"))
     while shard.is_dir():
         shard = shard / "0"

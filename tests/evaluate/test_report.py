@@ -455,7 +455,9 @@ def test_efficiencies_are_counted_in_the_stores_features(whole: Path) -> None:
     assert set(rows) == {"HT", "MET", "nJets", "LepPt"}
     for name, row in rows.items():
         for class_name in metrics["classes"]:
-            blocks = [store.read(part, particles=False) for part in store.parts("test", class_name)]
+            blocks = [
+                store.read(part, particles=False) for part in store.ranges("test", class_name)
+            ]
             x = np.concatenate(
                 [block.hlf[:, [f.name for f in HLF].index(name)] for block in blocks]
             )
@@ -546,7 +548,7 @@ def test_an_event_display_has_all_particles(whole: Path) -> None:
     )
     store = EventStore.open(whole / "features.zarr")
     blocks = [
-        store.read(part) for label in store.spec.classes for part in store.parts("test", label)
+        store.read(part) for label in store.spec.classes for part in store.ranges("test", label)
     ]
     wanted = int(name.removeprefix("event_"))
     block, row = next(
@@ -598,7 +600,7 @@ def test_shuffling_the_only_used_feature_costs_the_most(tmp_path: Path) -> None:
     weights[0] = [-0.02, 0.0, 0.02]
     x = np.empty((len(ids), len(HLF)), dtype=np.float32)
     for name in store.spec.classes:
-        for part in store.parts("test", name):
+        for part in store.ranges("test", name):
             block = store.read(part, particles=False)
             x[np.searchsorted(ids, block.event_id)] = block.hlf
     about = toy_about("hlf", tmp_path / "features.zarr")

@@ -226,7 +226,7 @@ def test_an_event_under_another_identity_is_a_leak_too(tmp_path: Path) -> None:
 def with_twin(path: Path, momentum: float = 1.0) -> tuple[Path, int]:
     """A store with a training event that is a test event with other momenta of its particles."""
     opened = EventStore.open(toy_store(path, test=(IDS, LABEL)))
-    twin = opened.read(opened.parts("test", "ttbar")[0], 3, 4)
+    twin = opened.read(opened.ranges("test", "ttbar")[0], 3, 4)
     other = toy_ids(1, seed=77)
     copy = replace(twin, particles=twin.particles * np.float32(momentum), event_id=other)
     opened.write_part("part-1", {("train", "ttbar"): copy}, Ledger(n_in=1, n_out=1))

@@ -10,6 +10,7 @@ import pytest
 from hepflow.config.tools import ImportConfig, StoreConfig
 from hepflow.data.blocks import StoreSpec
 from hepflow.data.store import EventStore
+from hepflow.data.store_writer import StoreWriter
 from hepflow.errors import ConfigError, DataError
 from hepflow.features.import_cern import run
 from hepflow.physics.features import compute_features, hlf_features
@@ -101,7 +102,7 @@ def imported(tmp_path, features, layout, **options) -> EventStore:
 
 
 def everything(store, split):
-    return [store.read(part) for name in store.spec.classes for part in store.parts(split, name)]
+    return [store.read(part) for name in store.spec.classes for part in store.ranges(split, name)]
 
 
 @pytest.mark.parametrize("layout", [HLF_ONLY, WITH_PARTICLES, FIRST_STEP])
@@ -136,7 +137,7 @@ def test_a_store_of_other_events_or_settings_is_replaced_only_when_asked(tmp_pat
     spec = StoreSpec(
         CLASSES, hlf_features("corrected"), PARTICLE, "corrected", "of hepflow features"
     )
-    EventStore.create(output, spec).finalise()
+    StoreWriter.create(output, spec).finalise()
     config = ImportConfig(train=path, test=path, output=output)
     with pytest.raises(
         ConfigError, match=r"holds a store with definitions corrected \(now reference\)"

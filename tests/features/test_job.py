@@ -23,6 +23,7 @@ from hepflow.config.stages import FeaturesConfig
 from hepflow.data.events import open_events, read_fragment
 from hepflow.data.identity import split_index
 from hepflow.data.store import EventStore
+from hepflow.data.store_writer import StoreWriter
 from hepflow.errors import ConfigError, DataError
 from hepflow.features.job import memory_of_task, run, task_bytes
 from hepflow.features.parts import make_part
@@ -129,7 +130,7 @@ def test_every_event_is_in_the_store_once_in_its_split_or_counted_as_rejected(fi
     seen = {}
     for split in SPLITS:
         for label, name in enumerate(store.spec.classes):
-            for part in store.parts(split, name):
+            for part in store.ranges(split, name):
                 block = store.read(part)
                 assert set(block.label.tolist()) == {label}
                 assert {SPLITS[i] for i in split_index(block.event_id, finished.splits)} == {split}
@@ -253,7 +254,7 @@ def test_a_large_fragment_is_cut_between_its_row_groups(tmp_path):
 def test_the_order_and_repetition_of_tasks_do_not_matter(finished, tmp_path):
     dataset = open_events(finished.input, 2**26)
     spec = EventStore.open(finished.output).spec
-    store = EventStore.create(tmp_path / "s.zarr", spec)
+    store = StoreWriter.create(tmp_path / "s.zarr", spec)
     for fragment in (*dataset.fragments[::-1], dataset.fragments[2]):
         make_part(store, fragment, None)
     EventStore(store.path, spec).finalise()
@@ -465,13 +466,13 @@ def test_a_fragment_too_large_for_a_worker_is_cut_until_it_fits(tmp_path):
 
 def test_rounding_saves_bytes_keeps_the_promised_precision_and_makes_another_store(copied):
     exact = EventStore.open(copied.output)
-    before = {part.path: exact.read(part) for part in exact.parts("train", "qcd")}
+    before = {part.path: exact.read(part) for part in exact.ranges("train", "qcd")}
     size = sum(map(len, contents(copied.output / "train").values()))
     run(replace(copied, keep_bits=10, overwrite=True))
     rounded = EventStore.open(copied.output)
     assert rounded.spec.keep_bits == 10
     assert sum(map(len, contents(copied.output / "train").values())) < 0.8 * size
-    for part in rounded.parts("train", "qcd"):
+    for part in rounded.ranges("train", "qcd"):
         np.testing.assert_allclose(
             rounded.read(part).particles, before[part.path].particles, rtol=2.0**-11
         )

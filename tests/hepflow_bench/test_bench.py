@@ -331,7 +331,7 @@ def test_the_rival_of_training_pads_every_event_to_801(
     _, particles, label = rivals._padded(store, particles=True)
     assert particles.shape == (24, 801, 19)
     blocks = [
-        store.read(part) for name in store.spec.classes for part in store.parts("train", name)
+        store.read(part) for name in store.spec.classes for part in store.ranges("train", name)
     ]
     assert np.count_nonzero(particles.numpy().any(axis=2)) == sum(
         len(block.particles) for block in blocks

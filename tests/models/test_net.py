@@ -134,7 +134,11 @@ def test_normalisation_is_of_the_training_statistics(tmp_path: Path) -> None:
     store = toy_store(tmp_path / "toy.zarr")
     norm = InputNorm(store.statistics["hlf"])
     hlf = np.concatenate(
-        [store.read(part).hlf for name in store.spec.classes for part in store.parts("train", name)]
+        [
+            store.read(part).hlf
+            for name in store.spec.classes
+            for part in store.ranges("train", name)
+        ]
     )
     z = norm(torch.from_numpy(hlf)).numpy()
     assert np.allclose(z.mean(axis=0), 0, atol=1e-5)

@@ -5,6 +5,7 @@ from pathlib import Path
 from hepflow.config.stages import FeaturesConfig
 from hepflow.data.events import open_events
 from hepflow.data.store import EventStore
+from hepflow.data.store_writer import StoreWriter
 from hepflow.features.parts import make_part
 
 
@@ -20,7 +21,7 @@ def contents(path: Path) -> dict[str, bytes]:
 def made_calmly(config: FeaturesConfig, path: Path) -> dict[str, bytes]:
     """Return the files of the store that one process makes of the events of a finished one."""
     spec = EventStore.open(config.output).spec
-    store = EventStore.create(path, spec)
+    store = StoreWriter.create(path, spec)
     for fragment in open_events(config.input, config.task_mb * 2**20).fragments:
         make_part(store, fragment, config.physics)
     EventStore(path, spec).finalise()

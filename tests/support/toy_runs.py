@@ -10,7 +10,7 @@ from hepflow.config.stages import EvaluateConfig
 from hepflow.data.blocks import EventBlock, StoreSpec
 from hepflow.data.ledger import Ledger
 from hepflow.data.predictions import Predictions, write_predictions
-from hepflow.data.store import EventStore
+from hepflow.data.store_writer import StoreWriter
 from hepflow.evaluate.job import run
 from hepflow.schema import CLASSES, HLF, PARTICLE
 from hepflow.system.files import write_json
@@ -175,7 +175,7 @@ def toy_store(
     provenance: str = STORE_HASH,
 ) -> Path:
     """Make a store with these (event_id, label) per split; by default train on 300 other events."""
-    store = EventStore.create(
+    store = StoreWriter.create(
         path, StoreSpec(tuple(classes), HLF, PARTICLE, definitions, provenance)
     )
     if train is None:
@@ -187,7 +187,7 @@ def toy_store(
             if own.any():
                 blocks[split, name] = toy_block(label[: len(ids)][own], ids[own])
     n = sum(len(block) for block in blocks.values())
-    store.write_part("part-0", blocks, Ledger(n_in=n, n_out=n))
+    store.write_part(0, blocks, Ledger(n_in=n, n_out=n))
     store.finalise()
     return path
 

@@ -7,6 +7,7 @@ import numpy as np
 from hepflow.data.blocks import EventBlock, StoreSpec
 from hepflow.data.ledger import Ledger
 from hepflow.data.store import EventStore
+from hepflow.data.store_writer import StoreWriter
 from hepflow.schema import CLASSES, HLF, PARTICLE, SPLITS, Feature
 
 
@@ -28,10 +29,10 @@ def toy_store(
     events : int or mapping
         Events per class, in each part and split; or class -> events.
     parts : int
-        Parts a class and split.
+        Parts; each has all classes and splits.
     """
     spec = StoreSpec(classes, hlf, particles, "corrected", f"toy-{seed}")
-    store = EventStore.create(path, spec)
+    store = StoreWriter.create(path, spec)
     rng = np.random.default_rng(seed)
     first_id = 0
     for number in range(parts):
@@ -51,7 +52,7 @@ def toy_store(
                     )
                     first_id += count
         total = sum(len(block) for block in blocks.values())
-        store.write_part(f"part-{number}", blocks, Ledger(n_in=total, n_out=total))
+        store.write_part(number, blocks, Ledger(n_in=total, n_out=total))
     store.finalise()
     return EventStore.open(path)
 

@@ -14,6 +14,7 @@ from hepflow.data.blocks import StoreSpec
 from hepflow.data.events import open_events
 from hepflow.data.ledger import Ledger
 from hepflow.data.store import EventStore
+from hepflow.data.store_writer import StoreWriter
 from hepflow.errors import DataError
 from hepflow.schema import HLF, PARTICLE
 from hepflow.score.folder import ScoreFolder, read_scores
@@ -127,7 +128,7 @@ def test_a_store(tmp_path: Path) -> None:
     }
 
     def work(folder: Path) -> None:
-        store = EventStore.create(folder / "s.zarr", spec, keep=True)
+        store = StoreWriter.create(folder / "s.zarr", spec, keep=True)
         for name in blocks.keys() - store.done():
             store.write_part(name, blocks[name], Ledger(n_in=4, n_out=4))
         store.finalise()

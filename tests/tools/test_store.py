@@ -13,6 +13,7 @@ from hepflow.config.tools import StoreConfig
 from hepflow.data.blocks import StoreSpec
 from hepflow.data.events import open_events
 from hepflow.data.store import EventStore
+from hepflow.data.store_writer import StoreWriter
 from hepflow.errors import DataError
 from hepflow.features.parts import make_part
 from hepflow.physics.features import hlf_features
@@ -30,7 +31,7 @@ def sound(tmp_path_factory) -> Path:
     spec = StoreSpec(
         dataset.classes, hlf_features("corrected"), PARTICLE, "corrected", "a test", splits=SPLITS
     )
-    store = EventStore.create(folder / "s.zarr", spec)
+    store = StoreWriter.create(folder / "s.zarr", spec)
     for fragment in dataset.fragments:
         assert make_part(store, fragment, None).error is None
     EventStore(store.path, spec).finalise()
@@ -45,7 +46,7 @@ def store(sound, tmp_path) -> EventStore:
 
 
 def group_of(store, split="train"):
-    (part, *_) = store.parts(split, "qcd")
+    (part, *_) = store.ranges(split, "qcd")
     return zarr.open_group(store.path / part.path, mode="r+")
 
 
@@ -99,7 +100,7 @@ def unbalance_ledger(store):
 
 
 def flip_a_bit(store):
-    (part, *_) = store.parts("train", "qcd")
+    (part, *_) = store.ranges("train", "qcd")
     shard = store.path / part.path / "particles" / "c" / "0" / "0"
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
@@ -107,7 +108,7 @@ def flip_a_bit(store):
 
 
 def remove_part(store):
-    shutil.rmtree(store.path / store.parts("val", "qcd")[0].path)
+    shutil.rmtree(store.path / store.ranges("val", "qcd")[0].path)
 
 
 def set_hlf_infinite(store):
@@ -123,7 +124,7 @@ def add_orphan(store):
 
 
 def swap_splits(store):
-    (train, *_), (test, *_) = store.parts("train", "qcd"), store.parts("test", "qcd")
+    (train, *_), (test, *_) = store.ranges("train", "qcd"), store.ranges("test", "qcd")
     for one, other in ((train, "aside"), (test, train.path), ("aside", test.path)):
         (store.path / getattr(one, "path", one)).rename(store.path / other)
 
@@ -210,7 +211,7 @@ def test_the_documented_lines_read_a_store_without_hepflow(store, monkeypatch):
     monkeypatch.chdir(store.path.parent)
     found: dict = {}
     exec(code, found)
-    last = EventStore.open(Path("features.zarr")).parts("train", "ttbar")[-1]
+    last = EventStore.open(Path("features.zarr")).ranges("train", "ttbar")[-1]
     block = EventStore.open(Path("features.zarr")).read(last)
     np.testing.assert_array_equal(found["hlf"], block.hlf)
     np.testing.assert_array_equal(

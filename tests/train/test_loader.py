@@ -318,7 +318,7 @@ def test_evaluation_sees_every_event_once(
     everything = [
         i
         for name in store.spec.classes
-        for part in store.parts(split, name)
+        for part in store.ranges(split, name)
         for i in store.read(part).event_id.tolist()
     ]
     assert seen == sorted(everything)
@@ -381,7 +381,7 @@ def test_particles_arrive_as_stored_in_reading_order(loader: Loader, store: Even
     stored = {
         int(block.event_id[i]): block.particles[block.offsets[i] : block.offsets[i + 1]]
         for name in store.spec.classes
-        for part in store.parts("train", name)
+        for part in store.ranges("train", name)
         for block in [store.read(part)]
         for i in range(len(block))
     }
@@ -412,7 +412,7 @@ def test_nets_of_event_features_read_no_particles(tmp_path: Path) -> None:
 @pytest.mark.parametrize("array", ["hlf", "particles"])
 def test_a_nan_is_named_by_part_event_and_feature(tmp_path: Path, array: str) -> None:
     store = toy_store(tmp_path / "toy.zarr")
-    part = store.parts("train", "ttbar")[1]
+    part = store.ranges("train", "ttbar")[1]
     block = store.read(part)
     row = 33 if array == "hlf" else int(block.offsets[33])
     zarr.open_group(store.path / part.path, mode="r+")[array][row, 4] = np.nan

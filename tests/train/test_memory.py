@@ -11,7 +11,7 @@ import torch
 
 from hepflow.data.blocks import EventBlock
 from hepflow.data.ledger import Ledger
-from hepflow.data.store import EventStore
+from hepflow.data.store_writer import StoreWriter
 from hepflow.errors import ConfigError, DataError
 from hepflow.models.inclusive import InclusiveNet
 from hepflow.models.inputs import Inputs
@@ -64,10 +64,10 @@ def test_a_plain_torch_loop_trains_a_net(blocks: list[EventBlock]) -> None:
 def test_batches_are_those_of_a_store_of_the_same_events(
     blocks: list[EventBlock], tmp_path: Path, balance: Any
 ) -> None:
-    store = EventStore.create(tmp_path / "toy.zarr", toy_store(tmp_path / "spec.zarr").spec)
+    store = StoreWriter.create(tmp_path / "toy.zarr", toy_store(tmp_path / "spec.zarr").spec)
     total = sum(map(len, blocks))
     places = {("train", name): block for name, block in zip(CLASSES, blocks, strict=True)}
-    store.write_part("part", places, Ledger(total, total))
+    store.write_part(0, places, Ledger(total, total))
     store.finalise()
     options: dict[str, Any] = {"batch_size": 32, "balance": balance, "seed": 3}
     loader = EventData(store.path, **options).loader("train", shuffle=True)

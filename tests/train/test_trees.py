@@ -18,6 +18,7 @@ from hepflow.data.events import open_events
 from hepflow.data.ledger import Ledger
 from hepflow.data.provenance import code_hash
 from hepflow.data.store import EventStore
+from hepflow.data.store_writer import StoreWriter
 from hepflow.errors import ConfigError, DataError
 from hepflow.evaluate.job import evaluate_runs, run
 from hepflow.evaluate.runs import find_runs, read_run
@@ -39,7 +40,7 @@ def make_store(
 ) -> EventStore:
     """Do the work of `hepflow features` without a cluster."""
     spec = StoreSpec(CLASSES, HLF, PARTICLE, definitions, f"{path.name}-hash", splits)
-    store = EventStore.create(path, spec)
+    store = StoreWriter.create(path, spec)
     for fragment in open_events(events, 2**26).fragments:
         make_part(store, fragment, None)
     store.finalise()
@@ -138,7 +139,7 @@ def test_a_trained_run_passes_every_check(made: Path, copied: Path) -> None:
 def test_a_test_event_that_the_fit_saw_is_refused(copied: Path) -> None:
     """A leak planted in the store's files."""
     store = EventStore.open(copied / "corrected.zarr")
-    block = store.read(store.parts("test", "ttbar")[0], 2, 3)
+    block = store.read(store.ranges("test", "ttbar")[0], 2, 3)
     store.write_part("again", {("train", "ttbar"): block}, Ledger(n_in=1, n_out=1))
     EventStore.open(copied / "corrected.zarr").finalise()
     refuse(
@@ -340,9 +341,9 @@ def test_trees_end_with_the_numbers_of_a_report(
 
 def test_trees_need_every_class(made: Path, tmp_path: Path) -> None:
     spec = StoreSpec(("qcd", "ttbar", "zjets"), HLF, PARTICLE, "corrected", "few")
-    store = EventStore.create(tmp_path / "few.zarr", spec)
+    store = StoreWriter.create(tmp_path / "few.zarr", spec)
     whole = EventStore.open(made / "corrected.zarr")
-    block = whole.read(whole.parts("train", "qcd")[0])
+    block = whole.read(whole.ranges("train", "qcd")[0])
     store.write_part("one", {("train", "qcd"): block}, Ledger(n_in=len(block), n_out=len(block)))
     store.finalise()
     with pytest.raises(DataError, match="split train: no event of class ttbar, zjets"):

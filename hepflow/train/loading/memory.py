@@ -12,7 +12,7 @@ import awkward as ak
 import numpy as np
 
 from hepflow.config.train import Balance, DataConfig
-from hepflow.data.blocks import EventBlock, Part, StoreSpec
+from hepflow.data.blocks import EventBlock, Range, StoreSpec
 from hepflow.data.moments import Moments
 from hepflow.data.store import EventStore
 from hepflow.errors import DataError, one_line
@@ -127,7 +127,7 @@ def batches_of_events(
 
 
 class _InMemory(EventStore):
-    """A store of one split with one part per class; it has no files."""
+    """A store of one split with one range per class; it has no files."""
 
     def __init__(self, spec: StoreSpec, block: EventBlock) -> None:
         super().__init__(Path("events"), spec)
@@ -140,13 +140,13 @@ class _InMemory(EventStore):
     def statistics(self) -> dict[str, Any]:
         return self._statistics
 
-    def parts(self, split: str, class_name: str) -> list[Part]:
+    def ranges(self, split: str, class_name: str) -> list[Range]:
         block = self._blocks[self.spec.classes.index(class_name)]
-        own = Part(split, class_name, "memory", len(block), len(block.particles))
+        own = Range(split, class_name, 0, len(block), len(block.particles))
         return [own] if len(block) else []
 
-    def read(self, part: Part, start: int = 0, stop: int | None = None, **_: Any) -> EventBlock:
-        return self._blocks[self.spec.classes.index(part.class_name)][start:stop]
+    def read(self, rows: Range, start: int = 0, stop: int | None = None, **_: Any) -> EventBlock:
+        return self._blocks[self.spec.classes.index(rows.class_name)][start:stop]
 
 
 def _given(events: ak.Array, hlf: Any) -> FeatureSet:

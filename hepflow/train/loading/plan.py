@@ -1,10 +1,10 @@
 """Selection and order of the events of an epoch.
 
-The order is a function of the store's part sizes, the seed and the epoch. It does not depend on
+The order is a function of the sizes of the ranges, the seed and the epoch. It does not depend on
 the number of processes or threads, so a training resumes on any number of them. No library does
 this on a jagged store: a `DataLoader` shuffles single indices, one random read per event.
 
-    qcd    [b2][b0][b3][b1] ..      blocks: contiguous events of a part, in random order
+    qcd    [b2][b0][b3][b1] ..      blocks: contiguous events of a range, in random order
     ttbar  [b1][b4][b0][b2] ..
     wjets  [b0][b3][b1][b2] ..      balance decides how many events per class an epoch takes
            | window 0 | window 1    a window: its share of each class, read into memory
@@ -26,7 +26,7 @@ from itertools import chain
 import numpy as np
 
 from hepflow.config.train import Balance, DataConfig
-from hepflow.data.blocks import Part
+from hepflow.data.blocks import Range
 from hepflow.data.provenance import digest
 from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError
@@ -40,9 +40,9 @@ _DEALT = "dealt"  # names this algorithm: a checkpoint within an epoch of anothe
 
 @dataclass(frozen=True)
 class Slice:
-    """Events ``start:stop`` of a part."""
+    """Events ``start:stop`` of a range of a store."""
 
-    part: Part
+    range: Range
     start: int
     stop: int
 
@@ -95,7 +95,7 @@ class EpochPlan:
     @property
     def splits(self) -> list[str]:
         """Splits of the events."""
-        return sorted({block.part.split for blocks in self.blocks for block in blocks})
+        return sorted({block.range.split for blocks in self.blocks for block in blocks})
 
     @property
     def fingerprint(self) -> str:
@@ -220,7 +220,7 @@ def _cut(blocks: Sequence[Slice], start: int, stop: int) -> list[Slice]:
     for block in blocks:
         first, last = max(start - position, 0), min(stop - position, len(block))
         if first < last:
-            found.append(Slice(block.part, block.start + first, block.start + last))
+            found.append(Slice(block.range, block.start + first, block.start + last))
         position += len(block)
     return found
 
@@ -235,8 +235,8 @@ def make_plan(
     window_events: int | None = None,
 ) -> EpochPlan:
     """Return the plan for a split of a store; without ``shuffle`` it has every event once."""
-    parts = {name: store.parts(split, name) for name in store.spec.classes}
-    counts = {name: sum(part.n_events for part in own) for name, own in parts.items()}
+    ranges = {name: store.ranges(split, name) for name in store.spec.classes}
+    counts = {name: sum(one.n_events for one in own) for name, own in ranges.items()}
     where = f"{store.path}, split {split}"
     if not sum(counts.values()):
         advice = "Give `hepflow features` more events or this split a larger share."
@@ -248,11 +248,11 @@ def make_plan(
         epoch = f"{sum(quotas)} events of an epoch ({where}, balance {balance})"
         raise ConfigError(f"batch_size {batch_size} is more than the {epoch}")
 
-    def blocks_of(part: Part) -> list[Slice]:
-        starts = range(0, part.n_events, step)
-        return [Slice(part, start, min(start + step, part.n_events)) for start in starts]
+    def blocks_of(rows: Range) -> list[Slice]:
+        starts = range(0, rows.n_events, step)
+        return [Slice(rows, start, min(start + step, rows.n_events)) for start in starts]
 
-    blocks = tuple(tuple(chain.from_iterable(map(blocks_of, own))) for own in parts.values())
+    blocks = tuple(tuple(chain.from_iterable(map(blocks_of, own))) for own in ranges.values())
     bucket = options.bucket_batches if shuffle else np.iinfo(np.int64).max
     window = max(window_events or sum(quotas), batch_size)
     sizes = {"batch_size": batch_size, "window_events": window, "bucket_batches": bucket}

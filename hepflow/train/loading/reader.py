@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hepflow.data.blocks import EventBlock, StoreSpec
+from hepflow.data.blocks import EventBlock, Range, StoreSpec
 from hepflow.data.store import EventStore
 from hepflow.errors import DataError
 from hepflow.models.inputs import Order
@@ -25,27 +25,28 @@ class BlockReader:
     ) -> None:
         self.store, self.particles, self.order = store, particles, order
         self.keep, self.block_events = keep, block_events
-        self._kept: dict[tuple[str, int], EventBlock] = {}
+        self._kept: dict[tuple[Range, int], EventBlock] = {}
 
     def read(self, wanted: Slice) -> EventBlock:
         """Return the events of a slice."""
         if not self.keep:
             return self._load(wanted)
         base = wanted.start - wanted.start % self.block_events
-        key = (wanted.part.path, base)
+        key = (wanted.range, base)
         if key not in self._kept:
-            stop = min(base + self.block_events, wanted.part.n_events)
-            self._kept[key] = self._load(Slice(wanted.part, base, stop))
+            stop = min(base + self.block_events, wanted.range.n_events)
+            self._kept[key] = self._load(Slice(wanted.range, base, stop))
         return self._kept[key][wanted.start - base : wanted.stop - base]
 
     def lengths(self, wanted: Slice) -> np.ndarray:
         """Return the number of particles of each event of a slice, (events,)."""
-        return self.store.lengths(wanted.part, wanted.start, wanted.stop)
+        return self.store.lengths(wanted.range, wanted.start, wanted.stop)
 
     def _load(self, wanted: Slice) -> EventBlock:
-        block = self.store.read(wanted.part, wanted.start, wanted.stop, particles=self.particles)
+        block = self.store.read(wanted.range, wanted.start, wanted.stop, particles=self.particles)
         spec = self.store.spec
-        require_finite(block, spec, f"{self.store.path}/{wanted.part.path}", wanted.start, AGAIN)
+        where, first = wanted.range.place(self.store.path), wanted.range.first + wanted.start
+        require_finite(block, spec, str(where), first, AGAIN)
         if not self.particles:
             return block
         rows = reading_order(block, [feature.name for feature in spec.particles], self.order)

@@ -77,7 +77,7 @@ def keep(config: TreesConfig | ForestConfig, settings: Mapping[str, Any], fit: F
     with locks.exclusive(output, CHECKPOINTS, TENSORBOARD):
         tables, classes = {}, store.spec.classes
         for split in SPLITS:
-            counts = [(c, sum(p.n_events for p in store.parts(split, c))) for c in classes]
+            counts = [(c, sum(p.n_events for p in store.ranges(split, c))) for c in classes]
             if empty := ", ".join(name for name, count in counts if not count):
                 where = f"{store.path}, split {split}"
                 raise DataError(f"{where}: no event of class {empty}. Simulate or ingest more.")
