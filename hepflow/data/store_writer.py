@@ -77,7 +77,7 @@ class StoreWriter(EventStore):
 
     def part_writer(self, number: int) -> PartWriter:
         """Return the writer of a part; an earlier attempt is replaced."""
-        self._forget()
+        self.refresh()
         return PartWriter(self.path, self.spec, number)
 
     def write_part(
@@ -144,15 +144,15 @@ class StoreWriter(EventStore):
         names = {"columns": RANGE_COLUMNS, "splits": SPLITS, "classes": self.spec.classes}
         layout.describe(array, len(rows), **names)
 
-    def _forget(self) -> None:
-        """Drop what was read before something changes."""
+    def refresh(self) -> None:
+        """Read records and arrays again when they are needed: other processes write parts."""
         self._arrays.clear()
         for name in ("records", "parts", "range_rows", "_places"):
             self.__dict__.pop(name, None)
 
     def _sweep(self) -> None:
         """Remove what killed writers have left: drafts, and shards of parts without a record."""
-        self._forget()
+        self.refresh()
         for folder in ("", *(f"{name}/" for name in (PARTS, *ARRAYS))):
             for left_over in listed(self.path, f"{folder}.*.part", links=False):
                 remove(left_over)

@@ -59,6 +59,7 @@ def run(config: FeaturesConfig) -> None:
         store = StoreWriter.create(path, spec, keep=True)
         if missing := _missing(config, store, dataset):
             _make_parts(config, store, missing)
+            store.refresh()
             if late := len({part.number for part in missing} - store.sources().keys()):
                 what = f"the store does not list {late:,} of {len(missing):,} new parts yet"
                 raise DataError(f"{path}: {what}. Run the same command again later.")

@@ -13,10 +13,12 @@ from hepflow.config.tools import StoreConfig
 from hepflow.data.arrays import REPAIR
 from hepflow.data.blocks import EventBlock, Range
 from hepflow.data.identity import split_index
+from hepflow.data.layout import RANGES
 from hepflow.data.moments import Moments
 from hepflow.data.store import EventStore
+from hepflow.data.store_writer import StoreWriter
 from hepflow.errors import DataError
-from hepflow.schema import SPLITS
+from hepflow.schema import SPLITS, STORE_SCHEMA_VERSION
 from hepflow.system.storage import sizes_below
 from hepflow.system.terminal import RESULTS, counted, show, table, tracked
 
@@ -49,19 +51,18 @@ def find_problems(store: EventStore) -> Iterator[str]:
     the records, offsets, labels, finite values, event identities (each once, in the split given by
     its hash), the statistics of the training split, counts and ledger, and parts without a record.
     """
-    for path in store.orphans()[:_MAX_SHOWN]:
-        yield f"{_name(store, path)}: a part without a record, left by an unfinished run"
-    for path in [*store.incomplete()][:_MAX_SHOWN]:
-        yield f"{_name(store, path)}: missing, or of another size than it was written with"
+    yield from _file_problems(store)
     identities: dict[str, list[np.ndarray]] = {split: [np.empty(0, np.int64)] for split in SPLITS}
-    complete = True
+    unreadable: set[str] = set()  # ranges share chunks, so one may come up again
     hlf, particles = Moments.none(len(store.spec.hlf)), Moments.none(len(store.spec.particles))
     for rows in tracked(store.all_ranges(*SPLITS), "checking"):
         try:
             block = store.read(rows)
         except DataError as error:
-            yield str(error).removeprefix(f"{store.path}/").removesuffix(f". {REPAIR}")
-            complete = False
+            problem = str(error).removeprefix(f"{store.path}/").removesuffix(f". {REPAIR}")
+            if problem not in unreadable:
+                yield problem
+            unreadable.add(problem)
             continue
         where = f"{rows.group or f'rows {rows.first:,} on'} ({rows.split} {rows.class_name})"
         yield from (f"{where}: {problem}" for problem in _block_problems(store, rows, block))
@@ -72,7 +73,7 @@ def find_problems(store: EventStore) -> Iterator[str]:
                 particles += Moments.of(block.particles)
     ids = [np.concatenate(of_split) for of_split in identities.values()]
     yield from _identity_problems(ids)
-    if complete:  # otherwise counts and statistics differ for this reason alone
+    if not unreadable:  # otherwise counts and statistics differ for this reason alone
         yield from _count_problems(store, sum(map(len, ids)))
         for name, moments in (("hlf", hlf), ("particles", particles)):
             again, stored = moments.statistics(), store.statistics[name]
@@ -82,6 +83,17 @@ def find_problems(store: EventStore) -> Iterator[str]:
 
 def _name(store: EventStore, path: Path) -> str:
     return path.relative_to(store.path).as_posix()
+
+
+def _file_problems(store: EventStore) -> Iterator[str]:
+    for path in store.orphans()[:_MAX_SHOWN]:
+        yield f"{_name(store, path)}: a part without a record, left by an unfinished run"
+    for path in [*store.incomplete()][:_MAX_SHOWN]:
+        yield f"{_name(store, path)}: missing, or of another size than it was written with"
+    is_old = store.attributes["schema_version"] != STORE_SCHEMA_VERSION
+    recorded = None if is_old else StoreWriter(store.path, store.spec).range_rows
+    if recorded is not None and not np.array_equal(store.range_rows, recorded):
+        yield f"{RANGES}: other rows than in the records of the parts"
 
 
 def _block_problems(store: EventStore, rows: Range, block: EventBlock) -> Iterator[str]:

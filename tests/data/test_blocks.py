@@ -2,13 +2,15 @@
 
 import json
 from dataclasses import asdict, replace
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hepflow.data.blocks import EventBlock, Part, StoreSpec
+from hepflow.data.blocks import EventBlock, Range, StoreSpec
 from hepflow.schema import Feature
 
 LENGTHS = st.lists(st.integers(0, 4), min_size=1, max_size=12)
@@ -103,5 +105,39 @@ def test_parts_of_other_events_belong_together():
     assert replace(SPEC, provenance="another", input="more").settings == SPEC.settings
 
 
-def test_a_part_has_a_group_per_split_and_class():
-    assert Part("train", "qcd", "a", 3, 9).path == "train/qcd/a"
+def test_arrays_are_those_of_the_store_unless_a_range_has_a_group_of_its_own():
+    assert Range("train", "qcd", 7, 3, 9).place(Path("s.zarr")) == Path("s.zarr")
+    old = Range("train", "qcd", 0, 3, 9, "train/qcd/a")
+    assert old.place(Path("s.zarr")) == Path("s.zarr/train/qcd/a")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("..", "qcd", 0, 1, 1),
+        ("train", "a/b", 0, 1, 1),
+        ("train", "qcd", -1, 1, 1),
+        ("train", "qcd", 0, 1, -1),
+        ("train", "qcd", 0, 1, 1, "/train"),
+        ("train", "qcd", 0, 1, 1, "../train"),
+    ],
+)
+def test_a_range_stays_in_its_store(wrong):
+    with pytest.raises(ValueError, match=r"is no place|is a path|events"):
+        Range(*wrong)
+
+
+@given(cuts=st.lists(st.integers(0, 12), max_size=4).map(sorted))
+def test_joined_blocks_are_the_whole(cuts):
+    counts = np.arange(12) % 4
+    n = counts.sum()
+    whole = EventBlock(
+        np.arange(24, dtype=np.float32).reshape(12, 2),
+        np.arange(3 * n, dtype=np.float32).reshape(n, 3),
+        np.concatenate([[0], np.cumsum(counts)]),
+        np.zeros(12, np.int8),
+        np.arange(12),
+    )
+    joined = EventBlock.joined([whole[i:j] for i, j in pairwise([0, *cuts, 12])])
+    for name in EventBlock.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))

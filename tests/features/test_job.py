@@ -26,6 +26,7 @@ from hepflow.data.store import EventStore
 from hepflow.data.store_writer import StoreWriter
 from hepflow.errors import ConfigError, DataError
 from hepflow.features.job import memory_of_task, run, task_bytes
+from hepflow.features.packing import PlannedPart, plan_parts
 from hepflow.features.parts import make_part
 from hepflow.physics.ablation import compare
 from hepflow.physics.definitions import Definitions
@@ -97,8 +98,45 @@ def finished(tmp_path_factory, running) -> FeaturesConfig:
         output=folder / "features.zarr",
         cluster=running,
     )
-    run(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hepflow.data.packing._SMALLEST", 1)  # a part for each fragment
+        run(config)
+    assert len(EventStore.open(config.output).sources()) == 6
     return config
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr("hepflow.data.packing._SMALLEST", 1)
+
+
+def events_of(path: Path) -> dict[tuple[str, int], tuple[str, bytes]]:
+    """Split and event_id -> class and bytes of its features: the same in stores of other parts."""
+    found = {}
+    for rows in (store := EventStore.open(path)).all_ranges(*SPLITS):
+        block = store.read(rows)
+        for i, event_id in enumerate(block.event_id.tolist()):
+            values = block.hlf[i].tobytes(), block[i : i + 1].particles.tobytes()
+            found[rows.split, event_id] = rows.class_name, b"".join(values)
+    return found
+
+
+def bytes_of_chunks(path: Path) -> int:
+    """Return the bytes of particles, without the index at the end of each file."""
+    return sum(file.stat().st_size - 4096 * 16 - 4 for file in path.glob("particles/c.*"))
+
+
+def number_of(store: EventStore, fragment: str) -> int:
+    """Return the part that a fragment is in."""
+    (number,) = (number for number, names in store.sources().items() if fragment in names)
+    return number
+
+
+def shards(path: Path) -> dict[Path, int]:
+    """Return the files of parts, and when each was written."""
+    return {
+        file: file.stat().st_mtime_ns for file in path.rglob("c.*") if "ranges" not in str(file)
+    }
 
 
 @pytest.fixture
@@ -164,12 +202,13 @@ def test_a_second_run_starts_no_cluster_and_changes_no_byte(finished, monkeypatc
 def test_an_interrupted_run_is_resumed_and_shows_its_progress(copied, tmp_path, caplog, capsys):
     before = contents(copied.output)
     store = EventStore.open(copied.output)
-    gone = sorted(store.done())[2:4]
-    store.discard(gone)
-    stamps = {path: path.stat().st_mtime_ns for path in (copied.output / "_parts").iterdir()}
+    StoreWriter(store.path, store.spec).discard(sorted(store.sources())[2:4])
+    stamps = shards(copied.output)
     metadata = json.loads((copied.output / "zarr.json").read_text())
     metadata["attributes"]["hepflow"]["complete"] = False
     (copied.output / "zarr.json").write_text(json.dumps(metadata))
+    plan = {f"{number:06d}": names for number, names in store.sources().items()}
+    (copied.output / "_parts" / "plan.json").write_text(json.dumps(plan))
     watched = replace(
         copied,
         cluster=replace(copied.cluster, performance_report=tmp_path / "reports" / "dask.html"),
@@ -178,8 +217,8 @@ def test_an_interrupted_run_is_resumed_and_shows_its_progress(copied, tmp_path, 
         run(watched)
     assert "is up to date in 4 of 6 parts" in caplog.text
     assert contents(copied.output) == before
-    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
-    assert "2/2 fragments" in capsys.readouterr().err
+    assert stamps.items() <= shards(copied.output).items()
+    assert "2/2 parts" in capsys.readouterr().err
     assert "make_part" in (tmp_path / "reports" / "dask.html").read_text()
     (link,) = re.findall(r"Dask dashboard: (http\S+)", caplog.text)
     assert build_opener(ProxyHandler({})).open(link, timeout=30).status == 200
@@ -188,39 +227,89 @@ def test_an_interrupted_run_is_resumed_and_shows_its_progress(copied, tmp_path, 
     )
 
 
-def test_a_part_whose_record_was_deleted_is_made_again(copied):
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"cut")])
+def test_a_part_with_a_damaged_file_is_made_again(copied, harm):
+    """The advice of `hepflow store check` for a damaged file is to delete it."""
     before = contents(copied.output)
-    sorted((copied.output / "_parts").iterdir())[
-        2
-    ].unlink()  # the advice of `hepflow store check` for a damaged part
+    harm(copied.output / "particles" / "c.2.0")
     run(copied)
     assert contents(copied.output) == before
 
 
 def test_new_fragments_are_appended_without_touching_the_rest(copied, tmp_path):
-    stamps = {path: path.stat().st_mtime_ns for path in (copied.output / "_parts").iterdir()}
+    stamps = shards(copied.output)
     provenance = EventStore.open(copied.output).spec.provenance
     write_fragment(copied.input, "part-900", to_arrow(random_events(20, 900)), 1, "ttbar")
     write_marker(copied.input, 140)
     run(copied)
     grown = EventStore.open(copied.output)
-    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert stamps.items() <= shards(copied.output).items()
+    assert grown.sources().keys() == {*range(7)}
     assert grown.ledger().n_in == 140
     assert grown.spec.provenance != provenance
     run(replace(copied, output=tmp_path / "scratch.zarr"))
-    assert contents(tmp_path / "scratch.zarr") == contents(copied.output), (
-        "the same as made in one go"
-    )
+    assert events_of(copied.output) == events_of(tmp_path / "scratch.zarr")
+    other = EventStore.open(tmp_path / "scratch.zarr")
+    for name in ("counts", "ledger", "provenance"):
+        assert grown.attributes[name] == other.attributes[name]
+    for kind in ("hlf", "particles"):
+        for name, values in grown.statistics[kind].items():
+            np.testing.assert_allclose(values, other.statistics[kind][name], rtol=1e-12, atol=1e-12)
 
 
 def test_parts_of_changed_fragments_are_made_again_and_of_removed_ones_removed(copied, tmp_path):
+    before = EventStore.open(copied.output)
+    touched = {number_of(before, name) for name in ("qcd--part-000", "ttbar--part-001")}
+    stamps = {p: t for p, t in shards(copied.output).items() if int(p.name[2]) not in touched}
     write_fragment(copied.input, "part-000", to_arrow(random_events(20, 77)), 0, "qcd")
     (copied.input / "ttbar" / "part-001.parquet").unlink()
     write_marker(copied.input, 100)
     run(copied)
-    assert "ttbar--part-001" not in EventStore.open(copied.output).done()
+    after = EventStore.open(copied.output)
+    names = {name for sources in after.sources().values() for name in sources}
+    assert "ttbar--part-001" not in names
+    assert number_of(after, "qcd--part-000") == 6
+    assert len(stamps) == 4 * 5
+    assert stamps.items() <= shards(copied.output).items()
     run(replace(copied, output=tmp_path / "scratch.zarr"))
-    assert contents(tmp_path / "scratch.zarr") == contents(copied.output)
+    assert events_of(copied.output) == events_of(tmp_path / "scratch.zarr")
+
+
+def test_small_fragments_share_parts_and_a_changed_one_costs_its_part_alone(
+    finished, tmp_path, monkeypatch
+):
+    (size, *_) = {one.n_bytes for one in open_events(finished.input).fragments}
+    monkeypatch.setattr("hepflow.data.packing._SMALLEST", 3 * size)
+    config = replace(finished, input=tmp_path / "events", output=tmp_path / "few.zarr", task_mb=1)
+    shutil.copytree(finished.input, config.input)
+    run(config)
+    assert events_of(config.output) == events_of(finished.output)
+    store = EventStore.open(config.output)
+    assert 1 < len(store.sources()) < 6
+    stamps, number = shards(config.output), number_of(store, "qcd--part-000")
+    write_fragment(config.input, "part-000", to_arrow(random_events(20, 77)), 0, "qcd")
+    write_marker(config.input, 120)
+    run(config)
+    kept = {path: at for path, at in stamps.items() if path.name.split(".")[1] != str(number)}
+    assert len(kept) == len(stamps) - 5
+    assert kept.items() <= shards(config.output).items()
+    run(replace(config, output=tmp_path / "scratch.zarr"))
+    assert events_of(config.output) == events_of(tmp_path / "scratch.zarr")
+
+
+def test_runs_in_a_part_change_the_order_of_its_events_and_nothing_else(finished, tmp_path):
+    dataset = open_events(finished.input, 2**26)
+    for run_bytes in (1, 2**26):
+        store = StoreWriter.create(
+            tmp_path / f"{run_bytes}.zarr", EventStore.open(finished.output).spec
+        )
+        planned = PlannedPart(0, dataset.fragments)
+        assert make_part(store, planned, None, run_bytes).n_events == 120
+        store.finalise()
+        assert events_of(store.path) == events_of(finished.output)
+    numbers = (len(EventStore.open(tmp_path / f"{n}.zarr").all_ranges(*SPLITS)) for n in (1, 2**26))
+    many, few = numbers
+    assert few <= 9 < many
 
 
 def test_other_definitions_replace_the_store_when_asked(copied):
@@ -255,9 +344,10 @@ def test_the_order_and_repetition_of_tasks_do_not_matter(finished, tmp_path):
     dataset = open_events(finished.input, 2**26)
     spec = EventStore.open(finished.output).spec
     store = StoreWriter.create(tmp_path / "s.zarr", spec)
-    for fragment in (*dataset.fragments[::-1], dataset.fragments[2]):
-        make_part(store, fragment, None)
-    EventStore(store.path, spec).finalise()
+    parts, _ = plan_parts(store, dataset.fragments, 2**30)
+    for part in (*parts[::-1], parts[2]):
+        make_part(store, part, None, 2**26)
+    store.finalise()
     assert contents(store.path) == contents(finished.output)
 
 
@@ -302,16 +392,18 @@ def test_an_error_names_a_damaged_fragment_and_the_rest_is_done(copied):
     data = bytearray(path.read_bytes())
     data[200:4000] = bytes(3800)
     path.write_bytes(bytes(data))
-    EventStore.open(copied.output).discard(["qcd--part-003", "qcd--part-000"])
+    store = EventStore.open(copied.output)
+    gone = [number_of(store, name) for name in ("qcd--part-003", "qcd--part-000")]
+    StoreWriter(store.path, store.spec).discard(gone)
     metadata = json.loads((copied.output / "zarr.json").read_text())
     metadata["attributes"]["hepflow"]["complete"] = False
     (copied.output / "zarr.json").write_text(json.dumps(metadata))
     with pytest.raises(
         DataError,
-        match=r"1 of 2 fragments could not be used; the rest is done\. The first: .*part-003\.pa",
+        match=r"1 of 2 parts could not be made; the rest is done\. The first: .*part-003\.pa",
     ):
         run(copied)
-    assert "qcd--part-000" in EventStore(copied.output, None).done()
+    assert number_of(EventStore(copied.output, store.spec), "qcd--part-000")
 
 
 def spoil(folder: Path, how: str) -> None:
@@ -456,27 +548,26 @@ def test_a_fragment_too_large_for_a_worker_is_cut_until_it_fits(tmp_path):
     write_dataset(tmp_path / "events", fragments=1, events=50, row_group_size=8)
     config = FeaturesConfig(input=tmp_path / "events", output=tmp_path / "s.zarr")
     (whole,) = open_events(config.input, task_bytes(config)).fragments
-    room = (memory_of_task(replace(whole, n_bytes=0)) + memory_of_task(whole)) // 2
+    room = (memory_of_task([]) + memory_of_task([whole])) // 2
     poor = replace(config, cluster=ClusterConfig(workers=1, memory=f"{room}B"))
     cut = open_events(config.input, task_bytes(poor)).fragments
     assert len(cut) > 1
-    assert max(memory_of_task(fragment) for fragment in cut) <= room < memory_of_task(whole)
+    assert max(memory_of_task([one]) for one in cut) <= room < memory_of_task([whole])
     assert sum(fragment.n_events for fragment in cut) == 50
 
 
 def test_rounding_saves_bytes_keeps_the_promised_precision_and_makes_another_store(copied):
     exact = EventStore.open(copied.output)
-    before = {part.path: exact.read(part) for part in exact.ranges("train", "qcd")}
-    size = sum(map(len, contents(copied.output / "train").values()))
+    before = {rows: exact.read(rows) for rows in exact.ranges("train", "qcd")}
+    size = bytes_of_chunks(copied.output)
     run(replace(copied, keep_bits=10, overwrite=True))
     rounded = EventStore.open(copied.output)
     assert rounded.spec.keep_bits == 10
-    assert sum(map(len, contents(copied.output / "train").values())) < 0.8 * size
-    for part in rounded.ranges("train", "qcd"):
-        np.testing.assert_allclose(
-            rounded.read(part).particles, before[part.path].particles, rtol=2.0**-11
-        )
-        np.testing.assert_array_equal(rounded.read(part).hlf, before[part.path].hlf)
+    assert bytes_of_chunks(copied.output) < 0.8 * size
+    for rows in rounded.ranges("train", "qcd"):
+        near, was = rounded.read(rows), before[rows]
+        np.testing.assert_allclose(near.particles, was.particles, rtol=2.0**-11)
+        np.testing.assert_array_equal(near.hlf, was.hlf)
     with pytest.raises(ConfigError, match="keep_bits must be at least 1, got 0"):
         replace(copied, keep_bits=0)
 
@@ -510,10 +601,11 @@ def test_an_error_names_missing_physics(own_physics, finished, physics, message)
 
 def test_physics_that_loses_events_is_refused(own_physics, finished):
     dataset = open_events(finished.input, 2**26)
-    store = EventStore(own_physics / "own.zarr", EventStore.open(finished.output).spec)
-    outcome = make_part(store, dataset.fragments[0], "my_physics:forgetful")
+    store = StoreWriter(own_physics / "own.zarr", EventStore.open(finished.output).spec)
+    planned = PlannedPart(0, dataset.fragments[:1])
+    outcome = make_part(store, planned, "my_physics:forgetful", 2**26)
     assert "20 events in, but 19 kept and 0 rejected: none may get lost" in str(outcome.error)
-    outcome = make_part(store, dataset.fragments[0], "my_physics:repeating")
+    outcome = make_part(store, planned, "my_physics:repeating", 2**26)
     assert "index must increase, as no event may come twice" in str(outcome.error)
 
 

@@ -15,6 +15,7 @@ from hepflow.data.events import open_events
 from hepflow.data.store import EventStore
 from hepflow.data.store_writer import StoreWriter
 from hepflow.errors import DataError
+from hepflow.features.packing import PlannedPart
 from hepflow.features.parts import make_part
 from hepflow.physics.features import hlf_features
 from hepflow.schema import PARTICLE
@@ -32,9 +33,10 @@ def sound(tmp_path_factory) -> Path:
         dataset.classes, hlf_features("corrected"), PARTICLE, "corrected", "a test", splits=SPLITS
     )
     store = StoreWriter.create(folder / "s.zarr", spec)
-    for fragment in dataset.fragments:
-        assert make_part(store, fragment, None).error is None
-    EventStore(store.path, spec).finalise()
+    for number, fragment in enumerate(dataset.fragments):
+        planned = PlannedPart(number, (fragment,))
+        assert make_part(store, planned, None, 2**26).error is None
+    StoreWriter(store.path, spec).finalise()
     check(StoreConfig(input=store.path))
     return store.path
 
@@ -45,26 +47,31 @@ def store(sound, tmp_path) -> EventStore:
     return EventStore.open(Path(shutil.copytree(sound, tmp_path / "s.zarr")))
 
 
-def group_of(store, split="train"):
-    (part, *_) = store.ranges(split, "qcd")
-    return zarr.open_group(store.path / part.path, mode="r+")
+def arrays(store):
+    return zarr.open_group(store.path, mode="r+")
+
+
+def first(store, split="train"):
+    return store.ranges(split, "qcd")[0].first
 
 
 def set_nan(store):
-    group_of(store)["particles"][0, 3] = np.nan
+    root = arrays(store)
+    root["particles"][root["offsets"][first(store)], 3] = np.nan
 
 
 def set_offset(store):
-    group_of(store)["offsets"][1] = 10**6
+    root, row = arrays(store), first(store) + 1
+    root["offsets"][row] = root["offsets"][row - 1] - 1
 
 
 def set_label(store):
-    group_of(store)["label"][0] = 2
+    arrays(store)["label"][first(store)] = 2
 
 
 def set_identity(store):
-    group = group_of(store)
-    group["event_id"][0] = group["event_id"][1]
+    ids, row = arrays(store)["event_id"], first(store)
+    ids[row] = ids[row + 1]
 
 
 def set_statistics(store):
@@ -74,16 +81,17 @@ def set_statistics(store):
 
 
 def change_record(store, change):
-    record = next((store.path / "_parts").iterdir())
-    data = json.loads(record.read_text())
-    change(data)
-    record.write_text(json.dumps(data))
+    path = store.path / "_parts" / "finished.json"
+    data = json.loads(path.read_text())
+    change(data["000000"])
+    path.write_text(json.dumps(data))
 
 
 def set_counts(store):
-    change_record(
-        store, lambda data: data["parts"][0].update(n_events=data["parts"][0]["n_events"] + 1)
-    )
+    def change(record):
+        record["ranges"][0][2] += 1
+
+    change_record(store, change)
 
 
 def set_ledger(store):
@@ -100,33 +108,36 @@ def unbalance_ledger(store):
 
 
 def flip_a_bit(store):
-    (part, *_) = store.ranges("train", "qcd")
-    shard = store.path / part.path / "particles" / "c" / "0" / "0"
+    shard = store.path / "particles" / "c.0.0"
     data = bytearray(shard.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[99] ^= 1
     shard.write_bytes(bytes(data))
 
 
 def remove_part(store):
-    shutil.rmtree(store.path / store.ranges("val", "qcd")[0].path)
+    (store.path / "label" / "c.1").unlink()
 
 
 def set_hlf_infinite(store):
-    group_of(store)["hlf"][1, 2] = np.inf
+    arrays(store)["hlf"][first(store) + 1, 2] = np.inf
 
 
 def leak(store):
-    group_of(store, "test")["event_id"][0] = group_of(store)["event_id"][0]
+    ids = arrays(store)["event_id"]
+    ids[first(store, "test")] = ids[first(store)]
 
 
 def add_orphan(store):
-    zarr.create_group(store.path / "train" / "qcd" / "orphan")
+    (store.path / "hlf" / "c.7.0").write_text("of a killed writer")
 
 
 def swap_splits(store):
-    (train, *_), (test, *_) = store.ranges("train", "qcd"), store.ranges("test", "qcd")
-    for one, other in ((train, "aside"), (test, train.path), ("aside", test.path)):
-        (store.path / getattr(one, "path", one)).rename(store.path / other)
+    def change(record):
+        for row in record["ranges"]:
+            row[0] = {"train": "test", "test": "train"}.get(row[0], row[0])
+
+    change_record(store, change)
+    StoreWriter(store.path, store.spec).finalise()
 
 
 @pytest.mark.parametrize(
@@ -137,14 +148,14 @@ def swap_splits(store):
         (set_label, "labels of other classes than qcd"),
         (set_identity, "more than once in a split: 1 event"),
         (set_statistics, "the statistics of hlf are not those of the training split"),
-        (set_counts, "but the record has"),
+        (set_counts, "ranges: other rows than in the records of the parts"),
         (set_ledger, ", but the ledger has"),
         (unbalance_ledger, "the ledger does not reconcile"),
         (flip_a_bit, "is damaged: its checksum is wrong"),
-        (remove_part, "no readable array"),
+        (remove_part, "label/c.1: missing, or of another size than it was written with"),
         (set_hlf_infinite, "NaN or infinite in hlf: 1 value"),
         (leak, "in more than one split: 1 event"),
-        (add_orphan, "train/qcd/orphan: a part without a record"),
+        (add_orphan, "hlf/c.7.0: a part without a record"),
         (swap_splits, "in the wrong split by the hash of the event_id: "),
     ],
 )
@@ -161,7 +172,7 @@ def test_check_reports_the_problem(store, spoil, message, caplog):
 def test_an_unreadable_part_is_one_problem(store):
     flip_a_bit(store)
     (problem,) = find_problems(store)
-    assert problem.startswith("train/qcd/")
+    assert problem.startswith("particles/c.0.0: chunk 0")
 
 
 def test_info_shows_events_sizes_and_features(store, capsys):
