@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 
 from hepflow.config.engines import ClusterConfig
 from hepflow.config.score import KafkaConfig, ScoreConfig
@@ -42,6 +43,7 @@ from hepflow.system.places import place
 from hepflow.system.storage import listed, private_folder, sizes_below, system_of
 from hepflow.train.trees.boosted import run as trees
 from tests.support.delphes_events import write_dataset
+from tests.support.old_store import old_store
 from tests.support.root_files import random_events, write_delphes
 from tests.support.toy_runs import toy_report
 from tests.support.toy_store import toy_store
@@ -174,7 +176,7 @@ def test_ingest_writes_through_no_link(tmp_path: Path, victim: Path, linked: str
         ingest(config)
 
 
-@pytest.mark.parametrize("linked", ["_parts", "train", "val/qcd"])
+@pytest.mark.parametrize("linked", ["_parts", "hlf", "ranges"])
 def test_features_writes_through_no_link(tmp_path: Path, victim: Path, linked: str) -> None:
     write_dataset(tmp_path / "events", 2)
     store = toy_store(tmp_path / "s.zarr", events=4)
@@ -287,16 +289,41 @@ def test_names_of_scores_stay_in_their_folder(
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)
-@pytest.mark.parametrize("key", ["split", "class_name", "name"])
-def test_names_of_parts_stay_in_their_store(
-    tmp_path: Path, victim: Path, key: str, name: object
+@pytest.mark.parametrize("position", [0, 1])
+def test_names_of_ranges_stay_in_their_store(
+    tmp_path: Path, victim: Path, position: int, name: object
 ) -> None:
     store = toy_store(tmp_path / "s.zarr", events=4)
+
+    def other(about: Any) -> None:
+        about["000000"]["ranges"][0][position] = name
+
+    change(store.path / "_parts" / "finished.json", other)
+    for read in (store.sources, lambda: StoreWriter(store.path, store.spec).finalise()):
+        with pytest.raises(DataError, match="not what hepflow writes there"):
+            read()
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+@pytest.mark.parametrize("key", ["split", "class_name", "name"])
+def test_names_of_parts_of_an_old_store_stay_in_it(
+    tmp_path: Path, victim: Path, key: str, name: object
+) -> None:
+    store = old_store(tmp_path / "s.zarr", toy_store(tmp_path / "new.zarr", events=4))
     record = listed(store.path / "_parts")[0]
     change(record, lambda about: about["parts"][0].update({key: name}))
     for read in (lambda: EventStore.open(store.path).all_ranges("train"), store.sources):
         with pytest.raises(DataError, match="not what hepflow writes there"):
             read()
+
+
+@pytest.mark.parametrize("column", range(4))
+@pytest.mark.parametrize("value", [-1, 10**12])
+def test_ranges_out_of_a_store_are_one_line(tmp_path: Path, column: int, value: int) -> None:
+    store = toy_store(tmp_path / "s.zarr", events=4)
+    zarr.open_group(store.path, mode="r+")["ranges"][1, column] = value
+    with pytest.raises(DataError):
+        list(EventStore.open(store.path).blocks("test"))
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)

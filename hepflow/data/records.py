@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from hepflow.data.blocks import Range
+from hepflow.data.layout import ARRAYS
 from hepflow.data.ledger import Ledger
-from hepflow.system.files import inside, read_json, recorded, write_json
+from hepflow.schema import SPLITS
+from hepflow.system.files import plain_name, read_json, recorded, write_json
 from hepflow.system.storage import listed, remove
 
 PARTS = "_parts"
@@ -88,8 +90,10 @@ def _checked(record: Record) -> Record:
     """Return a record, or raise an error if hepflow has not written it."""
     for split, class_name, *sizes_and_group in record["ranges"]:
         Range(split, class_name, 0, *sizes_and_group)
-    for name, size in record["bytes"].items():
-        inside(name), int(size)
+        if split not in SPLITS:
+            raise ValueError(f"{split!r} is no split")
+    if unknown := record["bytes"].keys() - set(ARRAYS):
+        raise ValueError(f"{unknown} are no arrays")
     Ledger.from_dict(record["ledger"])
     dict(record["sources"])
     return record
@@ -102,6 +106,6 @@ def _old_record(path: Path) -> Record:
         for row in old["parts"]:
             place = row["split"], row["class_name"]
             sizes = row["n_events"], row["n_particles"]
-            ranges.append((*place, *sizes, "/".join([*place, row["name"]])))
+            ranges.append((*place, *sizes, "/".join([*place, plain_name(row["name"])])))
         record = {key: old[key] for key in ("ledger", "moments")} | {"ranges": ranges, "bytes": {}}
         return _checked({**record, "sources": {path.stem: old.get("source", "")}})

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from hepflow.data.arrays import ShardedArray
+from hepflow.data.arrays import REPAIR, ShardedArray
 from hepflow.data.blocks import EventBlock, Range, StoreSpec
 from hepflow.data.layout import ARRAYS, RANGES, ROWS_PER_PART, layouts
 from hepflow.data.ledger import Ledger, total
@@ -88,6 +88,11 @@ class EventStore:
         n_events, definitions = f"{sum(splits.values()):,} events", self.spec.definitions
         return f"{n_events} ({'; '.join(texts)}), {definitions} definitions"
 
+    @property
+    def n_numbers(self) -> int:
+        """Numbers that were given to parts so far, also to those that are gone."""
+        return int(self.attributes["parts"])
+
     def sources(self) -> dict[int, dict[str, str]]:
         """Return the finished parts, and the fingerprint of each fragment that they are made of."""
         return {number: record["sources"] for number, record in self.records.items()}
@@ -138,6 +143,9 @@ class EventStore:
             none = np.empty((0, len(self.spec.particles)), dtype=np.float32)
             return EventBlock(hlf, none, np.zeros(len(hlf) + 1, dtype=np.int64), label, event_id)
         (offsets,) = rest
+        if len(offsets) != last - first + 1 or offsets[-1] - offsets[0] > rows.n_particles:
+            place = rows.place(self.path)
+            raise DataError(f"{place}: offsets of other events than recorded. {REPAIR}")
         found = self._array(rows, "particles").read(int(offsets[0]), int(offsets[-1]))
         return EventBlock(hlf, found, offsets - offsets[0], label, event_id)
 
@@ -189,7 +197,13 @@ class EventStore:
                     found[number].append(Range(split, class_name, 0, *sizes_and_group))
             return dict(found)
         with recorded(self.path / RANGES):
-            for split, label, first, n_events, _, n_particles in self.range_rows.tolist():
+            rows = self.range_rows
+            split, label, first, n_events, *_ = rows.T
+            last = self.n_numbers * ROWS_PER_PART - first
+            ends = ((split, len(SPLITS)), (label, len(self.spec.classes)), (n_events, last))
+            if (rows < 0).any() or any((column >= end).any() for column, end in ends):
+                raise ValueError("rows out of the store")
+            for split, label, first, n_events, _, n_particles in rows.tolist():
                 place = SPLITS[split], self.spec.classes[label]
                 one = Range(*place, first, n_events, n_particles)
                 found[first // ROWS_PER_PART].append(one)

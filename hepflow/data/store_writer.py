@@ -33,6 +33,7 @@ from hepflow.data.records import PARTS, merge_records, remove_single_records
 from hepflow.data.store import GROUP, EventStore, read_attributes
 from hepflow.errors import ConfigError, DataError
 from hepflow.schema import SPLITS, STORE_SCHEMA_VERSION
+from hepflow.system.files import recorded
 from hepflow.system.publishing import put, whole
 from hepflow.system.storage import listed, make_folder, remove, remove_tree, require_no_links
 
@@ -71,9 +72,10 @@ class StoreWriter(EventStore):
         store._sweep()
         return store
 
-    def next_number(self) -> int:
-        """Return the first number that no part ever had."""
-        return max([self.attributes["parts"], *(number + 1 for number in self.records)])
+    @property
+    def n_numbers(self) -> int:
+        """Numbers that were given to parts so far, also to those that are gone."""
+        return max([super().n_numbers, *(number + 1 for number in self.records)])
 
     def part_writer(self, number: int) -> PartWriter:
         """Return the writer of a part; an earlier attempt is replaced."""
@@ -112,8 +114,9 @@ class StoreWriter(EventStore):
             }
             for split in SPLITS
         }
-        n_parts = self.next_number()
+        n_parts = self.n_numbers
         for name, layout in layouts(self.spec).items():
+            make_folder(self.path / name)
             layout.describe(self.path / name, n_parts * layout.rows_per_shard)
         self._write_ranges()
         merge_records(self.path, self.records)
@@ -128,10 +131,11 @@ class StoreWriter(EventStore):
         found = []
         for number, record in self.records.items():
             first, first_particle = number * ROWS_PER_PART, number * PARTICLES_PER_PART
-            for split, class_name, n_events, n_particles in record["ranges"]:
-                place = SPLITS.index(split), self.spec.classes.index(class_name)
-                found.append((*place, first, n_events, first_particle, n_particles))
-                first, first_particle = first + n_events, first_particle + n_particles
+            with recorded(self.path / PARTS):
+                for split, class_name, n_events, n_particles in record["ranges"]:
+                    place = SPLITS.index(split), self.spec.classes.index(class_name)
+                    found.append((*place, first, n_events, first_particle, n_particles))
+                    first, first_particle = first + n_events, first_particle + n_particles
         return np.array(found, dtype=np.int64).reshape(-1, len(RANGE_COLUMNS))
 
     def _write_ranges(self) -> None:

@@ -59,7 +59,7 @@ def plan_parts(
     parts = [PlannedPart(n, tuple(map(wanted.__getitem__, sorted(kept[n])))) for n in missing]
     covered = {name for own in kept.values() for name in own}
     new = [fragment for name, fragment in wanted.items() if name not in covered]
-    first = max([store.next_number(), *(number + 1 for number in planned)])
+    first = max([store.n_numbers, *(number + 1 for number in planned)])
     size = part_bytes(sum(fragment.n_bytes for fragment in fragments), most_bytes)
     groups = packed(new, size, _size)
     parts += [PlannedPart(first + i, tuple(group)) for i, group in enumerate(groups)]

@@ -400,12 +400,12 @@ def test_a_store_reports_parts_that_it_wrote_itself(tmp_path):
 
 def test_a_discarded_part_leaves_no_file_and_its_number_is_not_used_again(tmp_path):
     store = filled(tmp_path / "s.zarr", (0, 1))
-    assert store.next_number() == 2
+    assert store.n_numbers == 2
     again = StoreWriter.create(store.path, SPEC, keep=True)
     again.discard([1])
     again.finalise()
     assert not list(store.path.rglob("c.1*"))
-    assert again.next_number() == 2
+    assert again.n_numbers == 2
     events = [block for split in ("train", "test") for block in again.blocks(split)]
     alone = filled(tmp_path / "other.zarr", [0])
     expected = [block for split in ("train", "test") for block in alone.blocks(split)]

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hepflow.config.train import DataConfig
-from hepflow.data.blocks import EventBlock, Part
+from hepflow.data.blocks import EventBlock, Range
 from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError
 from hepflow.train.data import EventData
@@ -137,7 +137,7 @@ counts_st = st.lists(st.integers(1, 60), min_size=2, max_size=4)
 def test_an_epoch_takes_its_quota_of_each_class_and_no_event_twice(
     counts: list[int], batch_size: int, block: int, window: int, balance: str, epoch: int
 ) -> None:
-    parts = [Part("train", f"c{label}", "p", count, count) for label, count in enumerate(counts)]
+    parts = [Range("train", f"c{label}", 0, count, count) for label, count in enumerate(counts)]
     blocks = tuple(
         tuple(Slice(part, a, min(a + block, part.n_events)) for a in range(0, part.n_events, block))
         for part in parts
@@ -156,7 +156,7 @@ def test_an_epoch_takes_its_quota_of_each_class_and_no_event_twice(
     n_batches = 0
     for number in range(plan.n_windows):
         events = [
-            (s.part.class_name, i)
+            (s.range.class_name, i)
             for s in plan.slices(epoch, number)
             for i in range(s.start, s.stop)
         ]
@@ -176,7 +176,7 @@ def test_an_epoch_takes_its_quota_of_each_class_and_no_event_twice(
 
 def plan_of(counts: list[int], **options: Any) -> EpochPlan:
     """Return a plan over one part per class, in blocks of seven events."""
-    parts = [Part("train", f"c{label}", "p", count, count) for label, count in enumerate(counts)]
+    parts = [Range("train", f"c{label}", 0, count, count) for label, count in enumerate(counts)]
     blocks = tuple(
         tuple(Slice(part, a, min(a + 7, part.n_events)) for a in range(0, part.n_events, 7))
         for part in parts
@@ -193,7 +193,7 @@ def plan_of(counts: list[int], **options: Any) -> EpochPlan:
 
 def events_of(slices: list[Slice]) -> list[tuple[str, int]]:
     return [
-        (part.part.class_name, event) for part in slices for event in range(part.start, part.stop)
+        (part.range.class_name, event) for part in slices for event in range(part.start, part.stop)
     ]
 
 
@@ -295,7 +295,7 @@ def test_every_window_has_the_mixture_of_the_epoch(loader: Loader) -> None:
     for window in range(plan.n_windows):
         per_class = np.zeros(3)
         for part in plan.slices(0, window):
-            per_class[["qcd", "ttbar", "wjets"].index(part.part.class_name)] += len(part)
+            per_class[["qcd", "ttbar", "wjets"].index(part.range.class_name)] += len(part)
         assert np.ptp(per_class) <= 1
 
 
@@ -401,7 +401,7 @@ def test_particles_arrive_as_stored_in_reading_order(loader: Loader, store: Even
 
 def test_nets_of_event_features_read_no_particles(tmp_path: Path) -> None:
     store = toy_store(tmp_path / "toy.zarr")
-    for path in store.path.glob("train/*/*/particles"):
+    for path in store.path.glob("particles"):
         shutil.rmtree(path)
     reader = BlockReader(store, particles=False, order="delta_r", keep=False, block_events=20)
     batches: list[Batch] = list(EventLoader(plan_for(store, "train", **PLAN), reader))
@@ -412,15 +412,17 @@ def test_nets_of_event_features_read_no_particles(tmp_path: Path) -> None:
 @pytest.mark.parametrize("array", ["hlf", "particles"])
 def test_a_nan_is_named_by_part_event_and_feature(tmp_path: Path, array: str) -> None:
     store = toy_store(tmp_path / "toy.zarr")
-    part = store.ranges("train", "ttbar")[1]
-    block = store.read(part)
-    row = 33 if array == "hlf" else int(block.offsets[33])
-    zarr.open_group(store.path / part.path, mode="r+")[array][row, 4] = np.nan
+    rows = store.ranges("train", "ttbar")[1]
+    block = store.read(rows)
+    root = zarr.open_group(store.path, mode="r+")
+    event = rows.first + 33
+    root[array][event if array == "hlf" else root["offsets"][event], 4] = np.nan
+    store = EventStore.open(store.path)
     feature = (store.spec.hlf if array == "hlf" else store.spec.particles)[4].name
     reader = BlockReader(store, particles=True, order="delta_r", keep=True, block_events=20)
     with pytest.raises(
         DataError,
-        match=rf"ttbar/part-1: event 33 \(id {block.event_id[33]}\) has nan for '{feature}'",
+        match=rf"toy\.zarr: event {event} \(id {block.event_id[33]}\) has nan for '{feature}'",
     ):
         list(EventLoader(plan_for(store, "train", **PLAN), reader, workers=2))
 
