@@ -30,13 +30,15 @@ from timing import medians, timed
 
 from hepflow.config.engines import ClusterConfig
 from hepflow.config.stages import FeaturesConfig
-from hepflow.data.arrays import COMPRESSOR, ROWS_PER_CHUNK
+from hepflow.data.arrays import COMPRESSOR
 from hepflow.data.events import Fragment, open_events, read_fragment
+from hepflow.data.layout import layouts
 from hepflow.data.moments import Moments
 from hepflow.data.store import EventStore
 from hepflow.data.store_writer import StoreWriter
 from hepflow.engines.dask import SETTINGS
 from hepflow.features.job import run
+from hepflow.features.packing import PlannedPart
 from hepflow.features.parts import make_part
 from hepflow.physics.columns import columns
 from hepflow.physics.features import compute_features
@@ -151,17 +153,16 @@ def shares(store: EventStore, fragment: Fragment, scratch: Path) -> dict[str, fl
     """Measure the steps of a worker, each against its limit: the least work on the same bytes."""
     # one store per repeat, because a part that exists is not written again
     stores = [StoreWriter.create(scratch / f"copy-{i}.zarr", store.spec) for i in range(6)]
-    outcomes = [make_part(aside, fragment, None) for aside in stores][1:]
+    planned = PlannedPart(0, (fragment,))
+    outcomes = [make_part(aside, planned, None, 2**26) for aside in stores][1:]
+    stores[0].finalise()
     spent = {
         what: statistics.median(outcome.seconds[what] for outcome in outcomes)
         for what in outcomes[0].seconds
     }
     held = [block.particles for block in blocks(stores[0])]
-    chunks = [
-        np.ascontiguousarray(x[i : i + ROWS_PER_CHUNK].T)
-        for x in held
-        for i in range(0, len(x), ROWS_PER_CHUNK)
-    ]
+    size = layouts(store.spec)["particles"].rows_per_chunk
+    chunks = [np.ascontiguousarray(x[i : i + size].T) for x in held for i in range(0, len(x), size)]
     codec = Blosc(
         COMPRESSOR["cname"],
         COMPRESSOR["clevel"],
@@ -208,13 +209,8 @@ def write_plainly(held: list[np.ndarray], compressed: list[bytes], path: Path) -
 
 
 def blocks(store: EventStore) -> list:
-    store = EventStore(store.path, store.spec)
-    return [
-        store.read(part)
-        for split in ("train", "val", "test")
-        for name in store.spec.classes
-        for part in store.ranges(split, name)
-    ]
+    store = EventStore.open(store.path)
+    return [store.read(rows) for rows in store.all_ranges("train", "val", "test")]
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from hepflow.data.store import EventStore
 from hepflow.data.store_writer import StoreWriter
 from hepflow.engines.dask import SETTINGS, watch
 from hepflow.features.job import memory_of_task, run
+from hepflow.features.packing import PlannedPart
 from hepflow.features.parts import Outcome, make_part
 from hepflow.physics.features import compute_features
 from hepflow.schema import CLASSES, HLF, PARTICLE
@@ -66,35 +67,34 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def no_work(store: EventStore, fragment: Fragment, physics: str | None) -> Outcome:
-    return Outcome(fragment.name, 0, {})
+def no_work(store: StoreWriter, planned: PlannedPart, physics: str | None) -> Outcome:
+    return Outcome(planned.fragments[0].name, 0, {})
 
 
 def graph(n: int) -> dict[str, float]:
     """Measure seconds and memory that the graph costs the client and the scheduler."""
-    store = EventStore(Path("data/features.zarr"), SPEC)
-    fragments = []
+    store = StoreWriter(Path("data/features.zarr"), SPEC)
+    parts = []
     for i in range(n):
         path = Path(f"data/events/qcd/part-{i:05d}.parquet")
-        fragments.append(Fragment(f"qcd--{path.stem}", path, (0, 1, 2), 3000, 10**8, f"{i:016x}"))
+        own = Fragment(f"qcd--{path.stem}", path, (0, 1, 2), 3000, 10**8, f"{i:016x}")
+        parts.append(PlannedPart(i, (own,)))
     with two_workers() as cluster, Client(cluster) as client:
         client.wait_for_workers(2)
         before, started = held(), time.perf_counter()
-        outcomes = watch(
-            client, partial(no_work, store, physics=None), fragments, "scale", "fragments"
-        )
+        outcomes = watch(client, partial(no_work, store, physics=None), parts, "scale", "parts")
         next(outcomes)
         first = time.perf_counter() - started
         done = 1 + sum(1 for _ in outcomes)
         last = time.perf_counter() - started
         grown = peak() - before
-    size = f"{grown / MB:,.0f} MB, {grown / n / 1e3:.1f} kB per fragment"
+    size = f"{grown / MB:,.0f} MB, {grown / n / 1e3:.1f} kB per part"
     rows = [
         ("time to the first result", f"{first:.2f} s"),
         ("time to the last result", f"{last:.1f} s"),
         ("memory of client and scheduler", size),
     ]
-    title = f"{done:,} fragments, load {os.getloadavg()[0]:.1f}"
+    title = f"{done:,} parts, load {os.getloadavg()[0]:.1f}"
     show(table(("graph of tasks without work", ""), rows, title))
     return {
         "graph_submit_s": round(first, 2),
@@ -117,7 +117,7 @@ def memory(scratch: Path, sizes: tuple[int, ...]) -> dict[str, float]:
         (fragment,) = open_events(folder, 2**40).fragments
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             before, after = pool.submit(memory_of, fragment, scratch / f"{n}.zarr").result()
-        announced = memory_of_task(fragment)
+        announced = memory_of_task([fragment])
         ratios.append(announced / after)
         numbers = (fragment.n_bytes / MB, announced / MB, after / MB, before / MB)
         ratio = f"{(after - before) / fragment.n_bytes:.1f}"
@@ -133,7 +133,8 @@ def memory(scratch: Path, sizes: tuple[int, ...]) -> dict[str, float]:
 def memory_of(fragment: Fragment, output: Path) -> tuple[int, int]:
     compute_features(empty_events())
     before = held()
-    assert make_part(StoreWriter.create(output, SPEC), fragment, None).error is None
+    store, planned = StoreWriter.create(output, SPEC), PlannedPart(0, (fragment,))
+    assert make_part(store, planned, None, 2**40).error is None
     return before, peak()
 
 

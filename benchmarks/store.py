@@ -26,9 +26,10 @@ from rich.console import Console
 from timing import medians, timed
 from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 
-from hepflow.data.arrays import CHUNKS_PER_SHARD, COMPRESSOR, ROWS_PER_CHUNK
+from hepflow.data.arrays import COMPRESSOR
 from hepflow.data.blocks import FLOAT_BITS, EventBlock, StoreSpec
 from hepflow.data.events import open_events, read_fragment
+from hepflow.data.layout import layouts
 from hepflow.data.ledger import Ledger
 from hepflow.data.store import EventStore
 from hepflow.data.store_writer import StoreWriter
@@ -46,7 +47,7 @@ class Choice(NamedTuple):
     level: int
     shuffle: str
     columns: bool = True
-    rows: int = ROWS_PER_CHUNK
+    rows: int = 16_000
     block: int = 2**21
     bits: int = FLOAT_BITS
 
@@ -156,22 +157,22 @@ def whole_store(features: FeatureSet, repeats: int) -> dict[str, float]:
         )
         contenders = {
             "write, the store": lambda: store.write_part(
-                "a", {("train", "qcd"): block}, Ledger(n, n)
+                0, {("train", "qcd"): block}, Ledger(n, n)
             ),
             "write, zarr": lambda: write_by_zarr(Path(folder) / "z.zarr", block),
         }
         seconds = cpu(contenders, repeats)
         store.finalise()
-        (part,) = EventStore.open(store.path).ranges("train", "qcd")
-        group = store.path / part.path
+        opened, plain = EventStore.open(store.path), Path(folder) / "z.zarr"
+        (rows,) = opened.ranges("train", "qcd")
         contenders = {
-            "read whole, the store": lambda: store.read(part),
-            "read whole, zarr": lambda: read_by_zarr(group, 0, n),
+            "read whole, the store": lambda: opened.read(rows),
+            "read whole, zarr": lambda: read_by_zarr(plain, 0, n),
             f"read by {SLICE}, the store": lambda: [
-                store.read(part, start, start + SLICE) for start in starts
+                opened.read(rows, start, start + SLICE) for start in starts
             ],
             f"read by {SLICE}, zarr": lambda: [
-                read_by_zarr(group, start, start + SLICE) for start in starts
+                read_by_zarr(plain, start, start + SLICE) for start in starts
             ],
         }
         seconds |= cpu(contenders, repeats)
@@ -194,15 +195,15 @@ def whole_store(features: FeatureSet, repeats: int) -> dict[str, float]:
 
 def write_by_zarr(path: Path, block: EventBlock) -> None:
     group = zarr.open_group(path, mode="w", zarr_format=3)
-    for name in EventBlock.__dataclass_fields__:
+    spec = StoreSpec(("qcd",), HLF, PARTICLE, "corrected", "benchmark")
+    for name, layout in layouts(spec).items():
         values = getattr(block, name)
-        rows = min(ROWS_PER_CHUNK, len(values))
         array = group.create_array(
             name,
             shape=values.shape,
             dtype=values.dtype,
-            chunks=(rows, *values.shape[1:]),
-            shards=(rows * min(CHUNKS_PER_SHARD, -(-len(values) // rows)), *values.shape[1:]),
+            chunks=(layout.rows_per_chunk, *values.shape[1:]),
+            shards=(layout.rows_per_shard, *values.shape[1:]),
             filters=[TransposeCodec(order=(1, 0))] if values.ndim == 2 else None,
             compressors=[BloscCodec(**COMPRESSOR), Crc32cCodec()],
             config={"write_empty_chunks": True},

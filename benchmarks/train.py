@@ -28,6 +28,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from hepflow.data.blocks import EventBlock, StoreSpec
+from hepflow.data.layout import MOST_EVENTS
 from hepflow.data.ledger import Ledger
 from hepflow.data.store import EventStore
 from hepflow.data.store_writer import StoreWriter
@@ -77,7 +78,7 @@ def main() -> None:
 def generate(path: Path, n_events: int, *, mean_particles: int) -> Path:
     """Write a store of random events of realistic length, ``n_events`` per class in training."""
     store = StoreWriter.create(path, StoreSpec(CLASSES, HLF, PARTICLE, "corrected", "benchmark"))
-    rng, blocks, first = np.random.default_rng(1), {}, 0
+    rng, number, first = np.random.default_rng(1), 0, 0
     for split in SPLITS:
         for label, name in enumerate(CLASSES):
             n = n_events if split == "train" else 50
@@ -91,9 +92,12 @@ def generate(path: Path, n_events: int, *, mean_particles: int) -> Path:
             hlf = rng.normal(label, 1, (n, len(HLF))).astype(np.float32)
             ids = np.arange(first, first + n)
             labels = np.full(n, label, np.int8)
-            blocks[split, name] = EventBlock(hlf, particles, offsets, labels, ids)
+            whole = EventBlock(hlf, particles, offsets, labels, ids)
+            for start in range(0, n, MOST_EVENTS):
+                block = whole[start : start + MOST_EVENTS]
+                store.write_part(number, {(split, name): block}, Ledger(len(block), len(block)))
+                number += 1
             first += n
-    store.write_part("generated", blocks, Ledger(n_in=first, n_out=first))
     store.finalise()
     return path
 
@@ -148,9 +152,9 @@ def hlf_vs_stock(path: Path, scratch: Path, repeats: int) -> dict[str, float]:
     """Compare events per second of the whole trainer with a plain loop over a DataLoader."""
     store = EventStore.open(path)
     blocks = [
-        store.read(part, particles=False)
+        store.read(rows, particles=False)
         for name in store.spec.classes
-        for part in store.ranges("train", name)
+        for rows in store.ranges("train", name)
     ]
     hlf = torch.from_numpy(np.concatenate([block.hlf for block in blocks]))
     label = torch.from_numpy(np.concatenate([block.label for block in blocks]).astype(np.int64))

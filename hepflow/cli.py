@@ -103,7 +103,7 @@ COMMANDS = {
     "completion": Command(*_COMPLETION),
 }
 """All commands, in the order of the pipeline."""
-_IN_AND_OUT = ("simulate", "ingest", "features", "trees", "forest", "tune")
+_IN_AND_OUT = ("simulate", "ingest", "features", "store compact", "trees", "forest", "tune")
 _IN = ("replay", "store check", "store info")
 URLS = {
     **dict.fromkeys(_IN_AND_OUT, ("input", "output")),

@@ -431,7 +431,10 @@ def test_an_error_is_one_line_and_exit_2(
 
 @pytest.mark.parametrize("name", CONFIGURED)
 def test_print_config_reads_back(name: str, tmp_path: Path, say: Callable[..., str]) -> None:
-    required = ("--train", "a.parquet", "--test", "b.parquet") if name == "import-cern" else ()
+    required = {
+        "import-cern": ("--train", "a.parquet", "--test", "b.parquet"),
+        "store compact": ("--input", "a.zarr", "--output", "b.zarr"),
+    }.get(name, ())
     file = tmp_path / "config.yaml"
     file.write_text(say(*name.split(), *required, "--print-config"))
     assert parse(name, ["--config", str(file)]) == parse(name, required)

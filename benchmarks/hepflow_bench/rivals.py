@@ -119,13 +119,13 @@ def train(net: str, store: Path, epochs: int) -> tuple[int, float]:
 def _padded(store: EventStore, *, particles: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return standardised (N, 14), zero-padded (N, 801, 19) or unused (N, 0), and (N) labels."""
     in_turn = zip_longest(*(store.ranges("train", name) for name in store.spec.classes))
-    parts = [part for parts in in_turn for part in parts if part is not None]
+    ranges = [rows for of_each in in_turn for rows in of_each if rows is not None]
     blocks, n_events = [], 0
-    for part in parts:
+    for rows in ranges:
         if particles and n_events > MOST_PADDED:
             break
-        blocks.append(store.read(part, particles=particles))
-        n_events += part.n_events
+        blocks.append(store.read(rows, particles=particles))
+        n_events += rows.n_events
     hlf = np.concatenate([block.hlf for block in blocks])
     label = np.concatenate([block.label for block in blocks]).astype(np.int64)
     whole = np.zeros(

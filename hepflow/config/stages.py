@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from hepflow.config.engines import ClusterConfig, SparkConfig
-from hepflow.config.limits import Checked, NonNegativeFloat, NonNegativeInt, PositiveInt
+from hepflow.config.limits import (
+    Checked,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 from hepflow.errors import ConfigError
 from hepflow.schema import CLASSES, SPLITS, TREE
 from hepflow.system.files import plain_name
@@ -141,7 +147,7 @@ class FeaturesConfig(Checked):
     """Mantissa bits kept in the particles' features; 12 saves two fifths, with errors of 1e-4."""
     task_mb: PositiveInt = 64
     """MiB of uncompressed Parquet in memory at once, less if memory is short."""
-    part_mb: PositiveInt = 1024
+    part_mb: PositiveFloat = 1024
     """MiB of uncompressed Parquet per part (task) at most; a store of few events has smaller ones,
     so that all workers have some. Parts decide the number of files."""
     compare_definitions: bool = False

@@ -1,9 +1,9 @@
 """Writes a part of a feature store: shard N of each array, and the record ``_parts/N.json``.
 
-    events of a part:   [run 0: train qcd | train ttbar | val qcd ...][run 1: train qcd | ...]
+    events of a part:   [round 0: train qcd | train ttbar | val qcd ...][round 1: train qcd | ...]
 
-A part grows run by run, so memory holds one run and a chunk of each array. The record is put last:
-shards without one do not count, and their writer replaces them when it tries again. The bytes
+A part grows round by round, so memory holds one round and a chunk of each array. The record is put
+last: shards without one do not count, and their writer replaces them when it tries again. The bytes
 depend on the events only, so of two writers of the same part it does not matter who is the later.
 """
 
@@ -30,7 +30,7 @@ Blocks = Mapping[tuple[str, str], EventBlock]  # (split, class) -> events
 
 
 class PartWriter:
-    """Writes one part: `add` runs of events, then `finish`; otherwise, nothing stays."""
+    """Writes one part: `add` events, then `finish`; otherwise, nothing stays."""
 
     def __init__(self, store: Path, spec: StoreSpec, number: int) -> None:
         self._store, self._spec, self._number = store, spec, number
@@ -57,7 +57,7 @@ class PartWriter:
         self._stack.close()
 
     def add(self, blocks: Blocks) -> None:
-        """Add a run of events."""
+        """Add the events of a round."""
         for (split, class_name), block in sorted(blocks.items()):
             if not len(block):
                 continue

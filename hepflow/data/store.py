@@ -118,7 +118,7 @@ class EventStore:
         return total(ledgers).check()
 
     def ranges(self, split: str, class_name: str) -> list[Range]:
-        """Return the events of a class in a split, as runs of rows in their order."""
+        """Return the events of a class in a split, in the order of their rows."""
         return self._places.get((split, class_name), [])
 
     def all_ranges(self, *splits: str) -> list[Range]:

@@ -85,7 +85,7 @@ class StoreWriter(EventStore):
     def write_part(
         self, number: int, blocks: Blocks, ledger: Ledger, sources: Mapping[str, str] | None = None
     ) -> None:
-        """Write a part that is one run of events, whole or not at all."""
+        """Write a part of one round, whole or not at all."""
         with self.part_writer(number) as part:
             part.add(blocks)
             part.finish(ledger, sources or {})

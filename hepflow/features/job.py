@@ -78,9 +78,9 @@ def run(config: FeaturesConfig) -> None:
         _warn_of_empty_classes(store)
 
 
-def memory_of_task(run: Sequence[Fragment]) -> int:
-    """Return the most bytes that a worker uses for the fragments of a run, and the interpreter."""
-    return _INTERPRETER_BYTES + _BYTES_PER_BYTE * sum(fragment.n_bytes for fragment in run)
+def memory_of_task(fragments: Sequence[Fragment]) -> int:
+    """Return the most bytes that a worker uses for a round, including the interpreter."""
+    return _INTERPRETER_BYTES + _BYTES_PER_BYTE * sum(fragment.n_bytes for fragment in fragments)
 
 
 def task_bytes(config: FeaturesConfig) -> int:
@@ -155,7 +155,7 @@ def _missing(
     config: FeaturesConfig, store: StoreWriter, dataset: EventsDataset
 ) -> list[PlannedPart]:
     """Discard the parts of fragments that changed, and return the parts to make."""
-    missing, stale = plan_parts(store, dataset.fragments, config.part_mb * 2**20)
+    missing, stale = plan_parts(store, dataset.fragments, int(config.part_mb * 2**20))
     if stale:
         parts = counted(len(stale), "part")
         log.info("removed %s: events or files of the store have changed or are missing", parts)
@@ -167,8 +167,9 @@ def _missing(
 
 
 def _make_parts(config: FeaturesConfig, store: StoreWriter, missing: list[PlannedPart]) -> None:
-    run_bytes = task_bytes(config)
-    announced = max(map(memory_of_task, (run for part in missing for run in part.runs(run_bytes))))
+    round_bytes = task_bytes(config)
+    rounds = (own for part in missing for own in part.rounds(round_bytes))
+    announced = max(map(memory_of_task, rounds))
     dask.check_memory(config.cluster, len(missing), announced)
     started = time.perf_counter()
     own.load(config.physics)(empty_events(), config.definitions)  # one worker compiles, not all
@@ -176,7 +177,7 @@ def _make_parts(config: FeaturesConfig, store: StoreWriter, missing: list[Planne
         log.info("compiled the physics in %.0f s; the next run uses numba's cache", seconds)
     started = time.perf_counter()
     there = StoreWriter(store.path.absolute(), store.spec)  # workers may run in another folder
-    task = partial(make_part, there, physics=config.physics, run_bytes=run_bytes)
+    task = partial(make_part, there, physics=config.physics, round_bytes=round_bytes)
     longest_first = sorted(missing, key=lambda part: (-part.n_events, part.number))
     count = attrgetter("n_events")
     with dask.dask_client(config.cluster, len(missing), own.loose_file(config.physics)) as client:

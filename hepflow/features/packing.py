@@ -33,9 +33,9 @@ class PlannedPart:
         """Fragment -> its fingerprint."""
         return {fragment.name: fragment.fingerprint for fragment in self.fragments}
 
-    def runs(self, run_bytes: int) -> list[list[Fragment]]:
-        """Return the fragments in groups that are in memory together, of at most ``run_bytes``."""
-        return packed(self.fragments, run_bytes, _size)
+    def rounds(self, round_bytes: int) -> list[list[Fragment]]:
+        """Return the fragments that are in memory together, at most ``round_bytes`` of them."""
+        return packed(self.fragments, round_bytes, _size)
 
     def absolute(self) -> "PlannedPart":
         """Return this part for a process that may run in another folder."""

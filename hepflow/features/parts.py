@@ -39,15 +39,15 @@ class Outcome:
 
 
 def make_part(
-    store: StoreWriter, planned: PlannedPart, physics: str | None, run_bytes: int
+    store: StoreWriter, planned: PlannedPart, physics: str | None, round_bytes: int
 ) -> Outcome:
-    """Compute the features of a part's fragments by `own.load(physics)`, run by run; write them."""
+    """Write a part: round by round, read fragments and compute features by `own.load(physics)`."""
     name = planned.fragments[0].name
     spent, ledger = dict.fromkeys(("reading", "physics", "writing"), 0.0), Ledger()
     try:
         with store.part_writer(planned.number) as part:
-            for fragments in planned.runs(run_bytes):
-                blocks, counts, seconds = _run(store.spec, fragments, physics)
+            for fragments in planned.rounds(round_bytes):
+                blocks, counts, seconds = _round(store.spec, fragments, physics)
                 started = time.perf_counter()
                 part.add(blocks)
                 seconds["writing"] = time.perf_counter() - started
@@ -61,7 +61,7 @@ def make_part(
     return Outcome(name, ledger.n_in, spent, peak_bytes=_peak_bytes())
 
 
-def _run(
+def _round(
     spec: StoreSpec, fragments: Sequence[Fragment], physics: str | None
 ) -> tuple[dict[tuple[str, str], EventBlock], Ledger, dict[str, float]]:
     """Return the events of fragments by split and class, their ledger, and the seconds spent."""

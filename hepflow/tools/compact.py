@@ -18,7 +18,7 @@ from hepflow.system.terminal import bar, counted
 
 log = logging.getLogger(__name__)
 
-_RUN_BYTES = 64 << 20  # of particles that are in memory at once
+_ROUND_BYTES = 64 << 20  # of particles that are in memory at once
 
 
 def run(config: CompactConfig) -> None:
@@ -52,7 +52,7 @@ def _copy(old: EventStore, new: StoreWriter) -> None:
                 progress.advance(len(group))
                 continue
             with new.part_writer(number) as part:
-                for numbers in packed(group, _RUN_BYTES, sizes.__getitem__):
+                for numbers in packed(group, _ROUND_BYTES, sizes.__getitem__):
                     blocks: dict[tuple[str, str], list[EventBlock]] = defaultdict(list)
                     for rows in (one for n in numbers for one in old.parts.get(n, [])):
                         blocks[rows.split, rows.class_name].append(old.read(rows))

@@ -173,20 +173,20 @@ def test_a_part_takes_as_many_events_as_it_has_room_for(tmp_path, n):
 
 
 @given(cuts=st.lists(st.integers(0, 20), max_size=4).map(sorted))
-def test_runs_of_a_part_are_ranges_of_rows_that_follow_each_other(tmp_path_factory, cuts):
+def test_rounds_of_a_part_are_ranges_of_rows_that_follow_each_other(tmp_path_factory, cuts):
     store = StoreWriter.create(tmp_path_factory.mktemp("store") / "s.zarr", SPEC)
     whole = block(20)
-    runs = [whole[i:j] for i, j in pairwise([0, *cuts, 20])]
+    rounds = [whole[i:j] for i, j in pairwise([0, *cuts, 20])]
     with store.part_writer(5) as part:
-        for run in runs:
-            part.add({("train", "qcd"): run})
+        for own in rounds:
+            part.add({("train", "qcd"): own})
         part.finish(Ledger(20, 20), {})
     store.finalise()
     opened = EventStore.open(store.path)
     ranges = opened.ranges("train", "qcd")
     assert sum(rows.n_events for rows in ranges) == 20
-    for rows, run in zip(ranges, (run for run in runs if len(run)), strict=True):
-        assert_same(opened.read(rows), run)
+    for rows, own in zip(ranges, (own for own in rounds if len(own)), strict=True):
+        assert_same(opened.read(rows), own)
     np.testing.assert_array_equal(opened.range_rows, store.range_rows)
 
 

@@ -11,6 +11,7 @@ from hepflow.config.stages import EvaluateConfig
 from hepflow.data.ledger import Ledger
 from hepflow.data.predictions import Predictions, write_predictions
 from hepflow.data.store import EventStore
+from hepflow.data.store_writer import StoreWriter
 from hepflow.errors import ConfigError, DataError
 from hepflow.evaluate.job import evaluate_runs, run
 from hepflow.evaluate.kinematics import check_leak, join, open_store
@@ -229,8 +230,9 @@ def with_twin(path: Path, momentum: float = 1.0) -> tuple[Path, int]:
     twin = opened.read(opened.ranges("test", "ttbar")[0], 3, 4)
     other = toy_ids(1, seed=77)
     copy = replace(twin, particles=twin.particles * np.float32(momentum), event_id=other)
-    opened.write_part("part-1", {("train", "ttbar"): copy}, Ledger(n_in=1, n_out=1))
-    EventStore.open(path).finalise()
+    writer = StoreWriter(path, opened.spec)
+    writer.write_part(1, {("train", "ttbar"): copy}, Ledger(n_in=1, n_out=1))
+    writer.finalise()
     return path, int(other[0])
 
 

@@ -297,14 +297,14 @@ def test_small_fragments_share_parts_and_a_changed_one_costs_its_part_alone(
     assert events_of(config.output) == events_of(tmp_path / "scratch.zarr")
 
 
-def test_runs_in_a_part_change_the_order_of_its_events_and_nothing_else(finished, tmp_path):
+def test_rounds_change_the_order_of_its_events_and_nothing_else(finished, tmp_path):
     dataset = open_events(finished.input, 2**26)
-    for run_bytes in (1, 2**26):
+    for round_bytes in (1, 2**26):
         store = StoreWriter.create(
-            tmp_path / f"{run_bytes}.zarr", EventStore.open(finished.output).spec
+            tmp_path / f"{round_bytes}.zarr", EventStore.open(finished.output).spec
         )
         planned = PlannedPart(0, dataset.fragments)
-        assert make_part(store, planned, None, run_bytes).n_events == 120
+        assert make_part(store, planned, None, round_bytes).n_events == 120
         store.finalise()
         assert events_of(store.path) == events_of(finished.output)
     numbers = (len(EventStore.open(tmp_path / f"{n}.zarr").all_ranges(*SPLITS)) for n in (1, 2**26))

@@ -24,7 +24,7 @@ def made_calmly(config: FeaturesConfig, path: Path) -> dict[str, bytes]:
     spec = EventStore.open(config.output).spec
     store = StoreWriter.create(path, spec)
     fragments = open_events(config.input, config.task_mb * 2**20).fragments
-    parts, _ = plan_parts(store, fragments, config.part_mb * 2**20)
+    parts, _ = plan_parts(store, fragments, int(config.part_mb * 2**20))
     for part in parts:
         make_part(store, part, config.physics, config.task_mb * 2**20)
     store.finalise()

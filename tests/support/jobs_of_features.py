@@ -40,7 +40,7 @@ class Features:
         **options: str,
     ) -> None:
         self.folder = folder
-        words = "features --input events --output s.zarr --physics slow:features"
+        words = "features --input events --output s.zarr --physics slow:features --part-mb 0.001"
         jobs = {"interface": "lo", "workers_per_job": "1", "max_jobs": "2", **options}
         more = [word for key, value in jobs.items() for word in (f"--cluster.jobs.{key}", value)]
         if directives:
@@ -67,7 +67,7 @@ class Features:
     def wait_for_parts(self, n: int, timeout_s: float = 240) -> None:
         """Wait until so many parts of the store are finished."""
         deadline = time.monotonic() + timeout_s
-        while len(list((self.folder / "s.zarr" / "_parts").glob("*.json"))) < n:
+        while len(list((self.folder / "s.zarr" / "_parts").glob("[0-9]*.json"))) < n:
             assert self.process.poll() is None, self.end()
             assert time.monotonic() < deadline
             time.sleep(0.2)
@@ -87,7 +87,7 @@ def same_as_local(folder: Path) -> bool:
     """Whether the run's store has the bytes of one that is made without a batch system."""
     local = ClusterConfig(workers=2, memory="1GiB")
     options = {"input": folder / "events", "output": folder / "t.zarr", "physics": "slow:features"}
-    run(FeaturesConfig(cluster=local, **options))
+    run(FeaturesConfig(cluster=local, part_mb=0.001, **options))
     return _contents(folder / "s.zarr") == _contents(folder / "t.zarr")
 
 

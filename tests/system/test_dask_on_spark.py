@@ -57,14 +57,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def command(*more: str, physics: str = "features", master: str = "local[2]") -> tuple[str, ...]:
     """Return a command with relative paths, which are those of the folder that it is run in."""
     paths = ("--input", "events", "--output", "s.zarr", "--physics", f"slow:{physics}")
+    paths += ("--part-mb", "0.001")
     own = ("--cluster.kind", "spark", "--cluster.memory", "2GiB", "--cluster.spark.master", master)
     return ("features", *paths, *own, "--cluster.spark.driver_memory", "512m", *more)
 
 
 def calm(folder: Path, physics: str = "features") -> dict[str, bytes]:
-    config = FeaturesConfig(
-        input=folder / "events", output=folder / "s.zarr", physics=f"slow:{physics}"
-    )
+    places = {"input": folder / "events", "output": folder / "s.zarr"}
+    config = FeaturesConfig(**places, physics=f"slow:{physics}", part_mb=0.001)
     return made_calmly(config, folder / "calm.zarr")
 
 
@@ -72,7 +72,7 @@ def begun(*words: str, cwd: Path, parts: int = 3) -> Command:
     """Start a command, and wait until it has made some parts."""
     running = Command(*words, cwd=cwd)
     deadline = time.monotonic() + 120
-    while len(list((cwd / "s.zarr" / "_parts").glob("*.json"))) < parts:
+    while len(list((cwd / "s.zarr" / "_parts").glob("[0-9]*.json"))) < parts:
         assert running.poll() is None, running.printed()
         assert time.monotonic() < deadline, running.printed()
         time.sleep(0.05)

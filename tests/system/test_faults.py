@@ -123,14 +123,14 @@ def test_a_store(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     names = [feature.name for feature in PARTICLE]
     blocks = {
-        name: {("train", "qcd"): toy_block(rng, 4, 0, len(HLF), names, 2, 10 * number)}
-        for number, name in enumerate(("a", "b"))
+        number: {("train", "qcd"): toy_block(rng, 4, 0, len(HLF), names, 2, 10 * number)}
+        for number in range(2)
     }
 
     def work(folder: Path) -> None:
         store = StoreWriter.create(folder / "s.zarr", spec, keep=True)
-        for name in blocks.keys() - store.done():
-            store.write_part(name, blocks[name], Ledger(n_in=4, n_out=4))
+        for number in blocks.keys() - store.sources().keys():
+            store.write_part(number, blocks[number], Ledger(n_in=4, n_out=4))
         store.finalise()
 
     def check(folder: Path) -> None:

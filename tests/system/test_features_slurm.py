@@ -46,6 +46,8 @@ def command(folder: Path, **jobs: str) -> list[str]:
         "s.zarr",
         "--physics",
         "slow:features",
+        "--part-mb",
+        "0.001",
         "--cluster.kind",
         "slurm",
     ]
@@ -68,7 +70,7 @@ def test_jobs_that_are_cancelled_reach_their_time_limit_or_lose_their_node_are_r
 
     def wait_for_parts(n: int) -> None:
         deadline = time.monotonic() + 240
-        while len(list((tmp_path / "s.zarr" / "_parts").glob("*.json"))) < n:
+        while len(list((tmp_path / "s.zarr" / "_parts").glob("[0-9]*.json"))) < n:
             assert client.poll() is None, client.stderr and client.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.2)

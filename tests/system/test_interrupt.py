@@ -116,17 +116,17 @@ def test_ingest_while_spark_starts(place: Path, seconds: float) -> None:
 
 @pytest.mark.once
 def test_features(place: Path) -> None:
-    options = ("--input", "given/events", "--cluster.workers", "2", "--task_mb", "1")
-    interrupt(place, "data/features.zarr/_parts/*.json", "features", *options)
+    options = ("--input", "given/events", "--cluster.workers", "2", "--part-mb", "1")
+    interrupt(place, "data/features.zarr/_parts/[0-9]*.json", "features", *options)
     counts = read_json(place / "data/features.zarr/zarr.json")["attributes"]["hepflow"]["counts"]
     assert sum(sum(split.values()) for split in counts.values()) > 0
 
 
 @pytest.mark.spark
 def test_features_in_spark(place: Path) -> None:
-    options = ("--input", "given/events", "--output", "data/spark.zarr", "--task_mb", "1")
+    options = ("--input", "given/events", "--output", "data/spark.zarr", "--part-mb", "1")
     cluster = ("--cluster.kind", "spark", "--cluster.spark.master", "local[2]")
-    interrupt(place, "data/spark.zarr/_parts/*.json", "features", *options, *cluster)
+    interrupt(place, "data/spark.zarr/_parts/[0-9]*.json", "features", *options, *cluster)
 
 
 @pytest.mark.once

@@ -22,6 +22,7 @@ from hepflow.data.store_writer import StoreWriter
 from hepflow.errors import ConfigError, DataError
 from hepflow.evaluate.job import evaluate_runs, run
 from hepflow.evaluate.runs import find_runs, read_run
+from hepflow.features.packing import PlannedPart
 from hepflow.features.parts import make_part
 from hepflow.schema import CLASSES, DEFINITIONS, HLF, PARTICLE
 from hepflow.system.files import read_json, write_json
@@ -41,8 +42,8 @@ def make_store(
     """Do the work of `hepflow features` without a cluster."""
     spec = StoreSpec(CLASSES, HLF, PARTICLE, definitions, f"{path.name}-hash", splits)
     store = StoreWriter.create(path, spec)
-    for fragment in open_events(events, 2**26).fragments:
-        make_part(store, fragment, None)
+    for number, fragment in enumerate(open_events(events, 2**26).fragments):
+        make_part(store, PlannedPart(number, (fragment,)), None, 2**26)
     store.finalise()
     return EventStore.open(path)
 
@@ -140,8 +141,9 @@ def test_a_test_event_that_the_fit_saw_is_refused(copied: Path) -> None:
     """A leak planted in the store's files."""
     store = EventStore.open(copied / "corrected.zarr")
     block = store.read(store.ranges("test", "ttbar")[0], 2, 3)
-    store.write_part("again", {("train", "ttbar"): block}, Ledger(n_in=1, n_out=1))
-    EventStore.open(copied / "corrected.zarr").finalise()
+    writer = StoreWriter(store.path, store.spec)
+    writer.write_part(3, {("train", "ttbar"): block}, Ledger(n_in=1, n_out=1))
+    writer.finalise()
     refuse(
         copied, f"the train split holds 1 test event, such as {block.event_id[0]}: a leak", "hlf"
     )
@@ -344,7 +346,7 @@ def test_trees_need_every_class(made: Path, tmp_path: Path) -> None:
     store = StoreWriter.create(tmp_path / "few.zarr", spec)
     whole = EventStore.open(made / "corrected.zarr")
     block = whole.read(whole.ranges("train", "qcd")[0])
-    store.write_part("one", {("train", "qcd"): block}, Ledger(n_in=len(block), n_out=len(block)))
+    store.write_part(0, {("train", "qcd"): block}, Ledger(n_in=len(block), n_out=len(block)))
     store.finalise()
     with pytest.raises(DataError, match="split train: no event of class ttbar, zjets"):
         trees.run(TreesConfig(input=tmp_path / "few.zarr", output=tmp_path / "trees"))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+import zarr
 from distributed import LocalCluster
 
 from tests.support.toy_store import toy_store
@@ -61,10 +62,12 @@ def net(store: EventStore) -> str:
 def search(
     store: EventStore, net: str, cluster: ClusterConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> TuneConfig:
-    """Return a search that was stopped during a trial, and resumed; its store has no test split."""
+    """Return a search that was stopped during a trial, and resumed; its test split is NaN."""
     blind = tmp_path_factory.mktemp("search") / "blind.zarr"
     shutil.copytree(store.path, blind)
-    shutil.rmtree(blind / "test")
+    root = zarr.open_group(blind, mode="r+")
+    for rows in store.all_ranges("test"):
+        root["hlf"][rows.first : rows.first + rows.n_events] = np.nan
     own = {
         "net": net,
         "input": blind,
