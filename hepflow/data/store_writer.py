@@ -96,6 +96,7 @@ class StoreWriter(EventStore):
         left = {number: record for number, record in self.records.items() if number not in gone}
         merge_records(self.path, left)
         remove_single_records(self.path, gone)
+        self.refresh()
         self._sweep()
 
     def finalise(self) -> Ledger:
@@ -156,7 +157,6 @@ class StoreWriter(EventStore):
 
     def _sweep(self) -> None:
         """Remove what killed writers have left: drafts, and shards of parts without a record."""
-        self.refresh()
         for folder in ("", *(f"{name}/" for name in (PARTS, *ARRAYS))):
             for left_over in listed(self.path, f"{folder}.*.part", links=False):
                 remove(left_over)
