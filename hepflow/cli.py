@@ -40,7 +40,8 @@ from hepflow.system.files import OUTPUT_ERRORS
 from hepflow.system.places import is_url
 from hepflow.system.processes import imported
 from hepflow.system.remote import is_of_a_store
-from hepflow.system.terminal import MESSAGES, RESULTS, Lines, Messages, show, visible
+from hepflow.system.secret import hidden
+from hepflow.system.terminal import MESSAGES, RESULTS, Lines, Messages, show, show_bug, visible
 
 USER_ERROR, INTERRUPTED = 2, 130
 RANKS = ("LOCAL_RANK", "SLURM_PROCID")
@@ -124,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     1 after a bug (with its traceback).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.excepthook = show_bug
     try:
         handler = Messages() if MESSAGES.is_terminal else logging.StreamHandler()
         handler.setFormatter(Lines())
@@ -181,7 +183,7 @@ def _interrupted() -> NoReturn:
 
 def _print(message: str) -> None:
     one_line = not MESSAGES.is_terminal  # rich would wrap it within words
-    MESSAGES.print(f"hepflow: {visible(message)}", highlight=False, soft_wrap=one_line)
+    MESSAGES.print(f"hepflow: {visible(hidden(message))}", highlight=False, soft_wrap=one_line)
 
 
 def _dispatch(arguments: list[str]) -> None:
