@@ -1,4 +1,6 @@
-"""A keyring with one entry, in memory, as there is none on a machine for tests."""
+"""A keyring with one entry, in a variable, as there is none on a machine for tests."""
+
+import os
 
 from keyring.backend import KeyringBackend
 
@@ -10,7 +12,7 @@ class MemoryKeyring(KeyringBackend):  # type: ignore[misc]
 
     def get_password(self, service: str, username: str) -> str | None:
         """Return the password of the entry."""
-        return f"{service}, {username}" if (service, username) == ("kafka", "me") else None
+        return os.environ["MEMORY_KEYRING"] if (service, username) == ("kafka", "me") else None
 
     def set_password(self, service: str, username: str, password: str) -> None:
         """Refuse a new entry."""
