@@ -100,8 +100,10 @@ def spark(connector: str) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("way", ["plain", "file", "variable", "keyring"])
-@pytest.mark.parametrize("connector", ["python", "spark"])
+@pytest.mark.parametrize(
+    ("connector", "way"),
+    [("python", "plain"), ("python", "file"), ("spark", "variable"), ("spark", "keyring")],
+)
 def test_a_topic_is_scored_and_the_password_is_nowhere(
     secured: Secured, tmp_path: Path, template: Path, model: Path, connector: str, way: str
 ) -> None:
