@@ -57,6 +57,7 @@ IN_TEXTS = {
     "kafka://one:9092,two:9092/events": False,
     "https://host/x.root?tree=Delphes": False,
     "s3://tokens/key=1/secret": False,
+    "key=1/*.root": False,
     "k8s://https://host:6443": False,
     "source slurm/env.sh": False,
 }

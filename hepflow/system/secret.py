@@ -56,7 +56,8 @@ def in_text(text: str) -> list[str]:
     found = [one for pair in _USER.findall(text) for one in pair if one]
     found = [one.rpartition(":")[2] for one in found]
     pairs = _QUERY.findall(text) if "://" in text else []
-    pairs += [pair for pair in _ASSIGNED.findall(text) if not pair[1].startswith(_READ_THERE)]
+    assigned = [pair for pair in _ASSIGNED.findall(text) if not pair[1].startswith(_READ_THERE)]
+    pairs += [pair for pair in assigned if len(pair[0]) > len("key")]  # folders have key=1
     return found + [value.strip("'\"") for name, value in pairs if is_secret(name)]
 
 
