@@ -199,6 +199,7 @@ def test_a_printed_configuration_has_references_and_no_secrets(
         ("ingest", f"--storage={{s3://b: {{secret: {MARK}}}}}"),
         ("ingest", f"--spark={{conf: {{a.token: {MARK}}}, nothing: 1}}"),
         ("train", "fit", f"--trainer.logger={{class_path: L, init_args: {{api_key: {MARK}}}}}"),
+        ("train", "fit", "-c", f"{{trainer: {{logger: {{api_key: {MARK}}}}}}}"),
         ("train", "fit", f"--config=https://host/x.yaml?token={MARK}"),
         ("tune", f"--space={{trainer.logger.init_args.api_key: [{MARK}]}}"),
         ("features", "--samples", f"s3://me:{MARK}@b"),

@@ -31,6 +31,7 @@ _NO_SECRETS = ("model", "config", "cluster.tls")
 """Options that have none: arguments of a net are in its checkpoint, keys of Dask are paths."""
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 _FILES = {".yaml", ".yml", ".json"}
+_DEEPEST = 30
 
 
 class Given(NamedTuple):
@@ -92,7 +93,9 @@ def given(arguments: Sequence[str]) -> Iterator[Given]:
     """Yield all texts among the options."""
     for word, after in pairwise([*arguments, "--"]):
         name, equals, value = word.partition("=")
-        if name.startswith("--"):
+        if word.startswith("-c"):  # Lightning's short name of --config
+            yield from _in_config(word[2:].removeprefix("=") or after)
+        elif name.startswith("--"):
             option, text = name[2:], value if equals else "" if after.startswith("--") else after
             mapping = next((one for one in PASSED_ON if option.startswith(f"{one}.")), "")
             if option == "config":
@@ -110,24 +113,26 @@ def _in_config(text: str) -> Iterator[Given]:
     yield from _within("", "", parsed(text), "", Path())
 
 
-def _within(option: str, name: str, value: Any, file: str, folder: Path) -> Iterator[Given]:
+def _within(
+    option: str, name: str, value: Any, file: str, folder: Path, depth: int = 0
+) -> Iterator[Given]:
     """Yield the texts in a value; a text may name a file with the options below it."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            below = f"{option}.{key}" if option else str(key)
-            yield from _within(below, str(key), inner, file, folder)
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from _within(option, name, inner, file, folder)
-    elif isinstance(value, str):
-        content = value if file or is_secret(name) else parsed(value)
-        if isinstance(content, (Mapping, list)):
-            yield from _within(option, name, content, file, folder)
-        elif not is_secret(name) and (path := folder / value).suffix in _FILES and path.is_file():
-            yield from _within(option, name, parsed(path.read_text()), str(path), path.parent)
-        else:
-            yield Given(option, name, value, file)
-    elif isinstance(value, (int, float)) and _is_in(option, PASSED_ON):
+    below, at = value, (file, folder, depth + 1)
+    if isinstance(value, str) and not is_secret(name):
+        path = folder / value
+        if path.suffix in _FILES and path.is_file():
+            below, at = parsed(path.read_text()), (str(path), path.parent, depth + 1)
+        elif not file:
+            below = parsed(value)
+    if depth > _DEEPEST:  # a YAML file may hold itself
+        return
+    if isinstance(below, Mapping):
+        for key, inner in below.items():
+            yield from _within(f"{option}.{key}" if option else str(key), str(key), inner, *at)
+    elif isinstance(below, list):
+        for inner in below:
+            yield from _within(option, name, inner, *at)
+    elif isinstance(value, str) or (isinstance(value, (int, float)) and _is_in(option, PASSED_ON)):
         yield Given(option, name, str(value), file)
 
 
