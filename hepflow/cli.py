@@ -1,6 +1,5 @@
 """The table of commands, exit codes and logging. A stage is imported when its command is called."""
 
-import logging
 import os
 import select
 import sys
@@ -41,7 +40,7 @@ from hepflow.system.places import is_url
 from hepflow.system.processes import imported
 from hepflow.system.remote import is_of_a_store
 from hepflow.system.secret import hidden
-from hepflow.system.terminal import MESSAGES, RESULTS, Lines, Messages, show, show_bug, visible
+from hepflow.system.terminal import MESSAGES, RESULTS, show, start_messages, visible
 
 USER_ERROR, INTERRUPTED = 2, 130
 RANKS = ("LOCAL_RANK", "SLURM_PROCID")
@@ -125,12 +124,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     1 after a bug (with its traceback).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    sys.excepthook = show_bug
     try:
-        handler = Messages() if MESSAGES.is_terminal else logging.StreamHandler()
-        handler.setFormatter(Lines())
-        logging.basicConfig(level=logging.WARNING, handlers=[handler])
-        logging.getLogger("hepflow").setLevel(logging.INFO)
+        start_messages()
         _dispatch(arguments)
         sys.stdout.flush()
     except HepflowError as error:

@@ -94,6 +94,15 @@ class Messages(RichHandler):
             super().emit(record)
 
 
+def start_messages() -> None:
+    """Let the log and the tracebacks of this process go to stderr, without secrets."""
+    handler = Messages() if MESSAGES.is_terminal else logging.StreamHandler()
+    handler.setFormatter(Lines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("hepflow").setLevel(logging.INFO)
+    sys.excepthook = show_bug
+
+
 def counted(number: int, what: str) -> str:
     """Return ``1 file``, ``2,000 files``."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
