@@ -1,6 +1,5 @@
 """The table of commands, exit codes and logging. A stage is imported when its command is called."""
 
-import logging
 import os
 import select
 import sys
@@ -40,7 +39,8 @@ from hepflow.system.files import OUTPUT_ERRORS
 from hepflow.system.places import is_url
 from hepflow.system.processes import imported
 from hepflow.system.remote import is_of_a_store
-from hepflow.system.terminal import MESSAGES, RESULTS, Lines, Messages, show, visible
+from hepflow.system.secret import hidden
+from hepflow.system.terminal import MESSAGES, RESULTS, show, start_messages, visible
 
 USER_ERROR, INTERRUPTED = 2, 130
 RANKS = ("LOCAL_RANK", "SLURM_PROCID")
@@ -128,10 +128,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        handler = Messages() if MESSAGES.is_terminal else logging.StreamHandler()
-        handler.setFormatter(Lines())
-        logging.basicConfig(level=logging.WARNING, handlers=[handler])
-        logging.getLogger("hepflow").setLevel(logging.INFO)
+        start_messages()
         _dispatch(arguments)
         sys.stdout.flush()
     except HepflowError as error:
@@ -184,7 +181,7 @@ def _interrupted() -> NoReturn:
 
 def _print(message: str) -> None:
     one_line = not MESSAGES.is_terminal  # rich would wrap it within words
-    MESSAGES.print(f"hepflow: {visible(message)}", highlight=False, soft_wrap=one_line)
+    MESSAGES.print(f"hepflow: {visible(hidden(message))}", highlight=False, soft_wrap=one_line)
 
 
 def _dispatch(arguments: list[str]) -> None:

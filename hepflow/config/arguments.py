@@ -15,11 +15,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 from jsonargparse.typing import register_type
 
 from hepflow.config.options import spelt
+from hepflow.config.secrecy import PASSED_ON, WithoutSecrets, check_secrets, parsed
 from hepflow.config.shipped import as_given
 from hepflow.errors import ConfigError, one_line
 from hepflow.system.places import is_url, place
@@ -54,11 +54,9 @@ SENTENCES = {
 """Pattern of jsonargparse's message -> sentence; ``option`` is the key as the user wrote it."""
 WITHIN = r'Parser key "(.+?)":.* callable class: Parser key "(.+)\. Got value: Namespace\(.*'
 """Pattern of a message about an argument of a class, which is about the key in it."""
-MERGED = ("spark.conf", "cluster.spark.conf")
-"""The mappings of which several files and the command line may each give some keys."""
 
 
-class Parser(ArgumentParser):
+class Parser(WithoutSecrets):
     """Parser of a command that shows options under a former name only if they are given."""
 
     former: Collection[str] = ()
@@ -168,6 +166,7 @@ def read(parser: ArgumentParser, arguments: Sequence[str], make: Callable[[Names
         except OSError:  # the parser reports it
             pass
     try:
+        check_secrets(arguments)
         return make(parser.parse_args(_merged(arguments, parser)))
     except (ArgumentError, ConfigError) as error:
         text = one_line(error)
@@ -180,12 +179,12 @@ def read(parser: ArgumentParser, arguments: Sequence[str], make: Callable[[Names
 
 
 def _merged(arguments: Sequence[str], parser: ArgumentParser) -> list[str]:
-    """Return the arguments with one option per mapping of `MERGED`, of all keys of files and words.
+    """Return the arguments with one option per mapping of `PASSED_ON`, of all files and words.
 
     The parser would take the last mapping as a whole, and a key with dots as several keys.
     """
     known = parser.get_defaults()
-    for option in MERGED:
+    for option in PASSED_ON:
         if option in known:
             arguments = _merged_option(option, arguments)
     return list(arguments)
@@ -203,9 +202,9 @@ def _merged_option(option: str, arguments: Sequence[str]) -> Sequence[str]:
             rest.append(f"{name}={text}")
             values.append(_mapping_in(text, option))
         else:
-            given = _yaml(text)
+            given = parsed(text)
             key = name.removeprefix(f"--{option}").removeprefix(".")
-            # without a key it is a mapping; with one, Spark takes 4 and true as text
+            # without a key it is a mapping; with one, the clients take 4 and true as text
             values.append({key: text if given is not None else None} if key else given)
     found = [value for value in values if value]
     if not found or not all(isinstance(value, Mapping) for value in found):
@@ -218,16 +217,10 @@ def _mapping_in(path: str, option: str) -> Any:
     """Return a mapping in a configuration file; None if it has none, or is damaged."""
     found: Any = None
     with suppress(OSError, UnicodeDecodeError):
-        found = _yaml(place(path).read_text())
+        found = parsed(place(path).read_text())
     for key in option.split("."):
         found = found.get(key) if isinstance(found, Mapping) else None
     return found
-
-
-def _yaml(text: str) -> Any:
-    with suppress(yaml.YAMLError):
-        return yaml.safe_load(text)
-    return text
 
 
 def _error_in(path: str, parser: ArgumentParser, make: Callable[[Namespace], object]) -> str:

@@ -21,9 +21,10 @@ class SparkConfig(Checked):
     """local[*], spark://HOST:PORT, k8s://URL or yarn."""
     driver_memory: str = "2g"
     """Heap of the driver (and of the executors if local)."""
-    conf: Mapping[str, str | None] = field(default_factory=dict)
+    conf: Mapping[str, str | None] = field(default_factory=dict, repr=False)
     """Further Spark properties, such as spark.executor.memory. Those of several files and options
-    are merged: the last one wins, and null removes a property."""
+    are merged: the last one wins, and null removes a property. A secret may be file:PATH, env:NAME
+    or keyring:SERVICE/USER."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,7 +44,7 @@ class DaskOnSparkConfig(SparkConfig):
     """The Spark job whose tasks are Dask workers."""
 
     within: ClassVar[str] = "cluster.spark."
-    conf: Mapping[str, str | None] = field(default_factory=dict)
+    conf: Mapping[str, str | None] = field(default_factory=dict, repr=False)
     """Further Spark properties, merged key by key over files and options; null removes one. Unless
     given here, an executor has spark.executor.cores 1, a worker per spark.task.cpus of them,
     spark.executor.memory 512m, and spark.executor.memoryOverhead for the cluster.memory of its

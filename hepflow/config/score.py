@@ -17,9 +17,10 @@ class KafkaConfig(Checked):
     """Options for reading a topic."""
 
     within: ClassVar[str] = "kafka."
-    properties: Mapping[str, str] = field(default_factory=dict)
-    """Further client properties, in librdkafka's names, such as security.protocol."""
-    options: Mapping[str, str] = field(default_factory=dict)
+    properties: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Further client properties, in librdkafka's names, such as security.protocol. A password may
+    be file:PATH, env:NAME or keyring:SERVICE/USER."""
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Further options of Spark's own connector, such as kafka.security.protocol, if it is used."""
     starting: Literal["earliest", "latest"] = "earliest"
     """Start of the first run in the topic; later runs resume where the last one stopped."""
@@ -127,5 +128,6 @@ class ReplayConfig(ReadingConfig):
     """Number of events after which to stop; 0: publish all."""
     partitions: PositiveInt = 2
     """Partitions of the topic, if it is created."""
-    properties: Mapping[str, str] = field(default_factory=dict)
-    """Further client properties, in librdkafka's names, such as message.max.bytes."""
+    properties: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Further client properties, in librdkafka's names, such as message.max.bytes. A password may
+    be file:PATH, env:NAME or keyring:SERVICE/USER."""

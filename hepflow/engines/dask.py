@@ -23,7 +23,7 @@ from rich.filesize import decimal
 
 from hepflow.config.engines import ClusterConfig
 from hepflow.engines.batch import batch_cluster
-from hepflow.engines.dask_security import Access, keys_of_user
+from hepflow.engines.dask_security import OF_WORKERS, Access, keys_of_user
 from hepflow.errors import ConfigError, DataError, HepflowError, one_line
 from hepflow.system import processes
 from hepflow.system.store_options import of_this_run
@@ -92,10 +92,10 @@ def dask_client(
             if config.kind == "local":
                 new = _local(config, n_tasks, access)
             elif config.kind == "spark":
-                settings = SETTINGS | access.settings | {"logging": _LEVELS}
+                settings = SETTINGS | OF_WORKERS | {"logging": _LEVELS}
                 new = _in_spark().cluster(config, n_tasks, memory, access, settings, _MALLOC)
             else:
-                new = batch_cluster(config, n_tasks, memory, access, SETTINGS | access.settings)
+                new = batch_cluster(config, n_tasks, memory, access, SETTINGS | OF_WORKERS)
             cluster = stack.enter_context(new)
             access.close_other_pages(cluster.scheduler)
             client = stack.enter_context(Client(cluster))

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 TLS: Final = "tls://"
 NO_PAGES: Final = "127.0.0.1:0"
 """Address of a worker's pages, which Dask always serves: none of them has content here."""
+OF_WORKERS: Final[dict[str, Any]] = {"distributed.worker.http.routes": []}
+"""Settings of workers, without the path of the pages: others may read the script of a job."""
 
 
 class Access:
@@ -48,7 +50,7 @@ class Access:
             "dashboard_address": dashboard_address,
             "http_prefix": token,
         }
-        self.settings = {"distributed.dashboard.link": link, "distributed.worker.http.routes": []}
+        self.settings = {"distributed.dashboard.link": link} | OF_WORKERS
 
     def keys_in_files(self) -> Security:
         """Return the keys as files, which the jobs of a batch system read.

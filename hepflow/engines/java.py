@@ -12,6 +12,8 @@ from pathlib import Path
 from threading import Thread
 
 from hepflow.errors import MissingDependency
+from hepflow.system.secret import hidden
+from hepflow.system.terminal import visible
 
 JAVA = 17  # oldest Java that Spark 4 runs on
 _IGNORED = b"WARNING: Using incubator modules"  # about a module that Spark itself requests
@@ -78,7 +80,7 @@ class JavaOutput:
             for line in stream:
                 if line.startswith(_IGNORED):
                     continue
-                text = line.decode(errors="replace")
+                text = visible(hidden(line.decode(errors="replace")), lines=True)
                 if self._runs:
                     sys.stderr.write(text)
                     sys.stderr.flush()

@@ -6,6 +6,7 @@ import tempfile
 
 from hepflow import errors
 from hepflow.errors import HepflowError
+from hepflow.system.secret import hidden
 
 LONGEST = 300
 """Characters of a reason that is not cut."""
@@ -62,7 +63,7 @@ def shortened(text: str) -> str:
     if len(text) <= LONGEST:
         return reason
     with tempfile.NamedTemporaryFile("w", prefix="hepflow-", suffix=".log", delete=False) as log:
-        log.write(text)
+        log.write(hidden(text))
     if len(reason) > LONGEST:
         reason = f"{reason[:LONGEST].rsplit(' ', 1)[0]} ..."
     return f"{reason} (all of it: {log.name})"

@@ -17,6 +17,7 @@ from hepflow.engines import java_errors
 from hepflow.engines.java import JavaOutput, java_home
 from hepflow.engines.words import Words
 from hepflow.errors import ConfigError, HepflowError, MissingDependency
+from hepflow.system.secret import NAMES, is_secret, resolved
 from hepflow.system.store_options import of_this_run
 
 try:
@@ -46,8 +47,6 @@ step: a tenth of the time of ingest."""
 NO_WORDS = Words(str)
 _LOG4J = Path(__file__).with_name("log4j2.properties")
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
-_SECRET = re.compile("secret|password|token|access[.]?key", re.IGNORECASE)
-"""Names of properties that Spark does not show either, of spark.redaction.regex."""
 
 
 @contextmanager
@@ -233,7 +232,7 @@ def _start(config: SparkConfig, name: str) -> SparkSession:
 def _create(conf: SparkConf, output: JavaOutput) -> SparkSession:
     if not started_by_submit():
         # What the builder does not get here, it gets below; these are on Java's command line.
-        public = [(name, value) for name, value in conf.getAll() if not _SECRET.search(name)]
+        public = [(name, value) for name, value in conf.getAll() if not is_secret(name)]
         with output.captured() as stderr:
             gateway = launch_gateway(SparkConf().setAll(public), {"stderr": stderr})
             SparkContext._ensure_initialized(gateway=gateway)  # noqa: SLF001
@@ -248,7 +247,7 @@ def _create(conf: SparkConf, output: JavaOutput) -> SparkSession:
 
 
 def properties(config: SparkConfig, submitted: bool = False) -> dict[str, str]:
-    """Return the Spark properties of a session; those in ``config.conf`` take precedence.
+    """Return the Spark properties of a session, with secrets; ``config.conf`` takes precedence.
 
     One that is null there is not set at all.
     If spark-submit started the process, its master, deploy mode, memory and Java options count.
@@ -256,6 +255,7 @@ def properties(config: SparkConfig, submitted: bool = False) -> dict[str, str]:
     variables = _KEEP_MEMORY | of_this_run()
     found: dict[str, str | None] = {
         "spark.task.maxFailures": str(TASK_ATTEMPTS),
+        "spark.redaction.regex": NAMES,  # of what Spark shows in its pages and event logs
         "spark.ui.showConsoleProgress": "false",
         "spark.ui.killEnabled": "false",  # by all who can open the page
         "spark.sql.execution.arrow.pyspark.enabled": "true",
@@ -271,7 +271,7 @@ def properties(config: SparkConfig, submitted: bool = False) -> dict[str, str]:
             found |= dict.fromkeys(("spark.authenticate", "spark.network.crypto.enabled"), "true")
         if config.master == "yarn":
             found |= {"spark.submit.deployMode": "client", "spark.acls.enable": "true"}
-    found |= config.conf
+    found |= resolved(config.conf, f"{config.within}conf")
     if not submitted:
         of_user = found.get(_JAVA_OPTIONS) or ""
         if "log4j" not in of_user:

@@ -17,6 +17,7 @@ from upath.registry import register_implementation
 from hepflow.errors import ConfigError, MissingDependency
 from hepflow.system.patience import patiently
 from hepflow.system.remote import set_timeout
+from hepflow.system.secret import require_none
 from hepflow.system.store_options import options_of
 
 TIMEOUT_S = 60.0
@@ -113,10 +114,7 @@ def place(text: str | Path, options: Mapping[str, Any] | None = None) -> Path:
 def require(url: str) -> None:
     """Refuse a URL of a protocol that nobody knows or whose package is missing."""
     protocol = get_protocol(url)
-    user, at, server = url.partition("://")[2].partition("/")[0].rpartition("@")
-    if at and ":" in user:
-        advice = "Put it where the store's own tools look for it (docs/storage.md)."
-        raise ConfigError(f"{protocol}://...@{server}: a URL with a password. {advice}")
+    require_none(url)
     try:
         fsspec.get_filesystem_class(protocol)
     except ValueError as error:

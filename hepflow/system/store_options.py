@@ -1,44 +1,41 @@
 """Options of remote stores by URL, such as the endpoint of a site's S3, for all processes of a run.
 
 They come from the configuration and go to processes on this and other machines in a variable of the
-environment. So they hold no secrets: those are read where each store's own tools look for them.
+environment. So they hold no secrets, but references to them, which each process follows.
 """
 
 import json
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 import fsspec
 
 from hepflow.errors import ConfigError
+from hepflow.system import secret
 
 STORAGE, WORK_DIR = "HEPFLOW_STORAGE", "HEPFLOW_WORK_DIR"
-_SECRET = re.compile("secret|passw|token|credential|access_key|^key$", re.IGNORECASE)
 
 
 def configure(storage: Mapping[str, Mapping[str, Any]]) -> None:
     """Set the options of stores by the beginnings of their URLs; a secret is a ConfigError."""
+    both = dict(_configured(os.environ.get(STORAGE, "{}")))
     for url, options in storage.items():
         if "://" not in url or not isinstance(options, Mapping):
             example = "storage: {s3://bucket: {endpoint_url: https://s3.site.edu}}"
             raise ConfigError(f"storage: {url} must be a URL with its options, such as `{example}`")
-        if secret := next((name for name in _names(options) if _SECRET.search(name)), None):
-            why = "this is a secret, and a configuration is copied into records"
-            advice = "Put it into ~/.aws/credentials (and give `profile: NAME`) or the environment."
-            raise ConfigError(f"storage: {url}: {secret}: {why}. {advice}")
+        both[url] = _kept(options, url)
     if storage:
-        both = {**_configured(os.environ.get(STORAGE, "{}")), **storage}
         os.environ[STORAGE] = json.dumps(both, sort_keys=True)
 
 
 def options_of(url: str) -> dict[str, Any]:
-    """Return the options of a URL: those of the longest beginning that is configured."""
+    """Return the options of a URL, with secrets: those of the longest beginning that is known."""
     known = _configured(os.environ.get(STORAGE, "{}"))
     fitting = [start for start in known if f"{url}/".startswith(f"{start.rstrip('/')}/")]
-    return dict(known[max(fitting, key=len)]) if fitting else {}
+    start = max(fitting, key=len, default="")
+    return secret.resolved(known[start], f"storage: {start}") if fitting else {}
 
 
 def apply_to_all(url: str) -> None:
@@ -59,8 +56,13 @@ def _configured(text: str) -> dict[str, dict[str, Any]]:
     return known
 
 
-def _names(options: Mapping[str, Any]) -> Iterator[str]:
+def _kept(options: Mapping[str, Any], url: str) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
     for name, value in options.items():
-        yield str(name)
-        if isinstance(value, Mapping):
-            yield from _names(value)
+        kept[name] = _kept(value, url) if isinstance(value, Mapping) else value
+        if secret.is_secret(name):
+            if not secret.is_reference(value):
+                why = "this is a secret, and other processes get a copy"
+                raise ConfigError(f"storage: {url}: {name}: {why}. Give {secret.ADVICE}.")
+            kept[name] = secret.absolute(value)
+    return kept

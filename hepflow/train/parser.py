@@ -20,6 +20,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 
 from hepflow.config.arguments import add_fields, add_stores, configure_stores, read, spelt_out
+from hepflow.config.secrecy import WithoutSecrets
 from hepflow.config.shipped import with_shipped
 from hepflow.config.stages import RUNS, TrainConfig
 from hepflow.data.runs import BEST, CHECKPOINTS, HISTORY, TENSORBOARD
@@ -29,6 +30,7 @@ from hepflow.models.export import read_checkpoint
 from hepflow.system import processes
 from hepflow.system.places import place
 from hepflow.system.remote import is_remote
+from hepflow.system.secret import resolved
 from hepflow.system.store_options import apply_to_all
 from hepflow.train import callbacks, slurm
 from hepflow.train.checks import ONE_BEST, check_fit, check_monitors, check_start
@@ -55,6 +57,10 @@ DEFAULTS = {
 }
 
 
+class _Parser(WithoutSecrets, LightningArgumentParser):
+    pass
+
+
 class TrainCLI(LightningCLI):
     """Parses the options of a command, and makes the net, the data and the trainer from them.
 
@@ -76,6 +82,7 @@ class TrainCLI(LightningCLI):
         how: Any = {"save_config_callback": None, "seed_everything_default": 1, "run": False}
         how |= {"auto_configure_optimizers": False, "load_from_checkpoint_support": False}
         how["args"] = spelt_out(with_shipped(args), **words)
+        how |= {"parser_class": _Parser}
         super().__init__(Classifier, EventData, parser_kwargs=shown, **how)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -138,6 +145,9 @@ class TrainCLI(LightningCLI):
             return
         if self.config.threads:
             torch.set_num_threads(self.config.threads)
+        written = self.config  # into config.yaml
+        self.config = written.clone()
+        self.config.trainer = _with_secrets(written.trainer, "trainer")
         try:
             super().instantiate_classes()
         except ValueError as error:
@@ -145,6 +155,8 @@ class TrainCLI(LightningCLI):
             if not str(error).startswith("Does not validate"):
                 raise
             raise ConfigError(one_line(error)) from error
+        finally:
+            self.config = written
         model, start = self.model, self.config.ckpt_path
         check_monitors(self.config, model.net.inputs.classes)
         if start is not None:
@@ -224,6 +236,18 @@ class TrainCLI(LightningCLI):
             advice = f"Train one with `hepflow train fit --output {self.run.folder}`"
             raise DataError(f"{path}: no checkpoint here. {advice}, or give one to --ckpt-path.")
         return path
+
+
+def _with_secrets(value: Any, where: str) -> Any:
+    """Return options in which loggers and callbacks get secrets, and not references to them."""
+    if isinstance(value, list):
+        return [_with_secrets(one, where) for one in value]
+    if not isinstance(value, Namespace):
+        return value
+    found = value.clone()
+    for name, one in resolved(vars(value), where).items():
+        found[name] = _with_secrets(one, f"{where}.{name}")
+    return found
 
 
 def _fit_to_machine(trainer: pl.Trainer, precision: str) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 import subprocess
 import time
@@ -18,6 +19,7 @@ from hepflow.engines import batch, words
 from hepflow.engines.batch import job_arguments, walltime_seconds
 from hepflow.engines.batch_systems import SYSTEMS
 from hepflow.engines.dask import SETTINGS, dask_client
+from hepflow.engines.dask_security import OF_WORKERS
 from hepflow.errors import ConfigError
 from tests.support import stand_in
 
@@ -314,6 +316,8 @@ def test_jobs_run_as_their_system_reads_them_and_are_deleted(
     config = ClusterConfig(kind=kind, memory="512MiB", jobs=jobs)
     with dask_client(config, 2) as client:
         assert client.submit(spilling).result(60) == (False, "here")
+        (settings,) = re.findall(r"INHERIT_CONFIG=(\S+)", client.cluster.job_script())
+        assert dask.config.deserialize(settings) == SETTINGS | OF_WORKERS, "no address of the pages"
         groups = [int(one.job_id) for one in client.cluster.workers.values()]
     deadline = time.monotonic() + 30
     while any(_runs(group) for group in groups):

@@ -162,6 +162,9 @@ def _run(
         torch.set_num_threads(int(threads))
     try:
         run()
+    except Exception:  # noqa: BLE001
+        sys.excepthook(*sys.exc_info())  # as Python does, and a fork of multiprocessing does not
+        sys.exit(1)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

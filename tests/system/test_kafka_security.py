@@ -1,15 +1,12 @@
 """Topics behind TLS and a password (SCRAM): they are scored, the password stays secret."""
 
 import json
-import re
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.support import certificates
@@ -21,6 +18,7 @@ from hepflow_bench.copies import copy_as_new
 from tests.support.hadoop_cluster import free_ports
 from tests.support.jars import spark_kafka
 from tests.support.kafka_broker import broker
+from tests.support.secret_search import Watched
 from tests.support.toy_trigger import TEMPLATE_EVENTS, all_ids, scored_ids, untrained, write_raw
 
 MISSING = certificates.why_not()
@@ -49,7 +47,7 @@ class Secured:
         inner = content
         for section in sections:
             inner = inner.setdefault(section, {})
-        inner["properties"] = dict(self.properties) | inner.get("properties", {})
+        inner["properties"] = {**self.properties, **inner.get("properties", {})}
         path.touch(0o600)
         path.write_text(json.dumps(content))
         return f"--config={path}"
@@ -101,64 +99,51 @@ def spark(connector: str) -> dict[str, Any]:
     return {"spark": {"master": "local[1]", "driver_memory": "512m", "conf": conf}}
 
 
-def pages(ui: str) -> dict[str, str]:
-    """Return Spark's pages about a running query, and what its REST interface says."""
-
-    def get(path: str) -> str:
-        with urllib.request.urlopen(f"{ui}{path}", timeout=30) as answer:
-            return answer.read().decode()
-
-    (application,) = json.loads(get("/api/v1/applications"))
-    rest = f"/api/v1/applications/{application['id']}"
-    executions = json.loads(get(f"{rest}/sql?details=true&planDescription=true&length=1000"))
-    paths = [f"/{name}/" for name in ("jobs", "stages", "environment", "executors", "SQL")]
-    paths += [f"/SQL/execution/?id={one['id']}" for one in executions[:5]]
-    paths += ["/StreamingQuery/", f"{rest}/environment", f"{rest}/jobs", f"{rest}/stages"]
-    assert executions, "the plans are what might have options"
-    return {"plans": json.dumps(executions), **{path: get(path) for path in paths}}
-
-
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("connector", ["python", "spark"])
+@pytest.mark.parametrize(
+    ("connector", "way"),
+    [("python", "plain"), ("python", "file"), ("spark", "variable"), ("spark", "keyring")],
+)
 def test_a_topic_is_scored_and_the_password_is_nowhere(
-    secured: Secured, tmp_path: Path, template: Path, model: Path, connector: str
+    secured: Secured, tmp_path: Path, template: Path, model: Path, connector: str, way: str
 ) -> None:
-    """The properties, in a file that only its user reads, are those of both sources."""
-    raw, output = tmp_path / "raw", tmp_path / "scores"
-    topic = f"kafka://{secured.address}/{connector}"
-    copy_as_new(template, raw / "0.root", 1)
-    config = secured.config(tmp_path / "replay.yaml")
-    said = Command("replay", config, f"--input={raw}", f"--output={topic}", "--rate=0").finish()
-    assert said.returncode == 0, said.stderr
-    assert WORD not in said.stdout + said.stderr
-    more = {"kafka": {"connector": connector}, **spark(connector)}
-    config = secured.config(tmp_path / "score.yaml", "kafka", **more)
-    paths = (f"--input={topic}", f"--output={output}", f"--model={model}")
-    score = Command("score", config, *paths, "--stream", "--idle-stop-s=15", "--poll-s=0.5")
-    try:
-        score.wait_for("reading kafka://", 240)
-        deadline = time.monotonic() + 120
-        while not list((output / "_records").glob("*.json")):
-            assert score.poll() is None, score.printed()
-            assert time.monotonic() < deadline, score.printed()
-            time.sleep(0.1)
-        (ui,) = re.findall(r"UI at (http\S+)", score.printed())
-        shown = pages(ui)
-        children = psutil.Process(score.pid).children(recursive=True)
-        lines = [" ".join(one.cmdline()) for one in children if one.status() != "zombie"]
-        said = score.finish(120)
-    finally:
-        score.kill()
-    assert said.returncode == 0, said.stderr
-    assert scored_ids(output) == all_ids(raw)
-    (environment,) = (text for name, text in shown.items() if name.endswith("/environment"))
+    """The properties, and where they refer to, are those of both sources."""
+    if way == "keyring":
+        pytest.importorskip("keyring")
+    output, secret = tmp_path / "scores", tmp_path / "secret"
+    topic = f"kafka://{secured.address}/{connector}-{way}"
+    copy_as_new(template, tmp_path / "raw" / "0.root", 1)
+    secret.touch(0o600)
+    secret.write_text(f"{PASSWORD}\n")
+    variables = {"KAFKA_PASSWORD": PASSWORD if way == "variable" else ""}
+    variables |= {"PYTHON_KEYRING_BACKEND": "tests.support.memory_keyring.MemoryKeyring"}
+    variables |= {"MEMORY_KEYRING": PASSWORD if way == "keyring" else ""}
+    given = {"plain": PASSWORD, "file": "file:secret", "variable": "env:KAFKA_PASSWORD"}
+    own = {"sasl.password": given.get(way, "keyring:kafka/me")}
+    more = {"kafka": {"connector": connector, "properties": own}, **spark(connector)}
+    replay = secured.config(tmp_path / "replay.yaml", properties=own)
+    score = secured.config(tmp_path / "score.yaml", "kafka", **more)
+    paths = (secret, tmp_path / "replay.yaml", tmp_path / "score.yaml")
+    published = Watched(
+        *("replay", replay, "--input=raw", f"--output={topic}", "--rate=0"),
+        folder=tmp_path,
+        env=variables,
+    )
+    assert published.search(WORD, *paths) == []
+    assert published.returncode == 0, published.text
+    options = (f"--input={topic}", "--output=scores", f"--model={model}", "--stream")
+    scoring = Watched(
+        *("score", score, *options, "--idle-stop-s=15", "--poll-s=0.5"),
+        folder=tmp_path,
+        env=variables,
+    )
+    assert scoring.search(WORD, *paths) == []
+    assert scoring.returncode == 0, scoring.text
+    assert scored_ids(output) == all_ids(tmp_path / "raw")
+    (environment,) = (text for name, text in scoring.seen.items() if name.endswith("/environment"))
     assert "spark.app.name" in environment
-    assert any("java" in line for line in lines)
-    found = {"output": said.stdout + said.stderr, "processes": "\n".join(lines), **shown}
-    for path in output.rglob("*"):
-        if path.is_file():
-            found[str(path)] = path.read_text(errors="replace")
-    assert [name for name, text in found.items() if WORD in text] == []
+    assert scoring.seen["plans"] != "[]", "the plans are what might have options"
+    assert any("java" in name for name in scoring.seen)
 
 
 REFUSED = {

@@ -229,12 +229,12 @@ def test_the_first_line_too_goes_to_the_driver_alone(capfd: pytest.CaptureFixtur
         settings = {"log_streaming_client": client}
         failed = connected(lambda own: own["log_streaming_client"].failed, "secret", settings)
         assert not failed
-        client.send("epoch 1")
+        client.send("epoch 1\x1b[2J")
     finally:
         client.close()
         stranger.close()
         server.shutdown()
-    assert capfd.readouterr().err == "epoch 1\n", "and the lines of no stranger"
+    assert capfd.readouterr().err == "epoch 1␛[2J\n", "and the lines of no stranger"
 
 
 def test_processes_get_as_many_cores_as_they_ask_for() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from hepflow.config.score import KafkaConfig
 from hepflow.score.kafka.topic import Topic
+from hepflow.system.secret import resolved
 
 _DEFAULTS = {"failOnDataLoss": "false", "kafka.isolation.level": "read_committed"}
 _DEFAULTS |= {"kafka.fetch.max.wait.ms": "50"}
@@ -22,7 +23,7 @@ _LOGIN = "org.apache.kafka.common.security.{0}.{1}LoginModule"
 
 def options(topic: Topic, config: KafkaConfig, tasks: int) -> dict[str, str]:
     """Return the options for a topic; up to ``tasks`` tasks or more read a micro-batch."""
-    of_user = {**_translated(topic.properties), **config.options}
+    of_user = {**_translated(topic.properties), **resolved(config.options, "kafka.options")}
     return {
         **_DEFAULTS,
         **of_user,

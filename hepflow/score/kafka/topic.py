@@ -11,6 +11,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from hepflow.config.stages import KAFKA
 from hepflow.errors import ConfigError, DataError, one_line
+from hepflow.system.secret import require_none, resolved
 
 _LIBRDKAFKA = logging.getLogger("hepflow.librdkafka")
 _LIBRDKAFKA.setLevel(logging.CRITICAL)  # its errors are raised, in one line
@@ -30,12 +31,13 @@ class Topic:
 
     @classmethod
     def parse(cls, address: str, properties: Mapping[str, str]) -> Self:
-        """Return the topic of an address."""
+        """Return the topic of an address; its properties may refer to secrets."""
+        require_none(address)
         servers, _, name = address.removeprefix(KAFKA).partition("/")
         if not address.startswith(KAFKA) or not servers or not name or "/" in name:
             advice = "Give kafka://HOST:PORT/TOPIC, with several brokers as HOST:PORT,HOST:PORT."
             raise ConfigError(f"{address!r} is not a topic. {advice}")
-        return cls(servers, name, dict(properties))
+        return cls(servers, name, resolved(properties, "properties"))
 
     def __str__(self) -> str:
         return f"{KAFKA}{self.servers}/{self.name}"

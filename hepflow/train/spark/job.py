@@ -32,6 +32,7 @@ from hepflow.data.runs import CHECKPOINTS, read_record
 from hepflow.engines import spark as engine
 from hepflow.errors import HepflowError
 from hepflow.system.processes import LAUNCHER, cores, end_with
+from hepflow.system.terminal import start_messages
 from hepflow.train.cli import fit, prepared
 from hepflow.train.folder import next_start
 from hepflow.train.parser import TrainCLI
@@ -170,7 +171,7 @@ def process(args: list[str], folder: str | None) -> str | None:
     """Train as one process of the job, see `hepflow.train.spark.task.train`."""
     end_with(int(os.environ[LAUNCHER]))
     rank = int(os.environ["RANK"])
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    start_messages()
     logging.getLogger("hepflow").setLevel(logging.WARNING if rank else logging.INFO)
     try:
         os.chdir(folder or ".")

@@ -8,6 +8,8 @@ from typing import Any
 
 from pyspark.ml.torch.log_communication import LogStreamingServer, WriteLogToStdout
 
+from hepflow.system.secret import hidden
+from hepflow.system.terminal import visible
 from hepflow.train.ranks import listening
 
 POLL_S = 0.1
@@ -44,4 +46,5 @@ class _Lines(WriteLogToStdout):
     def _read_bline(self) -> Iterator[bytes]:
         lines = super()._read_bline()
         if hmac.compare_digest(next(lines, b""), self.server.password):
-            yield from lines
+            for line in lines:
+                yield visible(hidden(line.decode(errors="replace")), lines=True).encode()
