@@ -93,7 +93,8 @@ def job_arguments(
     walltime = walltime_seconds(jobs.walltime)
     # A worker leaves before its job ends; the stagger keeps workers from leaving all at once.
     margin = min(300, max(30, walltime // 10))
-    options = ["--nanny", "--nworkers", str(jobs.workers_per_job), "--dashboard-address", NO_PAGES]
+    options = ["--nanny", "--nworkers", str(jobs.workers_per_job)]
+    options += ["--no-dashboard", "--dashboard-address", NO_PAGES]
     options += ["--lifetime", f"{walltime - margin}s", "--lifetime-stagger", f"{margin // 3}s"]
     if jobs.worker_ports:
         options += ["--worker-port", jobs.worker_ports]

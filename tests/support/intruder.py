@@ -101,25 +101,25 @@ def _dask_answers(address: str, keys: Security) -> bool:
         loop.close()
 
 
-def _status(place: Place, path: str, method: str = "GET") -> int:
+def _answer(place: Place, path: str, method: str = "GET") -> tuple[int, bytes]:
     request = Request(f"http://{_host(place)}:{place.port}{path}", method=method)
     try:
-        return int(build_opener(ProxyHandler({})).open(request, timeout=_PATIENCE_S).status)
+        with build_opener(ProxyHandler({})).open(request, timeout=_PATIENCE_S) as answer:
+            return answer.status, answer.read()
     except urllib.error.HTTPError as error:
-        return error.code
-    except (OSError, ValueError):
-        return 0
+        return error.code, b""
     except Exception:  # noqa: BLE001 - http.client has an error of its own for every nonsense
-        return 0
+        return 0, b""
 
 
 def _reads_pages_of_dask(place: Place) -> bool:
     pages = ("/", "/status", "/info/main/workers.html", "/json/counts.json", "/metrics")
-    return not _reads_pages_of_spark(place) and any(_status(place, page) == 200 for page in pages)
+    found = [_answer(place, page) for page in pages]
+    return any(status == 200 and b"Spark" not in content for status, content in found)
 
 
 def _reads_pages_of_spark(place: Place) -> bool:
-    return _status(place, "/environment/") == 200
+    return b"Spark" in _answer(place, "/environment/")[1]
 
 
 def _gets_files_of_spark(place: Place) -> bool:
@@ -134,7 +134,7 @@ def _gets_files_of_spark(place: Place) -> bool:
 
 def _kills_jobs_of_spark(place: Place) -> bool:
     kills = ("/jobs/job/kill/?id=0", "/stages/stage/kill/?id=0")
-    found = [_status(place, page, how) for page in kills for how in ("GET", "POST")]
+    found = [_answer(place, page, how)[0] for page in kills for how in ("GET", "POST")]
     return any(status in range(200, 400) for status in found)
 
 

@@ -59,7 +59,7 @@ SCORE = "score --model model.onnx --physics slow:features --output"
 TRAIN = f"fit --config {HLF} --config train.yaml --trainer.accelerator cpu --output runs"
 IN_SPARK = "--cluster.kind spark --cluster.spark.master local[2]"
 JOBS = "--cluster.jobs.interface lo --cluster.jobs.workers_per_job 1 --cluster.memory 1GiB"
-INGEST = "ingest --input many --output again --spark.master local[1] --target_partition_mb 1"
+INGEST = "ingest --config ingest.yaml --input many --output again --spark.master local[1]"
 TUNE = "tune --net slow.yaml --input features.zarr --output search --trials 4 --cluster.workers 2"
 
 
@@ -77,7 +77,7 @@ class Stage(NamedTuple):
 STAGES = {
     "features": Stage(f"{FEATURES} made.zarr --cluster.workers 2", "Dask dashboard"),
     "features in Spark": Stage(f"{FEATURES} spark.zarr {IN_SPARK}", "Dask dashboard", 10, True),
-    "ingest": Stage(f"{INGEST} --samples {{qcd:[qcd]}}", "UI at", 0, True),
+    "ingest": Stage(INGEST, "UI at", 0, True),
     "train": Stage(f"train {TRAIN}/1 --trainer.devices 1", "an epoch:", 20),
     "train, DDP": Stage(f"train {TRAIN}/2 --trainer.devices 2", "an epoch:", 20),
     "train, forks": Stage(
@@ -106,6 +106,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     slow = {"class_path": "tests.support.crash.PauseOnce", "init_args": {"step": 2, "seconds": 900}}
     trainer = {"callbacks": [slow], "max_epochs": 1, "accelerator": "cpu"}
     data = {"store": "features.zarr", "batch_size": 32, "workers": 0}
+    many = {"samples": {"qcd": ["qcd"]}, "target_partition_mb": 1}
+    (folder / "ingest.yaml").write_text(yaml.safe_dump(many))
     own = {"trainer": trainer, "data": data}
     (folder / "train.yaml").write_text(yaml.safe_dump(own))
     net = {"net": {"class_path": "hepflow.models.hlf.HLFNet"}}
