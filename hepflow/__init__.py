@@ -4,9 +4,12 @@ These are the public names, with an example each in docs/api/index.md. A name is
 is first used: ``import hepflow`` loads neither torch nor Spark, Dask or numba.
 """
 
+import os
 from typing import TYPE_CHECKING
 
 import lazy_loader
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # which also writes to a known name in /tmp
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,

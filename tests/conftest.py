@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+import hepflow.train  # noqa: F401 - before Lightning, as in a command
 from hepflow.config.engines import SparkConfig
 from hepflow.errors import MissingDependency
 from hepflow.system.places import place

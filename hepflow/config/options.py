@@ -42,7 +42,7 @@ GENERAL = (
 )
 """Options of every command that has a configuration."""
 _STORAGE = "Beginning of a URL -> options of its store, such as endpoint_url and profile."
-_WORK_DIR = "Folder on this machine for files on their way to a store; default: TMPDIR."
+_WORK_DIR = "Folder on this machine for files on their way to a store and of Dask; default: TMPDIR."
 STORES = {
     "remote stores": (
         Option("storage", "{URL: {NAME: ...}, ...}", "none", _STORAGE),

@@ -5,10 +5,11 @@ import logging
 import shlex
 import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from distributed.deploy.cluster import Cluster
 from tornado.ioloop import PeriodicCallback
 
 from hepflow.config.engines import ClusterConfig
+from hepflow.engines import batch_worker
 from hepflow.engines.batch_systems import SYSTEMS, BatchSystem, Request
 from hepflow.engines.dask_security import NO_PAGES, Access
 from hepflow.engines.words import AGAIN_S, Words
 from hepflow.errors import ConfigError, one_line
+from hepflow.system.publishing import scratch
 
 log = logging.getLogger(__name__)
 _POLL_MS = 1000
@@ -90,7 +93,8 @@ def job_arguments(
     walltime = walltime_seconds(jobs.walltime)
     # A worker leaves before its job ends; the stagger keeps workers from leaving all at once.
     margin = min(300, max(30, walltime // 10))
-    options = ["--dashboard-address", NO_PAGES]
+    options = ["--nanny", "--nworkers", str(jobs.workers_per_job)]
+    options += ["--no-dashboard", "--dashboard-address", NO_PAGES]
     options += ["--lifetime", f"{walltime - margin}s", "--lifetime-stagger", f"{margin // 3}s"]
     if jobs.worker_ports:
         options += ["--worker-port", jobs.worker_ports]
@@ -102,6 +106,7 @@ def job_arguments(
         "processes": jobs.workers_per_job,
         "memory": format_bytes(worker_memory * jobs.workers_per_job),
         "interface": jobs.interface,
+        "worker_command": batch_worker.__name__,
         "job_script_prologue": [folder, inherited, *jobs.prologue],
         "worker_extra_args": options,
     }
@@ -182,6 +187,14 @@ class _Resubmitted(Job):
                 return
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._end.wait(), AGAIN_S)
+
+    @contextmanager
+    def job_file(self) -> Iterator[str]:
+        """Yield the path of the script, which other users of this machine cannot replace."""
+        with tempfile.NamedTemporaryFile("w", suffix=".sh", dir=scratch()) as script:
+            script.write(self.job_script())
+            script.flush()
+            yield script.name
 
     async def _submit_job(self, script_filename: str) -> str:
         if getattr(self, "use_stdin", False):  # LSF, whose error messages the library discards

@@ -26,6 +26,7 @@ from hepflow.engines.batch import batch_cluster
 from hepflow.engines.dask_security import OF_WORKERS, Access, keys_of_user
 from hepflow.errors import ConfigError, DataError, HepflowError, one_line
 from hepflow.system import processes
+from hepflow.system.publishing import scratch
 from hepflow.system.store_options import of_this_run
 from hepflow.system.terminal import bar
 
@@ -88,7 +89,8 @@ def dask_client(
             log.info("Dask dashboard: %s", client.dashboard_link)
         else:
             access, memory = Access(config.dashboard_address), worker_memory(config, n_tasks) or 0
-            stack.enter_context(dask.config.set(SETTINGS | access.settings))
+            own = {"temporary-directory": str(scratch())}  # modules of the user are imported there
+            stack.enter_context(dask.config.set(SETTINGS | access.settings | own))
             if config.kind == "local":
                 new = _local(config, n_tasks, access)
             elif config.kind == "spark":
@@ -228,6 +230,7 @@ def _local(config: ClusterConfig, n_tasks: int, access: Access) -> Cluster:
             threads_per_worker=1,
             processes=True,
             memory_limit=worker_memory(config, n_tasks),
+            local_directory=str(scratch()),
             security=access.keys,
             scheduler_kwargs=access.scheduler,
         )

@@ -57,7 +57,7 @@ def serve(
 
 
 async def _serve(number: int, scheduler: str, options: Mapping[str, Any]) -> str:
-    folder = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0] or None  # Spark removes it
+    folder = os.environ["SPARK_LOCAL_DIRS"].split(",")[0]  # Spark removes it
     name = f"{number}-{os.getpid()}"  # the scheduler may not have missed its predecessor yet
     own = {"name": name, "nthreads": 1, "local_directory": folder, "death_timeout": START_S}
     try:

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from hepflow.engines import java_errors
 from hepflow.engines.java import JavaOutput, java_home
 from hepflow.engines.words import Words
 from hepflow.errors import ConfigError, HepflowError, MissingDependency
+from hepflow.system.publishing import scratch
 from hepflow.system.secret import NAMES, is_secret, resolved
 from hepflow.system.store_options import of_this_run
 
@@ -266,6 +268,7 @@ def properties(config: SparkConfig, submitted: bool = False) -> dict[str, str]:
         local = re.fullmatch(r"local(?:\[([^,\]]+)\])?", config.master)
         master = f"local[{local[1] or 1},{TASK_ATTEMPTS}]" if local else config.master
         found |= {"spark.master": master, "spark.driver.memory": config.driver_memory}
+        found["spark.local.dir"] = str(scratch())
         if is_local(config.master):
             found |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
             found |= dict.fromkeys(("spark.authenticate", "spark.network.crypto.enabled"), "true")
@@ -274,7 +277,8 @@ def properties(config: SparkConfig, submitted: bool = False) -> dict[str, str]:
     found |= resolved(config.conf, f"{config.within}conf")
     if not submitted:
         of_user = found.get(_JAVA_OPTIONS) or ""
+        own = [shlex.quote(f"-Djava.io.tmpdir={scratch()}")]
         if "log4j" not in of_user:
-            quiet = f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}"
-            found[_JAVA_OPTIONS] = f"{of_user} {quiet}".strip()
+            own.append(f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}")
+        found[_JAVA_OPTIONS] = " ".join([*own, of_user]).strip()
     return {name: value for name, value in found.items() if value is not None}

@@ -11,6 +11,7 @@ import hmac
 import ipaddress
 import logging
 import os
+import pickle
 import secrets
 import socket
 import sys
@@ -22,12 +23,16 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from lightning_fabric.utilities.distributed import _init_dist_connection
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities import rank_zero_only
 
 from hepflow.errors import HepflowError, one_line
 from hepflow.system.processes import RANKS, RANKS_KEY
 from hepflow.system.publishing import new_folder
+from hepflow.train.callbacks import PredictionsWriter
+from hepflow.train.record import RunRecord
 
 log = logging.getLogger(__name__)
 stores: Any = dist  # whose stubs lack them
@@ -53,8 +58,9 @@ def keep_to_themselves(trainer: pl.Trainer) -> None:
         return
     if strategy._start_method == "popen":  # noqa: SLF001
         os.environ[RANKS], OwnRanks.met = str(new_folder()), 0
-    else:  # forks start again for every `fit` and `test`, and would meet in the same file
-        os.environ[RANKS_KEY] = secrets.token_hex(SIZE)
+    else:
+        launcher: Any = strategy.launcher
+        launcher.__class__ = Forks
 
 
 class OwnRanks(DDPStrategy):
@@ -109,6 +115,37 @@ class OwnRanks(DDPStrategy):
             advice = f"Give all of them the same secret in the variable {RANKS_KEY}."
             log.warning("the ranks do not check each other, since they share no key. %s", advice)
         return key.encode()
+
+
+class Forks(_MultiProcessingLauncher):
+    """Starts the ranks as forks of this process, and takes over what the first one has counted."""
+
+    def launch(self, *arguments: Any, **options: Any) -> Any:
+        """Start them, for `fit` and for `test` in a folder each."""
+        os.environ[RANKS], OwnRanks.met = str(new_folder()), 0
+        return super().launch(*arguments, **options)
+
+    def get_extra_results(self, trainer: pl.Trainer) -> dict[str, Any]:
+        """Return the progress, and what callbacks have counted: the pipe holds 64 KiB."""
+        counted = [
+            {name: own[name] for name in own.keys() - {"log", "log_dict", "run"}}
+            for own in map(vars, self._read_at_the_end(trainer))
+        ]
+        more = pickle.dumps((trainer.fit_loop.epoch_progress, counted))  # tensors as bytes
+        return super().get_extra_results(trainer) | {"more": more}
+
+    def update_main_process_results(self, trainer: pl.Trainer, extra: dict[str, Any]) -> None:
+        """Take them over."""
+        super().update_main_process_results(trainer, extra)
+        progress, counted = pickle.loads(extra["more"])  # noqa: S301 - of the own fork
+        trainer.fit_loop.epoch_progress = progress
+        for callback, own in zip(self._read_at_the_end(trainer), counted, strict=True):
+            vars(callback).update(own)
+
+    def _read_at_the_end(self, trainer: pl.Trainer) -> list[pl.Callback]:
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        read = EarlyStopping, PredictionsWriter, RunRecord
+        return [callback for callback in callbacks if isinstance(callback, read)]
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -117,8 +117,8 @@ def test_a_job_asks_for_its_queue_account_time_memory_and_cores(kind: str) -> No
     lines = found.job_script().splitlines()
     assert LINES[kind] <= set(lines)
     assert not any("None" in line for line in lines)
-    worker = next(line for line in lines if "dask_worker" in line)
-    assert "--nworkers 8 " in worker
+    worker = next(line for line in lines if "batch_worker" in line)
+    assert "--nworkers 8 --no-dashboard " in worker
     assert "--memory-limit 2.00GiB" in worker
     assert "--lifetime 129300s" in worker, "5 minutes less than the walltime"
 

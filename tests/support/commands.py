@@ -10,6 +10,7 @@ server; ``OMP_NUM_THREADS`` is applied to torch by hand.
 """
 
 import atexit
+import ctypes
 import multiprocessing
 import os
 import shutil
@@ -28,6 +29,7 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
+CLONE_NEWNS = 0x00020000
 _FORKS = multiprocessing.get_context("forkserver")
 
 
@@ -57,6 +59,8 @@ class Command:
     ----------
     merged : bool
         Write stderr to stdout, as a terminal shows them.
+    tmp : Path, optional
+        Folder that it sees as /tmp, in which its folder and the code stay where they are.
     """
 
     def __init__(
@@ -65,13 +69,15 @@ class Command:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         merged: bool = False,
+        tmp: Path | None = None,
     ) -> None:
         _start_server()
         self.arguments = arguments
         self._folder = Path(tempfile.mkdtemp(prefix="command-"))
         outputs = [self._folder / name for name in ("stdout", "stdout" if merged else "stderr")]
         self._process = _FORKS.Process(
-            target=_run, args=(arguments, environment(**env or {}), cwd or Path.cwd(), outputs)
+            target=_run,
+            args=(arguments, environment(**env or {}), cwd or Path.cwd(), outputs, tmp),
         )
         self._process.start()
 
@@ -144,14 +150,21 @@ def listening_of(pid: int) -> list[Any]:
 
 
 def _run(
-    arguments: tuple[str, ...], variables: dict[str, str], folder: Path, outputs: list[Path]
+    arguments: tuple[str, ...],
+    variables: dict[str, str],
+    folder: Path,
+    outputs: list[Path],
+    tmp: Path | None,
 ) -> None:
     os.setsid()
     os.environ.clear()
     os.environ.update(variables)
-    os.chdir(folder)
     for descriptor, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), descriptor)
+    tempfile.tempdir = None  # the server may have chosen it
+    if tmp is not None:
+        _mount_as_tmp(tmp, folder)
+    os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [str(Path(sys.executable).with_name("hepflow")), *arguments]
     from hepflow.__main__ import run  # noqa: PLC0415
@@ -169,3 +182,13 @@ def _run(
         sys.stdout.flush()
         sys.stderr.flush()
         atexit._run_exitfuncs()
+
+
+def _mount_as_tmp(tmp: Path, folder: Path) -> None:
+    assert ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS) == 0, ctypes.get_errno()
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    for kept in (folder, ROOT, Path(sys.prefix)):
+        if kept.is_relative_to("/tmp"):
+            (tmp / kept.relative_to("/tmp")).mkdir(parents=True)
+            subprocess.run(["mount", "--bind", kept, tmp / kept.relative_to("/tmp")], check=True)
+    subprocess.run(["mount", "--rbind", tmp, "/tmp"], check=True)

@@ -1,6 +1,7 @@
 """Another user of this machine, who tries to get into every port that a process listens on."""
 
 import asyncio
+import ctypes
 import multiprocessing
 import os
 import socket
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from urllib.request import ProxyHandler, Request, build_opener
 
@@ -27,13 +29,13 @@ _PATIENCE_S, _MOST_S = 2.0, 150.0
 Tries = dict[str, Callable[[Place], bool]]
 
 
-def what_another_user_can_do(places: Sequence[Place]) -> dict[Place, list[str]]:
-    """Return what worked on each port, tried by a process of the user ``nobody``."""
+def what_another_user_can_do(places: Sequence[Place], beside: int) -> dict[Place, list[str]]:
+    """Return what worked on each socket, tried by the user ``nobody`` in the place of a process."""
     if not places:
         return {}
     context = multiprocessing.get_context("fork")
     receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=_try_all, args=(places, send))
+    process = context.Process(target=_try_all, args=(places, beside, send))
     process.start()
     send.close()
     assert receive.poll(_MOST_S), "the tries never end"
@@ -43,7 +45,9 @@ def what_another_user_can_do(places: Sequence[Place]) -> dict[Place, list[str]]:
     return found
 
 
-def _try_all(places: Sequence[Place], send: Any) -> None:
+def _try_all(places: Sequence[Place], beside: int, send: Any) -> None:
+    with Path(f"/proc/{beside}/ns/mnt").open() as folders:
+        assert ctypes.CDLL(None, use_errno=True).setns(folders.fileno(), 0) == 0, ctypes.get_errno()
     os.setgroups([])
     os.setgid(NOBODY)
     os.setuid(NOBODY)
@@ -59,7 +63,16 @@ def _try_all(places: Sequence[Place], send: Any) -> None:
 
 
 def _what_works(place: Place) -> list[str]:
-    return [what for what, works in TRIES.items() if works(place)]
+    if place.kind == "tcp":
+        return [what for what, works in TRIES.items() if works(place)]
+    return ["connects"] if place.kind == "unix" and _connects(place.host) else []
+
+
+def _connects(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as own, suppress(OSError):
+        own.connect(path.replace("@", "\0", 1) if path.startswith("@") else path)
+        return True
+    return False
 
 
 def _runs_code_by_dask(place: Place) -> bool:
@@ -88,30 +101,40 @@ def _dask_answers(address: str, keys: Security) -> bool:
         loop.close()
 
 
-def _status(place: Place, path: str, method: str = "GET") -> int:
+def _answer(place: Place, path: str, method: str = "GET") -> tuple[int, bytes]:
     request = Request(f"http://{_host(place)}:{place.port}{path}", method=method)
     try:
-        return int(build_opener(ProxyHandler({})).open(request, timeout=_PATIENCE_S).status)
+        with build_opener(ProxyHandler({})).open(request, timeout=_PATIENCE_S) as answer:
+            return answer.status, answer.read()
     except urllib.error.HTTPError as error:
-        return error.code
-    except (OSError, ValueError):
-        return 0
+        return error.code, b""
     except Exception:  # noqa: BLE001 - http.client has an error of its own for every nonsense
-        return 0
+        return 0, b""
 
 
 def _reads_pages_of_dask(place: Place) -> bool:
     pages = ("/", "/status", "/info/main/workers.html", "/json/counts.json", "/metrics")
-    return not _reads_pages_of_spark(place) and any(_status(place, page) == 200 for page in pages)
+    found = [_answer(place, page) for page in pages]
+    return any(status == 200 and b"Spark" not in content for status, content in found)
 
 
 def _reads_pages_of_spark(place: Place) -> bool:
-    return _status(place, "/environment/") == 200
+    return b"Spark" in _answer(place, "/environment/")[1]
+
+
+def _gets_files_of_spark(place: Place) -> bool:
+    """Return whether Spark sends a file of its run, for which it never asks for the secret."""
+    name = b"/files/slow.py"
+    request = b"\6" + len(name).to_bytes(4) + name
+    with suppress(OSError), socket.create_connection((_host(place), place.port)) as own:
+        own.sendall((len(request) + 8).to_bytes(8) + request)
+        return own.recv(9)[8:] == b"\7"  # an answer with content
+    return False
 
 
 def _kills_jobs_of_spark(place: Place) -> bool:
     kills = ("/jobs/job/kill/?id=0", "/stages/stage/kill/?id=0")
-    found = [_status(place, page, how) for page in kills for how in ("GET", "POST")]
+    found = [_answer(place, page, how)[0] for page in kills for how in ("GET", "POST")]
     return any(status in range(200, 400) for status in found)
 
 
@@ -154,6 +177,7 @@ TRIES: Tries = {
     "runs code by Dask": _runs_code_by_dask,
     "reads Dask's pages": _reads_pages_of_dask,
     "reads Spark's pages": _reads_pages_of_spark,
+    "gets files of Spark": _gets_files_of_spark,
     "kills Spark's jobs": _kills_jobs_of_spark,
     "calls Java": _calls_java,
     "writes to the ranks' store": _writes_to_a_store_of_ranks,

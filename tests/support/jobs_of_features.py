@@ -1,9 +1,10 @@
 """`hepflow features` with its Dask workers in the jobs of a batch system, as a child process."""
 
+import stat
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from hepflow.config.engines import ClusterConfig
@@ -94,6 +95,21 @@ def same_as_local(folder: Path) -> bool:
 def _contents(path: Path) -> dict[str, bytes]:
     files = sorted(file for file in path.rglob("*") if file.is_file())
     return {str(file.relative_to(path)): file.read_bytes() for file in files}
+
+
+def private_keys(folder: Path) -> list[Path]:
+    """Return the files with the keys of runs in a folder, which nobody else can read."""
+    keys = [*folder.glob("hepflow-*/*.pem")]
+    for key in keys:
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+        assert stat.S_IMODE(key.parent.stat().st_mode) == 0o700
+    return keys
+
+
+def only_tls(logs: Iterable[Path]) -> bool:
+    """Whether the workers of jobs have connected by TLS alone, by their logs."""
+    printed = "".join(log.read_text() for log in logs)
+    return "tls://" in printed and "tcp://" not in printed
 
 
 def reason_in(errors: str) -> str:

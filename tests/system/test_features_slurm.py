@@ -1,15 +1,13 @@
 """The features stage on a real Slurm: jobs follow the work, and lost jobs are replaced."""
 
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from hepflow.data.store import EventStore
-from tests.support.delphes_events import write_dataset
+from tests.support.jobs_of_features import Features, only_tls, private_keys, reason_in, write_input
 from tests.support.slurm_cluster import SlurmCluster, slurm_cluster, why_not
 
 pytestmark = [
@@ -20,14 +18,6 @@ pytestmark = [
 
 FRAGMENTS = 110
 """At 1 s each and two at a time, longer than the 40 s lifetime of a one-minute job's worker."""
-SLOW_PHYSICS = """
-import time
-from hepflow.physics.features import compute_features
-
-def features(events, definitions):
-    time.sleep(1.0 if len(events) else 0)
-    return compute_features(events, definitions)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -36,81 +26,61 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
         yield running
 
 
-def command(folder: Path, **jobs: str) -> list[str]:
-    options = {"interface": "lo", "workers_per_job": "1", "max_jobs": "2", "walltime": "1", **jobs}
-    words = [
-        "features",
-        "--input",
-        "events",
-        "--output",
-        "s.zarr",
-        "--physics",
-        "slow:features",
-        "--part-mb",
-        "0.001",
-        "--cluster.kind",
-        "slurm",
-    ]
-    words += [
-        "--cluster.memory",
-        "1GiB",
-        *(word for key, value in options.items() for word in (f"--cluster.jobs.{key}", value)),
-    ]
-    return [sys.executable, "-m", "hepflow", *words]
-
-
 def test_jobs_that_are_cancelled_reach_their_time_limit_or_lose_their_node_are_replaced(
     cluster: SlurmCluster, tmp_path: Path
 ) -> None:
-    write_dataset(tmp_path / "events", fragments=FRAGMENTS, events=5)
-    (tmp_path / "slow.py").write_text(SLOW_PHYSICS)
-    client = subprocess.Popen(
-        command(tmp_path), cwd=tmp_path, env=cluster.environment, stderr=subprocess.PIPE, text=True
-    )
-
-    def wait_for_parts(n: int) -> None:
-        deadline = time.monotonic() + 240
-        while len(list((tmp_path / "s.zarr" / "_parts").glob("[0-9]*.json"))) < n:
-            assert client.poll() is None, client.stderr and client.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-
-    wait_for_parts(5)
+    write_input(tmp_path, FRAGMENTS)
+    run = Features(tmp_path, cluster.environment, "slurm", walltime="1")
+    run.wait_for_parts(5)
+    assert len(private_keys(tmp_path)) == 3
     cluster.command("scancel", "--signal=KILL", str(cluster.job_ids()[0]))
-    wait_for_parts(20)
+    run.wait_for_parts(20)
     node = next(
         job["NodeList"]
         for job in map(cluster.job, cluster.job_ids())
         if job["JobState"] == "RUNNING"
     )
     cluster.command("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
-    _, errors = client.communicate(timeout=300)
-    assert client.returncode == 0, errors
+    status, errors = run.end()
+    assert status == 0, errors
     states = [cluster.job(job_id)["JobState"] for job_id in cluster.job_ids()]
     assert len(states) > 3, (
         f"two jobs at a time; killed or expired jobs were not replaced ({states})"
     )
     assert "COMPLETED" in states, f"no worker left in good order at the end of its time ({states})"
     assert "TIMEOUT" not in states, f"a worker overstayed its time ({states})"
+    assert only_tls(tmp_path.glob("slurm-*.out"))
+    assert not [*tmp_path.glob("hepflow-*")]
     store = EventStore.open(tmp_path / "s.zarr")
     assert store.ledger().n_in == FRAGMENTS * 5
+
+
+def test_the_keys_of_a_killed_run_are_removed_by_the_next_one(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    write_input(tmp_path, fragments=20)
+    run = partial(Features, tmp_path, cluster.environment, "slurm", walltime="5")
+    killed = run()
+    killed.wait_for_parts(1)
+    killed.process.kill()
+    killed.end()
+    left = private_keys(tmp_path)
+    assert len(left) == 3
+    next_one = run()
+    next_one.wait_for("Dask dashboard")
+    now = private_keys(tmp_path)
+    assert len(now) == 3
+    assert not {*now} & {*left}
+    status, errors = next_one.end()
+    assert status == 0, errors
+    assert not [*tmp_path.glob("hepflow-*")]
 
 
 def test_jobs_that_slurm_would_refuse_are_an_error_at_once(
     cluster: SlurmCluster, tmp_path: Path
 ) -> None:
-    write_dataset(tmp_path / "events", fragments=1, events=5)
-    (tmp_path / "slow.py").write_text(SLOW_PHYSICS)
-    words = command(tmp_path, queue="nowhere")
-    result = subprocess.run(
-        words,
-        cwd=tmp_path,
-        env=cluster.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert result.returncode == 2
-    assert "Slurm rejects the jobs" in result.stderr
-    assert "invalid partition" in result.stderr
+    write_input(tmp_path, fragments=1)
+    status, errors = Features(tmp_path, cluster.environment, "slurm", queue="nowhere").end(120)
+    assert status == 2
+    assert "Slurm rejects the jobs" in reason_in(errors)
+    assert "invalid partition" in errors

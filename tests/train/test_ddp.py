@@ -123,6 +123,25 @@ def test_a_killed_run_goes_on_with_another_number_of_processes(
     )
 
 
+def test_forks_end_with_the_record_of_processes_that_are_commands(
+    store: EventStore, tmp_path: Path
+) -> None:
+    own, output = options(store, tmp_path, "hlf", crash_at=-1), tmp_path / "forks"
+    forks = ("--trainer.strategy", "ddp_fork", "--trainer.devices", "2")
+    forks = (*forks, "--trainer.accelerator", "cpu", "--output", str(output))
+    done = hepflow("train", *own, *forks, "--early_stopping.stopping_threshold", "9")
+    assert done.returncode == 0, done.stderr
+    reason = "stopped after epoch 1: val_loss has reached early_stopping.stopping_threshold"
+    assert reason in done.stderr
+    record = read_json(output / "run.json")
+    assert (record["epochs"], record["events_trained"]) == (1, 210)
+    assert record["splits_used"] == {"fit": ["train"], "statistics": ["train"], "tuning": ["val"]}
+    assert record["wall_s"] > 0
+    again = ("--data.store", str(store.path), "--config", str(output / "config.yaml"), *forks)
+    tested = hepflow("train", "test", *again)
+    assert f"predictions in {output}/predictions.parquet" in tested.stderr
+
+
 def test_no_process_outlives_the_one_that_started_it(store: EventStore, tmp_path: Path) -> None:
     own, output = options(store, tmp_path, "hlf", crash_at=-1), tmp_path / "run"
     pause = tmp_path / "pause.yaml"
