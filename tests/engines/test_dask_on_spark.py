@@ -138,6 +138,7 @@ def test_a_store_made_in_spark_has_the_bytes_of_any_other_also_after_a_worker_wa
     config = FeaturesConfig(
         input=write_dataset(Path("events"), fragments=6),
         output=Path("s.zarr"),
+        part_mb=0.001,
         physics="my_physics:features",
         cluster=on("local[2]", memory="2GiB"),
     )

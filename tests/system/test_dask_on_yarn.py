@@ -64,15 +64,13 @@ def there(cluster: Hadoop, folder: Path) -> Path:
 
 def check(folder: Path, output: Path) -> None:
     """Compare a store with one that is made here, of the same events."""
-    calm = made_calmly(
-        FeaturesConfig(input=folder / "events", output=output), folder / f"{output.name}-calm"
-    )
-    assert contents(output) == calm
+    config = FeaturesConfig(input=folder / "events", output=output, part_mb=0.001)
+    assert contents(output) == made_calmly(config, folder / f"{output.name}-calm")
 
 
 def test_features_in_client_mode(cluster: Hadoop, folder: Path, there: Path) -> None:
     paths = (f"--input={there}/events", f"--output={there}/client.zarr")
-    own = ("features", "--config=yarn.yaml", "--cluster.workers=2")
+    own = ("features", "--config=yarn.yaml", "--cluster.workers=2", "--part-mb=0.001")
     done = hepflow_here(folder, *own, *paths, cluster=cluster)
     assert done.returncode == 0, done.stderr + cluster.log
     assert "on yarn, UI at" in done.stderr
@@ -88,7 +86,7 @@ def test_features_in_cluster_mode_and_again_when_there_is_nothing_to_do(
     cluster: Hadoop, folder: Path, there: Path
 ) -> None:
     paths = (f"--input={there}/events", f"--output={there}/cluster.zarr")
-    own = ("features", "--cluster.kind=spark", "--cluster.workers=2")
+    own = ("features", "--cluster.kind=spark", "--cluster.workers=2", "--part-mb=0.001")
     properties = SMALL | PACKED | TWO | {"spark.driver.memoryOverhead": "1g"}
     command = submission(*own, *paths, properties=properties, executors=1)
     done = run(command, folder, cluster)

@@ -54,7 +54,7 @@ def run_stages(raw: Path, output: Path) -> None:
     ingest.run(IngestConfig(input=str(raw / "raw"), output=output / "events"))
     features.run(
         FeaturesConfig(
-            input=output / "events", output=output / "features.zarr", cluster=CLUSTER, task_mb=1
+            input=output / "events", output=output / "features.zarr", cluster=CLUSTER, part_mb=0.01
         )
     )
     score.run(
