@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from hepflow.config.engines import SparkConfig
 from hepflow.engines import java_errors
+from hepflow.engines.class_archive import ClassArchive
 from hepflow.engines.java import JavaOutput, java_home
 from hepflow.engines.words import Words
 from hepflow.errors import ConfigError, HepflowError, MissingDependency
@@ -23,6 +24,7 @@ try:
     from py4j.protocol import Py4JError, Py4JJavaError
     from pyspark import SparkConf, SparkContext
     from pyspark.errors import PySparkException, PythonException
+    from pyspark.find_spark_home import _find_spark_home
     from pyspark.java_gateway import launch_gateway
     from pyspark.sql import SparkSession
 
@@ -48,6 +50,17 @@ _LOG4J = Path(__file__).with_name("log4j2.properties")
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 _SECRET = re.compile("secret|password|token|access[.]?key", re.IGNORECASE)
 """Names of properties that Spark does not show either, of spark.redaction.regex."""
+
+_STARTED: "list[_Java]" = []
+"""The Java that `start_java` has started."""
+
+
+class _Java(NamedTuple):
+    """A process of Java that starts."""
+
+    output: JavaOutput
+    gateway: Future[Any]
+    archive: ClassArchive
 
 
 @contextmanager
@@ -194,7 +207,23 @@ def log_in(config: SparkConfig) -> None:
     os.environ.setdefault("KRB5_CLIENT_KTNAME", str(Path(keytab).absolute()))
 
 
-def _start(config: SparkConfig, name: str) -> SparkSession:
+def start_java(config: SparkConfig) -> None:
+    """Start Java in a thread, for the session of a stream: the rest is imported meanwhile.
+
+    As it runs for long, it also writes a `ClassArchive`, when `archive_classes` is called.
+    """
+    _set_environment(config)
+    if not started_by_submit():
+        _STARTED.append(_launch(config, lists=True))
+
+
+def archive_classes() -> None:
+    """Let another Java archive the classes that this session has loaded, unless it used one."""
+    if (java := _java()) is not None and _STARTED:
+        _STARTED[0].archive.write(java.pid)
+
+
+def _set_environment(config: SparkConfig) -> None:
     submitted = started_by_submit()
     has_hadoop = {"HADOOP_CONF_DIR", "YARN_CONF_DIR"} & {*os.environ}
     if config.master == "yarn" and not submitted and not has_hadoop:
@@ -208,16 +237,39 @@ def _start(config: SparkConfig, name: str) -> SparkSession:
     python = os.environ.get("PYSPARK_PYTHON", sys.executable)
     os.environ["PYSPARK_PYTHON"] = config.conf.get("spark.pyspark.python") or python
     os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
-    conf = SparkConf().setAppName(name).setAll(list(properties(config, submitted).items()))
+
+
+def _launch(config: SparkConfig, *, lists: bool) -> _Java:
+    """Start Java in a thread of its own."""
+    archive = ClassArchive(Path(os.environ["JAVA_HOME"]), Path(_find_spark_home()) / "jars")
+    found = properties(config)
+    found[_JAVA_OPTIONS] = " ".join([*archive.options(lists=lists), found[_JAVA_OPTIONS]])
+    # What is not public is given to the session; these are on Java's command line.
+    public = [(key, value) for key, value in found.items() if not _SECRET.search(key)]
     output = JavaOutput()
+
+    def launch() -> Any:
+        with output.captured() as stderr:
+            return launch_gateway(SparkConf(loadDefaults=False).setAll(public), {"stderr": stderr})
+
+    return _Java(output, ThreadPoolExecutor(1).submit(launch), archive)
+
+
+def _start(config: SparkConfig, name: str) -> SparkSession:
+    _set_environment(config)
+    submitted = started_by_submit()
+    conf = SparkConf().setAppName(name).setAll(list(properties(config, submitted).items()))
+    java: _Java | None = None
+    if not submitted and SparkContext._gateway is None:  # noqa: SLF001 - no earlier session's
+        java = _STARTED[0] if _STARTED else _launch(config, lists=False)
     on_yarn = config.master == "yarn" and not submitted
     try:
         with waiting.for_yarn(conf) if on_yarn else nullcontext(NO_WORDS) as words:
-            spark = _in_thread(lambda: _create(conf, output), _end_java, words)
+            spark = _in_thread(lambda: _create(conf, java), _end_java, words)
     except Exception as error:
         reason = java_errors.shortened(str(error) or type(error).__name__)
-        if "JAVA_GATEWAY_EXITED" in str(error):
-            reason = java_errors.shortened(output.text())
+        if java is not None and "JAVA_GATEWAY_EXITED" in str(error):
+            reason = java_errors.shortened(java.output.text())
         elif "stopped SparkContext" in reason:  # Spark's message about an unreachable master
             reason = "no master responds there"
         what = f"Spark does not start on {config.master}: {reason.rstrip('.')}"
@@ -230,13 +282,9 @@ def _start(config: SparkConfig, name: str) -> SparkSession:
     return spark
 
 
-def _create(conf: SparkConf, output: JavaOutput) -> SparkSession:
-    if not started_by_submit():
-        # What the builder does not get here, it gets below; these are on Java's command line.
-        public = [(name, value) for name, value in conf.getAll() if not _SECRET.search(name)]
-        with output.captured() as stderr:
-            gateway = launch_gateway(SparkConf().setAll(public), {"stderr": stderr})
-            SparkContext._ensure_initialized(gateway=gateway)  # noqa: SLF001
+def _create(conf: SparkConf, java: _Java | None) -> SparkSession:
+    if java is not None:
+        SparkContext._ensure_initialized(gateway=java.gateway.result())  # noqa: SLF001
     builder = SparkSession.builder.config(conf=conf)
     try:
         return builder.getOrCreate()

@@ -42,6 +42,7 @@ PROPERTIES: Mapping[str, str] = {
     "spark.ui.retainedTasks": "1000",
     "spark.sql.ui.retainedExecutions": "50",
     "spark.sql.streaming.numRecentProgressUpdates": "10",
+    "spark.python.daemon.module": "hepflow.score.kafka.daemon",
 }
 """Bounds of what Spark's driver keeps in memory, as a stream runs for months."""
 
