@@ -30,9 +30,10 @@ class ClassArchive:
     def __init__(self, java_home: Path, jars: Path) -> None:
         release, files = java_home / "release", sorted(jars.glob("*.jar"))
         about = [java_home, jars, release.read_text() if release.is_file() else ""]
-        about += [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        about += [(file.name, (now := file.stat()).st_size, now.st_mtime_ns) for file in files]
         key = hashlib.blake2b(repr(about).encode(), digest_size=8).hexdigest()
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        home = os.environ.get("HOME", "")  # none: no archive
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache")
         self.path = cache / "hepflow" / "java" / f"spark-{key}.jsa"
         self._part = self.path.with_suffix(f".{os.getpid()}.part")
         self._lists: tempfile.TemporaryDirectory[str] | None = None
@@ -67,7 +68,8 @@ class ClassArchive:
             own = [word for word in own if not word.startswith("-XX:DumpLoadedClassList=")]
             own += ["-Xshare:dump", f"-XX:SharedClassListFile={self._lists.name}/classes"]
             own.append(f"-XX:SharedArchiveFile={self._part}")
-            renamed = ["sh", "-c", 'to=$1; shift; "$@" && mv -f "$0" "$to"', self._part, self.path]
+            renamed = ["sh", "-c", 'to=$1; shift; "$@" && mv -f "$0" "$to"']
+            renamed += [str(self._part), str(self.path)]
             self._writer = subprocess.Popen(
                 ["nice", "-n", "19", *renamed, *own],
                 stdin=subprocess.DEVNULL,

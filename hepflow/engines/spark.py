@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TypeVar
 
 from hepflow.config.engines import SparkConfig
 from hepflow.engines import java_errors
-from hepflow.engines.class_archive import ClassArchive
-from hepflow.engines.java import JavaOutput, java_home
+from hepflow.engines.java import java_home
 from hepflow.engines.words import Words
 from hepflow.errors import ConfigError, HepflowError, MissingDependency
 from hepflow.system.store_options import of_this_run
@@ -24,11 +23,10 @@ try:
     from py4j.protocol import Py4JError, Py4JJavaError
     from pyspark import SparkConf, SparkContext
     from pyspark.errors import PySparkException, PythonException
-    from pyspark.find_spark_home import _find_spark_home
-    from pyspark.java_gateway import launch_gateway
     from pyspark.sql import SparkSession
 
     from hepflow.engines import waiting
+    from hepflow.engines.gateway import JAVA_OPTIONS, Gateway, is_connected, process
 except ImportError as error:
     raise MissingDependency("Spark is not installed. Run: pip install 'hepflow[ingest]'") from error
 
@@ -47,20 +45,8 @@ step: a tenth of the time of ingest."""
 
 NO_WORDS = Words(str)
 _LOG4J = Path(__file__).with_name("log4j2.properties")
-_JAVA_OPTIONS = "spark.driver.extraJavaOptions"
-_SECRET = re.compile("secret|password|token|access[.]?key", re.IGNORECASE)
-"""Names of properties that Spark does not show either, of spark.redaction.regex."""
 
-_STARTED: "list[_Java]" = []
-"""The Java that `start_java` has started."""
-
-
-class _Java(NamedTuple):
-    """A process of Java that starts."""
-
-    output: JavaOutput
-    gateway: Future[Any]
-    archive: ClassArchive
+_EARLY: list[Gateway] = []  # that of `start_java`
 
 
 @contextmanager
@@ -76,7 +62,7 @@ def spark_session(config: SparkConfig, name: str) -> Iterator[SparkSession]:
     try:
         yield spark
     except Exception as error:
-        java = _java() if isinstance(error, (Py4JError, OSError)) else None
+        java = process() if isinstance(error, (Py4JError, OSError)) else None
         with suppress(subprocess.TimeoutExpired):
             if java is not None and java.wait(GRACE_S) is not None:
                 what = "Spark's Java process died (out of memory?). Run the same command again."
@@ -136,14 +122,9 @@ def _in_thread(
 def _end_java(waiting: Future[T]) -> None:
     """End the Java process that a thread waits for, which may not have started yet."""
     while not waiting.done():
-        if (java := _java()) is not None:
+        if (java := process()) is not None:
             java.terminate()
         time.sleep(POLL_S)
-
-
-def _java() -> "subprocess.Popen[bytes] | None":
-    """Return the Java process that pyspark started; None if spark-submit started both."""
-    return getattr(SparkContext._gateway, "proc", None)  # noqa: SLF001 - there is no public way
 
 
 def nothing_to_do(config: SparkConfig, name: str) -> None:
@@ -208,19 +189,16 @@ def log_in(config: SparkConfig) -> None:
 
 
 def start_java(config: SparkConfig) -> None:
-    """Start Java in a thread, for the session of a stream: the rest is imported meanwhile.
-
-    As it runs for long, it also writes a `ClassArchive`, when `archive_classes` is called.
-    """
+    """Start Java before the session of a stream, which lists classes for `archive_classes`."""
     _set_environment(config)
     if not started_by_submit():
-        _STARTED.append(_launch(config, lists=True))
+        _EARLY.append(Gateway(properties(config), archives=True))
 
 
 def archive_classes() -> None:
-    """Let another Java archive the classes that this session has loaded, unless it used one."""
-    if (java := _java()) is not None and _STARTED:
-        _STARTED[0].archive.write(java.pid)
+    """Let another Java archive the classes that this one has loaded, unless it used an archive."""
+    for java in _EARLY:
+        java.archive_classes()
 
 
 def _set_environment(config: SparkConfig) -> None:
@@ -239,29 +217,14 @@ def _set_environment(config: SparkConfig) -> None:
     os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
 
 
-def _launch(config: SparkConfig, *, lists: bool) -> _Java:
-    """Start Java in a thread of its own."""
-    archive = ClassArchive(Path(os.environ["JAVA_HOME"]), Path(_find_spark_home()) / "jars")
-    found = properties(config)
-    found[_JAVA_OPTIONS] = " ".join([*archive.options(lists=lists), found[_JAVA_OPTIONS]])
-    # What is not public is given to the session; these are on Java's command line.
-    public = [(key, value) for key, value in found.items() if not _SECRET.search(key)]
-    output = JavaOutput()
-
-    def launch() -> Any:
-        with output.captured() as stderr:
-            return launch_gateway(SparkConf(loadDefaults=False).setAll(public), {"stderr": stderr})
-
-    return _Java(output, ThreadPoolExecutor(1).submit(launch), archive)
-
-
 def _start(config: SparkConfig, name: str) -> SparkSession:
     _set_environment(config)
     submitted = started_by_submit()
-    conf = SparkConf().setAppName(name).setAll(list(properties(config, submitted).items()))
-    java: _Java | None = None
-    if not submitted and SparkContext._gateway is None:  # noqa: SLF001 - no earlier session's
-        java = _STARTED[0] if _STARTED else _launch(config, lists=False)
+    chosen = properties(config, submitted)
+    conf = SparkConf().setAppName(name).setAll(list(chosen.items()))
+    java: Gateway | None = None
+    if not submitted and not is_connected():
+        java = _EARLY[0] if _EARLY else Gateway(chosen)
     on_yarn = config.master == "yarn" and not submitted
     try:
         with waiting.for_yarn(conf) if on_yarn else nullcontext(NO_WORDS) as words:
@@ -282,9 +245,9 @@ def _start(config: SparkConfig, name: str) -> SparkSession:
     return spark
 
 
-def _create(conf: SparkConf, java: _Java | None) -> SparkSession:
+def _create(conf: SparkConf, java: Gateway | None) -> SparkSession:
     if java is not None:
-        SparkContext._ensure_initialized(gateway=java.gateway.result())  # noqa: SLF001
+        java.connect()
     builder = SparkSession.builder.config(conf=conf)
     try:
         return builder.getOrCreate()
@@ -321,8 +284,8 @@ def properties(config: SparkConfig, submitted: bool = False) -> dict[str, str]:
             found |= {"spark.submit.deployMode": "client", "spark.acls.enable": "true"}
     found |= config.conf
     if not submitted:
-        of_user = found.get(_JAVA_OPTIONS) or ""
+        of_user = found.get(JAVA_OPTIONS) or ""
         if "log4j" not in of_user:
             quiet = f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}"
-            found[_JAVA_OPTIONS] = f"{of_user} {quiet}".strip()
+            found[JAVA_OPTIONS] = f"{of_user} {quiet}".strip()
     return {name: value for name, value in found.items() if value is not None}

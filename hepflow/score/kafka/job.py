@@ -54,7 +54,7 @@ def run(config: ScoreConfig) -> None:
         session = spark_session(query.streaming(config.spark), "hepflow score")
         with session as spark, terminated():
             view = View(config, task.working_points, scorer.net.spread, folder)
-            query.prepare(config, spark, task)
+            query.prepare(config, topic, spark, task)
             _follow(config, topic, spark, task, folder, view)
         judge(folder.ledger.lost, None, config.max_lost_files, config.output, n_messages)
 
