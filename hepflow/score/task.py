@@ -53,7 +53,8 @@ class Task:
 
 def prepare(config: ScoreConfig, topic: str = "") -> tuple[Scorer, Task, dict[str, Any]]:
     """Load the model, so that its errors come before any work, and describe the work."""
-    scorer = Scorer(config.model, config.physics, config.store)
+    # Micro-batches are scored by processes that load the compiled physics themselves.
+    scorer = Scorer(config.model, config.physics, config.store, compiled=not topic)
     net, inputs = scorer.net, scorer.inputs
     points = resolve(config.working_point, config.report, net)
     physics, tree = scorer.physics_identity, config.tree
