@@ -192,7 +192,7 @@ def start_java(config: SparkConfig) -> None:
     """Start Java before the session of a stream, which lists classes for `archive_classes`."""
     _set_environment(config)
     if not started_by_submit():
-        _EARLY.append(Gateway(properties(config), archives=True))
+        _EARLY.append(Gateway(properties(config), stream=True))
 
 
 def archive_classes() -> None:
