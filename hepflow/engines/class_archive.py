@@ -34,17 +34,20 @@ class ClassArchive:
         key = hashlib.blake2b(repr(about).encode(), digest_size=8).hexdigest()
         home = os.environ.get("HOME", "")  # none: no archive
         cache = Path(os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache")
-        self.path = cache / "hepflow" / "java" / f"spark-{key}.jsa"
+        self.path = cache / "hepflow" / "java" / f"spark-{key}"
         self._part = self.path.with_suffix(f".{os.getpid()}.part")
         self._lists: tempfile.TemporaryDirectory[str] | None = None
         self._writer: subprocess.Popen[bytes] | None = None
 
     def options(self, *, lists: bool) -> Sequence[str]:
         """Return options of Java: to map the archive, or (``lists``) to list classes for one."""
-        if _is_private(self.path.parent) and _is_private(self.path):
-            with suppress(OSError):
-                os.utime(self.path)  # it is in use
-            return [*_CHECKED, f"-XX:SharedArchiveFile={self.path}"]
+        for found in self.path.parent.glob(f"{self.path.name}-*.jsa"):
+            # Java checks sums, but crashes if the end of the file is missing.
+            is_whole = found.stem == f"{self.path.name}-{found.stat().st_size}"
+            if is_whole and _is_private(self.path.parent) and _is_private(found):
+                with suppress(OSError):
+                    os.utime(found)  # it is in use
+                return [*_CHECKED, f"-XX:SharedArchiveFile={found}"]
         if not lists:
             return []
         self._lists = tempfile.TemporaryDirectory(prefix="hepflow-java-")
@@ -53,7 +56,7 @@ class ClassArchive:
     def write(self, java: int) -> None:
         """Start to write the archive, with the classes that a process of Java has loaded.
 
-        It is renamed into place, so several processes may do so at once. The end of this process
+        It is renamed into place, with its size in the name, so several processes may do so at once. The end of this process
         ends it.
         """
         if self._lists is None or self._writer is not None:
@@ -68,7 +71,7 @@ class ClassArchive:
             own = [word for word in own if not word.startswith("-XX:DumpLoadedClassList=")]
             own += ["-Xshare:dump", f"-XX:SharedClassListFile={self._lists.name}/classes"]
             own.append(f"-XX:SharedArchiveFile={self._part}")
-            renamed = ["sh", "-c", 'to=$1; shift; "$@" && mv -f "$0" "$to"']
+            renamed = ["sh", "-c", 'to=$1; shift; "$@" && mv -f "$0" "$to-$(wc -c < "$0").jsa"']
             renamed += [str(self._part), str(self.path)]
             self._writer = subprocess.Popen(
                 ["nice", "-n", "19", *renamed, *own],

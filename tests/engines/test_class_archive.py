@@ -43,13 +43,18 @@ def test_another_spark_has_another_archive(archive: ClassArchive, tmp_path: Path
 
 def test_an_archive_that_others_can_write_is_not_used(archive: ClassArchive) -> None:
     archive.path.parent.mkdir(mode=0o700, parents=True)
-    archive.path.write_bytes(b"classes")
-    archive.path.chmod(0o400)
-    assert any(str(archive.path) in option for option in archive.options(lists=False))
+    path = archive.path.with_name(f"{archive.path.name}-7.jsa")
+    path.write_bytes(b"classes")
+    path.chmod(0o400)
+    assert any(str(path) in option for option in archive.options(lists=False))
     archive.path.parent.chmod(0o770)
     assert archive.options(lists=False) == []
     archive.path.parent.chmod(0o700)
-    archive.path.chmod(0o602)
+    path.chmod(0o600)
+    path.write_bytes(b"class")
+    assert archive.options(lists=False) == [], "its end is missing"
+    path.write_bytes(b"classes")
+    path.chmod(0o602)
     assert archive.options(lists=False) == []
 
 
