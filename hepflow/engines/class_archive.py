@@ -56,8 +56,8 @@ class ClassArchive:
     def write(self, java: int) -> None:
         """Start to write the archive, with the classes that a process of Java has loaded.
 
-        It is renamed into place, with its size in the name, so several processes may do so at once. The end of this process
-        ends it.
+        It is renamed into place, with its size in the name, so several processes may do so at once.
+        The end of this process ends it.
         """
         if self._lists is None or self._writer is not None:
             return
