@@ -73,6 +73,7 @@ _IN_SPARK = (None, "hepflow.train.spark.job:spark_train", "train,ingest")
 _CHECK = (tools.StoreConfig, "hepflow.tools.store:check", "features")
 _INFO = (tools.StoreConfig, "hepflow.tools.store:info", "features")
 _TOPIC = "hepflow.score.kafka.job:run"
+_JAVA = ("hepflow.engines.spark:start_java", "ingest")
 _COMPLETION = (None, "hepflow.tools.completion:script", "", "Print a shell completion script")
 COMMANDS = {
     "simulate": Command(stages.SimulateConfig, "hepflow.simulate.job:run", "simulate"),
@@ -233,6 +234,8 @@ def _run(name: str, arguments: list[str]) -> None:
     elif command.config:
         config = parse(name, arguments)
         from_topic = command.topic and config.reads_topic
+        if from_topic:
+            _load(*_JAVA)(config.spark)
         function = _load(command.topic, "kafka") if from_topic else _load(*command[1:3])
         function(config)
     else:

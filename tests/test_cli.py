@@ -354,6 +354,40 @@ for arguments in {commands!r}:
     assert result.returncode == 0, result.stderr
 
 
+def test_java_starts_before_the_imports_of_a_stream(tmp_path: Path) -> None:
+    """The model is missing, which ends the command after its imports."""
+    pytest.importorskip("pyspark")
+    pytest.importorskip("confluent_kafka")
+    program = tmp_path / "jdk" / "bin" / "java"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\necho 'openjdk version \"17.0.1\"' >&2\n")
+    program.chmod(0o755)
+    code = """
+import sys
+def note(event, arguments):
+    if event == "subprocess.Popen":
+        early = {"numba", "awkward", "onnxruntime", "distributed"} & {*sys.modules}
+        print(arguments[1][0].rpartition("/")[2], *sorted(early))
+sys.addaudithook(note)
+from hepflow.cli import main
+main("score --stream --input kafka://localhost:1/x --model none.onnx".split())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "JAVA_HOME": str(tmp_path / "jdk")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "none.onnx: no model here" in done.stderr
+    first, second, *_ = done.stdout.splitlines()
+    assert first == "java", "for its version, before anything is imported"
+    assert second.startswith("spark-submit"), "in a thread"
+
+
 @pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("completion", "bash")])
 def test_a_closed_pipe_is_no_failure(arguments: tuple[str, ...]) -> None:
     reader, writer = os.pipe()

@@ -15,21 +15,21 @@ from typing import TypeVar
 
 from hepflow.config.engines import SparkConfig
 from hepflow.engines import java_errors
-from hepflow.engines.java import JavaOutput, java_home
+from hepflow.engines.java import java_home
 from hepflow.engines.words import Words
 from hepflow.errors import ConfigError, HepflowError, MissingDependency
 from hepflow.system.publishing import scratch
-from hepflow.system.secret import NAMES, is_secret, resolved
+from hepflow.system.secret import NAMES, resolved
 from hepflow.system.store_options import of_this_run
 
 try:
     from py4j.protocol import Py4JError, Py4JJavaError
     from pyspark import SparkConf, SparkContext
     from pyspark.errors import PySparkException, PythonException
-    from pyspark.java_gateway import launch_gateway
     from pyspark.sql import SparkSession
 
     from hepflow.engines import waiting
+    from hepflow.engines.gateway import JAVA_OPTIONS, Gateway, is_connected, process
 except ImportError as error:
     raise MissingDependency("Spark is not installed. Run: pip install 'hepflow[ingest]'") from error
 
@@ -48,7 +48,8 @@ step: a tenth of the time of ingest."""
 
 NO_WORDS = Words(str)
 _LOG4J = Path(__file__).with_name("log4j2.properties")
-_JAVA_OPTIONS = "spark.driver.extraJavaOptions"
+
+_EARLY: list[Gateway] = []  # that of `start_java`
 
 
 @contextmanager
@@ -64,7 +65,7 @@ def spark_session(config: SparkConfig, name: str) -> Iterator[SparkSession]:
     try:
         yield spark
     except Exception as error:
-        java = _java() if isinstance(error, (Py4JError, OSError)) else None
+        java = process() if isinstance(error, (Py4JError, OSError)) else None
         with suppress(subprocess.TimeoutExpired):
             if java is not None and java.wait(GRACE_S) is not None:
                 what = "Spark's Java process died (out of memory?). Run the same command again."
@@ -124,14 +125,9 @@ def _in_thread(
 def _end_java(waiting: Future[T]) -> None:
     """End the Java process that a thread waits for, which may not have started yet."""
     while not waiting.done():
-        if (java := _java()) is not None:
+        if (java := process()) is not None:
             java.terminate()
         time.sleep(POLL_S)
-
-
-def _java() -> "subprocess.Popen[bytes] | None":
-    """Return the Java process that pyspark started; None if spark-submit started both."""
-    return getattr(SparkContext._gateway, "proc", None)  # noqa: SLF001 - there is no public way
 
 
 def nothing_to_do(config: SparkConfig, name: str) -> None:
@@ -195,7 +191,20 @@ def log_in(config: SparkConfig) -> None:
     os.environ.setdefault("KRB5_CLIENT_KTNAME", str(Path(keytab).absolute()))
 
 
-def _start(config: SparkConfig, name: str) -> SparkSession:
+def start_java(config: SparkConfig) -> None:
+    """Start Java before the session of a stream, which lists classes for `archive_classes`."""
+    _set_environment(config)
+    if not started_by_submit():
+        _EARLY.append(Gateway(properties(config), stream=True))
+
+
+def archive_classes() -> None:
+    """Let another Java archive the classes that this one has loaded, unless it used an archive."""
+    for java in _EARLY:
+        java.archive_classes()
+
+
+def _set_environment(config: SparkConfig) -> None:
     submitted = started_by_submit()
     has_hadoop = {"HADOOP_CONF_DIR", "YARN_CONF_DIR"} & {*os.environ}
     if config.master == "yarn" and not submitted and not has_hadoop:
@@ -209,16 +218,24 @@ def _start(config: SparkConfig, name: str) -> SparkSession:
     python = os.environ.get("PYSPARK_PYTHON", sys.executable)
     os.environ["PYSPARK_PYTHON"] = config.conf.get("spark.pyspark.python") or python
     os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
-    conf = SparkConf().setAppName(name).setAll(list(properties(config, submitted).items()))
-    output = JavaOutput()
+
+
+def _start(config: SparkConfig, name: str) -> SparkSession:
+    _set_environment(config)
+    submitted = started_by_submit()
+    chosen = properties(config, submitted)
+    conf = SparkConf().setAppName(name).setAll(list(chosen.items()))
+    java: Gateway | None = None
+    if not submitted and not is_connected():
+        java = _EARLY[0] if _EARLY else Gateway(chosen)
     on_yarn = config.master == "yarn" and not submitted
     try:
         with waiting.for_yarn(conf) if on_yarn else nullcontext(NO_WORDS) as words:
-            spark = _in_thread(lambda: _create(conf, output), _end_java, words)
+            spark = _in_thread(lambda: _create(conf, java), _end_java, words)
     except Exception as error:
         reason = java_errors.shortened(str(error) or type(error).__name__)
-        if "JAVA_GATEWAY_EXITED" in str(error):
-            reason = java_errors.shortened(output.text())
+        if java is not None and "JAVA_GATEWAY_EXITED" in str(error):
+            reason = java_errors.shortened(java.output.text())
         elif "stopped SparkContext" in reason:  # Spark's message about an unreachable master
             reason = "no master responds there"
         what = f"Spark does not start on {config.master}: {reason.rstrip('.')}"
@@ -231,13 +248,9 @@ def _start(config: SparkConfig, name: str) -> SparkSession:
     return spark
 
 
-def _create(conf: SparkConf, output: JavaOutput) -> SparkSession:
-    if not started_by_submit():
-        # What the builder does not get here, it gets below; these are on Java's command line.
-        public = [(name, value) for name, value in conf.getAll() if not is_secret(name)]
-        with output.captured() as stderr:
-            gateway = launch_gateway(SparkConf().setAll(public), {"stderr": stderr})
-            SparkContext._ensure_initialized(gateway=gateway)  # noqa: SLF001
+def _create(conf: SparkConf, java: Gateway | None) -> SparkSession:
+    if java is not None:
+        java.connect()
     builder = SparkSession.builder.config(conf=conf)
     try:
         return builder.getOrCreate()
@@ -276,9 +289,9 @@ def properties(config: SparkConfig, submitted: bool = False) -> dict[str, str]:
             found |= {"spark.submit.deployMode": "client", "spark.acls.enable": "true"}
     found |= resolved(config.conf, f"{config.within}conf")
     if not submitted:
-        of_user = found.get(_JAVA_OPTIONS) or ""
+        of_user = found.get(JAVA_OPTIONS) or ""
         own = [shlex.quote(f"-Djava.io.tmpdir={scratch()}")]
         if "log4j" not in of_user:
             own.append(f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}")
-        found[_JAVA_OPTIONS] = " ".join([*own, of_user]).strip()
+        found[JAVA_OPTIONS] = " ".join([*own, of_user]).strip()
     return {name: value for name, value in found.items() if value is not None}

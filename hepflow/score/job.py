@@ -7,25 +7,18 @@ and a net that scores events as they arrive should not wait for the planning of 
 
 import logging
 import time
-from dataclasses import asdict
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 from hepflow.config.score import ScoreConfig
-from hepflow.data.provenance import digest
 from hepflow.engines import dask
 from hepflow.physics import own
-from hepflow.reading.reader import Access
 from hepflow.reading.record import judge
-from hepflow.schema import SCORES_SCHEMA_VERSION
 from hepflow.score import live
 from hepflow.score.folder import ScoreFolder
 from hepflow.score.inputs import ranges_of
-from hepflow.score.scorer import Scorer
-from hepflow.score.task import CLAIMS, RECORDS, Task, given_up, score_range
-from hepflow.score.working_points import resolve
+from hepflow.score.task import CLAIMS, RECORDS, Task, given_up, prepare, score_range
 from hepflow.system.locks import exclusive
 from hepflow.system.terminal import counted
 
@@ -46,24 +39,6 @@ def run(config: ScoreConfig) -> None:
         else:
             _score_all(config, folder, task, module)
         judge(folder.ledger.lost, folder.n_files, config.max_lost_files, config.output)
-
-
-def prepare(config: ScoreConfig, topic: str = "") -> tuple[Scorer, Task, dict[str, Any]]:
-    """Load the model, so that its errors come before any work, and describe the work."""
-    scorer = Scorer(config.model, config.physics, config.store)
-    net, inputs = scorer.net, scorer.inputs
-    points = resolve(config.working_point, config.report, net)
-    physics, tree = scorer.physics_identity, config.tree
-    key = digest(SCORES_SCHEMA_VERSION, net.identity, physics, points, tree, topic)
-    output, path = config.output.absolute(), config.model.absolute()
-    access = Access(tree, config.retries, config.timeout_s)
-    task = Task(output, path, net.identity, config.physics, points, access, key)
-    model = {"file": str(config.model), "hash": net.identity, "net": net.net}
-    about: dict[str, Any] = {"key": key, "topic": topic, "tree": tree, "physics": physics}
-    about |= {"model": {**model, "store": inputs.provenance}, "definitions": inputs.definitions}
-    about |= {"classes": list(inputs.classes), "hlf": list(inputs.hlf)}
-    about |= {"working_points": [asdict(point) for point in points]}
-    return scorer, task, about
 
 
 def _score_all(config: ScoreConfig, folder: ScoreFolder, task: Task, module: Path | None) -> None:

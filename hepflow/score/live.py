@@ -14,12 +14,9 @@ here by other means:
 """
 
 import logging
-import signal
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from distributed import Client, Future, KilledWorker, wait
 
@@ -32,6 +29,7 @@ from hepflow.reading.record import describe
 from hepflow.score.folder import ScoreFolder
 from hepflow.score.task import Task, given_up, score_range
 from hepflow.score.view import View, shown
+from hepflow.system.processes import terminated
 
 log = logging.getLogger(__name__)
 
@@ -121,16 +119,3 @@ def run(
     finally:
         folder.write(complete=stream.idle)
         log.info("scored %s: %s", config.output, folder.ledger.summary())
-
-
-@contextmanager
-def terminated() -> Iterator[None]:
-    """End the run on SIGTERM as on an interrupt: the next run resumes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -76,7 +76,8 @@ class Scorer:
     ``package.module:function`` of your own physics, if the net was trained on it. A feature
     ``store``, if given, must have the model's classes, features, definitions and normalisation.
     ``working_points`` are the streams of the trigger, from `hepflow.score.working_points.resolve`.
-    The net runs in ``threads`` threads; 0: one per core.
+    The net runs in ``threads`` threads; 0: one per core. Without ``compiled``, hepflow's physics is
+    compiled, or loaded from its cache, at the first events.
 
     Examples
     --------
@@ -92,6 +93,8 @@ class Scorer:
         store: Path | None = None,
         working_points: Sequence[WorkingPoint] = (),
         threads: int = 1,
+        *,
+        compiled: bool = True,
     ) -> None:
         self.net = OnnxNet(model, threads)
         self.inputs = self.net.inputs
@@ -103,7 +106,8 @@ class Scorer:
         if store is not None:
             self._require_same_store(EventStore.open(store), model)
         self._reads_particles = "particles" in self.net.reads
-        self.score(empty_events())  # compiles, unless the cache has it
+        if compiled or physics is not None:
+            self.score(empty_events())
 
     def score(self, events: ak.Array) -> Scores:
         """Return the scores of (n,) records with the collections of `hepflow.schema.COLLECTIONS`.

@@ -19,15 +19,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hepflow.config.score import ScoreConfig
 from hepflow.data.ledger import Ledger
+from hepflow.data.provenance import digest
 from hepflow.errors import DataError
 from hepflow.physics.skim import NOT_FINITE
 from hepflow.reading.ranges import EntryRange
 from hepflow.reading.reader import Access
 from hepflow.reading.record import WORKER_DIED, RangeRecord
+from hepflow.schema import SCORES_SCHEMA_VERSION
 from hepflow.score.inputs import reader_of
 from hepflow.score.scorer import Scorer, Scores
-from hepflow.score.working_points import WorkingPoint
+from hepflow.score.working_points import WorkingPoint, resolve
 from hepflow.system.files import inside, plain_name, write_json
 from hepflow.system.publishing import claim, whole
 from hepflow.system.storage import read_text
@@ -46,6 +49,25 @@ class Task:
     working_points: tuple[WorkingPoint, ...]
     access: Access
     key: str  # hash of everything that the scores depend on
+
+
+def prepare(config: ScoreConfig, topic: str = "") -> tuple[Scorer, Task, dict[str, Any]]:
+    """Load the model, so that its errors come before any work, and describe the work."""
+    # Micro-batches are scored by processes that load the compiled physics themselves.
+    scorer = Scorer(config.model, config.physics, config.store, compiled=not topic)
+    net, inputs = scorer.net, scorer.inputs
+    points = resolve(config.working_point, config.report, net)
+    physics, tree = scorer.physics_identity, config.tree
+    key = digest(SCORES_SCHEMA_VERSION, net.identity, physics, points, tree, topic)
+    output, path = config.output.absolute(), config.model.absolute()
+    access = Access(tree, config.retries, config.timeout_s)
+    task = Task(output, path, net.identity, config.physics, points, access, key)
+    model = {"file": str(config.model), "hash": net.identity, "net": net.net}
+    about: dict[str, Any] = {"key": key, "topic": topic, "tree": tree, "physics": physics}
+    about |= {"model": {**model, "store": inputs.provenance}, "definitions": inputs.definitions}
+    about |= {"classes": list(inputs.classes), "hlf": list(inputs.hlf)}
+    about |= {"working_points": [asdict(point) for point in points]}
+    return scorer, task, about
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ import fsspec
 from hepflow.errors import NoCredentials
 from hepflow.system.store_options import options_of
 
-_AIOHTTP = import_module("aiohttp") if find_spec("aiohttp") else None  # needed to read over HTTP
 _CONFIGURED = {protocol: dict(options) for protocol, options in fsspec.config.conf.items()}
 _FOREIGN = {"aiohttp", "botocore"}
 """Packages whose errors come from the network, though not all of them are OSErrors."""
@@ -83,8 +82,9 @@ def set_timeout(url: str, timeout_s: float) -> None:
     """
     protocol = url.partition("://")[0]
     options: dict[str, Any] = {}
-    if protocol in {"http", "https"} and _AIOHTTP is not None:
-        limit = _AIOHTTP.ClientTimeout(total=None, connect=timeout_s, sock_read=timeout_s)
+    if protocol in {"http", "https"} and find_spec("aiohttp"):  # takes 0.1 s to import
+        client = import_module("aiohttp")
+        limit = client.ClientTimeout(total=None, connect=timeout_s, sock_read=timeout_s)
         options = {"client_kwargs": {"timeout": limit}}
     elif protocol == "s3":
         limits = {"connect_timeout": timeout_s, "read_timeout": timeout_s}

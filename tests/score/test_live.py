@@ -26,8 +26,8 @@ from hepflow.errors import ConfigError, DataError
 from hepflow.score import live
 from hepflow.score.folder import ScoreFolder
 from hepflow.score.inputs import ranges_of
-from hepflow.score.job import prepare, run
-from hepflow.score.task import score_range
+from hepflow.score.job import run
+from hepflow.score.task import prepare, score_range
 from hepflow.score.view import View
 from hepflow.system.files import read_json
 from hepflow_bench.copies import copy_as_new

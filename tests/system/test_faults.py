@@ -19,8 +19,7 @@ from hepflow.errors import DataError
 from hepflow.schema import HLF, PARTICLE
 from hepflow.score.folder import ScoreFolder, read_scores
 from hepflow.score.inputs import ranges_of
-from hepflow.score.job import prepare
-from hepflow.score.task import score_range
+from hepflow.score.task import prepare, score_range
 from hepflow.system.files import read_json, write_json
 from hepflow.train.record import read_table
 from tests.support.faults import deaths

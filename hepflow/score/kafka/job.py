@@ -20,20 +20,19 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from hepflow.config.score import ScoreConfig
 from hepflow.engines import java_errors
-from hepflow.engines.spark import spark_session
+from hepflow.engines.spark import archive_classes, spark_session
 from hepflow.errors import ConfigError, DataError, HepflowError
 from hepflow.reading.record import judge
 from hepflow.score.folder import CHECKPOINT, RECENT
-from hepflow.score.job import prepare
 from hepflow.score.kafka import query
 from hepflow.score.kafka.batches import Batches, brief, is_of_an_option
 from hepflow.score.kafka.deleted import Skipped, n_messages
 from hepflow.score.kafka.folder import TopicFolder
 from hepflow.score.kafka.topic import Topic
-from hepflow.score.live import terminated
-from hepflow.score.task import CLAIMS, RECORDS, Task
+from hepflow.score.task import CLAIMS, RECORDS, Task, prepare
 from hepflow.score.view import View, shown
 from hepflow.system.locks import exclusive
+from hepflow.system.processes import terminated
 from hepflow.system.remote import is_remote
 from hepflow.system.terminal import counted
 
@@ -55,7 +54,7 @@ def run(config: ScoreConfig) -> None:
         session = spark_session(query.streaming(config.spark), "hepflow score")
         with session as spark, terminated():
             view = View(config, task.working_points, scorer.net.spread, folder)
-            query.prepare(config, spark, task)
+            query.prepare(config, topic, spark, task)
             _follow(config, topic, spark, task, folder, view)
         judge(folder.ledger.lost, None, config.max_lost_files, config.output, n_messages)
 
@@ -84,6 +83,7 @@ def _follow(
                     while _is_starting(running):
                         time.sleep(0.05)
                     log.info("%s %s", about, config.output)
+                    archive_classes()
                     complete = _watch(running, batches, view, config.idle_stop_s)
                 except PySparkException as error:
                     if is_of_an_option(error):

@@ -66,13 +66,6 @@ class Content:
         return hashlib.blake2b(ids, digest_size=8).hexdigest()
 
 
-def arrow_of(ddl: str) -> pa.Schema:
-    """Return the Arrow schema of flat columns in Spark's notation."""
-    kinds = {"string": "string", "int": "int32", "bigint": "int64", "binary": "binary"}
-    columns = (column.split(" ") for column in ddl.split(", "))
-    return pa.schema([(name, pa.type_for_alias(kinds[kind])) for name, kind in columns])
-
-
 def encode(table: pa.Table) -> bytes:
     """Return an Arrow IPC stream: a message, if the table has the columns of `SCHEMA`."""
     sink = pa.BufferOutputStream()

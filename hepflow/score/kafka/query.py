@@ -10,6 +10,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -42,6 +43,7 @@ PROPERTIES: Mapping[str, str] = {
     "spark.ui.retainedTasks": "1000",
     "spark.sql.ui.retainedExecutions": "50",
     "spark.sql.streaming.numRecentProgressUpdates": "10",
+    "spark.python.daemon.module": "hepflow.score.kafka.daemon",
 }
 """Bounds of what Spark's driver keeps in memory, as a stream runs for months."""
 
@@ -78,18 +80,25 @@ def start(config: ScoreConfig, topic: Topic, spark: SparkSession, sink: Sink) ->
     return _started(_messages(config, topic, spark), place, config.interval_s, sink)
 
 
-def prepare(config: ScoreConfig, spark: SparkSession, task: Task) -> None:
-    """Make the session ready: send the physics, and score made-up messages.
+def prepare(config: ScoreConfig, topic: Topic, spark: SparkSession, task: Task) -> None:
+    """Make the session ready: send the physics, load all, and score made-up messages.
 
     Otherwise the first message would wait for the start of Python, of the net and of Java's
     classes. What fails here fails again, and is reported, on the topic.
     """
+    context = spark.sparkContext
     loose = own.loose_file(config.physics)
     if loose is not None:
-        spark.sparkContext.addPyFile(str(loose))
+        context.addPyFile(str(loose))
     for manager in _MANAGERS:
         if _has(spark, manager):
             spark.conf.set("spark.sql.streaming.checkpointFileManagerClass", manager)
+    # Python loads the net and the source meanwhile: Java takes seconds to plan its first query.
+    pool, tasks = ThreadPoolExecutor(2), context.defaultParallelism
+    rows = spark.range(0, tasks, 1, tasks)
+    pool.submit(rows.mapInArrow(partial(pass_on, task=task), rows.schema).toArrow)
+    pool.submit(_messages, config, topic, spark)
+    pool.shutdown(wait=False)
     messages = _made_up(spark)
     if not uses_connector(config, spark):
         # A task that reads by Python has two Python workers, which change roles.

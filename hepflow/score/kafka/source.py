@@ -18,7 +18,7 @@ from pyspark.sql.types import StructType
 
 from hepflow.config.score import KafkaConfig
 from hepflow.errors import MissingDependency
-from hepflow.score.kafka.messages import arrow_of
+from hepflow.score.kafka.rows import arrow_of
 from hepflow.score.kafka.topic import Topic
 from hepflow.system.publishing import put
 

@@ -8,7 +8,8 @@ from typing import Self
 import pyarrow as pa
 
 from hepflow.errors import DataError, one_line
-from hepflow.score.kafka.messages import Content, Malformed, arrow_of, decode, encode
+from hepflow.score.kafka.messages import Content, Malformed, decode, encode
+from hepflow.score.kafka.rows import arrow_of
 from hepflow.score.scorer import Scorer, Scores
 from hepflow.score.task import Tally, Task, scorer_of, table_of
 from hepflow.system.terminal import counted
