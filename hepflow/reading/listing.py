@@ -1,12 +1,20 @@
-"""ROOT files of an input, and their classes, from names, sizes and times: no file is opened."""
+"""ROOT files of an input, and their classes, from names, sizes and times.
+
+Every file that looks like ROOT is either listed, or named in a warning as left out. For that, local
+files of other names are opened, the first of them.
+"""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -22,6 +30,10 @@ from hepflow.system.terminal import counted
 log = logging.getLogger(__name__)
 
 SUFFIX = ".root"
+_ROOT = re.compile(r"\.root(\.\d+)?$", re.IGNORECASE)  # some sites number copies: x.pool.root.1
+_MAGIC, _OPENED = b"root\0", 1000
+"""First bytes of a ROOT file, the last of which begins the version of ROOT that wrote it; and the
+number of files of other names that are opened for them."""
 _ADVICE = "Give the folder of ROOT files with --input, or make some with `hepflow simulate`."
 Samples = Mapping[str, Sequence[str]]  # class -> folders, files or globs below the input
 
@@ -29,21 +41,23 @@ Samples = Mapping[str, Sequence[str]]  # class -> folders, files or globs below 
 def list_files(root: str | Path, timeout_s: float = 60.0) -> list[SourceFile]:
     """Return the ROOT files below ``root`` (or ``root`` itself) by name, without a class.
 
-    ``root`` is a path or any fsspec URL, such as root://, s3://, hdfs:// and http://. Files and
-    folders whose names start with ``.`` or ``_`` are left out.
+    ``root`` is a path or any fsspec URL, such as root://, s3://, hdfs:// and http://. Links are
+    followed. Files and folders whose names start with ``.`` or ``_`` are left out, and so are files
+    of other names than ``*.root``; a warning names those that look like ROOT.
     """
     system, top = _file_system(str(root), timeout_s)
     local = isinstance(system, LocalFileSystem)
     try:
         system.invalidate_cache()  # or new files are not seen
         # A web server reports its folders as files, too.
-        if top.endswith(SUFFIX) and system.isfile(top):
+        if _ROOT.search(top) and system.isfile(top):
             found, place = {top: system.info(top)}, str(root).rsplit("/", 1)[0]
             top = str(PurePosixPath(top).parent)
         else:
             system.ls(top, detail=False)  # raises the right error; find() and exists() do not
-            options = {"on_error": "raise"} if local else {}  # or forbidden folders seem empty
-            found, place = system.find(top, detail=True, **options), str(root).rstrip("/")
+            # find() does not follow links to folders
+            found = dict(_walk(Path(top), system)) if local else system.find(top, detail=True)
+            place = str(root).rstrip("/")
     except Exception as error:
         if (reason := as_io_error(error)) is None:
             raise
@@ -51,18 +65,67 @@ def list_files(root: str | Path, timeout_s: float = 60.0) -> list[SourceFile]:
         if isinstance(reason, FileNotFoundError):
             why = f"no such folder. {_ADVICE}"
         raise DataError(f"{root}: {why}") from error
-    files = []
+    files: list[SourceFile] = []
+    hidden: list[str] = []
+    others: list[str] = []
     for path, listed in sorted(found.items()):
         name = path.removeprefix(top).lstrip("/")
         if not _is_text(name):
             raise DataError(f"{root}: {name!r} is no UTF-8. Rename the file or its folder.")
-        info = listed if listed.get("size") is not None else system.info(path)
-        if name.endswith(SUFFIX) and not any(p[0] in "._" for p in PurePosixPath(name).parts):
+        if any(part[0] in "._" for part in PurePosixPath(name).parts):
+            hidden += [name] if _ROOT.search(name) else []
+        elif not _ROOT.search(name):
+            others += [name] if local and len(others) < _OPENED else []
+        else:
+            info = listed if listed.get("size") is not None else system.info(path)
             version = version_in(info)
             # unstrip_protocol() drops the host of an hdfs:// URL
             where = path if local else f"{place}/{name}"
             files.append(SourceFile("", name, where, int(info.get("size") or 0), version))
+    _warn_of(str(root), tuple(hidden), "whose names, or those of their folders, begin with . or _")
+    unnamed = tuple(name for name in others if _begins_as_root(Path(top) / name))
+    _warn_of(str(root), unnamed, f"whose names do not end in {SUFFIX}")
     return files
+
+
+def _walk(
+    folder: Path, system: LocalFileSystem, above: tuple[os.stat_result, ...] = ()
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the files in a folder of this machine and below, also behind links, as fsspec does."""
+    here = folder.stat()
+    if any(os.path.samestat(here, one) for one in above):
+        _warn_of_cycle(folder)
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _walk(Path(entry.path), system, (*above, here))
+                continue
+            try:
+                yield entry.path, system.info(os.path.realpath(entry.path))
+            except FileNotFoundError as error:
+                if entry.is_symlink() and _ROOT.search(entry.name):
+                    what = "a link to a file that does not exist. Repair or remove it."
+                    raise DataError(f"{entry.path}: {what}") from error  # else just removed
+
+
+def _begins_as_root(path: Path) -> bool:
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
+    return False
+
+
+@cache  # a run may list its input many times
+def _warn_of(root: str, names: tuple[str, ...], why: str) -> None:
+    if names:
+        n_files = counted(len(names), "file")
+        message = "%s: left out %s that look like ROOT, the first %s, %s"
+        log.warning(message, root, n_files, names[0], why)
+
+
+@cache
+def _warn_of_cycle(folder: Path) -> None:
+    log.warning("%s: a link to a folder above it, which is not followed", folder)
 
 
 def _is_text(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def test_a_changed_file_has_new_keys() -> None:
 def touch(root: Path, *names: str) -> Path:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"root")
+        (root / name).write_bytes(b"root\0\0\xf6\xbc")
     return root
 
 
@@ -160,6 +161,71 @@ def test_files_of_no_class_are_left_out_when_asked_and_counted(
     assert caplog.messages == ["left out of the input: 2 files of no class, the first w/b.root"]
     with pytest.raises(DataError, match="3 files of no class"):
         assign(files, {"qcd": ("nothing",)}, tmp_path, "skip")
+
+
+@pytest.mark.parametrize("name", ["x.pool.root.1", "X.ROOT", "AOD.root.12", "a.root"])
+def test_names_of_root_files(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, f"qcd/{name}")
+    assert [file.name for file in list_files(tmp_path)] == [f"qcd/{name}"]
+    assert [file.path for file in list_files(tmp_path / "qcd" / name)] == [
+        str(tmp_path / "qcd" / name)
+    ]
+
+
+def test_links_to_folders_and_files_are_followed_and_cycles_noticed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere = touch(tmp_path / "disk2", "b.root", "deep/c.root")
+    root = touch(tmp_path / "raw", "qcd/a.root")
+    (root / "qcd" / "more").symlink_to(elsewhere)
+    (root / "ttbar").symlink_to(elsewhere / "deep")
+    (root / "d.root").symlink_to(elsewhere / "b.root")
+    (elsewhere / "deep" / "again").symlink_to(root / "qcd")
+    found = {file.name: file for file in list_files(root)}
+    assert found.keys() == {
+        "qcd/a.root",
+        "qcd/more/b.root",
+        "qcd/more/deep/c.root",
+        "ttbar/c.root",
+        "ttbar/again/a.root",
+        "ttbar/again/more/b.root",
+        "d.root",
+    }
+    (looped,) = [text for text in caplog.messages if "again: a link to a folder above it" in text][
+        :1
+    ]
+    assert "which is not followed" in looped
+    os.utime(elsewhere / "b.root", (1, 1))
+    now = {file.name: file for file in list_files(root)}
+    changed = {name for name in found if found[name] != now[name]}
+    assert changed == {"d.root", "qcd/more/b.root", "ttbar/again/more/b.root"}
+
+
+def test_a_link_to_nothing_is_an_error_if_it_looks_like_root(tmp_path: Path) -> None:
+    root = touch(tmp_path / "raw", "qcd/a.root")
+    (root / "qcd" / "notes.txt").symlink_to(tmp_path / "nowhere")
+    assert len(list_files(root)) == 1
+    (root / "qcd" / "b.root").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"qcd/b\.root: a link to a file that does not exist\."):
+        list_files(root)
+
+
+def test_files_that_look_like_root_are_counted_and_named_when_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = touch(tmp_path, "a.root", ".b.root", "_old/c.root", "q/d.dat", "q/e.root_old")
+    (root / "notes.txt").write_text("rooted in physics")
+    (root / "list.json").write_text("{}")
+    assert [file.name for file in list_files(root)] == ["a.root"]
+    assert [file.name for file in list_files(root)] == ["a.root"]
+    hidden, unnamed = caplog.messages
+    assert hidden.endswith(
+        "left out 2 files that look like ROOT, the first .b.root, "
+        "whose names, or those of their folders, begin with . or _"
+    )
+    assert unnamed.endswith(
+        "left out 2 files that look like ROOT, the first q/d.dat, whose names do not end in .root"
+    )
 
 
 def test_a_missing_input_is_an_error(tmp_path: Path) -> None:
