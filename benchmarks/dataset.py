@@ -22,7 +22,7 @@ import generated
 import pyarrow.parquet as pq
 from fsspec.implementations.memory import MemoryFileSystem
 
-from hepflow.data.catalog import FragmentFile, read_footer
+from hepflow.data.catalog import Footer
 from hepflow.data.events import open_events
 from hepflow.ingest import dataset
 from hepflow.ingest.task import Settings, TaskRecord
@@ -124,10 +124,9 @@ def main() -> None:
                 rows[-1] += (f"{before_requests:,}", f"{requests:,}", powers[1])
                 result[f"{where}_{name}_s"] = round(seconds, 3)
                 result[f"{where}_{name}_requests"] = requests
-            counts = [f"{n:,} fragments" for n in sizes]
-            head = ("", *(f"s, {c}" for c in counts), "exponent")
-            head += (*(f"requests, {c}" for c in counts), "exponent")
-            show(table(head, rows, where))
+            head = ("", "s", "s", "exponent", "requests", "requests", "exponent")
+            title = f"{where}: {sizes[0]:,} and {sizes[1]:,} fragments"
+            show(table(head, rows, title))
     print(json.dumps(result))
 
 
@@ -146,7 +145,7 @@ def measure(output: Path, n: int, delay_s: float) -> dict[str, tuple[float, int]
 
     Distant.delay_s = delay_s
     dataset.prepare(output)
-    left = step("finished, killed", lambda: dataset.finished(ranges, settings, False))[1]
+    left = step("finished_singles", lambda: dataset.finished(ranges, settings, False))[1]
     assert not left
     about = step("commit", lambda: dataset.commit(records, ranges, settings))
     left = step("finished", lambda: dataset.finished(ranges, settings, False))[1]
@@ -161,7 +160,7 @@ def write(settings: Settings, n: int) -> tuple[list[EntryRange], list[TaskRecord
     with tempfile.TemporaryDirectory() as folder:
         generated.write(Path(folder), generated.events(_EVENTS), 1)
         (path,) = Path(folder).rglob("*.parquet")
-        content, facts = path.read_bytes(), FragmentFile.of(*read_footer(path))
+        content, facts = path.read_bytes(), Footer.read(path).describe()
         assert pq.read_metadata(path).num_rows == _EVENTS
 
     def one(i: int) -> TaskRecord:

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from os import SEEK_END
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,9 +45,15 @@ class Footer:
         return cls._found(size, lambda start: read_range(path, start, size))
 
     @classmethod
-    def within(cls, content: bytes) -> Self:
-        """Return the footer in the content of a file."""
-        return cls._found(len(content), lambda start: content[start:])
+    def within(cls, file: Any) -> Self:
+        """Return the footer of an open file, as pyarrow takes it."""
+        size = file.seek(0, SEEK_END)
+
+        def tail_from(start: int) -> bytes:
+            file.seek(start)
+            return bytes(file.read(size - start))
+
+        return cls._found(size, tail_from)
 
     @classmethod
     def _found(cls, size: int, tail_from: Callable[[int], bytes]) -> Self:

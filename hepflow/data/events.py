@@ -128,14 +128,12 @@ def open_events(path: Path, task_bytes: int = 128 << 20) -> EventsDataset:
         names = list(map(str, files))
         classes = tuple(map(plain_name, about["classes"]))
         ledger = Ledger.from_dict(about["ledger"])
-    known = whole_fragments(path, names)
-
-    def fragments_of(name: str) -> list[Fragment]:
-        file = path / name
-        return _cut(name, file, known.get(name) or _read_footer(file), task_bytes)
-
+    known = {n: file for n, file in whole_fragments(path, names).items() if file is not None}
+    others = [name for name in names if name not in known]
     with ThreadPoolExecutor(16) as pool:  # reading footers is mostly waiting for the file system
-        lists = list(pool.map(fragments_of, names))
+        read = pool.map(_read_footer, (path / name for name in others))
+        known |= dict(zip(others, read, strict=True))
+    lists = [_cut(name, path / name, known[name], task_bytes) for name in names]
     fragments = tuple(fragment for found in lists for fragment in found)
     n_events = sum(fragment.n_events for fragment in fragments)
     if n_events != ledger.n_out:
@@ -178,14 +176,12 @@ def _opened(fragment: Fragment, columns: Sequence[str]) -> Iterator[tuple[Any, F
         return
     system, where = system_of(path)
     if fragment.is_file:  # one request; the columns that nobody needs are small
-        content = system.cat_file(where, start=None, end=None)
-        yield pa.BufferReader(content), Footer.within(content)
+        whole = pa.BufferReader(system.cat_file(where, start=None, end=None))
+        yield whole, Footer.within(whole)
         return
-    footer = Footer.read(path)
     wanted = {"columns": list(columns), "row_groups": list(fragment.row_groups)}
-    wanted |= {"metadata": footer.metadata()}
     with open_parquet_file(where, fs=system, engine="pyarrow", **wanted) as file:
-        yield file, footer
+        yield file, Footer.within(file)
 
 
 def empty_events() -> ak.Array:

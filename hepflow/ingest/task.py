@@ -8,6 +8,7 @@ name and the same bytes, so a task may run twice, or die at any point.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
@@ -37,7 +38,7 @@ class Settings:
     classes: tuple[str, ...]
     access: Access
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of everything that changes fragments, other than the files."""
         tree, cuts = self.access.tree, (skim.LEPTON_PT, skim.SOFT)

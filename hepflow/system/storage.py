@@ -152,7 +152,7 @@ def file_sizes(folder: Path, names: Iterable[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for parent in {PurePosixPath(name).parent for name in wanted}:
         try:
-            sizes = _sizes_in(folder / str(parent))
+            sizes = _sizes_in(folder.joinpath(*parent.parts))
         except (FileNotFoundError, NotADirectoryError):
             continue
         found |= {str(parent / name): n_bytes for name, n_bytes in sizes.items()}
@@ -218,9 +218,11 @@ def remove_empty_folder(path: Path) -> bool:
 
 
 def remove_all(paths: Iterable[Path]) -> None:
-    """Remove files, if they are there; a remote store is asked for several at a time."""
+    """Remove files, if they are there; a remote store gets several requests at a time."""
+    gone = list(paths)
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
-        list(pool.map(remove, paths))
+        together = pool.map if gone and is_remote(gone[0]) else map
+        list(together(remove, gone))
 
 
 def remove(path: Path) -> None:
