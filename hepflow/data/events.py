@@ -8,8 +8,8 @@
 A row is an event: the flat columns of `hepflow.schema.EVENT_COLUMNS`, then one ``list<struct>`` per
 collection. Nothing is null. Readers take the fragments that ``_hepflow.json`` names and no others.
 
-A dataset is opened by three files' worth of requests, whatever its size: the marker, the catalogue,
-and a listing per class. The task that reads a fragment compares its footer with the catalogue.
+To open a dataset, the marker, the catalogue and a listing per class are enough. The task that reads
+a fragment compares its footer with the catalogue: a file that was changed in place is refused.
 """
 
 import re
