@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
+from glob import has_magic
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -218,8 +219,14 @@ def remove_empty_folder(path: Path) -> bool:
 
 
 def remove_all(paths: Iterable[Path]) -> None:
-    """Remove files, if they are there; a remote store gets several requests at a time."""
+    """Remove files of one store, if they are there: several at a time, on S3 in few requests."""
     gone = list(paths)
+    if gone and is_remote(gone[0]) and cast(UPath, gone[0]).protocol in {"s3", "s3a"}:
+        plain = [path for path in gone if not has_magic(str(path))]  # s3fs expands patterns
+        names = [system_of(path)[1] for path in plain]
+        if names:
+            patiently(gone[0], lambda: system_of(gone[0])[0].rm(names))
+        gone = [path for path in gone if has_magic(str(path))]
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
         together = pool.map if gone and is_remote(gone[0]) else map
         list(together(remove, gone))
