@@ -82,8 +82,12 @@ def test_a_dataset_is_up_to_date_and_takes_another_file(old: Path, spark: Any) -
     write_delphes(old / "raw" / "qcd" / "9.root", [30], seed=9)
     run(*DATASET)
     after = contents("events")
-    kept = {name: data for name, data in before.items() if "_hepflow.json" not in name}
+    kept = {name: data for name, data in before.items() if ".parquet" in name}
     assert kept.items() <= after.items()
+    assert [path.name for path in Path("events/_records").iterdir()] == ["finished.jsonl"]
+    assert len(read_json(old / "events" / "_fragments.json")) == 1, "of the new file"
+    run(*DATASET)
+    assert contents("events") == after
     about = read_json(old / "events" / "_hepflow.json")
     assert about["ledger"]["n_in"] == 132 + 30
     assert len(about["fragments"]) == 4

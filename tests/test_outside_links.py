@@ -264,8 +264,9 @@ def test_names_of_a_dataset_stay_in_it(tmp_path: Path, victim: Path, name: objec
         assert "\n" not in str(error.value)
         marker.write_text(before)
     if name is not None:  # a task without events has no fragment
-        (record,) = listed(tmp_path / "events" / "_records")
-        change(record, lambda about: about.update(fragment=name))
+        (merged,) = listed(tmp_path / "events" / "_records")
+        (line,) = merged.read_text().splitlines()
+        merged.write_text(json.dumps({**json.loads(line), "fragment": name}))
         settings = Settings(tmp_path / "events", ("qcd",), Access())
         files = assign(list_files(tmp_path / "raw"), {"qcd": ("qcd",)}, tmp_path / "raw")
         with pytest.raises(DataError, match="not what hepflow writes there"):

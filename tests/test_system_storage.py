@@ -17,7 +17,8 @@ from hepflow.system.locks import exclusive
 from hepflow.system.places import place
 from hepflow.system.publishing import claim, rewrite, whole
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import listed, make_folder, remove, remove_tree, sizes_below
+from hepflow.system.storage import listed, make_folder, remove, remove_all, remove_tree, sizes_below
+from tests.support.stores import S3Server
 
 
 def put(path: Path, text: str) -> None:
@@ -67,6 +68,28 @@ def test_files_and_folders_are_removed_and_missing_ones_are_no_error(anywhere: P
     remove_tree(anywhere)
     remove_tree(anywhere)
     assert not anywhere.exists()
+
+
+def test_files_are_removed_together_and_missing_ones_are_no_error(anywhere: Path) -> None:
+    wanted = [f"{n}.json" for n in range(20)] + ["a[1].json", "what?.json"]
+    make_folder(anywhere)
+    for name in (*wanted, "a1.json", "whatever.json"):
+        put(anywhere / name, "x")
+    remove_all(anywhere / name for name in [*wanted, "missing.json", "missing[1].json"])
+    assert names(anywhere) == ["a1.json", "whatever.json"]
+    remove_all([])
+
+
+@pytest.mark.slow
+@pytest.mark.s3
+def test_many_files_of_s3_are_removed_in_few_requests(s3: str, s3_server: S3Server) -> None:
+    folder = place(f"{s3}/removed")
+    for n in range(30):
+        put(folder / f"{n}.json", "x")
+    before = s3_server.n_requests
+    remove_all(folder / f"{n}.json" for n in range(30))
+    assert s3_server.n_requests - before < 5
+    assert listed(folder) == []
 
 
 def test_a_path_keeps_its_url_and_survives_pickling(away: Path) -> None:

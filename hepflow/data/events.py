@@ -1,24 +1,26 @@
-"""data/events/: the Parquet dataset between ingest and features, its writer, reader and validator.
+"""data/events/: the Parquet dataset between ingest and features, its schema and its readers.
 
     _hepflow.json           classes, ledger, and the fragments of the dataset; written last
+    _fragments.json         sizes, fingerprints and row groups of the fragments, see `catalog`
     CLASS/NAME.parquet      a fragment: the events of one task, in row groups of 1,000
     _records/               records of finished tasks, which only ingest reads
 
 A row is an event: the flat columns of `hepflow.schema.EVENT_COLUMNS`, then one ``list<struct>`` per
 collection. Nothing is null. Readers take the fragments that ``_hepflow.json`` names and no others.
+
+To open a dataset, the marker, the catalogue and a listing per class are enough. The task that reads
+a fragment compares its footer with the catalogue: a file that was changed in place is refused.
 """
 
-import hashlib
 import re
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Self
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import awkward as ak
 import numpy as np
@@ -26,22 +28,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.parquet import open_parquet_file
 
+from hepflow.data.catalog import Footer, FragmentFile, whole_fragments
 from hepflow.data.identity import event_ids
 from hepflow.data.ledger import Ledger
 from hepflow.data.output import MARKER, read_marker
 from hepflow.errors import DataError, one_line
 from hepflow.schema import COLLECTIONS, EVENT_COLUMNS, EVENTS_SCHEMA_VERSION
-from hepflow.system.byte_ranges import read_range
 from hepflow.system.files import inside, plain_name, recorded
-from hepflow.system.publishing import draft, publish
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import listed, make_folder, system_of
+from hepflow.system.storage import listed, system_of
 
 COLUMNS = ("label", "event_id", *COLLECTIONS)  # columns that the features are made of
-ROWS_PER_GROUP = 1000  # events per row group, the smallest unit that the features stage reads
 FRAGMENT_EVENTS = 60_000  # events per fragment, so that a part of the store has room for them
-_FOOTER = struct.Struct("<I4s")  # a Parquet file ends in the footer's length and PAR1
-_GUESS = 64 << 10  # bytes at the end of a file in which most footers fit
 
 
 def arrow_schema(columns: Mapping[str, str] = EVENT_COLUMNS) -> pa.Schema:
@@ -84,70 +82,6 @@ def to_arrow(events: ak.Array, columns: Mapping[str, pa.Array], schema: pa.Schem
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-_DICTIONARY = [
-    f"{field.name}.list.element.{child.name}" if pa.types.is_list(field.type) else field.name
-    for field in arrow_schema()
-    for child in (field.type.value_type if pa.types.is_list(field.type) else [field])
-    if pa.types.is_string(child.type) or pa.types.is_int32(child.type)
-]
-"""Columns with a dictionary: strings and small integers. Floats are all different."""
-
-
-class FragmentWriter:
-    """Writes a Parquet file that gets its name at the end; without `finish`, nothing stays.
-
-    The bytes depend on the events only, not on the tables in which they came.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.n_events = 0
-        self._part = draft(folder / "fragment")
-        self._waiting: list[pa.Table] = []  # less than a row group
-        self._writer: pq.ParquetWriter | None = None
-
-    def __enter__(self) -> Self:
-        make_folder(self.folder)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            if self._writer is not None:
-                self._writer.close()
-        finally:
-            self._part.unlink(missing_ok=True)
-
-    def write(self, table: pa.Table) -> None:
-        """Add events."""
-        self.n_events += len(table)
-        self._waiting.append(table)
-        n_waiting = sum(map(len, self._waiting))
-        if n_waiting >= ROWS_PER_GROUP:
-            self._flush(n_waiting // ROWS_PER_GROUP * ROWS_PER_GROUP)
-
-    def finish(self, name: str) -> int:
-        """Give the file its name, and return its size in bytes; without events, 0 and no file."""
-        if not self.n_events:
-            return 0
-        self._flush(sum(map(len, self._waiting)))
-        assert self._writer is not None
-        self._writer.close()
-        self._writer = None
-        size = self._part.stat().st_size
-        publish(self._part, self.folder / name)
-        return size
-
-    def _flush(self, rows: int) -> None:
-        if rows:
-            # chunks combined, or the bytes would depend on them
-            table = pa.concat_tables(self._waiting).combine_chunks()
-            if self._writer is None:
-                how: Any = {"compression": "zstd", "use_dictionary": _DICTIONARY}
-                self._writer = pq.ParquetWriter(self._part, table.schema, **how)
-            self._writer.write_table(table.slice(0, rows), row_group_size=ROWS_PER_GROUP)
-            self._waiting = [table.slice(rows)] if rows < len(table) else []
-
-
 @dataclass(frozen=True)
 class Fragment:
     """Rows that one features task reads: a Parquet file, or some of its row groups."""
@@ -163,6 +97,8 @@ class Fragment:
     """Hash of the content: copying or touching the file does not change it."""
     is_file: bool = False
     """Whether these are all rows of the file."""
+    file_bytes: int = 0
+    """Bytes of the file."""
 
 
 @dataclass(frozen=True)
@@ -188,11 +124,16 @@ def open_events(path: Path, task_bytes: int = 128 << 20) -> EventsDataset:
     """
     about = _about(path)
     with recorded(path / MARKER):
-        files = sorted(path / inside(name) for name in about["fragments"])
+        files = sorted(PurePosixPath(inside(name)) for name in about["fragments"])
+        names = list(map(str, files))
         classes = tuple(map(plain_name, about["classes"]))
         ledger = Ledger.from_dict(about["ledger"])
+    known = {n: file for n, file in whole_fragments(path, names).items() if file is not None}
+    others = [name for name in names if name not in known]
     with ThreadPoolExecutor(16) as pool:  # reading footers is mostly waiting for the file system
-        lists = list(pool.map(lambda file: _fragments_of(file, path, task_bytes), files))
+        read = pool.map(_read_footer, (path / name for name in others))
+        known |= dict(zip(others, read, strict=True))
+    lists = [_cut(name, path / name, known[name], task_bytes) for name in names]
     fragments = tuple(fragment for found in lists for fragment in found)
     n_events = sum(fragment.n_events for fragment in fragments)
     if n_events != ledger.n_out:
@@ -206,11 +147,15 @@ def open_events(path: Path, task_bytes: int = 128 << 20) -> EventsDataset:
 
 
 def read_fragment(fragment: Fragment, columns: Sequence[str] = COLUMNS) -> ak.Array:
-    """Return the events of a fragment, (n,) records."""
+    """Return the events of a fragment, (n,) records; refuse a file that has changed."""
     groups = list(fragment.row_groups)
     try:
-        with _opened(fragment, columns) as source, pq.ParquetFile(source) as file:
-            table = file.read_row_groups(groups, columns=list(columns), use_threads=False)
+        with _opened(fragment, columns) as (source, footer):
+            if footer.fingerprint != fragment.fingerprint.partition(":")[0]:
+                what = "changed since it was written. Remove it and run `hepflow ingest` again."
+                raise DataError(f"{fragment.path}: {what}")
+            with pq.ParquetFile(source, metadata=footer.metadata()) as file:
+                table = file.read_row_groups(groups, columns=list(columns), use_threads=False)
             if len(table) != fragment.n_events:
                 raise pa.ArrowInvalid(f"{len(table)} rows of {fragment.n_events}")
     except (OSError, pa.ArrowException) as error:
@@ -220,45 +165,28 @@ def read_fragment(fragment: Fragment, columns: Sequence[str] = COLUMNS) -> ak.Ar
 
 
 @contextmanager
-def _opened(fragment: Fragment, columns: Sequence[str]) -> Iterator[Any]:
-    """Yield what pyarrow reads: a path, or a remote file whose needed bytes are here already."""
-    if not is_remote(fragment.path):
-        yield fragment.path
+def _opened(fragment: Fragment, columns: Sequence[str]) -> Iterator[tuple[Any, Footer]]:
+    """Yield what pyarrow reads, and the footer.
+
+    That is a path, or a remote file whose needed bytes are here already.
+    """
+    path = fragment.path
+    if not is_remote(path):
+        yield path, Footer.read(path)
         return
-    system, where = system_of(fragment.path)
+    system, where = system_of(path)
     if fragment.is_file:  # one request; the columns that nobody needs are small
-        yield pa.BufferReader(system.cat_file(where, start=None, end=None))
+        whole = pa.BufferReader(system.cat_file(where, start=None, end=None))
+        yield whole, Footer.within(whole)
         return
     wanted = {"columns": list(columns), "row_groups": list(fragment.row_groups)}
     with open_parquet_file(where, fs=system, engine="pyarrow", **wanted) as file:
-        yield file
+        yield file, Footer.within(file)
 
 
 def empty_events() -> ak.Array:
     """Return no events, in the form of `read_fragment`."""
     return ak.from_arrow(arrow_schema().empty_table().select(list(COLUMNS)))
-
-
-def fingerprint(file: Path) -> str:
-    """Return a hash of the size and the footer, which locates and describes every column."""
-    return _identity(*_size_and_footer(file))
-
-
-def _identity(size: int, footer: bytes) -> str:
-    return hashlib.blake2b(size.to_bytes(8, "little") + footer, digest_size=8).hexdigest()
-
-
-def _size_and_footer(file: Path) -> tuple[int, bytes]:
-    """Return the size of a Parquet file, and its footer; a remote file costs two requests."""
-    size, n_bytes = file.stat().st_size, _GUESS
-    while True:
-        tail = read_range(file, max(0, size - n_bytes), size)
-        length, magic = _FOOTER.unpack(tail[-_FOOTER.size :])
-        if magic != b"PAR1" or length + _FOOTER.size > size:
-            raise pa.ArrowInvalid("it does not end as Parquet does")
-        if length + _FOOTER.size <= len(tail):
-            return size, tail[-(length + _FOOTER.size) : -_FOOTER.size]
-        n_bytes = length + _FOOTER.size
 
 
 def _about(path: Path) -> dict[str, Any]:
@@ -280,35 +208,36 @@ def _about(path: Path) -> dict[str, Any]:
     return about
 
 
-def _fragments_of(file: Path, root: Path, task_bytes: int) -> list[Fragment]:
-    """Check a file, and cut it into runs of row groups of at most ``task_bytes``."""
+def _read_footer(file: Path) -> FragmentFile:
+    """Check a file that the catalogue does not describe, and describe it."""
     try:
-        size, footer = _size_and_footer(file)
-        end = _FOOTER.pack(len(footer), b"PAR1")
-        metadata = pq.read_metadata(pa.BufferReader(b"PAR1" + footer + end))
-        schema, mark = metadata.schema.to_arrow_schema(), _identity(size, footer)
-    except (OSError, struct.error, pa.ArrowException) as error:
+        footer = Footer.read(file)
+        schema, found = footer.metadata().schema.to_arrow_schema(), footer.describe()
+    except (OSError, pa.ArrowException) as error:
         gone = isinstance(error, FileNotFoundError)
         what = f"missing, though {MARKER} names it" if gone else f"not a Parquet file ({error})"
         raise DataError(f"{file}: {what}. Remove it and run `hepflow ingest` again.") from error
     _check_columns(file, schema)
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    sizes = [group.total_byte_size for group in groups]
-    starts = [0]
+    return found
+
+
+def _cut(name: str, path: Path, file: FragmentFile, task_bytes: int) -> list[Fragment]:
+    """Cut a file into runs of row groups of at most ``task_bytes``."""
+    groups, starts = file.row_groups, [0]
     for i in range(1, len(groups)):
-        rows = sum(group.num_rows for group in groups[starts[-1] : i + 1])
-        if rows > FRAGMENT_EVENTS or sum(sizes[starts[-1] : i + 1]) > task_bytes:
+        held, size = map(sum, zip(*groups[starts[-1] : i + 1], strict=True))
+        if held > FRAGMENT_EVENTS or size > task_bytes:
             starts.append(i)
     cuts = list(pairwise([*starts, len(groups)]))
-    name = file.relative_to(root).with_suffix("").as_posix().replace("/", "--")
+    name = name.removesuffix(PurePosixPath(name).suffix).replace("/", "--")
     name = re.sub(r"[^A-Za-z0-9=.+-]", "_", name)
     fragments = []
     for number, (first, stop) in enumerate(cuts):
         own = name if len(cuts) == 1 else f"{name}--rows{number:04d}"
-        n_events = sum(group.num_rows for group in groups[first:stop])
-        rows, content = tuple(range(first, stop)), f"{mark}:{first}-{stop}"
-        n_bytes, alone = sum(sizes[first:stop]), len(cuts) == 1
-        fragments.append(Fragment(own, file, rows, n_events, n_bytes, content, alone))
+        n_events = sum(events for events, _ in groups[first:stop])
+        n_bytes, alone = sum(size for _, size in groups[first:stop]), len(cuts) == 1
+        rows, content = tuple(range(first, stop)), f"{file.fingerprint}:{first}-{stop}"
+        fragments.append(Fragment(own, path, rows, n_events, n_bytes, content, alone, file.size))
     return fragments
 
 

@@ -50,9 +50,7 @@ class Ledger:
         return " and ".join(known + unknown) or "0"
 
     def __add__(self, other: "Ledger") -> "Ledger":
-        rejected = dict(sorted((Counter(self.rejected) + Counter(other.rejected)).items()))
-        n_in, n_out = self.n_in + other.n_in, self.n_out + other.n_out
-        return Ledger(n_in, n_out, rejected, self.lost + other.lost)
+        return total((self, other))
 
     def check(self) -> "Ledger":
         """Return this ledger if its sum is right: if not, that is a bug of hepflow."""
@@ -83,4 +81,10 @@ class Ledger:
 
 def total(ledgers: Iterable[Ledger]) -> Ledger:
     """Return the sum of ledgers."""
-    return sum(ledgers, start=Ledger())
+    n_in = n_out = 0
+    rejected, lost = Counter[str](), list[Lost]()
+    for one in ledgers:
+        n_in, n_out = n_in + one.n_in, n_out + one.n_out
+        rejected.update(one.rejected)
+        lost += one.lost
+    return Ledger(n_in, n_out, dict(sorted((+rejected).items())), tuple(lost))

@@ -19,7 +19,7 @@ from hepflow.data.layout import ARRAYS
 from hepflow.data.ledger import Ledger
 from hepflow.schema import SPLITS
 from hepflow.system.files import plain_name, read_json, recorded, write_json
-from hepflow.system.storage import listed, remove
+from hepflow.system.storage import listed, remove, remove_all
 
 PARTS = "_parts"
 _FINISHED, _PLAN = f"{PARTS}/finished.json", f"{PARTS}/plan.json"
@@ -56,8 +56,7 @@ def remove_single_records(store: Path, numbers: set[int] | None = None) -> None:
     if numbers is None:
         numbers = set(read_records(store))
         remove(store / _PLAN)
-    for number in numbers:
-        remove(record_path(store, number))
+    remove_all(record_path(store, number) for number in numbers)
 
 
 def read_plan(store: Path) -> dict[int, Sources]:

@@ -35,7 +35,7 @@ from hepflow.errors import ConfigError, DataError
 from hepflow.schema import SPLITS, STORE_SCHEMA_VERSION
 from hepflow.system.files import recorded
 from hepflow.system.publishing import put, whole
-from hepflow.system.storage import listed, make_folder, remove, remove_tree, require_no_links
+from hepflow.system.storage import listed, make_folder, remove_all, remove_tree, require_no_links
 
 
 class StoreWriter(EventStore):
@@ -158,10 +158,8 @@ class StoreWriter(EventStore):
     def _sweep(self) -> None:
         """Remove what killed writers have left: drafts, and shards of parts without a record."""
         for folder in ("", *(f"{name}/" for name in (PARTS, *ARRAYS))):
-            for left_over in listed(self.path, f"{folder}.*.part", links=False):
-                remove(left_over)
-        for left_over in self.orphans():
-            remove(left_over)
+            remove_all(listed(self.path, f"{folder}.*.part", links=False))
+        remove_all(self.orphans())
 
 
 def _write_group(path: Path, about: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from hepflow.config.tools import ImportConfig
 from hepflow.data.blocks import EventBlock, StoreSpec
-from hepflow.data.events import fingerprint
+from hepflow.data.catalog import Footer
 from hepflow.data.identity import event_ids, split_index
 from hepflow.data.ledger import Ledger
 from hepflow.data.part_writer import Blocks
@@ -119,7 +119,7 @@ def _spec(config: ImportConfig, layout: Layout, sources: list[tuple[str, Path]])
         tuple(Feature(f.name, "1" if layout.scaled else units.get(f.name, f.unit)) for f in fs)
         for fs in (HLF, PARTICLE)
     )
-    inputs = digest([(split, fingerprint(path)) for split, path in sources])
+    inputs = digest([(split, Footer.read(path).fingerprint) for split, path in sources])
     key = digest(inputs, digest(config.classes, config.val_fraction, config.rows_per_part))
     physics = f"SparkDLTrigger, columns {layout.hlf} and {layout.particles or 'no particles'}"
     return StoreSpec(
@@ -129,7 +129,7 @@ def _spec(config: ImportConfig, layout: Layout, sources: list[tuple[str, Path]])
 
 def _parts(split: str, path: Path, n_rows: int) -> Iterator[_Rows]:
     """Yield parts of a file: an event has no number there, so split, file and row identify it."""
-    mark, first = fingerprint(path), 0
+    mark, first = Footer.read(path).fingerprint, 0
     identity = f"{split}/{path.name} {mark}".encode()
     with path.open("rb") as stream, pq.ParquetFile(stream) as file:
         for batch in file.iter_batches(n_rows):

@@ -1,11 +1,11 @@
-"""The dataset as ingest keeps it: fragments, the records of their tasks, and ``_hepflow.json``.
+"""The dataset as ingest keeps it: fragments, their catalogue, records of tasks, ``_hepflow.json``.
 
 ``_hepflow.json`` names the fragments and is replaced last, in one rename: readers see the dataset
 of the previous run or of this one. A fragment that a dead run left is either reused, by its record,
 or removed. The life of a fragment:
 
     task finishes     CLASS/NAME.parquet renamed into place, then _records/KEY.json
-    run finishes      `commit`: _hepflow.json names it
+    run finishes      `commit`: the records are merged, _hepflow.json names it, single records go
     rerun             `finished`: its record is valid, so its ranges are not read again
     its file changes  other keys: no record is valid, `commit` removes the old fragment
 
@@ -21,16 +21,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from hepflow.data.catalog import whole_fragments, write_catalog
 from hepflow.data.ledger import total
 from hepflow.data.output import read_marker, refuse_to_replace, write_marker
 from hepflow.data.provenance import digest
 from hepflow.errors import DataError
+from hepflow.ingest.records import merge_records, read_records, remove_single_records
 from hepflow.ingest.task import RECORDS, Settings, TaskRecord
 from hepflow.reading.ranges import EntryRange
 from hepflow.reading.record import RangeRecord
 from hepflow.schema import EVENTS_SCHEMA_VERSION
-from hepflow.system.files import read_json, recorded
-from hepflow.system.storage import listed, make_folder, remove, remove_empty_folder
+from hepflow.system.storage import file_sizes, listed, make_folder, remove_all, remove_empty_folder
 from hepflow.system.terminal import counted
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,23 @@ def manifest(output: Path) -> dict[str, Any] | None:
 def listing_hash(ranges: Sequence[EntryRange], settings: Settings) -> str:
     """Return a hash of input and settings, by which an up-to-date dataset is detected."""
     return digest(settings.key, [one.key for one in ranges])
+
+
+def is_up_to_date(
+    about: Mapping[str, Any],
+    ranges: Sequence[EntryRange],
+    settings: Settings,
+    retry_quarantined: bool,
+) -> bool:
+    """Return whether a manifest is of these ranges and settings, and all its fragments are whole.
+
+    It is not if a file should be read again, see `finished`.
+    """
+    if about["listing"] != listing_hash(ranges, settings) or any(
+        file["transient"] or (file["reason"] and retry_quarantined) for file in about["files"]
+    ):
+        return False
+    return set(about["fragments"]) <= whole_fragments(settings.output, about["fragments"]).keys()
 
 
 def check_replaceable(ranges: Sequence[EntryRange], settings: Settings) -> None:
@@ -70,18 +88,14 @@ def finished(
     events. Each range is in one record at most.
     """
     wanted = {one.key: one for one in ranges}
-    records = []
-    for path in listed(settings.output / RECORDS, "*.json"):
-        with recorded(path):
-            record = TaskRecord.from_dict(read_json(path))
+    found, records = list(read_records(settings.output)), []
+    sizes = file_sizes(settings.output, (one.fragment for one in found if one.fragment))
+    for record in found:
         task = [own.range for own in record.ranges]
         keys = {one.key for one in task}
         retry = any(own.transient or (own.lost and retry_quarantined) for own in record.ranges)
         same_settings = record.key == settings.task_key(task)
-        fragment = settings.output / (record.fragment or "")
-        whole = record.fragment is None or (
-            fragment.is_file() and fragment.stat().st_size == record.bytes_written
-        )
+        whole = record.fragment is None or sizes.get(record.fragment) == record.bytes_written
         if keys <= wanted.keys() and same_settings and whole and not retry:
             records.append(record)
             for key in keys:
@@ -99,8 +113,7 @@ def prepare(output: Path) -> None:
         raise DataError(f"{output}: {what}. Give a new or an empty folder as --output.")
     make_folder(records)
     for drafts in (".*.part", "*/.*.part", f"{RECORDS}/.*.now"):
-        for left_over in listed(output, drafts, links=False):
-            remove(left_over)
+        remove_all(listed(output, drafts, links=False))
 
 
 def commit(
@@ -121,8 +134,8 @@ def commit(
             raise DataError(f"{what}. Remove one and run again.")
     ledger = total(own.ledger for own in ordered).check()
     if ledger.n_out == 0:
-        for record in records:
-            remove(settings.record_path(record.key))
+        singles, now = listed(settings.output / RECORDS, "*.json"), {one.key for one in records}
+        remove_all(path for path in singles if path.stem in now)
         why = f"no event passes ({ledger.summary()}). Check that these are the right files."
         if all(file["reason"] for file in files):
             example = f"the first, {files[0]['file']}: {files[0]['reason']}"
@@ -145,21 +158,22 @@ def commit(
     if gone := {file["file"] for file in before["files"]} - {file["file"] for file in files}:
         message = "no longer in the input: %s, whose events are removed (the first: %s)"
         log.info(message, counted(len(gone), "file"), min(gone))
+    merge_records(settings.output, records)
+    described = {one.fragment: one.file for one in records if one.fragment and one.file}
+    write_catalog(settings.output, described)
     write_marker(settings.output, about)
     sweep(about, settings.output)
-    live = {record.key for record in records}
-    for path in listed(settings.output / RECORDS):
-        if path.stem not in live:
-            remove(path)
     return about
 
 
 def sweep(about: Mapping[str, Any], output: Path) -> None:
-    """Remove fragments that are not in the manifest: of changed files, or of runs that died."""
-    live = {output / name for name in about["fragments"]}
-    for path in listed(output, "*/*.parquet", links=False):
-        if path not in live:
-            remove(path)
+    """Remove fragments that are not in the manifest: of changed files, or of runs that died.
+
+    Of records, the merged ones stay.
+    """
+    live, found = set(about["fragments"]), listed(output, "*/*.parquet", links=False)
+    remove_all(path for path in found if f"{path.parent.name}/{path.name}" not in live)
+    remove_single_records(output)
 
 
 def remove_empty(output: Path, classes: Iterable[str]) -> None:

@@ -80,8 +80,8 @@ def _watch(config: IngestConfig) -> None:
 
 def _update(files: Sequence[SourceFile], config: IngestConfig) -> None:
     settings, ranges = _plan(files, config)
-    about = dataset.manifest(settings.output)
-    if about is not None and _is_up_to_date(about, ranges, settings, config):
+    about, retry = dataset.manifest(settings.output), config.retry_quarantined
+    if about is not None and dataset.is_up_to_date(about, ranges, settings, retry):
         nothing_to_do(config.spark, NAME)
         dataset.sweep(about, settings.output)
         n_events, n_files = about["n_events"], counted(len(about["files"]), "file")
@@ -90,7 +90,7 @@ def _update(files: Sequence[SourceFile], config: IngestConfig) -> None:
         if not config.overwrite:
             dataset.check_replaceable(ranges, settings)
         dataset.prepare(settings.output)
-        records, left = dataset.finished(ranges, settings, config.retry_quarantined)
+        records, left = dataset.finished(ranges, settings, retry)
         if records and left:
             n_done, message = len(ranges) - len(left), "resuming: %d of %d entry ranges are done"
             log.info(message, n_done, len(ranges))
@@ -107,15 +107,6 @@ def _update(files: Sequence[SourceFile], config: IngestConfig) -> None:
         log.warning(message, n_files, filled[0]["file"], fields)
     lost = Ledger.from_dict(about["ledger"]).lost
     judge(lost, len(about["files"]), config.max_lost_files, config.output)
-
-
-def _is_up_to_date(
-    about: dict[str, Any], ranges: Sequence[EntryRange], settings: Settings, config: IngestConfig
-) -> bool:
-    files, retry = about["files"], config.retry_quarantined
-    again = any(file["transient"] or (file["reason"] and retry) for file in files)
-    same = about["listing"] == dataset.listing_hash(ranges, settings)
-    return same and not again and all((settings.output / f).is_file() for f in about["fragments"])
 
 
 def _run_tasks(

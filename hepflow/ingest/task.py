@@ -8,13 +8,15 @@ name and the same bytes, so a task may run twice, or die at any point.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 import numpy as np
 
 from hepflow.data import events
-from hepflow.data.events import ROWS_PER_GROUP, FragmentWriter
+from hepflow.data.catalog import FragmentFile
+from hepflow.data.fragment_writer import ROWS_PER_GROUP, FragmentWriter
 from hepflow.data.provenance import digest
 from hepflow.physics import skim
 from hepflow.reading.ranges import EntryRange
@@ -36,7 +38,7 @@ class Settings:
     classes: tuple[str, ...]
     access: Access
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of everything that changes fragments, other than the files."""
         tree, cuts = self.access.tree, (skim.LEPTON_PT, skim.SOFT)
@@ -53,17 +55,20 @@ class Settings:
 
 @dataclass(frozen=True)
 class TaskRecord:
-    """A finished task, as in ``_records/KEY.json``."""
+    """A finished task, as in ``_records/``."""
 
     key: str
     fragment: str | None  # Parquet file below the dataset; None if no event passed
     n_events: int
     bytes_written: int
     ranges: tuple[RangeRecord, ...]
+    file: FragmentFile | None = None
+    """Description of the fragment, for the catalogue; None also in records of version 0.1."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for JSON, where the key of the ranges is ``shares``."""
         data = {**vars(self), "shares": [one.to_dict() for one in self.ranges]}
+        data["file"] = self.file and self.file.to_json()
         del data["ranges"]
         return data
 
@@ -74,7 +79,8 @@ class TaskRecord:
         ranges = tuple(map(RangeRecord.from_dict, rest.pop("shares")))
         if rest["fragment"] is not None:
             inside(rest["fragment"])
-        return cls(ranges=ranges, **rest)
+        file = rest.pop("file", None)
+        return cls(ranges=ranges, file=file and FragmentFile.from_json(file), **rest)
 
 
 def run_task(
@@ -104,12 +110,12 @@ def run_task(
             ]
             stem = PurePosixPath(task[0].file.name).stem
             name = f"{stem}-{task[0].index:04d}-{digest(settings.key, content)}.parquet"
-            size = fragment.finish(name)
+            file = fragment.finish(name)
     except OSError:  # of the output: those of reading are in the results
         remove(marker)  # no file is to blame
         raise
-    written = f"{folder}/{name}" if size else None
-    record = TaskRecord(key, written, fragment.n_events, size, tuple(results))
+    written, size = (f"{folder}/{name}", file.size) if file else (None, 0)
+    record = TaskRecord(key, written, fragment.n_events, size, tuple(results), file)
     write_json(settings.record_path(key), record.to_dict())
     remove(marker)
     return record

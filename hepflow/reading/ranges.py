@@ -19,6 +19,7 @@ so that the driver plans 100,000 files from their listing, instead of opening ea
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -50,7 +51,7 @@ class EntryRange:
     index: int = 0
     count: int = 1
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of this range of this version of the file."""
         file = self.file

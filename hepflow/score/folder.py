@@ -9,6 +9,7 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from hepflow.reading.ranges import EntryRange
 from hepflow.schema import SCORES_SCHEMA_VERSION
 from hepflow.score.task import CLAIMS, RECORDS, ScoreRecord
 from hepflow.system.files import read_json, recorded
-from hepflow.system.storage import listed, make_folder, read_text, remove, remove_tree
+from hepflow.system.storage import listed, make_folder, read_text, remove, remove_all, remove_tree
 
 CHECKPOINT, RECENT = "_checkpoint", "_recent"
 
@@ -69,10 +70,10 @@ class ScoreFolder:
             if own and now.get(record.name, own) != own:
                 replaced.append(self.done.pop(key))
                 self._forget(record)
+        still = {record.uuid for record in self.done.values()}
         for record in replaced:  # another file may have the events once no range of this one does
             claim = self.path / CLAIMS / str(record.uuid)
-            shared = any(other.uuid == record.uuid for other in self.done.values())
-            if not shared and claim.is_file() and read_text(claim) == record.name:
+            if record.uuid not in still and claim.is_file() and read_text(claim) == record.name:
                 remove(claim)
         if replaced:
             self._count()
@@ -113,23 +114,22 @@ class ScoreFolder:
     def _sweep(self, retry_lost: bool) -> None:
         """Read the records, and remove files that killed workers left without one."""
         for drafts in (".*.part", "*/.*.part"):
-            for left_over in listed(self.path, drafts, links=False):
-                remove(left_over)
-        for path in listed(self.path / RECORDS, "*.json"):
-            record = self._read(path)
-            exists = record.fragment is None or (self.path / record.fragment).is_file()
-            if not exists or record.transient or (record.ledger.lost and retry_lost):
-                self._forget(record)
-            else:
-                self.add(record)
+            remove_all(listed(self.path, drafts, links=False))
+        there = {path.name: path for path in listed(self.path, "*.parquet")}
+        recent = listed(self.path / RECENT, "*.parquet")
+        there |= {f"{RECENT}/{path.name}": path for path in recent}
+        with ThreadPoolExecutor(16) as pool:  # a remote store answers in tens of milliseconds
+            for record in pool.map(self._read, listed(self.path / RECORDS, "*.json")):
+                exists = record.fragment is None or record.fragment in there
+                if not exists or record.transient or (record.ledger.lost and retry_lost):
+                    self._forget(record)
+                else:
+                    self.add(record)
         fragments = {record.fragment for record in self.done.values()}
         claimed = {record.uuid for record in self.done.values()}
-        stale = [path for path in listed(self.path, "*.parquet") if path.name not in fragments]
-        recent = {Path(fragment).name for fragment in fragments if fragment}
-        stale += [p for p in listed(self.path / RECENT, "*.parquet") if p.name not in recent]
+        stale = [path for name, path in there.items() if name not in fragments]
         stale += [path for path in listed(self.path / CLAIMS) if path.name not in claimed]
-        for path in stale:
-            remove(path)
+        remove_all(stale)
 
     def _read(self, path: Path) -> ScoreRecord:
         with recorded(path):

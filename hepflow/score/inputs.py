@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.utils import get_protocol
 
+from hepflow.data.catalog import Footer
 from hepflow.data.events import open_events
 from hepflow.data.output import read_marker
 from hepflow.errors import DataError, one_line
@@ -33,7 +34,12 @@ class ParquetReader(RangeReader):
         file_of = self.range.file
         self.uuid, self.bytes_read = bytes.fromhex(file_of.version), file_of.size
         try:
-            with place(file_of.path).open("rb") as stream, pq.ParquetFile(stream) as file:
+            path = place(file_of.path)
+            footer = Footer.read(path)
+            if footer.fingerprint != file_of.version:
+                raise Unreadable("changed since it was written")
+            metadata = footer.metadata()
+            with path.open("rb") as stream, pq.ParquetFile(stream, metadata=metadata) as file:
                 self.n_entries = self.stop = file.metadata.num_rows
                 self._next = 0
                 for number in range(file.num_row_groups):
@@ -71,7 +77,7 @@ def ranges_of(root: str | Path, access: Access, target_bytes: int) -> list[Entry
         for fragment in open_events(folder, task_bytes=2**62).fragments:
             name, path = fragment.path.relative_to(folder).as_posix(), fragment.path.absolute()
             version = fragment.fingerprint.partition(":")[0]
-            files.append(SourceFile("", name, str(path), path.stat().st_size, version))
+            files.append(SourceFile("", name, str(path), fragment.file_bytes, version))
         return [EntryRange(file) for file in files]
     ranges = plan(list_files(root, access.timeout_s), target_bytes)
     if not ranges:

@@ -9,7 +9,9 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
+from glob import has_magic
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -21,6 +23,7 @@ from hepflow.system.remote import is_remote
 
 AT_ONCE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss", "memory"}
 """Stores without folders, in which an upload is visible when it is complete, and not before."""
+_AT_A_TIME = 16  # requests
 _VERSIONS: tuple[str, ...] = ("mtime", "modification_time", "ETag", "etag", "checksum")
 _VERSIONS += ("LastModified", "Last-Modified", "last_modified", "created")
 """Keys of an fsspec info; the first found is the version of a file."""
@@ -85,15 +88,20 @@ def _entries(folder: Path, *, links: bool) -> list[tuple[str, bool]]:
         if not is_remote(folder):
             with os.scandir(folder) as found:
                 return sorted((one.name, one.is_dir(follow_symlinks=links)) for one in found)
-        system, where = system_of(folder)
-        infos = patiently(folder, lambda: system.ls(where, detail=True))
+        infos = _remote_entries(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    here = where.strip("/")
-    kinds = {info["name"].strip("/"): info["type"] == "directory" for info in infos}
-    kinds.pop(here, None)  # a file lists itself, and some stores list the folder
-    names = ((PurePosixPath(name).name, kind) for name, kind in kinds.items())
-    return sorted(one for one in names if one[0] != "..")  # an object's name may be anything
+    return sorted((name, info["type"] == "directory") for name, info in infos.items())
+
+
+def _remote_entries(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """Return what fsspec reports of each file and folder in a remote folder, by name."""
+    system, where = system_of(folder)
+    found = patiently(folder, lambda: system.ls(where, detail=True))
+    infos = {info["name"].strip("/"): info for info in found}
+    infos.pop(where.strip("/"), None)  # a file lists itself, and some stores list the folder
+    names = ((PurePosixPath(name).name, info) for name, info in infos.items())
+    return {name: info for name, info in names if name != ".."}  # an object's name may be anything
 
 
 def read_bytes(path: Path) -> bytes:
@@ -134,6 +142,30 @@ def sizes_below(folder: Path) -> dict[str, int]:
         return {_below(n.strip("/"), top): int(found[n]["size"] or 0) for n in found}
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def file_sizes(folder: Path, names: Iterable[str]) -> dict[str, int]:
+    """Return the bytes of those of some files below a folder that are there.
+
+    That takes one listing of each folder in which a file would be. Linked folders are entered.
+    """
+    wanted = set(names)
+    found: dict[str, int] = {}
+    for parent in {PurePosixPath(name).parent for name in wanted}:
+        try:
+            sizes = _sizes_in(folder.joinpath(*parent.parts))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        found |= {str(parent / name): n_bytes for name, n_bytes in sizes.items()}
+    return {name: n_bytes for name, n_bytes in found.items() if name in wanted}
+
+
+def _sizes_in(folder: Path) -> dict[str, int]:
+    if is_remote(folder):
+        infos = _remote_entries(folder).items()
+        return {name: int(i["size"] or 0) for name, i in infos if i["type"] != "directory"}
+    with os.scandir(folder) as found:
+        return {one.name: one.stat().st_size for one in found if one.is_file()}
 
 
 def _below(name: str, top: str) -> str:
@@ -184,6 +216,20 @@ def remove_empty_folder(path: Path) -> bool:
         with contextlib.suppress(OSError):  # somebody has just put a file there
             path.rmdir()
     return not path.exists()
+
+
+def remove_all(paths: Iterable[Path]) -> None:
+    """Remove files of one store, if they are there: several at a time, on S3 in few requests."""
+    gone = list(paths)
+    if gone and is_remote(gone[0]) and cast(UPath, gone[0]).protocol in {"s3", "s3a"}:
+        plain = [path for path in gone if not has_magic(str(path))]  # s3fs expands patterns
+        names = [system_of(path)[1] for path in plain]
+        if names:
+            patiently(gone[0], lambda: system_of(gone[0])[0].rm(names))
+        gone = [path for path in gone if has_magic(str(path))]
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        together = pool.map if gone and is_remote(gone[0]) else map
+        list(together(remove, gone))
 
 
 def remove(path: Path) -> None:

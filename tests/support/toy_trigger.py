@@ -105,10 +105,16 @@ def ingest(
     raw: Path, output: Path, classes: tuple[str, ...] = CLASSES, target_bytes: int = 128 << 20
 ) -> None:
     """Ingest like `hepflow ingest`, without Spark."""
-    splits = plan(assign(list_files(raw), {name: (name,) for name in classes}, raw), target_bytes)
+    ranges = plan(assign(list_files(raw), {name: (name,) for name in classes}, raw), target_bytes)
     settings = Settings(output, classes, Access())
+    about = dataset.manifest(output)
+    if about is not None and dataset.is_up_to_date(about, ranges, settings, False):
+        dataset.sweep(about, output)
+        return
     dataset.prepare(output)
-    dataset.commit([run_task((split,), settings) for split in splits], splits, settings)
+    records, left = dataset.finished(ranges, settings, retry_quarantined=False)
+    records += [run_task((one,), settings) for one in left]
+    dataset.commit(records, ranges, settings)
 
 
 def make(root: Path, cluster: ClusterConfig, nets: Sequence[str]) -> Trigger:
