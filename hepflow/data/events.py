@@ -154,12 +154,13 @@ def read_fragment(fragment: Fragment, columns: Sequence[str] = COLUMNS) -> ak.Ar
             if footer.fingerprint != fragment.fingerprint.partition(":")[0]:
                 what = "changed since it was written. Remove it and run `hepflow ingest` again."
                 raise DataError(f"{fragment.path}: {what}")
-            with pq.ParquetFile(source, metadata=footer.metadata()) as file:
+            how = {"metadata": footer.metadata(), "page_checksum_verification": True}
+            with pq.ParquetFile(source, **how) as file:
                 table = file.read_row_groups(groups, columns=list(columns), use_threads=False)
             if len(table) != fragment.n_events:
                 raise pa.ArrowInvalid(f"{len(table)} rows of {fragment.n_events}")
     except (OSError, pa.ArrowException) as error:
-        why = f"not readable ({one_line(error)}). Ingest its ROOT files again."
+        why = f"not readable ({one_line(error)}). Remove it and run `hepflow ingest` again."
         raise DataError(f"{fragment.path}: {why}") from error
     return ak.from_arrow(table)
 

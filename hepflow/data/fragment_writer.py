@@ -72,6 +72,7 @@ class FragmentWriter:
             table = pa.concat_tables(self._waiting).combine_chunks()
             if self._writer is None:
                 how: Any = {"compression": "zstd", "use_dictionary": _DICTIONARY}
+                how["write_page_checksum"] = True  # readers notice a flipped bit
                 self._writer = pq.ParquetWriter(self._part, table.schema, **how)
             self._writer.write_table(table.slice(0, rows), row_group_size=ROWS_PER_GROUP)
             self._waiting = [table.slice(rows)] if rows < len(table) else []

@@ -38,8 +38,8 @@ class ParquetReader(RangeReader):
             footer = Footer.read(path)
             if footer.fingerprint != file_of.version:
                 raise Unreadable("changed since it was written")
-            metadata = footer.metadata()
-            with path.open("rb") as stream, pq.ParquetFile(stream, metadata=metadata) as file:
+            how = {"metadata": footer.metadata(), "page_checksum_verification": True}
+            with path.open("rb") as stream, pq.ParquetFile(stream, **how) as file:
                 self.n_entries = self.stop = file.metadata.num_rows
                 self._next = 0
                 for number in range(file.num_row_groups):

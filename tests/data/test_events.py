@@ -418,6 +418,28 @@ def test_long_lists_of_other_writers_are_read(events):
 def test_a_file_that_is_damaged_after_opening_is_an_error_in_one_line(events, damage):
     fragment = open_events(events).fragments[0]
     damage(fragment.path)
-    with pytest.raises(DataError, match=r"b\.parquet: not readable \(.*Ingest its ROOT") as error:
+    with pytest.raises(DataError, match=r"b\.parquet: not readable \(.*Remove it and run") as error:
         read_fragment(fragment)
     assert "\n" not in str(error.value)
+
+
+def test_every_flipped_bit_of_a_fragment_is_noticed_or_has_no_effect(tmp_path):
+    write(tmp_path / "events" / "qcd" / "a.parquet", table(1500, seed=3))
+    about = {"classes": ["qcd"], "provenance": "p", "schema_version": 1}
+    ledger = Ledger(1500, 1500).to_dict()
+    write_marker(tmp_path / "events", {**about, "ledger": ledger, "fragments": ["qcd/a.parquet"]})
+    (fragment,) = open_events(tmp_path / "events").fragments
+    expected, data = read_fragment(fragment).to_list(), fragment.path.read_bytes()
+    rng, noticed = np.random.default_rng(1), 0
+    for position in rng.choice(8 * len(data), 300, replace=False).tolist():
+        flipped = bytearray(data)
+        flipped[position // 8] ^= 1 << position % 8
+        fragment.path.write_bytes(bytes(flipped))
+        try:
+            found = read_fragment(fragment).to_list()
+        except DataError as error:
+            assert "run `hepflow ingest` again" in str(error)
+            noticed += 1
+        else:
+            assert found == expected, f"bit {position % 8} of byte {position // 8}"
+    assert noticed > 250  # the others are in columns that the features do not read
