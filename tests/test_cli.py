@@ -463,6 +463,56 @@ def test_an_error_is_one_line_and_exit_2(
     assert expected in errors
 
 
+@pytest.mark.parametrize("given", ["~/x", "$HOME/x", "${HOME}/x"])
+@pytest.mark.parametrize("how", ["word", "file"])
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("ingest", "input"), ("ingest", "output"), ("score", "model"), ("features", "output")],
+)
+def test_home_and_variables_in_paths_are_filled_in(
+    given: str, how: str, command: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell does it for `--output ~/x`, but not for `--output=~/x`, nor in a file."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "config.yaml"
+    file.write_text(f"{option}: {given}")
+    words = [f"--{option}={given}"] if how == "word" else ["--config", str(file)]
+    assert getattr(parse(command, words), option) == tmp_path / "x"
+
+
+def test_a_url_takes_variables_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHERE", "server//data")
+    assert parse("ingest", ["--input", "root://$WHERE"]).input == "root://server//data"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("$NOWHERE/x", "$NOWHERE/x: no variable NOWHERE in the environment. Set it, or"),
+        ("${NO_WHERE}/x", "no variable NO_WHERE in the environment"),
+        ("~no-such-user/x", "~no-such-user/x: no home of this user. Write the path in full."),
+    ],
+)
+@pytest.mark.parametrize("option", ["input", "output"])
+def test_a_path_that_cannot_be_filled_in_is_refused(
+    given: str, message: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["ingest", f"--{option}={given}"])
+    assert end.value.code == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert len(errors.strip().splitlines()) == 1
+
+
+def test_a_path_that_has_such_a_name_is_taken_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "$HOME").mkdir()
+    assert parse("ingest", ["--input", "$HOME"]).input == Path("$HOME")
+
+
 @pytest.mark.parametrize("name", CONFIGURED)
 def test_print_config_reads_back(name: str, tmp_path: Path, say: Callable[..., str]) -> None:
     required = {

@@ -22,7 +22,7 @@ from hepflow.config.options import spelt
 from hepflow.config.secrecy import PASSED_ON, WithoutSecrets, check_secrets, parsed
 from hepflow.config.shipped import as_given
 from hepflow.errors import ConfigError, one_line
-from hepflow.system.places import is_url, place
+from hepflow.system.places import expanded, is_url, place
 from hepflow.system.store_options import WORK_DIR, configure
 
 T = TypeVar("T")
@@ -78,7 +78,7 @@ def _is_path(value: object, _: type) -> bool:
 def _to_path(value: Any) -> Path:
     if not isinstance(value, str) and not _is_path(value, Path):
         raise TypeError(f"a path is a text, got {value!r}")
-    return place(value)
+    return place(expanded(value) if isinstance(value, str) else value)
 
 
 register_type(Path, str, _to_path, type_check=_is_path)

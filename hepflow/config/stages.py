@@ -19,6 +19,7 @@ from hepflow.config.limits import (
 from hepflow.errors import ConfigError
 from hepflow.schema import CLASSES, SPLITS, TREE
 from hepflow.system.files import plain_name
+from hepflow.system.places import expanded
 
 RAW = Path("data/raw")
 EVENTS = Path("data/events")
@@ -82,8 +83,9 @@ class ReadingConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if "://" not in str(self.input):
-            object.__setattr__(self, "input", Path(self.input))
+        if isinstance(self.input, str):
+            text = expanded(self.input)
+            object.__setattr__(self, "input", text if "://" in text else Path(text))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,8 @@ A URL becomes a `upath.UPath`, which has the methods of `pathlib.Path`; a local 
 `pathlib.Path`, and signatures say `Path` for both.
 """
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -93,6 +95,22 @@ for _protocol in _EXTRAS:  # in every process, as paths come to workers by pickl
 def is_url(value: object) -> bool:
     """Return whether a value is the path that `place` makes of a URL."""
     return isinstance(value, UPath) and not isinstance(value, Path)
+
+
+def expanded(text: str) -> str:
+    """Return a path as a user gives it, with ``~`` and variables of the environment filled in.
+
+    A shell does that in some places only, and a YAML file nowhere.
+    """
+    if text[:1] != "~" and ("$" not in text or os.path.lexists(text)):
+        return text
+    found = os.path.expandvars(os.path.expanduser(text))  # noqa: PTH111 - keeps :// of a URL
+    if found[:1] == "~":
+        raise ConfigError(f"{text}: no home of this user. Write the path in full.")
+    if missing := re.search(r"\$(\w+|{\w+})", found):
+        what = f"no variable {missing[1].strip('{}')} in the environment"
+        raise ConfigError(f"{text}: {what}. Set it, or write the path in full.")
+    return found
 
 
 def place(text: str | Path, options: Mapping[str, Any] | None = None) -> Path:
