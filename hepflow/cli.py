@@ -3,7 +3,8 @@
 import os
 import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from importlib import import_module
 from importlib.metadata import version
@@ -58,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         start_messages()
-        _dispatch(arguments)
+        with _as_interrupt():
+            _dispatch(arguments)
         sys.stdout.flush()
     except HepflowError as error:
         _print(f"error: {error}")
@@ -75,12 +77,24 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         _interrupted()
     except SystemExit as end:
-        if isinstance(end.__context__, KeyboardInterrupt):  # turned into a failure by Lightning
-            _interrupted()
         if isinstance(end.__context__, BrokenPipeError):  # turned into a failure by rich
             sys.exit(0)
         raise
     sys.exit(0)
+
+
+@contextmanager
+def _as_interrupt() -> Iterator[None]:
+    """Raise KeyboardInterrupt for an error after one: of Lightning, or of a library's clean-up."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        before = error.__context__
+        while before is not None and not isinstance(before, KeyboardInterrupt):
+            before = before.__context__
+        if before is not None:
+            raise KeyboardInterrupt from error
+        raise
 
 
 def _of_a_place(error: Exception) -> str | None:

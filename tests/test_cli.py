@@ -665,6 +665,28 @@ def test_the_shipped_configurations_are_found_outside_a_checkout(
     ]
 
 
+@pytest.mark.parametrize("error", [FileNotFoundError("lock"), SystemExit(1)])
+def test_an_error_as_a_library_cleans_up_after_ctrl_c_is_an_interrupt(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Optuna removes the lock of its journal again, for instance."""
+
+    def interrupted(_: object) -> None:
+        try:
+            try:
+                raise KeyboardInterrupt
+            finally:
+                int("not a number")
+        except ValueError as other:
+            raise error from other
+
+    monkeypatch.setattr("hepflow.cli._dispatch", interrupted)
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 130
+    assert capsys.readouterr().err.startswith("hepflow: interrupted.")
+
+
 @pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
 def test_only_the_first_of_several_interrupted_processes_prints(
     rank: str, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

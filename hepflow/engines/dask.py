@@ -15,7 +15,15 @@ from typing import Any, TypeVar
 
 import dask
 from dask.utils import parse_bytes
-from distributed import Client, LocalCluster, Worker, WorkerPlugin, as_completed, performance_report
+from distributed import (
+    Client,
+    LocalCluster,
+    Security,
+    Worker,
+    WorkerPlugin,
+    as_completed,
+    performance_report,
+)
 from distributed.deploy.cluster import Cluster
 from distributed.scheduler import KilledWorker
 from distributed.system import MEMORY_LIMIT
@@ -34,6 +42,8 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_KEYS: dict[str, Security] = {}
+"""Address of the scheduler -> keys, of the clusters that this process has started."""
 _CHATTY = ("distributed", "tornado", "asyncio")
 _JOB_MEMORY = "4GiB"
 # glibc returns large arrays to the kernel, which clears their pages for the next task: a quarter of
@@ -100,6 +110,8 @@ def dask_client(
                 new = batch_cluster(config, n_tasks, memory, access, SETTINGS | OF_WORKERS)
             cluster = stack.enter_context(new)
             access.close_other_pages(cluster.scheduler)
+            _KEYS[cluster.scheduler_address] = access.keys
+            stack.callback(_KEYS.pop, cluster.scheduler_address)
             client = stack.enter_context(Client(cluster))
             access.show(client.dashboard_link, config.kind)
         if config.performance_report is not None:
@@ -246,7 +258,7 @@ def _in_spark() -> Any:
 
 def _client_at(config: ClusterConfig) -> Client:
     address = str(config.address)
-    keys = keys_of_user(address, config.tls)
+    keys = _KEYS.get(address) or keys_of_user(address, config.tls)
     try:
         return Client(address, timeout="30s", security=keys)
     except (OSError, ValueError) as error:

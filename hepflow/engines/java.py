@@ -21,6 +21,7 @@ JAVA = 17  # oldest Java that Spark 4 runs on
 _VECTOR = "jdk.incubator.vector"
 _IGNORED = (b"WARNING: Using incubator modules", b"WARNING: package sun.security.action not in")
 """Lines about modules that Spark itself requests."""
+_NO_LIST = b"VM warning: Cannot open file"  # if the run ends before Java has begun to list classes
 _FILTER = """#!/bin/sh
 for word do
   shift
@@ -111,7 +112,7 @@ class JavaOutput:
     def _listen(self, reader: int) -> None:
         with os.fdopen(reader, "rb") as stream:
             for line in stream:
-                if line.startswith(_IGNORED):
+                if line.startswith(_IGNORED) or _NO_LIST in line:
                     continue
                 text = visible(hidden(line.decode(errors="replace")), lines=True)
                 if self._runs:

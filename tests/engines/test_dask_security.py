@@ -230,6 +230,17 @@ def test_wrong_files_are_one_line(
     assert "\n" not in str(error.value)
 
 
+def test_a_cluster_of_this_process_is_reached_by_its_address() -> None:
+    """As a notebook does: it starts one, and gives its address to a stage."""
+    with dask_client(ClusterConfig(workers=1, memory="1GiB"), 1) as own:
+        address = own.scheduler.address
+        config = ClusterConfig(kind="address", address=address)
+        with dask_client(config, 1) as client:
+            assert client.submit(sum, [1, 2]).result(timeout=30) == 3
+    with pytest.raises(ConfigError, match="needs certificates"), dask_client(config, 1):
+        pass
+
+
 def test_an_address_without_tls_is_said(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as old:
         config = ClusterConfig(kind="address", address=old.scheduler_address)

@@ -24,6 +24,7 @@ from py4j.java_gateway import GatewayParameters, JavaGateway
 from tests.support.ports import Place
 
 NOBODY = 65534
+_CLONE_FS = 0x200
 _PATIENCE_S, _MOST_S = 2.0, 150.0
 
 Tries = dict[str, Callable[[Place], bool]]
@@ -46,8 +47,11 @@ def what_another_user_can_do(places: Sequence[Place], beside: int) -> dict[Place
 
 
 def _try_all(places: Sequence[Place], beside: int, send: Any) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    # Libraries may have started threads after the fork, which must not share the folders.
+    assert libc.unshare(_CLONE_FS) == 0, ctypes.get_errno()
     with Path(f"/proc/{beside}/ns/mnt").open() as folders:
-        assert ctypes.CDLL(None, use_errno=True).setns(folders.fileno(), 0) == 0, ctypes.get_errno()
+        assert libc.setns(folders.fileno(), 0) == 0, ctypes.get_errno()
     os.setgroups([])
     os.setgid(NOBODY)
     os.setuid(NOBODY)

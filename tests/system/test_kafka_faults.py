@@ -335,7 +335,7 @@ def test_another_broker_takes_over_from_a_killed_one(
         )
         try:
             with meanwhile(lambda: len(records(output)) > 1, second.kill):
-                found = score(topic, kafka={"max_messages": 4}, idle_stop_s=10.0, retries=6)
+                found = score(topic, kafka={"max_messages": 4}, idle_stop_s=30.0, retries=6)
             said = replay.finish(60)
         finally:
             replay.kill()
