@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from hepflow.system.compiled import cached_njit
 
 OTHER = """\
 from hepflow.system.compiled import cached_njit
@@ -59,3 +62,9 @@ def test_numba_may_be_switched_off_for_a_debugger() -> None:
         for variables in ({}, {"NUMBA_DISABLE_JIT": "1"})
     )
     assert here == plain
+
+
+def test_a_function_without_a_folder_for_the_cache_is_compiled_each_time() -> None:
+    names: dict[str, Callable[[int], int]] = {}
+    exec("def twice(x): return 2 * x", names)
+    assert cached_njit()(names["twice"])(21) == 42

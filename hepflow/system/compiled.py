@@ -20,7 +20,10 @@ def cached_njit(**options: Any) -> Callable[[Any], Any]:
     """Return ``numba.njit(cache=True)`` for functions that use others of the same folder only."""
 
     def compile_(function: Callable[..., Any]) -> Any:
-        compiled = numba.njit(cache=True, **options)(function)
+        try:
+            compiled = numba.njit(cache=True, **options)(function)
+        except RuntimeError:  # no folder to write to: read-only packages, and no home on this node
+            return numba.njit(**options)(function)
         if compiled is function:  # NUMBA_DISABLE_JIT=1: plain Python, for a debugger
             return function
         file = compiled._cache._cache_file  # noqa: SLF001 - numba has no public way
