@@ -181,6 +181,26 @@ def test_a_run_that_was_cut_off_says_that_another_took_over(
         cut_off()
 
 
+def test_a_run_that_takes_the_number_of_an_ended_one_is_not_overlooked(
+    away: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A third one begins after the first has ended, and before the second, which waited, claims."""
+    number_1 = away.parent / f".{away.name}.lock.000001"
+    ended = f"process 999999999 on {socket.gethostname()}, seen 1.000"
+    third = f"process {os.getpid()} on {socket.gethostname()}, seen 2.000"
+    put(number_1, ended)
+
+    def meanwhile(path: Path, text: str) -> bool:
+        put(number_1, third)
+        return claim(path, text)
+
+    monkeypatch.setattr("hepflow.system.locks.claim", meanwhile)
+    with pytest.raises(DataError, match="another run is writing it"), exclusive(away):
+        pass
+    assert [path.name for path in listed(away.parent) if ".lock." in path.name] == [number_1.name]
+    assert number_1.read_text() == third
+
+
 def test_of_runs_that_start_at_once_at_most_one_goes_on(away: Path) -> None:
     running, most, lock = 0, 0, threading.Lock()
 

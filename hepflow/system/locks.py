@@ -90,9 +90,9 @@ def _acquire(path: Path, output: Path) -> int:
 def _claimed(output: Path) -> Iterator[None]:
     """Hold the claim of a remote output; another run's is waited for until it is known to live."""
     make_folder(output.parent)
-    before = _claims(output)
-    if before and not all([_is_dead(path, output) for path in before]):  # noqa: C419 - watch all
-        raise _held(before[-1], output)
+    before = {path: _last_words(path, output) for path in _claims(output)}
+    if None in before.values():
+        raise _held(max(before), output)
     number = 1 + max((int(path.suffix[1:]) for path in before), default=0)
     own = output.parent / f".{output.name}.lock.{number:06d}"
     if not claim(own, _holder()):
@@ -100,7 +100,9 @@ def _claimed(output: Path) -> Iterator[None]:
     done = threading.Event()
     renewer = threading.Thread(target=_renew, args=(own, done), name="hepflow-lock", daemon=True)
     try:
-        if others := sorted(set(_claims(output)) - {own, *before}):  # they came at the same time
+        # Others came at the same time; one may have the number of a run that has ended since.
+        found = [path for path in _claims(output) if path != own]
+        if others := [p for p in found if p not in before or _said(p) not in ("", before[p])]:
             raise _held(others[0], output)
         for path in before:
             remove(path)
@@ -157,18 +159,20 @@ def _is_gone(path: Path) -> bool:
     return not path.exists()
 
 
-def _is_dead(path: Path, output: Path) -> bool:
-    """Return whether the holder of a claim has ended; watching it takes up to `STALE_S`."""
+def _last_words(path: Path, output: Path) -> str | None:
+    """Return what a claim said if its holder has ended, or None; that takes up to `STALE_S`."""
     said, deadline = _said(path), time.monotonic() + STALE_S
+    if not said and not path.exists():
+        return said
     pid, host = said.removeprefix("process ").partition(",")[0].partition(" on ")[::2]
     if host == socket.gethostname() and pid.isdecimal() and not runs(int(pid)):
-        return True
+        return said
     log.info("%s: another run was writing it; waiting whether it still does", output)
     while time.monotonic() < deadline:
         time.sleep(1)
         if _said(path) != said:
-            return not path.exists()
-    return True
+            return None if path.exists() else said
+    return said
 
 
 def _held(path: Path, output: Path) -> DataError:
