@@ -1,5 +1,6 @@
 """The features stage on a real Grid Engine: the same bytes, and no silence while jobs wait."""
 
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -94,13 +95,15 @@ def test_a_line_says_that_no_worker_runs(engine: GridEngine, features: partial[F
 def test_jobs_that_are_refused_later_are_reported_and_not_needed(
     engine: GridEngine, features: partial[Features]
 ) -> None:
+    began = time.monotonic()
     engine.change("-Mconf", "-sconf", max_u_jobs="1")
     try:
         status, errors = features().end()
     finally:
         engine.change("-Mconf", "-sconf", max_u_jobs="0")
     assert status == 0, errors
-    assert "Grid Engine rejects a job" in errors
+    minutes = (time.monotonic() - began) / 60
+    assert 1 <= errors.count("Grid Engine rejects a job") <= 1 + minutes, "a line per minute"
     assert "Traceback" not in errors
 
 
