@@ -90,7 +90,8 @@ def own_options(config: type, prefix: str = "") -> dict[str, Any]:
     for one in fields(config):
         kind = get_type_hints(config)[one.name]
         nested = is_dataclass(kind)
-        found |= own_options(kind, f"{prefix}{one.name}.") if nested else {prefix + one.name: kind}  # type: ignore[arg-type]
+        name = f"{prefix}{one.name}"
+        found |= own_options(kind, f"{name}.") if nested else {name: kind}  # type: ignore[arg-type]
     return found
 
 

@@ -37,10 +37,10 @@ _DEEPEST = 30
 class Given(NamedTuple):
     """A text among the options."""
 
-    option: str  # with all names above it
-    name: str  # the last one of these; for a word of the command line, all below its mapping
+    option: str  # full name, such as kafka.properties.sasl.password
+    name: str  # end of the full name that tells a secret, such as sasl.password
     text: str
-    file: str  # configuration file; empty for a word of the command line
+    file: str  # configuration file, or empty for the command line
 
 
 class WithoutSecrets(ArgumentParser):

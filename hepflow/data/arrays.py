@@ -187,7 +187,7 @@ class ShardedArray:
         start, stop, _ = slice(start, stop).indices(self.shape[0])
         n_rows = max(0, stop - start)
         if n_rows and not is_remote(self.path):  # before memory for them is taken
-            last = self._shard_path((stop - 1) // self.rows_per_shard)
+            last = self.shard_path((stop - 1) // self.rows_per_shard)
             if not last.is_file():
                 raise DataError(f"{last}: not readable (No such file). {REPAIR}")
         rows = np.empty((n_rows, *self.shape[1:]), self.dtype)
@@ -198,13 +198,14 @@ class ShardedArray:
                 self._read_shard(shard, low - first, high - first, rows[low - start : high - start])
         return rows
 
-    def _shard_path(self, shard: int) -> Path:
+    def shard_path(self, shard: int) -> Path:
+        """Return the file of a shard."""
         numbers = [str(shard), *["0"] * (len(self.shape) - 1)]
         return self.path / self.separator.join(["c", *numbers])
 
     def _read_shard(self, shard: int, start: int, stop: int, rows: np.ndarray) -> None:
         """Fill ``rows`` with rows ``start:stop`` of a shard, decoding only their chunks."""
-        path = self._shard_path(shard)
+        path = self.shard_path(shard)
         size = self.rows_per_chunk
         columns = np.empty((*self.shape[:0:-1], size), self.dtype)  # of one chunk, reused
         chunks = range(start // size, -(-stop // size))

@@ -9,7 +9,7 @@ bytes of each array's shard, a ledger, the moments of the training split, and th
 each source.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,8 @@ def merge_records(store: Path, records: Mapping[int, Record]) -> None:
     write_json(store / _FINISHED, {f"{number:06d}": dict(own) for number, own in records.items()})
 
 
-def remove_single_records(store: Path, numbers: set[int] | None = None) -> None:
-    """Remove the files of the records of some parts, or of all and the plan: they are merged."""
-    if numbers is None:
-        numbers = set(read_records(store))
-        remove(store / _PLAN)
+def remove_single_records(store: Path, numbers: Iterable[int]) -> None:
+    """Remove the files of the records of some parts, which are merged or outdated."""
     remove_all(record_path(store, number) for number in numbers)
 
 
@@ -68,6 +65,11 @@ def read_plan(store: Path) -> dict[int, Sources]:
 def write_plan(store: Path, plan: Mapping[int, Sources]) -> None:
     """Record what parts will be made of, for a later run if this one does not end."""
     write_json(store / _PLAN, {f"{number:06d}": dict(own) for number, own in plan.items()})
+
+
+def remove_plan(store: Path) -> None:
+    """Remove the plan: all parts are made."""
+    remove(store / _PLAN)
 
 
 def read_old_records(store: Path) -> dict[int, Record]:

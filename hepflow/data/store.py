@@ -144,8 +144,9 @@ class EventStore:
             return EventBlock(hlf, none, np.zeros(len(hlf) + 1, dtype=np.int64), label, event_id)
         (offsets,) = rest
         if len(offsets) != last - first + 1 or offsets[-1] - offsets[0] > rows.n_particles:
-            place = rows.place(self.path)
-            raise DataError(f"{place}: offsets of other events than recorded. {REPAIR}")
+            array = self._array(rows, "offsets")
+            where = array.shard_path(first // array.rows_per_shard)
+            raise DataError(f"{where}: offsets of other events than recorded. {REPAIR}")
         found = self._array(rows, "particles").read(int(offsets[0]), int(offsets[-1]))
         return EventBlock(hlf, found, offsets - offsets[0], label, event_id)
 

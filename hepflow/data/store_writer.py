@@ -29,7 +29,7 @@ from hepflow.data.ledger import Ledger
 from hepflow.data.moments import Moments
 from hepflow.data.output import refuse_to_replace
 from hepflow.data.part_writer import Blocks, PartWriter
-from hepflow.data.records import PARTS, merge_records, remove_single_records
+from hepflow.data.records import PARTS, merge_records, remove_plan, remove_single_records
 from hepflow.data.store import GROUP, EventStore, read_attributes
 from hepflow.errors import ConfigError, DataError
 from hepflow.schema import SPLITS, STORE_SCHEMA_VERSION
@@ -123,7 +123,8 @@ class StoreWriter(EventStore):
         merge_records(self.path, self.records)
         sums = {"counts": counts, "statistics": statistics, "ledger": ledger.to_dict()}
         _write_group(self.path, {**self.attributes, "complete": True, "parts": n_parts, **sums})
-        remove_single_records(self.path)
+        remove_single_records(self.path, self.records)
+        remove_plan(self.path)
         return ledger
 
     @cached_property

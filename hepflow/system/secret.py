@@ -19,7 +19,8 @@ from hepflow.errors import ConfigError, MissingDependency, one_line
 
 NAMES = (
     r"(?i)^(?!.*(?:file|path|location|provider|enabled|class|ur[il])$).*(?:"
-    r"secret|passw|passphrase|\bpwd$|token|credential|signature|jaas|\bauthorization$|^(?:sig|authz|auth)$"
+    r"secret|passw|passphrase|\bpwd$|token|credential|signature|jaas|\bauthorization$"
+    r"|^(?:sig|authz|auth)$"
     r"|(?:access|account|api|private|shared)[._-]?key|\bkey$|key[.]pem|oauthbearer[.]config"
     r"|connection[._-]?string)"
 )

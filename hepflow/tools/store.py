@@ -25,6 +25,7 @@ from hepflow.system.terminal import RESULTS, counted, show, table, tracked
 log = logging.getLogger(__name__)
 
 _MAX_SHOWN = 5
+_REPAIR = "Delete the file, or the store if no file is named, and run `hepflow features` again."
 _STATISTICS = ("mean", "std", "min", "max")
 
 
@@ -39,7 +40,7 @@ def check(config: StoreConfig) -> None:
         log.error("%s: %s", store.path, problem)
     if problems:
         more = f" (and {len(problems) - 1} more, above)" if len(problems) > 1 else ""
-        raise DataError(f"{store.path}: {problems[0]}{more}. {REPAIR}")
+        raise DataError(f"{store.path}: {problems[0]}{more}. {_REPAIR}")
     agree = "checksums, counts, offsets, values, splits, statistics and ledger agree"
     log.info("%s is sound: %s; %s", store.path, store.summary(), agree)
 

@@ -3,6 +3,7 @@
 import os
 
 from keyring.backend import KeyringBackend
+from keyring.errors import PasswordSetError
 
 
 class MemoryKeyring(KeyringBackend):  # type: ignore[misc]
@@ -16,4 +17,4 @@ class MemoryKeyring(KeyringBackend):  # type: ignore[misc]
 
     def set_password(self, service: str, username: str, password: str) -> None:
         """Refuse a new entry."""
-        raise NotImplementedError
+        raise PasswordSetError(f"{service} of {username}: there is one entry only")

@@ -217,25 +217,23 @@ def those_of(name: str, value: str) -> Processes:
     return found
 
 
+def attack_jobs(attacked: Attack, kind: str, own: Mapping[str, str], variable: str) -> None:
+    """Attack features in jobs of a batch system, which a variable of its environment tells."""
+    words = f"{FEATURES} {kind}.zarr --cluster.kind {kind} {JOBS} --cluster.jobs.walltime 10"
+    attacked(Stage(words, "Dask dashboard", 30), own, those_of(variable, own[variable]))
+    assert len(attacked.found) >= 4, "scheduler, pages, a worker and its nanny"
+    assert attacked.on_network == set()
+
+
 @pytest.mark.slurm
 @pytest.mark.skipif(no_slurm() is not None, reason=str(no_slurm()))
 def test_nobody_gets_into_jobs_of_slurm(attacked: Attack, tmp_path: Path) -> None:
     with slurm_cluster(tmp_path / "slurm") as cluster:
-        own = cluster.environment
-        words = f"{FEATURES} slurm.zarr --cluster.kind slurm {JOBS} --cluster.jobs.walltime 10"
-        processes = those_of("SLURM_CONF", own["SLURM_CONF"])
-        attacked(Stage(words, "Dask dashboard", 30), own, processes)
-    assert len(attacked.found) >= 4, "scheduler, pages, a worker and its nanny"
-    assert attacked.on_network == set()
+        attack_jobs(attacked, "slurm", cluster.environment, "SLURM_CONF")
 
 
 @pytest.mark.sge
 @pytest.mark.skipif(no_grid_engine() is not None, reason=str(no_grid_engine()))
 def test_nobody_gets_into_jobs_of_grid_engine(attacked: Attack, tmp_path: Path) -> None:
     with grid_engine(tmp_path / "sge") as engine:
-        own = engine.environment
-        words = f"{FEATURES} sge.zarr --cluster.kind sge {JOBS} --cluster.jobs.walltime 10"
-        processes = those_of("SGE_ROOT", own["SGE_ROOT"])
-        attacked(Stage(words, "Dask dashboard", 30), own, processes)
-    assert len(attacked.found) >= 4, "scheduler, pages, a worker and its nanny"
-    assert attacked.on_network == set()
+        attack_jobs(attacked, "sge", engine.environment, "SGE_ROOT")
