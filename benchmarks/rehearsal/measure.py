@@ -1,0 +1,93 @@
+"""Run a command as a user would, and record its time, and its memory by process."""
+
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+GB = 1e9
+_ROLES = {"java": "java", "pyspark.daemon": "executor", "spawn_main": "worker", "worker": "worker"}
+"""Words of a command line -> role of its process; all others belong to the driver."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command on one size of input."""
+
+    stage: str
+    n: int
+    """Size of the input: files for ingest and score, events for the rest."""
+    seconds: float
+    gb: Mapping[str, float]
+    """Role of a process (driver, java, executor, worker) -> most memory that one held at once."""
+    files: int = 0
+    """Files made."""
+
+
+def run(
+    stage: str, n: int, arguments: Sequence[str | Path], output: Path | None = None, rc: int = 0
+) -> Step:
+    """Run ``python -m hepflow`` with arguments, and return what it took.
+
+    Memory is the resident set, twice per second; pages that are shared with a parent count in
+    both. The command must end with status ``rc``.
+    """
+    command = [sys.executable, "-m", "hepflow", *map(str, arguments)]
+    most: dict[str, float] = defaultdict(float)
+    with tempfile.TemporaryFile("w+") as said:
+        started = time.perf_counter()
+        process = subprocess.Popen(command, stdout=said, stderr=said)
+        while process.poll() is None:
+            for role, held in _held(psutil.Process(process.pid)):
+                most[role] = max(most[role], held / GB)
+            time.sleep(0.5)
+        seconds = time.perf_counter() - started
+        if process.returncode != rc:
+            said.seek(0)
+            raise RuntimeError(f"{' '.join(command)}: status {process.returncode}\n{said.read()}")
+    return Step(stage, n, seconds, dict(most), 0 if output is None else n_files(output))
+
+
+def n_files(folder: Path) -> int:
+    """Return the files below a folder."""
+    return sum(len(names) for _, _, names in os.walk(folder))
+
+
+def growth(steps: Iterable[Step], start_s: float = 0.0) -> float:
+    """Return the exponent p of seconds ~ n**p between the smallest and the largest input.
+
+    ``start_s`` seconds do not depend on the size, and are taken off.
+    """
+    ordered = sorted(steps, key=lambda step: step.n)
+    small, large = ordered[0], ordered[-1]
+    spent = [max(step.seconds - start_s, 1e-3) for step in (small, large)]
+    return math.log(spent[1] / spent[0]) / math.log(large.n / small.n)
+
+
+def _held(process: psutil.Process) -> list[tuple[str, int]]:
+    """Return role and resident bytes of a process and of those below it."""
+    found = []
+    for one in (process, *_children(process)):
+        try:
+            words, held = " ".join(one.cmdline()), one.memory_info().rss
+        except psutil.Error:  # it has ended
+            continue
+        below = one.pid != process.pid
+        role = next((role for word, role in _ROLES.items() if below and word in words), "driver")
+        found.append((role, held))
+    return found
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.Error:
+        return []
