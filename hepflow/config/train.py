@@ -34,7 +34,8 @@ class DataConfig(Checked):
     block_events: PositiveInt = 1024
     """Events that are contiguous on disk and read together."""
     buffer_mb: PositiveInt = 512
-    """Memory, of all processes together, for the events that are shuffled one by one."""
+    """Memory, of all processes together, for the events that are shuffled one by one. The next ones
+    are read meanwhile, and take as much."""
     bucket_batches: PositiveInt = 4
     """Batches whose events are sorted by length together, so that little is padded; 1: none."""
     workers: NonNegativeInt = 1
@@ -42,8 +43,8 @@ class DataConfig(Checked):
     prefetch: NonNegativeInt = 4
     """Batches to make ahead."""
     memory_mb: NonNegativeInt = 2048
-    """A split that fits is kept in the memory of each process, and read once. Of a larger one, each
-    process reads its own share in every epoch."""
+    """Memory per process for the training split and, in what is left, the validation split: one
+    that fits is read once. Of a larger one, each process reads its own share in every epoch."""
     predict_split: Literal["train", "val", "test"] = "test"
     """Split to predict."""
 

@@ -21,6 +21,7 @@ core writes 1.3 times and reads 2.9 times as many events per second (`benchmarks
 tests compare the two in both directions.
 """
 
+import json
 import math
 import tempfile
 from collections.abc import Sequence
@@ -78,8 +79,11 @@ class Layout:
         """Return the file of a shard."""
         return array / ".".join(["c", str(shard), *["0"] * len(self.row_shape)])
 
-    def describe(self, array: Path, n_rows: int, **attributes: Any) -> None:
-        """Write the metadata of an array, which zarr reads; its shards may be there already."""
+    def describe(self, array: Path, n_rows: int, **attributes: Any) -> Any:
+        """Write the metadata of an array, which zarr reads; its shards may be there already.
+
+        Returns the metadata.
+        """
         filters = [TransposeCodec(order=(1, 0))] if self.row_shape else None
         coders = [BloscCodec(**COMPRESSOR), Crc32cCodec()]
         about: Any = {"shape": (n_rows, *self.row_shape), "dtype": self.dtype, "zarr_format": 3}
@@ -90,7 +94,9 @@ class Layout:
             zarr.create_array(
                 folder, filters=filters, compressors=coders, attributes=attributes, **about
             )
-            put(array / "zarr.json", (Path(folder) / "zarr.json").read_bytes())
+            metadata = (Path(folder) / "zarr.json").read_bytes()
+        put(array / "zarr.json", metadata)
+        return json.loads(metadata)
 
 
 class ShardWriter:
@@ -159,10 +165,14 @@ class ShardedArray:
     """Shard -> offset and size of its chunks, (chunks, 2)."""
 
     @classmethod
-    def open(cls, path: Path, *, keep: bool = False) -> "ShardedArray":
-        """Return the array at a path, from its metadata; it must be one of hepflow's."""
+    def open(cls, path: Path, metadata: Any = None, *, keep: bool = False) -> "ShardedArray":
+        """Return the array at a path, from its metadata; it must be one of hepflow's.
+
+        ``metadata`` is the content of its ``zarr.json``, unless that is to be read.
+        """
         try:
-            metadata = read_json(path / "zarr.json")
+            if metadata is None:
+                metadata = read_json(path / "zarr.json")
             (sharding,) = metadata["codecs"]
             inner = sharding["configuration"]
             codecs = [codec["name"] for codec in inner["codecs"]]

@@ -1,6 +1,7 @@
 """features.zarr: its only reader.
 
-    zarr.json             StoreSpec, statistics, counts and ledger, in the attributes
+    zarr.json             StoreSpec, statistics, counts and ledger, in the attributes; and, as in
+                          zarr's consolidated metadata, those of all arrays: one file to open
     hlf/                  (rows, features)       an array of all events, and so on:
     label/, event_id/     (rows)
     offsets/              (rows)                 row of the first particle of each event
@@ -50,7 +51,8 @@ class EventStore:
     @classmethod
     def open(cls, path: Path) -> "EventStore":
         """Return a finished feature store."""
-        about = read_attributes(path)
+        group = read_group(path)
+        about = _attributes(path, group)
         if about is None:
             what = f"no feature store here. Make one with `hepflow features --output {path}`."
             if listed(path, "*/*.parquet"):
@@ -67,12 +69,14 @@ class EventStore:
         if not complete:
             what = "the store is unfinished. Repeat `hepflow features` to resume."
             raise DataError(f"{path}: {what}")
-        return cls(path, spec)
+        store = cls(path, spec)
+        store.__dict__["_group"] = group
+        return store
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """Spec, ``complete``, ``counts``, ``statistics`` and ``ledger``, read from the file."""
-        return read_attributes(self.path) or {}
+        """Spec, ``complete``, ``counts``, ``statistics`` and ``ledger``."""
+        return _attributes(self.path, self._group) or {}
 
     @property
     def statistics(self) -> dict[str, Any]:
@@ -174,8 +178,18 @@ class EventStore:
     def _array(self, rows: Range, name: str) -> ShardedArray:
         path = rows.place(self.path) / name
         if path not in self._arrays:
-            self._arrays[path] = ShardedArray.open(path, keep=True)
+            about = None if rows.group else self._about(name)
+            self._arrays[path] = ShardedArray.open(path, about, keep=True)
         return self._arrays[path]
+
+    def _about(self, name: str) -> Any:
+        """Return the metadata of an array if the store's own file has them."""
+        with recorded(self.path / GROUP):
+            return self._group.get("consolidated_metadata", {}).get("metadata", {}).get(name)
+
+    @cached_property
+    def _group(self) -> Any:
+        return read_group(self.path)
 
     @cached_property
     def records(self) -> dict[int, Record]:
@@ -186,7 +200,7 @@ class EventStore:
     @cached_property
     def range_rows(self) -> np.ndarray:
         """Rows of ``ranges``, (ranges, 6)."""
-        return ShardedArray.open(self.path / RANGES).read()
+        return ShardedArray.open(self.path / RANGES, self._about(RANGES)).read()
 
     @cached_property
     def parts(self) -> dict[int, list[Range]]:
@@ -234,12 +248,19 @@ def _threads(_: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(16, thread_name_prefix="hepflow-store")
 
 
+def read_group(path: Path) -> Any:
+    """Return the content of the ``zarr.json`` of a store; nothing if there is none."""
+    return read_json(path / GROUP) if (path / GROUP).is_file() else {}
+
+
 def read_attributes(path: Path) -> dict[str, Any] | None:
     """Return what hepflow has written about a store; None if there is nothing."""
-    metadata = path / GROUP
-    about = read_json(metadata) if metadata.is_file() else {}
-    with recorded(metadata):
-        found: dict[str, Any] | None = about.get("attributes", {}).get("hepflow")
+    return _attributes(path, read_group(path))
+
+
+def _attributes(path: Path, group: Any) -> dict[str, Any] | None:
+    with recorded(path / GROUP):
+        found: dict[str, Any] | None = group.get("attributes", {}).get("hepflow")
     return found
 
 

@@ -115,14 +115,15 @@ class StoreWriter(EventStore):
             }
             for split in SPLITS
         }
-        n_parts = self.n_numbers
+        n_parts, metadata = self.n_numbers, {RANGES: self._write_ranges()}
         for name, layout in layouts(self.spec).items():
             make_folder(self.path / name)
-            layout.describe(self.path / name, n_parts * layout.rows_per_shard)
-        self._write_ranges()
+            metadata[name] = layout.describe(self.path / name, n_parts * layout.rows_per_shard)
         merge_records(self.path, self.records)
         sums = {"counts": counts, "statistics": statistics, "ledger": ledger.to_dict()}
-        _write_group(self.path, {**self.attributes, "complete": True, "parts": n_parts, **sums})
+        about = {**self.attributes, "complete": True, "parts": n_parts, **sums}
+        _write_group(self.path, about, metadata)
+        del self.__dict__["_group"]
         remove_single_records(self.path, self.records)
         remove_plan(self.path)
         return ledger
@@ -140,7 +141,7 @@ class StoreWriter(EventStore):
                     first, first_particle = first + n_events, first_particle + n_particles
         return np.array(found, dtype=np.int64).reshape(-1, len(RANGE_COLUMNS))
 
-    def _write_ranges(self) -> None:
+    def _write_ranges(self) -> Any:
         rows, array = self.range_rows, self.path / RANGES
         layout = Layout("<i8", max(1, len(rows)), 1, columns=len(RANGE_COLUMNS))
         make_folder(array)
@@ -148,12 +149,12 @@ class StoreWriter(EventStore):
             writer.append(rows)
             writer.finish()
         names = {"columns": RANGE_COLUMNS, "splits": SPLITS, "classes": self.spec.classes}
-        layout.describe(array, len(rows), **names)
+        return layout.describe(array, len(rows), **names)
 
     def refresh(self) -> None:
         """Read records and arrays again when they are needed: other processes write parts."""
         self._arrays.clear()
-        for name in ("records", "parts", "range_rows", "_places"):
+        for name in ("_group", "records", "parts", "range_rows", "_places"):
             self.__dict__.pop(name, None)
 
     def _sweep(self) -> None:
@@ -163,9 +164,15 @@ class StoreWriter(EventStore):
         remove_all(self.orphans())
 
 
-def _write_group(path: Path, about: Mapping[str, Any]) -> None:
-    """Write the metadata of the Zarr group; readers see the old or the new ones."""
+def _write_group(path: Path, about: Any, arrays: Mapping[str, Any] | None = None) -> None:
+    """Write the metadata of the Zarr group, and of its arrays; readers see the old or new ones."""
     group = {"attributes": {"hepflow": about}, "zarr_format": 3, "node_type": "group"}
+    if arrays:
+        group["consolidated_metadata"] = {
+            "kind": "inline",
+            "must_understand": False,
+            "metadata": dict(sorted(arrays.items())),
+        }
     put(path / GROUP, json.dumps(group, indent=2).encode())
 
 

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 MB = 1_000_000
 REMOTE_WORKERS = 8
 """Threads that read a remote store, unless more are wanted."""
+_EVERY_EPOCH = ("train", "val")
+_INDEX_BYTES = 48
+"""Memory per event of a window for its order, which counts where there are no particles."""
 
 
 class EventData(pl.LightningDataModule):
@@ -74,6 +77,8 @@ class EventData(pl.LightningDataModule):
     def plan(self, split: str, *, shuffle: bool, particles: bool) -> EpochPlan:
         """Return the order of a split's events, for nets that read particles or not."""
         size = self._bytes_per_event(split, particles=particles)
+        if not particles:
+            size += _INDEX_BYTES
         n_held = max(1, int(self.options.buffer_mb * MB / size))
         how: Any = {"shuffle": shuffle, "seed": self.seed, "window_events": n_held}
         return make_plan(self.store, split, self.options, **how)
@@ -92,10 +97,20 @@ class EventData(pl.LightningDataModule):
             on_gpu = trainer.strategy.root_device.type == "cuda" and torch.cuda.is_available()
             ahead |= {"rank": trainer.global_rank, "world": trainer.world_size, "pin": on_gpu}
         plan = self.plan(split, shuffle=shuffle, particles=particles)
-        size = self._bytes_per_event(split, particles=particles) * self._total(split, "n_events")
-        kept: Any = {"keep": size <= own.memory_mb * MB, "block_events": own.block_events}
+        kept: Any = {"keep": self._is_kept(split, particles), "block_events": own.block_events}
         reader = BlockReader(self.store, particles=particles, order=own.order, **kept)
         return EventLoader(plan, reader, **ahead)
+
+    def _is_kept(self, split: str, particles: bool) -> bool:
+        """Return whether a split that is read every epoch fits into memory, after those before."""
+        left = self.options.memory_mb * MB
+        for name in _EVERY_EPOCH:
+            per_event = self._bytes_per_event(name, particles=particles)
+            fits = per_event * self._total(name, "n_events") <= left
+            if name == split:
+                return fits
+            left -= per_event * self._total(name, "n_events") * fits
+        return False
 
     def _total(self, split: str, count: str) -> int:
         return sum(getattr(one, count) for one in self.store.all_ranges(split))

@@ -530,3 +530,26 @@ def test_reading_detects_a_flipped_byte(tmp_path):
     shard.write_bytes(bytes(data))
     with pytest.raises(DataError, match="checksum"):
         store.read(part)
+
+
+def test_one_file_describes_all_arrays_as_their_own_files_do(tmp_path):
+    store = filled(tmp_path / "s.zarr")
+    group = zarr.open_group(store.path, mode="r", use_consolidated=True)
+    together = group.metadata.consolidated_metadata.metadata
+    assert set(together) == {"hlf", "particles", "offsets", "label", "event_id", "ranges"}
+    for name, metadata in together.items():
+        own = json.loads((store.path / name / "zarr.json").read_text())
+        assert json.loads(json.dumps(metadata.to_dict())) == own
+
+
+def test_a_store_that_grows_describes_its_new_length(tmp_path):
+    store = filled(tmp_path / "s.zarr")
+    n_parts = store.n_numbers
+    again = StoreWriter.create(store.path, SPEC, keep=True)
+    with pytest.raises(DataError, match="unfinished"):
+        EventStore.open(store.path)
+    again.write_part(n_parts, {("train", "qcd"): block(5)}, Ledger(5, 5))
+    again.finalise()
+    (last,) = EventStore.open(store.path).parts[n_parts]
+    assert len(EventStore.open(store.path).read(last)) == 5
+    assert zarr.open_group(store.path, mode="r")["label"].shape == ((n_parts + 1) * ROWS_PER_PART,)

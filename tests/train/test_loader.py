@@ -17,11 +17,13 @@ from hepflow.config.train import DataConfig
 from hepflow.data.blocks import EventBlock, Range
 from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError
+from hepflow.system.places import place
 from hepflow.train.data import EventData
 from hepflow.train.loading.batches import Batch
 from hepflow.train.loading.loader import EventLoader
 from hepflow.train.loading.plan import EpochPlan, Slice, described, make_plan
 from hepflow.train.loading.reader import BlockReader
+from tests.support.stores import S3Server
 from tests.support.toy_store import toy_store
 
 PLAN: dict[str, Any] = {
@@ -496,3 +498,32 @@ def test_a_loader_that_is_left_alone_leaves_no_thread(loader: Loader) -> None:
     next(iterator)
     iterator.close()
     assert threading.active_count() == before
+
+
+def test_the_splits_of_every_epoch_share_the_memory_for_what_is_kept(store: EventStore) -> None:
+    def kept(memory_mb: int) -> list[str]:
+        data = EventData(big.path, memory_mb=memory_mb)
+        splits = ("train", "val", "test")
+        return [name for name in splits if data.loader(name, shuffle=False).reader.keep]
+
+    big = EventStore.open(store.path)
+    sizes = {name: big.size(*big.all_ranges(name))[0] for name in ("train", "val")}
+    assert sizes["train"] < 1e6 * 1 < sizes["train"] + sizes["val"]
+    assert [kept(memory_mb) for memory_mb in (0, 1, 2)] == [[], ["train"], ["train", "val"]]
+
+
+@pytest.mark.slow
+@pytest.mark.s3
+@pytest.mark.parametrize("parts", [1, 7])
+def test_a_rank_asks_a_distant_store_little_before_its_first_batch(
+    parts: int, tmp_path: Path, s3: str, s3_server: S3Server
+) -> None:
+    """Six answers describe a store of any size: two of its file, four of the ranges of events."""
+    local, far = tmp_path / "toy.zarr", place(f"{s3}/few-{parts}.zarr")
+    far.fs.put(str(toy_store(local, parts=parts).path), far.path, recursive=True)
+    s3_server.n_requests = 0
+    data = EventData(far)
+    loader = data.loader("train", shuffle=True)
+    assert s3_server.n_requests <= 6
+    (first, *_), (again, *_) = iter(loader), iter(EventData(local).loader("train", shuffle=True))
+    assert torch.equal(first.event_id, again.event_id)

@@ -1,6 +1,6 @@
 """Events in memory -> one process's share of each global batch, padded to its longest event."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,20 +46,46 @@ class Batch(NamedTuple):
         return self._replace(**tensors)
 
 
+class Window:
+    """Events that a process has read of a window: flat columns, and particles block by block.
+
+    A block is let go once its columns are copied, so that memory holds them once.
+    """
+
+    def __init__(self, blocks: Iterable[EventBlock], n_events: int) -> None:
+        self.columns: list[np.ndarray] = []
+        """``hlf``, ``label`` and ``event_id`` of the events, (n_events, ...)"""
+        self.particles: list[tuple[np.ndarray, np.ndarray]] = []
+        """Particles and offsets of each block."""
+        self.first = [0]
+        """Position of the first event of each block, and the number of events."""
+        for block in blocks:
+            start, stop = self.first[-1], self.first[-1] + len(block)
+            arrays = (block.hlf, block.label, block.event_id)
+            if not self.columns:
+                self.columns = [np.empty((n_events, *a.shape[1:]), a.dtype) for a in arrays]
+            for column, array in zip(self.columns, arrays, strict=True):
+                column[start:stop] = array
+            self.first.append(stop)
+            self.particles.append((block.particles, block.offsets))
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Particles per event, (n_events)."""
+        parts = [np.diff(offsets) for _, offsets in self.particles]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
+
+
 def batches_of(
-    blocks: list[EventBlock], rows: list[np.ndarray], sizes: list[int], *, particles: bool
+    window: Window, rows: list[np.ndarray], sizes: list[int], *, particles: bool
 ) -> Iterator[Batch]:
     """Yield a process's share of each global batch of a window.
 
-    The process has read ``blocks`` of the window, at least one event. Batch by batch, ``rows`` are
-    the positions of its events in them (int64), and ``sizes`` the events of the global batch.
+    The process has read at least one event of the window. Batch by batch, ``rows`` are the
+    positions of its events among those it has read (int64), and ``sizes`` the events of the global
+    batch.
     """
-    if not rows:
-        return
-    names = ("hlf", "label", "event_id")
-    arrays = [np.concatenate([getattr(block, name) for block in blocks]) for name in names]
-    columns = [torch.from_numpy(array) for array in arrays]
-    first = np.cumsum([0, *(len(block) for block in blocks)])
+    columns, first = [torch.from_numpy(array) for array in window.columns], np.array(window.first)
     for own, n_global in zip(rows, sizes, strict=True):
         weight = torch.full((max(1, len(own)),), float(len(own) > 0))
         taken = own if len(own) else np.zeros(1, np.int64)  # DDP needs a step of every process
@@ -67,8 +93,8 @@ def batches_of(
         if particles:
             events = []
             for row, b in zip(taken, np.searchsorted(first, taken, side="right") - 1, strict=True):
-                event, offsets = row - first[b], blocks[b].offsets
-                events.append(blocks[b].particles[offsets[event] : offsets[event + 1]])
+                event, (values, offsets) = row - first[b], window.particles[b]
+                events.append(values[offsets[event] : offsets[event + 1]])
             padded, lengths = (torch.from_numpy(array) for array in pad(events))
         index = torch.from_numpy(taken)
         hlf, label, event_id = (column.index_select(0, index) for column in columns)

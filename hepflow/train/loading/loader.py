@@ -11,6 +11,7 @@ the interpreter where it counts.
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -20,7 +21,7 @@ import numpy as np
 
 from hepflow.data.blocks import EventBlock
 from hepflow.errors import ConfigError
-from hepflow.train.loading.batches import Batch, batches_of
+from hepflow.train.loading.batches import Batch, Window, batches_of
 from hepflow.train.loading.plan import EpochPlan, Slice
 from hepflow.train.loading.reader import BlockReader
 
@@ -107,18 +108,19 @@ class EventLoader:
         ends = np.cumsum(self.plan.window_batches)
         first = int(np.searchsorted(ends, position, side="right"))
         skip = position - int(ends[first - 1]) if first else position
-        for window, blocks in enumerate(self._windows(epoch, first), start=first):
+        for number, window in enumerate(self._windows(epoch, first), start=first):
             lengths = None
-            if self.reader.particles:  # of the events of all processes
-                parts = [np.diff(block.offsets) for block in blocks]
-                if self.reads_share:
-                    parts = [self.reader.lengths(part) for part in self.plan.slices(epoch, window)]
-                lengths = np.concatenate([np.zeros(0, np.int64), *parts])
-            order = self.plan.batches(epoch, window, lengths)[skip:]
+            if self.reader.particles:
+                lengths = window.lengths
+                if self.reads_share:  # of the events of all processes
+                    parts = [self.reader.lengths(part) for part in self.plan.slices(epoch, number)]
+                    lengths = np.concatenate([np.zeros(0, np.int64), *parts])
+            order = self.plan.batches(epoch, number, lengths)[skip:]
             skip = 0
-            rows, sizes = self._rows(window, order), [len(batch) for batch in order]
-            for batch in batches_of(blocks, rows, sizes, particles=self.reader.particles):
+            rows, sizes = self._rows(number, order), [len(batch) for batch in order]
+            for batch in batches_of(window, rows, sizes, particles=self.reader.particles):
                 yield batch.pinned() if self.pin else batch
+            del window, order, rows  # before the next window takes memory
 
     def _rows(self, window: int, order: list[np.ndarray]) -> list[np.ndarray]:
         """Return the positions of this process's events in what it read, batch by batch."""
@@ -135,25 +137,32 @@ class EventLoader:
         share = self.plan.share(window, self.rank, self.world)
         return self.plan.slices(epoch, window, share if len(share) else np.zeros(1, np.int64))
 
-    def _windows(self, epoch: int, first: int) -> Generator[list[EventBlock], None, None]:
+    def _windows(self, epoch: int, first: int) -> Generator[Window, None, None]:
         """Yield the events of each window; the next window is read meanwhile."""
         windows = range(first, self.plan.n_windows)
         if not self.workers:
-            for window in windows:
-                yield [self.reader.read(part) for part in self._slices(epoch, window)]
+            for number in windows:
+                wanted = self._slices(epoch, number)
+                yield Window(map(self.reader.read, wanted), sum(map(len, wanted)))
             return
         with ThreadPoolExecutor(self.workers, thread_name_prefix="hepflow-read") as pool:
 
-            def submit(window: int) -> list[Future[EventBlock]]:
-                wanted = self._slices(epoch, window) if window in windows else []
-                return [pool.submit(self.reader.read, part) for part in wanted]
+            coming: deque[Future[EventBlock]] = deque()
 
-            coming = submit(first)
+            def read_ahead(number: int) -> int:
+                """Have a window read; return its events that this process reads."""
+                wanted = self._slices(epoch, number) if number in windows else []
+                coming.extend(pool.submit(self.reader.read, part) for part in wanted)
+                return sum(map(len, wanted))
+
+            n_events = read_ahead(first)
             try:
-                for window in windows:
-                    blocks = [future.result() for future in coming]
-                    coming = submit(window + 1)
-                    yield blocks
+                for number in windows:
+                    blocks = (coming.popleft().result() for _ in range(len(coming)))
+                    window = Window(blocks, n_events)
+                    n_events = read_ahead(number + 1)
+                    yield window
+                    del window
             finally:
                 for future in coming:
                     future.cancel()
