@@ -46,7 +46,7 @@ def run(
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=said, stderr=said)
         while process.poll() is None:
-            for role, held in _held(psutil.Process(process.pid)):
+            for role, held in memory_by_role(psutil.Process(process.pid)):
                 most[role] = max(most[role], held / GB)
             time.sleep(0.5)
         seconds = time.perf_counter() - started
@@ -72,7 +72,7 @@ def growth(steps: Iterable[Step], start_s: float = 0.0) -> float:
     return math.log(spent[1] / spent[0]) / math.log(large.n / small.n)
 
 
-def _held(process: psutil.Process) -> list[tuple[str, int]]:
+def memory_by_role(process: psutil.Process) -> list[tuple[str, int]]:
     """Return role and resident bytes of a process and of those below it."""
     found = []
     for one in (process, *_children(process)):

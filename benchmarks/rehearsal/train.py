@@ -14,7 +14,7 @@ from hepflow.data.predictions import Predictions, write_predictions
 from hepflow.data.store import EventStore
 from hepflow.data.store_writer import StoreWriter
 from hepflow.schema import CLASSES, HLF, PARTICLE, SPLITS
-from rehearsal.first_batch import PLACE, FirstBatch
+from rehearsal.callbacks import PLACE, FirstBatch
 from rehearsal.measure import Step, n_files, run
 
 NETS = ("hlf", "inclusive")

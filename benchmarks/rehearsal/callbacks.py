@@ -1,4 +1,4 @@
-"""A callback that records when the first training batch came, and what the process then held."""
+"""Callbacks that record how far a training is; the environment names their files."""
 
 import json
 import os
@@ -9,12 +9,12 @@ from typing import Any
 import psutil
 import pytorch_lightning as pl
 
-PLACE = "HEPFLOW_FIRST_BATCH"
-"""Variable of the environment that names the file to write."""
+PLACE = "HEPFLOW_BENCHMARK_FILE"
+_EVERY = 20
 
 
 class FirstBatch(pl.Callback):
-    """Writes seconds since the start of the process, and the most memory it held so far, in GB."""
+    """Writes the seconds from the start of the process to the first batch, and its memory in GB."""
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.global_step == 0 and trainer.is_global_zero:
@@ -22,3 +22,12 @@ class FirstBatch(pl.Callback):
             status = Path("/proc/self/status").read_text().split()
             most = int(status[status.index("VmHWM:") + 1]) * 1024 / 1e9
             Path(os.environ[PLACE]).write_text(json.dumps({"seconds": seconds, "gb": most}))
+
+
+class Steps(pl.Callback):
+    """Appends the time of every 20th training step to a file."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step % _EVERY == 0:
+            with Path(os.environ[PLACE]).open("a") as file:
+                file.write(f"{trainer.global_step} {time.time()}\n")
