@@ -49,10 +49,10 @@ class Watched:
     attempts: list[tuple[float, float]] = field(default_factory=list)
     """Start and end of each."""
 
-    def held_in(self, tenth: int) -> dict[str, float]:
-        """Return the most memory per role in a tenth of the samples of the last attempt."""
+    def held_in(self, tenth: int, until: float) -> dict[str, float]:
+        """Return the most memory per role in a tenth of the last attempt, up to a time."""
         start = self.attempts[-1][0]
-        samples = [gb for t, gb in zip(self.times, self.gb, strict=True) if t >= start]
+        samples = [gb for t, gb in zip(self.times, self.gb, strict=True) if start <= t <= until]
         own = np.array_split(np.arange(len(samples)), _TENTH)[tenth]
         most: dict[str, float] = defaultdict(float)
         for i in own:
@@ -146,7 +146,7 @@ def soak(
         attempt(watched, [name, *options], lambda: len(done()) >= kill_at)  # noqa: B023
         attempt(watched, [name, *options])
         wall, busy = watched.rates(done())
-        first, last = watched.held_in(2), watched.held_in(-1)
+        first, last = (watched.held_in(tenth, max(done())) for tenth in (2, -1))
         spent = sum(end - start for start, end in watched.attempts)
         rows += [
             (

@@ -45,6 +45,7 @@ def rehearse(scratch: Path, sizes: Sequence[int]) -> tuple[list[Step], dict[str,
         steps.append(run("evaluate", n, [*compared, f"--store={store}"], report))
         found = {
             "train_start_s": max(one["seconds"] for one in first.values()),
+            "train_start_cpu_s": max(one["cpu_s"] for one in first.values()),
             "train_gb_per_rank": max(one["gb"] for one in first.values()),
             "evaluate_gb": steps[-1].gb["driver"],
             "files_of_store": n_files(store),
