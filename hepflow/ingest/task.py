@@ -5,10 +5,11 @@ holds a hash of its content: the same ranges of the same files with the same set
 name and the same bytes, so a task may run twice, or die at any point.
 """
 
+import gc
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
@@ -81,6 +82,16 @@ class TaskRecord:
             inside(rest["fragment"])
         file = rest.pop("file", None)
         return cls(ranges=ranges, file=file and FragmentFile.from_json(file), **rest)
+
+
+@cache
+def spare_imports() -> None:
+    """Exclude all that this process has imported from the collection of garbage.
+
+    pyspark collects it after every task, which would take as long as some tasks. To ask for the
+    number of excluded objects counts them, which takes 10 ms.
+    """
+    gc.freeze()
 
 
 def run_task(
