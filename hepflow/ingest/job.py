@@ -126,10 +126,10 @@ def _run_tasks(
         last = int(context.getConf().get("spark.task.maxFailures", "4")) - 1
 
         def work(task: tuple[EntryRange, ...]) -> TaskRecord:
-            spare_imports()
             attempt = TaskContext.get()
             is_last = attempt is not None and attempt.attemptNumber() >= last
             record = run_task(task, settings, is_last)
+            spare_imports()
             n_events.add(sum(own.stop - own.start for own in record.ranges))
             n_bytes.add(sum(one.size for one in task))
             n_files.add(sum(1 / one.count for one in task))
