@@ -111,7 +111,7 @@ class RehearsalFiles(fsspec.AbstractFileSystem):
     def damage_of(self, number: int) -> str:
         """Return the damage of a file, or nothing."""
         every, own = divmod(number, 100)
-        return DAMAGES[every % len(DAMAGES)] if self._damaged and own == 50 else ""
+        return DAMAGES[every % len(DAMAGES)] if self._damaged and own == 0 else ""
 
     def _info(self, path: str, number: int) -> dict[str, Any]:
         size = max(self._bytes, len(_template(self._folder)[0]))

@@ -49,8 +49,8 @@ step: a tenth of the time of ingest."""
 
 TASKS_PER_JOB = 4_000
 """Tasks of a job of Spark, which holds each of them until the job ends, and its result."""
-_TASKS_SHOWN = 1_000
-"""Finished tasks that the pages of Spark show per stage: those of 100,000 take XX MB."""
+_TASKS_SHOWN = 400
+"""Finished tasks that the pages of Spark show per stage: by default it keeps 100,000 in memory."""
 
 NO_WORDS = Words(str)
 _LOG4J = Path(__file__).with_name("log4j2.properties")
