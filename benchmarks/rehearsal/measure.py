@@ -33,7 +33,12 @@ class Step:
 
 
 def run(
-    stage: str, n: int, arguments: Sequence[str | Path], output: Path | None = None, rc: int = 0
+    stage: str,
+    n: int,
+    arguments: Sequence[str | Path],
+    output: Path | None = None,
+    rc: int = 0,
+    environment: Mapping[str, str] | None = None,
 ) -> Step:
     """Run ``python -m hepflow`` with arguments, and return what it took.
 
@@ -44,7 +49,7 @@ def run(
     most: dict[str, float] = defaultdict(float)
     with tempfile.TemporaryFile("w+") as said:
         started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=said, stderr=said)
+        process = subprocess.Popen(command, stdout=said, stderr=said, env=environment)
         while process.poll() is None:
             for role, held in memory_by_role(psutil.Process(process.pid)):
                 most[role] = max(most[role], held / GB)

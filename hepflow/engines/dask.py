@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from importlib import import_module
+from itertools import islice
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ import dask
 from dask.utils import parse_bytes
 from distributed import (
     Client,
+    Future,
     LocalCluster,
     Security,
     Worker,
@@ -44,6 +46,8 @@ Result = TypeVar("Result")
 
 _KEYS: dict[str, Security] = {}
 """Address of the scheduler -> keys, of the clusters that this process has started."""
+TASKS_AT_ONCE = 4_000
+"""Tasks that a scheduler holds, each of which takes it up to tens of kB; enough for 1,000 cores."""
 _CHATTY = ("distributed", "tornado", "asyncio")
 _JOB_MEMORY = "4GiB"
 # glibc returns large arrays to the kernel, which clears their pages for the next task: a quarter of
@@ -149,19 +153,31 @@ def watch(
 
     The bar counts items by their ``unit``, and shows the rate of ``n_events`` of the results.
     ``failed`` gives the result of an item that killed its workers; without it `KilledWorker` is
-    raised. A task that raises an error is run up to ``retries`` times more.
+    raised. A task that raises an error is run up to ``retries`` times more. The scheduler holds
+    `TASKS_AT_ONCE` of them.
     """
-    futures = dict(zip(client.map(task, items, pure=False, retries=retries), items, strict=True))
+    left, waiting = iter(items), dict[Future, Item]()
+
+    def more() -> list[Future]:
+        own = list(islice(left, TASKS_AT_ONCE - len(waiting)))
+        futures = client.map(task, own, pure=False, retries=retries)
+        waiting.update(zip(futures, own, strict=True))
+        return futures
+
     total, started = 0, time.perf_counter()
-    with bar(label, len(futures)) as progress:
-        for done, future in enumerate(as_completed(futures), start=1):
+    with bar(label, len(items)) as progress:
+        finished = as_completed(more())
+        for done, future in enumerate(finished, start=1):
+            item = waiting.pop(future)
             try:
                 result = future.result()
             except (KilledWorker, CancelledError):
                 if failed is None:
                     raise
-                result = failed(futures[future])
-            note = f"{done:,}/{len(futures):,} {unit}"
+                result = failed(item)
+            if len(waiting) <= TASKS_AT_ONCE // 2:
+                finished.update(more())
+            note = f"{done:,}/{len(items):,} {unit}"
             if n_events is not None:
                 total += n_events(result)
                 note += f", {total / (time.perf_counter() - started):,.0f} events/s"

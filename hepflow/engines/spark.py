@@ -7,8 +7,8 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -33,6 +33,7 @@ try:
 except ImportError as error:
     raise MissingDependency("Spark is not installed. Run: pip install 'hepflow[ingest]'") from error
 
+Item = TypeVar("Item")
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,11 @@ TASK_ATTEMPTS = 4
 _KEEP_MEMORY = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(256 << 20))
 """Keeps glibc from returning the workers' arrays to the kernel and requesting them again at every
 step: a tenth of the time of ingest."""
+
+TASKS_PER_JOB = 4_000
+"""Tasks of a job of Spark, which holds each of them until the job ends, and its result."""
+_TASKS_SHOWN = 400
+"""Finished tasks that the pages of Spark show per stage: by default it keeps 100,000 in memory."""
 
 NO_WORDS = Words(str)
 _LOG4J = Path(__file__).with_name("log4j2.properties")
@@ -102,6 +108,32 @@ def interruptible(
             raise
         advice = "Run the same command again; it resumes."
         raise java_errors.failed(error, "a Spark job failed", advice) from error
+
+
+def collected(context: SparkContext, work: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
+    """Run a task per item, in jobs of `TASKS_PER_JOB`, and return the results in order.
+
+    Two jobs run at a time: the second one gets the cores for which the first has no task left.
+    """
+    starts = range(0, len(items), TASKS_PER_JOB)
+
+    def job(start: int) -> list[T]:
+        own = items[start : start + TASKS_PER_JOB]
+        return context.parallelize(own, len(own)).map(work).collect()
+
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(job, start) for start in starts]
+        try:
+            for each in wait(jobs, return_when=FIRST_EXCEPTION).done:
+                each.result()  # raises the error
+        finally:
+            for each in jobs:
+                each.cancel()
+            while not all(each.done() for each in jobs):
+                with suppress(Py4JError, OSError):  # raised if Java is gone
+                    context.cancelAllJobs()  # again, as one may not have reached Spark yet
+                time.sleep(POLL_S)
+    return [result for each in jobs for result in each.result()]
 
 
 def _in_thread(
@@ -273,6 +305,7 @@ def properties(config: SparkConfig, submitted: bool = False) -> dict[str, str]:
         "spark.redaction.regex": NAMES,  # of what Spark shows in its pages and event logs
         "spark.ui.showConsoleProgress": "false",
         "spark.ui.killEnabled": "false",  # by all who can open the page
+        "spark.ui.retainedTasks": str(_TASKS_SHOWN),
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         **{f"spark.executorEnv.{name}": value for name, value in variables.items()},
     }

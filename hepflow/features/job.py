@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 # Settings that all parts of a store have in common
 _SETTINGS = ("classes", "definitions", "physics", "splits", "keep_bits")
-# Measured by benchmarks/scale.py, and compared with the real peak after every run
+# Checked by benchmarks/scale.py, and compared with the real peak after every run
 _INTERPRETER_BYTES = 470_000_000  # of a worker with its libraries, without events
 _BYTES_PER_BYTE = 10  # peak of a task per byte of uncompressed Parquet: events and features
 

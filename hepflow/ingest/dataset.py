@@ -65,11 +65,10 @@ def is_up_to_date(
     return set(about["fragments"]) <= whole_fragments(settings.output, about["fragments"]).keys()
 
 
-def check_replaceable(ranges: Sequence[EntryRange], settings: Settings) -> None:
+def check_replaceable(
+    about: Mapping[str, Any], ranges: Sequence[EntryRange], settings: Settings
+) -> None:
     """Refuse to turn a finished dataset into one of other classes, another tree or other files."""
-    about = manifest(settings.output)
-    if about is None:
-        return
     now = {"classes": list(settings.classes), "tree": settings.access.tree}
     refuse_to_replace(settings.output, "a dataset", about, now)
     before = {file["file"] for file in about["files"]}
@@ -103,9 +102,12 @@ def finished(
     return records, list(wanted.values())
 
 
-def prepare(output: Path) -> None:
-    """Create the folders, and remove unfinished files of killed tasks; refuse other folders."""
-    records, about = output / RECORDS, read_marker(output)
+def prepare(output: Path, about: Mapping[str, Any] | None = None) -> None:
+    """Create the folders, and remove unfinished files of killed tasks; refuse other folders.
+
+    ``about`` is the manifest, if there is one.
+    """
+    records, about = output / RECORDS, about or read_marker(output)
     ours = records.is_dir() if about is None else "fragments" in about
     others = [] if ours else [path.name for path in listed(output) if path.name[0] not in "._"]
     if others:
@@ -117,11 +119,14 @@ def prepare(output: Path) -> None:
 
 
 def commit(
-    records: Sequence[TaskRecord], ranges: Sequence[EntryRange], settings: Settings
+    records: Sequence[TaskRecord],
+    ranges: Sequence[EntryRange],
+    settings: Settings,
+    before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Replace ``_hepflow.json``, remove everything it does not name, and return its content.
 
-    If nothing passed, every file is bad, or a file is there twice, the previous dataset stays.
+    If nothing passed, every file is bad, or a file is there twice, the dataset ``before`` stays.
     """
     ordered = sorted((own for record in records for own in record.ranges), key=lambda o: o.range)
     by_file = groupby(ordered, key=lambda own: (own.range.file.class_name, own.range.file.name))
@@ -154,8 +159,8 @@ def commit(
         "fragments": sorted(record.fragment for record in records if record.fragment),
         "files": files,
     }
-    before = manifest(settings.output) or {"files": []}
-    if gone := {file["file"] for file in before["files"]} - {file["file"] for file in files}:
+    old = {file["file"] for file in before["files"]} if before else set()
+    if gone := old - {file["file"] for file in files}:
         message = "no longer in the input: %s, whose events are removed (the first: %s)"
         log.info(message, counted(len(gone), "file"), min(gone))
     merge_records(settings.output, records)

@@ -1,12 +1,12 @@
 """ROOT files -> data/events/, one Parquet fragment per Spark task. A rerun reads only changes."""
 
-import gc
 import json
 import logging
 import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,16 @@ from rich.filesize import decimal
 
 from hepflow.config.stages import IngestConfig
 from hepflow.data.ledger import Ledger, total
-from hepflow.engines.spark import interruptible, nothing_to_do, prepare, spark_session
+from hepflow.engines.spark import (
+    collected,
+    interruptible,
+    nothing_to_do,
+    prepare,
+    spark_session,
+)
 from hepflow.errors import DataError
 from hepflow.ingest import dataset
-from hepflow.ingest.task import RECORDS, Settings, TaskRecord, run_task
+from hepflow.ingest.task import RECORDS, Settings, TaskRecord, run_task, spare_imports
 from hepflow.reading.listing import assign, list_files
 from hepflow.reading.ranges import EntryRange, SourceFile, pack, plan
 from hepflow.reading.reader import Access
@@ -87,9 +93,9 @@ def _update(files: Sequence[SourceFile], config: IngestConfig) -> None:
         n_events, n_files = about["n_events"], counted(len(about["files"]), "file")
         log.info("%s is up to date: %s of %s", config.output, counted(n_events, "event"), n_files)
     else:
-        if not config.overwrite:
-            dataset.check_replaceable(ranges, settings)
-        dataset.prepare(settings.output)
+        if about is not None and not config.overwrite:
+            dataset.check_replaceable(about, ranges, settings)
+        dataset.prepare(settings.output, about)
         records, left = dataset.finished(ranges, settings, retry)
         if records and left:
             n_done, message = len(ranges) - len(left), "resuming: %d of %d entry ranges are done"
@@ -97,7 +103,7 @@ def _update(files: Sequence[SourceFile], config: IngestConfig) -> None:
         if left:
             tasks = pack(left, config.target_partition_mb << 20)
             records += _run_tasks(tasks, settings, config)
-        about = dataset.commit(records, ranges, settings)
+        about = dataset.commit(records, ranges, settings, about)
         n_fragments = counted(len(about["fragments"]), "fragment")
         summary = Ledger.from_dict(about["ledger"]).summary()
         log.info("wrote %s to %s: %s", n_fragments, config.output, summary)
@@ -120,13 +126,10 @@ def _run_tasks(
         last = int(context.getConf().get("spark.task.maxFailures", "4")) - 1
 
         def work(task: tuple[EntryRange, ...]) -> TaskRecord:
-            if not gc.get_freeze_count():
-                # pyspark collects garbage after every task; among all that is imported, that
-                # takes as long as some tasks
-                gc.freeze()
             attempt = TaskContext.get()
             is_last = attempt is not None and attempt.attemptNumber() >= last
             record = run_task(task, settings, is_last)
+            spare_imports()
             n_events.add(sum(own.stop - own.start for own in record.ranges))
             n_bytes.add(sum(one.size for one in task))
             n_files.add(sum(1 / one.count for one in task))
@@ -141,8 +144,7 @@ def _run_tasks(
                 rates = f"{n_events.value / spent:,.0f} events/s, {decimal(int(done / spent))}/s"
                 progress.update(done, f"{n_files.value:,.0f}/{of_files:,.0f} files, {rates}")
 
-            job = context.parallelize(tasks, len(tasks)).map(work)
-            records = interruptible(context, job.collect, update)
+            records = interruptible(context, partial(collected, context, work, tasks), update)
             update()
         seconds = time.monotonic() - started
     _print_summary(records, seconds)

@@ -5,10 +5,11 @@ holds a hash of its content: the same ranges of the same files with the same set
 name and the same bytes, so a task may run twice, or die at any point.
 """
 
+import gc
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
@@ -81,6 +82,16 @@ class TaskRecord:
             inside(rest["fragment"])
         file = rest.pop("file", None)
         return cls(ranges=ranges, file=file and FragmentFile.from_json(file), **rest)
+
+
+@cache
+def spare_imports() -> None:
+    """Exclude from the collection of garbage what the first task of a process has left.
+
+    That is mostly imported. pyspark collects after every task, which would take 20 ms.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def run_task(

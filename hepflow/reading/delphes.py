@@ -21,14 +21,13 @@ from awkward.index import Index64
 from uproot.language import Language
 
 from hepflow.errors import DataError, NoCredentials
-from hepflow.reading.ends import EndsFirst
+from hepflow.reading.ends import SMALLEST, EndsFirst
 from hepflow.schema import ALIASES, COLLECTIONS, OPTIONAL, TREE
 from hepflow.system.remote import as_io_error, is_remote, set_timeout, source
 from hepflow.system.store_options import options_of
 
 STEP_BYTES = 48 << 20  # uncompressed bytes of the wanted branches in memory at a time
 Wanted = Mapping[str, Mapping[str, str]]  # collection -> field -> type, as `COLLECTIONS`
-_SMALLEST = 403  # bytes of an empty ROOT file
 # I/O errors that a retry does not help
 _HOPELESS = {PermissionError: "permission denied", FileNotFoundError: "no such file"}
 _HOPELESS |= {IsADirectoryError: "a folder, not a file"}
@@ -227,6 +226,8 @@ def _open(path: str, timeout_s: float, stack: ExitStack) -> tuple[uproot.ReadOnl
     if is_remote(path):
         set_timeout(path, timeout_s)
         found, n_bytes = source(path, stack)
+        if n_bytes is not None and n_bytes < SMALLEST:
+            raise Unreadable("not a ROOT file" if n_bytes else "an empty file")
         options = {**options_of(path), "handler": EndsFirst if isinstance(found, str) else None}
         file = stack.enter_context(uproot.reading.ReadOnlyFile(found, **options))
         return file, file.source.num_bytes if n_bytes is None else n_bytes
@@ -234,7 +235,7 @@ def _open(path: str, timeout_s: float, stack: ExitStack) -> tuple[uproot.ReadOnl
     # process is killed.
     stream = stack.enter_context(io.FileIO(path))
     size = os.fstat(stream.fileno()).st_size
-    if size < _SMALLEST or stream.read(4) != b"root":
+    if size < SMALLEST or stream.read(4) != b"root":
         raise Unreadable("not a ROOT file" if size else "an empty file")
     return stack.enter_context(uproot.reading.ReadOnlyFile(stream)), size
 

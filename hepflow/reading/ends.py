@@ -7,6 +7,8 @@ from typing import Any
 from uproot.source.chunk import Chunk
 from uproot.source.fsspec import FSSpecSource
 
+SMALLEST = 403
+"""Bytes of an empty ROOT file."""
 HEAD_BYTES, TAIL_BYTES = 64 << 10, 512 << 10
 """The header is in the first bytes; ROOT and uproot write directory and tree last."""
 PART_BYTES = 2_000_000
@@ -26,6 +28,8 @@ class EndsFirst(FSSpecSource):
         size = super().num_bytes
         if size is None:
             raise OSError("the server does not tell the size of the file")
+        if size < SMALLEST:  # reading behind the end would be an error of the server
+            raise ValueError(f"{size} bytes")
         self._size: int = size
         head = min(HEAD_BYTES, self._size)
         edges = [(0, head), (max(head, self._size - TAIL_BYTES), self._size)]

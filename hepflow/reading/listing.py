@@ -156,7 +156,8 @@ def assign(
     if not files:
         raise DataError(f"{root}: no *{SUFFIX} files here. {_ADVICE}")
     for file in files:
-        classes = [name for name, patterns in samples.items() if _matches_any(file.name, patterns)]
+        parts = PurePosixPath(file.name).parts
+        classes = [name for name, own in samples.items() if any(_matches(parts, p) for p in own)]
         if len(classes) > 1:
             what = f"{file.name} matches more than one sample ({' and '.join(classes)})"
             raise DataError(f"{root}: {what}. Make the patterns in samples disjoint.")
@@ -178,14 +179,15 @@ def assign(
     return assigned
 
 
-def _matches_any(name: str, patterns: Iterable[str]) -> bool:
+def _matches(parts: tuple[str, ...], pattern: str) -> bool:
     """Return whether a file, or a folder above it, matches; ``*`` does not match a slash."""
-    parts = PurePosixPath(name).parts
-    for pattern in patterns:
-        wanted = PurePosixPath(pattern).parts
-        if len(wanted) <= len(parts) and all(map(fnmatchcase, parts, wanted)):
-            return True
-    return False
+    wanted = _parts(pattern)
+    return len(wanted) <= len(parts) and all(map(fnmatchcase, parts, wanted))
+
+
+@cache  # of a pattern, for each of 100,000 files
+def _parts(pattern: str) -> tuple[str, ...]:
+    return PurePosixPath(pattern).parts
 
 
 def _no_class(
@@ -197,8 +199,7 @@ def _no_class(
     stem = path.stem.rstrip("0123456789_-.")
     wider = [str(path.parent)] if path.parent.name else []
     wider += [str(path.with_name(f"{stem}*"))] if stem else []
-    free = [p for p in wider if not any(_matches_any(other.name, [p]) for other in assigned)]
-    example = (free or [name])[0]
+    example = next(iter(_without_match(wider, assigned)), name)
     first = f"{'' if len(left) == 1 else 'the first '}{name!r}"
     n_files, them = counted(len(left), "file"), "it" if len(left) == 1 else "them"
     message = f"{root}: {n_files} of no class, {first} (samples: {_patterns(samples)})."
@@ -211,13 +212,23 @@ def _no_class(
 def _idle(files: Sequence[SourceFile], samples: Samples) -> str:
     """Return a sentence on the patterns that match no file, if there are any."""
     every = [pattern for patterns in samples.values() for pattern in patterns]
-    idle = [p for p in every if not any(_matches_any(file.name, [p]) for file in files)]
+    idle = _without_match(every, files)
     if not idle:
         return ""
     folders = sorted({str(PurePosixPath(file.name).parent) for file in files})
     meant = [name for pattern in idle for name in get_close_matches(pattern, folders, n=1)]
     hint = f" Did you mean {_listed(meant)}?" if meant else ""
     return f"{_listed(idle)} in samples match{'es' if len(idle) == 1 else ''} nothing.{hint}"
+
+
+def _without_match(patterns: Iterable[str], files: Iterable[SourceFile]) -> list[str]:
+    left = list(patterns)
+    for file in files:
+        if not left:
+            break
+        parts = PurePosixPath(file.name).parts
+        left = [pattern for pattern in left if not _matches(parts, pattern)]
+    return left
 
 
 def _listed(patterns: Sequence[str]) -> str:

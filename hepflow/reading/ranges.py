@@ -68,9 +68,13 @@ class EntryRange:
         part = f" [{self.index + 1}/{self.count}]" if self.count > 1 else ""
         return self.file.name + part
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types for JSON."""
+        return {"file": {**vars(self.file)}, "index": self.index, "count": self.count}
+
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "EntryRange":
-        """Return the entry range of ``asdict``, as in records."""
+        """Return the entry range of `to_dict`."""
         return cls(SourceFile(**data["file"]), data["index"], data["count"])
 
     def bounds(self, boundaries: Sequence[int]) -> tuple[int, int]:

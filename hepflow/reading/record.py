@@ -5,7 +5,7 @@ As JSON, ``range`` is the key ``split`` and ``n_out`` is ``kept``: names of earl
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 WORKER_DIED = "the worker died whenever it read this file"
 """Reason of a loss; others are in `hepflow.physics.skim` and `hepflow.reading.delphes`."""
-_NAMED = 20  # bad files on the screen; the marker of the output names all
+_NAMED = 10  # bad files on the screen; the marker of the output names all
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,9 @@ class RangeRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for JSON."""
-        data = asdict(self)
-        return {"split": data.pop("range"), "kept": data.pop("n_out"), **data}
+        data = {**vars(self), "split": self.range.to_dict(), "kept": self.n_out}
+        del data["range"], data["n_out"]
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

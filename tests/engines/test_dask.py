@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hepflow.config.engines import ClusterConfig
+from hepflow.engines import dask
 from hepflow.engines.dask import dask_client, worker_memory
 
 
@@ -49,3 +50,15 @@ def test_only_the_client_reports_an_error_in_a_worker(capfd):
     with dask_client(ClusterConfig(workers=1), 1) as client, pytest.raises(FileNotFoundError):
         client.submit(Path.read_text, Path("/no/such/file")).result()
     assert "Compute Failed" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.slow
+def test_a_scheduler_holds_a_few_of_many_tasks_and_each_is_done_once(monkeypatch):
+    monkeypatch.setattr(dask, "TASKS_AT_ONCE", 6)
+    with dask_client(ClusterConfig(workers=1), 1) as client:
+        done, held = [], []
+        for result in dask.watch(client, abs, range(-20, 0), "counting", "numbers"):
+            done.append(result)
+            held.append(client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)))
+    assert sorted(done) == list(range(1, 21))
+    assert max(held) <= 6

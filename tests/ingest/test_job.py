@@ -331,6 +331,39 @@ def test_bad_files_are_quarantined_and_the_rest_is_done(
     run(config(raw, max_lost_files=6))
 
 
+def test_all_damaged_files_are_in_the_ledger_and_ten_on_the_screen(
+    raw: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = write_delphes(raw / "qcd" / "a.root", [3], seed=9).read_bytes()
+    corrupt = corrupt_basket(raw / "qcd" / "a.root").read_bytes()
+    with DelphesFile(str(raw / "qcd" / "a.root")) as file:
+        identity = file.uuid
+    damages = {
+        "truncated": content[:5000],
+        "an empty file": b"",
+        "not a ROOT file": b"<html>" * 200,
+        "no tree 'Delphes'": content.replace(b"Delphes", b"Delphis"),
+        "corrupt baskets": corrupt,
+    }
+    expected = {}
+    for number in range(197):
+        reason, damaged = list(damages.items())[number % len(damages)]
+        good = number >= 59
+        own = (content if good else damaged).replace(identity, number.to_bytes(16, "big"))
+        (raw / "qcd" / f"{number:03d}.root").write_bytes(own)
+        if not good:
+            expected[f"qcd/{number:03d}.root"] = reason
+    expected["qcd/a.root"] = "corrupt baskets"
+    with pytest.raises(DataError, match=r"60 of 201 files lost events.*--max-lost-files 60"):
+        run(config(raw))
+    lost = {item["file"]: item["reason"] for item in about(raw)["ledger"]["lost"]}
+    assert lost.keys() == expected.keys()
+    for name, reason in expected.items():
+        assert lost[name].startswith(reason)
+    assert caplog.text.count("quarantined") == 10
+    assert "... and 50 more, see" in caplog.text
+
+
 def test_a_repaired_file_is_added(raw: Path) -> None:
     good = (raw / "qcd" / "b.root").read_bytes()
     (raw / "qcd" / "b.root").write_bytes(good[:4000])

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import socket
 import threading
@@ -74,7 +75,10 @@ class RangeHandler(SimpleHTTPRequestHandler):
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("remote")
     write_delphes(root / "qcd" / "a.root", [30, 40], seed=1)
-    write_delphes(root / "qcd" / "b.root", [20], seed=2)
+    content = write_delphes(root / "qcd" / "b.root", [20], seed=2).read_bytes()
+    (root / "_bad").mkdir()  # not listed
+    for name, n_bytes in {"empty": 0, "short": 100, "truncated": 5000}.items():
+        (root / "_bad" / f"{name}.root").write_bytes(content[:n_bytes])
     return root
 
 
@@ -187,6 +191,21 @@ def test_a_missing_remote_file_is_not_retried(url: str) -> None:
     reader = RangeReader(entry_range(f"{url}/qcd/none.root"), access=Access(retries=3))
     assert list(reader.chunks()) == []
     assert reader.unreadable == "no such file"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("empty", "an empty file|not a ROOT file, or a damaged one .*0 bytes"),
+        ("short", "not a ROOT file"),
+        ("truncated", "truncated: 5,000 bytes"),
+    ],
+)
+def test_a_damaged_remote_file_is_not_retried(url: str, name: str, reason: str) -> None:
+    reader = RangeReader(entry_range(f"{url}/_bad/{name}.root"), access=Access(retries=9))
+    assert list(reader.chunks()) == []
+    assert re.match(reason, reader.unreadable)
+    assert not reader.transient
 
 
 def test_an_io_error_halfway_loses_and_repeats_no_entry(
