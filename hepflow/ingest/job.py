@@ -16,10 +16,11 @@ from rich.filesize import decimal
 
 from hepflow.config.stages import IngestConfig
 from hepflow.data.ledger import Ledger, total
+from hepflow.data.task_records import RECORDS
 from hepflow.engines.spark import interruptible, nothing_to_do, prepare, spark_session
 from hepflow.errors import DataError
 from hepflow.ingest import dataset
-from hepflow.ingest.task import RECORDS, Settings, TaskRecord, run_task
+from hepflow.ingest.task import Settings, TaskRecord, run_task
 from hepflow.reading.listing import assign, list_files
 from hepflow.reading.ranges import EntryRange, SourceFile, pack, plan
 from hepflow.reading.reader import Access
