@@ -10,7 +10,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
+
+from distributed import Client
 
 from hepflow.config.score import ScoreConfig
 from hepflow.data.task_records import RECORDS
@@ -62,22 +65,11 @@ def _score_all(config: ScoreConfig, folder: ScoreFolder, task: Task, module: Pat
         tasks = tasks_of(pending, target)
         with dask.dask_client(config.cluster, len(tasks), module) as client:
             before, started = folder.counts.n_in, time.perf_counter()
-            work, deadly = partial(score_task, task=task), list[EntryRange]()
-
-            def failed(ranges: Sequence[EntryRange]) -> ScoreRecord | None:
-                if len(ranges) == 1:
-                    return given_up(ranges[0], task)
-                deadly.extend(ranges)
-                return None
-
-            while tasks:
-                for record in dask.watch(
-                    client, work, tasks, "score", "tasks", n_events=_n_in, failed=failed
-                ):
-                    if record is not None:
-                        folder.add(record)
-                tasks = [(one,) for one in deadly]  # one of them kills workers
-                deadly.clear()
+            # A file that kills its worker takes the tasks with it that the worker has next.
+            deadly = _score(tasks, folder, task, client)
+            for one in _score([(one,) for one in deadly], folder, task, client):
+                if _score([(one,)], folder, task, client):
+                    folder.add(given_up(one, task))
             n_events = folder.counts.n_in - before
             rate = f", {n_events / (time.perf_counter() - started):,.0f} events/s"
     folder.finish(complete=True)
@@ -85,5 +77,21 @@ def _score_all(config: ScoreConfig, folder: ScoreFolder, task: Task, module: Pat
     log.info("%s holds the scores: %s%s%s", config.output, folder.ledger.summary(), streams, rate)
 
 
-def _n_in(record: ScoreRecord | None) -> int:
-    return record.ledger.n_in if record else 0
+def _score(
+    tasks: Sequence[tuple[EntryRange, ...]], folder: ScoreFolder, task: Task, client: Client
+) -> list[EntryRange]:
+    """Run tasks, and return the ranges of those that killed their workers."""
+    killed: list[EntryRange] = []
+
+    def failed(ranges: Sequence[EntryRange]) -> ScoreRecord:
+        killed.extend(ranges)
+        return ScoreRecord.of_task("", (), None)
+
+    if tasks:
+        work, n_in = partial(score_task, task=task), attrgetter("ledger.n_in")
+        for record in dask.watch(
+            client, work, tasks, "score", "tasks", n_events=n_in, failed=failed
+        ):
+            if record.ranges:
+                folder.add(record)
+    return killed
