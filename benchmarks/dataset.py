@@ -24,6 +24,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from hepflow.data.catalog import Footer
 from hepflow.data.events import open_events
+from hepflow.data.task_records import record_path
 from hepflow.ingest import dataset
 from hepflow.ingest.task import Settings, TaskRecord
 from hepflow.reading.ranges import EntryRange, SourceFile
@@ -173,7 +174,7 @@ def write(settings: Settings, n: int) -> tuple[list[EntryRange], list[TaskRecord
         (settings.output / name).write_bytes(content)
         key = settings.task_key([own.range])
         record = TaskRecord(key, name, _EVENTS, len(content), (own,), facts)
-        write_json(settings.record_path(key), record.to_dict())
+        write_json(record_path(settings.output, key), record.to_dict())
         return record
 
     (settings.output / "_records").mkdir(parents=True, exist_ok=True)

@@ -34,9 +34,10 @@ import uproot
 
 from hepflow.config.engines import SparkConfig
 from hepflow.config.stages import IngestConfig
+from hepflow.data.task_records import RECORDS
 from hepflow.engines.spark import properties, spark_session
 from hepflow.ingest.job import run
-from hepflow.ingest.task import RECORDS, Settings, run_task
+from hepflow.ingest.task import Settings, run_task
 from hepflow.reading.ranges import EntryRange, SourceFile
 from hepflow.reading.reader import Access
 from hepflow.schema import COLLECTIONS

@@ -41,8 +41,9 @@ from hepflow.reading.listing import list_files
 from hepflow.reading.ranges import EntryRange, plan
 from hepflow.reading.reader import Access
 from hepflow.schema import CLASSES, HLF, PARTICLE
+from hepflow.score.folder import ScoreFolder
 from hepflow.score.scorer import BATCH, Scorer
-from hepflow.score.task import CLAIMS, RECORDS, Task, score_range
+from hepflow.score.task import Task, score_task
 from hepflow.system.terminal import show, table
 
 NETS = {"hlf": HLFNet, "sequence": SequenceNet, "inclusive": InclusiveNet}
@@ -187,16 +188,15 @@ def only_onnx(path: str, model: Path, sort: bool) -> float:
 
 
 def everything(split: EntryRange, task: Task) -> float:
-    return timed(lambda: score_range(split, task), time.process_time)
+    return timed(lambda: score_task((split,), task), time.process_time)
 
 
 def end_to_end(folder: Path, model: Path, scratch: Path, repeats: int) -> dict[str, float]:
     """Measure events per second of one process per core, on all files."""
     splits = plan(list_files(folder), 1 << 40)
     output = scratch / "scores"
-    for name in (RECORDS, CLAIMS):
-        (output / name).mkdir(parents=True)
-    task = Task(output, model, OnnxNet(model).identity, None, (), Access(), "benchmark")
+    run = ScoreFolder(output, {"key": "benchmark"}).run
+    task = Task(output, model, OnnxNet(model).identity, None, (), Access(), "benchmark", run)
     workers = len(os.sched_getaffinity(0))
     paths = [split.file.path for split in splits]
     n_events = sum(len(read(path)["Jet"]) for path in paths)

@@ -1,4 +1,4 @@
-"""Training and evaluation on stores of 1 to 50 million events, of three particles each."""
+"""Training and evaluation on stores of up to 50 million events, of three particles each."""
 
 import json
 import os
@@ -15,20 +15,21 @@ from hepflow.data.store import EventStore
 from hepflow.data.store_writer import StoreWriter
 from hepflow.schema import CLASSES, HLF, PARTICLE, SPLITS
 from rehearsal.callbacks import PLACE, FirstBatch
-from rehearsal.measure import Step, n_files, run
+from rehearsal.measure import Step, run
 
 NETS = ("hlf", "inclusive")
 SHARES = dict(zip(SPLITS, (0.7, 0.1, 0.2), strict=True))
+_EVENTS_PER_FILE = 500
 _ROUNDS = 4
 """Rounds of a part: each has ranges of its own."""
 _PARTICLES = 3
 
 
-def rehearse(scratch: Path, sizes: Sequence[int]) -> tuple[list[Step], dict[str, float]]:
-    """Start trainings on stores of some sizes, and evaluate as many predictions as these have."""
+def rehearse(scratch: Path, n_files: Sequence[int]) -> tuple[list[Step], dict[str, float]]:
+    """Start trainings on the events of so many files, and evaluate predictions of these."""
     steps, found = [], {}
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
-    for n in sizes:
+    for n in (_EVENTS_PER_FILE * files for files in n_files):
         store = scratch / f"{n}.zarr"
         if not store.exists():
             write(store, n)
@@ -48,7 +49,6 @@ def rehearse(scratch: Path, sizes: Sequence[int]) -> tuple[list[Step], dict[str,
             "train_start_cpu_s": max(one["cpu_s"] for one in first.values()),
             "train_gb_per_rank": max(one["gb"] for one in first.values()),
             "evaluate_gb": steps[-1].gb["driver"],
-            "files_of_store": n_files(store),
         }
     return steps, found
 

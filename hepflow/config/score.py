@@ -68,7 +68,8 @@ class ScoreConfig(ReadingConfig):
     """Feature store (folder or URL) to compare the model with: its features and normalisation must
     be the same."""
     target_partition_mb: PositiveInt = 128
-    """MiB (2^20 bytes) of ROOT file per task; larger files are divided."""
+    """MiB (2^20 bytes) of ROOT files per task: larger files are divided, smaller ones share a task.
+    Of more than 10,000 tasks, each reads more."""
     retry_quarantined: bool = False
     """Read quarantined files again; without it, only those that have changed."""
     stream: bool = False
@@ -77,7 +78,8 @@ class ScoreConfig(ReadingConfig):
     """Polling interval in seconds; a file is read once its size is unchanged between two polls.
     Default: 1 for files, 0.1 for a topic."""
     in_flight: PositiveInt = 8
-    """Maximum files (or entry ranges of large ones) processed at once; the others wait."""
+    """Maximum tasks processed at once, of a file (or an entry range of a large one) or, in a long
+    queue, of several; the others wait."""
     idle_stop_s: NonNegativeFloat = 0.0
     """Stop a stream after this many seconds without new input; 0: never."""
     drift_events: PositiveInt = 2000

@@ -79,12 +79,31 @@ class Ledger:
         return text
 
 
+@dataclass
+class Sum:
+    """Sum of ledgers that come one by one."""
+
+    n_in: int = 0
+    n_out: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    lost: list[Lost] = field(default_factory=list)
+
+    def add(self, one: Ledger) -> None:
+        """Add a ledger, however many losses there are already."""
+        self.n_in, self.n_out = self.n_in + one.n_in, self.n_out + one.n_out
+        self.rejected.update(one.rejected)
+        self.lost += one.lost
+
+    @property
+    def ledger(self) -> Ledger:
+        """The sum as of now."""
+        rejected = dict(sorted((+self.rejected).items()))
+        return Ledger(self.n_in, self.n_out, rejected, tuple(self.lost))
+
+
 def total(ledgers: Iterable[Ledger]) -> Ledger:
     """Return the sum of ledgers."""
-    n_in = n_out = 0
-    rejected, lost = Counter[str](), list[Lost]()
+    found = Sum()
     for one in ledgers:
-        n_in, n_out = n_in + one.n_in, n_out + one.n_out
-        rejected.update(one.rejected)
-        lost += one.lost
-    return Ledger(n_in, n_out, dict(sorted((+rejected).items())), tuple(lost))
+        found.add(one)
+    return found.ledger

@@ -25,9 +25,14 @@ from hepflow.data.catalog import whole_fragments, write_catalog
 from hepflow.data.ledger import total
 from hepflow.data.output import read_marker, refuse_to_replace, write_marker
 from hepflow.data.provenance import digest
+from hepflow.data.task_records import (
+    RECORDS,
+    merge_records,
+    read_records,
+    remove_single_records,
+)
 from hepflow.errors import DataError
-from hepflow.ingest.records import merge_records, read_records, remove_single_records
-from hepflow.ingest.task import RECORDS, Settings, TaskRecord
+from hepflow.ingest.task import Settings, TaskRecord
 from hepflow.reading.ranges import EntryRange
 from hepflow.reading.record import RangeRecord
 from hepflow.schema import EVENTS_SCHEMA_VERSION
@@ -87,7 +92,7 @@ def finished(
     events. Each range is in one record at most.
     """
     wanted = {one.key: one for one in ranges}
-    found, records = list(read_records(settings.output)), []
+    found, records = list(read_records(settings.output, TaskRecord.from_dict)), []
     sizes = file_sizes(settings.output, (one.fragment for one in found if one.fragment))
     for record in found:
         task = [own.range for own in record.ranges]

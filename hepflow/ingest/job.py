@@ -16,6 +16,7 @@ from rich.filesize import decimal
 
 from hepflow.config.stages import IngestConfig
 from hepflow.data.ledger import Ledger, total
+from hepflow.data.task_records import RECORDS
 from hepflow.engines.spark import (
     collected,
     interruptible,
@@ -25,7 +26,7 @@ from hepflow.engines.spark import (
 )
 from hepflow.errors import DataError
 from hepflow.ingest import dataset
-from hepflow.ingest.task import RECORDS, Settings, TaskRecord, run_task, spare_imports
+from hepflow.ingest.task import Settings, TaskRecord, run_task, spare_imports
 from hepflow.reading.listing import assign, list_files
 from hepflow.reading.ranges import EntryRange, SourceFile, pack, plan
 from hepflow.reading.reader import Access

@@ -19,6 +19,7 @@ from hepflow.data import events
 from hepflow.data.catalog import FragmentFile
 from hepflow.data.fragment_writer import ROWS_PER_GROUP, FragmentWriter
 from hepflow.data.provenance import digest
+from hepflow.data.task_records import record_path
 from hepflow.physics import skim
 from hepflow.reading.ranges import EntryRange
 from hepflow.reading.reader import Access, RangeReader
@@ -27,8 +28,6 @@ from hepflow.schema import EVENTS_SCHEMA_VERSION
 from hepflow.system.files import inside, write_json
 from hepflow.system.publishing import put
 from hepflow.system.storage import remove
-
-RECORDS = "_records"
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,6 @@ class Settings:
     def task_key(self, task: Sequence[EntryRange]) -> str:
         """Return the name of a task: a hash of its ranges and these settings."""
         return digest(self.key, [one.key for one in task])
-
-    def record_path(self, key: str) -> Path:
-        """Return the path of the record of a task."""
-        return self.output / RECORDS / f"{key}.json"
 
 
 @dataclass(frozen=True)
@@ -103,7 +98,7 @@ def run_task(
     the job.
     """
     key, folder = settings.task_key(task), task[0].file.class_name
-    marker = settings.record_path(key).with_name(f".{key}.now")  # the range being read
+    marker = record_path(settings.output, key).with_name(f".{key}.now")  # the range being read
     deadly = marker.read_text() if last_attempt and marker.exists() else None
     results = []
     try:
@@ -127,7 +122,7 @@ def run_task(
         raise
     written, size = (f"{folder}/{name}", file.size) if file else (None, 0)
     record = TaskRecord(key, written, fragment.n_events, size, tuple(results), file)
-    write_json(settings.record_path(key), record.to_dict())
+    write_json(record_path(settings.output, key), record.to_dict())
     remove(marker)
     return record
 

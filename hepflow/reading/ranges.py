@@ -98,20 +98,24 @@ def plan(files: Iterable[SourceFile], target_bytes: int) -> list[EntryRange]:
     return ranges
 
 
-def pack(ranges: Sequence[EntryRange], target_bytes: int) -> list[tuple[EntryRange, ...]]:
+def pack(
+    ranges: Sequence[EntryRange], target_bytes: int, opening_bytes: int = 0
+) -> list[tuple[EntryRange, ...]]:
     """Group neighbouring ranges of one class into tasks of ``target_bytes`` at most, or one range.
 
-    An input too small for `TASKS_WANTED` such tasks is cut finer, down to `SMALLEST_TASK`.
+    An input too small for `TASKS_WANTED` such tasks is cut finer, down to `SMALLEST_TASK`. Opening
+    a file counts as ``opening_bytes`` that are read.
     """
-    total = sum(one.size for one in ranges)
+    total = sum(one.size + opening_bytes for one in ranges)
     limit = min(target_bytes, max(total // TASKS_WANTED, SMALLEST_TASK))
     tasks: list[list[EntryRange]] = []
     for _, group in groupby(sorted(ranges), key=lambda one: one.file.class_name):
         held = 0
         for i, one in enumerate(group):
-            if i == 0 or held + one.size > limit:
+            size = one.size + opening_bytes
+            if i == 0 or held + size > limit:
                 tasks.append([])
                 held = 0
             tasks[-1].append(one)
-            held += one.size
+            held += size
     return [tuple(task) for task in tasks]

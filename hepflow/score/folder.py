@@ -1,93 +1,129 @@
-"""scores/: Parquet files of scores, their records, and ``_hepflow.json``, which names the model.
+"""scores/: Parquet files of scores, the records of tasks, and ``_hepflow.json`` with the model.
 
-An entry range with a record is scored; nothing else needs to survive a crash. A program that reads
+An entry range in a record is scored; nothing else needs to survive a crash. A program that reads
 every ``*.parquet`` here reads each event once, also while a run writes. Those of a topic come here
 once many micro-batches are merged, see `hepflow.score.kafka.folder`.
+
+    STEM-0000-KEY.parquet    scores of a task: of many small files, or of a range of a large one
+    _records/                see `hepflow.data.task_records`
+    _claims/                 during a run, see `hepflow.score.claims`
+
+Scores that no longer count (the file has changed, or is to be retried) are taken out of the file of
+their task: a record without their range comes first, marked as stale, then the file without
+their rows. A run that finds a stale record repeats the second step.
 """
 
-import contextlib
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import uuid
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hepflow.data.ledger import Ledger
+from hepflow.data.ledger import Ledger, Sum
 from hepflow.data.output import read_marker, refuse_to_replace, write_marker
+from hepflow.data.task_records import (
+    RECORDS,
+    has_records,
+    merge_records,
+    read_records,
+    record_path,
+    remove_single_records,
+)
 from hepflow.errors import DataError
 from hepflow.physics.skim import NOT_FINITE
 from hepflow.reading.ranges import EntryRange
 from hepflow.schema import SCORES_SCHEMA_VERSION
-from hepflow.score.task import CLAIMS, RECORDS, ScoreRecord
-from hepflow.system.files import read_json, recorded
-from hepflow.system.storage import listed, make_folder, read_text, remove, remove_all, remove_tree
+from hepflow.score.claims import CLAIMS, MergedClaims, remove_claims
+from hepflow.score.fragment import keep_only
+from hepflow.score.record import ScoreRecord
+from hepflow.system.storage import listed, make_folder, remove_all, remove_tree
 
 CHECKPOINT, RECENT = "_checkpoint", "_recent"
+MOST_SINGLES = 4000
+"""Records, or claims, from which they are merged during a run."""
 
 _MERGED = re.compile(r"batch-\d+-(\d+)\..*")
 _READINGS = 10  # of a list that changes meanwhile
+_AT_A_TIME = 16  # files that are read
 
 
 class ScoreFolder:
     """State of a run: built from the records, and updated as they come.
 
     ``about`` describes the model; scores with the same ``key`` may be in one folder, others are
-    refused unless ``overwrite``. ``retry_lost`` forgets records that lost events; those of
-    transient losses are forgotten in any case.
+    refused unless ``overwrite``. ``retry_lost`` forgets ranges that lost events; those of
+    transient losses are forgotten in any case. ``run`` is the name of the run, for its tasks.
     """
 
     def __init__(
         self, path: Path, about: dict[str, Any], overwrite: bool = False, retry_lost: bool = False
     ) -> None:
-        self.path, self.about = path, about
+        self.path, self.about, self.run = path, about, uuid.uuid4().hex[:12]
         self._require_own(overwrite)
         for name in (RECORDS, CLAIMS):
             make_folder(path / name)
-        self.done: dict[str, ScoreRecord] = {}
-        self.ledger, self.accepted = Ledger(), Counter[str]()
+        self.records: dict[str, ScoreRecord] = {}
+        self.done: dict[str, str] = {}  # key of a range -> that of its task
+        self.counts, self.accepted = Sum(), Counter[str]()
+        self._of_file: dict[str, set[str]] = {}  # name -> keys of its ranges
+        self._owning = Counter[str]()  # identity of a file -> ranges that are scored
+        self._singles: set[str] = set()  # records with a file of their own
+        self._claims = MergedClaims(path, self.run)
+        remove_claims(path)
         self._sweep(retry_lost)
+        self._claims.write()
         self.write(complete=False)
 
-    def add(self, record: ScoreRecord) -> None:
-        """Add the record of a scored range; it replaces an earlier one."""
-        again = self.done.pop(record.key, None)
-        if again is not None:
-            self._count()
-        self.done[record.key] = record
-        self.ledger += record.ledger
-        self.accepted.update(record.accepted)
-
-    def pending(self, ranges: Sequence[EntryRange]) -> list[EntryRange]:
-        """Remove scores of files that changed, or are cut otherwise; return ranges without any."""
-        now = {entries.file.name: (entries.file.version, entries.count) for entries in ranges}
-        replaced = []
-        for key, record in [*self.done.items()]:
-            own = record.range and (record.range.file.version, record.range.count)
-            if own and now.get(record.name, own) != own:
-                replaced.append(self.done.pop(key))
-                self._forget(record)
-        still = {record.uuid for record in self.done.values()}
-        for record in replaced:  # another file may have the events once no range of this one does
-            claim = self.path / CLAIMS / str(record.uuid)
-            if record.uuid not in still and claim.is_file() and read_text(claim) == record.name:
-                remove(claim)
-        if replaced:
-            self._count()
-        return [entries for entries in ranges if entries.key not in self.done]
+    @property
+    def ledger(self) -> Ledger:
+        """Counts of all events."""
+        return self.counts.ledger
 
     @property
     def n_files(self) -> int:
         """Files with scores, at least in part."""
-        return len({record.name for record in self.done.values()})
+        return len(self._of_file)
 
     @property
     def n_quarantined(self) -> int:
         """Files that lost events."""
-        return len({item.file for item in self.ledger.lost})
+        return len({item.file for item in self.counts.lost})
+
+    def add(self, record: ScoreRecord) -> None:
+        """Add the record of a finished task; it replaces an earlier one."""
+        if record.key in self.records:
+            self._remove(self.records[record.key])
+            self._count()
+        self._append(record)
+        self._singles.add(record.key)
+        if len(self._singles) > MOST_SINGLES:
+            self._merge_records()
+        if len(self._claims) > MOST_SINGLES:
+            self._claims.write()
+
+    def pending(self, ranges: Sequence[EntryRange]) -> list[EntryRange]:
+        """Remove scores of files that changed, or are cut otherwise; return ranges without any."""
+        now, names = {one.key for one in ranges}, {one.file.name for one in ranges}
+        self._forget(key for name in names for key in self._of_file.get(name, set()) - now)
+        return [one for one in ranges if one.key not in self.done]
+
+    def finish(self, *, complete: bool) -> None:
+        """Merge records, remove what they do not name, and write ``_hepflow.json``.
+
+        No task may be running.
+        """
+        if self._singles:
+            self._merge_records()
+        remove_single_records(self.path)
+        remove_claims(self.path)
+        self._remove_unnamed()
+        self.write(complete=complete)
 
     def write(self, *, complete: bool) -> None:
         """Write ``_hepflow.json``."""
@@ -96,6 +132,66 @@ class ScoreFolder:
         about = {**self.about, **state, "ledger": ledger, "schema_version": version}
         write_marker(self.path, about)
 
+    def _append(self, record: ScoreRecord) -> None:
+        self.records[record.key] = replace(record, histograms=(), stale=False)
+        self.counts.add(record.ledger)
+        self.accepted.update(record.accepted)
+        for one in record.ranges:
+            self.done[one.range.key] = record.key
+            self._of_file.setdefault(one.range.file.name, set()).add(one.range.key)
+            if one.uuid is not None and one.owns:
+                self._owning[one.uuid] += 1
+                self._claims[one.uuid] = one.range.file.name
+
+    def _remove(self, record: ScoreRecord) -> None:
+        """Remove a record from this object, but for the counts."""
+        del self.records[record.key]
+        for one in record.ranges:
+            name, key = one.range.file.name, one.range.key
+            del self.done[key]
+            self._of_file[name].remove(key)
+            if not self._of_file[name]:
+                del self._of_file[name]
+            if one.uuid is not None and one.owns:
+                self._owning[one.uuid] -= 1
+                if not self._owning[one.uuid]:  # another file may have the events
+                    del self._owning[one.uuid]
+                    self._claims[one.uuid] = None
+
+    def _count(self) -> None:
+        self.counts, self.accepted = Sum(), Counter()
+        for record in self.records.values():
+            self.counts.add(record.ledger)
+            self.accepted.update(record.accepted)
+
+    def _forget(self, ranges: Iterable[str]) -> None:
+        """Take ranges out of records and files, so that they are scored again."""
+        gone: dict[str, set[str]] = {}
+        for key in ranges:
+            gone.setdefault(self.done[key], set()).add(key)
+        for task, keys in gone.items():
+            record = self.records[task]
+            self._remove(record)
+            left = self._without(record, keys)
+            if left.ranges:
+                self._append(left)
+        if gone:
+            self._count()
+            self._claims.write()
+
+    def _without(self, record: ScoreRecord, gone: Collection[str]) -> ScoreRecord:
+        """Return a record without some ranges, once neither the disk has them."""
+        left = record.without(gone).write(self.path)
+        self._singles.add(record.key)  # also of a task without ranges, until they are merged
+        if left.fragment is not None:
+            keep_only(self.path / left.fragment, {one.range.key for one in left.ranges})
+        return left
+
+    def _merge_records(self) -> None:
+        merge_records(self.path, self.records.values())
+        remove_all(record_path(self.path, key) for key in self._singles)
+        self._singles = set()
+
     def _require_own(self, overwrite: bool) -> None:
         before = read_marker(self.path)
         if before is None:
@@ -103,7 +199,7 @@ class ScoreFolder:
                 what = "the folder holds other files than scores. Choose another output."
                 raise DataError(f"{self.path}: {what}")
         elif before.get("key") != self.about["key"]:
-            if not overwrite and listed(self.path / RECORDS, "*.json"):
+            if not overwrite and has_records(self.path):
                 refuse_to_replace(self.path, "scores", _settings(before), _settings(self.about))
                 # a difference that the settings do not show, such as a threshold's last digit
                 keys = ({"hash of settings and format": a.get("key")} for a in (before, self.about))
@@ -115,36 +211,35 @@ class ScoreFolder:
         """Read the records, and remove files that killed workers left without one."""
         for drafts in (".*.part", "*/.*.part"):
             remove_all(listed(self.path, drafts, links=False))
-        there = {path.name: path for path in listed(self.path, "*.parquet")}
+        self._singles = {path.stem for path in listed(self.path / RECORDS, "*.json")}
+        there = self._fragments()
+        for found in self._read():
+            if found.fragment is not None and found.fragment not in there:
+                continue
+            gone = {
+                one.range.key
+                for one in found.ranges
+                if one.transient or (one.lost and retry_lost) or one.range.key in self.done
+            }
+            if not gone and not found.stale:
+                self._append(found)
+            elif (left := self._without(found, gone)).ranges:
+                self._append(left)
+        self._remove_unnamed()
+
+    def _read(self) -> Iterator[ScoreRecord]:
+        return read_records(self.path, ScoreRecord.from_dict)
+
+    def _fragments(self) -> dict[str, Path]:
+        """Return the files of scores that are there, by the name in their record."""
         recent = listed(self.path / RECENT, "*.parquet")
-        there |= {f"{RECENT}/{path.name}": path for path in recent}
-        with ThreadPoolExecutor(16) as pool:  # a remote store answers in tens of milliseconds
-            for record in pool.map(self._read, listed(self.path / RECORDS, "*.json")):
-                exists = record.fragment is None or record.fragment in there
-                if not exists or record.transient or (record.ledger.lost and retry_lost):
-                    self._forget(record)
-                else:
-                    self.add(record)
-        fragments = {record.fragment for record in self.done.values()}
-        claimed = {record.uuid for record in self.done.values()}
-        stale = [path for name, path in there.items() if name not in fragments]
-        stale += [path for path in listed(self.path / CLAIMS) if path.name not in claimed]
-        remove_all(stale)
+        there = {f"{RECENT}/{path.name}": path for path in recent}
+        return there | {path.name: path for path in listed(self.path, "*.parquet")}
 
-    def _read(self, path: Path) -> ScoreRecord:
-        with recorded(path):
-            return ScoreRecord.from_dict(read_json(path))
-
-    def _forget(self, record: ScoreRecord) -> None:
-        remove(self.path / RECORDS / f"{record.key}.json")
-        if record.fragment is not None:
-            remove(self.path / record.fragment)
-
-    def _count(self) -> None:
-        self.ledger, self.accepted = Ledger(), Counter()
-        for record in self.done.values():
-            self.ledger += record.ledger
-            self.accepted.update(record.accepted)
+    def _remove_unnamed(self) -> None:
+        named = {record.fragment for record in self.records.values()}
+        there = self._fragments()
+        remove_all(path for name, path in there.items() if name not in named)
 
 
 def _settings(about: Mapping[str, Any]) -> dict[str, str]:
@@ -188,32 +283,51 @@ def read_scores(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
 
     Raises a DataError if there are none, or not as many as a finished run has written.
     """
-    about = read_marker(path) or {}  # before the list, as a run may end meanwhile
-    scores = _read_all(path, None if columns is None else list(columns))
-    if not about.get("complete"):
-        return scores
-    ledger = Ledger.from_dict(about["ledger"])
-    written = ledger.n_out + ledger.n_rejected  # these and events with NaN have rows with a reason
-    written += sum(item.events or 0 for item in ledger.lost if item.reason == NOT_FINITE)
-    if len(scores) != written:
-        what = f"the files here hold {len(scores):,} of {written:,} scores"
-        advice = "Read them later if the store lists new files late, else score again."
-        raise DataError(f"{path}: {what}. {advice}")
-    return scores
-
-
-def _read_all(path: Path, columns: list[str] | None) -> pa.Table:
+    wanted = None if columns is None else list(columns)
     tries = 0
     while True:
-        files = score_files(path)
-        if not files:
-            advice = f"Make some with `hepflow score --output {path}`."
-            raise DataError(f"{path}: no scores here. {advice}")
         try:
-            with contextlib.ExitStack() as stack:
-                opened = [stack.enter_context(file.open("rb")) for file in files]
-                return pa.concat_tables(pq.read_table(file, columns=columns) for file in opened)
+            return pa.concat_tables(_tables(path, wanted))
         except FileNotFoundError:  # merged into another file since the list was made
             tries += 1
             if tries == _READINGS:
                 raise
+
+
+def scan_scores(path: Path, columns: Iterable[str] | None = None) -> Iterator[pa.Table]:
+    """Yield what `read_scores` returns, in tables of one file each, of which memory holds a few."""
+    try:
+        yield from _tables(path, None if columns is None else list(columns))
+    except FileNotFoundError as error:
+        what = "files were merged while they were read. Read them again"
+        raise DataError(f"{path}: {what}.") from error
+
+
+def _tables(path: Path, columns: list[str] | None) -> Iterator[pa.Table]:
+    about = read_marker(path) or {}  # before the list, as a run may end meanwhile
+    files = score_files(path)
+    if not files:
+        advice = f"Make some with `hepflow score --output {path}`."
+        raise DataError(f"{path}: no scores here. {advice}")
+
+    def read(file: Path) -> pa.Table:
+        with file.open("rb") as opened:
+            return pq.read_table(opened, columns=columns, use_threads=False)
+
+    n_rows, reading = 0, deque[Future[pa.Table]]()
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        for file in [*files, None]:
+            if file is not None:
+                reading.append(pool.submit(read, file))
+            while reading and (file is None or len(reading) > _AT_A_TIME):
+                table = reading.popleft().result()
+                n_rows += len(table)
+                yield table
+    if about.get("complete"):
+        ledger = Ledger.from_dict(about["ledger"])
+        written = ledger.n_out + ledger.n_rejected  # these and events with NaN have rows
+        written += sum(item.events or 0 for item in ledger.lost if item.reason == NOT_FINITE)
+        if n_rows != written:
+            what = f"the files here hold {n_rows:,} of {written:,} scores"
+            advice = "Read them later if the store lists new files late, else score again."
+            raise DataError(f"{path}: {what}. {advice}")

@@ -1,6 +1,6 @@
 """Events to score: ROOT files with ingest's reader, or ingest's Parquet, as entry ranges."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import awkward as ak
@@ -14,10 +14,14 @@ from hepflow.data.output import read_marker
 from hepflow.errors import DataError, one_line
 from hepflow.reading.delphes import Unreadable
 from hepflow.reading.listing import list_files
-from hepflow.reading.ranges import EntryRange, SourceFile, plan
+from hepflow.reading.ranges import EntryRange, SourceFile, pack, plan
 from hepflow.reading.reader import Access, Chunk, RangeReader
 from hepflow.schema import COLLECTIONS
 from hepflow.system.places import place
+
+MOST_TASKS = 10_000
+"""Tasks, and so files of scores, of a large input: 10 TB in tasks of 1 GB."""
+OPENING = 1 << 20  # bytes that are read and scored in the time that opening a file takes
 
 _IDENTITY = ("event_id", "file", "entry")
 
@@ -84,3 +88,10 @@ def ranges_of(root: str | Path, access: Access, target_bytes: int) -> list[Entry
         what = "neither ROOT files nor a dataset of `hepflow ingest` here"
         raise DataError(f"{root}: {what}. Give the folder of either with --input.")
     return ranges
+
+
+def tasks_of(ranges: Sequence[EntryRange], target_bytes: int) -> list[tuple[EntryRange, ...]]:
+    """Return the entry ranges in tasks, the largest first."""
+    most = max(target_bytes, sum(one.size + OPENING for one in ranges) // MOST_TASKS)
+    tasks = pack(ranges, most, OPENING)
+    return sorted(tasks, key=lambda task: -sum(one.size + OPENING for one in task))

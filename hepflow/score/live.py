@@ -4,11 +4,11 @@ Not Structured Streaming: its Python sources have no bounded rate for files, its
 no ROOT, and its file sink lists valid files in a log that only Spark reads. Its guarantees hold
 here by other means:
 
-- exactly once: the records of `hepflow.score.task` are the checkpoint, and the scores of an entry
-  range have one name however often they are written;
+- exactly once: the records of `hepflow.score.task` are the checkpoint, and the scores of a task
+  have one name however often they are written;
 - restart: ranges without a record are scored again, whatever died in between;
-- back-pressure: a bounded number of ranges is with the workers, the oldest first; the rest waits in
-  the folder, where it is safe;
+- back-pressure: a bounded number of tasks is with the workers, the oldest files first; the rest
+  waits in the folder, where it is safe. A task is one file, or of a long queue several;
 - a file is read once its size and time are unchanged between two polls, so a file that is still
   being copied is left alone; it is read again when its content changes.
 """
@@ -17,6 +17,7 @@ import logging
 import time
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from itertools import islice
 
 from distributed import Client, Future, KilledWorker, wait
 
@@ -27,11 +28,15 @@ from hepflow.reading.listing import list_files
 from hepflow.reading.ranges import EntryRange, plan
 from hepflow.reading.record import describe
 from hepflow.score.folder import ScoreFolder
-from hepflow.score.task import Task, given_up, score_range
+from hepflow.score.inputs import OPENING
+from hepflow.score.record import ScoreRecord
+from hepflow.score.task import Task, given_up, score_task
 from hepflow.score.view import View, shown
 from hepflow.system.processes import terminated
 
 log = logging.getLogger(__name__)
+
+_TASKS_EACH = 8  # for each in flight, that the queue is divided into
 
 
 class Stream:
@@ -43,8 +48,10 @@ class Stream:
         self.config, self.folder, self.task = config, folder, task
         self.client, self.view = client, view
         self.waiting: dict[str, EntryRange] = {}
-        self.in_flight: dict[Future, EntryRange] = {}
+        self.in_flight: dict[Future, tuple[EntryRange, ...]] = {}
+        self._alone: set[str] = set()  # ranges of a task that killed its workers
         self._before: set[EntryRange] = set()
+        self._left: set[str] = set()  # keys of these that are not scored
         self._seen: dict[str, float] = {}
 
     def poll(self) -> None:
@@ -53,37 +60,66 @@ class Stream:
         found = set(plan(files, self.config.target_partition_mb << 20))
         for entries in found - self._before:
             self._seen.setdefault(entries.key, time.monotonic())
-        busy = {entries.key for entries in self.in_flight.values()}
+        busy = {entries.key for ranges in self.in_flight.values() for entries in ranges}
         settled = sorted(found & self._before, key=lambda entries: (entries.file.version, entries))
         pending = self.folder.pending(settled)
         self.waiting = {entries.key: entries for entries in pending if entries.key not in busy}
         self._before = found
+        done = self.folder.done
+        self._left = {entries.key for entries in found if entries.key not in done}
 
     def work(self) -> None:
-        """Submit as many ranges as allowed, and collect the finished ones."""
+        """Submit as many tasks as allowed, and collect the finished ones."""
         while self.waiting and len(self.in_flight) < self.config.in_flight:
-            entries = self.waiting.pop(next(iter(self.waiting)))
-            future = self.client.submit(score_range, entries, self.task, pure=False, retries=0)
-            self.in_flight[future] = entries
+            ranges = self._next_task()
+            future = self.client.submit(score_task, ranges, self.task, pure=False, retries=0)
+            self.in_flight[future] = ranges
         for future in [future for future in self.in_flight if future.done()]:
-            entries = self.in_flight.pop(future)
+            ranges = self.in_flight.pop(future)
             try:
                 record = future.result()
             except (KilledWorker, CancelledError):
-                record = given_up(entries, self.task)
-            self.folder.add(record)
-            now = time.monotonic()
-            latency = now - self._seen.pop(record.key, now)
-            self.view.add(record, [(latency, max(record.ledger.n_in, 1))])
-            if record.ledger.lost:
-                log.warning("quarantined %s", describe(record.ledger.lost))
-        self.view.waiting = len(self.waiting) + len(self.in_flight)
+                if len(ranges) > 1:
+                    self._alone |= {entries.key for entries in ranges}
+                    self.waiting = {entries.key: entries for entries in ranges} | self.waiting
+                    continue
+                record = given_up(ranges[0], self.task)
+            self._add(record)
+        self.view.waiting = len(self.waiting) + sum(map(len, self.in_flight.values()))
+
+    def _next_task(self) -> tuple[EntryRange, ...]:
+        """Take the ranges of a task from those that wait: enough to keep every worker busy."""
+        most = max(1, len(self.waiting) // (_TASKS_EACH * self.config.in_flight))
+        task: list[EntryRange] = []
+        n_bytes = 0
+        for entries in islice(self.waiting.values(), most):
+            n_bytes += entries.size + OPENING
+            alone = entries.key in self._alone
+            if task and (alone or n_bytes > self.config.target_partition_mb << 20):
+                break
+            task.append(entries)
+            if alone:
+                break
+        for entries in task:
+            del self.waiting[entries.key]
+        return tuple(task)
+
+    def _add(self, record: ScoreRecord) -> None:
+        self.folder.add(record)
+        latencies, now = [], time.monotonic()
+        for one in record.ranges:
+            key, lost = one.range.key, one.ledger.lost
+            self._left.discard(key)
+            self._alone.discard(key)
+            latencies.append((now - self._seen.pop(key, now), max(one.ledger.n_in, 1)))
+            if lost:
+                log.warning("quarantined %s", describe(lost))
+        self.view.add(record, latencies)
 
     @property
     def idle(self) -> bool:
         """Whether all files in the folder are scored."""
-        busy = self.waiting or self.in_flight
-        return not busy and all(entries.key in self.folder.done for entries in self._before)
+        return not (self.waiting or self.in_flight or self._left)
 
 
 def run(
@@ -117,5 +153,5 @@ def run(
                 else:
                     time.sleep(pause)
     finally:
-        folder.write(complete=stream.idle)
+        folder.finish(complete=stream.idle)
         log.info("scored %s: %s", config.output, folder.ledger.summary())

@@ -15,7 +15,7 @@ from hepflow.config.score import ScoreConfig
 from hepflow.errors import ConfigError
 from hepflow.models.drift import Spread
 from hepflow.score.folder import ScoreFolder
-from hepflow.score.task import ScoreRecord, add_histograms
+from hepflow.score.record import ScoreRecord, add_histograms
 from hepflow.score.working_points import WorkingPoint
 from hepflow.system.terminal import MESSAGES, table
 

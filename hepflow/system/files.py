@@ -15,7 +15,8 @@ from hepflow.system.remote import is_remote
 from hepflow.system.storage import read_text
 from hepflow.system.terminal import visible
 
-_NAMES = ("EACCES", "EPERM", "EEXIST", "EROFS", "ENOSPC", "EDQUOT", "ENOTDIR", "EISDIR", "ELOOP")
+_NAMES: tuple[str, ...] = ("EACCES", "EPERM", "EEXIST", "EROFS", "ENOSPC", "EDQUOT", "EFBIG")
+_NAMES += ("ENOTDIR", "EISDIR", "ELOOP")
 OUTPUT_ERRORS = {getattr(errno, name) for name in _NAMES}
 """Errors of the operating system that are due to the output's place, and not a bug."""
 

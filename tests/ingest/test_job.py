@@ -19,6 +19,7 @@ from hepflow.data.events import arrow_schema
 from hepflow.data.identity import event_ids
 from hepflow.data.ledger import Ledger
 from hepflow.data.output import MARKER
+from hepflow.data.task_records import record_path
 from hepflow.errors import ConfigError, DataError
 from hepflow.ingest.job import run
 from hepflow.ingest.task import Settings, run_task
@@ -229,7 +230,7 @@ def test_only_the_file_that_kills_every_worker_is_lost(raw: Path) -> None:
     (settings.output / "_records").mkdir(parents=True)
     task = pack(plan(assign(list_files(raw), TWO, raw), 1 << 20), 1 << 20)[0]
     assert len(task) == 2
-    marker = settings.record_path(settings.task_key(task)).with_name(
+    marker = record_path(settings.output, settings.task_key(task)).with_name(
         f".{settings.task_key(task)}.now"
     )
     marker.write_text(task[1].key)  # read by the attempt that died

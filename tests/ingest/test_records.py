@@ -9,10 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hepflow.data.events import open_events
+from hepflow.data.task_records import (
+    RECORDS,
+    merge_records,
+    read_records,
+    remove_single_records,
+)
 from hepflow.errors import DataError
 from hepflow.ingest import dataset
-from hepflow.ingest.records import merge_records, read_records, remove_single_records
-from hepflow.ingest.task import RECORDS, Settings, TaskRecord
+from hepflow.ingest.task import Settings, TaskRecord
 from hepflow.reading.listing import assign, list_files
 from hepflow.reading.ranges import EntryRange, SourceFile, plan
 from hepflow.reading.reader import Access
@@ -41,19 +46,19 @@ def test_each_task_has_its_latest_record(
     (output / RECORDS).mkdir()
     for key, n in single.items():
         write_single(output, record(key, n))
-    assert {one.key: one for one in read_records(output)} == {
+    assert {one.key: one for one in read_records(output, TaskRecord.from_dict)} == {
         key: record(key, n) for key, n in single.items()
     }
     remove_single_records(output)
     assert len(list((output / RECORDS).iterdir())) == len(single), "they are not merged yet"
     merge_records(output, [record(key, n) for key, n in merged.items()])
     expected = {key: record(key, n) for key, n in {**merged, **single}.items()}
-    found = list(read_records(output))
+    found = list(read_records(output, TaskRecord.from_dict))
     assert {one.key: one for one in found} == expected
     assert len(found) == len(expected)
     remove_single_records(output)
     assert [path.name for path in (output / RECORDS).iterdir()] == ["finished.jsonl"]
-    assert {one.key: one for one in read_records(output)} == {
+    assert {one.key: one for one in read_records(output, TaskRecord.from_dict)} == {
         key: record(key, n) for key, n in merged.items()
     }
 
@@ -65,7 +70,7 @@ def test_a_damaged_line_is_an_error_in_one_line(tmp_path: Path, line: str) -> No
     with (tmp_path / RECORDS / "finished.jsonl").open("a") as file:
         file.write(f"{line}\n")
     with pytest.raises(DataError, match=r"finished\.jsonl: not what hepflow writes") as error:
-        list(read_records(tmp_path))
+        list(read_records(tmp_path, TaskRecord.from_dict))
     assert "\n" not in str(error.value)
 
 
@@ -140,7 +145,7 @@ def test_a_retried_task_counts_before_its_merged_record(
     made: tuple[Path, list[EntryRange], Settings],
 ) -> None:
     output, ranges, settings = made
-    one, other = read_records(output)
+    one, other = read_records(output, TaskRecord.from_dict)
     lost = replace(one.ranges[0], lost={"I/O error": 0}, transient=True)
     merge_records(output, [replace(one, ranges=(lost,)), other])
     assert len(dataset.finished(ranges, settings, retry_quarantined=False)[1]) == 1

@@ -24,10 +24,10 @@ from hepflow.config.score import ScoreConfig
 from hepflow.data.ledger import Ledger
 from hepflow.errors import ConfigError, DataError
 from hepflow.score import live
-from hepflow.score.folder import ScoreFolder
+from hepflow.score.folder import ScoreFolder, read_scores
 from hepflow.score.inputs import ranges_of
 from hepflow.score.job import run
-from hepflow.score.task import prepare, score_range
+from hepflow.score.task import prepare, score_task
 from hepflow.score.view import View
 from hepflow.system.files import read_json
 from hepflow_bench.copies import copy_as_new
@@ -113,13 +113,14 @@ def test_a_bounded_number_is_submitted_and_the_oldest_first(
     options = config(tmp_path, model, cluster, in_flight=3)
     _, task, about = prepare(options)
     folder = ScoreFolder(task.output, about)
+    task = replace(task, run=folder.run)
     with Client(cluster.address) as client:
         stream = live.Stream(options, folder, task, client, View(options, (), None, folder))
         stream.poll()
         assert not stream.waiting, "a file is read once it is unchanged between two polls"
         stream.poll()
         stream.work()
-        assert sorted(split.file.name for split in stream.in_flight.values()) == [
+        assert sorted(split.file.name for (split,) in stream.in_flight.values()) == [
             "4.root",
             "5.root",
             "6.root",
@@ -129,6 +130,19 @@ def test_a_bounded_number_is_submitted_and_the_oldest_first(
             assert len(stream.in_flight) <= 3
             stream.work()
     assert scored_ids(tmp_path / "scores") == all_ids(tmp_path / "raw")
+
+
+def test_a_long_queue_leaves_few_files_of_scores(
+    tmp_path: Path, model: Path, cluster: ClusterConfig
+) -> None:
+    small = write_raw(tmp_path / "a.root", [6], seed=4)
+    for number in range(40):
+        copy_as_new(small, tmp_path / "raw" / f"{number}.root", number + 1)
+    run(config(tmp_path, model, cluster, in_flight=1))
+    assert scored_ids(tmp_path / "scores") == all_ids(tmp_path / "raw")
+    assert len(list((tmp_path / "scores").glob("*.parquet"))) < 25
+    left = [path.name for path in (tmp_path / "scores").rglob("*") if path.suffix != ".parquet"]
+    assert sorted(left) == ["_claims", "_hepflow.json", "_records", "finished.jsonl"]
 
 
 def test_the_view_shows_rates_latency_and_drift(
@@ -142,6 +156,7 @@ def test_the_view_shows_rates_latency_and_drift(
     same = config(tmp_path, model, cluster)
     scorer, task, about = prepare(same)
     folder = ScoreFolder(task.output, about)
+    task = replace(task, run=folder.run)
     view = View(same, (), scorer.net.spread, folder)
     assert "no event yet" in view.line()
     assert "nan" not in view.line()
@@ -158,7 +173,8 @@ def test_the_view_shows_rates_latency_and_drift(
         assert rate > 0
         p50, p99 = view.latency()
         assert 0 < p50 <= p99 < 60
-        record = next(iter(folder.done.values()))
+        (done,) = folder.records.values()
+        record = score_task([one.range for one in done.ranges], task)
         moved = tuple(
             (sum(row), *[0] * (len(row) - 1)) if i == 0 else row
             for i, row in enumerate(record.histograms)
@@ -209,10 +225,11 @@ def test_entry_ranges_of_another_size_replace_those_before(
     path = write_raw(tmp_path / "raw" / "a.root", [40, 30], seed=2)
     _, task, about = prepare(config(tmp_path, model, cluster))
     folder = ScoreFolder(task.output, about)
+    task = replace(task, run=folder.run)
     for most in (path.stat().st_size, path.stat().st_size // 2 + 1):
         splits = ranges_of(tmp_path / "raw", task.access, most)
         for split in folder.pending(splits):
-            folder.add(score_range(split, task))
+            folder.add(score_task((split,), task))
     assert len(splits) == 2
     assert scored_ids(task.output) == all_ids(tmp_path / "raw")
     assert folder.ledger.n_in == 70
@@ -225,15 +242,17 @@ def test_an_entry_range_that_is_scored_again_is_not_left_to_a_copy_of_its_file(
     shutil.copy(path, path.with_name("b.root"))
     _, task, about = prepare(config(tmp_path, model, cluster))
     splits = ranges_of(tmp_path / "raw", task.access, path.stat().st_size // 2 + 1)
-    ScoreFolder(task.output, about)
-    records = [score_range(split, task) for split in splits]
-    assert [(record.name, record.ledger.n_out > 0) for record in records] == [
+    task = replace(task, run=ScoreFolder(task.output, about).run)
+    records = [score_task((split,), task) for split in splits]
+    assert [(record.ranges[0].range.file.name, record.ledger.n_out > 0) for record in records] == [
         ("a.root", True)
     ] * 2 + [("b.root", False)] * 2
-    replace(records[0], transient=True).write(task.output)
+    lost = replace(records[0].ranges[0], transient=True)
+    replace(records[0], ranges=(lost,)).write(task.output)
     folder = ScoreFolder(task.output, about, retry_lost=True)
+    task = replace(task, run=folder.run)
     for split in reversed(folder.pending(splits)):
-        folder.add(score_range(split, task))
+        folder.add(score_task((split,), task))
     assert scored_ids(task.output) == sorted(set(all_ids(path.parent)))
 
 
@@ -277,10 +296,10 @@ def test_killed_streams_and_workers_lose_and_double_nothing(
     assert about["complete"]
     assert Ledger.from_dict(about["ledger"]).check().n_in == N_FILES * TEMPLATE_EVENTS
     assert not list(output.glob("**/.*.part"))
-    names = {path.name: path.read_bytes() for path in output.glob("*.parquet")}
+    scores = read_scores(output).sort_by("event_id")
     shutil.rmtree(output)
     run(config(tmp_path, model, cluster))
-    assert {path.name: path.read_bytes() for path in output.glob("*.parquet")} == names
+    assert read_scores(output).sort_by("event_id") == scores
 
 
 def workers_of(pid: int) -> list[int]:

@@ -16,14 +16,16 @@ import pytest
 
 from hepflow.config.score import KafkaConfig
 from hepflow.data.ledger import Ledger, Lost
+from hepflow.data.task_records import RECORDS
 from hepflow.errors import DataError
 from hepflow.physics.skim import NOT_FINITE
 from hepflow.score.folder import CHECKPOINT, RECENT, read_scores
 from hepflow.score.kafka import folder as module
 from hepflow.score.kafka.deleted import n_messages
 from hepflow.score.kafka.folder import NAMED, TopicFolder, name_of
-from hepflow.score.task import RECORDS, ScoreRecord
+from hepflow.score.record import ScoreRecord
 from hepflow.system.files import read_json
+from hepflow.system.publishing import whole
 
 ABOUT = {"key": "k"}
 NEVER = KafkaConfig(roll_s=1e9)
@@ -40,12 +42,13 @@ def write_batch(path: Path, number: int, lost: tuple[Lost, ...] = (), old: bool 
     fragment = f"{name}.parquet" if old else f"{RECENT}/{name}.parquet"
     table = pa.table({"event_id": pa.array(ids, pa.int64())})
     (path / fragment).parent.mkdir(exist_ok=True)
-    pq.write_table(table, path / fragment)
+    with whole(path / fragment) as part:
+        pq.write_table(table, part)
     n_lost = sum(item.events or 0 for item in lost)
     ledger = Ledger(PER_BATCH + n_lost, PER_BATCH, {}, lost).check()
     messages = {f"hash {number}": f"t[0]@{number}"}
     (path / RECORDS).mkdir(exist_ok=True)
-    record = ScoreRecord(name, name, ledger, messages=messages, fragment=fragment)
+    record = ScoreRecord(name, ledger, messages=messages, fragment=fragment)
     return replace(record, accepted={"any": 1}).write(path)
 
 

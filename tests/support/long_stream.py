@@ -4,9 +4,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from hepflow.data.task_records import RECORDS
 from hepflow.score.folder import CHECKPOINT, RECENT
 from hepflow.score.kafka.folder import name_of
-from hepflow.score.task import RECORDS, ScoreRecord
+from hepflow.score.record import ScoreRecord
 from hepflow.system.files import read_json, write_json
 
 PER_FILE = 2400  # micro-batches in ten minutes, at four per second
@@ -32,7 +33,7 @@ def lengthen(output: Path, n: int) -> int:
 
     def put(name: str, fragment: str, **changed: object) -> None:
         shutil.copyfile(scores, output / fragment)
-        replace(record, key=name, name=name, fragment=fragment, **changed).write(output)
+        replace(record, key=name, fragment=fragment, **changed).write(output)
 
     firsts = range(0, n - PER_FILE, PER_FILE)
     for first in firsts:

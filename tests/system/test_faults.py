@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from hepflow.errors import DataError
 from hepflow.schema import HLF, PARTICLE
 from hepflow.score.folder import ScoreFolder, read_scores
 from hepflow.score.inputs import ranges_of
-from hepflow.score.task import prepare, score_range
+from hepflow.score.task import prepare, score_task
 from hepflow.system.files import read_json, write_json
 from hepflow.train.record import read_table
 from tests.support.faults import deaths
@@ -153,9 +154,10 @@ def test_scores(tmp_path: Path) -> None:
         config = ScoreConfig(input=raw, model=model, output=folder / "scores")
         _, task, about = prepare(config)
         scores = ScoreFolder(task.output, about)
+        task = replace(task, run=scores.run)
         for entries in scores.pending(ranges_of(raw, task.access, 1 << 30)):
-            scores.add(score_range(entries, task))
-        scores.write(complete=True)
+            scores.add(score_task((entries,), task))
+        scores.finish(complete=True)
 
     def check(folder: Path) -> None:
         if list(folder.glob("scores/*.parquet")):

@@ -18,10 +18,12 @@ from hepflow.errors import HepflowError
 from hepflow.physics.skim import NOT_FINITE
 from hepflow.reading.record import describe
 from hepflow.score.folder import RECENT
+from hepflow.score.fragment import write_scores
 from hepflow.score.kafka.deleted import Skipped, place_of
 from hepflow.score.kafka.folder import TopicFolder, latest, name_of
 from hepflow.score.kafka.task import SCHEMA, Report, failed, score_messages
-from hepflow.score.task import ScoreRecord, Tally, Task, write_scores
+from hepflow.score.record import ScoreRecord
+from hepflow.score.task import Tally, Task
 from hepflow.score.view import View
 
 log = logging.getLogger(__name__)
@@ -123,10 +125,19 @@ class Batches:
                 lost.append(Lost(place, NOT_FINITE, report.tally.n_not_finite))
             total.add(report.tally)
         ledger = Ledger(n_in, total.n_out, total.rejected, tuple(lost)).check()
-        fragment = write_scores(tables, f"{RECENT}/{name}", self.task)
+        fragment = f"{RECENT}/{name}.parquet" if tables else None
+        if fragment is not None:
+            write_scores(self.task.output / fragment, tables, self.task.about)
         seconds = round(time.perf_counter() - started, 4)
-        of_events = False, total.accepted, total.histograms, seconds
-        record = ScoreRecord(name, name, ledger, None, None, messages, fragment, *of_events)
+        record = ScoreRecord(
+            name,
+            ledger,
+            fragment,
+            total.accepted,
+            messages=messages,
+            histograms=total.histograms,
+            seconds=seconds,
+        )
         return record.write(self.task.output), arrived
 
 

@@ -12,7 +12,7 @@ without a record is removed, and so is what the record of many includes.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -24,11 +24,13 @@ import pyarrow.parquet as pq
 
 from hepflow.config.score import KafkaConfig
 from hepflow.data.ledger import Ledger, Lost, total
+from hepflow.data.task_records import RECORDS, record_path
 from hepflow.errors import DataError
 from hepflow.physics.skim import NOT_FINITE
+from hepflow.score.claims import remove_claims
 from hepflow.score.folder import CHECKPOINT, RECENT, ScoreFolder, batch_of, last_merged
 from hepflow.score.kafka.deleted import earlier, n_messages
-from hepflow.score.task import RECORDS, ScoreRecord
+from hepflow.score.record import ScoreRecord
 from hepflow.system.files import read_json, write_json
 from hepflow.system.publishing import whole
 from hepflow.system.storage import listed, make_folder, remove
@@ -62,6 +64,7 @@ class TopicFolder(ScoreFolder):
         self._bytes = self._n_messages = 0  # of these
         self._since = monotonic()  # the first of these came
         super().__init__(path, about, overwrite)
+        remove_claims(path)  # no file is claimed
         checkpoint = path / CHECKPOINT  # Spark writes the query's options into it
         checkpoint.mkdir(0o700, exist_ok=True)
         checkpoint.chmod(0o700)
@@ -74,19 +77,11 @@ class TopicFolder(ScoreFolder):
     @property
     def n_quarantined(self) -> int:
         """Messages that lost events."""
-        return sum(map(n_messages, {item.file for item in self.ledger.lost}))
+        return sum(map(n_messages, {item.file for item in self.counts.lost}))
 
     def add(self, record: ScoreRecord) -> None:
         """Add the record of the next micro-batch, or of many."""
-        super().add(record)
-        self.last = max(self.last, batch_of(record.key))
-        lost = self.ledger.lost
-        if len(lost) > 2 * NAMED:
-            self.ledger = replace(self.ledger, lost=(*_summed(lost[:-NAMED]), *lost[-NAMED:]))
-        if _is_merged(record.key):
-            self._keep_little(record)
-        else:
-            self._append(record)
+        self._append(record)
 
     def merge(self, messages: Mapping[str, str], *, at_end: bool = False) -> None:
         """Merge the latest micro-batches once they are old or large enough, or ``at_end``.
@@ -101,6 +96,18 @@ class TopicFolder(ScoreFolder):
             self._recent, self._bytes, self._n_messages = [], 0, 0
 
     def _append(self, record: ScoreRecord) -> None:
+        super()._append(record)
+        self.last = max(self.last, batch_of(record.key))
+        lost = self.counts.lost
+        if len(lost) > 2 * NAMED:
+            lost[:-NAMED] = _summed(lost[:-NAMED])
+        if _is_merged(record.key):
+            self._keep_little(record)
+        else:
+            self._await(record)
+
+    def _await(self, record: ScoreRecord) -> None:
+        """Count a micro-batch among those to be merged."""
         self._since = self._since if self._recent else monotonic()
         self._recent.append(record)
         self._n_messages += len(record.messages) + len(record.ledger.lost)
@@ -118,15 +125,16 @@ class TopicFolder(ScoreFolder):
         for record in small:
             accepted.update(record.accepted)
         ledger = total(record.ledger for record in small).check()
-        merged = ScoreRecord(name, name, ledger, fragment=fragment, accepted=dict(accepted))
-        self._keep_little(merged.write(self.path))
+        self._keep_little(ScoreRecord(name, ledger, fragment, accepted).write(self.path))
         for record in small:
-            del self.done[record.key]
-            self._forget(record)
+            del self.records[record.key]
+            remove(record_path(self.path, record.key))
+            if record.fragment is not None:
+                remove(self.path / record.fragment)
 
     def _keep_little(self, merged: ScoreRecord) -> None:
         """Keep in memory which file a record has, and nothing that grows with what is in it."""
-        self.done[merged.key] = replace(merged, ledger=Ledger())
+        self.records[merged.key] = replace(merged, ledger=Ledger())
 
     def _sweep(self, retry_lost: bool) -> None:
         make_folder(self.path / RECENT)
@@ -148,14 +156,15 @@ class TopicFolder(ScoreFolder):
         self.messages = latest(self.messages, self.config.remembered)
         self._recent, self._bytes, self._n_messages = [], 0, 0
         for each in recent:  # many, if an earlier version left them
-            self._append(each)
+            self._await(each)
             self.merge(self.messages)
 
-    def _read(self, path: Path) -> ScoreRecord:
-        record = super()._read(path)
-        if record.fragment is None or _is_merged(record.key):
-            return record
-        return replace(record, fragment=f"{RECENT}/{Path(record.fragment).name}")
+    def _read(self) -> Iterator[ScoreRecord]:
+        for record in super()._read():
+            fragment = record.fragment
+            if fragment is not None and not _is_merged(record.key):
+                fragment = f"{RECENT}/{Path(fragment).name}"
+            yield replace(record, fragment=fragment)
 
     def _require_all(self) -> None:
         """Refuse to go on without Spark's checkpoint, or without scores that it counts as written.
@@ -164,7 +173,7 @@ class TopicFolder(ScoreFolder):
         """
         checkpoint = self.path / CHECKPOINT
         commits = [int(path.name) for path in listed(checkpoint / "commits", "[0-9]*")]
-        found = sum(batch_of(key) + 1 - int(key.split("-")[1]) for key in self.done)
+        found = sum(batch_of(key) + 1 - int(key.split("-")[1]) for key in self.records)
         missing = max([self.last, *commits]) + 1 - found
         planned = self.last < 0 or (checkpoint / "offsets" / str(self.last)).is_file()
         if missing or not planned:

@@ -19,17 +19,19 @@ from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from hepflow.config.score import ScoreConfig
+from hepflow.data.task_records import RECORDS
 from hepflow.engines import java_errors
 from hepflow.engines.spark import archive_classes, spark_session
 from hepflow.errors import ConfigError, DataError, HepflowError
 from hepflow.reading.record import judge
+from hepflow.score.claims import CLAIMS
 from hepflow.score.folder import CHECKPOINT, RECENT
 from hepflow.score.kafka import query
 from hepflow.score.kafka.batches import Batches, brief, is_of_an_option
 from hepflow.score.kafka.deleted import Skipped, n_messages
 from hepflow.score.kafka.folder import TopicFolder
 from hepflow.score.kafka.topic import Topic
-from hepflow.score.task import CLAIMS, RECORDS, Task, prepare
+from hepflow.score.task import Task, prepare
 from hepflow.score.view import View, shown
 from hepflow.system.locks import exclusive
 from hepflow.system.processes import terminated

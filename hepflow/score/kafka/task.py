@@ -8,10 +8,11 @@ from typing import Self
 import pyarrow as pa
 
 from hepflow.errors import DataError, one_line
+from hepflow.score.fragment import table_of
 from hepflow.score.kafka.messages import Content, Malformed, decode, encode
 from hepflow.score.kafka.rows import arrow_of
 from hepflow.score.scorer import Scorer, Scores
-from hepflow.score.task import Tally, Task, scorer_of, table_of
+from hepflow.score.task import Tally, Task, scorer_of
 from hepflow.system.terminal import counted
 
 SCHEMA = "topic string, partition int, offset bigint, time_ms bigint, report string, scores binary"

@@ -1,40 +1,72 @@
-"""Records of ingest's tasks: a file each while a run lasts, one file when it is finished.
+"""Records of a stage's tasks: a file each while a run lasts, one file when it is finished.
 
     _records/KEY.json         record of a task, written by the task
-    _records/finished.jsonl   a record per line, of all tasks when the dataset was last finished
+    _records/finished.jsonl   a record per line, of all tasks that were finished at the last merge
 
 The merged file takes one request where 80,000 small ones take as many, and it is read line by line.
-A single record is later than the merged one of the same task, so it counts. Single records are
-removed when the marker has been written after the merged file.
+A single record is later than the merged one of the same task, so it counts. Ingest merges at its
+end and score also in between; both remove single records only after the merge.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from operator import attrgetter
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
-from hepflow.ingest.task import RECORDS, TaskRecord
 from hepflow.system.files import read_json, recorded
 from hepflow.system.publishing import whole
 from hepflow.system.storage import listed, read_bytes, remove_all
 
+RECORDS = "_records"
 _MERGED = "finished.jsonl"
 
 
-def read_records(output: Path) -> Iterator[TaskRecord]:
-    """Yield the record of each task that has finished, in this run or before."""
+class TaskRecord(Protocol):
+    """Record of a task, as a stage defines it."""
+
+    @property
+    def key(self) -> str:
+        """Name of the record."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types for JSON."""
+
+
+Record = TypeVar("Record", bound=TaskRecord)
+
+
+def record_path(output: Path, key: str) -> Path:
+    """Return the path of the record of a task."""
+    return output / RECORDS / f"{key}.json"
+
+
+def has_records(output: Path) -> bool:
+    """Return whether any task has finished."""
+    return bool(listed(output / RECORDS, "*.json*"))
+
+
+def read_records(
+    output: Path, from_dict: Callable[[Mapping[str, Any]], Record]
+) -> Iterator[Record]:
+    """Yield the record of each task that has finished, in this run or before: single ones first."""
     files = listed(output / RECORDS)
     singles = [path for path in files if path.suffix == ".json"]
+
+    def single(path: Path) -> Record:
+        with recorded(path):
+            return from_dict(read_json(path))
+
     with ThreadPoolExecutor(16) as pool:  # a remote store answers in tens of milliseconds
-        yield from pool.map(_single, singles)
+        yield from pool.map(single, singles)
     later = {path.stem for path in singles}
     merged = output / RECORDS / _MERGED
     if any(path.name == _MERGED for path in files):
         with recorded(merged):
             for line in BytesIO(read_bytes(merged)):
-                record = TaskRecord.from_dict(json.loads(line))
+                record = from_dict(json.loads(line))
                 if record.key not in later:
                     yield record
 
@@ -51,8 +83,3 @@ def remove_single_records(output: Path) -> None:
     files = listed(output / RECORDS)
     if any(path.name == _MERGED for path in files):
         remove_all(path for path in files if path.suffix == ".json")
-
-
-def _single(path: Path) -> TaskRecord:
-    with recorded(path):
-        return TaskRecord.from_dict(read_json(path))
