@@ -103,7 +103,7 @@ class EventData(pl.LightningDataModule):
 
     def _is_kept(self, split: str, particles: bool) -> bool:
         """Return whether a split that is read every epoch fits into memory, after those before."""
-        left = self.options.memory_mb * MB
+        left: float = self.options.memory_mb * MB
         for name in _EVERY_EPOCH:
             per_event = self._bytes_per_event(name, particles=particles)
             fits = per_event * self._total(name, "n_events") <= left

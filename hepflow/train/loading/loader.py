@@ -146,7 +146,6 @@ class EventLoader:
                 yield Window(map(self.reader.read, wanted), sum(map(len, wanted)))
             return
         with ThreadPoolExecutor(self.workers, thread_name_prefix="hepflow-read") as pool:
-
             coming: deque[Future[EventBlock]] = deque()
 
             def read_ahead(number: int) -> int:
