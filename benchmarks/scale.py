@@ -3,7 +3,8 @@
 python benchmarks/scale.py [--quick] [--sizes 1000,10000,100000] [--only ingest,features] prints a
 table per stage, and as the last line one JSON object. ``growth`` is the largest exponent p of
 seconds ~ size**p; the smallest size, a tenth of the first one given, stands for the start of the
-processes. Memory is the most that one process of a kind held.
+processes. Where the largest input takes less than twice as long as that, there is no exponent.
+Memory is the most that one process of a kind held.
 """
 
 import argparse
@@ -45,21 +46,25 @@ def main() -> None:
                 steps, numbers = stage.rehearse(scratch, sizes)
                 exponents += show_steps(name, steps)
                 found |= numbers
-    print(json.dumps({**found, "growth": max(exponents)}))
+    print(json.dumps({**found, "growth": max(exponents, default=0.0)}))
 
 
 def show_steps(name: str, steps: Sequence[Step]) -> list[float]:
     """Print the table of a stage, and return the exponents of its growth."""
     rows, exponents = [], []
+    roles = [role for role in _ROLES if any(role in step.gb for step in steps)]
     for stage in dict.fromkeys(step.stage for step in steps):
         first, *rest = sorted((s for s in steps if s.stage == stage), key=lambda step: step.n)
-        more = [replace(s, n=s.n - first.n, seconds=s.seconds - first.seconds) for s in rest]
-        exponents.append(round(growth(more), 2))
+        power = ""
+        if rest[-1].seconds >= 2 * first.seconds:
+            more = [replace(s, n=s.n - first.n, seconds=s.seconds - first.seconds) for s in rest]
+            exponents.append(round(growth(more), 2))
+            power = f"{exponents[-1]:.2f}"
         for step in (first, *rest):
-            gb = (f"{step.gb[role]:.2f}" if role in step.gb else "" for role in _ROLES)
-            power = f"{exponents[-1]:.2f}" if step is rest[-1] else ""
-            rows.append((stage, f"{step.n:,}", f"{step.seconds:,.1f}", *gb, step.files, power))
-    columns = ("", "size", "s", *(f"{role}, GB" for role in _ROLES), "files", "exponent")
+            gb = (f"{step.gb[role]:.2f}" if role in step.gb else "" for role in roles)
+            last = power if step is rest[-1] else ""
+            rows.append((stage, f"{step.n:,}", f"{step.seconds:,.1f}", *gb, step.files or "", last))
+    columns = ("", "size", "s", *(f"{role}, GB" for role in roles), "files", "exponent")
     show(table(columns, rows, f"{name}, load {os.getloadavg()[0]:.1f}"))
     return exponents
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,15 +34,16 @@ def rehearse(scratch: Path, n_files: Sequence[int]) -> tuple[list[Step], dict[st
         store = scratch / f"{n}.zarr"
         if not store.exists():
             write(store, n)
-        first = {}
+        first, report = {}, scratch / f"{n}-report"
+        for old in (report, *(store.with_name(f"{n}-{net}") for net in NETS)):
+            shutil.rmtree(old, ignore_errors=True)
         for net in NETS:
             os.environ[PLACE] = str(scratch / f"{net}.json")
-            steps.append(run(f"train fit, {net}, two batches", n, _two_batches(store, net)))
+            steps.append(run(f"{net}, two batches", n, _two_batches(store, net)))
             first[net] = json.loads(Path(os.environ[PLACE]).read_text())
             held = {"driver": first[net]["gb"]}
-            steps.append(Step(f"first batch, {net}", n, first[net]["seconds"], held))
+            steps.append(Step(f"{net}, first batch", n, first[net]["seconds"], held))
         predict(store, scratch / f"{n}-runs")
-        report = scratch / f"{n}-report"
         compared = ["evaluate", f"--input={scratch / f'{n}-runs'}", f"--output={report}"]
         steps.append(run("evaluate", n, [*compared, f"--store={store}"], report))
         found = {
