@@ -21,7 +21,7 @@ from rehearsal.measure import Step, growth
 from hepflow.system.terminal import show, table
 
 _STAGES = ("ingest", "features", "train", "score")
-_ROLES = ("driver", "java", "executor", "worker")
+_ROLES = ("driver", "java", "executor", "worker")  # the most that one process of each held
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="1,000 and 4,000: some minutes")
-    parser.add_argument("--sizes", default="1000,10000,100000", help="files, or 1/500 of events")
+    parser.add_argument("--sizes", default="1000,10000,100000", help="sizes of the input")
     parser.add_argument("--only", default=",".join(_STAGES), help="stages; features needs ingest")
     parser.add_argument("--scratch", type=Path, help="where the inputs and outputs go, and stay")
     given = parser.parse_args()
@@ -51,15 +51,16 @@ def main() -> None:
 def show_steps(name: str, steps: Sequence[Step]) -> list[float]:
     """Print the table of a stage, and return the exponents of its growth."""
     rows, exponents = [], []
+    roles = [role for role in _ROLES if any(role in step.gb for step in steps)]
     for stage in dict.fromkeys(step.stage for step in steps):
         first, *rest = sorted((s for s in steps if s.stage == stage), key=lambda step: step.n)
         more = [replace(s, n=s.n - first.n, seconds=s.seconds - first.seconds) for s in rest]
         exponents.append(round(growth(more), 2))
         for step in (first, *rest):
-            gb = (f"{step.gb[role]:.2f}" if role in step.gb else "" for role in _ROLES)
+            gb = (f"{step.gb[role]:.2f}" if role in step.gb else "" for role in roles)
             power = f"{exponents[-1]:.2f}" if step is rest[-1] else ""
             rows.append((stage, f"{step.n:,}", f"{step.seconds:,.1f}", *gb, step.files, power))
-    columns = ("", "size", "s", *(f"{role}, GB" for role in _ROLES), "files", "exponent")
+    columns = ("", "size", "s", *(f"{role} GB" for role in roles), "files", "exponent")
     show(table(columns, rows, f"{name}, load {os.getloadavg()[0]:.1f}"))
     return exponents
 
