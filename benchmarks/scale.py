@@ -2,8 +2,8 @@
 
 python benchmarks/scale.py [--quick] [--sizes 1000,10000,100000] [--only ingest,features] prints a
 table per stage, and as the last line one JSON object. ``growth`` is the largest exponent p of
-seconds ~ size**p; the smallest size, a tenth of the first one given, stands for the start of the
-processes. Memory is the most that one process of a kind held.
+CPU seconds ~ size**p; the smallest size, a tenth of the first one given, stands for the start of
+the processes. Memory is the most that one process of a kind held.
 """
 
 import argparse
@@ -54,15 +54,20 @@ def show_steps(name: str, steps: Sequence[Step]) -> list[float]:
     roles = [role for role in _ROLES if any(role in step.gb for step in steps)]
     for stage in dict.fromkeys(step.stage for step in steps):
         first, *rest = sorted((s for s in steps if s.stage == stage), key=lambda step: step.n)
-        more = [replace(s, n=s.n - first.n, seconds=s.seconds - first.seconds) for s in rest]
+        more = [replace(s, n=s.n - first.n, seconds=_cost(s) - _cost(first)) for s in rest]
         exponents.append(round(growth(more), 2))
         for step in (first, *rest):
             gb = (f"{step.gb[role]:.2f}" if role in step.gb else "" for role in roles)
             power = f"{exponents[-1]:.2f}" if step is rest[-1] else ""
-            rows.append((stage, f"{step.n:,}", f"{step.seconds:,.1f}", *gb, step.files, power))
-    columns = ("", "size", "s", *(f"{role} GB" for role in roles), "files", "exponent")
+            times = f"{step.seconds:,.1f}", f"{step.cpu_s:,.1f}"
+            rows.append((stage, f"{step.n:,}", *times, *gb, step.files, power))
+    columns = ("", "size", "s", "CPU s", *(f"{role} GB" for role in roles), "files", "exponent")
     show(table(columns, rows, f"{name}, load {os.getloadavg()[0]:.1f}"))
     return exponents
+
+
+def _cost(step: Step) -> float:
+    return step.cpu_s or step.seconds
 
 
 if __name__ == "__main__":
