@@ -2,8 +2,8 @@
 
 python benchmarks/scale.py [--quick] [--sizes 1000,10000,100000] [--only ingest,features] prints a
 table per stage, and as the last line one JSON object. ``growth`` is the largest exponent p of
-seconds ~ size**p; the smallest size, a tenth of the first one given, stands for the start of the
-processes. Where the largest input takes less than twice as long as that, there is no exponent.
+CPU seconds ~ size**p; the smallest size, a tenth of the first one given, stands for the start of
+the processes. Where the largest input takes less than twice as long as that, there is no exponent.
 Memory is the most that one process of a kind held.
 """
 
@@ -22,7 +22,7 @@ from rehearsal.measure import Step, growth
 from hepflow.system.terminal import show, table
 
 _STAGES = ("ingest", "features", "train", "score")
-_ROLES = ("driver", "java", "executor", "worker")
+_ROLES = ("driver", "java", "executor", "worker")  # the most that one process of each held
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="1,000 and 4,000: some minutes")
-    parser.add_argument("--sizes", default="1000,10000,100000", help="files, or 1/500 of events")
+    parser.add_argument("--sizes", default="1000,10000,100000", help="sizes of the input")
     parser.add_argument("--only", default=",".join(_STAGES), help="stages; features needs ingest")
     parser.add_argument("--scratch", type=Path, help="where the inputs and outputs go, and stay")
     given = parser.parse_args()
@@ -56,17 +56,22 @@ def show_steps(name: str, steps: Sequence[Step]) -> list[float]:
     for stage in dict.fromkeys(step.stage for step in steps):
         first, *rest = sorted((s for s in steps if s.stage == stage), key=lambda step: step.n)
         power = ""
-        if rest[-1].seconds >= 2 * first.seconds:
-            more = [replace(s, n=s.n - first.n, seconds=s.seconds - first.seconds) for s in rest]
+        if _cost(rest[-1]) >= 2 * _cost(first):
+            more = [replace(s, n=s.n - first.n, seconds=_cost(s) - _cost(first)) for s in rest]
             exponents.append(round(growth(more), 2))
             power = f"{exponents[-1]:.2f}"
         for step in (first, *rest):
             gb = (f"{step.gb[role]:.2f}" if role in step.gb else "" for role in roles)
             last = power if step is rest[-1] else ""
-            rows.append((stage, f"{step.n:,}", f"{step.seconds:,.1f}", *gb, step.files or "", last))
-    columns = ("", "size", "s", *(f"{role}, GB" for role in roles), "files", "exponent")
+            times = f"{step.seconds:,.1f}", f"{step.cpu_s:,.1f}"
+            rows.append((stage, f"{step.n:,}", *times, *gb, step.files or "", last))
+    columns = ("", "size", "s", "CPU s", *(f"{role} GB" for role in roles), "files", "exponent")
     show(table(columns, rows, f"{name}, load {os.getloadavg()[0]:.1f}"))
     return exponents
+
+
+def _cost(step: Step) -> float:
+    return step.cpu_s or step.seconds
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import psutil
 from rehearsal.callbacks import PLACE, Steps
-from rehearsal.measure import GB, memory_by_role
+from rehearsal.measure import GB, processes
 
 from hepflow.data.events import open_events
 from hepflow.data.ledger import Ledger
@@ -188,18 +188,16 @@ def attempt(
     """Run a stage; kill all its processes when it is time."""
     command = [sys.executable, "-m", "hepflow", *map(str, arguments)]
     before = watched.cpu_s[-1] if watched.cpu_s else 0.0
-    started = time.time()
+    started, busy = time.time(), dict[int, float]()
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
         while process.poll() is None:
             root = psutil.Process(process.pid)
             most: dict[str, float] = defaultdict(float)
-            for role, n_bytes in memory_by_role(root):
-                most[role] = max(most[role], n_bytes / GB)
+            for pid, role, n_bytes, cpu_s in processes(root):
+                most[role], busy[pid] = max(most[role], n_bytes / GB), cpu_s
             watched.times.append(time.time())
-            # a process that has just ended is missing until its parent has noticed
-            now = before + cpu(root)
-            watched.cpu_s.append(max(now, watched.cpu_s[-1] if watched.cpu_s else 0.0))
+            watched.cpu_s.append(before + sum(busy.values()))
             watched.gb.append(dict(most))
             if is_time is not None and is_time():
                 for child in [*root.children(recursive=True), root]:
@@ -210,17 +208,6 @@ def attempt(
             said.seek(0)
             raise RuntimeError(f"{' '.join(command)}: status {process.returncode}\n{said.read()}")
     watched.attempts.append((started, time.time()))
-
-
-def cpu(root: psutil.Process) -> float:
-    """Return the CPU seconds of a process and of all below it, also of those that have ended."""
-    total = 0.0
-    for process in [root, *root.children(recursive=True)]:
-        try:
-            total += sum(process.cpu_times()[:4])
-        except psutil.Error:
-            continue
-    return total
 
 
 def written(folder: Path, pattern: str) -> list[float]:

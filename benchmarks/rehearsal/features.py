@@ -40,7 +40,7 @@ def rehearse(scratch: Path, sizes: Sequence[int]) -> tuple[list[measure.Step], d
         output = scratch / f"features-{n}.zarr"
         arguments = ["features", "--input", dataset(scratch, n), "--output", output]
         arguments += ["--part_mb", str(_PART_MB)]
-        for stage in ("features", "features again"):
+        for stage in ("features", "again"):
             steps += [measure.run(stage, n, arguments, output, environment=environment)]
     last, most = steps[-1], max(step.gb["driver"] for step in steps)
     n_files = round(last.files * _FILES_AT_10TB / last.n)

@@ -20,9 +20,9 @@ def rehearse(scratch: Path, sizes: Sequence[int]) -> tuple[list[measure.Step], d
     steps = []
     for n in sizes:
         steps.append(_ingest("ingest", n, scratch, dataset(scratch, n), environment))
-        steps.append(_ingest("ingest again", n, scratch, dataset(scratch, n), environment))
+        steps.append(_ingest("again", n, scratch, dataset(scratch, n), environment))
         output = scratch / "damaged"
-        steps.append(_ingest("ingest, 1 % damaged", n, scratch, output, environment, damaged=True))
+        steps.append(_ingest("1 % damaged", n, scratch, output, environment, damaged=True))
         _check_losses(output, n)
         shutil.rmtree(output)
     most = max(step.gb["driver"] for step in steps)

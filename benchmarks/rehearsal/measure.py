@@ -30,6 +30,8 @@ class Step:
     """Role of a process (driver, java, executor, worker) -> most memory that one held at once."""
     files: int = 0
     """Files made."""
+    cpu_s: float = 0.0
+    """CPU seconds of all processes, which another load does not change; 0: not measured."""
 
 
 def run(
@@ -47,18 +49,20 @@ def run(
     """
     command = [sys.executable, "-m", "hepflow", *map(str, arguments)]
     most: dict[str, float] = defaultdict(float)
+    spent: dict[int, float] = {}
     with tempfile.TemporaryFile("w+") as said:
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=said, stderr=said, env=environment)
         while process.poll() is None:
-            for role, held in memory_by_role(psutil.Process(process.pid)):
-                most[role] = max(most[role], held / GB)
+            for pid, role, held, cpu_s in processes(psutil.Process(process.pid)):
+                most[role], spent[pid] = max(most[role], held / GB), cpu_s
             time.sleep(0.5)
         seconds = time.perf_counter() - started
         if process.returncode != rc:
             said.seek(0)
             raise RuntimeError(f"{' '.join(command)}: status {process.returncode}\n{said.read()}")
-    return Step(stage, n, seconds, dict(most), 0 if output is None else n_files(output))
+    made, cpu_s = 0 if output is None else n_files(output), sum(spent.values())
+    return Step(stage, n, seconds, dict(most), made, cpu_s)
 
 
 def n_files(folder: Path) -> int:
@@ -77,17 +81,18 @@ def growth(steps: Iterable[Step], start_s: float = 0.0) -> float:
     return math.log(spent[1] / spent[0]) / math.log(large.n / small.n)
 
 
-def memory_by_role(process: psutil.Process) -> list[tuple[str, int]]:
-    """Return role and resident bytes of a process and of those below it."""
+def processes(process: psutil.Process) -> list[tuple[int, str, int, float]]:
+    """Return id, role, resident bytes and CPU seconds of a process and of those below it."""
     found = []
     for one in (process, *_children(process)):
         try:
             words, held = " ".join(one.cmdline()), one.memory_info().rss
+            times = one.cpu_times()
         except psutil.Error:  # it has ended
             continue
         below = one.pid != process.pid
         role = next((role for word, role in _ROLES.items() if below and word in words), "driver")
-        found.append((role, held))
+        found.append((one.pid, role, held, times.user + times.system))
     return found
 
 

@@ -41,8 +41,8 @@ def rehearse(scratch: Path, n_files: Sequence[int]) -> tuple[list[Step], dict[st
             os.environ[PLACE] = str(scratch / f"{net}.json")
             steps.append(run(f"{net}, two batches", n, _two_batches(store, net)))
             first[net] = json.loads(Path(os.environ[PLACE]).read_text())
-            held = {"driver": first[net]["gb"]}
-            steps.append(Step(f"{net}, first batch", n, first[net]["seconds"], held))
+            own, held = first[net], {"driver": first[net]["gb"]}
+            steps.append(Step(f"{net}, first batch", n, own["seconds"], held, cpu_s=own["cpu_s"]))
         predict(store, scratch / f"{n}-runs")
         compared = ["evaluate", f"--input={scratch / f'{n}-runs'}", f"--output={report}"]
         steps.append(run("evaluate", n, [*compared, f"--store={store}"], report))
