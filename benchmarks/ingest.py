@@ -35,7 +35,7 @@ import uproot
 from hepflow.config.engines import SparkConfig
 from hepflow.config.stages import IngestConfig
 from hepflow.data.task_records import RECORDS
-from hepflow.engines.spark import properties, spark_session
+from hepflow.engines.spark import spark_session, worker_environment
 from hepflow.ingest.job import run
 from hepflow.ingest.task import Settings, run_task
 from hepflow.reading.ranges import EntryRange, SourceFile
@@ -241,7 +241,7 @@ def peaks(root: Path, sizes: Sequence[float]) -> dict[str, int]:
 
 def peak_of(path: Path | None) -> int:
     code = f"from benchmarks.ingest import peak; peak({str(path or '')!r})"
-    place, environment = Path(__file__).parents[1], os.environ | environment_of_workers()
+    place, environment = Path(__file__).parents[1], os.environ | worker_environment()
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=place,
@@ -251,16 +251,6 @@ def peak_of(path: Path | None) -> int:
         text=True,
     )
     return int(done.stdout)
-
-
-def environment_of_workers() -> dict[str, str]:
-    """Return the environment of the Python workers of our Spark sessions."""
-    prefix = "spark.executorEnv."
-    return {
-        name.removeprefix(prefix): value
-        for name, value in properties(SparkConfig()).items()
-        if name.startswith(prefix)
-    }
 
 
 def peak(path: str) -> None:

@@ -604,14 +604,10 @@ def test_options_after_a_file_win(tmp_path: Path) -> None:
 def test_dashes_equal_underscores_and_a_switch_needs_no_value() -> None:
     config = parse(
         "ingest",
-        ["--retry-quarantined", "--target-partition-mb", "7", "--estimate=false", "--tree", "a-b"],
+        ["--retry-quarantined", "--target-partition-mb", "7", "--overwrite=false", "--tree", "a-b"],
     )
-    assert (config.retry_quarantined, config.target_partition_mb, config.estimate, config.tree) == (
-        True,
-        7,
-        False,
-        "a-b",
-    )
+    given = config.retry_quarantined, config.target_partition_mb, config.overwrite, config.tree
+    assert given == (True, 7, False, "a-b")
 
 
 def test_the_errors_of_a_config_are_config_errors() -> None:

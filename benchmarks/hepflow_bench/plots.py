@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from hepflow.statistics.scaling import Cost
 from hepflow_bench.report import Comparison, Summary
-from hepflow_bench.scaling import Cost
 
 COLUMNS = 3
 INCLUDED = " (start-up included)"

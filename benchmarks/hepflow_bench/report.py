@@ -11,9 +11,10 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from hepflow.evaluate.published import CONTENT
+from hepflow.statistics.scaling import Cost
 from hepflow.system.terminal import RESULTS
 from hepflow_bench.cases import GPU, OURS, Case, Measured
-from hepflow_bench.scaling import ASSUMPTIONS, Cost, Extrapolated, Ratio, rate, start_of, tells
+from hepflow_bench.scaling import ASSUMPTIONS, Extrapolated, Ratio, rate, start_of, tells
 
 BOTH = "ingest+features"
 GAP = 2

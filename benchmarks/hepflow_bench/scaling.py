@@ -1,15 +1,11 @@
-"""Fit the cost of a stage to its measurements, by Amdahl's law, and extrapolate it to more events.
-
-seconds = start + shared start / cores + events x (serial + parallel / cores)
-"""
+"""Measured runs -> the cost of each stage (`hepflow.statistics.scaling`), rivals, more events."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-import numpy as np
-from scipy.optimize import nnls
-
+from hepflow.statistics import scaling
+from hepflow.statistics.scaling import Cost
 from hepflow_bench.cases import GPU, OURS, TRAINING, Case, Measured
 
 ASSUMPTIONS = (
@@ -24,39 +20,6 @@ ASSUMPTIONS = (
 )
 LEAST_BUSY = 0.1
 """Minimum fraction of a command's time that counts as work, whatever start-up the fit finds."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """The cost of a stage."""
-
-    stage: str
-    start_s: float
-    """Start-up of a command, independent of events and cores."""
-    shared_start_s: float
-    """Start-up on one core that several cores share."""
-    serial_s: float
-    """Time per event that no core shares."""
-    parallel_s: float
-    """Time per event on one core (or GPU)."""
-    bytes_out: float
-    """Bytes written per event."""
-    error: float
-    """Median relative deviation of the measurements from the fit."""
-    separable: bool
-    """Events and cores were both varied, so that the fit can separate the three parts."""
-    on_gpu: bool = False
-    start_known: bool = True
-    """Several numbers of events were measured, or the stage records its start-up; otherwise the
-    start-up is part of the other terms."""
-
-    def start(self, cores: int) -> float:
-        """Return the seconds of a command without events."""
-        return self.start_s + self.shared_start_s / cores
-
-    def seconds(self, events: float, cores: int) -> float:
-        """Return the wall time."""
-        return self.start(cores) + events * (self.serial_s + self.parallel_s / cores)
 
 
 @dataclass(frozen=True)
@@ -87,41 +50,17 @@ class Ratio:
 
 
 def fit(rows: Sequence[Measured]) -> Cost:
-    """Fit the cost of a stage, by non-negative least squares on relative deviations.
-
-    All measurements must be of one stage, and of hepflow.
-    """
-    events = np.array([row.events for row in rows], dtype=float)
-    cores = np.array([row.workers * row.cores for row in rows], dtype=float)
-    seconds = np.array([row.busy_s for row in rows])
+    """Fit the cost of a stage; all measurements must be of one stage, and of hepflow."""
     kind = rows[0].case.kind
     training = kind in TRAINING
-    many_sizes, many_cores = len(set(events)) > 1, len(set(cores)) > 1
-    starts, starts_vary = many_sizes and not training, many_sizes and many_cores and not training
-    columns = (
-        np.ones_like(events) * starts,
-        starts_vary / cores,
-        events * many_cores,
-        events / cores,
-    )
-    matrix = np.stack(columns, axis=1)
-    found, _ = nnls(matrix / seconds[:, None], np.ones_like(seconds))
-    error = float(np.median(np.abs(matrix @ found / seconds - 1)))
-    start, shared_start, serial, parallel = map(float, found)
-    if training:
-        start = median(row.seconds - row.busy_s for row in rows)
-    size = 0.0 if training else sum(row.bytes_out for row in rows) / events.sum()
-    return Cost(
+    return scaling.fit(
         rows[0].stage,
-        start,
-        shared_start,
-        serial,
-        parallel,
-        size,
-        error,
-        many_sizes and many_cores,
-        kind == GPU,
-        many_sizes or training,
+        [row.events for row in rows],
+        [row.workers * row.cores for row in rows],
+        [row.busy_s for row in rows],
+        start_s=median(row.seconds - row.busy_s for row in rows) if training else None,
+        bytes_out=0.0 if training else sum(r.bytes_out for r in rows) / sum(r.events for r in rows),
+        on_gpu=kind == GPU,
     )
 
 
@@ -213,7 +152,7 @@ def extrapolate(
         for n in () if cost.on_gpu else cores:
             seconds = [one.seconds(events, n) for one in singles]
             wall[n] = (cost.seconds(events, n), min(seconds), max(seconds))
-        hours = events * (cost.serial_s + cost.parallel_s) / 3600
+        hours = cost.core_hours(events)
         result.append(Extrapolated(stage, events, hours, wall, events * cost.bytes_out))
     return result
 

@@ -32,6 +32,8 @@ TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", 
 TYPES |= dict.fromkeys(("tuple", "list"), "a list")
 TYPES |= dict.fromkeys(("collections.abc.Iterable", "collections.abc.Sequence"), "a list")
 TYPES |= dict.fromkeys(("dict", "collections.abc.Mapping"), "of the form {name: value}")
+MOVED = {"estimate": "Use `hepflow plan`, and remove the lines estimate and json of old files."}
+"""Former option -> what to do instead."""
 _KEY = 'Parser key "(.+?)": '
 SENTENCES = {
     r"argument (--\S+): expected one argument": "{0} needs a value.",
@@ -254,6 +256,8 @@ def _explained(text: str, parser: ArgumentParser, file: str | None) -> str:
     spelling, start = (str, f"{file}: ") if file else (spelt, "")
 
     def unknown(key: str) -> str:
+        if key in MOVED:
+            return f"{start}no option {spelling(key)}. {MOVED[key]}"
         hidden = ("__", *(f"{group}." for group in getattr(parser, "former", ())))
         defaults = parser.get_defaults().keys()  # of a Namespace, which is no mapping
         names = [spelling(name) for name in defaults if not name.startswith(hidden)]

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from hepflow.config import score, stages, tools
+from hepflow.config import plan, score, stages, tools
 
 
 class Command(NamedTuple):
@@ -55,6 +55,7 @@ COMMANDS = {
     ),
     "store info": Command(*_INFO, "Show the content of a feature store"),
     "import-cern": Command(tools.ImportConfig, "hepflow.features.import_cern:run", "features"),
+    "plan": Command(plan.PlanConfig, "hepflow.tools.plan.job:run", "all"),
     "bench": Command(tools.BenchConfig, "hepflow_bench.job:run", "bench"),
     "demo": Command(tools.DemoConfig, "hepflow.tools.demo:run", "all"),
     "doctor": Command(tools.DoctorConfig, "hepflow.tools.doctor:run", "all"),
@@ -71,6 +72,7 @@ URLS = {
     "evaluate": ("input", "output", "store"),
     "export": ("run", "input", "output"),
     "demo": ("output",),
+    "plan": ("input", "output", "store", "runs", "scores"),
 }
 """Command -> its options that may be URLs of any store; other paths are of this machine."""
 GROUPS = {"train": "Train classifiers with PyTorch Lightning", "store": "Inspect a feature store"}

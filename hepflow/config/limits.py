@@ -15,6 +15,8 @@ from hepflow.errors import ConfigError
 COMPARISONS = {"at least": ge, "at most": le, "above": gt, "below": lt}
 FORMER = {"former": True}
 """Metadata of a field that is accepted but not shown, as its options have another name now."""
+UNUSED = {"unused": True}
+"""Metadata of a field that is accepted but not shown, as files for other commands may have it."""
 PositiveInt = Annotated[int, ("at least", 1)]
 NonNegativeInt = Annotated[int, ("at least", 0)]
 PositiveFloat = Annotated[float, ("above", 0)]

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 import shtab
 from docstring_parser import parse_from_object
 
-from hepflow.config.limits import FORMER
+from hepflow.config.limits import FORMER, UNUSED
 
 PATH, PATH_OR_URL, SWITCH = "PATH", "URL|PATH", ""
 HELP = ("-h", "--help")
@@ -67,7 +67,7 @@ def groups_of(
     kinds = get_type_hints(config)
     groups = {title: [] if prefix else [*general]}
     for field in fields(config):
-        if field.metadata == FORMER:
+        if field.metadata in (FORMER, UNUSED):
             continue
         kind, text = kinds[field.name], " ".join(texts.get(field.name, "").split())
         if is_dataclass(kind):

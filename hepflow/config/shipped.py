@@ -21,6 +21,15 @@ def shipped(name: str) -> Path:
     return folder / name
 
 
+def net_file(net: str) -> Path:
+    """Return the configuration of a net: a file, or the shipped one of that name."""
+    path = Path(net) if Path(net).is_file() else shipped(f"train/{net}.yaml")
+    if not path.is_file():
+        known = ", ".join(sorted(found.stem for found in shipped("train").glob("*.yaml")))
+        raise ConfigError(f"net {net!r} is neither a file nor one of {known}")
+    return path
+
+
 def with_shipped(arguments: Sequence[str]) -> list[str]:
     """Replace ``--config configs/NAME`` by the shipped file, unless the named file exists.
 

@@ -104,10 +104,6 @@ class IngestConfig(ReadingConfig):
     """MiB (2^20 bytes) of ROOT file per task: larger files are divided, smaller ones combined."""
     retry_quarantined: bool = False
     """Read quarantined files again; without it, only those that have changed."""
-    estimate: bool = False
-    """Read a small sample, report the expected time and size, and stop."""
-    json: bool = False
-    """Print the estimate as one JSON object."""
     watch: NonNegativeFloat = 0.0
     """Polling interval in seconds; a file is read once its size is unchanged. 0: run once."""
     spark: SparkConfig = field(default_factory=SparkConfig)
@@ -115,8 +111,6 @@ class IngestConfig(ReadingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.json and not self.estimate:
-            raise ConfigError("json applies to the estimate only. Give --estimate too.")
         if not self.samples:
             example = "Give at least one, such as `samples: {qcd: [qcd]}`."
             raise ConfigError(f"samples names no class. {example}")

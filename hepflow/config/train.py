@@ -8,6 +8,8 @@ from typing import Annotated, ClassVar, Literal
 from hepflow.config.limits import Checked, NonNegativeInt, PositiveFloat, PositiveInt
 from hepflow.config.stages import STORE
 
+MAX_EPOCHS = 50
+"""Epochs of a training, unless its configuration has another number."""
 Balance = Literal["equal", "natural"] | dict[str, float]
 
 

@@ -71,6 +71,11 @@ class Layout:
         return self.rows_per_chunk * self.chunks_per_shard
 
     @property
+    def index_bytes(self) -> int:
+        """Bytes of a shard next to its chunks."""
+        return self.chunks_per_shard * _ENTRY_BYTES + _CHECKSUM_BYTES
+
+    @property
     def row_shape(self) -> tuple[int, ...]:
         """Shape of one row."""
         return () if self.columns is None else (self.columns,)

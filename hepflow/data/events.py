@@ -133,7 +133,7 @@ def open_events(path: Path, task_bytes: int = 128 << 20) -> EventsDataset:
     with ThreadPoolExecutor(16) as pool:  # reading footers is mostly waiting for the file system
         read = pool.map(_read_footer, (path / name for name in others))
         known |= dict(zip(others, read, strict=True))
-    lists = [_cut(name, path / name, known[name], task_bytes) for name in names]
+    lists = [cut(name, path / name, known[name], task_bytes) for name in names]
     fragments = tuple(fragment for found in lists for fragment in found)
     n_events = sum(fragment.n_events for fragment in fragments)
     if n_events != ledger.n_out:
@@ -222,7 +222,7 @@ def _read_footer(file: Path) -> FragmentFile:
     return found
 
 
-def _cut(name: str, path: Path, file: FragmentFile, task_bytes: int) -> list[Fragment]:
+def cut(name: str, path: Path, file: FragmentFile, task_bytes: int) -> list[Fragment]:
     """Cut a file into runs of row groups of at most ``task_bytes``."""
     groups, starts = file.row_groups, [0]
     for i in range(1, len(groups)):

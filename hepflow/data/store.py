@@ -95,7 +95,7 @@ class EventStore:
     @property
     def n_numbers(self) -> int:
         """Numbers that were given to parts so far, also to those that are gone."""
-        return int(self.attributes["parts"])
+        return int(self.attributes.get("parts", 0))
 
     def sources(self) -> dict[int, dict[str, str]]:
         """Return the finished parts, and the fingerprint of each fragment that they are made of."""

@@ -112,18 +112,18 @@ def job_arguments(
     }
 
 
-def walltime_seconds(walltime: str) -> int:
+def walltime_seconds(walltime: str, option: str = "cluster.jobs.walltime") -> int:
     """Return the seconds of a time limit: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S, as in Slurm."""
     days, dash, clock = walltime.rpartition("-")
     fields = clock.split(":")
     if len(fields) > 3 or not all(field.isdecimal() for field in (*fields, *[days] * len(dash))):
         forms = "minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S"
-        raise ConfigError(f"cluster.jobs.walltime must be {forms}, got {walltime!r}")
+        raise ConfigError(f"{option} must be {forms}, got {walltime!r}")
     units = (3600, 60, 1) if dash or len(fields) == 3 else (60, 1)
     seconds = sum(int(field) * unit for field, unit in zip(fields, units, strict=False))
     seconds += int(days or 0) * 86400
     if seconds < 60:
-        raise ConfigError(f"cluster.jobs.walltime must be at least a minute, got {walltime!r}")
+        raise ConfigError(f"{option} must be at least a minute, got {walltime!r}")
     return seconds
 
 

@@ -71,6 +71,13 @@ SETTINGS = {
 } | {f"distributed.nanny.pre-spawn-environ.{k}": v for k, v in (_MALLOC | _LOGGING).items()}
 
 
+def worker_environment() -> dict[str, str]:
+    """Return the variables that worker processes start with."""
+    with dask.config.set(SETTINGS):
+        found = dask.config.get("distributed.nanny.pre-spawn-environ")
+    return {name: str(value) for name, value in found.items()}
+
+
 class _Variables(WorkerPlugin):
     """Sets variables of the environment in all workers, also those that start later."""
 

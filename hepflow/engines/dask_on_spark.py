@@ -44,7 +44,7 @@ def auto_memory(config: ClusterConfig, n_tasks: int) -> int:
     if engine.is_local(given["spark.master"]):
         return MEMORY_LIMIT // _n_local(config, given["spark.master"], n_tasks)
     if overhead := given.get("spark.executor.memoryOverhead"):
-        return max(1, (_bytes(overhead) - _JAVA_MIB * _MIB) // _per_executor(given))
+        return max(1, (spark_bytes(overhead) - _JAVA_MIB * _MIB) // _per_executor(given))
     return int(parse_bytes(MEMORY))
 
 
@@ -109,7 +109,7 @@ def _number(given: Mapping[str, str], name: str) -> int:
     return int(text)
 
 
-def _bytes(size: str) -> int:
+def spark_bytes(size: str) -> int:
     """Return the bytes in a size of Spark's, whose default unit is MiB."""
     if not (found := re.fullmatch(r"(\d+)([kmgt]?)b?", size.strip().lower())):
         raise ConfigError(f"spark.executor.memoryOverhead must be a size such as 4g; got {size!r}")
@@ -127,7 +127,7 @@ def _session(
         master = f"local[{_n_local(config, master, n_tasks)},{EVER_AGAIN}]"
     else:
         overhead = given.get("spark.executor.memoryOverhead", "")
-        if overhead and _bytes(overhead) < per_executor * memory:
+        if overhead and spark_bytes(overhead) < per_executor * memory:
             what = f"an executor has {per_executor} workers of {memory // _MIB:,} MiB"
             advice = "Raise it, leave it out, or lower cluster.memory."
             raise ConfigError(f"spark.executor.memoryOverhead {overhead}: {what}. {advice}")

@@ -293,13 +293,17 @@ def _create(conf: SparkConf, java: Gateway | None) -> SparkSession:
         return builder.getOrCreate()
 
 
+def worker_environment() -> dict[str, str]:
+    """Return the variables that Python workers start with."""
+    return _KEEP_MEMORY | of_this_run()
+
+
 def properties(config: SparkConfig, submitted: bool = False) -> dict[str, str]:
     """Return the Spark properties of a session, with secrets; ``config.conf`` takes precedence.
 
     One that is null there is not set at all.
     If spark-submit started the process, its master, deploy mode, memory and Java options count.
     """
-    variables = _KEEP_MEMORY | of_this_run()
     found: dict[str, str | None] = {
         "spark.task.maxFailures": str(TASK_ATTEMPTS),
         "spark.redaction.regex": NAMES,  # of what Spark shows in its pages and event logs
@@ -307,7 +311,7 @@ def properties(config: SparkConfig, submitted: bool = False) -> dict[str, str]:
         "spark.ui.killEnabled": "false",  # by all who can open the page
         "spark.ui.retainedTasks": str(_TASKS_SHOWN),
         "spark.sql.execution.arrow.pyspark.enabled": "true",
-        **{f"spark.executorEnv.{name}": value for name, value in variables.items()},
+        **{f"spark.executorEnv.{name}": value for name, value in worker_environment().items()},
     }
     if not submitted:
         # Spark ignores spark.task.maxFailures on local masters, which take it as local[N,attempts].

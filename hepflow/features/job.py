@@ -17,6 +17,7 @@ from hepflow.config.stages import FeaturesConfig
 from hepflow.data.blocks import StoreSpec
 from hepflow.data.events import EventsDataset, Fragment, empty_events, open_events
 from hepflow.data.provenance import digest
+from hepflow.data.records import write_plan
 from hepflow.data.store import EventStore
 from hepflow.data.store_writer import StoreWriter, check_replaceable
 from hepflow.engines import dask
@@ -46,7 +47,7 @@ def run(config: FeaturesConfig) -> None:
     if config.compare_definitions:
         _compare(config, dataset)
         return
-    spec = _spec(config, dataset)
+    spec = spec_of(config, dataset)
     path = config.output
     with locks.exclusive(path):
         if (store := _up_to_date(path, spec, dataset)) is not None:
@@ -124,7 +125,8 @@ def _tables(changes: Mapping[str, Change]) -> tuple[Table, Table]:
     return first, table(head, moves, "how far the features of those events move")
 
 
-def _spec(config: FeaturesConfig, dataset: EventsDataset) -> StoreSpec:
+def spec_of(config: FeaturesConfig, dataset: EventsDataset) -> StoreSpec:
+    """Return the description of the store of a dataset."""
     spec = StoreSpec(
         dataset.classes,
         *own.names(config.physics, config.definitions, empty_events()),
@@ -156,6 +158,7 @@ def _missing(
 ) -> list[PlannedPart]:
     """Discard the parts of fragments that changed, and return the parts to make."""
     missing, stale = plan_parts(store, dataset.fragments, int(config.part_mb * 2**20))
+    write_plan(store.path, {part.number: part.sources for part in missing})
     if stale:
         parts = counted(len(stale), "part")
         log.info("removed %s: events or files of the store have changed or are missing", parts)

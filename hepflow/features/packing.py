@@ -10,8 +10,8 @@ from operator import attrgetter
 
 from hepflow.data.events import Fragment
 from hepflow.data.packing import packed, part_bytes
-from hepflow.data.records import read_plan, write_plan
-from hepflow.data.store_writer import StoreWriter
+from hepflow.data.records import read_plan
+from hepflow.data.store import EventStore
 
 _size = attrgetter("n_bytes", "n_events")
 
@@ -44,9 +44,9 @@ class PlannedPart:
 
 
 def plan_parts(
-    store: StoreWriter, fragments: Sequence[Fragment], most_bytes: int
+    store: EventStore, fragments: Sequence[Fragment], most_bytes: int
 ) -> tuple[list[PlannedPart], list[int]]:
-    """Return the parts to write, and the finished ones to discard; record what is planned."""
+    """Return the parts to write, and the finished ones to discard; nothing is written."""
     wanted = {one.name: one for one in sorted(fragments, key=attrgetter("name"))}
     finished, incomplete = store.sources(), set(store.incomplete().values())
     planned = read_plan(store.path) | finished
@@ -63,5 +63,4 @@ def plan_parts(
     size = part_bytes(sum(fragment.n_bytes for fragment in fragments), most_bytes)
     groups = packed(new, size, _size)
     parts += [PlannedPart(first + i, tuple(group)) for i, group in enumerate(groups)]
-    write_plan(store.path, {part.number: part.sources for part in parts})
     return parts, sorted((finished.keys() - kept.keys()) | incomplete)

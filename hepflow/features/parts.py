@@ -4,12 +4,9 @@ Workers import this module, and nothing of the cluster: dask-jobqueue cannot be 
 main thread.
 """
 
-import re
-import resource
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import awkward as ak
 import numpy as np
@@ -25,6 +22,7 @@ from hepflow.features.packing import PlannedPart
 from hepflow.physics import own
 from hepflow.physics.ablation import Change, compare
 from hepflow.schema import SPLITS
+from hepflow.system.processes import peak_bytes
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def make_part(
             spent["writing"] += time.perf_counter() - started
     except DataError as error:
         return Outcome(name, planned.n_events, {}, error=str(error))
-    return Outcome(name, ledger.n_in, spent, peak_bytes=_peak_bytes())
+    return Outcome(name, ledger.n_in, spent, peak_bytes=peak_bytes())
 
 
 def _round(
@@ -105,14 +103,6 @@ def by_split_and_class(
             if len(events):
                 blocks[split_name, class_name] = block[events]
     return blocks
-
-
-def _peak_bytes() -> int:
-    """Return the most memory that this program has used; getrusage includes that of its parent."""
-    status = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
-    kilobytes = found.group(1) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return 1024 * int(kilobytes)
 
 
 def compare_fragment(fragment: Fragment) -> dict[str, Change]:

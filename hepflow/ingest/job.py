@@ -1,15 +1,10 @@
 """ROOT files -> data/events/, one Parquet fragment per Spark task. A rerun reads only changes."""
 
-import json
 import logging
-import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import partial
-from itertools import groupby
-from pathlib import Path
-from typing import Any
 
 from pyspark import TaskContext
 from rich.filesize import decimal
@@ -32,24 +27,17 @@ from hepflow.reading.ranges import EntryRange, SourceFile, pack, plan
 from hepflow.reading.reader import Access
 from hepflow.reading.record import judge
 from hepflow.system.locks import exclusive
-from hepflow.system.terminal import MESSAGES, RESULTS, bar, counted, show, table
+from hepflow.system.terminal import MESSAGES, bar, counted, show, table
 
 log = logging.getLogger(__name__)
 
 NAME = "hepflow ingest"  # name of the Spark application
-SAMPLED = 2  # entry ranges per class that an estimate reads
 _SLOWEST = 5  # files in the summary
 
 
 def run(config: IngestConfig) -> None:
     """Bring the dataset up to date with the input: once, or again and again (``watch``)."""
     prepare(config.spark, {"input": config.input, "output": config.output})
-    if config.estimate:
-        settings, ranges = _plan(list_files(config.input, config.timeout_s), config)
-        _, left = dataset.finished(ranges, settings, config.retry_quarantined)
-        n_tasks = len(pack(left, config.target_partition_mb << 20))
-        _print_estimate(left, n_tasks, settings, as_json=config.json)
-        return
     with exclusive(config.output, RECORDS, *config.samples):
         try:
             if config.watch:
@@ -60,7 +48,10 @@ def run(config: IngestConfig) -> None:
             dataset.remove_empty(config.output, config.samples)
 
 
-def _plan(files: Sequence[SourceFile], config: IngestConfig) -> tuple[Settings, list[EntryRange]]:
+def ranges_of(
+    files: Sequence[SourceFile], config: IngestConfig
+) -> tuple[Settings, list[EntryRange]]:
+    """Return the settings of all tasks, and every entry range of the files of a listing."""
     access = Access(config.tree, config.retries, config.timeout_s)
     settings = Settings(config.output.absolute(), tuple(config.samples), access)
     assigned = assign(files, config.samples, config.input, config.unmatched)
@@ -86,7 +77,7 @@ def _watch(config: IngestConfig) -> None:
 
 
 def _update(files: Sequence[SourceFile], config: IngestConfig) -> None:
-    settings, ranges = _plan(files, config)
+    settings, ranges = ranges_of(files, config)
     about, retry = dataset.manifest(settings.output), config.retry_quarantined
     if about is not None and dataset.is_up_to_date(about, ranges, settings, retry):
         nothing_to_do(config.spark, NAME)
@@ -178,42 +169,3 @@ def _print_summary(records: Sequence[TaskRecord], seconds: float) -> None:
     slowest = [(name, f"{busy[name]:,.2f} s, {entries[name]:,} entries") for name in names]
     tables = table(("", ""), rows.items(), "ingest"), table(("", ""), slowest, "slowest files")
     show(*tables, console=MESSAGES)
-
-
-def _print_estimate(
-    ranges: Sequence[EntryRange], n_tasks: int, settings: Settings, *, as_json: bool
-) -> None:
-    """Read a few of the ranges per class here, and scale their cost and output by bytes."""
-    hours = output = events = 0.0
-    assumptions: list[str] = []
-    bad: dict[str, str] = {}
-    for name, group in groupby(sorted(ranges), key=lambda one: one.file.class_name):
-        own = list(group)
-        chosen = own[:: -(-len(own) // SAMPLED)]
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / RECORDS).mkdir()
-            started = time.perf_counter()
-            record = run_task(chosen, Settings(Path(folder), settings.classes, settings.access))
-            seconds = time.perf_counter() - started
-        scale = sum(one.size for one in own) / max(sum(one.size for one in chosen), 1)
-        hours += seconds * scale / 3600
-        output += record.bytes_written * scale
-        events += record.n_events * scale
-        bad |= {part.range.file.name: reason for part in record.ranges for reason in part.lost}
-        like = ", ".join(one.label for one in chosen)
-        kept = f"{record.n_events:,} of {sum(p.ledger.n_in for p in record.ranges):,} kept"
-        assumptions.append(f"{name}: like {like}, {kept} in {seconds:.1f} s")
-    n_files, n_bytes = len({one.file for one in ranges}), sum(one.size for one in ranges)
-    if as_json:
-        about: dict[str, Any] = {"files": n_files, "bytes": n_bytes, "partitions": n_tasks}
-        about |= {"core_hours": hours, "events_kept": round(events), "bytes_out": round(output)}
-        print(json.dumps({**about, "assumptions": assumptions, "bad": bad}, indent=1))
-        return
-    rows = {"files": f"{n_files:,}", "bytes": decimal(n_bytes), "partitions": f"{n_tasks:,}"}
-    rows |= {"core hours": f"{hours:,.4f}", "events kept": f"{events:,.0f}"}
-    rows["output"] = decimal(round(output))
-    show(table(("", ""), rows.items(), "estimate of the work left"))
-    lines = [f"assuming {line}" for line in assumptions]
-    lines += [f"of these, {name} loses events: {reason}" for name, reason in bad.items()]
-    for line in lines:
-        RESULTS.print(line, highlight=False)

@@ -4,16 +4,22 @@ import ctypes
 import gc
 import os
 import platform
+import re
+import resource
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import ModuleType
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 SIGNALLED_S, GRACE_S = 5.0, 60.0
 """Seconds that an interrupted child gets to end: if the terminal sent it Ctrl-C too, and after that
 if it needs a SIGINT of its own."""
@@ -26,6 +32,49 @@ PR_SET_PDEATHSIG = 1  # of prctl(2)
 def cores() -> int:
     """Return the number of the machine's cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this program has used; getrusage includes that of its parent."""
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
+    kilobytes = found.group(1) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return 1024 * int(kilobytes)
+
+
+def begin(function: Callable[..., object], *arguments: Any) -> None:
+    """Prepare a worker process: call a function, and leave Ctrl-C to the parent.
+
+    An error of the function is left to the first task, which the parent learns of.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(Exception):
+        function(*arguments)
+
+
+def timed(function: Callable[..., T], *arguments: Any) -> tuple[T, float, int]:
+    """Return the result of a call, its seconds, and the most memory that this process has used.
+
+    Seconds in which the call has waited for a core do not count: others use this machine too.
+    """
+    started, (_, waited) = time.perf_counter(), scheduled("thread-self")
+    result = function(*arguments)
+    seconds = time.perf_counter() - started - (scheduled("thread-self")[1] - waited)
+    return result, max(seconds, 1e-9), peak_bytes()
+
+
+def scheduled(thread: str) -> tuple[float, float]:
+    """Return the seconds in which a thread, a path in /proc, has had a core, and waited for one."""
+    with suppress(OSError):  # there is none, or the thread has ended
+        ran, waited, _ = Path(f"/proc/{thread}/schedstat").read_text().split()
+        return int(ran) / 1e9, int(waited) / 1e9
+    return 0.0, 0.0
+
+
+def share_of_core() -> float:
+    """Return the fraction of time in which this thread has had a core when it wanted one."""
+    ran, waited = scheduled("thread-self")
+    return ran / (ran + waited) if ran else 1.0
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

@@ -208,7 +208,7 @@ def _resources() -> Iterator[Finding]:
     if limit.is_file() and limit.read_text().strip().isdigit():
         memory = min(memory, int(limit.read_text()))
     fewer = "use fewer --cluster.workers for features, less --spark.driver-memory for Spark stages"
-    disk, estimate = shutil.disk_usage("."), "`hepflow ingest --estimate` reports how much you need"
+    disk, estimate = shutil.disk_usage("."), "`hepflow plan` reports how much you need"
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield Finding("cores", "ok", f"{processes.cores()} of {os.cpu_count()} for this process")
     for name, value, least, found, advice in (

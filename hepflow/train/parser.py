@@ -23,6 +23,7 @@ from hepflow.config.arguments import add_fields, add_stores, configure_stores, r
 from hepflow.config.secrecy import WithoutSecrets
 from hepflow.config.shipped import with_shipped
 from hepflow.config.stages import RUNS, TrainConfig
+from hepflow.config.train import MAX_EPOCHS
 from hepflow.data.runs import BEST, CHECKPOINTS, HISTORY, TENSORBOARD
 from hepflow.data.store import EventStore
 from hepflow.errors import ConfigError, DataError, one_line
@@ -45,7 +46,7 @@ from hepflow.train.tensorboard import CopiedTensorBoard
 
 MAPPINGS = {"--data.balance", "--spark.conf", "--storage"}  # options with names of the user's
 DEFAULTS = {
-    "trainer.max_epochs": 50,
+    "trainer.max_epochs": MAX_EPOCHS,
     "trainer.gradient_clip_val": 1.0,
     "trainer.num_sanity_val_steps": 0,
     "trainer.enable_model_summary": False,

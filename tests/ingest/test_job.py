@@ -1,6 +1,5 @@
 """The ingest stage: every event of the files once, whatever happened before."""
 
-import json
 import logging
 import os
 import shutil
@@ -474,24 +473,14 @@ def test_real_files_are_ingested(shared: Path, tmp_path: Path) -> None:
     Ledger.from_dict(found["ledger"]).check()
 
 
-def test_an_estimate_reads_a_little_and_writes_nothing(
-    raw: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run(config(raw, estimate=True))
-    assert not (raw.parent / "events").exists()
-    text = capsys.readouterr().out
-    for word in ("core hours", "partitions", "output", "assuming", "qcd: like qcd/a.root"):
-        assert word in text
-
-
-def test_skipped_files_are_left_out_of_the_estimate_the_run_and_the_next_run(
+def test_skipped_files_are_left_out_of_the_run_and_the_next_run(
     raw: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "hepflow")
     own = config(raw, samples={"qcd": ("qcd/a.root",), "ttbar": ("ttbar",)}, unmatched="skip")
-    for each in (replace(own, estimate=True), own, own):
+    for _ in range(2):
         caplog.clear()
-        run(each)
+        run(own)
         assert "left out of the input: 1 file of no class, the first qcd/b.root" in caplog.messages
     assert "is up to date" in caplog.text
     assert [file["file"] for file in about(raw)["files"]] == [
@@ -499,27 +488,6 @@ def test_skipped_files_are_left_out_of_the_estimate_the_run_and_the_next_run(
         "ttbar/c.root",
         "ttbar/d.root",
     ]
-
-
-def test_an_estimate_names_unreadable_files(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (raw / "qcd" / "a.root").write_text("not ROOT")
-    run(config(raw, estimate=True))
-    assert "of these, qcd/a.root loses events: not a ROOT file" in capsys.readouterr().out
-
-
-def test_an_estimate_is_one_json_object_for_a_script(
-    raw: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run(config(raw, estimate=True, json=True))
-    printed = json.loads(capsys.readouterr().out)
-    assert (printed["files"], printed["bytes"]) == (
-        4,
-        sum(path.stat().st_size for path in raw.rglob("*.root")),
-    )
-    assert printed["core_hours"] > 0 < printed["bytes_out"]
-    assert 0 < printed["events_kept"] < 400
-    with pytest.raises(ConfigError, match="json applies to the estimate only"):
-        config(raw, json=True)
 
 
 def test_the_summary_counts_files_and_events(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -243,7 +243,7 @@ def make_plan(
         raise DataError(f"{where}: no events. {advice}")
     balance, step = options.balance, options.block_events
     batch_size = options.batch_size if shuffle else options.eval_batch_size
-    quotas = _quotas(counts, balance, where) if shuffle else tuple(counts.values())
+    quotas = quotas_of(counts, balance, where) if shuffle else tuple(counts.values())
     if shuffle and batch_size > sum(quotas):
         epoch = f"{sum(quotas)} events of an epoch ({where}, balance {balance})"
         raise ConfigError(f"batch_size {batch_size} is more than the {epoch}")
@@ -259,7 +259,7 @@ def make_plan(
     return EpochPlan(blocks=blocks, quotas=quotas, **sizes, shuffle=shuffle, seed=seed)
 
 
-def _quotas(counts: Mapping[str, int], balance: Balance, where: str) -> tuple[int, ...]:
+def quotas_of(counts: Mapping[str, int], balance: Balance, where: str) -> tuple[int, ...]:
     """Return the events per epoch of each class: as many as possible without repeating one."""
     weights = dict.fromkeys(counts, 1.0)
     if isinstance(balance, Mapping):

@@ -25,7 +25,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
-from hepflow.config.shipped import shipped
+from hepflow.config.shipped import net_file
 from hepflow.config.tools import TuneConfig
 from hepflow.data.provenance import digest
 from hepflow.data.store import EventStore
@@ -141,10 +141,7 @@ def suggestions(trial: optuna.Trial, space: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _overlay(net: str) -> dict[str, Any]:
-    path = Path(net) if Path(net).is_file() else shipped(f"train/{net}.yaml")
-    if not path.is_file():
-        known = ", ".join(sorted(found.stem for found in shipped("train").glob("*.yaml")))
-        raise ConfigError(f"net {net!r} is neither a file nor one of {known}")
+    path = net_file(net)
     _parse(path)
     return yaml.safe_load(path.read_text()) or {}
 
