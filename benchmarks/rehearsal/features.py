@@ -42,8 +42,9 @@ def rehearse(scratch: Path, sizes: Sequence[int]) -> tuple[list[measure.Step], d
         arguments += ["--part_mb", str(_PART_MB)]
         for stage in ("features", "again"):
             steps += [measure.run(stage, n, arguments, output, environment=environment)]
-    last, most = steps[-1], max(step.gb["driver"] for step in steps)
-    n_files = round(last.files * _FILES_AT_10TB / last.n)
+    first, last, most = steps[0], steps[-1], max(step.gb["driver"] for step in steps)
+    per_fragment = (last.files - first.files) / (last.n - first.n)  # a few files are of the store
+    n_files = round(first.files + per_fragment * (_FILES_AT_10TB - first.n))
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         announced_vs_held = round(pool.submit(_announced_vs_held, scratch).result(), 2)
     numbers = {"files_of_store_at_10tb": n_files, "driver_gb_features": round(most, 2)}
