@@ -40,6 +40,7 @@ def main() -> None:
     exponents = []
     with tempfile.TemporaryDirectory() as folder:
         scratch = given.scratch or Path(folder)
+        scratch.mkdir(parents=True, exist_ok=True)
         for name in given.only.split(","):
             if find_spec(f"rehearsal.{name}"):
                 stage = import_module(f"rehearsal.{name}")
