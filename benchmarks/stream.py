@@ -39,9 +39,9 @@ from hepflow.data.events import to_arrow
 from hepflow.reading.listing import list_files
 from hepflow.reading.ranges import plan
 from hepflow.reading.reader import Access, RangeReader
-from hepflow.score.folder import read_scores
 from hepflow.score.kafka.messages import SCHEMA, encode
 from hepflow.score.kafka.topic import Topic
+from hepflow.score.tables import read_scores
 from hepflow.system.terminal import show, table
 from tests.support.jars import spark_kafka
 from tests.support.kafka_broker import broker

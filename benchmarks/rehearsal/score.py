@@ -12,7 +12,7 @@ from score import write_models, write_raw
 
 from hepflow.data.ledger import Ledger
 from hepflow.data.output import read_marker
-from hepflow.score.folder import read_scores
+from hepflow.score.tables import read_scores
 from hepflow_bench.copies import copy_as_new
 from rehearsal.measure import Step, run
 

@@ -7,8 +7,8 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -23,9 +23,8 @@ from hepflow.system.secret import NAMES, resolved
 from hepflow.system.store_options import of_this_run
 
 try:
-    from py4j.protocol import Py4JError, Py4JJavaError
+    from py4j.protocol import Py4JError
     from pyspark import SparkConf, SparkContext
-    from pyspark.errors import PySparkException, PythonException
     from pyspark.sql import SparkSession
 
     from hepflow.engines import waiting
@@ -33,7 +32,6 @@ try:
 except ImportError as error:
     raise MissingDependency("Spark is not installed. Run: pip install 'hepflow[ingest]'") from error
 
-Item = TypeVar("Item")
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -47,8 +45,6 @@ _KEEP_MEMORY = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"
 """Keeps glibc from returning the workers' arrays to the kernel and requesting them again at every
 step: a tenth of the time of ingest."""
 
-TASKS_PER_JOB = 4_000
-"""Tasks of a job of Spark, which holds each of them until the job ends, and its result."""
 _TASKS_SHOWN = 400
 """Finished tasks that the pages of Spark show per stage: by default it keeps 100,000 in memory."""
 
@@ -82,61 +78,10 @@ def spark_session(config: SparkConfig, name: str) -> Iterator[SparkSession]:
         raise
     finally:
         with suppress(Py4JError, OSError):  # raised if Java is gone
-            _in_thread(spark.stop, _end_java)
+            in_thread(spark.stop, _end_java)
 
 
-def interruptible(
-    context: SparkContext, job: Callable[[], T], meanwhile: Callable[[], object] = lambda: None
-) -> T:
-    """Run a job, and ``meanwhile`` repeatedly, and return its result; an interrupt cancels it.
-
-    An error of a user or of a disk in a task is raised as itself, and the end of all attempts of a
-    task, such as by a lack of memory, as a HepflowError of one line.
-    """
-    words = NO_WORDS if is_local(context.master) else waiting.for_executors(context)
-
-    def every_time() -> None:
-        words()
-        meanwhile()
-
-    try:
-        return _in_thread(job, lambda _: context.cancelAllJobs(), every_time)
-    except (PySparkException, Py4JJavaError) as error:
-        if own := java_errors.of_a_task(error):
-            raise own from error
-        if isinstance(error, PythonException):
-            raise
-        advice = "Run the same command again; it resumes."
-        raise java_errors.failed(error, "a Spark job failed", advice) from error
-
-
-def collected(context: SparkContext, work: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
-    """Run a task per item, in jobs of `TASKS_PER_JOB`, and return the results in order.
-
-    Two jobs run at a time: the second one gets the cores for which the first has no task left.
-    """
-    starts = range(0, len(items), TASKS_PER_JOB)
-
-    def job(start: int) -> list[T]:
-        own = items[start : start + TASKS_PER_JOB]
-        return context.parallelize(own, len(own)).map(work).collect()
-
-    with ThreadPoolExecutor(2) as pool:
-        jobs = [pool.submit(job, start) for start in starts]
-        try:
-            for each in wait(jobs, return_when=FIRST_EXCEPTION).done:
-                each.result()  # raises the error
-        finally:
-            for each in jobs:
-                each.cancel()
-            while not all(each.done() for each in jobs):
-                with suppress(Py4JError, OSError):  # raised if Java is gone
-                    context.cancelAllJobs()  # again, as one may not have reached Spark yet
-                time.sleep(POLL_S)
-    return [result for each in jobs for result in each.result()]
-
-
-def _in_thread(
+def in_thread(
     job: Callable[[], T],
     cancel: Callable[[Future[T]], object],
     meanwhile: Callable[[], object] = lambda: None,
@@ -263,7 +208,7 @@ def _start(config: SparkConfig, name: str) -> SparkSession:
     on_yarn = config.master == "yarn" and not submitted
     try:
         with waiting.for_yarn(conf) if on_yarn else nullcontext(NO_WORDS) as words:
-            spark = _in_thread(lambda: _create(conf, java), _end_java, words)
+            spark = in_thread(lambda: _create(conf, java), _end_java, words)
     except Exception as error:
         reason = java_errors.shortened(str(error) or type(error).__name__)
         if java is not None and "JAVA_GATEWAY_EXITED" in str(error):

@@ -12,13 +12,8 @@ from rich.filesize import decimal
 from hepflow.config.stages import IngestConfig
 from hepflow.data.ledger import Ledger, total
 from hepflow.data.task_records import RECORDS
-from hepflow.engines.spark import (
-    collected,
-    interruptible,
-    nothing_to_do,
-    prepare,
-    spark_session,
-)
+from hepflow.engines.spark import nothing_to_do, prepare, spark_session
+from hepflow.engines.spark_jobs import collected, interruptible
 from hepflow.errors import DataError
 from hepflow.ingest import dataset
 from hepflow.ingest.task import Settings, TaskRecord, run_task, spare_imports

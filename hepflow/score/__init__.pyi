@@ -2,3 +2,4 @@
 
 from .job import run as run
 from .scorer import Scorer as Scorer
+from .tables import read_scores as read_scores

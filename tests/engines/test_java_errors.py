@@ -11,7 +11,7 @@ import pytest
 from pyspark.errors import PythonException
 
 from hepflow.engines.java_errors import LONGEST, shortened
-from hepflow.engines.spark import interruptible
+from hepflow.engines.spark_jobs import interruptible
 from hepflow.errors import DataError, HepflowError, NoCredentials
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from hepflow.config.engines import SparkConfig
-from hepflow.engines import java, spark
-from hepflow.engines import spark as engine
+from hepflow.engines import java, spark, spark_jobs
 from hepflow.engines.java_errors import shortened
 from hepflow.errors import ConfigError, MissingDependency
 from tests.support.commands import hepflow
@@ -210,14 +209,14 @@ def test_nobody_ends_a_job_by_its_page_and_secrets_are_on_no_command_line() -> N
 def test_items_of_many_jobs_give_their_results_in_order(
     spark: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "TASKS_PER_JOB", 3)
-    assert engine.collected(spark.sparkContext, abs, range(-10, 0)) == list(range(10, 0, -1))
+    monkeypatch.setattr(spark_jobs, "TASKS_PER_JOB", 3)
+    assert spark_jobs.collected(spark.sparkContext, abs, range(-10, 0)) == list(range(10, 0, -1))
 
 
 def test_an_error_in_one_job_ends_the_others(
     spark: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(engine, "TASKS_PER_JOB", 1)
+    monkeypatch.setattr(spark_jobs, "TASKS_PER_JOB", 1)
 
     def work(number: int) -> None:
         if number == 1:
@@ -226,6 +225,6 @@ def test_an_error_in_one_job_ends_the_others(
         (tmp_path / str(number)).touch()
 
     with pytest.raises(Exception, match="number 1"):
-        engine.collected(spark.sparkContext, work, range(4))
+        spark_jobs.collected(spark.sparkContext, work, range(4))
     assert not spark.sparkContext.statusTracker().getActiveJobsIds()
     assert list(tmp_path.iterdir()) == []

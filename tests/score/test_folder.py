@@ -23,10 +23,11 @@ from hepflow.errors import DataError
 from hepflow.reading.ranges import EntryRange, SourceFile
 from hepflow.score import folder as module
 from hepflow.score.claims import CLAIMS
-from hepflow.score.folder import ScoreFolder, read_scores, scan_scores
+from hepflow.score.folder import ScoreFolder
 from hepflow.score.inputs import MOST_TASKS, OPENING, ranges_of, tasks_of
 from hepflow.score.job import run
 from hepflow.score.record import ScoreRecord
+from hepflow.score.tables import read_scores, scan_scores
 from hepflow.score.task import Task, prepare, score_task
 from hepflow.system.files import read_json, write_json
 from hepflow_bench.copies import copy_as_new

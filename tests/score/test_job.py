@@ -28,9 +28,9 @@ from hepflow.models.onnx_net import OnnxNet
 from hepflow.physics.columns import columns
 from hepflow.physics.selection import passes
 from hepflow.reading.delphes import DelphesFile
-from hepflow.score.folder import read_scores
 from hepflow.score.job import run
 from hepflow.score.scorer import BATCH, MAX_CANDIDATES, OVERSIZED, Scorer
+from hepflow.score.tables import read_scores
 from hepflow.score.working_points import resolve
 from hepflow.system.files import read_json
 from hepflow_bench.copies import copy_as_new

@@ -27,7 +27,6 @@ from hepflow.config.score import KafkaConfig, ScoreConfig
 from hepflow.data.ledger import Ledger
 from hepflow.errors import ConfigError, DataError
 from hepflow.schema import CLASSES
-from hepflow.score.folder import read_scores
 from hepflow.score.kafka import connector, query
 from hepflow.score.kafka import job as structured
 from hepflow.score.kafka.deleted import n_messages, place_of
@@ -36,6 +35,7 @@ from hepflow.score.kafka.source import KafkaSource, fair, options
 from hepflow.score.kafka.task import score_messages
 from hepflow.score.kafka.topic import Topic
 from hepflow.score.scorer import Scorer
+from hepflow.score.tables import read_scores
 from hepflow.score.task import prepare, scorer_of
 from hepflow.system.files import read_json
 from hepflow_bench.copies import copy_as_new

@@ -24,9 +24,10 @@ from hepflow.config.score import ScoreConfig
 from hepflow.data.ledger import Ledger
 from hepflow.errors import ConfigError, DataError
 from hepflow.score import live
-from hepflow.score.folder import ScoreFolder, read_scores
+from hepflow.score.folder import ScoreFolder
 from hepflow.score.inputs import ranges_of
 from hepflow.score.job import run
+from hepflow.score.tables import read_scores
 from hepflow.score.task import prepare, score_task
 from hepflow.score.view import View
 from hepflow.system.files import read_json

@@ -19,11 +19,12 @@ from hepflow.data.ledger import Ledger, Lost
 from hepflow.data.task_records import RECORDS
 from hepflow.errors import DataError
 from hepflow.physics.skim import NOT_FINITE
-from hepflow.score.folder import CHECKPOINT, RECENT, read_scores
+from hepflow.score.folder import CHECKPOINT
 from hepflow.score.kafka import folder as module
 from hepflow.score.kafka.deleted import n_messages
 from hepflow.score.kafka.folder import NAMED, TopicFolder, name_of
 from hepflow.score.record import ScoreRecord
+from hepflow.score.tables import RECENT, read_scores
 from hepflow.system.files import read_json
 from hepflow.system.publishing import whole
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from hepflow.data.task_records import RECORDS
-from hepflow.score.folder import CHECKPOINT, RECENT
+from hepflow.score.folder import CHECKPOINT
 from hepflow.score.kafka.folder import name_of
 from hepflow.score.record import ScoreRecord
+from hepflow.score.tables import RECENT
 from hepflow.system.files import read_json, write_json
 
 PER_FILE = 2400  # micro-batches in ten minutes, at four per second

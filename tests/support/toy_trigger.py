@@ -28,7 +28,7 @@ from hepflow.reading.listing import assign, list_files
 from hepflow.reading.ranges import plan
 from hepflow.reading.reader import Access
 from hepflow.schema import CLASSES
-from hepflow.score.folder import read_scores
+from hepflow.score.tables import read_scores
 from tests.support.root_files import write_delphes
 from tests.support.toy_store import toy_store
 from tests.support.trainings import fit

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from hepflow.config.stages import FeaturesConfig
-from hepflow.score.folder import read_scores
+from hepflow.score.tables import read_scores
 from tests.support.calm_store import contents, made_calmly
 from tests.support.commands import Command, hepflow
 from tests.support.delphes_events import write_dataset

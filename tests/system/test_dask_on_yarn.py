@@ -10,7 +10,7 @@ import yaml
 
 from hepflow.config.shipped import shipped
 from hepflow.config.stages import FeaturesConfig
-from hepflow.score.folder import read_scores
+from hepflow.score.tables import read_scores
 from hepflow.system.places import place
 from hepflow.system.publishing import publish_folder
 from tests.support.calm_store import contents, made_calmly

@@ -18,8 +18,9 @@ from hepflow.data.store import EventStore
 from hepflow.data.store_writer import StoreWriter
 from hepflow.errors import DataError
 from hepflow.schema import HLF, PARTICLE
-from hepflow.score.folder import ScoreFolder, read_scores
+from hepflow.score.folder import ScoreFolder
 from hepflow.score.inputs import ranges_of
+from hepflow.score.tables import read_scores
 from hepflow.score.task import prepare, score_task
 from hepflow.system.files import read_json, write_json
 from hepflow.train.record import read_table

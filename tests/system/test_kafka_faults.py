@@ -17,11 +17,11 @@ from hepflow.config.score import KafkaConfig, ScoreConfig
 from hepflow.data.ledger import Ledger
 from hepflow.errors import DataError
 from hepflow.schema import CLASSES
-from hepflow.score.folder import read_scores
 from hepflow.score.kafka import job as structured
 from hepflow.score.kafka.deleted import n_messages
 from hepflow.score.kafka.topic import Topic
 from hepflow.score.scorer import Scorer
+from hepflow.score.tables import read_scores
 from hepflow.system.files import read_json
 from hepflow_bench.copies import copy_as_new
 from tests.support.commands import Command

@@ -22,7 +22,7 @@ from hepflow.features import job as features
 from hepflow.ingest import job as ingest
 from hepflow.schema import CLASSES
 from hepflow.score import job as score
-from hepflow.score.folder import read_scores
+from hepflow.score.tables import read_scores
 from hepflow.system.files import read_json
 from hepflow.system.places import place
 from hepflow.system.publishing import publish_folder

@@ -23,7 +23,7 @@ from hepflow.config.engines import SparkConfig
 from hepflow.config.shipped import shipped
 from hepflow.engines import spark
 from hepflow.errors import HepflowError
-from hepflow.score.folder import read_scores
+from hepflow.score.tables import read_scores
 from hepflow.system.files import read_json
 from hepflow.system.places import place
 from hepflow.system.publishing import publish_folder

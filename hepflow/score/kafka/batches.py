@@ -17,12 +17,12 @@ from hepflow.data.ledger import Ledger, Lost
 from hepflow.errors import HepflowError
 from hepflow.physics.skim import NOT_FINITE
 from hepflow.reading.record import describe
-from hepflow.score.folder import RECENT
 from hepflow.score.fragment import write_scores
 from hepflow.score.kafka.deleted import Skipped, place_of
 from hepflow.score.kafka.folder import TopicFolder, latest, name_of
 from hepflow.score.kafka.task import SCHEMA, Report, failed, score_messages
 from hepflow.score.record import ScoreRecord
+from hepflow.score.tables import RECENT
 from hepflow.score.task import Tally, Task
 from hepflow.score.view import View
 

@@ -28,9 +28,10 @@ from hepflow.data.task_records import RECORDS, record_path
 from hepflow.errors import DataError
 from hepflow.physics.skim import NOT_FINITE
 from hepflow.score.claims import remove_claims
-from hepflow.score.folder import CHECKPOINT, RECENT, ScoreFolder, batch_of, last_merged
+from hepflow.score.folder import CHECKPOINT, ScoreFolder
 from hepflow.score.kafka.deleted import earlier, n_messages
 from hepflow.score.record import ScoreRecord
+from hepflow.score.tables import RECENT, batch_of, last_merged
 from hepflow.system.files import read_json, write_json
 from hepflow.system.publishing import whole
 from hepflow.system.storage import listed, make_folder, remove

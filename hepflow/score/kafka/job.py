@@ -25,12 +25,13 @@ from hepflow.engines.spark import archive_classes, spark_session
 from hepflow.errors import ConfigError, DataError, HepflowError
 from hepflow.reading.record import judge
 from hepflow.score.claims import CLAIMS
-from hepflow.score.folder import CHECKPOINT, RECENT
+from hepflow.score.folder import CHECKPOINT
 from hepflow.score.kafka import query
 from hepflow.score.kafka.batches import Batches, brief, is_of_an_option
 from hepflow.score.kafka.deleted import Skipped, n_messages
 from hepflow.score.kafka.folder import TopicFolder
 from hepflow.score.kafka.topic import Topic
+from hepflow.score.tables import RECENT
 from hepflow.score.task import Task, prepare
 from hepflow.score.view import View, shown
 from hepflow.system.locks import exclusive

@@ -30,6 +30,7 @@ from hepflow.config.engines import SparkConfig
 from hepflow.config.stages import RUNS, SparkTrainConfig
 from hepflow.data.runs import CHECKPOINTS, read_record
 from hepflow.engines import spark as engine
+from hepflow.engines.spark_jobs import interruptible
 from hepflow.errors import HepflowError
 from hepflow.system.processes import LAUNCHER, cores, end_with
 from hepflow.system.terminal import start_messages
@@ -113,7 +114,7 @@ def spark_train(args: Sequence[str]) -> None:
         return
     start = time.perf_counter()
     with engine.spark_session(_for_the_job(driver.spark), name) as session:
-        if mistake := engine.interruptible(session.sparkContext, lambda: _run(driver, args)):
+        if mistake := interruptible(session.sparkContext, lambda: _run(driver, args)):
             raise HepflowError(mistake)
     total, training = time.perf_counter() - start, read_record(run.folder)["wall_s"]
     text = "%.1f s in total: %.1f s of training, %.1f s to start, test and end"
