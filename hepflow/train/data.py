@@ -77,9 +77,10 @@ class EventData(pl.LightningDataModule):
     def plan(self, split: str, *, shuffle: bool, particles: bool) -> EpochPlan:
         """Return the order of a split's events, for nets that read particles or not."""
         size = self._bytes_per_event(split, particles=particles)
-        if not particles:
-            size += _INDEX_BYTES
-        n_held = max(1, int(self.options.buffer_mb * MB / size))
+        held = self.options.buffer_mb * MB
+        if not particles and self._total(split, "n_events") * (size + _INDEX_BYTES) > held:
+            size += _INDEX_BYTES  # of fewer events, the order stays that of earlier versions
+        n_held = max(1, int(held / size))
         how: Any = {"shuffle": shuffle, "seed": self.seed, "window_events": n_held}
         return make_plan(self.store, split, self.options, **how)
 

@@ -512,6 +512,20 @@ def test_the_splits_of_every_epoch_share_the_memory_for_what_is_kept(store: Even
     assert [kept(memory_mb) for memory_mb in (0, 1, 2)] == [[], ["train"], ["train", "val"]]
 
 
+def test_a_window_counts_the_order_of_events_only_where_they_do_not_fit(store: EventStore) -> None:
+    """A small store keeps the order of earlier versions, whose checkpoints resume."""
+    flat, n_events = 4 * 14 + 16, sum(one.n_events for one in store.all_ranges("train"))
+    plans = {}
+    for buffer_mb in (1, 512):
+        data = EventData(store.path, buffer_mb=buffer_mb, batch_size=4)
+        plans[buffer_mb] = data.plan("train", shuffle=True, particles=False)
+        assert plans[buffer_mb].window_events == int(buffer_mb * 1e6 / flat) > n_events
+    data = EventData(store.path, buffer_mb=1, batch_size=4)
+    data._total = lambda *_: 10**6  # type: ignore[method-assign]
+    held = data.plan("train", shuffle=True, particles=False).window_events
+    assert held == int(1e6 / (flat + 48))
+
+
 @pytest.mark.slow
 @pytest.mark.s3
 @pytest.mark.parametrize("parts", [1, 7])
