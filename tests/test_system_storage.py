@@ -201,6 +201,16 @@ def test_a_run_that_takes_the_number_of_an_ended_one_is_not_overlooked(
     assert number_1.read_text() == third
 
 
+def test_runs_of_the_same_moment_do_not_take_each_others_claim_for_their_own(
+    away: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks.time, "time", lambda: 1.0)
+    make_folder(away)
+    first, second = locks._holder(), locks._holder()
+    assert claim(away / "lock", first)
+    assert not claim(away / "lock", second)
+
+
 def test_of_runs_that_start_at_once_at_most_one_goes_on(away: Path) -> None:
     running, most, lock = 0, 0, threading.Lock()
 

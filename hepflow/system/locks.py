@@ -15,6 +15,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,7 +125,9 @@ def _claims(output: Path) -> list[Path]:
 
 
 def _holder() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()}, seen {time.time():.3f}"
+    # unique: a claim that is there, with the same words, is taken for one's own (see `claim`)
+    seen = f"seen {time.time():.3f}, {uuid.uuid4().hex}"
+    return f"process {os.getpid()} on {socket.gethostname()}, {seen}"
 
 
 def _said(path: Path) -> str:
