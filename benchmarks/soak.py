@@ -38,7 +38,7 @@ _POLL_S = 1.0
 
 @dataclass
 class Watched:
-    """What was seen of a stage, over all its attempts."""
+    """Times, CPU and memory of a stage, over all its attempts."""
 
     name: str
     times: list[float] = field(default_factory=list)

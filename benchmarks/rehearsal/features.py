@@ -25,8 +25,8 @@ from rehearsal.ingest import dataset
 
 _FILES_AT_10TB = 100_000
 _PART_MB = 0.25
-"""Of 66 fragments. So 100,000 make 1,500 parts, as 50 million events do, which fill 800 to 1,500
-parts of 65,535 events or 1 GiB."""
+"""Size of a part of 66 fragments. 100,000 make 1,500 parts; 50 million events fill 800 to 1,500, of
+63,999 events or 1 GiB."""
 _EVENTS = 3_000  # of the task of real size
 _SPLITS = {"train": 0.7, "val": 0.1, "test": 0.2}
 

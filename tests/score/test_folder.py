@@ -47,7 +47,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Scoring:
-    """What `hepflow score` does with its input, in this process and in tasks of a chosen size."""
+    """Scores an input as `hepflow score` does, in this process and in tasks of a chosen size."""
 
     def __init__(self, raw: Path, model: Path, output: Path) -> None:
         self.raw = raw

@@ -24,7 +24,7 @@ _ROUGH = 0.1  # relative error of the events that is worth a line
 
 @dataclass(frozen=True)
 class Plan:
-    """What was found."""
+    """Work of every stage, and the sample that it is expected from."""
 
     estimates: Mapping[str, Estimate]
     """Stage -> its work on its machines, in the order of the pipeline."""
