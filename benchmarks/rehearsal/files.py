@@ -28,6 +28,8 @@ import uproot
 from hepflow.simulate.writer import write_events
 
 DAMAGES = ("truncated", "empty", "no ROOT", "no tree", "a corrupt basket")
+ONE_IN = 100
+"""One file of so many is damaged."""
 TEMPLATE = "template"
 _PAGE, _PAGE_S = 1000, 0.03  # names per answer of a listing, and its time, as on S3
 _TIMES = 1_790_000_000.0
@@ -110,14 +112,15 @@ class RehearsalFiles(fsspec.AbstractFileSystem):
 
     def damage_of(self, number: int) -> str:
         """Return the damage of a file, or nothing."""
-        every, own = divmod(number, 100)
+        every, own = divmod(number, ONE_IN)
         return DAMAGES[every % len(DAMAGES)] if self._damaged and own == 0 else ""
 
     def _info(self, path: str, number: int) -> dict[str, Any]:
-        size = max(self._bytes, len(_template(self._folder)[0]))
-        if self.damage_of(number) in DAMAGES[:3]:
+        size, damage = max(self._bytes, len(_template(self._folder)[0])), self.damage_of(number)
+        if damage in DAMAGES[:3]:
             size = len(self._content(path))
-        return {"name": path, "size": size, "type": "file", "mtime": _TIMES}
+        changed = _TIMES + bool(damage)  # later than the whole file
+        return {"name": path, "size": size, "type": "file", "mtime": changed}
 
     def _content(self, path: str) -> bytes:
         content, about = _template(self._folder)
