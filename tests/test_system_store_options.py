@@ -1,8 +1,11 @@
 """Options of stores by URL: the longest beginning counts, and secrets are refused."""
 
+import pickle
 from typing import Any
 
+import fsspec
 import pytest
+from upath import UPath
 
 from hepflow.errors import ConfigError
 from hepflow.system.places import place
@@ -58,3 +61,43 @@ def test_a_path_takes_the_options_that_its_process_has() -> None:
     assert path.fs.endpoint_url == "http://127.0.0.1:1"
     assert (place("s3://bucket") / "y").fs.anon
     assert not place("s3://other/x").fs.anon
+
+
+class Shelf(fsspec.AbstractFileSystem):
+    """A file system that another package might bring: it does not open without its option."""
+
+    protocol = "shelf"
+
+    def __init__(self, label: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.label = label
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        if path == "down":
+            raise PermissionError(path)
+        return {"name": path, "size": 3, "type": "file"}
+
+
+def test_a_protocol_of_another_package_takes_its_options_also_in_another_process() -> None:
+    fsspec.register_implementation("shelf", Shelf, clobber=True)
+    path = place("shelf://down")
+    with pytest.raises(TypeError, match="label"):
+        path.exists()
+    configure({"shelf://": {"label": "red"}})
+    for one in (path, pickle.loads(pickle.dumps(path))):
+        assert str(one) == "shelf://down"
+        assert one.fs.label == "red"
+        with pytest.raises(PermissionError):  # and it is not taken for a missing file
+            one.exists()
+    assert (place("shelf://a") / "b").is_file()
+
+
+@pytest.mark.parametrize("url", ["gs://b/x", "az://c/x", "abfs://c/x", "s3://b/x", "hdfs://h/x"])
+def test_a_store_of_a_known_kind_is_asked_for_its_options(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(UPath, "_fs_factory", lambda *names: given.update(names[2]))
+    configure({url.rpartition("/")[0]: {"use_listings_cache": False}})
+    _ = (UPath(url) / "y").fs
+    assert given["use_listings_cache"] is False

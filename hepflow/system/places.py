@@ -13,8 +13,8 @@ from typing import Any, cast
 import fsspec
 from fsspec.utils import get_protocol
 from upath import UPath
-from upath.implementations.cloud import S3Path
-from upath.registry import register_implementation
+from upath.implementations.cloud import AzurePath, GCSPath, S3Path
+from upath.registry import available_implementations, register_implementation
 
 from hepflow.errors import ConfigError, MissingDependency
 from hepflow.system.patience import patiently
@@ -65,6 +65,28 @@ class BucketPath(_Asked, S3Path):
     __slots__ = ()
 
 
+class GooglePath(_Asked, GCSPath):
+    """A path in a bucket of Google Cloud Storage."""
+
+    __slots__ = ()
+
+
+class ContainerPath(_Asked, AzurePath):
+    """A path in a container of Azure."""
+
+    __slots__ = ()
+
+
+class OtherPath(_Asked):
+    """A path in a file system that another package has brought to fsspec."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Unpickle by `place`, which makes the protocol known to that process."""
+        return place, (str(self), dict(self.storage_options))
+
+
 class ServerPath(_Asked):
     """A path on a named server. UPath's own leaves the server out of the URL."""
 
@@ -84,10 +106,15 @@ class ServerPath(_Asked):
         return place, (str(self), dict(self.storage_options))
 
 
-for _protocol in ("hdfs", "viewfs", "root"):
-    register_implementation(_protocol, ServerPath, clobber=True)
-for _protocol in ("s3", "s3a"):
-    register_implementation(_protocol, BucketPath, clobber=True)
+_OWN: dict[type[UPath], tuple[str, ...]] = {
+    ServerPath: ("hdfs", "viewfs", "root"),
+    BucketPath: ("s3", "s3a"),
+    GooglePath: ("gs", "gcs"),
+    ContainerPath: ("az", "abfs", "abfss", "adl"),
+}
+for _class, _protocols in _OWN.items():
+    for _protocol in _protocols:
+        register_implementation(_protocol, _class, clobber=True)
 for _protocol in _EXTRAS:  # in every process, as paths come to workers by pickle
     set_timeout(f"{_protocol}://", TIMEOUT_S)
 
@@ -126,6 +153,8 @@ def place(text: str | Path, options: Mapping[str, Any] | None = None) -> Path:
     if protocol in {"file", "local"}:
         return Path(UPath(text).path)
     require(text)
+    if protocol not in available_implementations():
+        register_implementation(protocol, OtherPath)
     return cast(Path, UPath(text.rstrip("/"), **options or {}))
 
 
