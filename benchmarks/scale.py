@@ -57,7 +57,7 @@ def show_steps(name: str, steps: Sequence[Step]) -> list[float]:
     for stage in dict.fromkeys(step.stage for step in steps):
         first, *rest = sorted((s for s in steps if s.stage == stage), key=lambda step: step.n)
         power = ""
-        if _cost(rest[-1]) >= 2 * _cost(first):
+        if len(rest) > 1 and _cost(rest[-1]) >= 2 * _cost(first):
             more = [replace(s, n=s.n - first.n, seconds=_cost(s) - _cost(first)) for s in rest]
             exponents.append(round(growth(more), 2))
             power = f"{exponents[-1]:.2f}"

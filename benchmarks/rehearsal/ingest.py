@@ -22,8 +22,7 @@ def rehearse(scratch: Path, sizes: Sequence[int]) -> tuple[list[measure.Step], d
         arguments = ["ingest", "--input", "rehearsal://raw", "--output", output]
         arguments += ["--storage", json.dumps({"rehearsal://": options})]
         arguments += ["--max_lost_files", str(lost)]
-        for stage in ("ingest", "again"):
-            steps.append(measure.run(stage, n, arguments, output, environment))
+        steps += [measure.run(s, n, arguments, output, environment) for s in ("ingest", "again")]
         _check_losses(output, lost)
     most = max(step.gb["driver"] for step in steps)
     return steps, {"driver_gb_ingest": round(most, 2)}

@@ -1,4 +1,4 @@
-"""`hepflow score` of N files of `rehearsal://`: scored, up to date, and with 1 % of them damaged."""
+"""`hepflow score` of N files of `rehearsal://`: new ones, up to date, and 1 % of them damaged."""
 
 import json
 from collections.abc import Sequence
