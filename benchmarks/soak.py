@@ -1,12 +1,14 @@
 """20 GB of ROOT files through every stage; each is killed once at a random place and resumed.
 
 The files are copies of a few, with UUIDs of their own, so that every copy must give the same counts
-as its original. Printed per stage: events, throughput of the first and last tenth of the work, and
+as its original. Each class holds copies of all of them in turn, so that every tenth of the work is
+alike; the labels mean nothing. Printed per stage: events, throughput of the first and last tenth of the work, and
 the memory of each kind of process in the first and last tenth of the time. Throughput is that of
 wall time and of CPU time: other programs on the machine disturb the former.
 """
 
 import argparse
+import itertools
 import json
 import os
 import signal
@@ -29,8 +31,9 @@ from hepflow.data.events import open_events
 from hepflow.data.ledger import Ledger
 from hepflow.data.output import read_marker
 from hepflow.data.store import EventStore
+from hepflow.schema import CLASSES
 from hepflow.system.terminal import show, table
-from hepflow_bench.copies import multiply
+from hepflow_bench.copies import copy_as_new
 
 _TENTH = 10
 _POLL_S = 1.0
@@ -172,13 +175,12 @@ def soak(
 
 def make_copies(source: Path, raw: Path, gb: float) -> int:
     """Fill a folder with copies of all files, of ``gb`` together; return the copies of each."""
-    own = sum(path.stat().st_size for path in source.glob("*/*.root"))
-    copies = max(1, round(gb * GB / own))
+    files = sorted(source.glob("*/*.root"))
+    copies = max(1, round(gb * GB / sum(path.stat().st_size for path in files)))
     if not raw.exists():
-        for path in source.glob("*/*.root"):
-            (raw / path.parent.name).mkdir(parents=True, exist_ok=True)
-            (raw / path.parent.name / path.name).write_bytes(path.read_bytes())
-        multiply(raw, copies)
+        for number, i in itertools.product(range(copies), range(len(files))):
+            folder = raw / CLASSES[(number + i) % len(CLASSES)]
+            copy_as_new(files[i], folder / f"{number:06d}-{files[i].name}", number)
     return copies
 
 
