@@ -2,9 +2,9 @@
 
 The files are copies of a few, with UUIDs of their own, so that every copy must give the same counts
 as its original. Each class holds copies of all of them in turn, so that every tenth of the work is
-alike; the labels mean nothing. Printed per stage: events, throughput of the first and last tenth of the work, and
-the memory of each kind of process in the first and last tenth of the time. Throughput is that of
-wall time and of CPU time: other programs on the machine disturb the former.
+alike; the labels mean nothing. Printed per stage: throughput of the first and last tenth of the
+work, and the memory of each kind of process in the third and last tenth of the time. Throughput is
+that of wall time and of CPU time: other programs on the machine disturb the former.
 """
 
 import argparse
