@@ -170,6 +170,11 @@ def _template(folder: Path) -> tuple[bytes, dict[str, Any]]:
     return content, json.loads((folder / f"{TEMPLATE}.json").read_text())
 
 
+def n_damaged(n_files: int) -> int:
+    """Return the number of damaged files, if some are damaged."""
+    return -(-n_files // ONE_IN)
+
+
 def write_template(folder: Path, n_events: int) -> None:
     """Write the template: events of three particles per kind, three in four with a hard lepton."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ def rehearse(scratch: Path, sizes: Sequence[int]) -> tuple[list[measure.Step], d
     files.write_template(scratch / "template", EVENTS)
     steps = []
     for n in sizes:
-        output, lost = dataset(scratch, n), n // files.ONE_IN
+        output, lost = dataset(scratch, n), files.n_damaged(n)
         options = {"folder": str(scratch / "template"), "n_files": n, "damaged": True}
         arguments = ["ingest", "--input", "rehearsal://raw", "--output", output]
         arguments += ["--storage", json.dumps({"rehearsal://": options})]

@@ -50,7 +50,7 @@ def _score(
     options |= {"folder": str(scratch / "template"), "n_files": n}
     storage = json.dumps({"rehearsal://": options})
     arguments = ["score", "--input", "rehearsal://raw", "--model", model, "--output", output]
-    arguments += ["--storage", storage, "--max_lost_files", str(n // files.ONE_IN)]
+    arguments += ["--storage", storage, "--max_lost_files", str(files.n_damaged(n))]
     return measure.run(stage, n, arguments, output, environment)
 
 
@@ -59,7 +59,7 @@ def _check(output: Path, n: int) -> None:
     about = read_marker(output)
     assert about is not None
     ledger = Ledger.from_dict(about["ledger"]).check()
-    n_damaged = n // files.ONE_IN
+    n_damaged = files.n_damaged(n)
     assert len({item.file for item in ledger.lost}) == n_damaged, "a damaged file is not named"
     ids = read_scores(output, ["event_id"])["event_id"]
     assert len(ids) == len(ids.unique()) == (n - n_damaged) * EVENTS

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
@@ -47,6 +48,10 @@ step: a tenth of the time of ingest."""
 
 _TASKS_SHOWN = 400
 """Finished tasks that the pages of Spark show per stage: by default it keeps 100,000 in memory."""
+
+_SOCKET = f".{uuid.uuid4()}.sock"  # as long as Spark's names
+_LONGEST_SOCKET = 103
+"""Bytes of the path of a Unix socket on macOS; Linux allows 107."""
 
 NO_WORDS = Words(str)
 _LOG4J = Path(__file__).with_name("log4j2.properties")
@@ -267,6 +272,9 @@ def properties(config: SparkConfig, submitted: bool = False) -> dict[str, str]:
         if is_local(config.master):
             found |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
             found |= dict.fromkeys(("spark.authenticate", "spark.network.crypto.enabled"), "true")
+            # Java's two writes per task wait 40 ms for each other on TCP (Nagle, delayed ACK).
+            fits = len(os.fsencode(scratch() / _SOCKET)) <= _LONGEST_SOCKET
+            found["spark.python.unix.domain.socket.enabled"] = str(fits).lower()
         if config.master == "yarn":
             found |= {"spark.submit.deployMode": "client", "spark.acls.enable": "true"}
     found |= resolved(config.conf, f"{config.within}conf")
