@@ -2,8 +2,9 @@
 
 python benchmarks/scale.py [--quick] [--sizes 1000,10000,100000] [--only ingest,features] prints a
 table per stage, and as the last line one JSON object. ``growth`` is the largest exponent p of
-CPU seconds ~ size**p; the smallest size, a tenth of the first one given, stands for the start of
-the processes. Where the largest input takes less than twice as long as that, there is no exponent.
+CPU seconds ~ size**p, without the start of the processes, for which the smallest size stands, a
+tenth of the first one given. Sizes that cost hardly more than that are left out; with fewer than two
+others, or if the largest costs less than twice as much, there is no exponent.
 Memory is the most that one process of a kind held.
 """
 
@@ -22,6 +23,7 @@ from rehearsal.measure import Step, growth
 from hepflow.system.terminal import show, table
 
 _STAGES = ("ingest", "features", "train", "score")
+_NOISE = 0.2  # relative, of the time in which a command starts
 _ROLES = ("driver", "java", "executor", "worker")  # the most that one process of each held
 
 
@@ -56,9 +58,9 @@ def show_steps(name: str, steps: Sequence[Step]) -> list[float]:
     roles = [role for role in _ROLES if any(role in step.gb for step in steps)]
     for stage in dict.fromkeys(step.stage for step in steps):
         first, *rest = sorted((s for s in steps if s.stage == stage), key=lambda step: step.n)
-        power = ""
-        if len(rest) > 1 and _cost(rest[-1]) >= 2 * _cost(first):
-            more = [replace(s, n=s.n - first.n, seconds=_cost(s) - _cost(first)) for s in rest]
+        power, dear = "", [s for s in rest if _cost(s) > (1 + _NOISE) * _cost(first)]
+        if len(dear) > 1 and _cost(rest[-1]) >= 2 * _cost(first):
+            more = [replace(s, n=s.n - first.n, seconds=_cost(s) - _cost(first)) for s in dear]
             exponents.append(round(growth(more), 2))
             power = f"{exponents[-1]:.2f}"
         for step in (first, *rest):

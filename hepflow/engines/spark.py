@@ -274,7 +274,8 @@ def properties(config: SparkConfig, submitted: bool = False) -> dict[str, str]:
             found |= dict.fromkeys(("spark.authenticate", "spark.network.crypto.enabled"), "true")
             # Java's two writes per task wait 40 ms for each other on TCP (Nagle, delayed ACK).
             fits = len(os.fsencode(scratch() / _SOCKET)) <= _LONGEST_SOCKET
-            found["spark.python.unix.domain.socket.enabled"] = str(fits).lower()
+            sockets = "spark.python.unix.domain.socket"
+            found |= {f"{sockets}.enabled": str(fits).lower(), f"{sockets}.dir": str(scratch())}
         if config.master == "yarn":
             found |= {"spark.submit.deployMode": "client", "spark.acls.enable": "true"}
     found |= resolved(config.conf, f"{config.within}conf")

@@ -4,6 +4,7 @@ import contextlib
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,20 @@ def test_a_local_session_listens_on_this_machine_only_and_the_user_s_properties_
     assert "spark.driver.bindAddress" not in spark.properties(
         SparkConfig(master="spark://head:7077")
     )
+
+
+@pytest.mark.parametrize(("folder", "fits"), [("short", "true"), ("long" * 25, "false")])
+def test_workers_use_unix_sockets_that_only_this_user_can_reach_if_their_paths_fit(
+    folder: str, fits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory() as short:
+        monkeypatch.setenv("HEPFLOW_WORK_DIR", str(Path(short, folder)))
+        found = spark.properties(SparkConfig())
+        own = Path(found["spark.python.unix.domain.socket.dir"])
+        assert own.stat().st_mode & 0o077 == 0
+    assert found["spark.python.unix.domain.socket.enabled"] == fits
+    far = spark.properties(SparkConfig(master="spark://head:7077"))
+    assert "spark.python.unix.domain.socket.enabled" not in far
 
 
 def test_under_spark_submit_its_master_and_memory_count() -> None:

@@ -1,4 +1,4 @@
-"""The rehearsal of ten terabytes: its stages run, check their own results, and print the figures."""
+"""The rehearsal of ten terabytes: all of its stages run, and the last line has the figures."""
 
 import json
 import os
