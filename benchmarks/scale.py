@@ -3,9 +3,9 @@
 python benchmarks/scale.py [--quick] [--sizes 1000,10000,100000] [--only ingest,features] prints a
 table per stage, and as the last line one JSON object. ``growth`` is the largest exponent p of
 CPU seconds ~ size**p, without the start of the processes, for which the smallest size stands, a
-tenth of the first one given. Sizes that cost hardly more than that are left out; with fewer than two
-others, or if the largest costs less than twice as much, there is no exponent.
-Memory is the most that one process of a kind held.
+tenth of the first one given. Sizes that hardly cost more than that are left out. With fewer than
+two others, or if the largest costs less than twice as much, there is no exponent. Memory is the
+most that one process of a kind held.
 """
 
 import argparse
