@@ -3,9 +3,11 @@
 import os
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from pydoc import locate
-from typing import Any
+from typing import Any, get_args
 
 import pytorch_lightning as pl
 import torch
@@ -45,6 +47,7 @@ from hepflow.train.record import EpochTable, RunRecord
 from hepflow.train.tensorboard import CopiedTensorBoard
 
 MAPPINGS = {"--data.balance", "--spark.conf", "--storage"}  # options with names of the user's
+_TYPE = "_typehint"  # of jsonargparse's options
 DEFAULTS = {
     "trainer.max_epochs": MAX_EPOCHS,
     "trainer.gradient_clip_val": 1.0,
@@ -60,6 +63,19 @@ DEFAULTS = {
 
 class _Parser(WithoutSecrets, LightningArgumentParser):
     pass
+
+
+def _whole_numbers_first(parser: LightningArgumentParser) -> None:
+    """Let a 1 be a number of batches, and not 1.0, a fraction.
+
+    ``Union[int, float]`` equals ``Union[float, int]``, so `typing` gives out whichever was made
+    first, and jsonargparse tries them in that order; ``int | float`` is made anew.
+    """
+    for action in parser._actions:  # noqa: SLF001 - the types are nowhere else
+        kinds = get_args(getattr(action, _TYPE, None))
+        if int in kinds and float in kinds:
+            others = (kind for kind in kinds if kind is not int)
+            setattr(action, _TYPE, reduce(or_, others, int))
 
 
 class TrainCLI(LightningCLI):
@@ -95,6 +111,7 @@ class TrainCLI(LightningCLI):
         group = parser.groups["checkpoint"]  # type: ignore[index]
         group.title = "The epoch to keep"  # Lightning's title is longer than a line
         parser.set_defaults(DEFAULTS)
+        _whole_numbers_first(parser)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.link_arguments("data.inputs", "model.inputs", apply_on="instantiate")

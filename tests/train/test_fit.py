@@ -518,6 +518,17 @@ def test_a_job_whose_time_is_up_in_a_validation_is_requeued(
     assert [row["epoch"] for row in read_table(tmp_path / "run" / "metrics.csv")] == [0, 1, 2]
 
 
+def test_one_is_a_batch_and_one_point_zero_all_of_them(store: EventStore, tmp_path: Path) -> None:
+    epochs = ("--trainer.max_epochs", "1")
+    fit(store, tmp_path / "one", *epochs, "--trainer.limit_train_batches", "1")
+    fit(store, tmp_path / "all", *epochs, "--trainer.limit_train_batches", "1.0")
+    steps = [read_table(tmp_path / name / "metrics.csv")[0]["step"] for name in ("one", "all")]
+    assert steps[0] == 0
+    assert steps[1] > 0
+    limit = yaml.safe_load((tmp_path / "one" / "config.yaml").read_text())["trainer"]
+    assert repr(limit["limit_train_batches"]) == "1"
+
+
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_the_written_config_reads_back(
     run: Path, store: EventStore, command: str, caplog: pytest.LogCaptureFixture
