@@ -50,8 +50,12 @@ PARTS = {
     "hdfs": "an HDFS name node",
     "browser": "Chromium",
     "pythia": "Pythia8",
+    "fuse": "a FUSE file system",
     "shared": "the ROOT files of ../shared",
 }
+
+CRASHES = "crash states"
+"""Property of a test that tried them, with their number."""
 
 
 gc.disable()  # until all tests are imported: a third of the time of importing torch and Spark
@@ -102,6 +106,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if lines:
         terminalreporter.section("real parts")
         terminalreporter.write("\n".join(lines) + "\n")
+    passed = stats.get("passed", ())
+    if crashes := [text for one in passed for name, text in one.user_properties if name == CRASHES]:
+        terminalreporter.section(CRASHES)
+        terminalreporter.write("\n".join(sorted(crashes)) + "\n")
 
 
 @pytest.fixture(scope="session")
