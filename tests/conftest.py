@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 import hepflow.train  # noqa: F401 - before Lightning, as in a command
 from hepflow.config.engines import SparkConfig
 from hepflow.errors import MissingDependency
+from hepflow.system import durable
 from hepflow.system.places import place
 from tests.support import stores
 from tests.support.hadoop_cluster import Hadoop
@@ -35,6 +36,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto"
 for variable in ("SPARK_LAUNCHER_OPTS", "SPARK_SUBMIT_OPTS"):
     os.environ.setdefault(variable, QUICK)
+
+# A disk that is shared with others takes long to flush; the tests of durability turn it on.
+os.environ.setdefault(durable.SWITCH, "0")
 
 SHARED = Path(os.environ.get("HEPFLOW_SHARED", Path(__file__).parents[2] / "shared"))
 PARTS = {

@@ -36,5 +36,5 @@ def clear(folder: Path, *, logs: bool = False) -> None:
     if (folder / RECORD).is_file():
         for name in (CHECKPOINTS, TENSORBOARD) if logs else (CHECKPOINTS,):
             remove_tree(folder / name)
-        for name in (*FILES, RECORD):
-            remove(folder / name)
+        for name in (*FILES, RECORD):  # last what marks the folder as a run
+            remove(folder / name, flush=True)

@@ -35,7 +35,15 @@ from hepflow.errors import ConfigError, DataError
 from hepflow.schema import SPLITS, STORE_SCHEMA_VERSION
 from hepflow.system.files import recorded
 from hepflow.system.publishing import put, whole
-from hepflow.system.storage import listed, make_folder, remove_all, remove_tree, require_no_links
+from hepflow.system.storage import (
+    flush_names,
+    listed,
+    make_folder,
+    remove,
+    remove_all,
+    remove_tree,
+    require_no_links,
+)
 
 
 class StoreWriter(EventStore):
@@ -62,7 +70,9 @@ class StoreWriter(EventStore):
         same_settings = keep and before.get("settings") == spec.settings
         same_schema = before.get("schema_version") == STORE_SCHEMA_VERSION
         if not same_schema or not (same_input or same_settings):
-            remove_tree(path)
+            remove(path / GROUP, flush=True)  # first: from here on, nobody reads it
+            for part in (*(path / name for name in ARRAYS), path):  # and its records last
+                remove_tree(part)
             before = {}
         make_folder(path / PARTS)
         about = {"schema_version": STORE_SCHEMA_VERSION, "requires": [], "complete": False}
@@ -120,6 +130,7 @@ class StoreWriter(EventStore):
             make_folder(self.path / name)
             metadata[name] = layout.describe(self.path / name, n_parts * layout.rows_per_shard)
         merge_records(self.path, self.records)
+        flush_names(self.path)  # of folders that a killed process has created
         sums = {"counts": counts, "statistics": statistics, "ledger": ledger.to_dict()}
         about = {**self.attributes, "complete": True, "parts": n_parts, **sums}
         _write_group(self.path, about, metadata)

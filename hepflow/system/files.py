@@ -79,11 +79,16 @@ def plain_name(name: str) -> str:
     return name
 
 
-def write_csv(path: Path, rows: Iterable[Sequence[object]], end: str = "\r\n") -> None:
-    """Write rows as CSV completely or not at all; spreadsheets take no name in it for a formula."""
+def write_csv(
+    path: Path, rows: Iterable[Sequence[object]], end: str = "\r\n", *, flush: bool = True
+) -> None:
+    """Write rows as CSV completely or not at all; spreadsheets take no name in it for a formula.
+
+    For ``flush``, see `hepflow.system.publishing.publish`.
+    """
     text = io.StringIO()
     csv.writer(text, lineterminator=end).writerows(map(_no_formula, row) for row in rows)
-    put(path, text.getvalue().encode())
+    put(path, text.getvalue().encode(), flush=flush)
 
 
 def _no_formula(cell: object) -> object:

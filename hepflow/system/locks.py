@@ -46,7 +46,7 @@ def exclusive(output: Path, *own: str) -> Iterator[None]:
     created = [place for place in (output, *output.parents) if not place.exists()]
     path = output.parent / f".{output.name}.lock"
     with makeable(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(output.parent)
         descriptor = _acquire(path, output)
     try:
         yield

@@ -33,7 +33,7 @@ from hepflow.score.kafka.deleted import earlier, n_messages
 from hepflow.score.record import ScoreRecord
 from hepflow.score.tables import RECENT, batch_of, last_merged
 from hepflow.system.files import read_json, write_json
-from hepflow.system.publishing import whole
+from hepflow.system.publishing import publish, whole
 from hepflow.system.storage import listed, make_folder, remove
 
 NAMED = 1000
@@ -67,7 +67,7 @@ class TopicFolder(ScoreFolder):
         super().__init__(path, about, overwrite)
         remove_claims(path)  # no file is claimed
         checkpoint = path / CHECKPOINT  # Spark writes the query's options into it
-        checkpoint.mkdir(0o700, exist_ok=True)
+        make_folder(checkpoint)
         checkpoint.chmod(0o700)
 
     @property
@@ -141,7 +141,7 @@ class TopicFolder(ScoreFolder):
         make_folder(self.path / RECENT)
         for file in listed(self.path, "batch-*.parquet"):  # an earlier version left all here
             if not _is_merged(file.name):
-                file.replace(self.path / RECENT / file.name)
+                publish(file, self.path / RECENT / file.name)
         records = listed(self.path / RECORDS, "batch-*.json")
         done = last_merged(record.name for record in records)
         for record in records:

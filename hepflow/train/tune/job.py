@@ -31,7 +31,7 @@ from hepflow.data.provenance import digest
 from hepflow.data.store import EventStore
 from hepflow.engines import dask
 from hepflow.errors import ConfigError, DataError, HepflowError
-from hepflow.system import locks
+from hepflow.system import durable, locks
 from hepflow.system.publishing import put
 from hepflow.system.storage import make_folder
 from hepflow.system.terminal import TO_PASTE
@@ -152,7 +152,9 @@ def _parse(overlay: Path) -> None:
 
 
 def _storage(journal: Path) -> optuna.storages.JournalStorage:
-    return optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+    durable.flush_folder(journal.parent)  # what is in the journal, optuna flushes
+    return storage
 
 
 def _open_study(config: TuneConfig, journal: Path, settings: dict[str, str]) -> optuna.Study:
