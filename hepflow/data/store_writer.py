@@ -34,7 +34,7 @@ from hepflow.data.store import GROUP, EventStore, read_attributes
 from hepflow.errors import ConfigError, DataError
 from hepflow.schema import SPLITS, STORE_SCHEMA_VERSION
 from hepflow.system.files import recorded
-from hepflow.system.publishing import put, whole
+from hepflow.system.publishing import put, remove_drafts, whole
 from hepflow.system.storage import (
     flush_names,
     listed,
@@ -135,9 +135,17 @@ class StoreWriter(EventStore):
         about = {**self.attributes, "complete": True, "parts": n_parts, **sums}
         _write_group(self.path, about, metadata)
         del self.__dict__["_group"]
-        remove_single_records(self.path, self.records)
-        remove_plan(self.path)
+        self.tidy()
         return ledger
+
+    def tidy(self) -> None:
+        """Remove from a complete store what only an unfinished one needs: single records, the plan.
+
+        A run that was killed after the store was complete has left them.
+        """
+        singles = listed(self.path / PARTS, "*.json")
+        remove_all(path for path in singles if path.stem.isdecimal())
+        remove_plan(self.path)
 
     @cached_property
     def range_rows(self) -> np.ndarray:
@@ -170,8 +178,7 @@ class StoreWriter(EventStore):
 
     def _sweep(self) -> None:
         """Remove what killed writers have left: drafts, and shards of parts without a record."""
-        for folder in ("", *(f"{name}/" for name in (PARTS, *ARRAYS))):
-            remove_all(listed(self.path, f"{folder}.*.part", links=False))
+        remove_drafts(self.path)
         remove_all(self.orphans())
 
 

@@ -203,8 +203,6 @@ class ScoreFolder:
 
     def _sweep(self, retry_lost: bool) -> None:
         """Read the records, and remove files that killed workers left without one."""
-        for drafts in (".*.part", "*/.*.part"):
-            remove_all(listed(self.path, drafts, links=False))
         self._singles = {path.stem for path in listed(self.path / RECORDS, "*.json")}
         there = self._fragments()
         for found in self._read():

@@ -35,21 +35,30 @@ from hepflow.system.processes import runs
 from hepflow.system.remote import is_remote
 from hepflow.system.storage import (
     AT_ONCE,
+    listed,
     make_folder,
     private_folder,
     read_text,
+    remove_all,
     system_of,
 )
 from hepflow.system.store_options import WORK_DIR
 
 _COPY_BYTES = 8 << 20
 _UPLOADS = 16
+_DRAFT = f".*.{'[0-9a-f]' * 32}.part"
 
 
 def draft(path: Path) -> Path:
     """Return a local path of its own for content that `publish` will put at ``path``."""
     name = f".{path.name}.{uuid.uuid4().hex}.part"
     return scratch() / name if is_remote(path) else path.with_name(name)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove drafts that killed processes have left in a folder and in those right below it."""
+    for pattern in (_DRAFT, f"*/{_DRAFT}"):
+        remove_all(listed(folder, pattern, links=False))
 
 
 def scratch(disk: Path | None = None) -> Path:
