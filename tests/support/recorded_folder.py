@@ -89,6 +89,11 @@ def _serve(kept: Path, seen: str, log: Path) -> None:  # noqa: C901 - an operati
 
     class Recorder(fuse.Operations):  # type: ignore[misc, name-defined]
         use_ns = True
+        flag_nullpath_ok = True  # of files that are open and have no name any more
+
+        def init_with_config(self, conn_info: Any, config_3: Any) -> None:
+            if config_3:
+                config_3.nullpath_ok = True
 
         def __init__(self) -> None:
             self.changes: list[Change] = []
