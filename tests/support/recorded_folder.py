@@ -60,7 +60,8 @@ def recorded(kept: Path, seen: Path) -> Iterator[Recording]:
     recording, log = Recording(), kept.with_name(f"{kept.name}.changes")
     seen.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", __name__, str(kept), str(seen), str(log)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    outputs = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, **outputs)
     try:
         deadline = time.monotonic() + 60
         while not seen.is_mount():
@@ -69,13 +70,14 @@ def recorded(kept: Path, seen: Path) -> Iterator[Recording]:
             time.sleep(0.01)
         yield recording
     finally:
-        unmount = [str(_fusermount()), "-u", str(seen)]
-        while subprocess.run(unmount, check=False, capture_output=True).returncode:
-            if process.poll() is not None or time.monotonic() > deadline + 60:
-                break
-            time.sleep(0.1)  # a worker has a file open for an instant
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
+        deadline = time.monotonic() + 10
+        while process.poll() is None:  # a worker may have a file open for an instant
+            how = "-u" if time.monotonic() < deadline else "-uz"
+            unmount = [str(_fusermount()), how, str(seen)]
+            subprocess.run(unmount, check=False, capture_output=True)
+            time.sleep(0.05)
+        _, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
     with log.open("rb") as file:
         recording.changes, recording.n_before = pickle.load(file)
     log.unlink()
@@ -131,8 +133,15 @@ def _serve(kept: Path, seen: str, log: Path) -> None:  # noqa: C901 - an operati
             keys = ("bavail", "bfree", "blocks", "bsize", "favail", "ffree", "files", "frsize")
             return {f"f_{key}": getattr(about, f"f_{key}") for key in (*keys, "namemax")}
 
+        def opendir(self, path: str) -> int:
+            return os.open(at(path), os.O_RDONLY | os.O_DIRECTORY)
+
+        def releasedir(self, path: str, fh: int) -> int:
+            os.close(fh)
+            return 0
+
         def readdir(self, path: str, fh: int) -> list[str]:
-            return [".", "..", *(one.name for one in at(path).iterdir())]
+            return [".", "..", *os.listdir(fh)]
 
         def create(self, path: str, mode: int, fi: Any = None) -> int:
             new = not os.path.lexists(at(path))
@@ -172,8 +181,7 @@ def _serve(kept: Path, seen: str, log: Path) -> None:  # noqa: C901 - an operati
             return 0
 
         def fsyncdir(self, path: str, datasync: int, fh: int) -> int:
-            self.changes.append(("sync", self._number(path)))
-            return 0
+            return self.fsync(path, datasync, fh)
 
         def release(self, path: str, fh: int) -> int:
             os.close(fh)

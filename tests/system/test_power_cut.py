@@ -10,11 +10,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from distributed import LocalCluster
 
 from hepflow.config.engines import ClusterConfig
+from hepflow.system import durable
 from tests.support.power_cut import Tree, crash_states, tree_of, write_tree
 from tests.support.recorded_folder import Recording, recorded, why_not
 from tests.support.small_stages import (
@@ -38,8 +40,15 @@ pytestmark = [
 MOST_FAILURES = 5
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _flushing() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:  # other tests leave it to the system
+        patch.setenv(durable.SWITCH, "1")
+        yield
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[ClusterConfig]:
+def cluster(_flushing: None) -> Iterator[ClusterConfig]:
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as running:
         yield ClusterConfig(kind="address", address=running.scheduler_address)
 
@@ -107,8 +116,15 @@ UPDATE = pytest.mark.parametrize("update", [False, True], ids=["new", "update"])
 @some(8)
 @UPDATE
 @pytest.mark.spark
-@pytest.mark.usefixtures("spark")
-def test_ingest(tmp_path: Path, most: int | None, record_property, update: bool) -> None:
+def test_ingest(
+    tmp_path: Path,
+    spark: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    most: int | None,
+    record_property: Any,
+    update: bool,
+) -> None:
+    monkeypatch.setitem(spark.sparkContext.environment, durable.SWITCH, "1")  # of its workers
     survives(ingest_stage(tmp_path / "in", update=update), tmp_path, most, record_property)
 
 
