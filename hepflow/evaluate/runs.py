@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -206,15 +207,20 @@ def same_events(runs: Sequence[Run]) -> bool:
 def _read_history(folder: Path) -> dict[str, tuple[list[float], list[float]]]:
     """Return the columns of metrics.csv against the epoch; its rows are sparse."""
     columns: dict[str, dict[float, float]] = {}
+    rows: dict[float | None, dict[str, float]] = defaultdict(dict)
     try:
-        rows = {row["epoch"]: row for row in read_table(folder / HISTORY)}
+        for row in read_table(folder / HISTORY):
+            rows[row.get("epoch")].update(row)
+        if None in rows:
+            raise DataError(f"{folder / HISTORY}: rows without an epoch. Remove it.")
         for known in recorded_table(folder):
-            if rows and not _items(known) <= _items(rows.get(known["epoch"], {})):
+            if rows and not _items(known) <= _items(rows[known.get("epoch")]):
                 raise DataError(f"{folder / HISTORY}: other values than in {RECORD}. Remove it.")
-    except (DataError, KeyError) as error:
-        log.warning("%s; the report has no learning curves of it", error)
+    except DataError as error:
+        log.warning("%s The report has no learning curves of it.", error)
         return {}
     for epoch, row in rows.items():
+        assert epoch is not None
         for name, value in row.items():
             if name not in ("epoch", "step") and math.isfinite(value):
                 columns.setdefault(name.removesuffix("_epoch"), {})[epoch] = value
