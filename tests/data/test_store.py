@@ -21,6 +21,7 @@ from hepflow.data.store import EventStore
 from hepflow.data.store_writer import StoreWriter, check_replaceable
 from hepflow.errors import ConfigError, DataError
 from hepflow.schema import HLF, PARTICLE
+from tests.support.seals import unseal
 
 SPEC = StoreSpec(("qcd", "ttbar"), HLF, PARTICLE, "corrected", "one")
 
