@@ -29,6 +29,7 @@ from hepflow.errors import DataError
 from hepflow.physics.skim import NOT_FINITE
 from hepflow.score.claims import remove_claims
 from hepflow.score.folder import CHECKPOINT, ScoreFolder
+from hepflow.score.kafka.checkpoint import repair
 from hepflow.score.kafka.deleted import earlier, n_messages
 from hepflow.score.record import ScoreRecord
 from hepflow.score.tables import DELETE, RECENT, batch_of, last_merged
@@ -173,6 +174,7 @@ class TopicFolder(ScoreFolder):
         Spark writes what a micro-batch reads before it begins, and a commit after its end.
         """
         checkpoint = self.path / CHECKPOINT
+        repair(checkpoint, self.last)
         commits = [int(path.name) for path in listed(checkpoint / "commits", "[0-9]*")]
         found = sum(batch_of(key) + 1 - int(key.split("-")[1]) for key in self.records)
         missing = max([self.last, *commits]) + 1 - found
