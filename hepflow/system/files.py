@@ -43,7 +43,7 @@ def makeable(path: Path) -> Iterator[None]:
 
 def as_json(data: Mapping[str, Any], indent: int | None = None) -> bytes:
     """Return JSON with a checksum, and a line's end."""
-    text = json.dumps({seal.KEY: seal.EMPTY, **data}, indent=indent, sort_keys=True)
+    text = json.dumps({**data, seal.KEY: seal.EMPTY}, indent=indent, sort_keys=True)
     return seal.sealed(text.encode() + b"\n")
 
 
