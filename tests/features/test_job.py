@@ -52,7 +52,6 @@ OWN_PHYSICS = """
 import numpy as np
 from hepflow.physics.features import FeatureSet
 from hepflow.schema import Feature
-from tests.support.seals import unseal
 
 def two_numbers(events, definitions):
     n = len(events)

@@ -354,7 +354,6 @@ OWN = """
 from dataclasses import replace
 import numpy as np
 from hepflow.physics.features import compute_features
-from tests.support.seals import unseal
 def half(events, definitions):
     f = compute_features(events, definitions)
     return replace(f, hlf=f.hlf * np.float32(0.5), status=None)
