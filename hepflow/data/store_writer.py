@@ -33,6 +33,7 @@ from hepflow.data.records import PARTS, merge_records, remove_plan, remove_singl
 from hepflow.data.store import GROUP, EventStore, read_attributes
 from hepflow.errors import ConfigError, DataError
 from hepflow.schema import SPLITS, STORE_SCHEMA_VERSION
+from hepflow.system import seal
 from hepflow.system.files import recorded
 from hepflow.system.publishing import put, remove_drafts, whole
 from hepflow.system.storage import (
@@ -184,14 +185,15 @@ class StoreWriter(EventStore):
 
 def _write_group(path: Path, about: Any, arrays: Mapping[str, Any] | None = None) -> None:
     """Write the metadata of the Zarr group, and of its arrays; readers see the old or new ones."""
-    group = {"attributes": {"hepflow": about}, "zarr_format": 3, "node_type": "group"}
+    attributes = {seal.KEY: seal.EMPTY, "hepflow": about}
+    group = {"attributes": attributes, "zarr_format": 3, "node_type": "group"}
     if arrays:
         group["consolidated_metadata"] = {
             "kind": "inline",
             "must_understand": False,
             "metadata": dict(sorted(arrays.items())),
         }
-    put(path / GROUP, json.dumps(group, indent=2).encode())
+    put(path / GROUP, seal.sealed(json.dumps(group, indent=2).encode()))
 
 
 def check_replaceable(path: Path, spec: StoreSpec, settings: Iterable[str]) -> StoreSpec | None:

@@ -93,7 +93,7 @@ def finished(
     events. Each range is in one record at most.
     """
     wanted = {one.key: one for one in ranges}
-    found, records = list(read_records(settings.output, TaskRecord.from_dict)), []
+    found, records = list(read_records(settings.output, TaskRecord.from_dict, skip=True)), []
     sizes = file_sizes(settings.output, (one.fragment for one in found if one.fragment))
     for record in found:
         task = [own.range for own in record.ranges]
