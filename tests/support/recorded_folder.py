@@ -27,6 +27,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 Change = tuple[Any, ...]
+HIDDEN = ".fuse_hidden"  # name that libfuse gives a file that is removed while it is open
 
 
 @dataclass
@@ -70,12 +71,14 @@ def recorded(kept: Path, seen: Path) -> Iterator[Recording]:
             time.sleep(0.01)
         yield recording
     finally:
-        deadline = time.monotonic() + 10
-        while process.poll() is None:  # a worker may have a file open for an instant
-            how = "-u" if time.monotonic() < deadline else "-uz"
+        deadline = time.monotonic() + 20
+        while process.poll() is None and time.monotonic() < deadline:  # a worker has a file open
+            how = "-u" if time.monotonic() < deadline - 5 else "-uz"
             unmount = [str(_fusermount()), how, str(seen)]
             subprocess.run(unmount, check=False, capture_output=True)
             time.sleep(0.05)
+        if process.poll() is None:
+            process.terminate()
         _, errors = process.communicate()
     assert (process.returncode, errors) == (0, "")
     with log.open("rb") as file:
@@ -91,11 +94,6 @@ def _serve(kept: Path, seen: str, log: Path) -> None:  # noqa: C901 - an operati
 
     class Recorder(fuse.Operations):  # type: ignore[misc, name-defined]
         use_ns = True
-        flag_nullpath_ok = True  # of files that are open and have no name any more
-
-        def init_with_config(self, conn_info: Any, config_3: Any) -> None:
-            if config_3:
-                config_3.nullpath_ok = True
 
         def __init__(self) -> None:
             self.changes: list[Change] = []
@@ -166,10 +164,9 @@ def _serve(kept: Path, seen: str, log: Path) -> None:  # noqa: C901 - an operati
             return os.pwrite(fh, data, offset)
 
         def truncate(self, path: str, length: int, fh: int | None = None) -> int:
-            opened = os.open(at(path), os.O_RDWR) if fh is None else fh
+            opened = os.open(at(path), os.O_RDWR)
             self._cut(opened, length)
-            if fh is None:
-                os.close(opened)
+            os.close(opened)
             return 0
 
         def _cut(self, opened: int, length: int) -> None:
@@ -193,9 +190,12 @@ def _serve(kept: Path, seen: str, log: Path) -> None:  # noqa: C901 - an operati
             return 0
 
         def rename(self, old: str, new: str) -> int:
-            number = self._number(old)
-            entries = self._entry(old, None), self._entry(new, number)
+            gone, entry = self._entry(old, None), self._entry(new, self._number(old))
+            entries = (gone,) if entry[1].startswith(HIDDEN) else (gone, entry)
             at(old).rename(at(new))
+            hidden = "names", ((*entry[:2], None),)  # the file that was there, if it is open
+            if self.changes[-1] == hidden:
+                self.changes.pop()
             self.changes.append(("names", entries))
             return 0
 
@@ -207,7 +207,8 @@ def _serve(kept: Path, seen: str, log: Path) -> None:  # noqa: C901 - an operati
         def unlink(self, path: str) -> int:
             entry = self._entry(path, None)
             at(path).unlink()
-            self.changes.append(("names", (entry,)))
+            if not entry[1].startswith(HIDDEN):
+                self.changes.append(("names", (entry,)))
             return 0
 
         def rmdir(self, path: str) -> int:
@@ -228,9 +229,7 @@ def _serve(kept: Path, seen: str, log: Path) -> None:  # noqa: C901 - an operati
             return 0
 
     recorder = Recorder()
-    # one operation at a time, and files that are removed while they are open are not renamed
-    how = {"foreground": True, "nothreads": True, "hard_remove": True}
-    fuse.FUSE(recorder, seen, fsname="hepflow-tests", **how)
+    fuse.FUSE(recorder, seen, fsname="hepflow-tests", foreground=True, nothreads=True)
     with log.open("wb") as file:
         pickle.dump((recorder.changes, recorder.n_before), file)
 
