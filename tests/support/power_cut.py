@@ -9,7 +9,7 @@ three kinds of death may leave, each of them once:
                                                          missing, torn in the middle, or zeros
     posix     those in folders that were synced since;   until its last fsync, or as it was
               of the others none, every choice of a
-              few, or all but one, or only one
+              few, or all but the first or last
 
 *Killed* is `kill -9` of all processes: the kernel has all changes. *Journal* is a power cut on
 ext4, XFS and alike, which record names in order, and data when they like: a rename may be on the
@@ -20,6 +20,7 @@ its folder was synced; a rename, once one of its two folders was.
 Writes to one file that follow each other are one change, which may be torn.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -30,6 +31,7 @@ Tree = Mapping[str, bytes | None]
 """Path -> content; None: a folder."""
 Names = Sequence[tuple[int, str, int | None]]
 FEW = 4
+DRAFT = re.compile(r"\.[0-9a-f]{32}\.part$")
 
 
 class _File:
@@ -140,15 +142,20 @@ class Disk:
 
 
 def _choices(loose: Sequence[int]) -> Iterator[set[int]]:
-    """Yield which names are lost: each choice of a few; of many all, all but one, or one."""
-    n = len(loose)
-    sizes = range(1, n + 1) if n <= FEW else (1, n - 1, n)
-    for size in sizes:
+    """Yield which names are lost: each choice of a few; of many all, or first or last or not."""
+    if len(loose) > FEW:
+        first, last = {loose[0]}, {loose[-1]}
+        yield from (set(loose), first, last, set(loose) - first, set(loose) - last)
+        return
+    for size in range(1, len(loose) + 1):
         yield from map(set, combinations(loose, size))
 
 
-def crash_states(recording: Recording) -> Iterator[tuple[str, Tree]]:
-    """Yield what may be left at any moment, each folder once, and where it comes from."""
+def crash_states(recording: Recording, *, drafts: bool) -> Iterator[tuple[str, Tree]]:
+    """Yield what may be left at any moment, each folder once, and where it comes from.
+
+    Without ``drafts``, folders that differ only in these are one: a run removes them first.
+    """
     changes, disk = recording.changes, Disk()
     seen: set[frozenset[tuple[str, bytes | None]]] = set()
     for k, change in enumerate(changes):
@@ -159,10 +166,19 @@ def crash_states(recording: Recording) -> Iterator[tuple[str, Tree]]:
         if change[0] == "data" and after == change[:2]:
             continue  # torn, if it is not whole
         for how, tree in disk.left():
-            key = frozenset(tree.items())
+            files = tree.items()
+            key = frozenset(one for one in files if drafts or not DRAFT.search(one[0]))
             if key not in seen:
                 seen.add(key)
                 yield f"change {k + 1 - recording.n_before}, {how}", tree
+
+
+def last_state(recording: Recording) -> Tree:
+    """Return what is there after all changes."""
+    disk = Disk()
+    for change in recording.changes:
+        disk.change(change)
+    return next(tree for _, tree in disk.left())
 
 
 def write_tree(tree: Tree, folder: Path) -> Path:

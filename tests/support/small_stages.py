@@ -190,7 +190,7 @@ def _trained(folder: Path) -> dict[str, Any]:
     """Return what does not depend on the clock, and the names of all files but TensorBoard's."""
     record, table = read_json(folder / "run.json"), (folder / "metrics.csv").read_text()
     losses = [
-        {name: row[name] for name in ("epoch", "step", "train_loss", "val_loss")}
+        {name: row[name] for name in ("epoch", "step", "val_loss")}
         for row in csv.DictReader(io.StringIO(table))
     ]
     names = {

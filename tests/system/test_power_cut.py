@@ -17,7 +17,7 @@ from distributed import LocalCluster
 
 from hepflow.config.engines import ClusterConfig
 from hepflow.system import durable
-from tests.support.power_cut import Tree, crash_states, tree_of, write_tree
+from tests.support.power_cut import Tree, crash_states, last_state, tree_of, write_tree
 from tests.support.recorded_folder import Recording, recorded, why_not
 from tests.support.small_stages import (
     Stage,
@@ -89,13 +89,18 @@ def failures(stage: Stage, states: list[tuple[str, Tree]], place: Path) -> list[
 
 
 def survives(
-    stage: Stage, place: Path, most: int | None, report: Callable[[str, object], None]
+    stage: Stage,
+    place: Path,
+    most: int | None,
+    report: Callable[[str, object], None],
+    *,
+    drafts: bool = False,
 ) -> None:
     """Try what any death of a stage may leave, or ``most`` of it, evenly chosen."""
     recording = record(stage, place)
-    states = list(crash_states(recording))
+    states = list(crash_states(recording, drafts=drafts))
     n_changes = len(recording.changes) - recording.n_before
-    assert tree_of(place / "kept") in [tree for _, tree in states], "the recording is not complete"
+    assert tree_of(place / "kept") == last_state(recording), "the recording is not complete"
     chosen = states if most is None else list(islice(states, 0, None, -(-len(states) // most)))
     found = failures(stage, chosen, place)
     name = place.name.removeprefix("test_").rstrip("0123456789")
@@ -104,10 +109,11 @@ def survives(
     assert not found, f"{text}\n" + "\n".join(found)
 
 
-def some(n: int) -> pytest.MarkDecorator:
-    """Let `make test` try ``n`` states, and `make system` all of them."""
-    every = pytest.param(None, marks=pytest.mark.system, id="every")
-    return pytest.mark.parametrize("most", [pytest.param(n, id="some"), every])
+def some(n: int, many: int | None = None) -> pytest.MarkDecorator:
+    """Let `make test` try ``n`` states, and `make system` all of them, or ``many``."""
+    every = pytest.param(many, marks=pytest.mark.system, id="many" if many else "every")
+    few = [pytest.param(n, id="some")] if n else []
+    return pytest.mark.parametrize("most", [*few, every])
 
 
 UPDATE = pytest.mark.parametrize("update", [False, True], ids=["new", "update"])
@@ -142,7 +148,7 @@ def test_train(tmp_path: Path, most: int | None, record_property) -> None:
     survives(train_stage(tmp_path / "in"), tmp_path, most, record_property)
 
 
-@some(3)
+@some(0, many=40)
 @UPDATE
 def test_evaluate(tmp_path: Path, most: int | None, record_property, update: bool) -> None:
     survives(evaluate_stage(tmp_path / "in", update=update), tmp_path, most, record_property)
@@ -159,10 +165,10 @@ def test_score(
 
 @some(20)
 def test_import_cern(tmp_path: Path, most: int | None, record_property) -> None:
-    survives(import_stage(tmp_path / "in"), tmp_path, most, record_property)
+    survives(import_stage(tmp_path / "in"), tmp_path, most, record_property, drafts=True)
 
 
-@some(3)
+@some(0, many=40)
 @pytest.mark.pythia
 def test_simulate(tmp_path: Path, most: int | None, record_property) -> None:
     pytest.importorskip("pythia8mc", reason="the simulation needs hepflow[simulate]")
@@ -180,5 +186,5 @@ def test_without_syncs_a_power_cut_loses_something(tmp_path: Path, without: str)
     before, after = recording.changes[: recording.n_before], recording.changes[recording.n_before :]
     kept = [change for change in after if change[0] != "sync" or not leave_out(change[1])]
     assert len(kept) < len(after), "the stage syncs"
-    states = list(crash_states(Recording(before + kept, recording.n_before)))
+    states = list(crash_states(Recording(before + kept, recording.n_before), drafts=False))
     assert failures(stage, states, tmp_path)
