@@ -8,8 +8,8 @@ three kinds of death may leave, each of them once:
     journal   as they were                               until its last fsync; what came after it is
                                                          missing, torn in the middle, or zeros
     posix     those in folders that were synced since;   until its last fsync, or as it was
-              of the others none, every choice of a
-              few, or all but the first or last
+              of a few others every choice is lost,
+              of more all, or each alone
 
 *Killed* is `kill -9` of all processes: the kernel has all changes. *Journal* is a power cut on
 ext4, XFS and alike, which record names in order, and data when they like: a rename may be on the
@@ -142,12 +142,9 @@ class Disk:
 
 
 def _choices(loose: Sequence[int]) -> Iterator[set[int]]:
-    """Yield which names are lost: each choice of a few; of many all, or first or last or not."""
-    if len(loose) > FEW:
-        first, last = {loose[0]}, {loose[-1]}
-        yield from (set(loose), first, last, set(loose) - first, set(loose) - last)
-        return
-    for size in range(1, len(loose) + 1):
+    """Yield which names are lost: each choice of a few; of many all, or each alone."""
+    n = len(loose)
+    for size in range(1, n + 1) if n <= FEW else (1, n):
         yield from map(set, combinations(loose, size))
 
 

@@ -116,7 +116,8 @@ def some(n: int, many: int | None = None) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("most", [*few, every])
 
 
-UPDATE = pytest.mark.parametrize("update", [False, True], ids=["new", "update"])
+NEW = pytest.param(False, marks=pytest.mark.system, id="new")
+UPDATE = pytest.mark.parametrize("update", [NEW, pytest.param(True, id="update")])
 
 
 @some(8)
@@ -187,4 +188,6 @@ def test_without_syncs_a_power_cut_loses_something(tmp_path: Path, without: str)
     kept = [change for change in after if change[0] != "sync" or not leave_out(change[1])]
     assert len(kept) < len(after), "the stage syncs"
     states = list(crash_states(Recording(before + kept, recording.n_before), drafts=False))
-    assert failures(stage, states, tmp_path)
+    assert failures(
+        stage, states[::-1], tmp_path
+    )  # the last ones first: they have the most to lose
