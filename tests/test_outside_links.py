@@ -250,6 +250,7 @@ def change(path: Path, edit: Callable[[Any], None]) -> None:
     content = read_json(path)
     edit(content)
     path.write_text(json.dumps(content))
+    unseal(path)
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)

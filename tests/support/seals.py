@@ -6,6 +6,5 @@ from pathlib import Path
 def unseal(path: Path) -> Path:
     """Make the checksum of a file one that nobody finds; the file keeps its length."""
     content = path.read_bytes()
-    assert b"hepflow-crc32c:" in content
     path.write_bytes(content.replace(b"hepflow-crc32c:", b"hepflow-nothing"))
     return path
