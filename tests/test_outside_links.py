@@ -51,6 +51,7 @@ from tests.support.toy_store import toy_store
 from tests.support.toy_trigger import ingest as ingest_without_spark
 from tests.support.toy_trigger import untrained, write_raw
 
+HEX = "0" * 32  # of a draft
 LEADS_OUT = "a link that leads out of the output"
 ELSEWHERE = ("../x", "/x", "a/../../x", "..", ".", "", "a\0", 5, None, ["x"])
 ABOUT = {"key": "k", "classes": ["a", "b"]}
@@ -60,7 +61,7 @@ ABOUT = {"key": "k", "classes": ["a", "b"]}
 def victim(tmp_path: Path) -> Iterator[Path]:
     """A folder with files that look like hepflow's, of which none may change."""
     folder = tmp_path / "victim"
-    for name in ("a.parquet", ".a.part", "b.json", ".b.now", "best.ckpt", "zarr.json", "x"):
+    for name in ("a.parquet", f".a.{HEX}.part", "b.json", ".b.now", "best.ckpt", "zarr.json", "x"):
         (folder / "below").mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
         (folder / "below" / name).write_text(name)
@@ -217,7 +218,7 @@ def test_sweepers_remove_links_and_not_what_is_behind(tmp_path: Path, victim: Pa
     def place_links(folder: Path) -> list[Path]:
         for name in ("other", ".w-0123"):
             (folder / name).symlink_to(victim)
-        drafts = [folder / ".l.part", folder / ".m.part"]
+        drafts = [folder / f".{name}.{HEX}.part" for name in "lm"]
         for draft, target in zip(drafts, (victim / "x", victim), strict=True):
             draft.symlink_to(target)
         return drafts

@@ -34,8 +34,8 @@ RENEW_S, STALE_S = 10.0, 40.0
 def exclusive(output: Path, *own: str) -> Iterator[None]:
     """Hold the lock of an output folder, a hidden file next to it; a DataError names its holder.
 
-    Drafts of killed runs in it are removed. Of its ``own`` folders and files, none may be a link that
-    leads out of it. Folders that are created here and empty at the end are removed.
+    Drafts of killed runs in it are removed. Of its ``own`` folders and files, none may be a link
+    that leads out of it. Folders that are created here and empty at the end are removed.
     """
     if is_remote(output):
         with _claimed(output):
