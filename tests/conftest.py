@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 import hepflow.train  # noqa: F401 - before Lightning, as in a command
 from hepflow.config.engines import SparkConfig
 from hepflow.errors import MissingDependency
+from hepflow.system import durable
 from hepflow.system.places import place
 from tests.support import stores
 from tests.support.hadoop_cluster import Hadoop
@@ -36,6 +37,9 @@ QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto"
 for variable in ("SPARK_LAUNCHER_OPTS", "SPARK_SUBMIT_OPTS"):
     os.environ.setdefault(variable, QUICK)
 
+# A disk that is shared with others takes long to flush; the tests of durability turn it on.
+os.environ.setdefault(durable.SWITCH, "0")
+
 SHARED = Path(os.environ.get("HEPFLOW_SHARED", Path(__file__).parents[2] / "shared"))
 PARTS = {
     "spark": "Spark on a Java of its own",
@@ -50,8 +54,12 @@ PARTS = {
     "hdfs": "an HDFS name node",
     "browser": "Chromium",
     "pythia": "Pythia8",
+    "fuse": "a FUSE file system",
     "shared": "the ROOT files of ../shared",
 }
+
+CRASHES = "crash states"
+"""Property of a test that tried them, with their number."""
 
 
 gc.disable()  # until all tests are imported: a third of the time of importing torch and Spark
@@ -102,6 +110,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if lines:
         terminalreporter.section("real parts")
         terminalreporter.write("\n".join(lines) + "\n")
+    passed = stats.get("passed", ())
+    if crashes := [text for one in passed for name, text in one.user_properties if name == CRASHES]:
+        terminalreporter.section(CRASHES)
+        terminalreporter.write("\n".join(sorted(crashes)) + "\n")
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,7 @@ from hepflow.system.files import read_json
 from tests.support.arrays import write_array
 from tests.support.delphes_events import write_dataset
 from tests.support.root_files import write_delphes
+from tests.support.seals import unseal
 from tests.support.toy_store import toy_store
 from tests.support.toy_trigger import ingest, untrained, write_raw
 
@@ -282,6 +283,7 @@ def announce(path: Path, rows: int, announced: int) -> int:
 
 def test_a_parquet_file_that_announces_rows_takes_no_memory(tmp_path: Path) -> None:
     write_some_predictions(tmp_path / "p.parquet")
+    unseal(tmp_path / "p.parquet")
     assert announce(tmp_path / "p.parquet", ROWS, HUGE) >= 2
     with pytest.raises(DataError, match="no readable predictions"):
         read_predictions(tmp_path / "p.parquet")

@@ -6,6 +6,7 @@ no pattern is shown as it is.
 """
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -21,10 +22,12 @@ from jsonargparse.typing import register_type
 from hepflow.config.options import spelt
 from hepflow.config.secrecy import PASSED_ON, WithoutSecrets, check_secrets, parsed
 from hepflow.config.shipped import as_given
-from hepflow.errors import ConfigError, one_line
+from hepflow.errors import ConfigError, DataError, one_line
+from hepflow.system import seal
 from hepflow.system.places import expanded, is_url, place
 from hepflow.system.store_options import WORK_DIR, configure
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 EXAMPLE = "options with values, such as `output: a/folder`"
 TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
@@ -160,13 +163,8 @@ def read(parser: ArgumentParser, arguments: Sequence[str], make: Callable[[Names
         if before == "--config" or word.startswith("--config="):
             files.append(word.removeprefix("--config="))
     for path in map(Path, files):
-        try:
-            if path.is_file() and not path.read_text().strip():
-                raise ConfigError(as_given(f"{path}: the file is empty. Write {EXAMPLE}."))
-        except UnicodeDecodeError as error:
-            raise ConfigError(as_given(f"{path}: not a YAML file (it is not text)")) from error
-        except OSError:  # the parser reports it
-            pass
+        with suppress(OSError):  # the parser reports it
+            _check_text(path)
     try:
         check_secrets(arguments)
         return make(parser.parse_args(_merged(arguments, parser)))
@@ -178,6 +176,20 @@ def read(parser: ArgumentParser, arguments: Sequence[str], make: Callable[[Names
         elif file:
             text = f"{file}: {text}"
         raise ConfigError(as_given(text)) from error
+
+
+def _check_text(path: Path) -> None:
+    """Refuse a configuration file without text; warn of one that is not as hepflow wrote it."""
+    content = path.read_bytes() if path.is_file() else None
+    try:
+        if content is not None and not content.decode().strip():
+            raise ConfigError(as_given(f"{path}: the file is empty. Write {EXAMPLE}."))
+    except UnicodeDecodeError as error:
+        raise ConfigError(as_given(f"{path}: not a YAML file (it is not text)")) from error
+    try:
+        seal.check(content or b"", path, "If you edited it, remove its last line, a checksum.")
+    except DataError as error:
+        log.warning("%s", as_given(str(error)))
 
 
 def _merged(arguments: Sequence[str], parser: ArgumentParser) -> list[str]:

@@ -9,7 +9,6 @@ Fragments without an entry, or of another size, are described by their footers.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from os import SEEK_END
@@ -20,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hepflow.system.byte_ranges import read_range
-from hepflow.system.files import read_json, recorded
+from hepflow.system.files import as_json, read_json, recorded
 from hepflow.system.publishing import put
 from hepflow.system.storage import file_sizes
 
@@ -111,7 +110,7 @@ class FragmentFile:
 def write_catalog(dataset: Path, files: Mapping[str, FragmentFile]) -> None:
     """Write the catalogue of a dataset: readers see the old or the new one."""
     entries = {name: file.to_json() for name, file in files.items()}
-    put(dataset / CATALOG, json.dumps(entries, sort_keys=True).encode())
+    put(dataset / CATALOG, as_json(entries))
 
 
 def read_catalog(dataset: Path) -> dict[str, FragmentFile]:

@@ -32,6 +32,7 @@ from hepflow.data.catalog import Footer, FragmentFile, whole_fragments
 from hepflow.data.identity import event_ids
 from hepflow.data.ledger import Ledger
 from hepflow.data.output import MARKER, read_marker
+from hepflow.data.parquet import opened
 from hepflow.errors import DataError, one_line
 from hepflow.schema import COLLECTIONS, EVENT_COLUMNS, EVENTS_SCHEMA_VERSION
 from hepflow.system.files import inside, plain_name, recorded
@@ -39,6 +40,8 @@ from hepflow.system.remote import is_remote
 from hepflow.system.storage import listed, system_of
 
 COLUMNS = ("label", "event_id", *COLLECTIONS)  # columns that the features are made of
+REPAIR = "Remove it and run `hepflow ingest` again."
+"""Advice for a damaged fragment."""
 FRAGMENT_EVENTS = 60_000  # events per fragment, so that a part of the store has room for them
 
 
@@ -150,39 +153,36 @@ def read_fragment(fragment: Fragment, columns: Sequence[str] = COLUMNS) -> ak.Ar
     """Return the events of a fragment, (n,) records; refuse a file that has changed."""
     groups = list(fragment.row_groups)
     try:
-        with _opened(fragment, columns) as (source, footer):
+        with _opened(fragment, columns) as (source, footer, is_sealed):
             if footer.fingerprint != fragment.fingerprint.partition(":")[0]:
-                what = "changed since it was written. Remove it and run `hepflow ingest` again."
-                raise DataError(f"{fragment.path}: {what}")
-            how = {"metadata": footer.metadata(), "page_checksum_verification": True}
+                raise DataError(f"{fragment.path}: changed since it was written. {REPAIR}")
+            how = {"metadata": footer.metadata(), "page_checksum_verification": not is_sealed}
             with pq.ParquetFile(source, **how) as file:
                 table = file.read_row_groups(groups, columns=list(columns), use_threads=False)
             if len(table) != fragment.n_events:
                 raise pa.ArrowInvalid(f"{len(table)} rows of {fragment.n_events}")
     except (OSError, pa.ArrowException) as error:
-        why = f"not readable ({one_line(error)}). Remove it and run `hepflow ingest` again."
-        raise DataError(f"{fragment.path}: {why}") from error
+        why = f"not readable ({one_line(error)})"
+        raise DataError(f"{fragment.path}: {why}. {REPAIR}") from error
     return ak.from_arrow(table)
 
 
 @contextmanager
-def _opened(fragment: Fragment, columns: Sequence[str]) -> Iterator[tuple[Any, Footer]]:
-    """Yield what pyarrow reads, and the footer.
+def _opened(fragment: Fragment, columns: Sequence[str]) -> Iterator[tuple[Any, Footer, bool]]:
+    """Yield an open file for pyarrow, its footer, and whether the whole file was checked.
 
-    That is a path, or a remote file whose needed bytes are here already.
+    Of a remote file, the needed bytes are here already.
     """
     path = fragment.path
-    if not is_remote(path):
-        yield path, Footer.read(path)
+    if not is_remote(path) or fragment.is_file:  # the columns that nobody needs are small
+        source, is_sealed = opened(path, REPAIR)
+        with source:
+            yield source, Footer.within(source), is_sealed
         return
     system, where = system_of(path)
-    if fragment.is_file:  # one request; the columns that nobody needs are small
-        whole = pa.BufferReader(system.cat_file(where, start=None, end=None))
-        yield whole, Footer.within(whole)
-        return
     wanted = {"columns": list(columns), "row_groups": list(fragment.row_groups)}
     with open_parquet_file(where, fs=system, engine="pyarrow", **wanted) as file:
-        yield file, Footer.within(file)
+        yield file, Footer.within(file), False
 
 
 def empty_events() -> ak.Array:
@@ -217,7 +217,7 @@ def _read_footer(file: Path) -> FragmentFile:
     except (OSError, pa.ArrowException) as error:
         gone = isinstance(error, FileNotFoundError)
         what = f"missing, though {MARKER} names it" if gone else f"not a Parquet file ({error})"
-        raise DataError(f"{file}: {what}. Remove it and run `hepflow ingest` again.") from error
+        raise DataError(f"{file}: {what}. {REPAIR}") from error
     _check_columns(file, schema)
     return found
 

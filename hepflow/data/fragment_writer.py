@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 
 from hepflow.data.catalog import Footer, FragmentFile
 from hepflow.data.events import arrow_schema
+from hepflow.data.parquet import begin_seal
 from hepflow.system.publishing import draft, publish
+from hepflow.system.seal import seal_file
 from hepflow.system.storage import make_folder
 
 ROWS_PER_GROUP = 1000  # events per row group, the smallest unit that the features stage reads
@@ -60,8 +62,10 @@ class FragmentWriter:
             return None
         self._flush(sum(map(len, self._waiting)))
         assert self._writer is not None
+        begin_seal(self._writer)
         self._writer.close()
         self._writer = None
+        seal_file(self._part)
         file = Footer.read(self._part).describe()
         publish(self._part, self.folder / name)
         return file

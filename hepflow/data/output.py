@@ -10,6 +10,7 @@ from typing import Any
 
 from hepflow.errors import ConfigError
 from hepflow.system.files import read_json, recorded, write_json
+from hepflow.system.storage import flush_names
 
 MARKER = "_hepflow.json"
 
@@ -23,6 +24,7 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
 
 def write_marker(folder: Path, about: Mapping[str, Any]) -> None:
     """Write a folder's marker: readers see the old or the new one, never a part."""
+    flush_names(folder)  # of folders that a killed process has created
     write_json(folder / MARKER, dict(about))
 
 

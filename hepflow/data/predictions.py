@@ -12,14 +12,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from hepflow.data.parquet import read_table, sealed_writer
 from hepflow.errors import DataError
 from hepflow.schema import PREDICTIONS_SCHEMA_VERSION
 from hepflow.system.files import recorded
 from hepflow.system.publishing import whole
-from hepflow.system.remote import is_remote
-from hepflow.system.storage import read_bytes
 
 
 @dataclass(frozen=True)
@@ -62,14 +60,14 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     about["provenance"] = dict(predictions.provenance)
     metadata = {"hepflow": json.dumps(about, sort_keys=True)}
     table = pa.table({name: values[order] for name, values in columns.items()}, metadata=metadata)
-    with whole(path) as part:
-        pq.write_table(table, part, compression="zstd")
+    with whole(path) as part, sealed_writer(part, table.schema, compression="zstd") as writer:
+        writer.write_table(table)
 
 
 def read_predictions(path: Path) -> Predictions:
     """Read predictions, or raise a DataError if the file is not of this format."""
     try:
-        table = pq.read_table(pa.BufferReader(read_bytes(path)) if is_remote(path) else path)
+        table = read_table(path, "Make them again with `hepflow train predict`.")
     except (OSError, pa.ArrowException) as error:
         why = f"no readable predictions ({error}). Make them with `hepflow train predict`."
         raise DataError(f"{path}: {why}") from error

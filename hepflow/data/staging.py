@@ -27,7 +27,7 @@ from hepflow.data.store import EventStore
 from hepflow.errors import DataError
 from hepflow.system.files import read_json, write_json
 from hepflow.system.publishing import whole
-from hepflow.system.storage import fetch, private_folder, remove_tree, sizes_below
+from hepflow.system.storage import fetch, make_folder, private_folder, remove_tree, sizes_below
 from hepflow.system.terminal import bar
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def _copied(store: EventStore, copy: Path) -> bool:
 
 def _copy(store: EventStore, copy: Path, sizes: Mapping[str, int]) -> None:
     def one(name: str) -> int:
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        make_folder((copy / name).parent)
         with whole(copy / name) as part:
             fetch(store.path / name, part)
             if (size := part.stat().st_size) != sizes[name]:

@@ -33,9 +33,18 @@ from hepflow.data.records import PARTS, merge_records, remove_plan, remove_singl
 from hepflow.data.store import GROUP, EventStore, read_attributes
 from hepflow.errors import ConfigError, DataError
 from hepflow.schema import SPLITS, STORE_SCHEMA_VERSION
+from hepflow.system import seal
 from hepflow.system.files import recorded
-from hepflow.system.publishing import put, whole
-from hepflow.system.storage import listed, make_folder, remove_all, remove_tree, require_no_links
+from hepflow.system.publishing import put, remove_drafts, whole
+from hepflow.system.storage import (
+    flush_names,
+    listed,
+    make_folder,
+    remove,
+    remove_all,
+    remove_tree,
+    require_no_links,
+)
 
 
 class StoreWriter(EventStore):
@@ -62,7 +71,9 @@ class StoreWriter(EventStore):
         same_settings = keep and before.get("settings") == spec.settings
         same_schema = before.get("schema_version") == STORE_SCHEMA_VERSION
         if not same_schema or not (same_input or same_settings):
-            remove_tree(path)
+            remove(path / GROUP, flush=True)  # first: from here on, nobody reads it
+            for part in (*(path / name for name in ARRAYS), path):  # and its records last
+                remove_tree(part)
             before = {}
         make_folder(path / PARTS)
         about = {"schema_version": STORE_SCHEMA_VERSION, "requires": [], "complete": False}
@@ -120,13 +131,22 @@ class StoreWriter(EventStore):
             make_folder(self.path / name)
             metadata[name] = layout.describe(self.path / name, n_parts * layout.rows_per_shard)
         merge_records(self.path, self.records)
+        flush_names(self.path)  # of folders that a killed process has created
         sums = {"counts": counts, "statistics": statistics, "ledger": ledger.to_dict()}
         about = {**self.attributes, "complete": True, "parts": n_parts, **sums}
         _write_group(self.path, about, metadata)
         del self.__dict__["_group"]
-        remove_single_records(self.path, self.records)
-        remove_plan(self.path)
+        self.tidy()
         return ledger
+
+    def tidy(self) -> None:
+        """Remove from a complete store what only an unfinished one needs: single records, the plan.
+
+        A run that was killed after the store was complete has left them.
+        """
+        singles = listed(self.path / PARTS, "*.json")
+        remove_all(path for path in singles if path.stem.isdecimal())
+        remove_plan(self.path)
 
     @cached_property
     def range_rows(self) -> np.ndarray:
@@ -159,21 +179,21 @@ class StoreWriter(EventStore):
 
     def _sweep(self) -> None:
         """Remove what killed writers have left: drafts, and shards of parts without a record."""
-        for folder in ("", *(f"{name}/" for name in (PARTS, *ARRAYS))):
-            remove_all(listed(self.path, f"{folder}.*.part", links=False))
+        remove_drafts(self.path)
         remove_all(self.orphans())
 
 
 def _write_group(path: Path, about: Any, arrays: Mapping[str, Any] | None = None) -> None:
     """Write the metadata of the Zarr group, and of its arrays; readers see the old or new ones."""
-    group = {"attributes": {"hepflow": about}, "zarr_format": 3, "node_type": "group"}
+    attributes = {seal.KEY: seal.EMPTY, "hepflow": about}
+    group = {"attributes": attributes, "zarr_format": 3, "node_type": "group"}
     if arrays:
         group["consolidated_metadata"] = {
             "kind": "inline",
             "must_understand": False,
             "metadata": dict(sorted(arrays.items())),
         }
-    put(path / GROUP, json.dumps(group, indent=2).encode())
+    put(path / GROUP, seal.sealed(json.dumps(group, indent=2).encode()))
 
 
 def check_replaceable(path: Path, spec: StoreSpec, settings: Iterable[str]) -> StoreSpec | None:

@@ -5,10 +5,11 @@
 
 The merged file takes one request where 80,000 small ones take as many, and it is read line by line.
 A single record is later than the merged one of the same task, so it counts. Ingest merges at its
-end and score also in between; both remove single records only after the merge.
+end and score also in between; both remove single records only after the merge. Each record has a
+checksum of its own, so damage costs no others.
 """
 
-import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -16,9 +17,12 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from hepflow.system.files import read_json, recorded
+from hepflow.errors import DataError
+from hepflow.system.files import as_json, from_json, recorded
 from hepflow.system.publishing import whole
 from hepflow.system.storage import listed, read_bytes, remove_all
+
+log = logging.getLogger(__name__)
 
 RECORDS = "_records"
 _MERGED = "finished.jsonl"
@@ -49,33 +53,42 @@ def has_records(output: Path) -> bool:
 
 
 def read_records(
-    output: Path, from_dict: Callable[[Mapping[str, Any]], Record]
+    output: Path, from_dict: Callable[[Mapping[str, Any]], Record], *, skip: bool = False
 ) -> Iterator[Record]:
-    """Yield the record of each task that has finished, in this run or before: single ones first."""
+    """Yield the record of each task that has finished, in this run or before: single ones first.
+
+    A damaged one is a DataError; with ``skip``, a warning: its task is to be done again.
+    """
     files = listed(output / RECORDS)
     singles = [path for path in files if path.suffix == ".json"]
 
-    def single(path: Path) -> Record:
-        with recorded(path):
-            return from_dict(read_json(path))
+    def parsed(content: bytes, path: Path) -> Record | None:
+        try:
+            with recorded(path):
+                return from_dict(from_json(content, path))
+        except DataError:
+            if not skip:
+                raise
+            log.warning("%s: a record is damaged; its task is done again", path)
+            return None
 
     with ThreadPoolExecutor(16) as pool:  # a remote store answers in tens of milliseconds
-        yield from pool.map(single, singles)
+        found = map(parsed, pool.map(read_bytes, singles), singles)
+        yield from (record for record in found if record is not None)
     later = {path.stem for path in singles}
     merged = output / RECORDS / _MERGED
     if any(path.name == _MERGED for path in files):
-        with recorded(merged):
-            for line in BytesIO(read_bytes(merged)):
-                record = from_dict(json.loads(line))
-                if record.key not in later:
-                    yield record
+        for line in BytesIO(read_bytes(merged)):
+            record = parsed(line, merged)
+            if record is not None and record.key not in later:
+                yield record
 
 
 def merge_records(output: Path, records: Iterable[TaskRecord]) -> None:
     """Write the merged file: readers see the old or the new one."""
-    with whole(output / RECORDS / _MERGED) as part, part.open("w") as file:
+    with whole(output / RECORDS / _MERGED) as part, part.open("wb") as file:
         for record in sorted(records, key=attrgetter("key")):
-            file.write(json.dumps(record.to_dict(), sort_keys=True) + "\n")
+            file.write(as_json(record.to_dict()))
 
 
 def remove_single_records(output: Path) -> None:

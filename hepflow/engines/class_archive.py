@@ -71,7 +71,8 @@ class ClassArchive:
             own = [word for word in own if not word.startswith("-XX:DumpLoadedClassList=")]
             own += ["-Xshare:dump", f"-XX:SharedClassListFile={self._lists.name}/classes"]
             own.append(f"-XX:SharedArchiveFile={self._part}")
-            renamed = ["sh", "-c", 'to=$1; shift; "$@" && mv -f "$0" "$to-$(wc -c < "$0").jsa"']
+            move = 'to=$1; shift; "$@" && sync "$0" && mv -f "$0" "$to-$(wc -c < "$0").jsa"'
+            renamed = ["sh", "-c", move]
             renamed += [str(self._part), str(self.path)]
             self._writer = subprocess.Popen(
                 ["nice", "-n", "19", *renamed, *own],

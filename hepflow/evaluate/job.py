@@ -30,7 +30,7 @@ from hepflow.system import locks
 from hepflow.system.files import read_json, write_json
 from hepflow.system.publishing import filled
 from hepflow.system.storage import listed as files_in
-from hepflow.system.storage import read_text, remove
+from hepflow.system.storage import read_text, remove, remove_all
 from hepflow.system.terminal import show, tracked
 
 log = logging.getLogger(__name__)
@@ -248,14 +248,12 @@ def _displays(
 def _write(output: Path, metrics: Mapping[str, Any], figures: Figures) -> None:
     """Write metrics.json last: if it is there, the report is complete."""
     folder = output / FIGURES
-    remove(output / METRICS)
+    remove(output / METRICS, flush=True)
     every = [figure for section in figures.values() for figure in section]
     with filled(folder) as local:
         for figure in tracked(every, "drawing"):
             save(figure, local)
     names = [figure.name for figure in every]
-    for left_over in files_in(folder):
-        if left_over.stem not in names:
-            remove(left_over)
+    remove_all(left_over for left_over in files_in(folder) if left_over.stem not in names)
     write_report(output / REPORT, metrics, figures, FIGURES)
     write_json(output / METRICS, {**metrics, "figures": names})

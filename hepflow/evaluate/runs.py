@@ -1,9 +1,8 @@
 """Folders of runs -> runs that may be compared: of the test split, of the same events."""
 
-import csv
-import io
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -14,10 +13,18 @@ import numpy as np
 
 from hepflow.config.stages import EvaluateConfig
 from hepflow.data.predictions import Predictions, read_predictions
-from hepflow.data.runs import HISTORY, ONNX, PREDICTIONS, RECORD, read_record
+from hepflow.data.runs import (
+    HISTORY,
+    ONNX,
+    PREDICTIONS,
+    RECORD,
+    read_record,
+    read_table,
+    recorded_table,
+)
 from hepflow.errors import ConfigError, DataError
 from hepflow.system.places import place
-from hepflow.system.storage import listed, read_bytes, read_text
+from hepflow.system.storage import listed, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +128,7 @@ def read_run(path: Path, name: str, content: str) -> Run:
         if splits == "test" or (isinstance(splits, (list, tuple)) and "test" in splits):
             what = f"the test split was used for {purpose}, so its results would be too good"
             raise DataError(f"{file.parent / RECORD}: {what}. Train again without it.")
-    history = {} if path.is_file() else _read_history(path / HISTORY)
+    history = {} if path.is_file() else _read_history(path)
     return Run(name, file.parent, predictions, about, history, content)
 
 
@@ -197,19 +204,29 @@ def same_events(runs: Sequence[Run]) -> bool:
     return all(np.array_equal(first, other) for other in others)
 
 
-def _read_history(path: Path) -> dict[str, tuple[list[float], list[float]]]:
-    """Return the columns of Lightning's CSV log against the epoch; its rows are sparse."""
+def _read_history(folder: Path) -> dict[str, tuple[list[float], list[float]]]:
+    """Return the columns of metrics.csv against the epoch; its rows are sparse."""
     columns: dict[str, dict[float, float]] = {}
-    if not path.is_file():
-        return {}
+    rows: dict[float | None, dict[str, float]] = defaultdict(dict)
     try:
-        for row in csv.DictReader(io.StringIO(read_text(path))):
-            epoch = float(row.pop("epoch"))
-            for name, text in row.items():
-                if name != "step" and text and math.isfinite(value := float(text)):
-                    columns.setdefault(name.removesuffix("_epoch"), {})[epoch] = value
-    except (KeyError, TypeError, ValueError) as error:
-        log.warning("%s: not a CSV log (%s); the report has no learning curves of it", path, error)
+        for row in read_table(folder / HISTORY):
+            rows[row.get("epoch")].update(row)
+        if None in rows:
+            raise DataError(f"{folder / HISTORY}: rows without an epoch. Remove it.")
+        for known in recorded_table(folder):
+            if rows and not _items(known) <= _items(rows[known.get("epoch")]):
+                raise DataError(f"{folder / HISTORY}: other values than in {RECORD}. Remove it.")
+    except DataError as error:
+        log.warning("%s The report has no learning curves of it.", error)
         return {}
+    for epoch, row in rows.items():
+        assert epoch is not None
+        for name, value in row.items():
+            if name not in ("epoch", "step") and math.isfinite(value):
+                columns.setdefault(name.removesuffix("_epoch"), {})[epoch] = value
     ordered = {name: sorted(points.items()) for name, points in columns.items()}
     return {name: ([e for e, _ in row], [v for _, v in row]) for name, row in ordered.items()}
+
+
+def _items(row: Mapping[str, float]) -> set[tuple[str, str]]:
+    return {(name, repr(value)) for name, value in row.items()}  # NaN equals NaN

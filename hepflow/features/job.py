@@ -53,6 +53,7 @@ def run(config: FeaturesConfig) -> None:
         if (store := _up_to_date(path, spec, dataset)) is not None:
             log.info("%s is up to date: %s", path, store.summary())
             _warn_of_empty_classes(store)
+            StoreWriter(path, spec).tidy()
             dask.nothing_to_do(config.cluster)
             return
         if not config.overwrite:

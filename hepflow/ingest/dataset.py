@@ -36,6 +36,7 @@ from hepflow.ingest.task import Settings, TaskRecord
 from hepflow.reading.ranges import EntryRange
 from hepflow.reading.record import RangeRecord
 from hepflow.schema import EVENTS_SCHEMA_VERSION
+from hepflow.system.publishing import remove_drafts
 from hepflow.system.storage import file_sizes, listed, make_folder, remove_all, remove_empty_folder
 from hepflow.system.terminal import counted
 
@@ -92,7 +93,7 @@ def finished(
     events. Each range is in one record at most.
     """
     wanted = {one.key: one for one in ranges}
-    found, records = list(read_records(settings.output, TaskRecord.from_dict)), []
+    found, records = list(read_records(settings.output, TaskRecord.from_dict, skip=True)), []
     sizes = file_sizes(settings.output, (one.fragment for one in found if one.fragment))
     for record in found:
         task = [own.range for own in record.ranges]
@@ -119,8 +120,8 @@ def prepare(output: Path, about: Mapping[str, Any] | None = None) -> None:
         what = f"not a dataset of `hepflow ingest`, as it holds {others[0]}"
         raise DataError(f"{output}: {what}. Give a new or an empty folder as --output.")
     make_folder(records)
-    for drafts in (".*.part", "*/.*.part", f"{RECORDS}/.*.now"):
-        remove_all(listed(output, drafts, links=False))
+    remove_drafts(output)
+    remove_all(listed(output, f"{RECORDS}/.*.now", links=False))
 
 
 def commit(

@@ -107,7 +107,7 @@ def run_task(
                 if one.key == deadly:
                     results.append(RangeRecord(one, lost={WORKER_DIED: None}, transient=True))
                 else:
-                    put(marker, one.key.encode())
+                    put(marker, one.key.encode(), flush=False)  # nobody reads it later
                     results.append(_skim(one, settings, fragment))
             # Whatever makes the content another one is in the name.
             content = [

@@ -26,10 +26,10 @@ from hepflow.models.inputs import Inputs
 from hepflow.models.net import Net, rebuild, weights_hash
 from hepflow.models.onnx_net import METADATA, OnnxNet
 from hepflow.models.order import features_of
+from hepflow.system import seal
 from hepflow.system.files import recorded
 from hepflow.system.places import place
 from hepflow.system.publishing import whole
-from hepflow.system.remote import is_remote
 from hepflow.system.storage import listed, make_folder, read_bytes
 
 log = logging.getLogger(__name__)
@@ -88,8 +88,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint file, which must be one of hepflow."""
     give = "Give one from a run folder's checkpoints/."
     try:
-        source: Any = io.BytesIO(read_bytes(path)) if is_remote(path) else path
-        content: dict[str, Any] = torch.load(source, weights_only=True, map_location="cpu")
+        written = read_bytes(path)
+        seal.check(written, path, "Take another, or train again.")
+        how: Any = {"weights_only": True, "map_location": "cpu"}
+        content: dict[str, Any] = torch.load(io.BytesIO(written), **how)
     except (RuntimeError, UnpicklingError, EOFError, LookupError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: not readable as a checkpoint ({reason}). {give}") from error
@@ -131,9 +133,11 @@ def write_onnx(net: Net, path: Path, features: dict[str, np.ndarray], **about: A
     about |= {**net.describe(), "weights": weights_hash(net), "reads": list(net.reads)}
     about |= {"order": net.inputs.order, "hepflow": version("hepflow")}
     texts = {METADATA: json.dumps(about, sort_keys=True), "classes": json.dumps(net.inputs.classes)}
+    texts["checksum"] = seal.EMPTY
     onnx.helper.set_model_props(model, texts)
     onnx.checker.check_model(model)
     onnx.save(model, path)
+    seal.seal_file(path)
 
 
 def _test_events(store: EventStore, config: ExportConfig, net: Net) -> dict[str, np.ndarray]:

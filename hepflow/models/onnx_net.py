@@ -13,6 +13,7 @@ import onnxruntime
 from hepflow.errors import DataError
 from hepflow.models.drift import Spread
 from hepflow.models.inputs import Inputs
+from hepflow.system import seal
 
 METADATA = "hepflow"
 ZIP = b"PK\x03\x04"  # first bytes of a torch checkpoint
@@ -82,6 +83,7 @@ def session_of(content: bytes, path: Path, threads: int = 0) -> Any:
     """
     if _ELSEWHERE.search(content) or content[4:8] == b"ORTM":
         raise DataError(f"{path}: an ONNX model with numbers in another file. {GIVE}.")
+    seal.check(content, path, f"{GIVE} again.")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # errors become exceptions below

@@ -40,6 +40,7 @@ from hepflow.score.tables import (
     RECENT,
     read_scores,  # noqa: F401 - its place until version 0.1
 )
+from hepflow.system.publishing import remove_drafts
 from hepflow.system.storage import listed, make_folder, remove_all, remove_tree
 
 CHECKPOINT = "_checkpoint"
@@ -203,8 +204,7 @@ class ScoreFolder:
 
     def _sweep(self, retry_lost: bool) -> None:
         """Read the records, and remove files that killed workers left without one."""
-        for drafts in (".*.part", "*/.*.part"):
-            remove_all(listed(self.path, drafts, links=False))
+        remove_drafts(self.path)
         self._singles = {path.stem for path in listed(self.path / RECORDS, "*.json")}
         there = self._fragments()
         for found in self._read():

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from hepflow.data.parquet import read_table, sealed_writer
 from hepflow.errors import DataError, one_line
 from hepflow.score.scorer import Scorer, Scores
+from hepflow.score.tables import DELETE
 from hepflow.system.publishing import whole
 from hepflow.system.storage import remove
 
@@ -47,8 +48,8 @@ def write_scores(
     """Write scores into a file, whole or not at all; ``rows``: key of each range -> its rows."""
     content = json.dumps({**about, **({} if rows is None else {"ranges": [*rows.items()]})})
     table = pa.concat_tables(tables).replace_schema_metadata({_ABOUT: content})
-    with whole(path) as part:
-        pq.write_table(table, part, compression="zstd")
+    with whole(path) as part, sealed_writer(part, table.schema, compression="zstd") as writer:
+        writer.write_table(table)
 
 
 def keep_only(path: Path, keys: Collection[str]) -> None:
@@ -60,12 +61,11 @@ def keep_only(path: Path, keys: Collection[str]) -> None:
         remove(path)
         return
     try:
-        with path.open("rb") as file:
-            table = pq.read_table(file)
+        table = read_table(path, DELETE)
         about = json.loads(table.schema.metadata[_ABOUT])
     except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
         what = f"not a file of scores, or a damaged one ({one_line(error)[:120]})"
-        raise DataError(f"{path}: {what}. Delete it and score again.") from error
+        raise DataError(f"{path}: {what}. {DELETE}") from error
     before = about.pop("ranges", [])
     if all(key in keys for key, _ in before):
         return

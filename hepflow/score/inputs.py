@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 from fsspec.utils import get_protocol
 
 from hepflow.data.catalog import Footer
-from hepflow.data.events import open_events
+from hepflow.data.events import REPAIR, open_events
 from hepflow.data.output import read_marker
+from hepflow.data.parquet import opened
 from hepflow.errors import DataError, one_line
 from hepflow.reading.delphes import Unreadable
 from hepflow.reading.listing import list_files
@@ -38,12 +39,15 @@ class ParquetReader(RangeReader):
         file_of = self.range.file
         self.uuid, self.bytes_read = bytes.fromhex(file_of.version), file_of.size
         try:
-            path = place(file_of.path)
-            footer = Footer.read(path)
+            try:
+                source, is_sealed = opened(place(file_of.path), REPAIR)
+            except DataError as error:
+                raise Unreadable("damaged: its checksum is wrong") from error
+            footer = Footer.within(source)
             if footer.fingerprint != file_of.version:
                 raise Unreadable("changed since it was written")
-            how = {"metadata": footer.metadata(), "page_checksum_verification": True}
-            with path.open("rb") as stream, pq.ParquetFile(stream, **how) as file:
+            how = {"metadata": footer.metadata(), "page_checksum_verification": not is_sealed}
+            with source, pq.ParquetFile(source, **how) as file:
                 self.n_entries = self.stop = file.metadata.num_rows
                 self._next = 0
                 for number in range(file.num_row_groups):

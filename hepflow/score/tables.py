@@ -7,14 +7,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hepflow.data.ledger import Ledger
 from hepflow.data.output import read_marker
+from hepflow.data.parquet import read_table
 from hepflow.errors import DataError
 from hepflow.physics.skim import NOT_FINITE
 from hepflow.system.storage import listed
 
+DELETE = "Delete it and score again."
+"""Advice for a damaged file of scores."""
 RECENT = "_recent"
 """Folder of the micro-batches of a topic that are not merged yet."""
 _MERGED = re.compile(r"batch-\d+-(\d+)\..*")
@@ -77,8 +79,7 @@ def _tables(path: Path, columns: list[str] | None) -> Iterator[pa.Table]:
         raise DataError(f"{path}: no scores here. {advice}")
 
     def read(file: Path) -> pa.Table:
-        with file.open("rb") as opened:
-            return pq.read_table(opened, columns=columns, use_threads=False)
+        return read_table(file, DELETE, columns, use_threads=False)
 
     n_rows, reading = 0, deque[Future[pa.Table]]()
     with ThreadPoolExecutor(_AT_A_TIME) as pool:

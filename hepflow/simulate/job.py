@@ -24,7 +24,7 @@ from hepflow.schema import CLASSES
 from hepflow.simulate.pool import ensure_pool, identity_of, load
 from hepflow.simulate.sample import Sample, make_sample
 from hepflow.system import locks, processes
-from hepflow.system.storage import listed, make_folder, remove
+from hepflow.system.storage import listed, make_folder, remove_all
 from hepflow.system.terminal import bars, counted
 
 log = logging.getLogger(__name__)
@@ -53,9 +53,8 @@ def run(config: SimulateConfig) -> None:
         if not config.overwrite:
             _check_replaceable([*missing, *stale])
         elif stale:
-            for sample in stale:
-                remove(sample.path)
-                remove(sample.sidecar)  # last: it marks the file as ours
+            remove_all(sample.path for sample in stale)
+            remove_all(sample.sidecar for sample in stale)  # last: it marks the file as ours
             n_removed = counted(len(stale), "file")
             log.info("removed %s not requested (first: %s)", n_removed, stale[0].path)
         if missing:

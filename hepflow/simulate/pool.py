@@ -3,10 +3,12 @@
 It is generated once and kept in a .npz file in the output folder.
 """
 
+import io
 import logging
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -15,7 +17,9 @@ from hepflow.errors import DataError
 from hepflow.simulate.decays import BOTTOM, CHARM, Library, join
 from hepflow.simulate.particles import Particles
 from hepflow.simulate.pythia import decay_library, minimum_bias
-from hepflow.system.publishing import whole
+from hepflow.system import seal
+from hepflow.system.publishing import put
+from hepflow.system.storage import read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -66,15 +70,18 @@ def save(path: Path, pool: Pool) -> None:
         for name, column in columns.items():
             single = column.astype(np.float32) if column.dtype == np.float64 else column
             arrays[f"{group}_{name}"] = single
-    with whole(path) as part, part.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    put(path, seal.sealed_zip(content.getvalue()))
 
 
 def load(path: Path) -> Pool:
     """Read a pool; raise a DataError if the file is missing or not a pool."""
     try:
         groups: dict[str, dict[str, np.ndarray]] = {"events": {}, "decays": {}}
-        with path.open("rb") as stream, np.load(stream) as file:
+        content = read_bytes(path)
+        seal.check(content, path, "Delete it, and run `hepflow simulate` without --input.")
+        with np.load(io.BytesIO(content)) as file:
             columns = dict(file)
         identity = str(columns.pop("identity"))
         for key, column in columns.items():
@@ -82,6 +89,6 @@ def load(path: Path) -> Pool:
             double = column.astype(np.float64) if column.dtype == np.float32 else column
             groups[group][name] = double
         return Pool(identity, Particles(**groups["events"]), Library(**groups["decays"]))
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile) as error:
         advice = "Leave out --input to generate one."
         raise DataError(f"{path}: not a minimum-bias pool ({error}). {advice}") from error

@@ -98,7 +98,7 @@ def make_sample(sample: Sample, progress: Callable[[int], None]) -> None:
     collections = {name: ak.concatenate([part[name] for part in parts]) for name in parts[0]}
     identity = uuid.uuid5(_NAMESPACE, repr(sorted(sample.settings.items())))
     make_folder(sample.path.parent)
-    remove(sample.sidecar)  # it describes the file before
+    remove(sample.sidecar, flush=True)  # it describes the file before
     write_events(sample.path, collections, identity)
     written, generated_pb = len(collections["Jet"]), process.cross_section_pb()
     selected_pb, hard = generated_pb * sample.target / written, process.vetoes.hard

@@ -4,19 +4,21 @@ import csv
 import errno
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hepflow.errors import ConfigError, DataError, one_line
+from hepflow.system import seal
 from hepflow.system.publishing import put
 from hepflow.system.remote import is_remote
-from hepflow.system.storage import read_text
+from hepflow.system.storage import read_bytes
 from hepflow.system.terminal import visible
 
 _NAMES: tuple[str, ...] = ("EACCES", "EPERM", "EEXIST", "EROFS", "ENOSPC", "EDQUOT", "EFBIG")
 _NAMES += ("ENOTDIR", "EISDIR", "ELOOP")
+_ADVICE = "Delete it and run the stage again, or remove its entry _checksum if you have edited it."
 OUTPUT_ERRORS = {getattr(errno, name) for name in _NAMES}
 """Errors of the operating system that are due to the output's place, and not a bug."""
 
@@ -39,15 +41,35 @@ def makeable(path: Path) -> Iterator[None]:
         raise ConfigError(f"{path}: {what}") from error
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON completely or not at all."""
-    put(path, (json.dumps(data, indent=1, sort_keys=True) + "\n").encode())
+def as_json(data: Mapping[str, Any], indent: int | None = None) -> bytes:
+    """Return JSON with a checksum, and a line's end."""
+    text = json.dumps({**data, seal.KEY: seal.EMPTY}, indent=indent, sort_keys=True)
+    return seal.sealed(text.encode() + b"\n")
+
+
+def from_json(content: bytes, path: Path) -> Any:
+    """Return the data of `as_json`, or of JSON without a checksum; ``path`` is for messages."""
+    seal.check(content, path, _ADVICE)
+    data = json.loads(content.decode())
+    if isinstance(data, dict):
+        data.pop(seal.KEY, None)
+    return data
+
+
+def as_yaml(text: str) -> bytes:
+    """Return YAML with a checksum in a comment at its end."""
+    return seal.sealed(f"{text}# {seal.EMPTY}\n".encode())
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write JSON with a checksum, completely or not at all."""
+    put(path, as_json(data, indent=1))
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; raise a DataError if it is damaged."""
     try:
-        return json.loads(read_text(path))
+        return from_json(read_bytes(path), path)
     except (ValueError, RecursionError) as error:
         what = f"not readable as JSON ({one_line(error)}). Delete it and run the stage again."
         raise DataError(f"{path}: {what}") from error
@@ -79,11 +101,16 @@ def plain_name(name: str) -> str:
     return name
 
 
-def write_csv(path: Path, rows: Iterable[Sequence[object]], end: str = "\r\n") -> None:
-    """Write rows as CSV completely or not at all; spreadsheets take no name in it for a formula."""
+def write_csv(
+    path: Path, rows: Iterable[Sequence[object]], end: str = "\r\n", *, flush: bool = True
+) -> None:
+    """Write rows as CSV completely or not at all; spreadsheets take no name in it for a formula.
+
+    For ``flush``, see `hepflow.system.publishing.publish`.
+    """
     text = io.StringIO()
     csv.writer(text, lineterminator=end).writerows(map(_no_formula, row) for row in rows)
-    put(path, text.getvalue().encode())
+    put(path, text.getvalue().encode(), flush=flush)
 
 
 def _no_formula(cell: object) -> object:

@@ -22,7 +22,7 @@ from pathlib import Path
 from hepflow.errors import DataError
 from hepflow.system.files import OUTPUT_ERRORS, makeable, require_folder
 from hepflow.system.processes import runs
-from hepflow.system.publishing import claim, rewrite
+from hepflow.system.publishing import claim, remove_drafts, rewrite
 from hepflow.system.remote import is_remote
 from hepflow.system.storage import listed, make_folder, read_text, remove, require_no_links
 
@@ -34,11 +34,12 @@ RENEW_S, STALE_S = 10.0, 40.0
 def exclusive(output: Path, *own: str) -> Iterator[None]:
     """Hold the lock of an output folder, a hidden file next to it; a DataError names its holder.
 
-    Of its ``own`` folders and files, none may be a link that leads out of the output.
-    Folders that are created here and empty at the end are removed.
+    Drafts of killed runs in it are removed. Of its ``own`` folders and files, none may be a link
+    that leads out of it. Folders that are created here and empty at the end are removed.
     """
     if is_remote(output):
         with _claimed(output):
+            remove_drafts(output)
             yield
         return
     require_folder(output)
@@ -46,9 +47,10 @@ def exclusive(output: Path, *own: str) -> Iterator[None]:
     created = [place for place in (output, *output.parents) if not place.exists()]
     path = output.parent / f".{output.name}.lock"
     with makeable(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(output.parent)
         descriptor = _acquire(path, output)
     try:
+        remove_drafts(output)
         yield
     except OSError as error:
         if error.errno in OUTPUT_ERRORS and error.filename is None:  # such as a full disk

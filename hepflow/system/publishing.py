@@ -6,6 +6,7 @@
     HDFS          rename with overwrite           rename without
     XRootD        removal of the old, rename      open of a new file
 
+On a disk, content is flushed before a file gets its name, and the name after that (`durable`).
 Nothing is committed by renaming folders: data files have names of their own, and a record that
 names them is put last. On XRootD a reader may find no record for an instant, never half of one.
 """
@@ -27,28 +28,37 @@ from typing import Any, cast
 
 from upath import UPath
 
+from hepflow.system import durable
 from hepflow.system.patience import patiently
 from hepflow.system.places import TIMEOUT_S
 from hepflow.system.processes import runs
 from hepflow.system.remote import is_remote
 from hepflow.system.storage import (
     AT_ONCE,
+    listed,
     make_folder,
     private_folder,
     read_text,
-    remove_tree,
+    remove_all,
     system_of,
 )
 from hepflow.system.store_options import WORK_DIR
 
 _COPY_BYTES = 8 << 20
 _UPLOADS = 16
+_DRAFT = f".*.{'[0-9a-f]' * 32}.part"
 
 
 def draft(path: Path) -> Path:
     """Return a local path of its own for content that `publish` will put at ``path``."""
     name = f".{path.name}.{uuid.uuid4().hex}.part"
     return scratch() / name if is_remote(path) else path.with_name(name)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove drafts that killed processes have left in a folder and in those right below it."""
+    for pattern in (_DRAFT, f"*/{_DRAFT}"):
+        remove_all(listed(folder, pattern, links=False))
 
 
 def scratch(disk: Path | None = None) -> Path:
@@ -96,16 +106,24 @@ def filled(folder: Path) -> Iterator[Path]:
     if not is_remote(folder):
         make_folder(folder)
         yield folder
+        durable.flush_below(folder)  # at once, if they were put there without
         return
     with tempfile.TemporaryDirectory(dir=scratch()) as new:
         yield Path(new)
         publish_folder(Path(new), folder)
 
 
-def publish(written: Path, path: Path) -> None:
-    """Put a local file at ``path``: readers see the old one or the new one, whole."""
+def publish(written: Path, path: Path, *, flush: bool = True) -> None:
+    """Put a local file at ``path``: readers see the old one or the new one, whole.
+
+    With ``flush``, so do those after a power cut, and from the return on, the new one.
+    """
     if not is_remote(path):
+        if flush:
+            durable.flush_file(written)
         written.replace(path)
+        if flush:
+            durable.flush_folder(path.parent)
         return
     patiently(path, lambda: _upload(written, path))
     written.unlink()
@@ -121,22 +139,14 @@ def _upload(written: Path, path: Path) -> None:
 
 
 def publish_folder(written: Path, path: Path) -> None:
-    """Put a local folder of files at ``path``; a record that is put afterwards says that it is all.
+    """Upload the files of a local folder to ``path``, many at the same time.
 
-    On a disk it is renamed, and elsewhere its files are uploaded at the same time.
+    A record that is put afterwards says that it is all.
     """
-    if is_remote(path):
-        files = [file for file in written.rglob("*") if file.is_file()]
-        with ThreadPoolExecutor(_UPLOADS) as pool:
-            places = [path / file.relative_to(written).as_posix() for file in files]
-            list(pool.map(publish, files, places))
-        return
-    make_folder(path.parent)
-    try:
-        written.rename(path)
-    except OSError:  # another writer of the same folder has just put it there
-        remove_tree(path)
-        written.rename(path)
+    files = [file for file in written.rglob("*") if file.is_file()]
+    with ThreadPoolExecutor(_UPLOADS) as pool:
+        places = [path / file.relative_to(written).as_posix() for file in files]
+        list(pool.map(publish, files, places))
 
 
 @contextmanager
@@ -165,22 +175,23 @@ def _rename(system: Any, source: str, target: str, protocol: str) -> None:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """Yield a local path to write to: it becomes the file if the block succeeds.
 
-    Each writer has a draft of its own: two writers of the same file do not mix.
+    Each writer has a draft of its own: two writers of the same file do not mix. For ``flush``, see
+    `publish`.
     """
     written = draft(path)
     try:
         yield written
-        publish(written, path)
+        publish(written, path, flush=flush)
     finally:
         written.unlink(missing_ok=True)
 
 
-def put(path: Path, content: bytes) -> None:
-    """Write a file whole: readers see the old content or the new one."""
-    with whole(path) as written:
+def put(path: Path, content: bytes, *, flush: bool = True) -> None:
+    """Write a file whole: readers see the old content or the new one; ``flush`` as in `publish`."""
+    with whole(path, flush=flush) as written:
         written.write_bytes(content)
 
 

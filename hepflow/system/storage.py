@@ -18,6 +18,7 @@ from typing import Any, cast
 from upath import UPath
 
 from hepflow.errors import DataError
+from hepflow.system import durable
 from hepflow.system.patience import patiently
 from hepflow.system.remote import is_remote
 
@@ -38,7 +39,7 @@ def system_of(path: Path) -> tuple[Any, str]:
 def make_folder(path: Path) -> None:
     """Create a folder and those above it, where the store has folders."""
     if not is_remote(path):
-        path.mkdir(parents=True, exist_ok=True)
+        durable.make_folders(path)
         return
     system, where = system_of(path)
     if cast(UPath, path).protocol not in AT_ONCE and not path.is_dir():
@@ -102,6 +103,13 @@ def _remote_entries(folder: Path) -> dict[str, Mapping[str, Any]]:
     infos.pop(where.strip("/"), None)  # a file lists itself, and some stores list the folder
     names = ((PurePosixPath(name).name, info) for name, info in infos.items())
     return {name: info for name, info in names if name != ".."}  # an object's name may be anything
+
+
+def flush_names(folder: Path) -> None:
+    """Return when the names in a folder, if it is on a disk of this machine, are on that disk."""
+    if not is_remote(folder):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            durable.flush_folder(folder)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -192,6 +200,7 @@ def remove_tree(path: Path) -> None:
             patiently(path, lambda: _remove_remote_tree(path))
     else:
         shutil.rmtree(path, ignore_errors=True)
+        flush_names(path.parent)
 
 
 def _remove_remote_tree(path: Path) -> None:
@@ -219,7 +228,10 @@ def remove_empty_folder(path: Path) -> bool:
 
 
 def remove_all(paths: Iterable[Path]) -> None:
-    """Remove files of one store, if they are there: several at a time, on S3 in few requests."""
+    """Remove files of one store, if they are there: several at a time, on S3 in few requests.
+
+    They stay removed after a power cut.
+    """
     gone = list(paths)
     if gone and is_remote(gone[0]) and cast(UPath, gone[0]).protocol in {"s3", "s3a"}:
         plain = [path for path in gone if not has_magic(str(path))]  # s3fs expands patterns
@@ -230,12 +242,16 @@ def remove_all(paths: Iterable[Path]) -> None:
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
         together = pool.map if gone and is_remote(gone[0]) else map
         list(together(remove, gone))
+    for folder in {path.parent for path in gone}:
+        flush_names(folder)
 
 
-def remove(path: Path) -> None:
-    """Remove a file, if it is there."""
+def remove(path: Path, *, flush: bool = False) -> None:
+    """Remove a file, if it is there; only with ``flush``, it stays removed after a power cut."""
     if not is_remote(path):
         path.unlink(missing_ok=True)
+        if flush:
+            flush_names(path.parent)
         return
     system, where = system_of(path)
 

@@ -30,6 +30,7 @@ def run(config: CompactConfig) -> None:
         if not config.overwrite:
             present = check_replaceable(config.output, old.spec, ("provenance",))
             if present is not None:
+                StoreWriter(config.output, present).tidy()
                 log.info("%s is up to date: %s", config.output, old.summary())
                 return
         new = StoreWriter.create(config.output, old.spec)

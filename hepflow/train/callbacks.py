@@ -16,9 +16,9 @@ from torch import Tensor
 from hepflow.data.predictions import Predictions, write_predictions
 from hepflow.data.runs import BEST, LAST, PREDICTIONS
 from hepflow.models.net import Net, weights_hash
+from hepflow.system import seal
 from hepflow.system.places import place
-from hepflow.system.publishing import whole
-from hepflow.system.remote import is_remote
+from hepflow.system.publishing import put
 from hepflow.system.storage import make_folder, read_bytes
 
 
@@ -78,17 +78,16 @@ class WholeCheckpoints(TorchCheckpointIO):
         content = io.BytesIO()
         torch.save(checkpoint, content)
         make_folder(place(path).parent)
-        with whole(place(path)) as part:
-            part.write_bytes(content.getbuffer())
+        put(place(path), seal.sealed_zip(content.getvalue()))  # torch checks none of zip's own
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Read a checkpoint."""
         how: Any = {"map_location": map_location or "cpu", "weights_only": weights_only}
-        if not is_remote(there := place(path)):
-            return super().load_checkpoint(path, **how)
-        content: dict[str, Any] = torch.load(io.BytesIO(read_bytes(there)), **how)
+        written = read_bytes(there := place(path))
+        seal.check(written, there, "Remove it to start again, or give another one.")
+        content: dict[str, Any] = torch.load(io.BytesIO(written), **how)
         return content
 
 

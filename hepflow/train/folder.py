@@ -14,10 +14,12 @@ from hepflow.data.output import refuse_to_replace
 from hepflow.data.provenance import digest
 from hepflow.data.runs import BEST, CHECKPOINTS, CONFIG, FILES, LAST, PREDICTIONS, read_record
 from hepflow.errors import ConfigError
+from hepflow.system import seal
 from hepflow.system.places import place
-from hepflow.system.storage import read_text
+from hepflow.system.storage import read_bytes
 
 log = logging.getLogger(__name__)
+_EDITED = "Remove its last line if you have edited it, or else the file."
 
 # Options that change the speed or the place of a run, never its result
 WHERE_IT_RUNS = {
@@ -87,7 +89,9 @@ class RunPlan:
             name = record.get("model", "unknown")
             refuse_other_run(folder, record, {"model": name}, {"model": "another one"})
             return
-        before = yaml.safe_load(read_text(folder / CONFIG))
+        content = read_bytes(folder / CONFIG)
+        seal.check(content, folder / CONFIG, _EDITED)
+        before = yaml.safe_load(content.decode())
         before["ckpt_path"] = record.get("began_with")
         changed = dict(_differences(decisive(before), decisive(self.resolved)))
         if record.get("provenance") != self.provenance:

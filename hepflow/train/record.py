@@ -1,7 +1,5 @@
 """run.json: what was trained, on what and by what; and metrics.csv, one row per epoch."""
 
-import csv
-import io
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +11,21 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from hepflow.data.provenance import code_hash
-from hepflow.data.runs import CHECKPOINTS, CONFIG, HISTORY, RECORD, clear
+from hepflow.data.runs import (
+    CHECKPOINTS,
+    CONFIG,
+    HISTORY,
+    RECORD,
+    clear,
+    read_table,
+    recorded_table,
+)
 from hepflow.models.net import Net, parameters
 from hepflow.schema import SPLITS
 from hepflow.system import processes
-from hepflow.system.files import write_csv, write_json
+from hepflow.system.files import as_yaml, write_csv, write_json
 from hepflow.system.publishing import put
-from hepflow.system.storage import make_folder, read_text
+from hepflow.system.storage import make_folder
 from hepflow.train.data import EventData
 from hepflow.train.folder import RunPlan
 
@@ -45,7 +51,7 @@ class RunRecord(pl.Callback):
             clear(self.run.folder)
         make_folder(self.run.folder / CHECKPOINTS)
         self.write(trainer, pl_module)
-        put(self.run.folder / CONFIG, self.run.config_text.encode())
+        put(self.run.folder / CONFIG, as_yaml(self.run.config_text))
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Start the clock, and drop rows of epochs that are newer than the checkpoint."""
@@ -131,8 +137,10 @@ class EpochTable(Logger):
     def __init__(self, path: Path, *, go_on: bool) -> None:
         super().__init__()
         self.path = path
-        rows = read_table(path) if go_on else []
-        self.rows: dict[int, dict[str, float]] = {int(row["epoch"]): row for row in rows}
+        rows = [*read_table(path), *recorded_table(path.parent)] if go_on else []
+        self.rows: dict[int, dict[str, float]] = {}
+        for row in rows:  # what the record has is checked
+            self.rows.setdefault(int(row["epoch"]), {}).update(row)
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """Do nothing: they are in config.yaml."""
@@ -159,11 +167,3 @@ class EpochTable(Logger):
         names = ["epoch", "step", *sorted(set().union(*self.rows.values()) - {"epoch", "step"})]
         rows = ([row.get(name, "") for name in names] for _, row in sorted(self.rows.items()))
         write_csv(self.path, [names, *rows])
-
-
-def read_table(path: Path) -> list[dict[str, float]]:
-    """Return the rows of a metrics.csv; none if there is no file."""
-    if not path.is_file():
-        return []
-    rows = csv.DictReader(io.StringIO(read_text(path)))
-    return [{name: float(value) for name, value in row.items() if value} for row in rows]

@@ -21,6 +21,7 @@ from hepflow.data.store import EventStore
 from hepflow.data.store_writer import StoreWriter, check_replaceable
 from hepflow.errors import ConfigError, DataError
 from hepflow.schema import HLF, PARTICLE
+from tests.support.seals import unseal
 
 SPEC = StoreSpec(("qcd", "ttbar"), HLF, PARTICLE, "corrected", "one")
 
@@ -225,7 +226,7 @@ def test_a_foreign_zarr_group_is_left_alone(tmp_path):
 
 def test_another_schema_version_is_refused(tmp_path):
     store = filled(tmp_path / "s.zarr")
-    metadata = json.loads((store.path / "zarr.json").read_text())
+    metadata = json.loads(unseal(store.path / "zarr.json").read_text())
     metadata["attributes"]["hepflow"]["schema_version"] = 99
     (store.path / "zarr.json").write_text(json.dumps(metadata))
     with pytest.raises(
@@ -248,7 +249,7 @@ def test_a_missing_store_is_an_error_with_advice(tmp_path):
 
 def test_a_store_that_needs_what_this_version_lacks_is_refused(tmp_path):
     store = filled(tmp_path / "s.zarr")
-    metadata = json.loads((store.path / "zarr.json").read_text())
+    metadata = json.loads(unseal(store.path / "zarr.json").read_text())
     metadata["attributes"]["hepflow"]["requires"] = ["derived columns"]
     (store.path / "zarr.json").write_text(json.dumps(metadata))
     with pytest.raises(DataError, match=r"schema version 2 with derived columns, this hepflow"):
@@ -275,7 +276,7 @@ def test_a_file_in_place_of_a_store_is_left_alone(tmp_path):
 
 def test_an_outdated_schema_is_replaced_even_if_nothing_else_changed(tmp_path):
     store = filled(tmp_path / "s.zarr")
-    metadata = json.loads((store.path / "zarr.json").read_text())
+    metadata = json.loads(unseal(store.path / "zarr.json").read_text())
     metadata["attributes"]["hepflow"]["schema_version"] = 0
     (store.path / "zarr.json").write_text(json.dumps(metadata))
     assert StoreWriter.create(store.path, SPEC, keep=True).sources() == {}

@@ -44,6 +44,7 @@ from tests.support.delphes_events import (
     write_fragment,
     write_marker,
 )
+from tests.support.seals import unseal
 
 pytestmark = pytest.mark.slow
 
@@ -204,7 +205,7 @@ def test_an_interrupted_run_is_resumed_and_shows_its_progress(copied, tmp_path, 
     store = EventStore.open(copied.output)
     StoreWriter(store.path, store.spec).discard(sorted(store.sources())[2:4])
     stamps = shards(copied.output)
-    metadata = json.loads((copied.output / "zarr.json").read_text())
+    metadata = json.loads(unseal(copied.output / "zarr.json").read_text())
     metadata["attributes"]["hepflow"]["complete"] = False
     (copied.output / "zarr.json").write_text(json.dumps(metadata))
     plan = {f"{number:06d}": names for number, names in store.sources().items()}
@@ -395,7 +396,7 @@ def test_an_error_names_a_damaged_fragment_and_the_rest_is_done(copied):
     store = EventStore.open(copied.output)
     gone = [number_of(store, name) for name in ("qcd--part-003", "qcd--part-000")]
     StoreWriter(store.path, store.spec).discard(gone)
-    metadata = json.loads((copied.output / "zarr.json").read_text())
+    metadata = json.loads(unseal(copied.output / "zarr.json").read_text())
     metadata["attributes"]["hepflow"]["complete"] = False
     (copied.output / "zarr.json").write_text(json.dumps(metadata))
     with pytest.raises(

@@ -217,7 +217,7 @@ def test_tasks_of_a_dead_run_are_reused_and_the_rest_is_done(raw: Path) -> None:
     tasks = pack(plan(assign(list_files(raw), TWO, raw), 1 << 20), 1 << 20)
     (output / "_records").mkdir(parents=True)
     run_task(tasks[0], settings)
-    (output / "qcd" / ".half.part").write_bytes(b"PAR1")
+    (output / "qcd" / f".half.{'0' * 32}.part").write_bytes(b"PAR1")
     (output / "qcd" / "orphan.parquet").write_bytes(b"PAR1")
     run(config(raw, target_partition_mb=1))
     assert contents(raw) == contents(raw, "undisturbed")

@@ -13,6 +13,7 @@ from hepflow.data.task_records import (
     RECORDS,
     merge_records,
     read_records,
+    record_path,
     remove_single_records,
 )
 from hepflow.errors import DataError
@@ -152,3 +153,32 @@ def test_a_retried_task_counts_before_its_merged_record(
     write_single(output, one)
     records, left = dataset.finished(ranges, settings, retry_quarantined=False)
     assert (sorted(record.key for record in records), left) == (sorted([one.key, other.key]), [])
+
+
+@pytest.mark.parametrize("merged", [True, False], ids=["merged", "single"])
+def test_the_task_of_a_damaged_record_is_done_again(
+    tmp_path: Path,
+    made: tuple[Path, list[EntryRange], Settings],
+    caplog: pytest.LogCaptureFixture,
+    merged: bool,
+) -> None:
+    output, ranges, settings = made
+    before = events_of(output)
+    path = output / RECORDS / "finished.jsonl"
+    if not merged:
+        one, _ = read_records(output, TaskRecord.from_dict)
+        write_single(output, one)
+        path = record_path(output, one.key)
+    path.write_bytes(path.read_bytes().replace(b'"n_events": ', b'"n_events": 1', 1))
+    records, left = dataset.finished(ranges, settings, retry_quarantined=False)
+    assert (len(records), len(left)) == (1, 1)
+    assert f"{path}: a record is damaged; its task is done again" in caplog.text
+    (output / "_hepflow.json").unlink()
+    ingest(tmp_path / "raw", output, settings.classes)
+    assert events_of(output) == before
+
+
+def events_of(output: Path) -> dict[str, bytes]:
+    """Return all files but the records, which have times."""
+    files = (*output.glob("*/*.parquet"), *output.glob("_*.json"))
+    return {path.name: path.read_bytes() for path in files}

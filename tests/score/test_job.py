@@ -36,6 +36,7 @@ from hepflow.system.files import read_json
 from hepflow_bench.copies import copy_as_new
 from tests.support import toy_trigger
 from tests.support.root_files import corrupt_basket
+from tests.support.seals import unseal
 from tests.support.toy_trigger import Trigger, rewritten
 from tests.support.trainings import fit
 
@@ -427,8 +428,8 @@ def test_a_model_that_differs_from_its_description_is_refused(
     other = json.loads(json.dumps(inputs))
     other["statistics"]["hlf"]["std"][3] *= 1.0000005
     Scorer(rewritten(model, tmp_path / "close.onnx", inputs=other), store=trigger.store.path)
-    content = json.loads((trigger.store.path / "zarr.json").read_text())
     shutil.copytree(trigger.store.path, tmp_path / "other.zarr")
+    content = json.loads(unseal(tmp_path / "other.zarr" / "zarr.json").read_text())
     content["attributes"]["hepflow"]["statistics"]["hlf"]["mean"][3] += 1
     (tmp_path / "other.zarr" / "zarr.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"its normalisation \(mean of MT in hlf\) is not that of"):

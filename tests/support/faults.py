@@ -37,6 +37,7 @@ class Fault:
     def __init__(self) -> None:
         self.root: str | None = None
         self.left = 0
+        self.made: list[tuple[str, Path]] | None = None
         sys.addaudithook(self.hook)
 
     def hook(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -54,6 +55,10 @@ class Fault:
             place = os.fsdecode(path)
             # or a name in an open folder, as rmtree removes them
             if place.startswith(self.root) or not Path(place).is_absolute():
+                if self.made is not None:
+                    at = arguments[1] if event in {"os.rename", "os.link"} else path
+                    self.made.append((event, Path(os.fsdecode(at))))
+                    return
                 if self.left <= 0:
                     raise Died(f"{event} {place}")
                 self.left -= 1
@@ -76,6 +81,16 @@ def dies(work: Callable[[Path], object], folder: Path, k: int) -> bool:
                 if link.readlink().suffix == ".lock" and link.readlink().is_relative_to(folder):
                     os.close(int(link.name))
     return False
+
+
+def changes_of(work: Callable[[Path], object], folder: Path) -> list[tuple[str, Path]]:
+    """Do the work, and return its renames, links and removals in a folder, in order."""
+    FAULT.root, FAULT.made = str(folder), []
+    try:
+        work(folder)
+        return [one for one in FAULT.made if one[0] in {"os.rename", "os.link", "os.remove"}]
+    finally:
+        FAULT.root = FAULT.made = None
 
 
 def deaths(work: Callable[[Path], object], place: Path, step: int = 1) -> Iterator[Path]:

@@ -30,6 +30,7 @@ from hepflow.reading.reader import Access
 from hepflow.schema import CLASSES
 from hepflow.score.tables import read_scores
 from tests.support.root_files import write_delphes
+from tests.support.seals import unseal
 from tests.support.toy_store import toy_store
 from tests.support.trainings import fit
 
@@ -151,4 +152,4 @@ def rewritten(model: Path, path: Path, **changes: object) -> Path:
     about = next(item for item in content.metadata_props if item.key == "hepflow")
     about.value = json.dumps(json.loads(about.value) | changes)
     onnx.save(content, path)
-    return path
+    return unseal(path)

@@ -84,7 +84,6 @@ def kill(session: int, what: str) -> None:
     next(process for process, line in members(session) if what in line).send_signal(signal.SIGKILL)
 
 
-@pytest.mark.once
 def test_when_the_driver_is_killed_nothing_remains(folder: Path) -> None:
     running = begun(*command(), cwd=folder, parts=1)
     running.kill()

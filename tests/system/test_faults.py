@@ -1,9 +1,9 @@
 """Death at any change of the file system loses and doubles nothing, for every writer."""
 
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,20 +26,18 @@ from hepflow.system.files import read_json, write_json
 from hepflow.train.record import read_table
 from tests.support.faults import deaths
 from tests.support.root_files import write_delphes
+from tests.support.small_stages import (
+    Stage,
+    contents,
+    evaluate_stage,
+    import_stage,
+    simulate_stage,
+)
 from tests.support.toy_store import toy_block, toy_store
 from tests.support.toy_trigger import all_ids, ingest, untrained, write_raw
 from tests.support.trainings import assert_same, fit, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.once]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Return all files, without the times in records."""
-    return {
-        str(path.relative_to(folder)): re.sub(rb'"seconds": [0-9.e-]+', b"", path.read_bytes())
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 def survive(
@@ -168,6 +166,28 @@ def test_scores(tmp_path: Path) -> None:
     survive(work, tmp_path / "work", 20, check)
     scored = read_scores(tmp_path / "work" / "calm" / "scores")["event_id"].to_pylist()
     assert sorted(scored) == all_ids(raw)
+
+
+STAGES = [
+    pytest.param(import_stage, 60, id="import-cern"),
+    pytest.param(
+        partial(evaluate_stage, update=False), 60, marks=pytest.mark.system, id="evaluate"
+    ),
+    pytest.param(
+        partial(simulate_stage, pool=None),
+        8,
+        marks=[pytest.mark.system, pytest.mark.pythia],
+        id="simulate",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "at_least"), STAGES)
+def test_a_stage_of_one_process(
+    tmp_path: Path, make: Callable[[Path], Stage], at_least: int
+) -> None:
+    stage = make(tmp_path / "in")
+    survive(stage.run, tmp_path / "work", at_least, stage.seen)
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,10 @@ from hepflow.features.packing import PlannedPart
 from hepflow.features.parts import make_part
 from hepflow.physics.features import hlf_features
 from hepflow.schema import PARTICLE
+from hepflow.system.files import read_json, write_json
 from hepflow.tools.store import check, find_problems, info
 from tests.support.delphes_events import write_dataset
+from tests.support.seals import unseal
 
 SPLITS = {"train": 0.6, "val": 0.2, "test": 0.2}
 
@@ -75,16 +77,16 @@ def set_identity(store):
 
 
 def set_statistics(store):
-    metadata = json.loads((store.path / "zarr.json").read_text())
+    metadata = json.loads(unseal(store.path / "zarr.json").read_text())
     metadata["attributes"]["hepflow"]["statistics"]["hlf"]["mean"][0] += 1.0
     (store.path / "zarr.json").write_text(json.dumps(metadata))
 
 
 def change_record(store, change):
     path = store.path / "_parts" / "finished.json"
-    data = json.loads(path.read_text())
+    data = read_json(path)
     change(data["000000"])
-    path.write_text(json.dumps(data))
+    write_json(path, data)
 
 
 def set_counts(store):

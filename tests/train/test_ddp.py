@@ -17,7 +17,6 @@ from hepflow.data.predictions import read_predictions
 from hepflow.data.store import EventStore
 from hepflow.system.files import read_json
 from tests.support.commands import hepflow
-from tests.support.crash import CODE
 from tests.support.toy_store import toy_store
 from tests.support.trainings import assert_same, weights
 
@@ -44,7 +43,7 @@ def options(store: EventStore, tmp_path: Path, net: str, crash_at: int) -> list[
     text["data"] = {"batch_size": 31, "eval_batch_size": 50, "bucket_batches": 2}
     text["trainer"] = {
         "callbacks": [
-            {"class_path": "tests.support.crash.CrashOnce", "init_args": {"step": crash_at}}
+            {"class_path": "tests.support.crash.KillOnce", "init_args": {"step": crash_at}}
         ],
         "max_epochs": 2,
     }
@@ -73,7 +72,6 @@ def fit(options: list[str], output: Path, world: int) -> int:
     result = hepflow(
         "train", *options, "--output", str(output), *(several if world > 1 else ()), env=one_thread
     )
-    assert result.returncode in {0, CODE}, result.stderr
     return result.returncode
 
 
@@ -107,11 +105,12 @@ def test_a_killed_run_goes_on_with_another_number_of_processes(
 ) -> None:
     own = options(store, tmp_path, "hlf", crash_at=9)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir()
-    for rank in range(2):
-        (whole / f"crashed-{rank}").touch()
+    for folder, ranks in ((whole, range(2)), (killed, range(before - 1))):
+        folder.mkdir()
+        for rank in ranks:  # of the ranks of the second folder, only the last one is killed
+            (folder / f"crashed-{rank}").touch()
     assert fit(own, whole, 1) == 0
-    assert fit(own, killed, before) == CODE
+    assert fit(own, killed, before) not in {0, 2}
     for rank in range(2):
         (killed / f"crashed-{rank}").touch()
     assert fit(own, killed, after) == 0

@@ -23,6 +23,7 @@ from hepflow.train.loading.batches import Batch
 from hepflow.train.loading.loader import EventLoader
 from hepflow.train.loading.plan import EpochPlan, Slice, described, make_plan
 from hepflow.train.loading.reader import BlockReader
+from tests.support.seals import unseal
 from tests.support.stores import S3Server
 from tests.support.toy_store import toy_store
 
@@ -467,6 +468,7 @@ def test_a_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no feature store here"):
         EventData(tmp_path / "nowhere.zarr")
     store = toy_store(tmp_path / "toy.zarr")
+    unseal(store.path / "zarr.json")
     root = zarr.open_group(store.path, mode="r+")
     about = root.attrs["hepflow"]
     root.attrs["hepflow"] = about | {"complete": False}

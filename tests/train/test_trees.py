@@ -28,6 +28,7 @@ from hepflow.schema import CLASSES, DEFINITIONS, HLF, PARTICLE
 from hepflow.system.files import read_json, write_json
 from hepflow.train.trees import boosted as trees
 from tests.support.delphes_events import random_events, to_arrow, write_fragment, write_marker
+from tests.support.seals import unseal
 from tests.support.toy_store import toy_store
 from tests.support.trainings import fit
 
@@ -154,6 +155,7 @@ def test_statistics_that_include_the_test_split_are_refused(copied: Path) -> Non
     everything = np.concatenate(
         [block.hlf for split in ("train", "test") for block in store.blocks(split)]
     )
+    unseal(store.path / "zarr.json")
     root = zarr.open_group(store.path, mode="a")
     for name, count, match in (
         ("mean", False, "not those of its training split"),
@@ -178,6 +180,7 @@ def test_statistics_of_another_count_are_recorded_as_of_all_splits(copied: Path)
     store = EventStore.open(copied / "corrected.zarr")
     attributes = store.attributes
     attributes["statistics"]["hlf"]["count"] += 1
+    unseal(store.path / "zarr.json")
     zarr.open_group(store.path, mode="a").attrs["hepflow"] = attributes
     assert fit(store, copied / "runs" / "spoilt")["splits_used"]["statistics"] == [
         "train",

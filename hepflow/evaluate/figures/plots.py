@@ -38,7 +38,7 @@ STYLE: Any = {**mplhep.style.CMS, **PAGE, **FONTS, **LINES, **TICKS}
 
 
 def save(figure: AnyFigure, folder: Path) -> None:
-    """Write ``folder/<name>.png``, ``.pdf`` and ``.csv``."""
+    """Write ``folder/<name>.png``, ``.pdf`` and ``.csv``, which `filled` flushes to the disk."""
     png, pdf = io.BytesIO(), io.BytesIO()
     with mpl.rc_context(STYLE):
         drawn = draw(figure)
@@ -47,9 +47,9 @@ def save(figure: AnyFigure, folder: Path) -> None:
         dateless = dict.fromkeys(("CreationDate", "Producer", "Creator"))
         drawn.savefig(pdf, format="pdf", metadata=dateless)
     for suffix, content in (("png", png), ("pdf", pdf)):
-        put(folder / f"{figure.name}.{suffix}", content.getvalue())
+        put(folder / f"{figure.name}.{suffix}", content.getvalue(), flush=False)
     header, rows = figure.rows()
-    write_csv(folder / f"{figure.name}.csv", [header, *rows], "\n")
+    write_csv(folder / f"{figure.name}.csv", [header, *rows], "\n", flush=False)
 
 
 def draw(figure: AnyFigure) -> Figure:

@@ -5,6 +5,7 @@ import queue
 import re
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,9 @@ from hepflow.data.ledger import Ledger, Lost
 from hepflow.errors import HepflowError
 from hepflow.physics.skim import NOT_FINITE
 from hepflow.reading.record import describe
+from hepflow.score.folder import CHECKPOINT
 from hepflow.score.fragment import write_scores
+from hepflow.score.kafka import checkpoint
 from hepflow.score.kafka.deleted import Skipped, place_of
 from hepflow.score.kafka.folder import TopicFolder, latest, name_of
 from hepflow.score.kafka.task import SCHEMA, Report, failed, score_messages
@@ -38,7 +41,7 @@ class Batches:
     def __init__(self, folder: TopicFolder, task: Task, skipped: Skipped) -> None:
         self.folder, self.task, self._skipped = folder, task, skipped
         self.error: HepflowError | AssertionError | None = None
-        self.stopping = self.running = False
+        self.stopping = self.running = self._flushed = False
         most_bytes = folder.config.max_message_bytes
         self._score = partial(score_messages, task=task, most_bytes=most_bytes)
         self._seen, self._last = folder.messages, folder.last
@@ -53,7 +56,10 @@ class Batches:
             return
         started, self.running = time.perf_counter(), True
         try:
-            rows = self._rows(frame)
+            with ThreadPoolExecutor(1) as pool:  # meanwhile
+                flushed = pool.submit(self._flush, number)
+                rows = self._rows(frame)
+            flushed.result()
             rows += self._skipped.rows(number, rows)
             rows.sort(key=lambda row: (row["topic"], row["partition"], row["offset"]))
             record, arrived = self._record(rows, name_of(number), started)
@@ -78,6 +84,14 @@ class Batches:
                 log.warning("quarantined %s", describe([item]))
         self.folder.merge(self._seen, at_end=at_end)
         return found
+
+    def _flush(self, number: int) -> None:
+        """Bring to the disk, before the record, what Spark has written of a micro-batch."""
+        folder = self.task.output / CHECKPOINT
+        if not self._flushed:
+            checkpoint.flush_all(folder)
+        checkpoint.flush_plan(folder, number)
+        self._flushed = True
 
     def _rows(self, frame: DataFrame) -> list[dict[str, Any]]:
         """Return the scored messages; if one kills Spark's workers, score each alone to find it.

@@ -20,20 +20,21 @@ from time import monotonic
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hepflow.config.score import KafkaConfig
 from hepflow.data.ledger import Ledger, Lost, total
+from hepflow.data.parquet import read_table, sealed_writer
 from hepflow.data.task_records import RECORDS, record_path
 from hepflow.errors import DataError
 from hepflow.physics.skim import NOT_FINITE
 from hepflow.score.claims import remove_claims
 from hepflow.score.folder import CHECKPOINT, ScoreFolder
+from hepflow.score.kafka.checkpoint import repair
 from hepflow.score.kafka.deleted import earlier, n_messages
 from hepflow.score.record import ScoreRecord
-from hepflow.score.tables import RECENT, batch_of, last_merged
+from hepflow.score.tables import DELETE, RECENT, batch_of, last_merged
 from hepflow.system.files import read_json, write_json
-from hepflow.system.publishing import whole
+from hepflow.system.publishing import publish, whole
 from hepflow.system.storage import listed, make_folder, remove
 
 NAMED = 1000
@@ -67,7 +68,7 @@ class TopicFolder(ScoreFolder):
         super().__init__(path, about, overwrite)
         remove_claims(path)  # no file is claimed
         checkpoint = path / CHECKPOINT  # Spark writes the query's options into it
-        checkpoint.mkdir(0o700, exist_ok=True)
+        make_folder(checkpoint)
         checkpoint.chmod(0o700)
 
     @property
@@ -141,7 +142,7 @@ class TopicFolder(ScoreFolder):
         make_folder(self.path / RECENT)
         for file in listed(self.path, "batch-*.parquet"):  # an earlier version left all here
             if not _is_merged(file.name):
-                file.replace(self.path / RECENT / file.name)
+                publish(file, self.path / RECENT / file.name)
         records = listed(self.path / RECORDS, "batch-*.json")
         done = last_merged(record.name for record in records)
         for record in records:
@@ -173,6 +174,7 @@ class TopicFolder(ScoreFolder):
         Spark writes what a micro-batch reads before it begins, and a commit after its end.
         """
         checkpoint = self.path / CHECKPOINT
+        repair(checkpoint, self.last)
         commits = [int(path.name) for path in listed(checkpoint / "commits", "[0-9]*")]
         found = sum(batch_of(key) + 1 - int(key.split("-")[1]) for key in self.records)
         missing = max([self.last, *commits]) + 1 - found
@@ -196,9 +198,10 @@ def _concatenate(files: Sequence[Path], target: Path) -> None:
     """Write the rows of many small files into one, a bounded number at a time."""
     waiting: list[pa.Table] = []
     n_rows = 0
-    with pq.ParquetWriter(target, pq.read_schema(files[0]), compression="zstd") as writer:
+    first = read_table(files[0], DELETE)
+    with sealed_writer(target, first.schema, compression="zstd") as writer:
         for file in files:
-            waiting.append(pq.read_table(file))
+            waiting.append(first if file == files[0] else read_table(file, DELETE))
             n_rows += len(waiting[-1])
             if n_rows >= _ROWS or file == files[-1]:
                 writer.write_table(pa.concat_tables(waiting), row_group_size=_ROWS)

@@ -21,6 +21,7 @@ from hepflow.errors import MissingDependency
 from hepflow.score.kafka.rows import arrow_of
 from hepflow.score.kafka.topic import Topic
 from hepflow.system.publishing import put
+from hepflow.system.storage import make_folder
 
 try:
     from pyspark.sql.streaming.datasource import ReadLimit, ReadMaxRows
@@ -96,7 +97,7 @@ class _Reader(DataSourceStreamReader):
             return offsets_in(Path(self.start))
         side = 0 if self.starting == "earliest" else 1
         found = {self.topic.name: {str(p): ends[side] for p, ends in self._ends().items()}}
-        Path(self.start).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(Path(self.start).parent)
         put(Path(self.start), f"\0v1\n{json.dumps(found)}".encode())
         return found
 

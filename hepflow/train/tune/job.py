@@ -21,7 +21,6 @@ import optuna
 import pytorch_lightning as pl
 import yaml
 from distributed import as_completed
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
@@ -31,14 +30,15 @@ from hepflow.data.provenance import digest
 from hepflow.data.store import EventStore
 from hepflow.engines import dask
 from hepflow.errors import ConfigError, DataError, HepflowError
-from hepflow.system import locks
+from hepflow.system import durable, locks
+from hepflow.system.files import as_yaml
 from hepflow.system.publishing import put
 from hepflow.system.storage import make_folder
 from hepflow.system.terminal import TO_PASTE
 from hepflow.train.cli import prepared
 from hepflow.train.parser import TrainCLI
 from hepflow.train.tune.folds import make_folds
-from hepflow.train.tune.journal import JOURNAL, keep, local_journal
+from hepflow.train.tune.journal import JOURNAL, CheckedJournal, keep, local_journal
 from hepflow.train.tune.report import REASON, report
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def run(config: TuneConfig) -> None:
         number, loss = study.best_trial.number, study.best_value
         n_finished = len(study.get_trials(states=FINISHED))
         head = f"# hepflow tune: trial {number}, the best of {n_finished}, val_loss {loss:.5f}\n"
-        put(best_file, (head + yaml.safe_dump(merged(overlay, best))).encode())
+        put(best_file, as_yaml(head + yaml.safe_dump(merged(overlay, best))))
         report(study, config.output)
         command = f"hepflow train fit --config {shlex.quote(str(best_file))}"
         store = shlex.quote(str(config.input))
@@ -152,7 +152,9 @@ def _parse(overlay: Path) -> None:
 
 
 def _storage(journal: Path) -> optuna.storages.JournalStorage:
-    return optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+    storage = optuna.storages.JournalStorage(CheckedJournal(str(journal)))
+    durable.flush_folder(journal.parent)  # what is in the journal, optuna flushes
+    return storage
 
 
 def _open_study(config: TuneConfig, journal: Path, settings: dict[str, str]) -> optuna.Study:
