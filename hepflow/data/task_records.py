@@ -62,13 +62,17 @@ def read_records(
     with ThreadPoolExecutor(16) as pool:  # a remote store answers in tens of milliseconds
         yield from pool.map(single, singles)
     later = {path.stem for path in singles}
-    merged = output / RECORDS / _MERGED
     if any(path.name == _MERGED for path in files):
-        with recorded(merged):
-            for line in BytesIO(read_bytes(merged)):
-                record = from_dict(json.loads(line))
-                if record.key not in later:
-                    yield record
+        merged = read_merged(output, from_dict)
+        yield from (record for record in merged if record.key not in later)
+
+
+def read_merged(output: Path, from_dict: Callable[[Mapping[str, Any]], Record]) -> Iterator[Record]:
+    """Yield the record of each task of the dataset as it was last finished."""
+    merged = output / RECORDS / _MERGED
+    with recorded(merged):
+        for line in BytesIO(read_bytes(merged)):
+            yield from_dict(json.loads(line))
 
 
 def merge_records(output: Path, records: Iterable[TaskRecord]) -> None:

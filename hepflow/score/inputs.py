@@ -1,6 +1,6 @@
 """Events to score: ROOT files with ingest's reader, or ingest's Parquet, as entry ranges."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import awkward as ak
@@ -13,7 +13,7 @@ from hepflow.data.events import open_events
 from hepflow.data.output import read_marker
 from hepflow.errors import DataError, one_line
 from hepflow.reading.delphes import Unreadable
-from hepflow.reading.listing import list_files
+from hepflow.reading.listing import find_files, list_files
 from hepflow.reading.ranges import EntryRange, SourceFile, pack, plan
 from hepflow.reading.reader import Access, Chunk, RangeReader
 from hepflow.schema import COLLECTIONS
@@ -73,8 +73,13 @@ def reader_of(entries: EntryRange, access: Access) -> RangeReader:
     return reader(entries, access=access)
 
 
-def ranges_of(root: str | Path, access: Access, target_bytes: int) -> list[EntryRange]:
-    """Return every entry range of a folder of ROOT files, or of a dataset of ingest."""
+def ranges_of(
+    root: str | Path, access: Access, target_bytes: int, only: Collection[str] | None = None
+) -> list[EntryRange]:
+    """Return every entry range of a folder of ROOT files, or of a dataset of ingest.
+
+    ``only`` has the names of the files that count, if not all do.
+    """
     folder = place(root)
     if get_protocol(str(root)) not in {"http", "https"} and read_marker(folder) is not None:
         files = []
@@ -82,8 +87,14 @@ def ranges_of(root: str | Path, access: Access, target_bytes: int) -> list[Entry
             name, path = fragment.path.relative_to(folder).as_posix(), fragment.path.absolute()
             version = fragment.fingerprint.partition(":")[0]
             files.append(SourceFile("", name, str(path), fragment.file_bytes, version))
-        return [EntryRange(file) for file in files]
-    ranges = plan(list_files(root, access.timeout_s), target_bytes)
+        if absent := sorted(set(only or ()) - {file.name for file in files}):
+            raise DataError(f"{root}: no file {absent[0]}. Correct the list of files.")
+        return [EntryRange(file) for file in files if only is None or file.name in only]
+    if only is None:
+        files = list_files(root, access.timeout_s)
+    else:
+        files = find_files(root, only, access.timeout_s)
+    ranges = plan(files, target_bytes)
     if not ranges:
         what = "neither ROOT files nor a dataset of `hepflow ingest` here"
         raise DataError(f"{root}: {what}. Give the folder of either with --input.")
