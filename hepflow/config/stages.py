@@ -108,7 +108,8 @@ class IngestConfig(ReadingConfig):
     """List of files (and entries) to read again, or to make a dataset of: _lost.json of a dataset,
     or a text with a name per line."""
     expected: Path | None = None
-    """Catalogue to compare the entries with: a CSV with the columns file and entries, or JSON."""
+    """Expected entries of each file, to compare with: a CSV with the columns file and entries, or
+    JSON."""
     watch: NonNegativeFloat = 0.0
     """Polling interval in seconds; a file is read once its size is unchanged. 0: run once."""
     spark: SparkConfig = field(default_factory=SparkConfig)

@@ -1,11 +1,12 @@
 """Lists of files that users read and write: lost entries, files to read, entries expected.
 
     _lost.json         of an output: each file that lost entries, which ones, and why
-    _differences.json  of an output: each file with other entries than a catalogue expects
+    _differences.json  of an output: each file with other entries than the user expects
 
 A list of files to read is a ``_lost.json``, a JSON list of names or of rows like those in it, or a
-text with a name per line. A catalogue is a CSV with the columns ``file`` and ``entries``, a JSON
-list of such rows, a JSON object of entries by file, or the marker of another dataset.
+text with a name per line. A list of expected entries is a CSV with the columns ``file`` and
+``entries``, a JSON list of such rows, a JSON object of entries by file, or the marker of another
+dataset.
 """
 
 import csv
@@ -61,10 +62,10 @@ def write_lost(output: Path, lost: Iterable[LostEntries]) -> None:
 
 
 def write_differences(
-    output: Path, catalogue: Path, rows: Sequence[Mapping[str, str | int | None]]
+    output: Path, expected_by: Path, rows: Sequence[Mapping[str, str | int | None]]
 ) -> None:
-    """Write the differences between a dataset and a catalogue."""
-    write_json(output / DIFFERENCES, {"catalogue": str(catalogue), "differences": list(rows)})
+    """Write the differences between a dataset and a list of expected entries."""
+    write_json(output / DIFFERENCES, {"expected_by": str(expected_by), "differences": list(rows)})
 
 
 def read_list(path: Path, root: str | Path) -> dict[str, list[tuple[int, int]] | None]:
@@ -84,8 +85,8 @@ def read_list(path: Path, root: str | Path) -> dict[str, list[tuple[int, int]] |
     return listed
 
 
-def read_catalogue(path: Path, root: str | Path) -> dict[str, int]:
-    """Return the entries of each file, by its name below ``root``, as a catalogue expects them."""
+def read_expected(path: Path, root: str | Path) -> dict[str, int]:
+    """Return the entries of each file, by its name below ``root``, as the user expects them."""
     try:
         text = _text(path)
         rows: Iterable[Any]
@@ -106,7 +107,9 @@ def read_catalogue(path: Path, root: str | Path) -> dict[str, int]:
             if expected.setdefault(name, int(entries)) != int(entries):
                 raise ValueError(f"{name}: {expected[name]} and {entries} entries")
     except (TypeError, KeyError, ValueError, AttributeError, RecursionError, csv.Error) as error:
-        raise _wrong(path, "catalogue", error, "a CSV with the columns file and entries") from error
+        raise _wrong(
+            path, "list of expected entries", error, "a CSV with the columns file and entries"
+        ) from error
     return expected
 
 

@@ -1,11 +1,11 @@
-"""``--expected CATALOGUE``: the entries of the files of a dataset, compared with a user's list."""
+"""``--expected LIST``: the entries of the files of a dataset, compared with a user's list."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hepflow.config.stages import IngestConfig
-from hepflow.data.file_lists import DIFFERENCES, read_catalogue, read_list, write_differences
+from hepflow.data.file_lists import DIFFERENCES, read_expected, read_list, write_differences
 from hepflow.reading.record import NAMED
 
 log = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ def compare(files: Sequence[Mapping[str, Any]], config: IngestConfig) -> int:
     are neither in the dataset nor in the list nothing is said.
     """
     assert config.expected is not None
-    expected = read_catalogue(config.expected, config.input)
+    expected = read_expected(config.expected, config.input)
     found = {file["file"]: file["entries"] for file in files}
     names = found.keys() | expected.keys()
     if config.only is not None:
@@ -38,7 +38,7 @@ def compare(files: Sequence[Mapping[str, Any]], config: IngestConfig) -> int:
 
 def _in_words(row: Mapping[str, Any], found: Mapping[str, int | None]) -> str:
     if row["expected"] is None:
-        return f"not in the catalogue, {_entries(row['found'])} found"
+        return f"not expected, {_entries(row['found'])} found"
     if row["file"] not in found:
         return f"not in the input, {_entries(row['expected'])} expected"
     return f"{_entries(row['found'])} found, {row['expected']:,} expected"

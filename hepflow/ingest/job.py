@@ -11,7 +11,7 @@ from pyspark import TaskContext
 from rich.filesize import decimal
 
 from hepflow.config.stages import IngestConfig
-from hepflow.data.file_lists import read_catalogue, read_list
+from hepflow.data.file_lists import read_expected, read_list
 from hepflow.data.ledger import Ledger, total
 from hepflow.data.task_records import RECORDS
 from hepflow.engines.spark import nothing_to_do, prepare, spark_session
@@ -37,7 +37,7 @@ def run(config: IngestConfig) -> None:
     """Bring the dataset up to date with the input: once, or again and again (``watch``)."""
     prepare(config.spark, {"input": config.input, "output": config.output})
     if config.expected is not None:
-        read_catalogue(config.expected, config.input)  # a mistake in it, before any work
+        read_expected(config.expected, config.input)  # a mistake in it, before any work
     with exclusive(config.output, RECORDS, *config.samples):
         try:
             if config.watch:
@@ -129,7 +129,7 @@ def _update(
     judge(lost, len(about["files"]), config.max_lost_files, config.output)
     if differences > config.max_lost_files:
         what = f"{counted(differences, 'file')} differ from {config.expected}"
-        advice = f"Repair them or the catalogue, or allow it with --max-lost-files {differences}."
+        advice = f"Repair them or that list, or allow it with --max-lost-files {differences}."
         raise DataError(f"{config.output}: {what}, {config.max_lost_files} allowed. {advice}")
 
 

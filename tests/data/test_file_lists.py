@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hepflow.data.file_lists import LostEntries, joined, read_catalogue, read_list, write_lost
+from hepflow.data.file_lists import LostEntries, joined, read_expected, read_list, write_lost
 from hepflow.errors import DataError
 from hepflow.reading.record import MOST_INTERVALS, Losses
 
@@ -116,7 +116,7 @@ def test_another_content_is_one_line(tmp_path: Path, text: str) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("read", [read_list, read_catalogue])
+@pytest.mark.parametrize("read", [read_list, read_expected])
 def test_a_missing_list_is_one_line(tmp_path: Path, read: Any) -> None:
     with pytest.raises(DataError, match="no such file"):
         read(tmp_path / "list", "raw")
@@ -127,7 +127,7 @@ def test_a_missing_list_is_one_line(tmp_path: Path, read: Any) -> None:
         read(tmp_path / "list", "raw")
 
 
-CATALOGUE = {"qcd/a.root": 100, "qcd/b.root": 0}
+EXPECTED = {"qcd/a.root": 100, "qcd/b.root": 0}
 
 
 @pytest.mark.parametrize(
@@ -135,14 +135,14 @@ CATALOGUE = {"qcd/a.root": 100, "qcd/b.root": 0}
     [
         "file,entries\nqcd/a.root,100\nqcd/b.root,0\n",
         "bytes,entries,file\r\n7,100,raw/qcd/a.root\r\n8,0,qcd/b.root\r\n",
-        json.dumps(CATALOGUE),
-        json.dumps([{"file": name, "entries": n} for name, n in CATALOGUE.items()]),
-        json.dumps({"files": [{"file": name, "entries": n} for name, n in CATALOGUE.items()]}),
+        json.dumps(EXPECTED),
+        json.dumps([{"file": name, "entries": n} for name, n in EXPECTED.items()]),
+        json.dumps({"files": [{"file": name, "entries": n} for name, n in EXPECTED.items()]}),
     ],
 )
-def test_catalogues(tmp_path: Path, text: str) -> None:
-    (tmp_path / "catalogue").write_text(text)
-    assert read_catalogue(tmp_path / "catalogue", Path("raw")) == CATALOGUE
+def test_lists_of_expected_entries(tmp_path: Path, text: str) -> None:
+    (tmp_path / "list").write_text(text)
+    assert read_expected(tmp_path / "list", Path("raw")) == EXPECTED
 
 
 BAD = ["file\na\n", "file,entries\na,many\n", "file,entries\na,-1\n", "file,entries\na,1\na,2\n"]
@@ -150,8 +150,8 @@ BAD += ["file,entries\na\n", '{"a": null}', '{"a": 1.5}', "[1]", '{"files": 3}',
 
 
 @pytest.mark.parametrize("text", BAD)
-def test_another_catalogue_is_one_line(tmp_path: Path, text: str) -> None:
-    (tmp_path / "catalogue").write_text(text)
-    with pytest.raises(DataError, match=r"catalogue: not a catalogue") as error:
-        read_catalogue(tmp_path / "catalogue", "raw")
+def test_other_expected_entries_are_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "list").write_text(text)
+    with pytest.raises(DataError, match=r"list: not a list of expected entries") as error:
+        read_expected(tmp_path / "list", "raw")
     assert "\n" not in str(error.value)

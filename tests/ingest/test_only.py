@@ -219,11 +219,11 @@ def test_a_dataset_of_before_gets_its_list(raw: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_catalogue_names_what_differs(raw: Path, caplog: pytest.LogCaptureFixture) -> None:
-    catalogue = raw / "catalogue.csv"
+def test_expected_entries_name_what_differs(raw: Path, caplog: pytest.LogCaptureFixture) -> None:
+    listed = raw / "entries.csv"
     names = [f"{name}.root" for name in FILES]
-    catalogue.write_text("file,entries\n" + "".join(f"{name},100\n" for name in names))
-    own = config(raw, expected=catalogue)
+    listed.write_text("file,entries\n" + "".join(f"{name},100\n" for name in names))
+    own = config(raw, expected=listed)
     run(own)  # the truncated one is allowed, and named all the same
     output = raw.parent / "events"
     only_half = {"file": "ttbar/half.root", "expected": 100, "found": None}
@@ -231,9 +231,9 @@ def test_a_catalogue_names_what_differs(raw: Path, caplog: pytest.LogCaptureFixt
     text = "ttbar/half.root: an unknown number of entries found, 100 expected"
     assert text in caplog.text
     more = [f"qcd/gone{number}.root" for number in range(12)]
-    content = catalogue.read_text().replace("qcd/a.root,100", "qcd/a.root,101")
+    content = listed.read_text().replace("qcd/a.root,100", "qcd/a.root,101")
     content = content.replace("ttbar/c.root,100\n", "")
-    catalogue.write_text(content + "".join(f"{name},7\n" for name in more))
+    listed.write_text(content + "".join(f"{name},7\n" for name in more))
     caplog.clear()
     with pytest.raises(DataError, match=r"15 files differ .*, 9 allowed.*--max-lost-files 15"):
         run(own)
@@ -247,12 +247,12 @@ def test_a_catalogue_names_what_differs(raw: Path, caplog: pytest.LogCaptureFixt
     assert "qcd/a.root: 100 entries found, 101 expected" in caplog.text
     assert "qcd/gone0.root: not in the input, 7 entries expected" in caplog.text
     assert "... and 5 more, see" in caplog.text
-    catalogue.write_text("file\nqcd/a.root\n")
-    with pytest.raises(DataError, match="not a catalogue"):
+    listed.write_text("file\nqcd/a.root\n")
+    with pytest.raises(DataError, match="not a list of expected entries"):
         run(own)
 
 
-def test_the_marker_of_a_dataset_is_a_catalogue(good: Path, raw: Path) -> None:
+def test_the_marker_of_a_dataset_is_a_list_of_expected_entries(good: Path, raw: Path) -> None:
     run(config(good, output=raw.parent / "first"))
     expected = raw.parent / "first" / MARKER
     run(config(good, output=raw.parent / "second", expected=expected, max_lost_files=0))
