@@ -34,8 +34,9 @@ from hepflow.data.ledger import Ledger
 from hepflow.data.output import MARKER, read_marker
 from hepflow.errors import DataError, one_line
 from hepflow.schema import COLLECTIONS, EVENT_COLUMNS, EVENTS_SCHEMA_VERSION
+from hepflow.system.byte_ranges import read_range
 from hepflow.system.files import inside, plain_name, recorded
-from hepflow.system.remote import is_remote
+from hepflow.system.remote import is_remote, may_pass
 from hepflow.system.storage import listed, system_of
 
 COLUMNS = ("label", "event_id", *COLLECTIONS)  # columns that the features are made of
@@ -160,7 +161,10 @@ def read_fragment(fragment: Fragment, columns: Sequence[str] = COLUMNS) -> ak.Ar
             if len(table) != fragment.n_events:
                 raise pa.ArrowInvalid(f"{len(table)} rows of {fragment.n_events}")
     except (OSError, pa.ArrowException) as error:
-        why = f"not readable ({one_line(error)}). Remove it and run `hepflow ingest` again."
+        advice = "Remove it and run `hepflow ingest` again."
+        if may_pass(error):
+            advice = "Check the disk or the store, and run the same command again."
+        why = f"not readable ({one_line(error)}). {advice}"
         raise DataError(f"{fragment.path}: {why}") from error
     return ak.from_arrow(table)
 
@@ -177,7 +181,7 @@ def _opened(fragment: Fragment, columns: Sequence[str]) -> Iterator[tuple[Any, F
         return
     system, where = system_of(path)
     if fragment.is_file:  # one request; the columns that nobody needs are small
-        whole = pa.BufferReader(system.cat_file(where, start=None, end=None))
+        whole = pa.BufferReader(read_range(path, 0, fragment.file_bytes))
         yield whole, Footer.within(whole)
         return
     wanted = {"columns": list(columns), "row_groups": list(fragment.row_groups)}

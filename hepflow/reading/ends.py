@@ -7,6 +7,8 @@ from typing import Any
 from uproot.source.chunk import Chunk
 from uproot.source.fsspec import FSSpecSource
 
+from hepflow.system.remote import ShortAnswer
+
 SMALLEST = 403
 """Bytes of an empty ROOT file."""
 HEAD_BYTES, TAIL_BYTES = 64 << 10, 512 << 10
@@ -37,6 +39,9 @@ class EndsFirst(FSSpecSource):
         starts, stops = [start for start, _ in edges], [stop for _, stop in edges]
         where = [self._file_path] * len(edges)
         bodies = self._fs.cat_ranges(where, starts, stops, on_error="raise") if edges else []
+        for (start, stop), body in zip(edges, bodies, strict=True):
+            if len(body) != stop - start:  # uproot would take the file for a damaged one
+                raise ShortAnswer(f"the server sent {len(body):,} of {stop - start:,} bytes")
         self._ends = list(zip(edges, bodies, strict=True))
 
     @property

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from hepflow.data.identity import event_ids
 from hepflow.errors import NoCredentials
-from hepflow.reading.delphes import DelphesFile, Unreadable, Wanted
+from hepflow.reading.delphes import DelphesFile, OutOfMemory, Unreadable, Wanted
 from hepflow.reading.ranges import EntryRange
 from hepflow.reading.record import Losses, RangeRecord
 from hepflow.schema import COLLECTIONS, TREE
@@ -54,7 +54,7 @@ class RangeReader:
     n_entries: int | None = None  # of the whole file; None if it could not be opened
     start = stop = bytes_read = 0
     unreadable = ""  # why the entries could not be counted; empty if all are accounted for
-    transient = False  # whether the file system lost entries; another run may succeed
+    transient = False  # whether file system or memory lost entries; another run may succeed
     filled: tuple[str, ...] = ()  # optional fields that the file does not have
 
     def __init__(
@@ -70,6 +70,7 @@ class RangeReader:
             try:
                 yield from self._read()
             except Unreadable as error:
+                self.transient |= isinstance(error, OutOfMemory)
                 yield from self._give_up(str(error))
             except NoCredentials:  # no property of this file
                 raise
@@ -128,6 +129,7 @@ class RangeReader:
             for start, stop, found in file.iterate(self._next, self.stop):
                 self._next = stop
                 bad = isinstance(found, Unreadable)
+                self.transient |= isinstance(found, OutOfMemory)
                 yield Chunk(start, stop, None if bad else found, str(found) if bad else "")
 
     def _give_up(self, reason: str) -> Iterator[Chunk]:

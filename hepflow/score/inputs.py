@@ -18,6 +18,7 @@ from hepflow.reading.ranges import EntryRange, SourceFile, pack, plan
 from hepflow.reading.reader import Access, Chunk, RangeReader
 from hepflow.schema import COLLECTIONS
 from hepflow.system.places import place
+from hepflow.system.remote import may_pass
 
 MOST_TASKS = 10_000
 """Tasks, and so files of scores, of a large input: 10 TB in tasks of 1 GB."""
@@ -45,12 +46,16 @@ class ParquetReader(RangeReader):
             how = {"metadata": footer.metadata(), "page_checksum_verification": True}
             with path.open("rb") as stream, pq.ParquetFile(stream, **how) as file:
                 self.n_entries = self.stop = file.metadata.num_rows
-                self._next = 0
+                done, stop = self._next or 0, 0
                 for number in range(file.num_row_groups):
-                    start = self._next
-                    self._next = start + file.metadata.row_group(number).num_rows
-                    yield self._group(file, number, start, self._next)
+                    start, stop = stop, stop + file.metadata.row_group(number).num_rows
+                    if start >= done:
+                        chunk = self._group(file, number, start, stop)
+                        self._next = stop
+                        yield chunk
         except (OSError, pa.ArrowException) as error:
+            if may_pass(error):
+                raise  # and try again
             reason = f"not a Parquet file, or a damaged one ({one_line(error)[:120]})"
             raise Unreadable(reason) from error
 
@@ -62,6 +67,8 @@ class ParquetReader(RangeReader):
                 raise pa.ArrowInvalid(f"{len(self._identity)} rows of {stop - start}")
             events = ak.from_arrow(self._identity.select(list(COLLECTIONS)))
         except (OSError, pa.ArrowException) as error:
+            if may_pass(error):
+                raise
             reason = f"row group {number} is damaged ({one_line(error)[:120]})"
             return Chunk(start, stop, None, reason)
         return Chunk(start, stop, events)
