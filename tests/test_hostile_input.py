@@ -8,6 +8,7 @@ fixed have tests of their own below, and in `test_outside_files.py`.
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -53,7 +54,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (top / "message" / str(number)).write_bytes(encode(table.slice(0, 4)))
     (top / "message" / "example").write_bytes(example())
     model = untrained(top / "model", template)
-    store = toy_store(top / "toy.zarr", events=5, mean_particles=2)
+    store = toy_store(top / "toy.zarr", events=6, mean_particles=2)
     fit(store, top / "run", "--trainer.max_epochs", "1", "--trainer.logger", "false")
     shutil.rmtree(top / "model" / "toy.zarr")
     shutil.copy(top / "run" / "model.onnx", top / "model" / "trained.onnx")
@@ -73,6 +74,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = ScoreConfig(input=raw, model=model, output=top / "json" / "scores")
     _, task, about = prepare(config)
     scores = ScoreFolder(task.output, about)
+    task = replace(task, run=scores.run)
     for entries in scores.pending(ranges_of(raw, task.access, 1 << 30)):
         scores.add(score_task((entries,), task))
     scores.finish(complete=True)
@@ -103,7 +105,8 @@ def test_mutated_files_are_read_or_refused(
     record_property("fates", summary(answers))
     print(f"{reader}: {summary(answers)}")
     kinds = {answer.kind for answer in answers}
-    assert {"read", "refused"} <= kinds or n < 20, "the mutations are too mild, or too harsh"
+    assert "read" in kinds, "the mutations are too harsh"
+    assert kinds & {"refused", "lost"}, "they are too mild"
     faults = [answer for answer in answers if answer.kind in FAULTS]
     assert not faults, _in_words(reader, faults)
 

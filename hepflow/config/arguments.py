@@ -169,7 +169,7 @@ def read(parser: ArgumentParser, arguments: Sequence[str], make: Callable[[Names
             pass
     try:
         check_secrets(arguments)
-        return make(parser.parse_args(_merged(arguments, parser)))
+        return make(_parsed(parser, _merged(arguments, parser)))
     except (ArgumentError, ConfigError) as error:
         text = one_line(error)
         file = next((path for path in files if _error_in(path, parser, make) == text), None)
@@ -178,6 +178,16 @@ def read(parser: ArgumentParser, arguments: Sequence[str], make: Callable[[Names
         elif file:
             text = f"{file}: {text}"
         raise ConfigError(as_given(text)) from error
+
+
+def _parsed(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    try:
+        return parser.parse_args(arguments)
+    except (AttributeError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        if isinstance(error, ArgumentError):
+            raise
+        # PyYAML raises them at numbers of 5,000 digits, wrong dates, and at depth
+        raise ConfigError(f"a value cannot be read ({one_line(error)[:200]})") from error
 
 
 def _merged(arguments: Sequence[str], parser: ArgumentParser) -> list[str]:

@@ -64,8 +64,10 @@ HARD_LIMIT_MB = 6144
 """Address space beyond that of the process before, so that a fault does not stop the machine."""
 MARK = "executed"
 
-Reader = Callable[[Path, random.Random, Path], None]
-"""Read a mutated copy of one of some files: (folder of good files, generator, empty folder)."""
+Reader = Callable[[Path, random.Random, Path], str | None]
+"""Read a mutated copy of one of some files: (folder of good files, generator, empty folder).
+
+It returns "lost" if entries are in the ledger."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Answer:
 
     number: int
     kind: str
-    """read, refused, traceback, several lines, executed, memory, died, or endless."""
+    """read, lost, refused, traceback, several lines, executed, memory, died, or endless."""
     text: str = ""
     peak_mb: int = 0
 
@@ -87,7 +89,7 @@ def pick(folder: Path, rng: random.Random) -> Path:
     return rng.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
 
 
-def read_root(good: Path, rng: random.Random, folder: Path) -> None:
+def read_root(good: Path, rng: random.Random, folder: Path) -> str | None:
     """Ingest a ROOT file: what cannot be read must be in the ledger."""
     path = folder / "a.root"
     path.write_bytes(mutated_root(pick(good, rng).read_bytes(), rng))
@@ -104,6 +106,7 @@ def read_root(good: Path, rng: random.Random, folder: Path) -> None:
     if record.fragment:
         rows = pq.read_table(settings.output / record.fragment, columns=["event_id"])
         assert rows.num_rows == record.n_events == len(set(rows["event_id"].to_pylist()))
+    return "lost" if any(own.lost for own in record.ranges) else None
 
 
 def read_events(good: Path, rng: random.Random, folder: Path) -> None:
@@ -299,7 +302,7 @@ def _fate(reader: str, good: Path, folder: Path, number: int, executed: list[str
     kind, text = "read", ""
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            READERS[reader](good, random.Random(f"{reader} {number}"), folder)
+            kind = READERS[reader](good, random.Random(f"{reader} {number}"), folder) or kind
     except HepflowError as error:
         kind, text = "refused", str(error)
         if "\n" in text or len(text) > 2000:
