@@ -5,27 +5,43 @@ input that was a fault is made again by its reader and number. Kinds of faults t
 fixed have tests of their own below, and in `test_outside_files.py`.
 """
 
+import json
 import os
 import shutil
-from collections.abc import Callable
+import zipfile
+import zlib
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import awkward as ak
+import numpy as np
+import onnx
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from hepflow.cli import parse
 from hepflow.config.score import ScoreConfig
 from hepflow.data.events import open_events
+from hepflow.data.output import MARKER
+from hepflow.errors import ConfigError, DataError, HepflowError
+from hepflow.models.export import load_net
+from hepflow.models.hlf import HLFNet
+from hepflow.models.inputs import Inputs
+from hepflow.models.onnx_net import OnnxNet
+from hepflow.reading.delphes import read_delphes
 from hepflow.score.folder import ScoreFolder
 from hepflow.score.inputs import ranges_of
 from hepflow.score.kafka.messages import SCHEMA, encode, example
 from hepflow.score.task import prepare, score_task
+from hepflow.system.files import read_json, write_json
 from tests.support.delphes_events import write_dataset
-from tests.support.hostile import FAULTS, READERS, Answer, fates, summary
+from tests.support.hostile import FAULTS, MOST_MB, READERS, UNCHANGED, Answer, fates, summary
+from tests.support.mutations import YAML_BOMB, bomb, keys_of, zipped
 from tests.support.root_files import corrupt_basket, write_delphes
 from tests.support.toy_store import toy_store
-from tests.support.toy_trigger import ingest, untrained, write_raw
+from tests.support.toy_trigger import ingest, rewritten, untrained, write_raw
 from tests.support.trainings import fit
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
@@ -33,6 +49,8 @@ INPUTS = int(os.environ.get("HEPFLOW_FUZZ", "300"))
 SHARES = {"root": 9, "events": 4, "message": 5, "model": 3, "configuration": 3, "checkpoint": 3}
 SHARES |= {"json": 3}
 ROOT = Path(__file__).parents[1]
+SLICE = 500
+"""Inputs of a test, so that processes share the work."""
 LARGEST = 300_000  # bytes of a real ROOT file that is mutated: the smaller, the more inputs
 
 
@@ -95,15 +113,21 @@ def _make_root_files(folder: Path) -> None:
             shutil.copy(path, folder / path.name)
 
 
-@pytest.mark.parametrize("reader", READERS)
+SLICES = [
+    pytest.param(reader, range(first, min(first + SLICE, n)), id=f"{reader}-{first}")
+    for reader in READERS
+    for n in [INPUTS * SHARES[reader] // sum(SHARES.values())]
+    for first in range(0, n, SLICE)
+]
+
+
+@pytest.mark.parametrize(("reader", "numbers"), SLICES)
 def test_mutated_files_are_read_or_refused(
-    reader: str, good: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+    reader: str, numbers: range, good: Path, tmp_path: Path
 ) -> None:
-    n = INPUTS * SHARES[reader] // sum(SHARES.values())
-    answers = list(fates(reader, good / reader, range(n), tmp_path))
-    assert [answer.number for answer in answers] == list(range(n))
-    record_property("fates", summary(answers))
-    print(f"{reader}: {summary(answers)}")
+    answers = list(fates(reader, good / reader, numbers, tmp_path))
+    assert [answer.number for answer in answers] == list(numbers)
+    print(f"{reader} {numbers}: {summary(answers)}")
     kinds = {answer.kind for answer in answers}
     assert "read" in kinds, "the mutations are too harsh"
     assert kinds & {"refused", "lost"}, "they are too mild"
@@ -114,3 +138,164 @@ def test_mutated_files_are_read_or_refused(
 def _in_words(reader: str, faults: list[Answer]) -> str:
     shown = "\n".join(f"{reader} {one.number}: {one.kind}: {one.text}" for one in faults[:10])
     return f"{len(faults)} faults, the first of them:\n{shown}"
+
+
+# Kinds of faults that were found, and limits that no small mutation reaches.
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_zeros_packed_into_few_bytes_take_no_memory(tmp_path: Path, announced: bool) -> None:
+    """3 GB in 3 MB, or a block that unpacks into 2 GB and announces some bytes."""
+    plain = write_delphes(tmp_path / "plain" / "a.root", [9, 7], 1).read_bytes()
+    (tmp_path / "bombs").mkdir()
+    content = bomb(plain, 3 << 30 if announced else 2 << 30, announced=announced)
+    (tmp_path / "bombs" / "a.root").write_bytes(content)
+    assert len(content) < 5 << 20
+    (answer,) = fates(UNCHANGED, tmp_path / "bombs", range(1), tmp_path / "place")
+    assert answer.kind == "lost", answer
+    assert answer.peak_mb <= MOST_MB
+
+
+def test_a_large_branch_of_zeros_is_no_bomb(tmp_path: Path) -> None:
+    """A thousandth of its size, but far from a gigabyte."""
+    n = 3000
+
+    def zeros(events: dict[str, ak.Array]) -> dict[str, ak.Array]:
+        tracks = events["EFlowTrack"]
+        return events | {"EFlowTrack": ak.zip({f: tracks[f] * 0 for f in tracks.fields})}
+
+    path = write_delphes(tmp_path / "a.root", [n], 1, reshape=zeros)
+    assert len(read_delphes(path)) == n
+
+
+def test_an_incomplete_block_is_lost(tmp_path: Path) -> None:
+    path = write_delphes(tmp_path / "a.root", [9, 7], 1)
+    content = path.read_bytes()
+    key = next(one for one in keys_of(content) if "TBasket" in one.class_name and one.n_bytes > 200)
+    start, stop = key.at + key.key_bytes + 9, key.at + key.n_bytes
+    unpacked = zlib.decompress(content[start:stop])
+    less = zlib.compress(unpacked[:-1], 9).ljust(stop - start, b"\0")
+    path.write_bytes(content[:start] + less[: stop - start] + content[stop:])
+    with pytest.raises(DataError, match="corrupt baskets"):
+        read_delphes(path)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    net = HLFNet(Inputs.of(toy_store(tmp_path / "toy.zarr", events=4)))
+    weights = {f"net.{name}": value for name, value in net.state_dict().items()}
+    torch.save({"hepflow": net.describe(), "state_dict": weights}, tmp_path / "a.ckpt")
+    assert load_net(tmp_path / "a.ckpt")
+    return tmp_path / "a.ckpt"
+
+
+def test_a_compressed_checkpoint_is_refused_unread(checkpoint: Path) -> None:
+    with zipfile.ZipFile(checkpoint) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    checkpoint.write_bytes(zipped(members, compressed=True))
+    with pytest.raises(DataError, match=r"not readable as a checkpoint \(it is compressed\)"):
+        load_net(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"arguments": {"hidden": [30_000, 30_000, 30_000]}},
+        {"arguments": {"hidden": [-5]}},
+        {"arguments": {"hidden": "abc"}},
+        {"arguments": {"nothing": 1}},
+        {"arguments": 7},
+        {"inputs": {"hlf": 3}},
+    ],
+)
+def test_a_checkpoint_of_another_net_than_its_weights_is_one_line(
+    checkpoint: Path, change: dict[str, object]
+) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    content["hepflow"] |= change
+    torch.save(content, checkpoint)
+    with pytest.raises(HepflowError, match=r"^.+$"):
+        load_net(checkpoint)
+
+
+@pytest.mark.parametrize("at", [0, 20, 40, 100, 200])
+def test_a_checkpoint_with_another_byte_is_one_line_or_readable(checkpoint: Path, at: int) -> None:
+    content = bytearray(checkpoint.read_bytes())
+    for value in (0x00, 0x80, 0xFF):
+        content[-at - 1] = value
+        checkpoint.write_bytes(content)
+        with suppress(HepflowError):
+            load_net(checkpoint)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return untrained(tmp_path, write_raw(tmp_path / "a.root", [20], seed=1))
+
+
+SPREADS = [{"edges": [[1, 2], 3]}, {"edges": [[[1]]]}, {"share": []}, {"counts": "a"}, {"share": 3}]
+
+
+@pytest.mark.parametrize("change", SPREADS, ids=str)
+def test_a_model_with_another_spread_is_one_line(model: Path, change: dict[str, object]) -> None:
+    content = onnx.load(model)
+    about = json.loads(next(p.value for p in content.metadata_props if p.key == "hepflow"))
+    spread = {**about["spread"], **change}
+    with pytest.raises(DataError, match="its metadata do not describe its inputs"):
+        OnnxNet(rewritten(model, model, spread=spread))
+
+
+def test_a_model_that_cannot_be_run_is_one_line(model: Path) -> None:
+    content = onnx.load(model)
+    for tensor in content.graph.initializer:
+        if len(tensor.dims) == 2:  # a matrix of the same size and another shape
+            tensor.dims[:] = [tensor.dims[0] * tensor.dims[1], 1]
+    onnx.save(content, model)
+    features = {"hlf": np.ones((2, 14), np.float32)}
+    with pytest.raises(HepflowError) as error:
+        OnnxNet(model).logits(features)
+    assert "\n" not in str(error.value)
+
+
+CONFIGURATIONS = {
+    "max_lost_files:": "max_lost_files has no value",
+    "samples: ~": "samples has no value",
+    "retries: " + "9" * 5000: "a value cannot be read",
+    YAML_BOMB: "aliases of aliases",
+    f"samples: {{qcd: &a [qcd]}}\n{YAML_BOMB}": "aliases of aliases",
+    "samples: &x {a: *x}": "aliases of aliases",
+    "output: !!timestamp x": "",
+    "output: " + "[" * 3000: "",
+}
+
+
+@pytest.mark.parametrize("text", CONFIGURATIONS, ids=lambda text: text[:20])
+def test_a_configuration_that_yaml_cannot_hold_is_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=CONFIGURATIONS[text]) as error:
+        parse("ingest", ["--config", str(path)])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("change", [{"n_out": [1]}, {"n_in": -1}, {"n_in": 7}, {"lost": [{}]}])
+def test_a_ledger_of_another_content_is_one_line(tmp_path: Path, change: dict[str, object]) -> None:
+    write_dataset(tmp_path / "events", 1)
+    about = read_json(tmp_path / "events" / MARKER)
+    about["ledger"] |= change
+    write_json(tmp_path / "events" / MARKER, about)
+    with pytest.raises(DataError, match="not what hepflow writes"):
+        open_events(tmp_path / "events")
+
+
+def test_an_error_that_quotes_a_library_is_one_line(tmp_path: Path) -> None:
+    assert str(DataError("a\nb\n")) == "a b"
+    assert str(DataError("a  b.root")) == "a  b.root"
+    folder = write_dataset(tmp_path / "events", 1)
+    (file,) = folder.rglob("*.parquet")
+    content = bytearray(file.read_bytes())
+    content[-60:-8] = bytes(52)
+    file.write_bytes(content)
+    with pytest.raises(DataError, match="not a Parquet file") as error:
+        open_events(folder)
+    assert "\n" not in str(error.value)

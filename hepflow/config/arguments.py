@@ -167,8 +167,8 @@ def read(parser: ArgumentParser, arguments: Sequence[str], make: Callable[[Names
             raise ConfigError(as_given(f"{path}: not a YAML file (it is not text)")) from error
         except OSError:  # the parser reports it
             pass
+    _check_secrets(arguments)
     try:
-        check_secrets(arguments)
         return make(_parsed(parser, _merged(arguments, parser)))
     except (ArgumentError, ConfigError) as error:
         text = one_line(error)
@@ -178,6 +178,13 @@ def read(parser: ArgumentParser, arguments: Sequence[str], make: Callable[[Names
         elif file:
             text = f"{file}: {text}"
         raise ConfigError(as_given(text)) from error
+
+
+def _check_secrets(arguments: Sequence[str]) -> None:
+    try:
+        check_secrets(arguments)
+    except ConfigError as error:  # also of a text that the parser must not see
+        raise ConfigError(as_given(one_line(error))) from error
 
 
 def _parsed(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
@@ -240,8 +247,8 @@ def _error_in(path: str, parser: ArgumentParser, make: Callable[[Namespace], obj
         make(parser.parse_path(path))
     except (ArgumentError, ConfigError) as error:
         return one_line(error)
-    except (OSError, TypeError):
-        pass
+    except Exception:  # noqa: BLE001 - not the same error, then
+        return ""
     return ""
 
 

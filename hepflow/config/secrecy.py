@@ -110,7 +110,7 @@ def given(arguments: Sequence[str]) -> Iterator[Given]:
 def _in_config(text: str) -> Iterator[Given]:
     with suppress(OSError, UnicodeDecodeError):
         content, folder = place(text).read_text(), Path(text).parent
-        yield from _within("", "", parsed(content), text, folder)
+        yield from _within("", "", parsed(content, text), text, folder)
         return
     yield from _within("", "", parsed(text), "", Path())
 
@@ -138,7 +138,7 @@ def _within(
         yield Given(option, name, str(value), file)
 
 
-def parsed(text: str) -> Any:
+def parsed(text: str, file: str = "") -> Any:
     """Return the content of a YAML text; the text itself if it is none.
 
     Texts whose aliases repeat values so often that no memory could hold them are a ConfigError.
@@ -148,7 +148,8 @@ def parsed(text: str) -> Any:
     except Exception:  # noqa: BLE001 - PyYAML has errors of its own, and others at wrong dates
         return text
     if _n_values(found, {}) > _MOST_VALUES:
-        raise ConfigError("a configuration with aliases of aliases. Write the values instead.")
+        where = file or "a configuration"
+        raise ConfigError(f"{where}: aliases of aliases. Write the values instead.")
     return found
 
 

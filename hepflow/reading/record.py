@@ -98,7 +98,11 @@ class RangeRecord:
             reason: [(int(start), int(stop)) for start, stop in own]
             for reason, own in places.items()
         }
-        return cls(EntryRange.from_dict(rest.pop("split")), n_out=rest.pop("kept"), **rest)
+        found = cls(EntryRange.from_dict(rest.pop("split")), n_out=rest.pop("kept"), **rest)
+        lost = [{"file": "", "reason": why, "events": n} for why, n in found.lost.items()]
+        counts = {"n_in": found.stop - found.start, "n_out": found.n_out, "lost": lost}
+        Ledger.from_dict({**counts, "rejected": found.rejected})  # or it is a ValueError
+        return found
 
 
 Retry = bool | Collection[str]

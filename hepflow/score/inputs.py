@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import awkward as ak
 import pyarrow as pa
@@ -17,8 +18,9 @@ from hepflow.reading.listing import find_files, list_files
 from hepflow.reading.ranges import EntryRange, SourceFile, pack, plan
 from hepflow.reading.reader import Access, Chunk, RangeReader
 from hepflow.schema import COLLECTIONS
+from hepflow.system.byte_ranges import read_range
 from hepflow.system.places import place
-from hepflow.system.remote import may_pass
+from hepflow.system.remote import is_remote, may_pass
 
 MOST_TASKS = 10_000
 """Tasks, and so files of scores, of a large input: 10 TB in tasks of 1 GB."""
@@ -44,7 +46,10 @@ class ParquetReader(RangeReader):
             if footer.fingerprint != file_of.version:
                 raise Unreadable("changed since it was written")
             how = {"metadata": footer.metadata(), "page_checksum_verification": True}
-            with path.open("rb") as stream, pq.ParquetFile(stream, **how) as file:
+            source: Any = path
+            if is_remote(path):  # one request, whose answer is as long as the file
+                source = pa.BufferReader(read_range(path, 0, file_of.size))
+            with pq.ParquetFile(source, **how) as file:
                 self.n_entries = self.stop = file.metadata.num_rows
                 done, stop = self._next or 0, 0
                 for number in range(file.num_row_groups):

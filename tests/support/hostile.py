@@ -91,8 +91,12 @@ def pick(folder: Path, rng: random.Random) -> Path:
 
 def read_root(good: Path, rng: random.Random, folder: Path) -> str | None:
     """Ingest a ROOT file: what cannot be read must be in the ledger."""
+    return _ingest(mutated_root(pick(good, rng).read_bytes(), rng), rng, folder)
+
+
+def _ingest(content: bytes, rng: random.Random, folder: Path) -> str | None:
     path = folder / "a.root"
-    path.write_bytes(mutated_root(pick(good, rng).read_bytes(), rng))
+    path.write_bytes(content)
     file = SourceFile("qcd", "a.root", str(path), path.stat().st_size, "1")
     (folder / "out" / RECORDS).mkdir(parents=True)
     settings = Settings(folder / "out", ("qcd",), Access(retries=0))
@@ -227,6 +231,11 @@ def read_jsons(good: Path, rng: random.Random, folder: Path) -> None:
         ScoreFolder(copied, read_json(source / MARKER))
 
 
+def read_as_it_is(good: Path, rng: random.Random, folder: Path) -> str | None:
+    """Ingest a ROOT file without another change."""
+    return _ingest(pick(good, rng).read_bytes(), rng, folder)
+
+
 READERS: dict[str, Reader] = {
     "root": read_root,
     "events": read_events,
@@ -236,6 +245,7 @@ READERS: dict[str, Reader] = {
     "checkpoint": read_checkpoint,
     "json": read_jsons,
 }
+UNCHANGED = "unchanged"
 
 
 def fates(reader: str, good: Path, numbers: range, place: Path) -> Iterator[Answer]:
@@ -302,7 +312,8 @@ def _fate(reader: str, good: Path, folder: Path, number: int, executed: list[str
     kind, text = "read", ""
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            kind = READERS[reader](good, random.Random(f"{reader} {number}"), folder) or kind
+            read = read_as_it_is if reader == UNCHANGED else READERS[reader]
+            kind = read(good, random.Random(f"{reader} {number}"), folder) or kind
     except HepflowError as error:
         kind, text = "refused", str(error)
         if "\n" in text or len(text) > 2000:

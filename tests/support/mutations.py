@@ -92,19 +92,23 @@ class Key(NamedTuple):
 
 
 def keys_of(content: bytes) -> list[Key]:
-    """Return the records of a ROOT file from its beginning on."""
-    found, at = list[Key](), 100
-    while at + 26 < len(content):
-        n_bytes, version, object_bytes = struct.unpack_from(">ihi", content, at)
-        (key_bytes,) = struct.unpack_from(">h", content, at + 14)
-        name_at = at + (34 if version > 1000 else 26)
-        if n_bytes > key_bytes > 0 and name_at < len(content):
-            name = content[name_at + 1 : name_at + 1 + content[name_at]]
-            found.append(Key(at, n_bytes, object_bytes, key_bytes, name.decode("latin1")))
-        if n_bytes == 0:
-            break
-        at += abs(n_bytes)
-    return found
+    """Return the records of the kinds that matter in a ROOT file, in the order of their places."""
+    found = dict[int, Key]()
+    for name in (b"TFile", b"TTree", b"TBasket", b"TList", b"TDirectory"):
+        pattern, after = bytes([len(name)]) + name, 0
+        while (place := content.find(pattern, after)) >= 0:
+            after = place + 1
+            for offset in (26, 34):
+                at = place - offset
+                if at < 100:
+                    continue
+                n_bytes, version, object_bytes = struct.unpack_from(">ihi", content, at)
+                (key_bytes,) = struct.unpack_from(">h", content, at + 14)
+                large = version > 1000
+                fits = 0 < key_bytes < n_bytes <= len(content) - at and object_bytes > 0
+                if fits and key_bytes < 400 and large == (offset == 34):
+                    found[at] = Key(at, n_bytes, object_bytes, key_bytes, name.decode())
+    return [found[at] for at in sorted(found)]
 
 
 def mutated_root(content: bytes, rng: random.Random) -> bytes:
