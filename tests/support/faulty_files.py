@@ -1,11 +1,10 @@
 """``faulty://``: the files of this machine, of which reads fail, take long, or come back short.
 
-``HEPFLOW_TEST_FAULTS`` says which, in all processes that inherit it: a share of the reads of each
-file, chosen by place, each of them once, and byte ranges that always fail.
+``HEPFLOW_TEST_FAULTS`` says which, in all processes that inherit it: every so many of
+those that were not asked for before, and byte ranges that always fail.
 """
 
 import asyncio
-import hashlib
 import json
 import os
 from collections import Counter
@@ -20,8 +19,8 @@ FAULTS = "HEPFLOW_TEST_FAULTS"
 SLOW_S = 0.3
 met = Counter[str]()
 """Kind of fault -> how often it happened in this process."""
-_done: set[tuple[str, Any, Any]] = set()
 _of_file = Counter[str]()
+_asked = set[tuple[str, Any, Any]]()
 
 
 def described(
@@ -46,7 +45,7 @@ def described(
 def forget() -> None:
     """Begin again in this process."""
     met.clear()
-    _done.clear()
+    _asked.clear()
     _of_file.clear()
 
 
@@ -93,11 +92,14 @@ async def _with_fault(
             met["always"] += 1
             raise OSError("the server hung up")
     key = path, start, end
-    digest = hashlib.blake2b(f"{Path(path).name} {start} {end}".encode(), digest_size=8).digest()
-    chosen = int.from_bytes(digest) < about["rate"] * 2**64
-    if not chosen or key in _done or _of_file[path] >= about["most"]:
+    new = key not in _asked
+    _asked.add(key)
+    every = round(1 / about["rate"]) if about["rate"] else 0
+    chosen = new and every and len(_asked) % every == min(every // 2, 10)
+    if about["kind"] == "short" and start is None:  # the clients of stores compare the length
+        chosen = False
+    if not chosen or _of_file[path] >= about["most"]:
         return content
-    _done.add(key)
     _of_file[path] += 1
     met[about["kind"]] += 1
     if about["kind"] == "fail":

@@ -49,6 +49,7 @@ from hepflow.score.task import prepare, score_task
 from hepflow.system.files import read_json
 from hepflow.system.locks import exclusive
 from hepflow.system.places import place
+from hepflow.system.storage import listed
 from tests.support import faulty_files
 from tests.support.commands import FORKS, hepflow, start_server
 from tests.support.faulty_files import FAULTS, described
@@ -122,11 +123,9 @@ def test_ingest_and_score_give_the_same_bytes_where_reads_go_wrong(
     url = f"faulty://{here}/raw"
     ingest(url, tmp_path / "events", CLASSES, RANGE_BYTES)
     assert contents(tmp_path / "events") == contents(here / "events")
-    n_faults = faulty_files.met[kind]
-    faulty_files.forget()
     score(url, here / "model" / "model.onnx", tmp_path / "scores")
     assert read_scores(tmp_path / "scores").equals(read_scores(here / "scores"))
-    assert n_faults + faulty_files.met[kind] > 0
+    assert faulty_files.met[kind] > 0
 
 
 @pytest.mark.parametrize("kind", ["fail", "short"])
@@ -135,6 +134,8 @@ def test_scores_of_a_dataset_are_the_same_where_reads_go_wrong(
 ) -> None:
     model = here / "model" / "model.onnx"
     score(str(here / "events"), model, tmp_path / "calm")
+    faults()
+    assert listed(place(f"faulty://{here}/events"))  # a store that has answered is waited for
     faults(kind=kind, rate=0.5, most=1)
     found = score(f"faulty://{here}/events", model, tmp_path / "scores")
     assert found.ledger.lost == ()
@@ -150,8 +151,10 @@ def test_features_and_a_training_are_the_same_where_reads_go_wrong(
     how: dict[str, Any] = {"cluster": cluster, "part_mb": 0.001}
     features.run(FeaturesConfig(input=here / "events", output=tmp_path / "calm.zarr", **how))
     fit(EventStore.open(here / "toy.zarr"), tmp_path / "calm", "--trainer.max_epochs", "1")
-    faults(kind=kind, rate=0.5, most=1)
+    faults()
     events = place(f"faulty://{here}/events")
+    assert listed(events)  # only a store that has answered is waited for
+    faults(kind=kind, rate=0.5, most=1)
     features.run(FeaturesConfig(input=events, output=tmp_path / "s.zarr", **how))
     assert contents(tmp_path / "s.zarr") == contents(tmp_path / "calm.zarr")
     store = EventStore.open(place(f"faulty://{here}/toy.zarr"))
@@ -386,12 +389,15 @@ def test_too_little_memory_costs_no_event_in_the_end(tmp_path: Path, spare_mb: i
     )
     process.start()
     theirs.close()
-    answers = ours.recv()
+    try:
+        answers = ours.recv()
+    except EOFError:  # C++ ends a process for lack of memory, as the kernel does
+        answers = ["died"]
     process.join()
     for answer in answers:
-        if answer != "MemoryError":
+        if not isinstance(answer, str):
             lost, transient = answer
             assert transient or not lost, "a lack of memory is no property of a file"
-    assert answers[0] == "MemoryError" or answers[0][0], "it was enough"
+    assert isinstance(answers[0], str) or answers[0][0], "it was enough"
     ingest(raw, tmp_path / "events", CLASSES)
     assert contents(tmp_path / "events") == contents(tmp_path / "calm")
