@@ -18,7 +18,7 @@ TOOLS  := .venv-tools
 export PYTHONDONTWRITEBYTECODE =
 PYTEST  = $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install demo test fast system coverage servers lint docs lowest constraints sbom clean
+.PHONY: help install demo test fast system fuzz coverage servers lint docs lowest constraints sbom clean
 
 help:
 	@echo "make install      only the virtual environment, .venv; the others create it too"
@@ -26,6 +26,7 @@ help:
 	@echo "make test         the tests: every fact once"
 	@echo "make fast         those of them that are not marked slow"
 	@echo "make system       all tests: every cluster and mode, kills, notebooks, more random examples"
+	@echo "make fuzz         20,000 mutated files to the readers: an hour; FUZZ=100000 for more"
 	@echo "make servers      the jars of HDFS, YARN and Kafka (Maven), which tests use if they are there"
 	@echo "make lint         ruff, mypy and repo-review"
 	@echo "make docs         the pages under docs/ and the Python API, as build/docs/index.html"
@@ -61,6 +62,11 @@ fast: install
 
 system: install
 	HYPOTHESIS_PROFILE=nightly $(PYTEST) -p randomly
+
+# Every night, as `make system`. Always the same inputs, of which `make test` tries the first 300.
+FUZZ ?= 20000
+fuzz: install
+	HEPFLOW_FUZZ=$(FUZZ) $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist load tests/test_hostile_input.py
 
 # Lines of compiled functions are seen where they run as Python, which warns of what overflows.
 coverage: install

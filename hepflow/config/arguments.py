@@ -165,9 +165,9 @@ def read(parser: ArgumentParser, arguments: Sequence[str], make: Callable[[Names
     for path in map(Path, files):
         with suppress(OSError):  # the parser reports it
             _check_text(path)
+    _check_secrets(arguments)
     try:
-        check_secrets(arguments)
-        return make(parser.parse_args(_merged(arguments, parser)))
+        return make(_parsed(parser, _merged(arguments, parser)))
     except (ArgumentError, ConfigError) as error:
         text = one_line(error)
         file = next((path for path in files if _error_in(path, parser, make) == text), None)
@@ -190,6 +190,23 @@ def _check_text(path: Path) -> None:
         seal.check(content or b"", path, "If you edited it, remove its last line, a checksum.")
     except DataError as error:
         log.warning("%s", as_given(str(error)))
+
+
+def _check_secrets(arguments: Sequence[str]) -> None:
+    try:
+        check_secrets(arguments)
+    except ConfigError as error:  # also of a text that the parser must not see
+        raise ConfigError(as_given(one_line(error))) from error
+
+
+def _parsed(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    try:
+        return parser.parse_args(arguments)
+    except (AttributeError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        if isinstance(error, ArgumentError):
+            raise
+        # PyYAML raises them at numbers of 5,000 digits, wrong dates, and at depth
+        raise ConfigError(f"a value cannot be read ({one_line(error)[:200]})") from error
 
 
 def _merged(arguments: Sequence[str], parser: ArgumentParser) -> list[str]:
@@ -242,8 +259,8 @@ def _error_in(path: str, parser: ArgumentParser, make: Callable[[Namespace], obj
         make(parser.parse_path(path))
     except (ArgumentError, ConfigError) as error:
         return one_line(error)
-    except (OSError, TypeError):
-        pass
+    except Exception:  # noqa: BLE001 - not the same error, then
+        return ""
     return ""
 
 

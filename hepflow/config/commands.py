@@ -67,12 +67,13 @@ _IN = ("replay", "store check", "store info")
 URLS = {
     **dict.fromkeys(_IN_AND_OUT, ("input", "output")),
     **dict.fromkeys(_IN, ("input",)),
+    "ingest": ("input", "output", "only", "expected"),
     "import-cern": ("train", "test", "output"),
-    "score": ("model", "input", "output", "report", "store"),
+    "score": ("model", "input", "output", "report", "store", "only"),
     "evaluate": ("input", "output", "store"),
     "export": ("run", "input", "output"),
     "demo": ("output",),
-    "plan": ("input", "output", "store", "runs", "scores"),
+    "plan": ("input", "output", "store", "runs", "scores", "only", "expected"),
 }
 """Command -> its options that may be URLs of any store; other paths are of this machine."""
 GROUPS = {"train": "Train classifiers with PyTorch Lightning", "store": "Inspect a feature store"}

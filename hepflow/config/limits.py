@@ -32,6 +32,8 @@ class Checked:
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self), include_extras=True).items():
             value, of_what = getattr(self, name), get_args(kind)
+            if value is None and NoneType not in of_what:  # of a key without a value
+                raise ConfigError(f"{self.within}{name} has no value")
             number, values = kind, (value,)
             if get_origin(kind) is tuple:
                 number, values = of_what[0], tuple(value)

@@ -39,5 +39,7 @@ class PlanConfig(IngestConfig, FeaturesConfig):
     """Longest job that the queue allows: minutes, H:M:S or D-H:M."""
     json: bool = False
     """Print the plan as one JSON object."""
+    only: Path | None = field(default=None, metadata=UNUSED)
+    expected: Path | None = field(default=None, metadata=UNUSED)
     watch: NonNegativeFloat = field(default=0.0, metadata=UNUSED)
     compare_definitions: bool = field(default=False, metadata=UNUSED)

@@ -72,6 +72,9 @@ class ScoreConfig(ReadingConfig):
     Of more than 10,000 tasks, each reads more."""
     retry_quarantined: bool = False
     """Read quarantined files again; without it, only those that have changed."""
+    only: Path | None = None
+    """List of files to score, and no others: _lost.json of a folder of scores or of a dataset, or a
+    text with a name per line."""
     stream: bool = False
     """Score ROOT files as they arrive in the input, or messages of a topic, until interrupted."""
     poll_s: PositiveFloat | None = None
@@ -97,6 +100,8 @@ class ScoreConfig(ReadingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.stream and self.only is not None:
+            raise ConfigError("only is for a single run. Leave out stream.")
         if self.reads_topic and not self.stream:
             advice = "Give --stream, and --idle-stop-s to stop when no more messages arrive."
             raise ConfigError(f"{self.input}: a topic has no end. {advice}")

@@ -32,6 +32,8 @@ _NO_SECRETS = ("model", "config", "cluster.tls")
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 _FILES = {".yaml", ".yml", ".json"}
 _DEEPEST = 30
+_MOST_VALUES = 100_000
+"""Values in a configuration, as often as they are repeated."""
 
 
 class Given(NamedTuple):
@@ -108,7 +110,7 @@ def given(arguments: Sequence[str]) -> Iterator[Given]:
 def _in_config(text: str) -> Iterator[Given]:
     with suppress(OSError, UnicodeDecodeError):
         content, folder = place(text).read_text(), Path(text).parent
-        yield from _within("", "", parsed(content), text, folder)
+        yield from _within("", "", parsed(content, text), text, folder)
         return
     yield from _within("", "", parsed(text), "", Path())
 
@@ -136,11 +138,30 @@ def _within(
         yield Given(option, name, str(value), file)
 
 
-def parsed(text: str) -> Any:
-    """Return the content of a YAML text; the text itself if it is none."""
-    with suppress(yaml.YAMLError):
-        return yaml.safe_load(text)
-    return text
+def parsed(text: str, file: str = "") -> Any:
+    """Return the content of a YAML text; the text itself if it is none.
+
+    Texts whose aliases repeat values so often that no memory could hold them are a ConfigError.
+    """
+    try:
+        found = yaml.safe_load(text)
+    except Exception:  # noqa: BLE001 - PyYAML has errors of its own, and others at wrong dates
+        return text
+    if _n_values(found, {}) > _MOST_VALUES:
+        where = file or "a configuration"
+        raise ConfigError(f"{where}: aliases of aliases. Write the values instead.")
+    return found
+
+
+def _n_values(value: Any, known: dict[int, int]) -> int:
+    """Return the number of values in a value, as often as aliases repeat them."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = _MOST_VALUES + 1  # if it holds itself
+        inner = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_n_values(one, known) for one in inner)
+    return known[id(value)]
 
 
 def _is_in(option: str, groups: Sequence[str]) -> bool:

@@ -104,6 +104,12 @@ class IngestConfig(ReadingConfig):
     """MiB (2^20 bytes) of ROOT file per task: larger files are divided, smaller ones combined."""
     retry_quarantined: bool = False
     """Read quarantined files again; without it, only those that have changed."""
+    only: Path | None = None
+    """List of files (and entries) to read again, or to make a dataset of: _lost.json of a dataset,
+    or a text with a name per line."""
+    expected: Path | None = None
+    """Expected entries of each file, to compare with: a CSV with the columns file and entries, or
+    JSON."""
     watch: NonNegativeFloat = 0.0
     """Polling interval in seconds; a file is read once its size is unchanged. 0: run once."""
     spark: SparkConfig = field(default_factory=SparkConfig)
@@ -111,6 +117,9 @@ class IngestConfig(ReadingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("only", "expected"):
+            if self.watch and getattr(self, name) is not None:
+                raise ConfigError(f"{name} is for a single run. Leave out watch.")
         if not self.samples:
             example = "Give at least one, such as `samples: {qcd: [qcd]}`."
             raise ConfigError(f"samples names no class. {example}")

@@ -36,7 +36,7 @@ from hepflow.data.parquet import opened
 from hepflow.errors import DataError, one_line
 from hepflow.schema import COLLECTIONS, EVENT_COLUMNS, EVENTS_SCHEMA_VERSION
 from hepflow.system.files import inside, plain_name, recorded
-from hepflow.system.remote import is_remote
+from hepflow.system.remote import is_remote, may_pass
 from hepflow.system.storage import listed, system_of
 
 COLUMNS = ("label", "event_id", *COLLECTIONS)  # columns that the features are made of
@@ -162,8 +162,10 @@ def read_fragment(fragment: Fragment, columns: Sequence[str] = COLUMNS) -> ak.Ar
             if len(table) != fragment.n_events:
                 raise pa.ArrowInvalid(f"{len(table)} rows of {fragment.n_events}")
     except (OSError, pa.ArrowException) as error:
-        why = f"not readable ({one_line(error)})"
-        raise DataError(f"{fragment.path}: {why}. {REPAIR}") from error
+        advice = REPAIR
+        if may_pass(error):
+            advice = "Check the disk or the store, and run the same command again."
+        raise DataError(f"{fragment.path}: not readable ({one_line(error)}). {advice}") from error
     return ak.from_arrow(table)
 
 
@@ -175,7 +177,7 @@ def _opened(fragment: Fragment, columns: Sequence[str]) -> Iterator[tuple[Any, F
     """
     path = fragment.path
     if not is_remote(path) or fragment.is_file:  # the columns that nobody needs are small
-        source, is_sealed = opened(path, REPAIR)
+        source, is_sealed = opened(path, REPAIR, fragment.file_bytes or None)
         with source:
             yield source, Footer.within(source), is_sealed
         return

@@ -65,9 +65,17 @@ class Ledger:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Ledger":
-        """Return the ledger of `to_dict`."""
-        lost = tuple(Lost(**item) for item in data["lost"])
-        return cls(data["n_in"], data["n_out"], dict(data["rejected"]), lost)
+        """Return the ledger of `to_dict`; a ValueError, if it is of something else."""
+        lost = []
+        for item in data["lost"]:
+            events = None if item["events"] is None else _count(item["events"])
+            lost.append(Lost(str(item["file"]), str(item["reason"]), events))
+        rejected = {str(cut): _count(n) for cut, n in dict(data["rejected"]).items()}
+        found = cls(_count(data["n_in"]), _count(data["n_out"]), rejected, tuple(lost))
+        try:
+            return found.check()
+        except AssertionError as error:
+            raise ValueError(str(error)) from error
 
     def summary(self) -> str:
         """Return one line for a person."""
@@ -77,6 +85,12 @@ class Ledger:
             files = counted(len({item.file for item in self.lost}), "file")
             text += f", {self.lost_in_words} lost in {files}"
         return text
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no number of events")
+    return value
 
 
 @dataclass

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hepflow.system import seal
+from hepflow.system.byte_ranges import read_range
 from hepflow.system.remote import is_remote
 from hepflow.system.storage import read_bytes
 
@@ -49,13 +50,14 @@ def read_table(
         return without_seal(pq.read_table(source, columns=names, use_threads=use_threads))
 
 
-def opened(path: Path, advice: str) -> tuple[Any, bool]:
+def opened(path: Path, advice: str, n_bytes: int | None = None) -> tuple[Any, bool]:
     """Return an open file for pyarrow, and whether it has a checksum; if so, it is right.
 
-    A wrong one is a DataError with an advice. A remote file is in memory.
+    A wrong one is a DataError with an advice. A remote file is in memory. If its size is known, a
+    shorter answer of the store is not taken for the file.
     """
     if is_remote(path):
-        content = read_bytes(path)
+        content = read_bytes(path) if n_bytes is None else read_range(path, 0, n_bytes)
         return pa.BufferReader(content), seal.check(content, path, advice)
     is_sealed = seal.check_file(path, advice)
     return pa.OSFile(str(path)), is_sealed

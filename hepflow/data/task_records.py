@@ -62,26 +62,40 @@ def read_records(
     files = listed(output / RECORDS)
     singles = [path for path in files if path.suffix == ".json"]
 
-    def parsed(content: bytes, path: Path) -> Record | None:
-        try:
-            with recorded(path):
-                return from_dict(from_json(content, path))
-        except DataError:
-            if not skip:
-                raise
-            log.warning("%s: a record is damaged; its task is done again", path)
-            return None
-
     with ThreadPoolExecutor(16) as pool:  # a remote store answers in tens of milliseconds
-        found = map(parsed, pool.map(read_bytes, singles), singles)
-        yield from (record for record in found if record is not None)
-    later = {path.stem for path in singles}
-    merged = output / RECORDS / _MERGED
-    if any(path.name == _MERGED for path in files):
-        for line in BytesIO(read_bytes(merged)):
-            record = parsed(line, merged)
-            if record is not None and record.key not in later:
+        for path, content in zip(singles, pool.map(read_bytes, singles), strict=True):
+            record = _parsed(content, path, from_dict, skip)
+            if record is not None:
                 yield record
+    later = {path.stem for path in singles}
+    if any(path.name == _MERGED for path in files):
+        merged = read_merged(output, from_dict, skip=skip)
+        yield from (record for record in merged if record.key not in later)
+
+
+def read_merged(
+    output: Path, from_dict: Callable[[Mapping[str, Any]], Record], *, skip: bool = False
+) -> Iterator[Record]:
+    """Yield the record of each task of the output as it was last finished."""
+    merged = output / RECORDS / _MERGED
+    for line in BytesIO(read_bytes(merged)):
+        record = _parsed(line, merged, from_dict, skip)
+        if record is not None:
+            yield record
+
+
+def _parsed(
+    content: bytes, path: Path, from_dict: Callable[[Mapping[str, Any]], Record], skip: bool
+) -> Record | None:
+    """Return a record; if it is damaged, raise a DataError, or with ``skip``, warn."""
+    try:
+        with recorded(path):
+            return from_dict(from_json(content, path))
+    except DataError:
+        if not skip:
+            raise
+        log.warning("%s: a record is damaged; its task is done again", path)
+        return None
 
 
 def merge_records(output: Path, records: Iterable[TaskRecord]) -> None:

@@ -22,19 +22,21 @@ from pathlib import Path
 from typing import Any
 
 from hepflow.data.catalog import whole_fragments, write_catalog
+from hepflow.data.file_lists import LOST, write_lost
 from hepflow.data.ledger import total
 from hepflow.data.output import read_marker, refuse_to_replace, write_marker
 from hepflow.data.provenance import digest
 from hepflow.data.task_records import (
     RECORDS,
     merge_records,
+    read_merged,
     read_records,
     remove_single_records,
 )
 from hepflow.errors import DataError
 from hepflow.ingest.task import Settings, TaskRecord
 from hepflow.reading.ranges import EntryRange
-from hepflow.reading.record import RangeRecord
+from hepflow.reading.record import RangeRecord, Retry, is_retried, lost_in
 from hepflow.schema import EVENTS_SCHEMA_VERSION
 from hepflow.system.publishing import remove_drafts
 from hepflow.system.storage import file_sizes, listed, make_folder, remove_all, remove_empty_folder
@@ -58,25 +60,31 @@ def is_up_to_date(
     about: Mapping[str, Any],
     ranges: Sequence[EntryRange],
     settings: Settings,
-    retry_quarantined: bool,
+    retry_quarantined: Retry,
 ) -> bool:
     """Return whether a manifest is of these ranges and settings, and all its fragments are whole.
 
     It is not if a file should be read again, see `finished`.
     """
     if about["listing"] != listing_hash(ranges, settings) or any(
-        file["transient"] or (file["reason"] and retry_quarantined) for file in about["files"]
+        is_retried(file["file"], bool(file["reason"]), file["transient"], retry_quarantined)
+        for file in about["files"]
     ):
         return False
     return set(about["fragments"]) <= whole_fragments(settings.output, about["fragments"]).keys()
 
 
+def check_settings(about: Mapping[str, Any], settings: Settings) -> None:
+    """Refuse to turn a finished dataset into one of other classes or another tree."""
+    now = {"classes": list(settings.classes), "tree": settings.access.tree}
+    refuse_to_replace(settings.output, "a dataset", about, now)
+
+
 def check_replaceable(
     about: Mapping[str, Any], ranges: Sequence[EntryRange], settings: Settings
 ) -> None:
-    """Refuse to turn a finished dataset into one of other classes, another tree or other files."""
-    now = {"classes": list(settings.classes), "tree": settings.access.tree}
-    refuse_to_replace(settings.output, "a dataset", about, now)
+    """Refuse to turn a finished dataset into one of other settings or other files."""
+    check_settings(about, settings)
     before = {file["file"] for file in about["files"]}
     if before.isdisjoint(one.file.name for one in ranges):
         old, new = ({"files": f"such as {name}"} for name in (min(before), ranges[0].file.name))
@@ -84,13 +92,12 @@ def check_replaceable(
 
 
 def finished(
-    ranges: Sequence[EntryRange], settings: Settings, retry_quarantined: bool
+    ranges: Sequence[EntryRange], settings: Settings, retry_quarantined: Retry
 ) -> tuple[list[TaskRecord], list[EntryRange]]:
     """Return the valid records of earlier runs, and the ranges without one.
 
-    Valid: of unchanged files, with their fragment. Tasks that lost events to the file system or a
-    dying worker are left out, to be retried; with ``retry_quarantined``, so are all that lost
-    events. Each range is in one record at most.
+    Valid: of unchanged files, with their fragment, and not to be read again (see `is_retried`).
+    Each range is in one record at most.
     """
     wanted = {one.key: one for one in ranges}
     found, records = list(read_records(settings.output, TaskRecord.from_dict, skip=True)), []
@@ -98,7 +105,10 @@ def finished(
     for record in found:
         task = [own.range for own in record.ranges]
         keys = {one.key for one in task}
-        retry = any(own.transient or (own.lost and retry_quarantined) for own in record.ranges)
+        retry = any(
+            is_retried(own.range.file.name, bool(own.lost), own.transient, retry_quarantined)
+            for own in record.ranges
+        )
         same_settings = record.key == settings.task_key(task)
         whole = record.fragment is None or sizes.get(record.fragment) == record.bytes_written
         if keys <= wanted.keys() and same_settings and whole and not retry:
@@ -106,6 +116,26 @@ def finished(
             for key in keys:
                 del wanted[key]
     return records, list(wanted.values())
+
+
+def tasks_of(about: Mapping[str, Any], settings: Settings) -> list[list[EntryRange]]:
+    """Return the entry ranges of a finished dataset, by task."""
+    try:
+        records = list(read_merged(settings.output, TaskRecord.from_dict))
+    except FileNotFoundError:  # of version 0.1
+        records = list(read_records(settings.output, TaskRecord.from_dict))
+    tasks = [[own.range for own in record.ranges] for record in records]
+    if listing_hash(sorted(one for task in tasks for one in task), settings) != about["listing"]:
+        what = "its records are of another run, of other settings or another version"
+        raise DataError(f"{settings.output}: {what}. Run the command once without --only.")
+    return tasks
+
+
+def write_missing_list(output: Path) -> None:
+    """Write the list of lost entries if the dataset is of a version that had none."""
+    if not (output / LOST).is_file():
+        records = read_records(output, TaskRecord.from_dict)
+        write_lost(output, lost_in(own for record in records for own in record.ranges))
 
 
 def prepare(output: Path, about: Mapping[str, Any] | None = None) -> None:
@@ -172,6 +202,7 @@ def commit(
     merge_records(settings.output, records)
     described = {one.fragment: one.file for one in records if one.fragment and one.file}
     write_catalog(settings.output, described)
+    write_lost(settings.output, lost_in(ordered))
     write_marker(settings.output, about)
     sweep(about, settings.output)
     return about
@@ -206,7 +237,8 @@ def _file(parts: Sequence[RangeRecord]) -> dict[str, Any]:
     for item in ledger.lost:  # every range of an unreadable file has the same reason
         known = (reasons.get(item.reason) or 0) + (item.events or 0)
         reasons[item.reason] = None if item.events is None else known
-    if n_entries != ledger.n_in and None not in reasons.values():
+    in_part = [list(own.range.entries) for own in parts if own.range.entries]
+    if n_entries != ledger.n_in and None not in reasons.values() and not in_part:
         what = f"{n_entries} entries, but its {len(parts)} ranges cover {ledger.n_in}"
         raise AssertionError(f"{file.path}: {what}")
     return {
@@ -222,4 +254,5 @@ def _file(parts: Sequence[RangeRecord]) -> dict[str, Any]:
         "reasons": reasons,
         "transient": any(own.transient for own in parts),
         "filled": sorted({name for own in parts for name in own.filled}),
+        **({"only": in_part} if in_part else {}),
     }

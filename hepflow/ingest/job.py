@@ -5,22 +5,25 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from pyspark import TaskContext
 from rich.filesize import decimal
 
 from hepflow.config.stages import IngestConfig
+from hepflow.data.file_lists import read_expected, read_list
 from hepflow.data.ledger import Ledger, total
 from hepflow.data.task_records import RECORDS
 from hepflow.engines.spark import nothing_to_do, prepare, spark_session
 from hepflow.engines.spark_jobs import collected, interruptible
 from hepflow.errors import DataError
-from hepflow.ingest import dataset
+from hepflow.ingest import dataset, only
+from hepflow.ingest.expected import compare
 from hepflow.ingest.task import Settings, TaskRecord, run_task, spare_imports
 from hepflow.reading.listing import assign, list_files
 from hepflow.reading.ranges import EntryRange, SourceFile, pack, plan
 from hepflow.reading.reader import Access
-from hepflow.reading.record import judge
+from hepflow.reading.record import Retry, judge
 from hepflow.system.locks import exclusive
 from hepflow.system.terminal import MESSAGES, bar, counted, show, table
 
@@ -33,24 +36,32 @@ _SLOWEST = 5  # files in the summary
 def run(config: IngestConfig) -> None:
     """Bring the dataset up to date with the input: once, or again and again (``watch``)."""
     prepare(config.spark, {"input": config.input, "output": config.output})
+    if config.expected is not None:
+        read_expected(config.expected, config.input)  # a mistake in it, before any work
     with exclusive(config.output, RECORDS, *config.samples):
         try:
             if config.watch:
                 _watch(config)
+            elif config.only is not None:
+                _update_only(config, config.only)
             else:
-                _update(list_files(config.input, config.timeout_s), config)
+                files = list_files(config.input, config.timeout_s)
+                _update(*ranges_of(files, config), config, config.retry_quarantined)
         finally:
             dataset.remove_empty(config.output, config.samples)
 
 
 def ranges_of(
     files: Sequence[SourceFile], config: IngestConfig
-) -> tuple[Settings, list[EntryRange]]:
-    """Return the settings of all tasks, and every entry range of the files of a listing."""
-    access = Access(config.tree, config.retries, config.timeout_s)
-    settings = Settings(config.output.absolute(), tuple(config.samples), access)
+) -> tuple[list[EntryRange], Settings]:
+    """Return every entry range of the files of a listing, and the settings of all tasks."""
     assigned = assign(files, config.samples, config.input, config.unmatched)
-    return settings, plan(assigned, config.target_partition_mb << 20)
+    return plan(assigned, config.target_partition_mb << 20), _settings(config)
+
+
+def _settings(config: IngestConfig) -> Settings:
+    access = Access(config.tree, config.retries, config.timeout_s)
+    return Settings(config.output.absolute(), tuple(config.samples), access)
 
 
 def _watch(config: IngestConfig) -> None:
@@ -66,17 +77,32 @@ def _watch(config: IngestConfig) -> None:
                 settled, before = sorted(found & before), found
                 if settled != done:
                     done = settled
-                    _update(settled, config)
+                    _update(*ranges_of(settled, config), config, config.retry_quarantined)
             except DataError as error:
                 log.error("%s", error)
 
 
-def _update(files: Sequence[SourceFile], config: IngestConfig) -> None:
-    settings, ranges = ranges_of(files, config)
-    about, retry = dataset.manifest(settings.output), config.retry_quarantined
+def _update_only(config: IngestConfig, path: Path) -> None:
+    """Read the files of a list again, or into a dataset of their own."""
+    listed, settings = read_list(path, config.input), _settings(config)
+    if not listed:
+        log.info("%s names no file, so nothing is read", path)
+        nothing_to_do(config.spark, NAME)
+        return
+    about = dataset.manifest(settings.output)
+    if about is not None:
+        dataset.check_settings(about, settings)
+    _update(only.ranges_of(about, listed, settings, config), settings, config, listed.keys())
+
+
+def _update(
+    ranges: Sequence[EntryRange], settings: Settings, config: IngestConfig, retry: Retry
+) -> None:
+    about = dataset.manifest(settings.output)
     if about is not None and dataset.is_up_to_date(about, ranges, settings, retry):
         nothing_to_do(config.spark, NAME)
         dataset.sweep(about, settings.output)
+        dataset.write_missing_list(settings.output)
         n_events, n_files = about["n_events"], counted(len(about["files"]), "file")
         log.info("%s is up to date: %s of %s", config.output, counted(n_events, "event"), n_files)
     else:
@@ -98,8 +124,13 @@ def _update(files: Sequence[SourceFile], config: IngestConfig) -> None:
         n_files, fields = counted(len(filled), "file"), ", ".join(filled[0]["filled"])
         message = "without optional fields: %s (%s: %s), filled as hepflow.schema.OPTIONAL says"
         log.warning(message, n_files, filled[0]["file"], fields)
+    differences = compare(about["files"], config) if config.expected is not None else 0
     lost = Ledger.from_dict(about["ledger"]).lost
     judge(lost, len(about["files"]), config.max_lost_files, config.output)
+    if differences > config.max_lost_files:
+        what = f"{counted(differences, 'file')} differ from {config.expected}"
+        advice = f"Repair them or that list, or allow it with --max-lost-files {differences}."
+        raise DataError(f"{config.output}: {what}, {config.max_lost_files} allowed. {advice}")
 
 
 def _run_tasks(

@@ -23,7 +23,7 @@ from hepflow.data.task_records import record_path
 from hepflow.physics import skim
 from hepflow.reading.ranges import EntryRange
 from hepflow.reading.reader import Access, RangeReader
-from hepflow.reading.record import WORKER_DIED, RangeRecord
+from hepflow.reading.record import WORKER_DIED, Losses, RangeRecord
 from hepflow.schema import EVENTS_SCHEMA_VERSION
 from hepflow.system.files import inside, write_json
 from hepflow.system.publishing import put
@@ -131,14 +131,14 @@ def _skim(entries: EntryRange, settings: Settings, fragment: FragmentWriter) -> 
     """Write the events of a range that pass, and count all of them."""
     reader = RangeReader(entries, access=settings.access)
     file, label = entries.file, settings.classes.index(entries.file.class_name)
-    rejected, lost, n_out = Counter[str](), Counter[str](), 0
+    rejected, lost, n_out = Counter[str](), Losses(), 0
     for chunk in reader.chunks():
         if chunk.events is None:
-            lost[chunk.reason] += chunk.stop - chunk.start
+            lost.add(chunk.reason, chunk.start, chunk.stop)
             continue
         finite = skim.is_finite(chunk.events)
         passed = finite & skim.has_lepton(chunk.events)
-        lost[skim.NOT_FINITE] += int((~finite).sum())
+        lost.add_each(skim.NOT_FINITE, chunk.start + np.flatnonzero(~finite))
         rejected[skim.NO_LEPTON] += int((finite & ~passed).sum())
         n_out += int(passed.sum())
         if passed.any():

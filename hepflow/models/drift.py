@@ -37,9 +37,14 @@ class Spread:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Spread":
-        """Invert `to_dict`."""
-        edges, share = (tuple(map(np.asarray, data[key])) for key in ("edges", "share"))
-        return cls(edges, share, np.asarray(data["counts"]))
+        """Invert `to_dict`; a ValueError or a TypeError, if it is of something else."""
+        edges = tuple(np.asarray(one, np.float64) for one in data["edges"])
+        share = tuple(np.asarray(one, np.float64) for one in data["share"])
+        counts = np.asarray(data["counts"], np.int64)
+        for inner, fractions in zip(edges, share, strict=True):
+            if inner.ndim != 1 or fractions.shape != (len(counts), len(inner) + 1):
+                raise ValueError(f"shares {fractions.shape} in bins between {inner.shape}")
+        return cls(edges, share, counts)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types, for JSON."""

@@ -9,7 +9,6 @@ import logging
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -20,14 +19,14 @@ from hepflow.config.tools import ExportConfig
 from hepflow.data.blocks import EventBlock
 from hepflow.data.runs import BEST, CHECKPOINTS, ONNX, RECORD, read_record
 from hepflow.data.store import EventStore
-from hepflow.errors import DataError
+from hepflow.errors import DataError, HepflowError, one_line
+from hepflow.models.bounds import NoLarger, require_unpacked
 from hepflow.models.drift import spread_of
 from hepflow.models.inputs import Inputs
 from hepflow.models.net import Net, rebuild, weights_hash
 from hepflow.models.onnx_net import METADATA, OnnxNet
 from hepflow.models.order import features_of
 from hepflow.system import seal
-from hepflow.system.files import recorded
 from hepflow.system.places import place
 from hepflow.system.publishing import whole
 from hepflow.system.storage import listed, make_folder, read_bytes
@@ -35,6 +34,7 @@ from hepflow.system.storage import listed, make_folder, read_bytes
 log = logging.getLogger(__name__)
 
 OPSET = 17
+_GIVE = "Give one from a run folder's checkpoints/."
 FREE_AXES = {name: {0: "events"} for name in ("hlf", "particles", "lengths", "logits")}
 FREE_AXES["particles"][1] = "particles"
 
@@ -77,26 +77,35 @@ def load_net(run_folder: Path, checkpoint: str = "best") -> Net:
     if not path.is_file():
         raise DataError(_no_checkpoint(path, run_folder))
     content = read_checkpoint(path)
-    with recorded(path):
-        net = rebuild(content["hepflow"])
-        weights = {name: w for name, w in content["state_dict"].items() if name.startswith("net.")}
-    net.load_state_dict({name.removeprefix("net."): w for name, w in weights.items()})
+    try:
+        found = content["state_dict"].items()
+        weights = {name[4:]: w for name, w in found if name.startswith("net.")}
+        with NoLarger(sum(weight.numel() for weight in weights.values())):
+            net = rebuild(content["hepflow"])
+        net.load_state_dict(weights)
+    except HepflowError:
+        raise
+    except Exception as error:  # a net of a user may raise anything
+        why = f"{type(error).__name__}: {one_line(error)[:200]}"
+        raise DataError(f"{path}: no net can be made of it ({why}). {_GIVE}") from error
     return net.eval()
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint file, which must be one of hepflow."""
-    give = "Give one from a run folder's checkpoints/."
     try:
         written = read_bytes(path)
         seal.check(written, path, "Take another, or train again.")
+        require_unpacked(io.BytesIO(written))
         how: Any = {"weights_only": True, "map_location": "cpu"}
-        content: dict[str, Any] = torch.load(io.BytesIO(written), **how)
-    except (RuntimeError, UnpicklingError, EOFError, LookupError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: not readable as a checkpoint ({reason}). {give}") from error
-    if "hepflow" not in content:
-        raise DataError(f"{path}: not a checkpoint of hepflow. {give}")
+        content: Any = torch.load(io.BytesIO(written), **how)
+    except HepflowError:
+        raise
+    except Exception as error:  # damaged files raise errors of all kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path}: not readable as a checkpoint ({reason}). {_GIVE}") from error
+    if not isinstance(content, dict) or "hepflow" not in content:
+        raise DataError(f"{path}: not a checkpoint of hepflow. {_GIVE}")
     return content
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from hepflow.errors import DataError
+from hepflow.errors import ConfigError, DataError, one_line
 from hepflow.models.drift import Spread
 from hepflow.models.inputs import Inputs
 from hepflow.system import seal
@@ -50,6 +50,11 @@ class OnnxNet:
             self.inputs = Inputs.from_dict(about["inputs"])
             self.reads: tuple[str, ...] = tuple(about["reads"])
             self.net = str(about["net"])
+            self.spread = Spread.from_dict(about["spread"]) if about.get("spread") else None
+            """Spread of the training events' high-level features; None if unknown."""
+            n_spread = len(self.spread.edges) if self.spread else len(self.inputs.hlf)
+            if n_spread != len(self.inputs.hlf):
+                raise ValueError(f"a spread of {n_spread} features")
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             why = "not one that hepflow exported: its metadata do not describe its inputs"
             raise DataError(f"{path}: an ONNX model, but {why}. {GIVE}.") from error
@@ -57,8 +62,6 @@ class OnnxNet:
         """``package.module:function@hash`` that made the training features; empty if unknown."""
         self.weights = str(about.get("weights", ""))
         """Hash of the weights, see `hepflow.models.net.weights_hash`; empty if unknown."""
-        self.spread = Spread.from_dict(about["spread"]) if about.get("spread") else None
-        """Spread of the training events' high-level features; None if unknown."""
         n_hlf, n_particle = len(self.inputs.hlf), len(self.inputs.particles)
         known = {"hlf": (2, n_hlf), "particles": (3, n_particle), "lengths": (1,)}
         expected = {name: shape for name, shape in known.items() if name in self.reads}
@@ -72,7 +75,16 @@ class OnnxNet:
 
     def logits(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return logits (events, classes) float32 of features by name."""
-        (logits_BK,) = self.session.run(["logits"], {name: features[name] for name in self.reads})
+        given = {name: features[name] for name in self.reads}
+        try:
+            (logits_BK,) = self.session.run(["logits"], given)
+        except Exception as error:  # of onnxruntime, which has no common base
+            why = f"the net cannot be run ({one_line(error)[:200]})"
+            raise ConfigError(f"{self.path}: {why}. Export it again.") from error
+        wanted = len(features["hlf"]), len(self.inputs.classes)
+        if np.shape(logits_BK) != wanted:
+            what = f"the net returns {np.shape(logits_BK)} numbers, not {wanted}"
+            raise ConfigError(f"{self.path}: {what}. Export it again.")
         return np.asarray(logits_BK)
 
 

@@ -21,6 +21,7 @@ from awkward.index import Index64
 from uproot.language import Language
 
 from hepflow.errors import DataError, NoCredentials
+from hepflow.reading import limits
 from hepflow.reading.ends import SMALLEST, EndsFirst
 from hepflow.schema import ALIASES, COLLECTIONS, OPTIONAL, TREE
 from hepflow.system.remote import as_io_error, is_remote, set_timeout, source
@@ -37,6 +38,10 @@ class Unreadable(DataError):
     """A file, or entries of it, that cannot be read; the text is the reason."""
 
 
+class OutOfMemory(Unreadable):
+    """Entries for which this process has too little memory; another one may read them."""
+
+
 class DelphesFile:
     """An open file, local or at a URL, of which only the wanted collections and fields are read.
 
@@ -48,6 +53,7 @@ class DelphesFile:
         self, path: str, tree: str = TREE, wanted: Wanted = COLLECTIONS, timeout_s: float = 60.0
     ) -> None:
         self.path, self.wanted = path, wanted
+        limits.restart()
         with ExitStack() as stack:
             with _explained(path, "not a ROOT file, or a damaged one"):
                 self._file, size = _open(path, timeout_s, stack)
@@ -138,6 +144,7 @@ class DelphesFile:
     ) -> Iterator[tuple[int, int, ak.Array | Unreadable]]:
         """Read whole clusters at once; if that fails, in halves down to the damaged cluster."""
         entry, stop = edges[0], edges[-1]
+        limits.restart()
         try:
             # A cluster larger than a step comes in several, and uproot keeps the baskets between.
             how: Any = {"step_size": step, "library": "ak", "language": _Branches()}
@@ -157,8 +164,10 @@ class DelphesFile:
                 yield from self._read(edges[: half + 1], step)
                 yield from self._read(edges[half:], step)
             else:
-                reason = f"corrupt baskets in entries {entry} to {stop} ({_brief(error)})"
-                yield entry, stop, Unreadable(reason)
+                kind = _kind_of(error)
+                what = "corrupt baskets" if kind is Unreadable else "out of memory"
+                reason = f"{what} in entries {entry} to {stop} ({_brief(error)})"
+                yield entry, stop, kind(reason)
 
     def _structs(self, arrays: ak.Array, collection: str) -> ListOffsetArray:
         """Return the branches of a collection as lists of structs, which share their offsets."""
@@ -218,7 +227,8 @@ def _explained(path: str, what: str) -> Iterator[None]:
     except Unreadable:
         raise
     except Exception as error:
-        raise _io_error(error, path) or Unreadable(f"{what} ({_brief(error)})") from error
+        reason = f"{what} ({_brief(error)})"
+        raise _io_error(error, path) or _kind_of(error)(reason) from error
 
 
 def _open(path: str, timeout_s: float, stack: ExitStack) -> tuple[uproot.ReadOnlyFile, int]:
@@ -252,6 +262,10 @@ def _io_error(error: Exception, path: str) -> OSError | Unreadable | None:
         if isinstance(found, kind):
             return Unreadable(reason)
     return OSError(*(found.args or [type(found).__name__]))
+
+
+def _kind_of(error: Exception) -> type[Unreadable]:
+    return OutOfMemory if isinstance(error, MemoryError) else Unreadable
 
 
 def _find(

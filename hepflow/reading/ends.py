@@ -7,6 +7,8 @@ from typing import Any
 from uproot.source.chunk import Chunk
 from uproot.source.fsspec import FSSpecSource
 
+from hepflow.system.remote import ShortAnswer
+
 SMALLEST = 403
 """Bytes of an empty ROOT file."""
 HEAD_BYTES, TAIL_BYTES = 64 << 10, 512 << 10
@@ -36,7 +38,8 @@ class EndsFirst(FSSpecSource):
         edges = [(start, stop) for start, stop in edges if start < stop]
         starts, stops = [start for start, _ in edges], [stop for _, stop in edges]
         where = [self._file_path] * len(edges)
-        bodies = self._fs.cat_ranges(where, starts, stops, on_error="raise") if edges else []
+        self._fs: Any = _Raising(self._fs)
+        bodies = self._fs.cat_ranges(where, starts, stops) if edges else []
         self._ends = list(zip(edges, bodies, strict=True))
 
     @property
@@ -57,6 +60,35 @@ class EndsFirst(FSSpecSource):
         for part in _parts(sorted(ranges)):
             found |= dict(zip(part, super().chunks(part, notifications), strict=True))
         return [found[one] for one in ranges]
+
+
+class _Raising:
+    """A file system whose ranges are whole: it raises what fsspec returns in their place."""
+
+    def __init__(self, system: Any) -> None:
+        self._system = system
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._system, name)
+
+    def cat_ranges(self, paths: list[str], starts: list[int], ends: list[int]) -> list[bytes]:
+        """Return ranges of bytes."""
+        return _whole(self._system.cat_ranges(paths, starts, ends), starts, ends)
+
+    async def _cat_ranges(
+        self, paths: list[str], starts: list[int], ends: list[int]
+    ) -> list[bytes]:
+        return _whole(await self._system._cat_ranges(paths, starts, ends), starts, ends)  # noqa: SLF001
+
+
+def _whole(bodies: list[Any], starts: list[int], stops: list[int]) -> list[bytes]:
+    """Return bodies, or raise an OSError: uproot would take the file for a damaged one."""
+    for body, start, stop in zip(bodies, starts, stops, strict=True):
+        if isinstance(body, BaseException):
+            raise body
+        if len(body) != stop - start:
+            raise ShortAnswer(f"the server sent {len(body):,} of {stop - start:,} bytes")
+    return bodies
 
 
 def _parts(ranges: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
@@ -34,6 +35,7 @@ _ROOT = re.compile(r"\.root(\.\d+)?$", re.IGNORECASE)  # some sites number copie
 _MAGIC, _OPENED = b"root\0", 1000
 """First bytes of a ROOT file, the last of which begins the version of ROOT that wrote it; and the
 number of files of other names that are opened for them."""
+_AT_A_TIME = 16  # requests
 _ADVICE = "Give the folder of ROOT files with --input, or make some with `hepflow simulate`."
 Samples = Mapping[str, Sequence[str]]  # class -> folders, files or globs below the input
 
@@ -77,15 +79,53 @@ def list_files(root: str | Path, timeout_s: float = 60.0) -> list[SourceFile]:
         elif not _ROOT.search(name):
             others += [name] if local and len(others) < _OPENED else []
         else:
-            info = listed if listed.get("size") is not None else system.info(path)
-            version = version_in(info)
-            # unstrip_protocol() drops the host of an hdfs:// URL
-            where = path if local else f"{place}/{name}"
-            files.append(SourceFile("", name, where, int(info.get("size") or 0), version))
+            files.append(_source_file(system, path, name, place, listed))
     _warn_of(str(root), tuple(hidden), "whose names, or those of their folders, begin with . or _")
     unnamed = tuple(name for name in others if _begins_as_root(Path(top) / name))
     _warn_of(str(root), unnamed, f"whose names do not end in {SUFFIX}")
     return files
+
+
+def find_files(root: str | Path, names: Iterable[str], timeout_s: float = 60.0) -> list[SourceFile]:
+    """Return some files below ``root`` by name, without a class and without listing the others."""
+    system, top = _file_system(str(root), timeout_s)
+    place = str(root).rstrip("/")
+    if _ROOT.search(top) and system.isfile(top):
+        top, place = str(PurePosixPath(top).parent), place.rsplit("/", 1)[0]
+
+    def find(name: str) -> SourceFile:
+        try:
+            found = _source_file(system, f"{top}/{name}", name, place)
+        except Exception as error:
+            if (reason := as_io_error(error)) is None:
+                raise
+            why = str(reason) or type(reason).__name__
+            if isinstance(reason, FileNotFoundError):
+                why = "no such file"
+            advice = "Correct the list of files, or run without it."
+            raise DataError(f"{root}: {name}: {why}. {advice}") from error
+        return found
+
+    system.invalidate_cache()
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        return list(pool.map(find, sorted(names)))
+
+
+def _source_file(
+    system: fsspec.AbstractFileSystem,
+    path: str,
+    name: str,
+    place: str,
+    listed: Mapping[str, Any] | None = None,
+) -> SourceFile:
+    """Return a file of a listing, or ask for its size and time."""
+    local = isinstance(system, LocalFileSystem)
+    info = listed or {}
+    if info.get("size") is None:
+        info = system.info(os.path.realpath(path) if local else path)
+    # unstrip_protocol() drops the host of an hdfs:// URL
+    where = path if local else f"{place}/{name}"
+    return SourceFile("", name, where, int(info.get("size") or 0), version_in(info))
 
 
 def _walk(
@@ -146,11 +186,13 @@ def assign(
     samples: Samples,
     root: str | Path,
     unmatched: Literal["refuse", "skip"] = "refuse",
+    *,
+    all_of_it: bool = True,
 ) -> list[SourceFile]:
     """Return the files with their classes; ``root`` is the input, for messages.
 
     Raises a DataError without a file, for a file of no class (unless ``unmatched`` is skip) or of
-    two, for a class without files, and for a pattern that matches none.
+    two, and if this is ``all_of_it``, for a class without files and a pattern that matches none.
     """
     assigned, left, files = [], [], list(files)
     if not files:
@@ -168,10 +210,10 @@ def assign(
     if left and (unmatched == "refuse" or not assigned):
         raise DataError(_no_class(left, assigned, samples, root))
     present = {file.class_name for file in assigned}
-    if absent := [name for name in samples if name not in present]:
+    if all_of_it and (absent := [name for name in samples if name not in present]):
         what = f"no *{SUFFIX} files of class {absent[0]!r} (samples: {_patterns(samples)})"
         raise DataError(f"{root}: {what}. Add some, or remove it from samples.")
-    if idle := _idle(files, samples):
+    if all_of_it and (idle := _idle(files, samples)):
         raise DataError(f"{root}: {idle} Correct the pattern, or remove it from samples.")
     if left:
         n_files = counted(len(left), "file")

@@ -50,12 +50,15 @@ class EntryRange:
     file: SourceFile
     index: int = 0
     count: int = 1
+    entries: tuple[int, ...] = ()
+    """The first entry and the one past the last, if a list of files gives them."""
 
     @cached_property
     def key(self) -> str:
         """Hash of this range of this version of the file."""
         file = self.file
-        return digest(file.class_name, file.name, file.size, file.version, self.index, self.count)
+        about = file.class_name, file.name, file.size, file.version, self.index, self.count
+        return digest(*about, *self.entries)
 
     @property
     def size(self) -> int:
@@ -70,20 +73,25 @@ class EntryRange:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for JSON."""
-        return {"file": {**vars(self.file)}, "index": self.index, "count": self.count}
+        data = {"file": {**vars(self.file)}, "index": self.index, "count": self.count}
+        return {**data, "entries": list(self.entries)} if self.entries else data
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "EntryRange":
         """Return the entry range of `to_dict`."""
-        return cls(SourceFile(**data["file"]), data["index"], data["count"])
+        file, entries = SourceFile(**data["file"]), tuple(map(int, data.get("entries", ())))
+        return cls(file, data["index"], data["count"], entries)
 
     def bounds(self, boundaries: Sequence[int]) -> tuple[int, int]:
-        """Return the first entry, and the one past the last; both are ``boundaries``.
+        """Return the first entry, and the one past the last; both are ``boundaries`` or listed.
 
         Those are (clusters + 1) increasing entries at which the baskets of all branches start,
         from 0 to the number of entries.
         """
         edges = np.asarray(boundaries, dtype=np.int64)
+        if self.entries:
+            first, last = (min(entry, int(edges[-1])) for entry in self.entries)
+            return first, last
         owner = edges[:-1] * self.count // max(int(edges[-1]), 1)
         first, last = np.searchsorted(owner, [self.index, self.index + 1])
         return int(edges[first]), int(edges[last])
@@ -96,6 +104,12 @@ def plan(files: Iterable[SourceFile], target_bytes: int) -> list[EntryRange]:
         count = max(1, -(-file.size // target_bytes))
         ranges += [EntryRange(file, index, count) for index in range(count)]
     return ranges
+
+
+def listed(file: SourceFile, intervals: Sequence[tuple[int, int]]) -> list[EntryRange]:
+    """Return the entry ranges of a file that a list of files gives."""
+    count = len(intervals)
+    return [EntryRange(file, index, count, tuple(own)) for index, own in enumerate(intervals)]
 
 
 def pack(

@@ -10,8 +10,7 @@ given twice. uproot has timeouts, but neither of the two.
 """
 
 import logging
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from time import perf_counter, sleep
 
@@ -21,9 +20,9 @@ import pyarrow as pa
 
 from hepflow.data.identity import event_ids
 from hepflow.errors import NoCredentials
-from hepflow.reading.delphes import DelphesFile, Unreadable, Wanted
+from hepflow.reading.delphes import DelphesFile, OutOfMemory, Unreadable, Wanted
 from hepflow.reading.ranges import EntryRange
-from hepflow.reading.record import RangeRecord
+from hepflow.reading.record import Losses, RangeRecord
 from hepflow.schema import COLLECTIONS, TREE
 
 log = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ class RangeReader:
     n_entries: int | None = None  # of the whole file; None if it could not be opened
     start = stop = bytes_read = 0
     unreadable = ""  # why the entries could not be counted; empty if all are accounted for
-    transient = False  # whether the file system lost entries; another run may succeed
+    transient = False  # whether file system or memory lost entries; another run may succeed
     filled: tuple[str, ...] = ()  # optional fields that the file does not have
 
     def __init__(
@@ -71,6 +70,7 @@ class RangeReader:
             try:
                 yield from self._read()
             except Unreadable as error:
+                self.transient |= isinstance(error, OutOfMemory)
                 yield from self._give_up(str(error))
             except NoCredentials:  # no property of this file
                 raise
@@ -93,15 +93,23 @@ class RangeReader:
         ids = pa.array(event_ids(self.uuid, entries))
         return {"event_id": ids, "file": files, "entry": pa.array(entries)}
 
-    def record(self, n_out: int, rejected: Counter[str], lost: Counter[str]) -> RangeRecord:
+    def record(self, n_out: int, rejected: Mapping[str, int], lost: Losses) -> RangeRecord:
         """Return the fate of the entries: how many passed, were rejected and lost, by reason."""
-        uuid = self.uuid.hex() if self.uuid else None
-        by_reason: dict[str, int | None] = dict(+lost)
-        if self.unreadable:
-            by_reason = {self.unreadable: None}
-        fate = self.start, self.stop, n_out, dict(+rejected), by_reason, self.transient, self.filled
-        seconds = round(perf_counter() - self.began, 3)
-        return RangeRecord(self.range, uuid, self.n_entries, *fate, self.bytes_read, seconds)
+        return RangeRecord(
+            self.range,
+            self.uuid.hex() if self.uuid else None,
+            self.n_entries,
+            self.start,
+            self.stop,
+            n_out,
+            {reason: n for reason, n in rejected.items() if n},
+            {self.unreadable: None} if self.unreadable else lost.counts,
+            self.transient,
+            self.filled,
+            self.bytes_read,
+            round(perf_counter() - self.began, 3),
+            {} if self.unreadable else lost.entries,
+        )
 
     def _read(self) -> Iterator[Chunk]:
         file_of, access = self.range.file, self.access
@@ -110,12 +118,18 @@ class RangeReader:
             # A first guess, which holds if the next line finds a collection missing.
             self.start, self.stop = self.range.bounds([0, file.n_entries])
             self.start, self.stop = self.range.bounds(file.boundaries)
+            if self.range.entries and self.range.entries[1] > file.n_entries:
+                self.start = self.stop = 0
+                wanted = "to".join(f" {entry:,} " for entry in self.range.entries)
+                self.unreadable = f"no entries{wanted}in a file of {file.n_entries:,}"
+                return
             self.filled = file.filled
             self.bytes_read = file.compressed_bytes(self.start, self.stop)
             self._next = self.start if self._next is None else self._next
             for start, stop, found in file.iterate(self._next, self.stop):
                 self._next = stop
                 bad = isinstance(found, Unreadable)
+                self.transient |= isinstance(found, OutOfMemory)
                 yield Chunk(start, stop, None if bad else found, str(found) if bad else "")
 
     def _give_up(self, reason: str) -> Iterator[Chunk]:

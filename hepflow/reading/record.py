@@ -4,11 +4,14 @@ As JSON, ``range`` is the key ``split`` and ``n_out`` is ``kept``: names of earl
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
+from hepflow.data.file_lists import Intervals, LostEntries, joined
 from hepflow.data.ledger import Ledger, Lost
 from hepflow.data.output import MARKER
 from hepflow.errors import DataError
@@ -19,7 +22,39 @@ log = logging.getLogger(__name__)
 
 WORKER_DIED = "the worker died whenever it read this file"
 """Reason of a loss; others are in `hepflow.physics.skim` and `hepflow.reading.delphes`."""
-_NAMED = 10  # bad files on the screen; the marker of the output names all
+MOST_INTERVALS = 100
+"""Intervals of lost entries in a record, per reason; of more, the closest are joined."""
+NAMED = 10  # bad files on the screen; the marker of the output names all
+
+
+class Losses:
+    """Lost entries of an entry range, by reason: how many, and where."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[tuple[int, int]]] = {}
+
+    def add(self, reason: str, start: int, stop: int) -> None:
+        """Add the entries from ``start`` to the one before ``stop``."""
+        if start < stop:
+            self._found.setdefault(reason, []).append((start, stop))
+
+    def add_each(self, reason: str, entries: np.ndarray) -> None:
+        """Add increasing entries, (n,)."""
+        if len(entries):
+            ends = np.flatnonzero(np.diff(entries) > 1)
+            starts, stops = entries[[0, *(ends + 1)]], entries[[*ends, -1]] + 1
+            own = zip(starts.tolist(), stops.tolist(), strict=True)
+            self._found.setdefault(reason, []).extend(own)
+
+    @property
+    def counts(self) -> dict[str, int | None]:
+        """Reason -> entries."""
+        return {reason: sum(b - a for a, b in own) for reason, own in self._found.items()}
+
+    @property
+    def entries(self) -> dict[str, list[tuple[int, int]]]:
+        """Reason -> intervals that hold the entries, `MOST_INTERVALS` at most."""
+        return {reason: joined(own, MOST_INTERVALS) for reason, own in self._found.items()}
 
 
 @dataclass(frozen=True)
@@ -39,6 +74,8 @@ class RangeRecord:
     filled: tuple[str, ...] = ()  # optional fields that the file does not have
     bytes_read: int = 0
     seconds: float = 0.0
+    lost_entries: Mapping[str, Intervals] = field(default_factory=dict)
+    """Reason -> which entries, as far as they are known."""
 
     @property
     def ledger(self) -> Ledger:
@@ -56,7 +93,47 @@ class RangeRecord:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Return the record of `to_dict`."""
         rest = {**data, "filled": tuple(data["filled"])}
-        return cls(EntryRange.from_dict(rest.pop("split")), n_out=rest.pop("kept"), **rest)
+        places = rest.pop("lost_entries", {})
+        rest["lost_entries"] = {
+            reason: [(int(start), int(stop)) for start, stop in own]
+            for reason, own in places.items()
+        }
+        found = cls(EntryRange.from_dict(rest.pop("split")), n_out=rest.pop("kept"), **rest)
+        lost = [{"file": "", "reason": why, "events": n} for why, n in found.lost.items()]
+        counts = {"n_in": found.stop - found.start, "n_out": found.n_out, "lost": lost}
+        Ledger.from_dict({**counts, "rejected": found.rejected})  # or it is a ValueError
+        return found
+
+
+Retry = bool | Collection[str]
+"""Which unchanged files that lost events are read again: True, all; False, those that lost them to
+the file system or a dying worker; otherwise those of some names."""
+
+
+def is_retried(name: str, lost: bool, transient: bool, retry: Retry) -> bool:
+    """Return whether a file, or a range of it, is read again although it is unchanged."""
+    return transient or (lost and retry) if isinstance(retry, bool) else lost and name in retry
+
+
+def lost_in(records: Iterable[RangeRecord]) -> list[LostEntries]:
+    """Return the lost entries of some ranges, per file and reason."""
+    found: dict[tuple[str, str], list[tuple[int | None, Intervals | None]]] = {}
+    for own in records:
+        for reason, events in own.lost.items():
+            if events != 0:
+                # A record of an earlier version has counts only.
+                where = own.lost_entries.get(reason, [(own.start, own.stop)])
+                one = (events, None if events is None else where)
+                found.setdefault((own.range.file.name, reason), []).append(one)
+    rows = []
+    for (file, reason), several in found.items():
+        if any(events is None for events, _ in several):
+            rows.append(LostEntries(file, reason, None, None))
+        else:
+            every = [pair for _, where in several for pair in where or ()]
+            events = sum(events or 0 for events, _ in several)
+            rows.append(LostEntries(file, reason, events, joined(every, len(every))))
+    return rows
 
 
 def describe(lost: Sequence[Lost]) -> str:
@@ -87,10 +164,10 @@ def judge(
     for item in lost:
         by_file.setdefault(item.file, []).append(item)
     bad = list(by_file.values())
-    for items in bad[:_NAMED]:
+    for items in bad[:NAMED]:
         log.warning("quarantined %s", describe(items))
-    if len(bad) > _NAMED:
-        log.warning("... and %d more, see %s", len(bad) - _NAMED, output / MARKER)
+    if len(bad) > NAMED:
+        log.warning("... and %d more, see %s", len(bad) - NAMED, output / MARKER)
     n_bad = sum(weight(items[0].file) for items in bad)
     if n_bad > allowed:
         what, advice = counted(n_bad, "message"), "Allow"

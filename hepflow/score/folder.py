@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hepflow.data.file_lists import write_lost
 from hepflow.data.ledger import Ledger, Sum
 from hepflow.data.output import read_marker, refuse_to_replace, write_marker
 from hepflow.data.task_records import (
@@ -32,6 +33,7 @@ from hepflow.data.task_records import (
 )
 from hepflow.errors import DataError
 from hepflow.reading.ranges import EntryRange
+from hepflow.reading.record import Retry, is_retried, lost_in
 from hepflow.schema import SCORES_SCHEMA_VERSION
 from hepflow.score.claims import CLAIMS, MergedClaims, remove_claims
 from hepflow.score.fragment import keep_only
@@ -52,12 +54,12 @@ class ScoreFolder:
     """State of a run: built from the records, and updated as they come.
 
     ``about`` describes the model; scores with the same ``key`` may be in one folder, others are
-    refused unless ``overwrite``. ``retry_lost`` forgets ranges that lost events; those of
-    transient losses are forgotten in any case. ``run`` is the name of the run, for its tasks.
+    refused unless ``overwrite``. Ranges that lost events are forgotten as ``retry_lost``
+    says. ``run`` is the name of the run, for its tasks.
     """
 
     def __init__(
-        self, path: Path, about: dict[str, Any], overwrite: bool = False, retry_lost: bool = False
+        self, path: Path, about: dict[str, Any], overwrite: bool = False, retry_lost: Retry = False
     ) -> None:
         self.path, self.about, self.run = path, about, uuid.uuid4().hex[:12]
         self._require_own(overwrite)
@@ -118,6 +120,8 @@ class ScoreFolder:
         remove_single_records(self.path)
         remove_claims(self.path)
         self._remove_unnamed()
+        ranges = (one for record in self.records.values() for one in record.ranges)
+        write_lost(self.path, lost_in(ranges))
         self.write(complete=complete)
 
     def write(self, *, complete: bool) -> None:
@@ -202,7 +206,7 @@ class ScoreFolder:
             for name in (RECORDS, CLAIMS, CHECKPOINT, RECENT):
                 remove_tree(self.path / name)
 
-    def _sweep(self, retry_lost: bool) -> None:
+    def _sweep(self, retry_lost: Retry) -> None:
         """Read the records, and remove files that killed workers left without one."""
         remove_drafts(self.path)
         self._singles = {path.stem for path in listed(self.path / RECORDS, "*.json")}
@@ -213,7 +217,8 @@ class ScoreFolder:
             gone = {
                 one.range.key
                 for one in found.ranges
-                if one.transient or (one.lost and retry_lost) or one.range.key in self.done
+                if one.range.key in self.done
+                or is_retried(one.range.file.name, bool(one.lost), one.transient, retry_lost)
             }
             if not gone and not found.stale:
                 self._append(found)

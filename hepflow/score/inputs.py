@@ -1,6 +1,6 @@
 """Events to score: ROOT files with ingest's reader, or ingest's Parquet, as entry ranges."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import awkward as ak
@@ -14,11 +14,12 @@ from hepflow.data.output import read_marker
 from hepflow.data.parquet import opened
 from hepflow.errors import DataError, one_line
 from hepflow.reading.delphes import Unreadable
-from hepflow.reading.listing import list_files
+from hepflow.reading.listing import find_files, list_files
 from hepflow.reading.ranges import EntryRange, SourceFile, pack, plan
 from hepflow.reading.reader import Access, Chunk, RangeReader
 from hepflow.schema import COLLECTIONS
 from hepflow.system.places import place
+from hepflow.system.remote import may_pass
 
 MOST_TASKS = 10_000
 """Tasks, and so files of scores, of a large input: 10 TB in tasks of 1 GB."""
@@ -40,7 +41,7 @@ class ParquetReader(RangeReader):
         self.uuid, self.bytes_read = bytes.fromhex(file_of.version), file_of.size
         try:
             try:
-                source, is_sealed = opened(place(file_of.path), REPAIR)
+                source, is_sealed = opened(place(file_of.path), REPAIR, file_of.size)
             except DataError as error:
                 raise Unreadable("damaged: its checksum is wrong") from error
             footer = Footer.within(source)
@@ -49,12 +50,16 @@ class ParquetReader(RangeReader):
             how = {"metadata": footer.metadata(), "page_checksum_verification": not is_sealed}
             with source, pq.ParquetFile(source, **how) as file:
                 self.n_entries = self.stop = file.metadata.num_rows
-                self._next = 0
+                done, stop = self._next or 0, 0
                 for number in range(file.num_row_groups):
-                    start = self._next
-                    self._next = start + file.metadata.row_group(number).num_rows
-                    yield self._group(file, number, start, self._next)
+                    start, stop = stop, stop + file.metadata.row_group(number).num_rows
+                    if start >= done:
+                        chunk = self._group(file, number, start, stop)
+                        self._next = stop
+                        yield chunk
         except (OSError, pa.ArrowException) as error:
+            if may_pass(error):
+                raise  # and try again
             reason = f"not a Parquet file, or a damaged one ({one_line(error)[:120]})"
             raise Unreadable(reason) from error
 
@@ -66,6 +71,8 @@ class ParquetReader(RangeReader):
                 raise pa.ArrowInvalid(f"{len(self._identity)} rows of {stop - start}")
             events = ak.from_arrow(self._identity.select(list(COLLECTIONS)))
         except (OSError, pa.ArrowException) as error:
+            if may_pass(error):
+                raise
             reason = f"row group {number} is damaged ({one_line(error)[:120]})"
             return Chunk(start, stop, None, reason)
         return Chunk(start, stop, events)
@@ -77,8 +84,13 @@ def reader_of(entries: EntryRange, access: Access) -> RangeReader:
     return reader(entries, access=access)
 
 
-def ranges_of(root: str | Path, access: Access, target_bytes: int) -> list[EntryRange]:
-    """Return every entry range of a folder of ROOT files, or of a dataset of ingest."""
+def ranges_of(
+    root: str | Path, access: Access, target_bytes: int, only: Collection[str] | None = None
+) -> list[EntryRange]:
+    """Return every entry range of a folder of ROOT files, or of a dataset of ingest.
+
+    ``only`` has the names of the files that count, if not all do.
+    """
     folder = place(root)
     if get_protocol(str(root)) not in {"http", "https"} and read_marker(folder) is not None:
         files = []
@@ -86,8 +98,14 @@ def ranges_of(root: str | Path, access: Access, target_bytes: int) -> list[Entry
             name, path = fragment.path.relative_to(folder).as_posix(), fragment.path.absolute()
             version = fragment.fingerprint.partition(":")[0]
             files.append(SourceFile("", name, str(path), fragment.file_bytes, version))
-        return [EntryRange(file) for file in files]
-    ranges = plan(list_files(root, access.timeout_s), target_bytes)
+        if absent := sorted(set(only or ()) - {file.name for file in files}):
+            raise DataError(f"{root}: no file {absent[0]}. Correct the list of files.")
+        return [EntryRange(file) for file in files if only is None or file.name in only]
+    if only is None:
+        files = list_files(root, access.timeout_s)
+    else:
+        files = find_files(root, only, access.timeout_s)
+    ranges = plan(files, target_bytes)
     if not ranges:
         what = "neither ROOT files nor a dataset of `hepflow ingest` here"
         raise DataError(f"{root}: {what}. Give the folder of either with --input.")

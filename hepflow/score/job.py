@@ -7,7 +7,7 @@ not wait for the planning of a job. `hepflow.score.live` runs the same tasks on 
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
@@ -16,6 +16,7 @@ from pathlib import Path
 from distributed import Client
 
 from hepflow.config.score import ScoreConfig
+from hepflow.data.file_lists import read_list
 from hepflow.data.task_records import RECORDS
 from hepflow.engines import dask
 from hepflow.physics import own
@@ -39,20 +40,28 @@ def run(config: ScoreConfig) -> None:
     dask.prepare(config.cluster, paths)
     scorer, task, about = prepare(config)
     module = own.loose_file(config.physics)
+    only = None if config.only is None else read_list(config.only, config.input).keys()
     with exclusive(config.output, RECORDS, CLAIMS):
-        folder = ScoreFolder(task.output, about, config.overwrite, config.retry_quarantined)
+        retry = config.retry_quarantined if only is None else only
+        folder = ScoreFolder(task.output, about, config.overwrite, retry)
         task = replace(task, run=folder.run)
         if config.stream:
             with dask.dask_client(config.cluster, config.in_flight, module) as client:
                 live.run(config, folder, task, scorer.net.spread, client)
         else:
-            _score_all(config, folder, task, module)
+            _score_all(config, folder, task, module, only)
         judge(folder.ledger.lost, folder.n_files, config.max_lost_files, config.output)
 
 
-def _score_all(config: ScoreConfig, folder: ScoreFolder, task: Task, module: Path | None) -> None:
+def _score_all(
+    config: ScoreConfig,
+    folder: ScoreFolder,
+    task: Task,
+    module: Path | None,
+    only: Collection[str] | None,
+) -> None:
     target = config.target_partition_mb << 20
-    ranges = ranges_of(config.input, task.access, target)
+    ranges = [] if only == set() else ranges_of(config.input, task.access, target, only)
     pending = folder.pending(ranges)
     n_done, rate = len(ranges) - len(pending), ""
     if not pending:

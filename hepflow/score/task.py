@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 
 from hepflow.config.score import ScoreConfig
@@ -22,7 +23,7 @@ from hepflow.errors import DataError
 from hepflow.physics.skim import NOT_FINITE
 from hepflow.reading.ranges import EntryRange
 from hepflow.reading.reader import Access
-from hepflow.reading.record import WORKER_DIED
+from hepflow.reading.record import WORKER_DIED, Losses
 from hepflow.score.claims import claims_of
 from hepflow.score.fragment import table_of, write_scores
 from hepflow.score.inputs import reader_of
@@ -131,22 +132,22 @@ def _score(entries: EntryRange, task: Task, tables: list[pa.Table]) -> tuple[Sco
     """Append the scores of a range to the tables, and return the fate of all its events."""
     scorer, claims = scorer_of(task), claims_of(task.output, task.run)
     reader, name, owner = reader_of(entries, task.access), entries.file.name, ""
-    counts, lost = Tally(), Counter[str]()
+    counts, lost = Tally(), Losses()
     for chunk in reader.chunks():
-        n = chunk.stop - chunk.start
         owner = owner or (claims.owner(reader.uuid.hex(), name) if reader.uuid else name)
         if chunk.events is None or owner != name:
-            lost[chunk.reason if owner == name else copy_of(owner)] += n
+            reason = chunk.reason if owner == name else copy_of(owner)
+            lost.add(reason, chunk.start, chunk.stop)
             continue
         try:
             scores = scorer.score(chunk.events)
         except DataError as error:
-            lost[str(error)] += n
+            lost.add(str(error), chunk.start, chunk.stop)
             continue
         tables.append(table_of(scores, reader.identity(chunk), scorer))
         counts.add(Tally.of(scores, scorer))
-    lost[NOT_FINITE] += counts.n_not_finite
-    fate = reader.record(counts.n_out, Counter(counts.rejected), lost)
+        lost.add_each(NOT_FINITE, chunk.start + np.flatnonzero(scores.reason == NOT_FINITE))
+    fate = reader.record(counts.n_out, counts.rejected, lost)
     return ScoredRange(**vars(fate), accepted=counts.accepted), counts
 
 

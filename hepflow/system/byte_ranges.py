@@ -5,10 +5,10 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from hepflow.system.patience import patiently
-from hepflow.system.remote import is_remote
+from hepflow.system.remote import ShortAnswer, is_remote
 from hepflow.system.storage import system_of
 
 _GAP_BYTES = 1 << 20
@@ -45,12 +45,25 @@ class Ranges:
         first, last = min(start for start, _ in wanted), max(sum(one) for one in wanted)
         together = sum(n_bytes for _, n_bytes in wanted)
         if last - first <= together + _GAP_BYTES:
-            body = memoryview(self._system.cat_file(self._where, start=first, end=last))
+            body = memoryview(_asked(self._system, self._where, first, last))
             return [bytes(body[start - first : start - first + n]) for start, n in wanted]
         starts, stops = zip(*((start, start + n) for start, n in wanted), strict=True)
-        return cast(
-            "list[bytes]", self._system.cat_ranges([self._where] * len(starts), starts, stops)
-        )
+        bodies = self._system.cat_ranges([self._where] * len(starts), starts, stops)
+        for body, stop, (_, n_bytes) in zip(bodies, stops, wanted, strict=True):
+            _require(self._system, self._where, body, n_bytes, stop)
+        return cast("list[bytes]", bodies)
+
+
+def _asked(system: Any, where: str, start: int, stop: int) -> bytes:
+    body = bytes(system.cat_file(where, start=start, end=stop))
+    _require(system, where, body, stop - start, stop)
+    return body
+
+
+def _require(system: Any, where: str, body: bytes, n_bytes: int, stop: int) -> None:
+    """Raise an OSError, so that the store is asked again, if it sent less than there is."""
+    if len(body) < n_bytes and stop <= int(system.info(where)["size"]):
+        raise ShortAnswer(f"the store sent {len(body):,} of {n_bytes:,} bytes")
 
 
 @contextmanager
@@ -64,7 +77,7 @@ def read_range(path: Path, start: int, stop: int) -> bytes:
     """Return the bytes ``start:stop`` of a file."""
     if is_remote(path):
         system, where = system_of(path)
-        return patiently(path, lambda: bytes(system.cat_file(where, start=start, end=stop)))
+        return patiently(path, lambda: _asked(system, where, start, stop))
     with path.open("rb") as file:
         file.seek(start)
         return file.read(stop - start)

@@ -54,6 +54,13 @@ _LONGEST = 160  # characters of a message
 _HELD: dict[str, fsspec.AbstractFileSystem] = {}
 
 
+class ShortAnswer(OSError):
+    """A store sent fewer bytes than it was asked for, and has."""
+
+
+_VERDICTS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
 def _hold_clients() -> None:
     """Keep the clients written in Rust (hdfs-native) until the process ends; called before a fork.
 
@@ -163,7 +170,19 @@ def _cut(text: str) -> str:
 def is_of_a_store(error: BaseException) -> bool:
     """Return whether an error was raised by a client of a remote store, and not by a bug."""
     cause = error.__cause__
+    if isinstance(error, ShortAnswer):
+        return True
     return bool(_packages(error) & _CLIENTS) or (cause is not None and is_of_a_store(cause))
+
+
+def may_pass(error: BaseException) -> bool:
+    """Return whether a disk or a store failed, so that a retry may help, and not what was read.
+
+    Libraries report damaged content as OSErrors, too, but without a number.
+    """
+    if not isinstance(error, OSError) or isinstance(error, _VERDICTS):
+        return False
+    return error.errno is not None or is_of_a_store(error)
 
 
 def _packages(error: BaseException) -> set[str]:

@@ -30,7 +30,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CLONE_NEWNS = 0x00020000
-_FORKS = multiprocessing.get_context("forkserver")
+FORKS = multiprocessing.get_context("forkserver")
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -44,9 +44,9 @@ def started(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "hepflow", *arguments]
 
 
-def _start_server() -> None:
+def start_server() -> None:
     """Start the server of which commands are forks, if it does not run yet."""
-    _FORKS.set_forkserver_preload(["tests.support.imported_once"])
+    FORKS.set_forkserver_preload(["tests.support.imported_once"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         forkserver.ensure_running()
@@ -71,11 +71,11 @@ class Command:
         merged: bool = False,
         tmp: Path | None = None,
     ) -> None:
-        _start_server()
+        start_server()
         self.arguments = arguments
         self._folder = Path(tempfile.mkdtemp(prefix="command-"))
         outputs = [self._folder / name for name in ("stdout", "stdout" if merged else "stderr")]
-        self._process = _FORKS.Process(
+        self._process = FORKS.Process(
             target=_run,
             args=(arguments, environment(**env or {}), cwd or Path.cwd(), outputs, tmp),
         )

@@ -103,11 +103,15 @@ def untrained(folder: Path, template: Path) -> Path:
 
 
 def ingest(
-    raw: Path, output: Path, classes: tuple[str, ...] = CLASSES, target_bytes: int = 128 << 20
+    raw: Path | str,
+    output: Path,
+    classes: tuple[str, ...] = CLASSES,
+    target_bytes: int = 128 << 20,
+    access: Access | None = None,
 ) -> None:
     """Ingest like `hepflow ingest`, without Spark."""
     ranges = plan(assign(list_files(raw), {name: (name,) for name in classes}, raw), target_bytes)
-    settings = Settings(output, classes, Access())
+    settings = Settings(output, classes, access or Access())
     about = dataset.manifest(output)
     if about is not None and dataset.is_up_to_date(about, ranges, settings, False):
         dataset.sweep(about, output)

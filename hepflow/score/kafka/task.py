@@ -7,7 +7,7 @@ from typing import Self
 
 import pyarrow as pa
 
-from hepflow.errors import DataError, one_line
+from hepflow.errors import ConfigError, DataError, one_line
 from hepflow.score.fragment import table_of
 from hepflow.score.kafka.messages import Content, Malformed, decode, encode
 from hepflow.score.kafka.rows import arrow_of
@@ -79,7 +79,7 @@ def score_messages(
                     report = Report("", None, content.digest, len(content), tally)
             except (Malformed, DataError) as error:
                 report = Report(str(error))
-            except (OSError, MemoryError):
+            except (OSError, MemoryError, ConfigError):
                 raise
             except Exception as error:  # noqa: BLE001 - a user's physics may raise anything
                 report = Report(failed(f"{type(error).__name__}: {one_line(error)}"))

@@ -51,7 +51,7 @@ def make_plan(config: PlanConfig, net: Path | None, folder: Path, progress: Bar)
     progress.advance(0, "listing the input")
     _require_raw(config)
     files = list_files(config.input, config.timeout_s)
-    settings, ranges = ranges_of(files, config)
+    ranges, settings = ranges_of(files, config)
     about = dataset.manifest(settings.output)
     if about is not None and not config.overwrite:
         dataset.check_replaceable(about, ranges, settings)
