@@ -433,3 +433,32 @@ def test_a_disk_that_is_full_ends_a_run_in_one_line_and_the_next_resumes(
     assert "File too large" in error[-1]
     assert hepflow_score(options, resource.RLIM_INFINITY).returncode == 0
     assert scored_ids(output) == all_ids(scoring.raw)
+
+
+@pytest.mark.slow
+def test_only_the_files_of_a_list_are_scored_again(
+    scoring: Scoring, model: Path, tmp_path: Path, small: Path
+) -> None:
+    names = sorted(path.name for path in scoring.raw.glob("*.root"))
+    damaged = scoring.raw / names[0]
+    good = damaged.read_bytes()
+    damaged.write_bytes(good[:2000])
+    output = tmp_path / "listed"
+    own = ScoreConfig(
+        input=scoring.raw,
+        model=model,
+        output=output,
+        max_lost_files=1,
+        cluster=ClusterConfig(workers=1),
+    )
+    run(own)
+    (row,) = read_json(output / "_lost.json")["lost"]
+    assert (row["file"], row["entries"]) == (names[0], None)
+    damaged.write_bytes(good)
+    before = set(scored_ids(output))
+    copy_as_new(small, scoring.raw / "later.root", 77)
+    run(replace(own, only=output / "_lost.json", max_lost_files=0))
+    assert read_json(output / "_lost.json") == {"lost": []}
+    files = set(read_scores(output, ["file"])["file"].to_pylist())
+    assert files == set(names), "and not the later one"
+    assert before < set(scored_ids(output))
