@@ -103,7 +103,7 @@ def survives(
     assert tree_of(place / "kept") == last_state(recording), "the recording is not complete"
     chosen = states if most is None else list(islice(states, 0, None, -(-len(states) // most)))
     found = failures(stage, chosen, place)
-    name = place.name.removeprefix("test_").rstrip("0123456789")
+    name = place.name.removeprefix("test_").rstrip("0123456789").strip("_").replace("_", " ")
     text = f"{len(chosen)} of {len(states)} crash states of {n_changes} changes tried"
     report("crash states", f"{name}: {text}")
     assert not found, f"{text}\n" + "\n".join(found)
@@ -176,7 +176,12 @@ def test_simulate(tmp_path: Path, most: int | None, record_property) -> None:
     survives(simulate_stage(tmp_path / "in", None), tmp_path, most, record_property)
 
 
-@pytest.mark.parametrize("without", ["any sync", "the syncs of files", "the syncs of folders"])
+ONE_KIND = [
+    pytest.param(f"the syncs of {kind}", marks=pytest.mark.system) for kind in ("files", "folders")
+]
+
+
+@pytest.mark.parametrize("without", ["any sync", *ONE_KIND])
 def test_without_syncs_a_power_cut_loses_something(tmp_path: Path, without: str) -> None:
     """The states are not harmless: without a part of the syncs, some of them cannot be repaired."""
     stage = import_stage(tmp_path / "in")
