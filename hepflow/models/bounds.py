@@ -12,14 +12,14 @@ _MADE = ("empty", "zeros", "ones", "full", "rand", "arange", "eye", "new_")
 """Beginnings of the names of operators that make tensors."""
 
 
-class NoLarger(TorchDispatchMode):
+class NoLarger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """In its block, tensors of so many numbers together may be made; more are a ValueError.
 
     The arguments of a net are in its checkpoint, and a width of 100,000 takes 40 GB per layer.
     """
 
     def __init__(self, numbers: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._left = 4 * numbers + _SPARE
 
     def __torch_dispatch__(

@@ -27,6 +27,7 @@ from hepflow.data.ledger import Ledger, Lost, total
 from hepflow.data.task_records import RECORDS, record_path
 from hepflow.errors import DataError
 from hepflow.physics.skim import NOT_FINITE
+from hepflow.reading.record import Retry
 from hepflow.score.claims import remove_claims
 from hepflow.score.folder import CHECKPOINT, ScoreFolder
 from hepflow.score.kafka.deleted import earlier, n_messages
@@ -137,7 +138,7 @@ class TopicFolder(ScoreFolder):
         """Keep in memory which file a record has, and nothing that grows with what is in it."""
         self.records[merged.key] = replace(merged, ledger=Ledger())
 
-    def _sweep(self, retry_lost: bool) -> None:
+    def _sweep(self, retry_lost: Retry) -> None:
         make_folder(self.path / RECENT)
         for file in listed(self.path, "batch-*.parquet"):  # an earlier version left all here
             if not _is_merged(file.name):
