@@ -25,6 +25,8 @@ class EndsFirst(FSSpecSource):
     30 ms away each answer takes 30 ms.
     """
 
+    _fs: Any
+
     def __init__(self, file_path: str, **options: Any) -> None:
         super().__init__(file_path, **options)
         size = super().num_bytes

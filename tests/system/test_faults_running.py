@@ -80,6 +80,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def faults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., None]]:
     """Let reads through ``faulty://`` go wrong, here and in all processes that are started."""
     monkeypatch.setenv("PYTHONPATH", faulty_files.installed(tmp_path / "installed"))
+    monkeypatch.syspath_prepend(str(tmp_path / "installed"))  # which spawned workers inherit
     # small ends, or there would be no read between them
     monkeypatch.setattr(ends, "HEAD_BYTES", 1 << 10)
     monkeypatch.setattr(ends, "TAIL_BYTES", 16 << 10)
