@@ -109,8 +109,11 @@ def _of_events(folder: Path) -> dict[str, Kind]:
         chunks = []
         for entries in ranges_of(events, Access(), 1 << 30):
             reader = reader_of(entries, Access())
-            chunks += [buffers(chunk.events) for chunk in reader.chunks()]
-            if reader.unreadable:  # its events are counted as lost
+            for chunk in reader.chunks():
+                if chunk.events is None:  # they are counted as lost
+                    raise DataError(f"{entries.file.name}: {chunk.reason}. See the ledger.")
+                chunks.append(buffers(chunk.events))
+            if reader.unreadable:
                 raise DataError(f"{entries.file.name}: {reader.unreadable}. See the ledger.")
         return chunks
 

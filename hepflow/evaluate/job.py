@@ -3,6 +3,7 @@
 A report that is up to date is left alone; the same input gives the same bytes.
 """
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,7 +31,7 @@ from hepflow.system import locks
 from hepflow.system.files import read_json, write_json
 from hepflow.system.publishing import filled
 from hepflow.system.storage import listed as files_in
-from hepflow.system.storage import read_text, remove, remove_all
+from hepflow.system.storage import remove, remove_all
 from hepflow.system.terminal import show, tracked
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def run(config: EvaluateConfig) -> None:
     for note in metrics["notes"]:
         log.info("%s: %s", note["topic"], note["text"])
     if config.json:
-        print(read_text(config.output / METRICS), end="")
+        print(json.dumps(read_json(config.output / METRICS), indent=1, sort_keys=True))
     else:
         show(summary_table(metrics))
     log.info("%s", done)

@@ -65,9 +65,9 @@ def check(content: bytes, path: Path, advice: str) -> bool:
     place = _place(content)
     if place is None:
         return False
-    end = place + len(_ZEROS)
-    checksum = google_crc32c.value(content[:place] + _ZEROS + content[end:])
-    _require(content[place:end], checksum, path, advice)
+    digits, end = content[place : place + len(_ZEROS)], place + len(_ZEROS)
+    checksum = google_crc32c.value(b"".join((content[:place], _ZEROS, content[end:])))
+    _require(digits, checksum, path, advice)
     return True
 
 

@@ -108,7 +108,7 @@ def test_each_action_stands_for_a_function(model: ModuleType) -> None:
 
 
 def dataset_kind(event: str, path: Path) -> str:
-    """Return the model's name of a change of a dataset; nothing for drafts and hints."""
+    """Return the model's name of a change of a dataset; nothing for drafts, hints and lists."""
     removed = event == "os.remove"
     if path.name.startswith("."):
         return ""
@@ -116,7 +116,8 @@ def dataset_kind(event: str, path: Path) -> str:
         return "remove fragment" if removed else "fragment"
     if path.parent.name == "_records" and path.suffix == ".json":
         return "remove record" if removed else "record"
-    return {"finished.jsonl": "merge", "_fragments.json": "catalogue"}.get(path.name, "marker")
+    kinds = {"finished.jsonl": "merge", "_fragments.json": "catalogue", "_hepflow.json": "marker"}
+    return kinds.get(path.name, "")
 
 
 def test_what_ingest_does_is_a_way_through_the_model(tmp_path: Path) -> None:
