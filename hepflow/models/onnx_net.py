@@ -52,9 +52,6 @@ class OnnxNet:
             self.net = str(about["net"])
             self.spread = Spread.from_dict(about["spread"]) if about.get("spread") else None
             """Spread of the training events' high-level features; None if unknown."""
-            n_spread = len(self.spread.edges) if self.spread else len(self.inputs.hlf)
-            if n_spread != len(self.inputs.hlf):
-                raise ValueError(f"a spread of {n_spread} features")
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             why = "not one that hepflow exported: its metadata do not describe its inputs"
             raise DataError(f"{path}: an ONNX model, but {why}. {GIVE}.") from error
@@ -67,6 +64,9 @@ class OnnxNet:
         expected = {name: shape for name, shape in known.items() if name in self.reads}
         if (found := _shapes(self.session.get_inputs())) != expected:
             why = f"takes {found}, its metadata describe {expected} (axes, features)"
+            raise DataError(f"{path}: the net {why}. Export it again.")
+        if self.spread is not None and len(self.spread.edges) != n_hlf:
+            why = f"has {n_hlf} features, its metadata the spread of {len(self.spread.edges)}"
             raise DataError(f"{path}: the net {why}. Export it again.")
         n_classes = len(self.inputs.classes)
         if (found := _shapes(self.session.get_outputs())) != {"logits": (2, n_classes)}:

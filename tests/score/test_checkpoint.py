@@ -34,8 +34,9 @@ def test_spark_goes_on_after_torn_files(
             .option("checkpointLocation", f"file://{place}")
             .start()
         )
-        while len(seen) < wanted and not query.awaitTermination(0.05):
-            pass
+        commits = place / "commits"
+        while len(seen) < wanted or not (commits / str(seen[wanted - 1])).exists():
+            assert not query.awaitTermination(0.05)
         query.stop()
 
     go_on(1)

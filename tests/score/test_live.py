@@ -143,7 +143,7 @@ def test_a_long_queue_leaves_few_files_of_scores(
     assert scored_ids(tmp_path / "scores") == all_ids(tmp_path / "raw")
     assert len(list((tmp_path / "scores").glob("*.parquet"))) < 25
     left = [path.name for path in (tmp_path / "scores").rglob("*") if path.suffix != ".parquet"]
-    assert sorted(left) == ["_claims", "_hepflow.json", "_records", "finished.jsonl"]
+    assert sorted(left) == ["_claims", "_hepflow.json", "_lost.json", "_records", "finished.jsonl"]
 
 
 def test_the_view_shows_rates_latency_and_drift(

@@ -38,7 +38,7 @@ def write_batch(path: Path, number: int, lost: tuple[Lost, ...] = (), old: bool 
     """What Spark and the sink leave of a micro-batch; ``old``: as before files were merged."""
     for part in ("offsets", "commits"):
         (path / CHECKPOINT / part).mkdir(parents=True, exist_ok=True)
-        (path / CHECKPOINT / part / str(number)).touch()
+        (path / CHECKPOINT / part / str(number)).write_text("v1\n{}")
     name, ids = name_of(number), range(number * PER_BATCH, (number + 1) * PER_BATCH)
     fragment = f"{name}.parquet" if old else f"{RECENT}/{name}.parquet"
     table = pa.table({"event_id": pa.array(ids, pa.int64())})

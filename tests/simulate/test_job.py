@@ -21,6 +21,7 @@ from hepflow.schema import CLASSES, HLF
 from hepflow.simulate.job import plan, run
 from hepflow.simulate.pool import load, make_pool, save
 from tests.support.delphes_events import from_root
+from tests.support.seals import unseal
 
 pytestmark = [pytest.mark.slow, pytest.mark.pythia]
 
@@ -177,7 +178,7 @@ def test_files_of_other_settings_next_to_the_new_are_an_error(
         run(short)  # those of the same settings may stay
     assert "contains 1 file more than requested, of the same settings" in caplog.text
     sidecar = tmp_path / "wjets" / "wjets_0001.json"
-    sidecar.write_text(sidecar.read_text().replace('"seed": 1,', '"seed": 3,'))
+    unseal(sidecar).write_text(sidecar.read_text().replace('"seed": 1,', '"seed": 3,'))
     with pytest.raises(ConfigError, match=r"holds wjets_0001\.root with seed 3 \(now 1\)"):
         run(short)
 

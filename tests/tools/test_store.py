@@ -152,7 +152,6 @@ def swap_splits(store):
         (set_statistics, "the statistics of hlf are not those of the training split"),
         (set_counts, "ranges: other rows than in the records of the parts"),
         (set_ledger, ", but the ledger has"),
-        (unbalance_ledger, "the ledger does not reconcile"),
         (flip_a_bit, "is damaged: its checksum is wrong"),
         (remove_part, "label/c.1: missing, or of another size than it was written with"),
         (set_hlf_infinite, "NaN or infinite in hlf: 1 value"),
@@ -169,6 +168,12 @@ def test_check_reports_the_problem(store, spoil, message, caplog):
     assert (
         str(error.value).count(str(store.path)) == str(error.value).count("`hepflow features`") == 1
     )
+
+
+def test_a_ledger_that_does_not_reconcile_is_refused(store):
+    unbalance_ledger(store)
+    with pytest.raises(DataError, match=r"finished\.json: .*not reconcile"):
+        check(StoreConfig(input=store.path))
 
 
 def test_an_unreadable_part_is_one_problem(store):

@@ -35,7 +35,7 @@ STARTS = {"ingest": 3.6, "features": 1.8, "evaluate": 1.5, "score": 2.2}
 sample's processes; benchmarks/plan.py compares them."""
 _EVALUATE_S = 1.5e-6  # per prediction; docs/bench.md, and 14 s for two runs of 3,000,000
 _FORWARD = 0.2  # time of a net's output, as part of a training step
-_SAVED = 3  # files that ingest writes next to fragments: marker, catalogue, merged records
+_SAVED = 4  # files of ingest next to fragments: marker, catalogue, merged records, losses
 _REPORT_FILES, _REPORT_BYTES = 2, 3_000_000
 _EVALUATE_BYTES, _BYTES_PER_PREDICTION = 400_000_000, 120  # memory
 
