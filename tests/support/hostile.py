@@ -184,7 +184,7 @@ def _change_model(model: Any, rng: random.Random) -> None:
         node = rng.choice(graph.node)
         node.input[:] = [rng.choice(graph.node).output[0] for _ in node.input]
     else:
-        prop = rng.choice(model.metadata_props)
+        prop = rng.choice([one for one in model.metadata_props if one.value.startswith("{")])
         prop.value = mutated_json_text(prop.value.encode(), rng).decode("utf-8", "replace")
 
 
