@@ -56,7 +56,12 @@ def draft(path: Path) -> Path:
 
 
 def remove_drafts(folder: Path) -> None:
-    """Remove drafts that killed processes have left in a folder and in those right below it."""
+    """Remove drafts that killed processes have left in a folder and in those right below it.
+
+    Stores in which an upload is visible when it is complete have none.
+    """
+    if is_remote(folder) and cast(UPath, folder).protocol in AT_ONCE:
+        return
     for pattern in (_DRAFT, f"*/{_DRAFT}"):
         remove_all(listed(folder, pattern, links=False))
 
