@@ -258,7 +258,7 @@ def test_a_model_that_cannot_be_run_is_one_line(model: Path) -> None:
 
 
 CONFIGURATIONS = {
-    "max_lost_files:": "max_lost_files has no value",
+    "max_lost_files:\nretries: 3\n": "max_lost_files has no value",
     "samples: ~": "samples has no value",
     "retries: " + "9" * 5000: "a value cannot be read",
     YAML_BOMB: "aliases of aliases",
