@@ -14,6 +14,9 @@ from typing import Any
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 from fsspec.spec import AbstractBufferedFile
+from upath.registry import register_implementation
+
+from hepflow.system.places import ServerPath
 
 FAULTS = "HEPFLOW_TEST_FAULTS"
 SLOW_S = 0.3
@@ -111,6 +114,7 @@ async def _with_fault(
 
 
 fsspec.register_implementation("faulty", FaultyFiles, clobber=True)
+register_implementation("faulty", ServerPath, clobber=True)  # whose paths workers unpickle
 
 
 def installed(folder: Path) -> str:
