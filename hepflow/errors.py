@@ -5,9 +5,8 @@ class HepflowError(Exception):
     """Error of a user: where, what is wrong, and what to do, in one line."""
 
     def __str__(self) -> str:
-        """Return the text in one line, also if it quotes several of a library."""
-        text = super().__str__()
-        return text if len(text.splitlines()) < 2 else " ".join(text.split())
+        """Return the text in one line, also if it quotes several of a library, or such a name."""
+        return super().__str__().replace("\n", "\N{SYMBOL FOR NEWLINE}")
 
 
 class ConfigError(HepflowError):

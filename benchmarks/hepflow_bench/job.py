@@ -4,6 +4,7 @@ Repeats are interleaved: every case runs once before any runs twice, in alternat
 other load on the machine affects all of them.
 """
 
+import json
 import logging
 import platform
 import time
@@ -154,7 +155,7 @@ def _report(config: BenchConfig, rows: Sequence[Measured], inputs: Path) -> None
     record["extrapolation"] = [asdict(row) for row in extrapolated]  # JSON: cores are strings
     write_json(config.output / JSON_FILE, record)
     if config.json:
-        print((config.output / JSON_FILE).read_text(), end="")
+        print(json.dumps(read_json(config.output / JSON_FILE), indent=1, sort_keys=True))
         return
     report.print_summary(summaries)
     report.print_rivals(ratios)

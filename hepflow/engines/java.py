@@ -6,7 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +21,8 @@ JAVA = 17  # oldest Java that Spark 4 runs on
 _VECTOR = "jdk.incubator.vector"
 _IGNORED = (b"WARNING: Using incubator modules", b"WARNING: package sun.security.action not in")
 """Lines about modules that Spark itself requests."""
+_TRACEBACK, _DAEMON = b"Traceback (most recent call last):", b"pyspark/daemon.py"
+_GONE = (b"BrokenPipeError", b"ConnectionResetError")
 _NO_LIST = b"VM warning: Cannot open file"  # if the run ends before Java has begun to list classes
 _FILTER = """#!/bin/sh
 for word do
@@ -83,6 +85,20 @@ def _version(java: Path) -> int:
     return int(match.group(1)) if match else 0
 
 
+def _without_gone(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield lines without tracebacks of Python workers that find Java gone, as after Ctrl-C."""
+    held: list[bytes] = []
+    for line in lines:
+        if line.startswith(_TRACEBACK) or (held and line.startswith(b" ")):
+            held.append(line)
+            continue
+        frames = [one for one in held if not one.startswith(_TRACEBACK)]
+        if not (line.startswith(_GONE) and all(_DAEMON in frame for frame in frames)):
+            yield from (*held, line)
+        held = []
+    yield from held
+
+
 class JavaOutput:
     """The stderr of a Java process: kept while it starts, to quote errors; then passed on."""
 
@@ -111,7 +127,7 @@ class JavaOutput:
 
     def _listen(self, reader: int) -> None:
         with os.fdopen(reader, "rb") as stream:
-            for line in stream:
+            for line in _without_gone(stream):
                 if line.startswith(_IGNORED) or _NO_LIST in line:
                     continue
                 text = visible(hidden(line.decode(errors="replace")), lines=True)

@@ -243,3 +243,13 @@ def test_an_error_in_one_job_ends_the_others(
         spark_jobs.collected(spark.sparkContext, work, range(4))
     assert not spark.sparkContext.statusTracker().getActiveJobsIds()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_that_find_java_gone_are_no_news() -> None:
+    begin = b"Traceback (most recent call last):\n"
+    frame = b'  File "/a/pyspark.zip/pyspark/daemon.py", line 264, in manager\n'
+    own, gone = b'  File "/a/own.py", line 1, in f\n', b"BrokenPipeError: [Errno 32] Broken pipe\n"
+    lines = [b"a\n", begin, frame, frame, gone, b"b\n"]  # one worker
+    lines += [begin, begin, frame, frame, gone, gone]  # two at the same time
+    others = [begin, frame, own, gone, begin, frame, b"ValueError: 1\n", begin]
+    assert list(java._without_gone([*lines, *others])) == [b"a\n", b"b\n", *others]

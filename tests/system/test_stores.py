@@ -64,17 +64,20 @@ def run_stages(raw: Path, output: Path) -> None:
     )
 
 
+_OTHER = rb'"(listing|_checksum)": "[^"]+"'
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Return the bytes of every file of a dataset.
 
     Without what is not the data's: the seconds in records of ingest, and in the manifest the hash
-    of paths and modification times of the input.
+    of paths and modification times of the input, and with it the checksum.
     """
     found = {}
     for path in folder.rglob("*"):
         if path.is_file() and path.parent.name != "_records":
             text = path.read_bytes()
-            found[path.relative_to(folder).as_posix()] = re.sub(rb'"listing": "\w+"', b"", text)
+            found[path.relative_to(folder).as_posix()] = re.sub(_OTHER, b"", text)
     return found
 
 
