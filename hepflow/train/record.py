@@ -140,8 +140,8 @@ class EpochTable(Logger):
         rows = [*read_table(path), *recorded_table(path.parent)] if go_on else []
         self.rows: dict[int, dict[str, float]] = {}
         for row in rows:  # what the record has is checked
-            numbers = {name: int(row[name]) for name in ("epoch", "step") if name in row}
-            self.rows.setdefault(numbers["epoch"], {}).update({**row, **numbers})
+            whole = {name: int(row[name]) for name in ("epoch", "step") if name in row}
+            self.rows.setdefault(whole["epoch"], {}).update(row | whole)
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """Do nothing: they are in config.yaml."""
