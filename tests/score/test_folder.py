@@ -97,6 +97,7 @@ def test_many_small_files_become_few_files(scoring: Scoring) -> None:
     assert [name for name in found if not name.endswith(".parquet")] == [
         "_claims",
         "_hepflow.json",
+        "_lost.json",
         "_records",
         "_records/finished.jsonl",
     ]
