@@ -131,9 +131,9 @@ def tasks_of(about: Mapping[str, Any], settings: Settings) -> list[list[EntryRan
     return tasks
 
 
-def write_missing_list(output: Path) -> None:
-    """Write the list of lost entries if the dataset is of a version that had none."""
-    if not (output / LOST).is_file():
+def write_missing_list(about: Mapping[str, Any], output: Path) -> None:
+    """Write the list of lost entries if there are any, and the dataset is of an earlier version."""
+    if about["ledger"]["lost"] and not (output / LOST).is_file():
         records = read_records(output, TaskRecord.from_dict)
         write_lost(output, lost_in(own for record in records for own in record.ranges))
 

@@ -102,7 +102,7 @@ def _update(
     if about is not None and dataset.is_up_to_date(about, ranges, settings, retry):
         nothing_to_do(config.spark, NAME)
         dataset.sweep(about, settings.output)
-        dataset.write_missing_list(settings.output)
+        dataset.write_missing_list(about, settings.output)
         n_events, n_files = about["n_events"], counted(len(about["files"]), "file")
         log.info("%s is up to date: %s of %s", config.output, counted(n_events, "event"), n_files)
     else:
