@@ -6,7 +6,7 @@ class HepflowError(Exception):
 
     def __str__(self) -> str:
         """Return the text in one line, also if it quotes several of a library, or such a name."""
-        return super().__str__().replace("\n", "\N{SYMBOL FOR NEWLINE}")
+        return super().__str__().replace("\n", "\N{SYMBOL FOR LINE FEED}")
 
 
 class ConfigError(HepflowError):

@@ -293,7 +293,7 @@ def test_a_ledger_of_another_content_is_one_line(tmp_path: Path, change: dict[st
 
 
 def test_an_error_that_quotes_a_library_is_one_line(tmp_path: Path) -> None:
-    assert str(DataError("a\nb\n")) == "a\N{SYMBOL FOR NEWLINE}b\N{SYMBOL FOR NEWLINE}"
+    assert str(DataError("a\nb\n")) == "a\N{SYMBOL FOR LINE FEED}b\N{SYMBOL FOR LINE FEED}"
     assert str(DataError("a  b.root")) == "a  b.root"
     folder = write_dataset(tmp_path / "events", 1)
     (file,) = folder.rglob("*.parquet")

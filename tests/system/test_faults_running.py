@@ -7,8 +7,7 @@
 | a full disk, no inode left, a read-only output | here | here | here | here |
 | a second run | here | here | here | here |
 | too little memory | here | `test_dask_on_spark.py` | `test_folder.py` | `test_memory.py` |
-| killed workers and drivers | `test_ingest_killed.py` | `test_features_killed.py` | ... | ... |
-| killed tasks and speculation | `test_ingest_standalone.py` | | | |
+| killed workers and drivers | `test_killed.py` | the same | `test_folder.py` | `test_ddp.py` |
 | death at each change of a file | `test_faults.py` | the same | the same | the same |
 | a store that stays away | `test_store_faults.py` | the same | the same | the same |
 """
