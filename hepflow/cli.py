@@ -19,11 +19,11 @@ from hepflow.config.arguments import (
     add_fields,
     add_stores,
     configure_stores,
-    nearest,
     read,
     spelt_out,
 )
 from hepflow.config.commands import COMMANDS, GROUPS, URLS
+from hepflow.config.messages import nearest
 from hepflow.config.options import (
     HELP,
     Groups,

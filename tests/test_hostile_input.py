@@ -11,7 +11,6 @@ import shutil
 import zipfile
 import zlib
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import awkward as ak
@@ -31,10 +30,7 @@ from hepflow.models.hlf import HLFNet
 from hepflow.models.inputs import Inputs
 from hepflow.models.onnx_net import OnnxNet
 from hepflow.reading.delphes import read_delphes
-from hepflow.score.folder import ScoreFolder
-from hepflow.score.inputs import ranges_of
 from hepflow.score.kafka.messages import SCHEMA, encode, example
-from hepflow.score.task import prepare, score_task
 from hepflow.system.files import read_json, write_json
 from tests.support.delphes_events import write_dataset
 from tests.support.hostile import FAULTS, MOST_MB, READERS, UNCHANGED, Answer, fates, summary
@@ -42,7 +38,7 @@ from tests.support.mutations import YAML_BOMB, bomb, keys_of, zipped
 from tests.support.root_files import corrupt_basket, write_delphes
 from tests.support.seals import unseal
 from tests.support.toy_store import toy_store
-from tests.support.toy_trigger import ingest, rewritten, untrained, write_raw
+from tests.support.toy_trigger import ingest, rewritten, score_here, untrained, write_raw
 from tests.support.trainings import fit
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
@@ -91,12 +87,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("run.json", "predictions.parquet"):
         shutil.copy(top / "run" / name, top / "json" / "run")
     config = ScoreConfig(input=raw, model=model, output=top / "json" / "scores")
-    _, task, about = prepare(config)
-    scores = ScoreFolder(task.output, about)
-    task = replace(task, run=scores.run)
-    for entries in scores.pending(ranges_of(raw, task.access, 1 << 30)):
-        scores.add(score_task((entries,), task))
-    scores.finish(complete=True)
+    score_here(config)
     for path in top.rglob("*"):  # whoever damages a file on purpose computes its checksum again
         if path.is_file() and path.suffix != ".root":
             unseal(path)

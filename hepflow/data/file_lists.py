@@ -103,7 +103,7 @@ def read_expected(path: Path, root: str | Path) -> dict[str, int]:
         for row in rows:
             name, entries = _below(str(row["file"]), root), row[_ENTRIES]
             if isinstance(entries, float) or int(entries) < 0:
-                raise ValueError(f"{name}: {entries!r} is no number of entries")
+                raise ValueError(f"{name}: the number of entries is {entries!r}")
             if expected.setdefault(name, int(entries)) != int(entries):
                 raise ValueError(f"{name}: {expected[name]} and {entries} entries")
     except (TypeError, KeyError, ValueError, AttributeError, RecursionError, csv.Error) as error:

@@ -89,7 +89,7 @@ class Ledger:
 
 def _count(value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is no number of events")
+        raise ValueError(f"the number of events is {value!r}")
     return value
 
 

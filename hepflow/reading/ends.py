@@ -80,7 +80,8 @@ class _Raising:
     async def _cat_ranges(
         self, paths: list[str], starts: list[int], ends: list[int]
     ) -> list[bytes]:
-        return _whole(await self._system._cat_ranges(paths, starts, ends), starts, ends)  # noqa: SLF001
+        found = await self._system._cat_ranges(paths, starts, ends)  # noqa: SLF001
+        return _whole(found, starts, ends)
 
 
 def _whole(bodies: list[Any], starts: list[int], stops: list[int]) -> list[bytes]:

@@ -106,8 +106,8 @@ class RangeRecord:
 
 
 Retry = bool | Collection[str]
-"""Which unchanged files that lost events are read again: True, all; False, those that lost them to
-the file system or a dying worker; otherwise those of some names."""
+"""Unchanged files to read again. True: all that lost events; False: those that lost them to the
+file system or to a dying worker; names: these files."""
 
 
 def is_retried(name: str, lost: bool, transient: bool, retry: Retry) -> bool:

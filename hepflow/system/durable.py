@@ -1,4 +1,4 @@
-"""What a power cut must not take: content and names of files that have reached the disk.
+"""Flush files and folders to the disk, so that they survive a power cut.
 
 A rename keeps a file whole for readers, but a disk may have the new name before the content, or
 neither, until both were flushed. So a file's content is flushed before it gets its name, and the

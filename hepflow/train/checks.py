@@ -6,7 +6,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from hepflow.config.arguments import nearest
+from hepflow.config.messages import nearest
 from hepflow.config.options import spelt
 from hepflow.config.train import of_an_epoch
 from hepflow.data.runs import BEST, LAST

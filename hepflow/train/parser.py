@@ -68,8 +68,9 @@ class _Parser(WithoutSecrets, LightningArgumentParser):
 def _whole_numbers_first(parser: LightningArgumentParser) -> None:
     """Let a 1 be a number of batches, and not 1.0, a fraction.
 
-    ``Union[int, float]`` equals ``Union[float, int]``, so `typing` gives out whichever was made
-    first, and jsonargparse tries them in that order; ``int | float`` is made anew.
+    jsonargparse tries the types of a union in their order. `typing` keeps one object for
+    ``Union[int, float]`` and ``Union[float, int]``, so the order is that of whichever library came
+    first; ``int | float`` is always a new object.
     """
     for action in parser._actions:  # noqa: SLF001 - the types are nowhere else
         kinds = get_args(getattr(action, _TYPE, None))

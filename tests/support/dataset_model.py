@@ -62,7 +62,9 @@ class Writer(NamedTuple):
 IDLE = Writer("idle")
 
 
-def steps(writer: Writer, disk: Dataset, now: int, how: Protocol) -> Iterator[Step]:  # noqa: C901 - a case per step
+def steps(  # noqa: C901 - a case per step
+    writer: Writer, disk: Dataset, now: int, how: Protocol
+) -> Iterator[Step]:
     """Yield what a run may do next."""
     match writer.step:
         case "list":

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import awkward as ak
@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from hepflow.config.engines import ClusterConfig
+from hepflow.config.score import ScoreConfig
 from hepflow.config.stages import EvaluateConfig, FeaturesConfig
 from hepflow.data.identity import event_ids
 from hepflow.data.store import EventStore
@@ -28,7 +29,10 @@ from hepflow.reading.listing import assign, list_files
 from hepflow.reading.ranges import plan
 from hepflow.reading.reader import Access
 from hepflow.schema import CLASSES
+from hepflow.score.folder import ScoreFolder
+from hepflow.score.inputs import ranges_of
 from hepflow.score.tables import read_scores
+from hepflow.score.task import prepare, score_task
 from tests.support.root_files import write_delphes
 from tests.support.seals import unseal
 from tests.support.toy_store import toy_store
@@ -157,3 +161,13 @@ def rewritten(model: Path, path: Path, **changes: object) -> Path:
     about.value = json.dumps(json.loads(about.value) | changes)
     onnx.save(content, path)
     return unseal(path)
+
+
+def score_here(config: ScoreConfig) -> None:
+    """Score all ROOT files of an input in this process, a file per task."""
+    _, task, about = prepare(config)
+    scores = ScoreFolder(task.output, about)
+    task = replace(task, run=scores.run)
+    for entries in scores.pending(ranges_of(config.input, task.access, 1 << 30)):
+        scores.add(score_task((entries,), task))
+    scores.finish(complete=True)

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,10 +17,7 @@ from hepflow.data.store import EventStore
 from hepflow.data.store_writer import StoreWriter
 from hepflow.errors import DataError
 from hepflow.schema import HLF, PARTICLE
-from hepflow.score.folder import ScoreFolder
-from hepflow.score.inputs import ranges_of
 from hepflow.score.tables import read_scores
-from hepflow.score.task import prepare, score_task
 from hepflow.system.files import read_json, write_json
 from hepflow.train.record import read_table
 from tests.support.faults import deaths
@@ -34,7 +30,7 @@ from tests.support.small_stages import (
     simulate_stage,
 )
 from tests.support.toy_store import toy_block, toy_store
-from tests.support.toy_trigger import all_ids, ingest, untrained, write_raw
+from tests.support.toy_trigger import all_ids, ingest, score_here, untrained, write_raw
 from tests.support.trainings import assert_same, fit, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.once]
@@ -151,12 +147,7 @@ def test_scores(tmp_path: Path) -> None:
 
     def work(folder: Path) -> None:
         config = ScoreConfig(input=raw, model=model, output=folder / "scores")
-        _, task, about = prepare(config)
-        scores = ScoreFolder(task.output, about)
-        task = replace(task, run=scores.run)
-        for entries in scores.pending(ranges_of(raw, task.access, 1 << 30)):
-            scores.add(score_task((entries,), task))
-        scores.finish(complete=True)
+        score_here(config)
 
     def check(folder: Path) -> None:
         if list(folder.glob("scores/*.parquet")):
