@@ -10,6 +10,8 @@ from hepflow.config.stages import STORE
 
 MAX_EPOCHS = 50
 """Epochs of a training, unless its configuration has another number."""
+MB = 1_000_000
+"""Bytes: the unit of `buffer_mb` and `memory_mb`."""
 Balance = Literal["equal", "natural"] | dict[str, float]
 
 

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 
 from hepflow.config.stages import STORE
-from hepflow.config.train import DataConfig
+from hepflow.config.train import MB, DataConfig
 from hepflow.data.staging import staged
 from hepflow.data.store import EventStore
 from hepflow.models.inputs import Inputs
@@ -16,14 +16,12 @@ from hepflow.models.net import Net
 from hepflow.system.remote import is_remote
 from hepflow.train.loading.loader import EventLoader
 from hepflow.train.loading.plan import EpochPlan, described, make_plan
-from hepflow.train.loading.reader import BlockReader
+from hepflow.train.loading.reader import EVERY_EPOCH, BlockReader, kept_splits
 
 log = logging.getLogger(__name__)
 
-MB = 1_000_000
 REMOTE_WORKERS = 8
 """Threads that read a remote store, unless more are wanted."""
-_EVERY_EPOCH = ("train", "val")
 _INDEX_BYTES = 48
 """Memory per event of a window for its order, which counts where there are no particles."""
 
@@ -103,15 +101,12 @@ class EventData(pl.LightningDataModule):
         return EventLoader(plan, reader, **ahead)
 
     def _is_kept(self, split: str, particles: bool) -> bool:
-        """Return whether a split that is read every epoch fits into memory, after those before."""
-        left: float = self.options.memory_mb * MB
-        for name in _EVERY_EPOCH:
-            per_event = self._bytes_per_event(name, particles=particles)
-            fits = per_event * self._total(name, "n_events") <= left
-            if name == split:
-                return fits
-            left -= per_event * self._total(name, "n_events") * fits
-        return False
+        """Return whether a split is read once, and not in every epoch."""
+        sizes = {
+            name: self._total(name, "n_events") * self._bytes_per_event(name, particles=particles)
+            for name in EVERY_EPOCH
+        }
+        return split in kept_splits(sizes, self.options.memory_mb * MB)
 
     def _total(self, split: str, count: str) -> int:
         return sum(getattr(one, count) for one in self.store.all_ranges(split))

@@ -60,5 +60,7 @@ def test_a_scheduler_holds_a_few_of_many_tasks_and_each_is_done_once(monkeypatch
         for result in dask.watch(client, abs, range(-20, 0), "counting", "numbers"):
             done.append(result)
             held.append(client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)))
+        (seconds,) = client.run(lambda dask_worker: dask_worker.profile_cycle_interval).values()
     assert sorted(done) == list(range(1, 21))
     assert max(held) <= 6
+    assert seconds == 60, "a worker keeps 1,800 call trees, one per cycle"

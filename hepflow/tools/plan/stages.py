@@ -10,6 +10,7 @@ from dataclasses import astuple, dataclass
 
 from hepflow.config.plan import PlanConfig
 from hepflow.config.stages import FeaturesConfig
+from hepflow.config.train import MB
 from hepflow.data.blocks import StoreSpec
 from hepflow.data.catalog import FragmentFile
 from hepflow.data.events import Fragment, cut
@@ -29,6 +30,7 @@ from hepflow.system.storage import sizes_below
 from hepflow.tools.plan.sample import Featured, Ingested, fragments_of
 from hepflow.tools.plan.trial import Scored, Trained
 from hepflow.train.loading.plan import quotas_of
+from hepflow.train.loading.reader import EVERY_EPOCH, kept_splits
 
 STARTS = {"ingest": 3.6, "features": 1.8, "evaluate": 1.5, "score": 2.2}
 """Start-ups, of Java and Spark or of Dask's scheduler and workers too, in units of the start of the
@@ -187,8 +189,11 @@ def train(config: PlanConfig, expected: Expected, trial: Trained, cores: int) ->
     seconds = trial.train_s * (in_steps * epochs + _FORWARD * n_test) * trial.threads
     threads = min(trial.threads, cores)
     batch = int(data["batch_size"])
-    row_bytes = 4 * len(PARTICLE)
-    held = row_bytes * expected.particles * config.splits["train"]
+    particle_bytes = 4 * len(PARTICLE) * expected.particles
+    sizes = {split: particle_bytes * config.splits[split] for split in EVERY_EPOCH}
+    kept = kept_splits(sizes, data["memory_mb"] * MB)
+    windows = 2 * data["buffer_mb"] * MB
+    held = sum(size if split in kept else windows for split, size in sizes.items())
     return Work(
         _cost("train", seconds, quota * epochs, 0.0, trial.start_s),
         events=quota * epochs,
@@ -196,7 +201,7 @@ def train(config: PlanConfig, expected: Expected, trial: Trained, cores: int) ->
         bytes_in=0.0,
         files_out=trial.files_out,
         bytes_out=trial.bytes_out + n_test * trial.prediction_bytes,
-        worker_bytes=trial.peak_bytes + min(held, data["memory_mb"] * 1e6),
+        worker_bytes=trial.peak_bytes + held,
         threads=threads,
         most_workers=max(1, batch // 32),
         why_no_more=f"batches of {batch}",

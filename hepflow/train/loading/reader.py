@@ -1,5 +1,6 @@
 """Slices of a store -> events in memory: checked for NaN, with particles in reading order."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,22 @@ from hepflow.models.inputs import Order
 from hepflow.models.order import reading_order
 from hepflow.train.loading.plan import Slice
 
+EVERY_EPOCH = ("train", "val")
+"""Splits that a training reads in every epoch."""
 AGAIN = "Run `hepflow features` again, or fix what wrote it."
+
+
+def kept_splits(sizes: Mapping[str, float], limit: float) -> list[str]:
+    """Return the splits that stay in memory, of those of `EVERY_EPOCH` and their sizes in bytes.
+
+    Together they take at most ``limit`` bytes; one that does not fit leaves its place to the next.
+    """
+    kept: list[str] = []
+    for split in EVERY_EPOCH:
+        if sizes[split] <= limit:
+            kept.append(split)
+            limit -= sizes[split]
+    return kept
 
 
 class BlockReader:
