@@ -186,8 +186,8 @@ def _tensor(fields: _Fields, storages: _Storages) -> np.ndarray:
         raise ValueError(f"the storage {number} of a tensor is not among its weights")
     values = storages[number]
     last = first + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    n_numbers = math.prod(size)
-    if n_numbers > _MAX_NUMBERS or first < 0 or last >= len(values) or min([*size, *(step + 1 for step in stride)]) < 1:
+    too_small = min([*size, *(step + 1 for step in stride)], default=1) < 1
+    if too_small or math.prod(size) > _MAX_NUMBERS or first < 0 or last >= len(values):
         raise ValueError(f"a tensor {size} is not within its {len(values):,} numbers")
     places = np.zeros((), np.int64) + first
     for n, step in zip(size, stride, strict=True):
