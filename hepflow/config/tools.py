@@ -37,7 +37,6 @@ class CompactConfig:
     """Replace a store of other events; without it, that is an error."""
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class PredictedConfig:
     """Events that a network is applied to."""

@@ -123,7 +123,9 @@ def evaluate_runs(runs: Sequence[Run], config: EvaluateConfig) -> tuple[dict[str
         n_events = len(runs[0].predictions.label)
         what = f"All numbers are on the {n_events:,} test events that all runs have"
         notes.add("models", f"{what} (--common-events), of {listed(sizes)}.")
-    samples = {run.name: str(run.about["trained_on"]) for run in runs if run.about.get("trained_on")}
+    samples = {
+        run.name: str(run.about["trained_on"]) for run in runs if run.about.get("trained_on")
+    }
     for sample in dict.fromkeys(samples.values()):
         names = listed([name for name, own in samples.items() if own == sample])
         what = "not on the training split of this report's store"
@@ -156,7 +158,10 @@ def evaluate_runs(runs: Sequence[Run], config: EvaluateConfig) -> tuple[dict[str
         "ablation": compare.ablation(runs, entries, pairs),
         "selections": sides,
         "settings": settings,
-        "checks": {"leak": leak, "passed": text.checks_passed(config, leak=leak, elsewhere=list(samples))},
+        "checks": {
+            "leak": leak,
+            "passed": text.checks_passed(config, leak=leak, elsewhere=list(samples)),
+        },
         "cautions": compare.cautions(pairs, entries, best),
         "method": text.method(config, len(label), DISPLAYS),
         "notes": notes,

@@ -202,13 +202,17 @@ def common_events(first: np.ndarray, second: np.ndarray) -> tuple[Any, Any]:
 
 def on_common_events(runs: Sequence[Run]) -> list[Run]:
     """Return the runs on the events that all of them were tested on; some of each class are needed."""
-    ids = reduce(partial(np.intersect1d, assume_unique=True), (r.predictions.event_id for r in runs))
+    ids = reduce(
+        partial(np.intersect1d, assume_unique=True), (r.predictions.event_id for r in runs)
+    )
     found = []
     for run in runs:
         own = run.predictions
         rows = own.event_id.searchsorted(ids)
         label, logits = own.label[rows], np.asfortranarray(own.logits[rows])
-        found.append(replace(run, predictions=replace(own, event_id=ids, label=label, logits=logits)))
+        found.append(
+            replace(run, predictions=replace(own, event_id=ids, label=label, logits=logits))
+        )
     counts = np.bincount(label, minlength=len(own.classes))
     if missing := [name for name, count in zip(own.classes, counts, strict=True) if not count]:
         where = f"{runs[0].path} and {counted(len(runs) - 1, 'other run')}"

@@ -83,7 +83,9 @@ def run(config: ImportConfig) -> None:
         about |= {"engine": f"NumPy, file of {net.source}", "processes": 1}
         about |= {"device": f"cpu, {processes.cores()} cores", "code": code_hash()}
         about |= {"versions": processes.versions(_PACKAGES)}
-        for folder, added, tuning in zip(outputs, (0 * offsets, offsets), ([], ["val"]), strict=True):
+        for folder, added, tuning in zip(
+            outputs, (0 * offsets, offsets), ([], ["val"]), strict=True
+        ):
             used = {"fit": [_ELSEWHERE], "tuning": tuning, "statistics": [_ELSEWHERE]}
             more = {"offsets": dict(zip(store.spec.classes, added.tolist(), strict=True))}
             _write(folder, store, found["test"], added, {**about, **more, "splits_used": used})

@@ -103,7 +103,8 @@ def test_keras_before_reset_after_acts_before_the_product(tmp_path: Path) -> Non
     bias = SEQUENCE.biases[0]
     w = Weights(SEQUENCE.kernel, SEQUENCE.recurrent, bias, SEQUENCE.dense, with_hlf=False)
     net, _ = open_net(write_h5(tmp_path / "old.h5", w, config=config))
-    assert net.gru is not None and net.gru.recurrent_bias is None and not net.gru.hard_gates
+    assert net.gru is not None
+    assert (net.gru.recurrent_bias, net.gru.hard_gates) == (None, False)
 
 
 def test_the_layers_of_a_sequential_model_follow_each_other(tmp_path: Path) -> None:
@@ -119,9 +120,7 @@ def test_the_particles_are_those_of_the_notebook_of_2019() -> None:
     n = len(features.index)
     assert n > 2
     given = (np.zeros(n, np.int8), np.arange(n))
-    found = standardised(
-        EventBlock(features.hlf, features.particles, features.offsets, *given)
-    )
+    found = standardised(EventBlock(features.hlf, features.particles, features.offsets, *given))
     assert found.shape == (n, 801, 19)
     for i, (start, stop) in enumerate(
         zip(features.offsets[:-1], features.offsets[1:], strict=True)
@@ -154,7 +153,11 @@ def test_printed_rows_agree_with_the_ranges() -> None:
     names = [feature.name for feature in HLF]
     for text in (bigdl, keras):
         row = dict(zip(names, map(float, text.split()), strict=False))
-        x = {name: low + row[name] * (RANGES[name][1] - low) for name, (low, _) in RANGES.items() if name in row}
+        x = {
+            name: low + row[name] * (RANGES[name][1] - low)
+            for name, (low, _) in RANGES.items()
+            if name in row
+        }
         mt = 2 * x["LepPt"] * x["MET"] * (1 - math.cos(x["LepPhi"] - x["PhiMET"]))
         assert x["MT"] == pytest.approx(mt, rel=3e-4)
         assert [x["nJets"] % 1, x["nBJets"] % 1] == pytest.approx([0, 0], abs=1e-5)
@@ -233,7 +236,11 @@ def test_weights_of_other_widths_or_that_are_not_finite_are_refused(tmp_path: Pa
         ("nan", (kernel * np.nan, bias), "weights that are not finite"),
     ):
         w = Weights(
-            INCLUSIVE.kernel, INCLUSIVE.recurrent, INCLUSIVE.biases, (INCLUSIVE.dense[0], pair), True
+            INCLUSIVE.kernel,
+            INCLUSIVE.recurrent,
+            INCLUSIVE.biases,
+            (INCLUSIVE.dense[0], pair),
+            True,
         )
         refuse(write_h5(tmp_path / f"{name}.h5", w), match)
     other = Weights(

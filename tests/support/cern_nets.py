@@ -11,6 +11,7 @@ import struct
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def random_weights(
         return rng.normal(0, 1.5 / math.sqrt(shape[0]), shape).astype(np.float32)
 
     sizes = [hidden * particles + N_HLF * hlf, *widths, N_CLASSES]
-    dense = tuple((matrix(a, b), 0.3 * matrix(1, b)[0]) for a, b in zip(sizes, sizes[1:], strict=False))
+    dense = tuple((matrix(a, b), 0.3 * matrix(1, b)[0]) for a, b in pairwise(sizes))
     if not particles:
         return Weights(None, None, None, dense, hlf)
     gru = matrix(N_PARTICLE, 3 * hidden), matrix(hidden, 3 * hidden), 0.2 * matrix(2, 3 * hidden)
@@ -87,7 +88,12 @@ def plain_state(x_TF: np.ndarray, w: Weights, *, bigdl: bool, masked: bool) -> n
 
 
 def plain_logits(
-    x_TF: np.ndarray | None, hlf: np.ndarray, w: Weights, *, bigdl: bool = False, masked: bool = True
+    x_TF: np.ndarray | None,
+    hlf: np.ndarray,
+    w: Weights,
+    *,
+    bigdl: bool = False,
+    masked: bool = True,
 ) -> np.ndarray:
     """Return the logits of one event."""
     parts = [] if w.kernel is None else [plain_state(x_TF, w, bigdl=bigdl, masked=masked)]
@@ -186,7 +192,9 @@ def write_h5(path: Path, w: Weights, *, keras: int = 2, config: Any = None) -> P
     with h5py.File(path, "w") as file:
         file.attrs["keras_version"] = "2.2.4-tf" if keras == 2 else "3.10.0"
         file.attrs["backend"] = "tensorflow"
-        file.attrs["model_config"] = json.dumps(config).encode() if keras == 2 else json.dumps(config)
+        file.attrs["model_config"] = (
+            json.dumps(config).encode() if keras == 2 else json.dumps(config)
+        )
         file.attrs["training_config"] = b"{}"
         above = file.create_group("model_weights")
         names = [one["config"]["name"] for one in config["config"]["layers"]]
@@ -367,7 +375,9 @@ class BigdlWriter:
         return out + struct.pack(">i", 16) + hashlib.md5(out).digest()
 
 
-def write_bigdl(path: Path, w: Weights, *, shared: bool = True, inline: bool = False, **gru: str) -> Path:
+def write_bigdl(
+    path: Path, w: Weights, *, shared: bool = True, inline: bool = False, **gru: str
+) -> Path:
     """Write a module, and its weights next to it unless they are ``inline``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = BigdlWriter(shared=shared)

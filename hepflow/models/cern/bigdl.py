@@ -31,7 +31,16 @@ MAGIC = struct.pack(">i", 3721)
 WRONG = (ValueError, IndexError, KeyError, RecursionError, struct.error)
 _TYPES = (">f4", ">f8", ">u2", "?", "", ">i4", ">i2", ">i8", "", "i1")
 """Types of numbers, by their number; texts and bytes have no type."""
-_ACTIVATIONS = {"relu", "softmax", "logsoftmax", "tanh", "sigmoid", "hardsigmoid", "elu", "softplus"}
+_ACTIVATIONS = {
+    "relu",
+    "softmax",
+    "logsoftmax",
+    "tanh",
+    "sigmoid",
+    "hardsigmoid",
+    "elu",
+    "softplus",
+}
 _OTHERS = {"lstm", "lstmpeephole", "rnncell", "birecurrent", "reverse"}
 _NOT_BIGDL = "it is neither HDF5, nor a zip, nor a whole module of BigDL"
 _MAX_NUMBERS = 10**6  # of a tensor
@@ -70,7 +79,9 @@ def _gru(recurrent: "_Module", storages: _Storages) -> Gru:
     gates = kinds & {"sigmoid", "hardsigmoid"}
     if "gru" not in kinds or "tanh" not in kinds or len(gates) != 1:
         cell = ", ".join(sorted(kinds & (_ACTIVATIONS | {"gru"}))) or "nothing known"
-        raise ValueError(f"its recurrent layer has {cell}, not a GRU with tanh and one kind of gate")
+        raise ValueError(
+            f"its recurrent layer has {cell}, not a GRU with tanh and one kind of gate"
+        )
     arrays: dict[tuple[int, ...], np.ndarray] = {}  # shape -> the first one: layers are repeated
     for one in recurrent.walk():
         for array in one.parameters(storages):

@@ -123,7 +123,9 @@ def _branch(layer: _Layer, layers: _Layers) -> tuple[Part, _Layer | None]:
             gru = layer
         layer = _only(layer, layers)
     if layer.kind != "InputLayer":
-        raise ValueError(f"it has a layer {layer.kind} ({layer.name}), which none of them has there")
+        raise ValueError(
+            f"it has a layer {layer.kind} ({layer.name}), which none of them has there"
+        )
     shape = layer.options.get("batch_shape") or layer.options["batch_input_shape"]
     part = _INPUTS.get(tuple(shape[1:]))
     if part is None:
