@@ -39,7 +39,7 @@ class CompactConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictedConfig:
-    """Events that a network is applied to."""
+    """Events that a net is applied to."""
 
     store: Path = STORE
     """Feature store of the reference definitions: a folder or a URL."""
@@ -47,9 +47,9 @@ class PredictedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig(Checked):
-    """Import what SparkDLTrigger published: datasets into a feature store, or a network as a run.
+    """Import what SparkDLTrigger published: datasets into a feature store, or a net as a run.
 
-    Datasets are imported unchanged; their features follow the reference definitions. A network
+    Datasets are imported unchanged; their features follow the reference definitions. A net
     becomes two runs of predictions for `hepflow evaluate`, one of them with offsets of the classes.
     """
 
@@ -60,9 +60,9 @@ class ImportConfig(Checked):
     """Parquet file or folder of test events, or its URL, such as
     testUndersampled_HLF_features.parquet."""
     model: Path | None = None
-    """Instead of datasets, the file of a network (.h5, .keras, or .bigdl with .bin next to it)."""
+    """Instead of datasets, the file of a net (.h5, .keras, or .bigdl with .bin next to it)."""
     data: PredictedConfig = field(default_factory=PredictedConfig)
-    """Events for a network."""
+    """Events for a net."""
     output: Path | None = None
     """Zarr store to write, a folder or a URL, default: data/features.zarr; or run folder, default:
     runs/cern_inclusive, cern_sequence or cern_hlf."""
@@ -79,7 +79,7 @@ class ImportConfig(Checked):
         super().__post_init__()
         given = [path is not None for path in (self.train, self.test)]
         if any(given) if self.model else not all(given):
-            needed = "--train and --test to import datasets, or --model alone to import a network"
+            needed = "--train and --test to import datasets, or --model alone to import a net"
             raise ConfigError(f"give {needed}")
 
 

@@ -201,7 +201,7 @@ def common_events(first: np.ndarray, second: np.ndarray) -> tuple[Any, Any]:
 
 
 def on_common_events(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs on the events that all of them were tested on; some of each class are needed."""
+    """Return the runs on the events that all were tested on, at least one of each class."""
     ids = reduce(
         partial(np.intersect1d, assume_unique=True), (r.predictions.event_id for r in runs)
     )

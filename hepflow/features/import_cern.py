@@ -61,7 +61,7 @@ class _Rows(NamedTuple):
 
 
 def run(config: ImportConfig) -> None:
-    """Import the training and the test dataset, or a network."""
+    """Import the training and the test dataset, or a net."""
     if config.model is not None:
         import_net.run(config)
         return

@@ -1,12 +1,13 @@
-"""`hepflow import-cern --model`: a published network and a feature store -> two runs of predictions.
+"""`hepflow import-cern --model`: a published net, and a feature store -> two runs.
 
-The networks were trained on another sample, so on this one their probabilities are biased. The
+The nets were trained on another sample, so on this one their probabilities are biased. The
 second run adds one constant per class to the logits, with which the mean probability of each class
 in the validation split is its share. The labels of single events are not used for that.
 """
 
 import logging
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ _OFFSETS = "_offsets"  # end of the second run's name
 _READ, _STEP = 2048, 256  # events read, and computed, at once
 _STEPS, _NEAR = 200, 1e-9  # of the search for the offsets
 _PACKAGES = ("hepflow", "numpy", "h5py")
+_AGAIN = "Make a store with `hepflow features --definitions reference`"
 
 
 def run(config: ImportConfig) -> None:
@@ -47,15 +49,17 @@ def run(config: ImportConfig) -> None:
     assert config.model is not None
     net, content = open_net(config.model)
     store = EventStore.open(config.data.store)
-    _check(store, net)
+    _check(store)
+    if net.gru is not None:
+        _check_particles(store, net)
     output = config.output or RUNS / f"cern_{net.name.lower()}"
     outputs = output, output.with_name(f"{output.name}{_OFFSETS}")
-    settings = {"engine": "NumPy", "network": f"{config.model.name} {content}"}
+    settings = {"engine": "NumPy", "net": f"{config.model.name} {content}"}
     done = {"config_hash": digest(settings), "provenance": store.spec.provenance, "finished": True}
     records = [read_record(folder) for folder in outputs]
     written = [(folder / PREDICTIONS).is_file() for folder in outputs]
     if all(done.items() <= record.items() for record in records) and all(written):
-        log.info("%s and %s are up to date: same network, same store", *outputs)
+        log.info("%s and %s are up to date: same net, same store", *outputs)
         return
     where = str(config.data.store.resolve())
     for folder, record in zip(outputs, records, strict=True):
@@ -96,38 +100,40 @@ def run(config: ImportConfig) -> None:
     log.info(text, outputs[0], constants, outputs[1], *shares, SAMPLE)
 
 
-def _check(store: EventStore, net: PublishedNet) -> None:
-    """Refuse a store whose features are not those that the network was trained on."""
+def _check(store: EventStore) -> None:
+    """Refuse a store whose features are not those that the nets were trained on."""
     spec = store.spec
     names, own = [feature.name for feature in spec.hlf], [feature.name for feature in HLF]
-    again = "`hepflow features --definitions reference`"
     if spec.definitions != "reference":
-        what = f"has {spec.definitions} definitions, the network was trained on the reference ones"
-        advice = f"Make a store with {again}; `hepflow evaluate --common-events` compares both"
+        what = f"has {spec.definitions} definitions, the net was trained on the reference ones"
+        advice = f"{_AGAIN}; `hepflow evaluate --common-events` compares runs on both"
         raise DataError(f"{store.path}: {what}. {advice}.")
     if set(spec.classes) != set(CLASSES):
-        what = f"has the classes {', '.join(spec.classes)}, the network {', '.join(CLASSES)}"
+        what = f"has the classes {', '.join(spec.classes)}, the net {', '.join(CLASSES)}"
         raise DataError(f"{store.path}: {what}. Give a store of those.")
     if names != own:
-        what = f"has other high-level features ({', '.join(names)}) than the network takes"
-        raise DataError(f"{store.path}: {what}. Make a store with {again}.")
-    for split in ("val", "test"):
-        for name in spec.classes:
-            if not any(rows.n_events for rows in store.ranges(split, name)):
-                where = f"{store.path}, split {split}"
-                raise DataError(f"{where}: no event of class {name}. Simulate or ingest more.")
-    if net.gru is None:
-        return
+        what = f"has other high-level features ({', '.join(names)}) than the net takes"
+        raise DataError(f"{store.path}: {what}. {_AGAIN}.")
+    for split, name in product(("val", "test"), spec.classes):
+        if not any(rows.n_events for rows in store.ranges(split, name)):
+            where = f"{store.path}, split {split}"
+            raise DataError(f"{where}: no event of class {name}. Simulate or ingest more.")
+
+
+def _check_particles(store: EventStore, net: PublishedNet) -> None:
+    """Refuse a store without the particles that a net needs."""
     if not any(rows.n_particles for rows in store.all_ranges("val", "test")):
-        what = f"has no particles, which the {net.name} network needs"
-        raise DataError(f"{store.path}: {what}. Give a store with them, or the HLF network.")
+        what = f"has no particles, which the {net.name} net needs"
+        raise DataError(f"{store.path}: {what}. Give a store with them, or the HLF net.")
     what = ""
     if _is_scaled(store):
         what = "has particles that are standardised already"
-    elif [feature.name for feature in spec.particles] != [feature.name for feature in PARTICLE]:
-        what = "has other particle features than the network takes"
+    elif [feature.name for feature in store.spec.particles] != [
+        feature.name for feature in PARTICLE
+    ]:
+        what = "has other particle features than the net takes"
     if what:
-        raise DataError(f"{store.path}: {what}. Make a store with {again}.")
+        raise DataError(f"{store.path}: {what}. {_AGAIN}.")
 
 
 def _is_scaled(store: EventStore) -> bool:
@@ -149,7 +155,7 @@ def _logits(net: PublishedNet, store: EventStore, block: EventBlock) -> np.ndarr
     particles = None
     if net.gru is not None:
         if (most := int(np.diff(block.offsets).max(initial=0))) > MAX_PARTICLES:
-            what = f"has {most} particles in an event, the network takes {MAX_PARTICLES}"
+            what = f"has {most} particles in an event, the net takes {MAX_PARTICLES}"
             raise DataError(f"{store.path}: {what}. Give features without your own physics.")
         particles = standardised(block)
     hlf = block.hlf if _is_scaled(store) else scaled(block.hlf)
@@ -172,7 +178,7 @@ def _offsets(logits_NK: np.ndarray, share_K: np.ndarray, where: Path) -> np.ndar
         step_K = np.linalg.pinv(slope_KK, hermitian=True) @ (share_K - mean_K)
         offsets_K += step_K / max(np.abs(step_K).max(), 1)
     what = "its predictions can not be brought to the shares of the classes by offsets"
-    raise DataError(f"{where}: {what}. Is this the sample that the network is for?")
+    raise DataError(f"{where}: {what}. Is this the sample that the net is for?")
 
 
 def _write(

@@ -1,4 +1,4 @@
-"""Published networks with random weights: their files, as each program writes them, and plain math.
+"""Published nets with random weights: their files, as each program writes them, and plain math.
 
 Nothing here is of hepflow: the files are written by hand, and an event goes through loops.
 """
@@ -23,7 +23,7 @@ N_STEPS, N_PARTICLE, N_HLF, N_CLASSES = 801, 19, 14, 3
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of a network in Keras' order: gates z, r, candidate; inputs are rows."""
+    """Weights of a net in Keras' order: gates z, r, candidate; inputs are rows."""
 
     kernel: np.ndarray | None  # (19, 3H); None if there is no GRU
     recurrent: np.ndarray | None  # (H, 3H)

@@ -1,1 +1,1 @@
-"""The networks that SparkDLTrigger published: read from their files, and run with NumPy."""
+"""The nets that SparkDLTrigger published: read from their files, and run with NumPy."""

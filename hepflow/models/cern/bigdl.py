@@ -1,4 +1,4 @@
-"""BigDL's files of a network (also Analytics Zoo's) -> the network. Nothing in them is executed.
+"""BigDL's files of a net (also Analytics Zoo's) -> the net. Nothing in them is executed.
 
 The module is a message of bigdl.proto. Of its fields, by number:
 
@@ -50,7 +50,7 @@ _Storages = Mapping[int, np.ndarray]
 
 
 def read_bigdl(module: bytes, weights: bytes | None) -> PublishedNet:
-    """Return the network of a module and, if it has none of its numbers, of their file."""
+    """Return the net of a module and, if it has none of its numbers, of their file."""
     root = _Module(memoryview(module))
     if not root.kind:
         raise ValueError(_NOT_BIGDL)

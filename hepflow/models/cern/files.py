@@ -1,4 +1,4 @@
-"""A file of a published network -> the network, or a line that says why it is none."""
+"""A file of a published net -> the net, or a line that says why it is none."""
 
 from hashlib import blake2b
 from pathlib import Path
@@ -9,12 +9,12 @@ from hepflow.models.cern.net import PublishedNet
 from hepflow.system.storage import read_bytes
 
 MAX_BYTES = 2**28
-"""Size above which a file is none of the networks, which have some 100 kB."""
+"""Size above which a file is none of the nets, which have some 100 kB."""
 _GIVE = "Give one of the published files (see docs/import-cern.md)."
 
 
 def open_net(path: Path) -> tuple[PublishedNet, str]:
-    """Return the network of a file, and a hash of its content.
+    """Return the net of a file, and a hash of its content.
 
     The second file of BigDL's is next to the first: ``NAME.bin`` of ``NAME.bigdl``, ``weight`` of
     ``module``; a folder with the latter two may be given instead.
@@ -30,7 +30,7 @@ def open_net(path: Path) -> tuple[PublishedNet, str]:
     content = _read(path)
     if content.startswith(bigdl.MAGIC):
         where = f"{path.with_suffix('.bigdl').name}, or the folder of module and weight"
-        raise DataError(f"{path}: the weights alone of a network of BigDL. Give {where}.")
+        raise DataError(f"{path}: the weights alone of a net of BigDL. Give {where}.")
     weights = None
     try:
         if content.startswith(keras.HDF5):
@@ -45,7 +45,7 @@ def open_net(path: Path) -> tuple[PublishedNet, str]:
         why = one_line(error)
         if type(error) is not ValueError:
             why = f"it is damaged, or not what Keras or BigDL write ({type(error).__name__}: {why})"
-        raise DataError(f"{path}: no network that hepflow reads: {why}. {_GIVE}") from error
+        raise DataError(f"{path}: no net that hepflow reads: {why}. {_GIVE}") from error
     return net, blake2b(content + (weights or b""), digest_size=8).hexdigest()
 
 
@@ -53,5 +53,5 @@ def _read(path: Path) -> bytes:
     if not path.is_file():
         raise DataError(f"{path}: no such file. {_GIVE}")
     if (size := path.stat().st_size) > MAX_BYTES:
-        raise DataError(f"{path}: {size:,} bytes, so it is no published network. {_GIVE}")
+        raise DataError(f"{path}: {size:,} bytes, so it is no published net. {_GIVE}")
     return read_bytes(path)

@@ -2,7 +2,7 @@
 
 The source is 2-FeaturePreparation.ipynb of cerndb/SparkDLTrigger. Each event is padded with zeros
 to 801 particles, which are then ordered by falling distance from the lepton, and standardised over
-all 801. So the padding is neither last nor zero, and the networks read it like particles.
+all 801. So the padding is neither last nor zero, and the nets read it like particles.
 """
 
 # B events, T particles and padding, F features
@@ -47,7 +47,7 @@ def scaled(hlf_BF: np.ndarray) -> np.ndarray:
 
 
 def standardised(block: EventBlock) -> np.ndarray:
-    """Return the particles of a block as the networks read them, (B, 801, F) float32.
+    """Return the particles of a block as the nets read them, (B, 801, F) float32.
 
     The first particle of an event is its lepton; ties of the distance stay in their order.
     """

@@ -1,4 +1,4 @@
-"""Keras' files of a network -> the network. Nothing in a file is executed.
+"""Keras' files of a net -> the net. Nothing in a file is executed.
 
     .h5      model_config, keras_version       attributes; the former is JSON
              model_weights/LAYER               its attribute weight_names has the paths below it
@@ -51,7 +51,7 @@ _Weights = Callable[[_Layer], dict[str, np.ndarray]]
 
 
 def read_h5(content: bytes) -> PublishedNet:
-    """Return the network of an HDF5 file that has a whole model."""
+    """Return the net of an HDF5 file that has a whole model."""
     with h5py.File(io.BytesIO(content), "r") as file:
         if "model_config" not in file.attrs or "model_weights" not in file:
             raise ValueError("an HDF5 file without model_config and model_weights")
@@ -68,7 +68,7 @@ def read_h5(content: bytes) -> PublishedNet:
 
 
 def read_keras(content: bytes) -> PublishedNet:
-    """Return the network of a zip."""
+    """Return the net of a zip."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         layers, output = _layers(json.loads(_member(archive, "config.json")))
         about = json.loads(_member(archive, "metadata.json"))

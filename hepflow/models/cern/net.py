@@ -1,4 +1,4 @@
-"""A published network in NumPy: a GRU over the particles, then dense layers, up to the logits."""
+"""A published net in NumPy: a GRU over the particles, then dense layers, up to the logits."""
 
 # B events, T steps, F features, H hidden, N inputs, M outputs, K classes
 
@@ -63,7 +63,7 @@ class Dense:
 
 @dataclass(frozen=True)
 class PublishedNet:
-    """The network of a file; a ValueError if it is none of the kind that was published."""
+    """The net of a file; a ValueError if it is none of the kind that was published."""
 
     source: str
     """Program that wrote the file, such as ``Keras 2.2.4-tf``"""
