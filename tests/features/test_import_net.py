@@ -138,7 +138,7 @@ def test_both_runs_are_in_a_report_and_labelled(
     metrics, _ = evaluate_runs(read_runs(tmp_path), EvaluateConfig(bootstrap=2))
     assert set(metrics["models"]) == {"cern_hlf", "cern_hlf_offsets", "mine"}
     entry = metrics["models"]["cern_hlf"]
-    assert entry["about"]["parameters"] == 2023
+    assert entry["about"]["parameters"] == 2013
     assert entry["model"] == "HLF of SparkDLTrigger"
     (note,) = (note["text"] for note in metrics["notes"] if note["topic"] == "models")
     assert note.startswith("Trained on another sample: cern_hlf and cern_hlf_offsets, on CERN's")

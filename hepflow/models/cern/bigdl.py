@@ -222,6 +222,8 @@ def _read_weights(content: bytes) -> dict[int, np.ndarray]:
                 (length,) = struct.unpack_from(">i", content, at)
                 at += 4 + max(length, 0)
             continue
+        if at + size * np.dtype(_TYPES[kind]).itemsize > len(content):
+            raise ValueError("its file of weights is damaged: it ends too early")
         values = np.frombuffer(content, _TYPES[kind], size, at)
         at += values.nbytes
         if values.dtype.kind == "f":
