@@ -192,7 +192,7 @@ def _tensor(fields: _Fields, storages: _Storages) -> np.ndarray:
     size, stride = (_integers(fields, number) for number in (2, 3))
     first = _integer(fields, 4) - 1
     storage = next(_messages(fields, 8), None)
-    number = None if storage is None else _integer(_fields(storage), 9)
+    number = -1 if storage is None else _integer(_fields(storage), 9)  # -1: none, as in BigDL
     if number not in storages:
         raise ValueError(f"the storage {number} of a tensor is not among its weights")
     values = storages[number]

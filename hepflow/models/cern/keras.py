@@ -109,7 +109,8 @@ def _net(layers: _Layers, output: str, weights: _Weights, source: str) -> Publis
     for branch in joined:
         part, above = _branch(branch, layers)
         parts.append(part)
-        gru = gru or (above and _gru(above, layers, weights(above)))
+        if above is not None:
+            gru = _gru(above, layers, weights(above))
     return PublishedNet(source, tuple(parts), gru, tuple(dense))
 
 
