@@ -27,7 +27,7 @@ WRONG = (
     *(ValueError, KeyError, TypeError, AttributeError, IndexError, OSError, RecursionError),
     *(RuntimeError, zipfile.BadZipFile, zlib.error),
 )
-_MAX_BYTES = 2**28  # of a member of a zip
+_MAX_BYTES = 2**24  # of a member of a zip
 _MAX_NUMBERS = 10**6  # of an array
 _ABOVE = ("layers", "_layer_checkpoint_dependencies")  # the latter until Keras 2.13
 _NAMES = ("kernel", "recurrent_kernel", "bias")
