@@ -68,7 +68,7 @@ URLS = {
     **dict.fromkeys(_IN_AND_OUT, ("input", "output")),
     **dict.fromkeys(_IN, ("input",)),
     "ingest": ("input", "output", "only", "expected"),
-    "import-cern": ("train", "test", "output"),
+    "import-cern": ("train", "test", "model", "data.store", "output"),
     "score": ("model", "input", "output", "report", "store", "only"),
     "evaluate": ("input", "output", "store"),
     "export": ("run", "input", "output"),

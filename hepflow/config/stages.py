@@ -224,6 +224,9 @@ class EvaluateConfig(Checked):
     """Compare each model under different definitions, on the test events that the stores share."""
     allow_different_splits: bool = False
     """Compare models even if they were tested on different events; the report states this."""
+    common_events: bool = False
+    """Compare models on the events that all of them were tested on, such as those on stores of both
+    definitions."""
     bootstrap: Annotated[int, ("at least", 2)] = 200
     """Bootstrap replicas for the errors of AUCs and working points."""
     exact_below: NonNegativeInt = 200_000
@@ -232,3 +235,8 @@ class EvaluateConfig(Checked):
     """Seed of the bootstrap."""
     json: bool = False
     """Print metrics.json instead of the table."""
+
+    @property
+    def other_events(self) -> bool:
+        """Whether models may have been tested on different events, or on other stores."""
+        return self.ablation or self.allow_different_splits or self.common_events

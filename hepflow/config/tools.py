@@ -38,28 +38,49 @@ class CompactConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportConfig(Checked):
-    """Import the published SparkDLTrigger datasets, unchanged, into a feature store.
+class PredictedConfig:
+    """Events that a net is applied to."""
 
-    Their features follow the reference definitions.
+    store: Path = STORE
+    """Feature store of the reference definitions: a folder or a URL."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportConfig(Checked):
+    """Import what SparkDLTrigger published: datasets into a feature store, or a net as a run.
+
+    Datasets are imported unchanged; their features follow the reference definitions. A net
+    becomes two runs of predictions for `hepflow evaluate`, one of them with offsets of the classes.
     """
 
-    train: Path
+    train: Path | None = None
     """Parquet file or folder of training events, or its URL, such as
     trainUndersampled_HLF_features.parquet."""
-    test: Path
+    test: Path | None = None
     """Parquet file or folder of test events, or its URL, such as
     testUndersampled_HLF_features.parquet."""
-    output: Path = STORE
-    """Zarr store to write: a folder or a URL."""
+    model: Path | None = None
+    """Instead of datasets, the file of a net (.h5, .keras, or .bigdl with .bin next to it)."""
+    data: PredictedConfig = field(default_factory=PredictedConfig)
+    """Events for a net."""
+    output: Path | None = None
+    """Zarr store to write, a folder or a URL, default: data/features.zarr; or run folder, default:
+    runs/cern_inclusive, cern_sequence or cern_hlf."""
     overwrite: bool = False
-    """Replace a store of other events or settings; without it, that is an error."""
+    """Replace a store or run of other events or settings; without it, that is an error."""
     classes: tuple[str, ...] = CLASSES
     """Names of the classes, in the order of the labels."""
     val_fraction: Annotated[float, ("at least", 0), ("below", 1)] = 0.1
     """Fraction of the training events to hold out for validation."""
     rows_per_part: Annotated[int, ("at least", 1), ("at most", 60_000)] = 20_000
     """Events per part, and rows held in memory at once."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = [path is not None for path in (self.train, self.test)]
+        if any(given) if self.model else not all(given):
+            needed = "--train and --test to import datasets, or --model alone to import a net"
+            raise ConfigError(f"give {needed}")
 
 
 @dataclass(frozen=True, kw_only=True)

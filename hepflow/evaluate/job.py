@@ -22,7 +22,15 @@ from hepflow.evaluate.importance import importance
 from hepflow.evaluate.kinematics import Joined, LeftOutError
 from hepflow.evaluate.measure import Chosen, Measured, generator, measure
 from hepflow.evaluate.report import write_report
-from hepflow.evaluate.runs import Run, check_comparable, content_hash, find_runs, named, read_run
+from hepflow.evaluate.runs import (
+    Run,
+    check_comparable,
+    content_hash,
+    find_runs,
+    named,
+    on_common_events,
+    read_run,
+)
 from hepflow.evaluate.tables import summary_table
 from hepflow.schema import CLASSES, METRICS_SCHEMA_VERSION
 from hepflow.statistics.numbers import listed
@@ -107,8 +115,22 @@ def evaluate_runs(runs: Sequence[Run], config: EvaluateConfig) -> tuple[dict[str
     Input and output of the configuration are not used. If the runs may not be compared, or test
     events leaked into the training, that is a DataError.
     """
-    check_comparable(runs, same_events=not (config.allow_different_splits or config.ablation))
-    classes, label, notes = runs[0].predictions.classes, runs[0].predictions.label, Notes()
+    check_comparable(runs, same_events=not config.other_events)
+    notes = Notes()
+    if config.common_events:
+        sizes = [f"{run.name} {len(run.predictions.label):,}" for run in runs]
+        runs = on_common_events(runs)
+        n_events = len(runs[0].predictions.label)
+        what = f"All numbers are on the {n_events:,} test events that all runs have"
+        notes.add("models", f"{what} (--common-events), of {listed(sizes)}.")
+    samples = {
+        run.name: str(run.about["trained_on"]) for run in runs if run.about.get("trained_on")
+    }
+    for sample in dict.fromkeys(samples.values()):
+        names = listed([name for name, own in samples.items() if own == sample])
+        what = "not on the training split of this report's store"
+        notes.add("models", f"Trained on another sample: {names}, on {sample}, {what}.")
+    classes, label = runs[0].predictions.classes, runs[0].predictions.label
     chosen = selections(classes, _signal(config, classes, notes))
     joins = _join(runs, config, notes)  # first, since a leak ends it
     measured = [measure(run, config, chosen) for run in tracked(runs, "measuring")]
@@ -136,7 +158,10 @@ def evaluate_runs(runs: Sequence[Run], config: EvaluateConfig) -> tuple[dict[str
         "ablation": compare.ablation(runs, entries, pairs),
         "selections": sides,
         "settings": settings,
-        "checks": {"leak": leak, "passed": text.checks_passed(config, leak=leak)},
+        "checks": {
+            "leak": leak,
+            "passed": text.checks_passed(config, leak=leak, elsewhere=list(samples)),
+        },
         "cautions": compare.cautions(pairs, entries, best),
         "method": text.method(config, len(label), DISPLAYS),
         "notes": notes,

@@ -64,7 +64,7 @@ def open_store(config: EvaluateConfig, run: Run) -> EventStore:
         own = store.spec.provenance
         if own == run.store:
             return store
-        if config.store is not None and not (config.ablation or config.allow_different_splits):
+        if config.store is not None and not config.other_events:
             what = f"its hash is {own}, but {run.path} was made from {run.store}"
             raise DataError(f"{path}: {what}. {RETRAIN}, or name the store it was trained on.")
         changed |= str(path) == named

@@ -17,7 +17,7 @@ Chosen = Mapping[str, Selection]  # selections by name
 TRAINING = ("epochs", "events_trained", "shuffle_reach", "wall_s", "events_per_s")
 MACHINE = ("engine", "device", "processes", "threads")
 ORIGIN = ("seed", "config_hash", "code", "splits_used", "versions")
-ABOUT = ("net", "arguments", "parameters", *TRAINING, *MACHINE, *ORIGIN)
+ABOUT = ("net", "arguments", "parameters", "trained_on", "offsets", *TRAINING, *MACHINE, *ORIGIN)
 """Keys copied from run.json, if they are there."""
 
 

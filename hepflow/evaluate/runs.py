@@ -5,6 +5,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from hepflow.data.runs import (
 from hepflow.errors import ConfigError, DataError
 from hepflow.system.places import place
 from hepflow.system.storage import listed, read_bytes
+from hepflow.system.terminal import counted
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +183,7 @@ def check_comparable(runs: Sequence[Run], *, same_events: bool) -> None:
             raise DataError(
                 f"{run.path}: {what} than {first.path}. Train on one store (if it has grown, train "
                 "the older run again with the same command), name fewer --runs, or pass "
-                f"{'--ablation' if other else '--allow-different-splits'}."
+                f"{'--ablation' if other else '--allow-different-splits'} or --common-events."
             )
         rows_a, rows_b = common_events(a.event_id, b.event_id)
         other_label = a.label[rows_a] != b.label[rows_b]
@@ -196,6 +198,27 @@ def common_events(first: np.ndarray, second: np.ndarray) -> tuple[Any, Any]:
     if np.array_equal(first, second):
         return slice(None), slice(None)
     return np.intersect1d(first, second, assume_unique=True, return_indices=True)[1:]
+
+
+def on_common_events(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs on the events that all were tested on, at least one of each class."""
+    ids = reduce(
+        partial(np.intersect1d, assume_unique=True), (r.predictions.event_id for r in runs)
+    )
+    found = []
+    for run in runs:
+        own = run.predictions
+        rows = own.event_id.searchsorted(ids)
+        label, logits = own.label[rows], np.asfortranarray(own.logits[rows])
+        found.append(
+            replace(run, predictions=replace(own, event_id=ids, label=label, logits=logits))
+        )
+    counts = np.bincount(label, minlength=len(own.classes))
+    if missing := [name for name, count in zip(own.classes, counts, strict=True) if not count]:
+        where = f"{runs[0].path} and {counted(len(runs) - 1, 'other run')}"
+        what = f"{counted(len(ids), 'common test event')}, none of class {', '.join(missing)}"
+        raise DataError(f"{where}: {what}. Compare runs on stores of the same events.")
+    return found
 
 
 def same_events(runs: Sequence[Run]) -> bool:

@@ -61,8 +61,13 @@ def rate_sentence(entries: Entries, classes: Sequence[str], mix: Mapping[str, fl
     )
 
 
-def checks_passed(config: EvaluateConfig, *, leak: bool) -> list[str]:
-    """Return the checks that the runs passed; ``leak``: every event was compared with its store."""
+def checks_passed(
+    config: EvaluateConfig, *, leak: bool, elsewhere: Sequence[str] = ()
+) -> list[str]:
+    """Return the checks that the runs passed; ``leak``: every event was compared with its store.
+
+    ``elsewhere`` names the models that were trained on other samples.
+    """
     once = "All predictions are of the test split, every event occurs once, every logit is finite."
     passed = [once]
     if leak:
@@ -70,8 +75,13 @@ def checks_passed(config: EvaluateConfig, *, leak: bool) -> list[str]:
             "Every test event is in the test split of its store and in no other split, by event_id "
             "and by its features and particles; the normalisation uses the training split alone."
         )
-    if not (config.allow_different_splits or config.ablation):
-        return [*passed, "All models were trained on one store and tested on the same events."]
+    if config.common_events:
+        return [*passed, "All models are compared on the test events that all of them have."]
+    if not config.other_events:
+        if not elsewhere:
+            return [*passed, "All models were trained on one store and tested on the same events."]
+        passed.append("All models were tested on the same events.")
+        return [*passed, f"All models except {listed(elsewhere)} were trained on one store."]
     asked = "Models may have been tested on different events, because that was asked for"
     return [*passed, f"{asked}; differences are on common events."]
 

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hepflow.config.stages import STORE
 from hepflow.config.tools import ImportConfig
 from hepflow.data.blocks import EventBlock, StoreSpec
 from hepflow.data.catalog import Footer
@@ -26,6 +27,7 @@ from hepflow.data.part_writer import Blocks
 from hepflow.data.provenance import digest
 from hepflow.data.store_writer import StoreWriter, check_replaceable
 from hepflow.errors import ConfigError, DataError
+from hepflow.features import import_net
 from hepflow.features.parts import by_split_and_class
 from hepflow.schema import HLF, MAX_PARTICLES, PARTICLE, SPLITS, Feature
 from hepflow.system import locks
@@ -59,7 +61,11 @@ class _Rows(NamedTuple):
 
 
 def run(config: ImportConfig) -> None:
-    """Import the training and the test dataset."""
+    """Import the training and the test dataset, or a net."""
+    if config.model is not None:
+        import_net.run(config)
+        return
+    output = config.output or STORE
     sources = [
         (split, path) for split in ("train", "test") for path in _files(getattr(config, split))
     ]
@@ -69,14 +75,14 @@ def run(config: ImportConfig) -> None:
             raise DataError(f"{path}: has other columns than {first}. Import one layout at a time.")
     spec = _spec(config, layout, sources)
     n_rows = sum(_n_rows(path) for _, path in sources)
-    with locks.exclusive(config.output), bar("importing", n_rows) as progress:
+    with locks.exclusive(output), bar("importing", n_rows) as progress:
         if not config.overwrite:
-            present = check_replaceable(config.output, spec, ("classes", "definitions", "physics"))
+            present = check_replaceable(output, spec, ("classes", "definitions", "physics"))
             if present is not None and present.provenance != spec.provenance:
                 what = "a store of other files, or of other --val-fraction or --rows-per-part"
                 advice = "Give another --output, or --overwrite."
-                raise ConfigError(f"{config.output} holds {what}. {advice}")
-        store = StoreWriter.create(config.output, spec)
+                raise ConfigError(f"{output} holds {what}. {advice}")
+        store = StoreWriter.create(output, spec)
         done, numbers = store.sources().keys(), count()
         for split, path in sources:
             for rows in _parts(split, path, config.rows_per_part):
@@ -84,7 +90,7 @@ def run(config: ImportConfig) -> None:
                     store.write_part(number, *_imported(layout, rows, split, config))
                 progress.advance(len(rows.rows))
         ledger = store.finalise()
-    log.info("wrote %s: %s; %s", config.output, store.summary(), ledger.summary())
+    log.info("wrote %s: %s; %s", output, store.summary(), ledger.summary())
 
 
 def _files(path: Path) -> list[Path]:

@@ -260,3 +260,42 @@ def test_a_clean_store_passes(tmp_path: Path) -> None:
         event = joined.event(index)
         assert event.event_id.tolist() == [IDS[index]]
         assert (event.hlf[0] == joined.hlf[index]).all()
+
+
+def test_runs_on_two_stores_are_compared_on_their_common_events_when_asked(tmp_path: Path) -> None:
+    """Those of `corrected` and `reference` definitions: the latter drops some events."""
+    kept = np.flatnonzero(np.arange(len(IDS)) % 9)
+    own = {"event_id": IDS[kept], "label": LABEL[kept], "logits": LOGITS[kept] + 1}
+    good(tmp_path / "a", event_id=IDS[5:], label=LABEL[5:], logits=LOGITS[5:])
+    good(tmp_path / "b", **own, provenance={"store": "another", "definitions": "reference"})
+    refuse(tmp_path, "another feature store.*--ablation or --common-events")
+    config = EvaluateConfig(input=tmp_path, bootstrap=2, common_events=True)
+    runs = [read_run(path, path.name, "content") for path in find_runs(config)]
+    metrics, _ = evaluate_runs(runs, config)
+    common = np.intersect1d(IDS[5:], IDS[kept])
+    assert 0 < len(common) < len(kept) < len(IDS) - 5
+    assert {entry["n_events"] for entry in metrics["models"].values()} == {len(common)}
+    assert {pair["n_events"] for pair in metrics["pairs"]} == {len(common)}
+    counts = [metrics["models"][name]["confusion"]["counts"] for name in "ab"]
+    assert counts[0] == counts[1]  # a constant for all logits changes no decision
+    (note,) = (note["text"] for note in metrics["notes"] if note["topic"] == "models")
+    sizes = f"of a {len(IDS) - 5} and b {len(kept)}"
+    assert note == (
+        f"All numbers are on the {len(common)} test events that all runs have "
+        f"(--common-events), {sizes}."
+    )
+
+
+def test_runs_without_common_events_of_a_class_are_refused(tmp_path: Path) -> None:
+    good(tmp_path / "a")
+    kept = LABEL != 1
+    extra = np.arange(60) + IDS.max() + 1
+    good(
+        tmp_path / "b",
+        event_id=np.concatenate([IDS[kept], extra]),
+        label=np.concatenate([LABEL[kept], np.ones(60, np.int8)]),
+        logits=np.concatenate([LOGITS[kept], LOGITS[LABEL == 1]]),
+        provenance={"store": "another"},
+    )
+    match = "1 other run: 120 common test events, none of class ttbar. Compare runs on stores"
+    refuse(tmp_path, match, common_events=True)

@@ -1,0 +1,1 @@
+"""The nets that SparkDLTrigger published: read from their files, and run with NumPy."""
