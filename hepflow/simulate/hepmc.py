@@ -1,9 +1,9 @@
 """A generated event -> HepMC3, and the minimum-bias pool -> Delphes' file of pile-up.
 
-The visible particles of status 1 are those that the parametric detector gets, with the same momenta
-and production points. The rest is Pythia's record with its status codes: beams (4), partons, decayed
-particles (2), neutrinos. What the library of decays (`decays`) and the pool lack is filled in, so
-that momentum is conserved at every vertex that they add::
+The visible particles of status 1 are those that the parametric detector gets, with the same
+momenta and production points. The rest is Pythia's record with its status codes: beams (4),
+partons, decayed particles (2), neutrinos. What the library of decays (`decays`) and the pool lack
+is filled in, so that momentum is conserved at every vertex that they add::
 
     B, status 2 ---+--- l, status 1             library: visible products and production points
                    +--- CLUSTER ---+--- K       the products at one displaced point, here of a D
@@ -115,16 +115,16 @@ def _mothers(status: int, first: int, second: int) -> range | tuple[int, ...]:
     return (first, second)
 
 
-def _add_vertices(event: GenEvent, record: Record, particles: Sequence[GenParticle]) -> None:
-    """Add the vertices of Pythia's record, each behind those that its particles come from.
+def _graph(record: Record) -> tuple[dict[int, int], list[list[int]], list[list[int]]]:
+    """Return the vertex that each entry enters, and the entries that enter and leave each vertex.
 
     An entry's production vertex is the end of its first mother; mothers that end nowhere else enter
-    it too. Pythia lists the hard process before the showers that lead to it.
+    it too.
     """
-    ends: dict[int, int] = {}  # entry -> vertex that it enters
+    ends: dict[int, int] = {}
     incoming: list[list[int]] = []
     outgoing: list[list[int]] = []
-    for i in range(1, len(particles)):
+    for i in range(1, len(record.pdg)):
         mothers = _mothers(record.status[i], *record.mothers[i].tolist())
         if not mothers:
             continue
@@ -132,11 +132,19 @@ def _add_vertices(event: GenEvent, record: Record, particles: Sequence[GenPartic
         if vertex == len(incoming):
             incoming.append([])
             outgoing.append([])
-        for mother in mothers:
-            if mother not in ends:
-                ends[mother] = vertex
-                incoming[vertex].append(mother)
+        new = [mother for mother in mothers if mother not in ends]
+        ends.update(dict.fromkeys(new, vertex))
+        incoming[vertex] += new
         outgoing[vertex].append(i)
+    return ends, incoming, outgoing
+
+
+def _add_vertices(event: GenEvent, record: Record, particles: Sequence[GenParticle]) -> None:
+    """Add the vertices of Pythia's record, each behind those that its particles come from.
+
+    Pythia lists the hard process before the showers that lead to it.
+    """
+    ends, incoming, outgoing = _graph(record)
     produced = {i for entries in outgoing for i in entries}
     missing = [len(produced.intersection(entries)) for entries in incoming]
     ready = [vertex for vertex, n in enumerate(missing) if n == 0]

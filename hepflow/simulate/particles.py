@@ -115,15 +115,15 @@ def overlay(
     index = np.arange(lengths.sum()) + np.repeat(first, lengths)
     angle = np.repeat(angles, lengths)
     pdg, charge, own_momentum, own_vertex = event
-    vertex = np.concatenate([own_vertex, _rotated(pool.vertex[index], angle)])
+    vertex = np.concatenate([own_vertex, rotated(pool.vertex[index], angle)])
     vertex[:, 2] += np.repeat(z, np.concatenate([[len(pdg)], lengths]))
-    momentum = np.concatenate([own_momentum, _rotated(pool.momentum[index], angle)])
+    momentum = np.concatenate([own_momentum, rotated(pool.momentum[index], angle)])
     of_others = np.arange(len(vertex)) >= len(pdg) + lengths[:n_soft].sum()
     pdg, charge = np.append(pdg, pool.pdg[index]), np.append(charge, pool.charge[index])
     return Overlaid(pdg, charge, momentum, vertex, of_others, float(z[0]))
 
 
-def _rotated(vectors: np.ndarray, angle: np.ndarray) -> np.ndarray:
+def rotated(vectors: np.ndarray, angle: np.ndarray) -> np.ndarray:
     """Return (n, 3 or more) vectors rotated by (n,) angles around the beam."""
     cos, sin = np.cos(angle), np.sin(angle)
     out = vectors.copy()
