@@ -63,17 +63,17 @@ def find_program() -> Path:
     """Return DelphesHepMC3, from the folder in the variable DELPHES or else from the PATH."""
     found = processes.program(PROGRAM, FOLDER)
     if found is None:
-        where = f"neither on the PATH nor in {os.environ.get(FOLDER) or "the folder of " + FOLDER}"
+        where = f"the folder of the variable {FOLDER} ({os.environ.get(FOLDER, 'not set')})"
         advice = f"Install Delphes (https://delphes.github.io), and set {FOLDER} to its folder."
-        raise MissingDependency(f"{PROGRAM} is {where}. {advice}")
+        raise MissingDependency(f"{PROGRAM} is neither on the PATH nor in {where}. {advice}")
     return found
 
 
 def prepare(card: Card, program: Path, pool: Path) -> Delphes:
     """Return what the jobs share; make a file of pile-up from the pool if the card's is missing."""
-    work, asked = new_folder(), Path(card.pileup_file)
-    if not card.merger or asked.is_file():
-        return Delphes(program, work, asked.resolve() if card.merger else None)
+    work = new_folder()
+    if not card.merger or card.pileup is not None:
+        return Delphes(program, work, card.pileup)
     made = work / "pool.pileup"
     events = load(pool).events
     write_pileup(made, events)
@@ -119,7 +119,6 @@ def make_sample(delphes: Delphes, sample: Sample, progress: Callable[[int], None
         "program": str(delphes.program),
         "version": _version(delphes.program),
         "card": str(card.path),
-        "pileup": str(delphes.pileup or "") if Path(card.pileup_file).is_file() else "pool",
     }
     write_json(sample.sidecar, about | {"elapsed_s": round(time.perf_counter() - started, 2)})
     progress(sample.target)
@@ -162,8 +161,6 @@ def _run(command: Sequence[Path], sample: Sample) -> None:
         text = output.read_bytes().decode(errors="replace").replace("\r", "\n")
         lines = [line.strip() for line in text.split("\n") if line.strip()]
         last = " / ".join(lines[-_LAST_LINES:])
-            [line.strip() for line in text.split("\n") if line.strip()][-_LAST_LINES:]
-        )
         advice = "Finished files are kept: after a repair, run the same command again"
         raise HepflowError(f"{PROGRAM} {ended} for {sample.path.name}: {last}. {advice}.")
 

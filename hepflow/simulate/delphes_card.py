@@ -38,12 +38,24 @@ class Card:
     merger: str = ""
     """Name of the module that adds pile-up; empty if none is executed."""
     pileup_file: str = ""
-    """The file that it reads."""
+    """The file that it reads, relative to the folder where Delphes runs."""
 
     @property
     def identity(self) -> str:
         """Digest of all that decides the detector."""
         return digest("card", self.text, sorted(self.sourced.items()))
+
+    @property
+    def pileup(self) -> Path | None:
+        """The file of pile-up, if the card needs one that exists."""
+        path = Path(self.pileup_file)
+        return path.resolve() if self.merger and path.is_file() else None
+
+    @property
+    def conditions(self) -> str:
+        """The pile-up, in words."""
+        source = f", events of {self.pileup or 'the pool'}" if self.merger else ""
+        return f"of {self.path.name}{source}"
 
     def copy_to(self, folder: Path, settings: Mapping[str, object]) -> Path:
         """Write the card, with some settings changed, and the files that it sources."""

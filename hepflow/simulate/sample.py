@@ -61,7 +61,7 @@ class Sample:
         settings |= {"seed": config.seed, "pileup": config.pileup}
         settings |= {"underlying_event": config.underlying_event, "pool": self.pool_identity}
         if self.card is not None:
-            settings |= {"pileup": f"of {self.card.path.name}", "card": self.card.identity}
+            settings |= {"pileup": self.card.conditions, "card": self.card.identity}
         return settings | ({"qcd_quarks": config.qcd_quarks} if self.name == "qcd" else {})
 
     @property
