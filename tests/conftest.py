@@ -54,6 +54,7 @@ PARTS = {
     "hdfs": "an HDFS name node",
     "browser": "Chromium",
     "pythia": "Pythia8",
+    "delphes": "Delphes",
     "fuse": "a FUSE file system",
     "shared": "the ROOT files of ../shared",
 }
