@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-pyhepmc = pytest.importorskip("pyhepmc", reason="pip install 'hepflow[delphes]'")
+pytest.importorskip("pyhepmc", reason="pip install 'hepflow[delphes]'")
 pytest.importorskip("pythia8mc", reason="pip install 'hepflow[delphes]'")
 pytest.importorskip("fastjet", reason="pip install 'hepflow[delphes]'")
+
+import pyhepmc
 
 from hepflow.schema import CLASSES
 from hepflow.simulate.decays import BOTTOM, CHARM, Library, join

@@ -25,8 +25,8 @@ BREAK, CRASH, HANG, SHORT, DIM, BLIND = (
 )
 """Variables: what goes wrong at a file whose name has the value in it.
 
-It ends with an error, dies, hangs with its process id in a file, or writes half of the events; or it
-finds leptons in one event out of four, or in none.
+It ends with an error, dies, hangs with its process id in a file, or writes half of the events; or
+it finds leptons in one event out of four, or in none.
 """
 _ALL = (BREAK, CRASH, HANG, SHORT, DIM, BLIND)
 _NEUTRINOS = (12, 14, 16)
@@ -35,7 +35,7 @@ _NEUTRAL = (22, 111, 130, 310, 2112, 3122, 3322, 91, *_NEUTRINOS)
 
 @dataclass
 class Event:
-    """One event as Delphes has it: rows of (pdg, status, px, py, pz, E), and where each was made."""
+    """One event: rows of (pdg, status, px, py, pz, E), and the vertex of each."""
 
     number: int
     vertices: int
