@@ -184,9 +184,10 @@ def _add_products(
     products: Event,
     point: np.ndarray,
 ) -> None:
-    """End a particle of this momentum at ``point`` (x y z ct): in the products there, in clusters
-    of those at other points, and in a neutrino if the products do not carry all of its momentum.
-    """  # noqa: D205
+    """End a particle of this momentum, at ``point`` (x y z ct), in its products.
+
+    Those at other points belong to clusters, and a neutrino takes the momentum that is missing.
+    """
     pdg, _, momenta, vertex = products
     places, group = np.unique(vertex, axis=0, return_inverse=True)
     rows = [np.flatnonzero(group.ravel() == k) for k in range(len(places))]

@@ -37,7 +37,7 @@ def test_a_net_trained_on_real_delphes_events_tells_the_classes_apart(
     store = EventStore.open(tmp_path / "s.zarr")
     ids = {split: set(store.high_level(split)[2].tolist()) for split in SPLITS}
     assert sum(map(len, ids.values())) == len(set.union(*ids.values()))
-    found = read_predictions(tmp_path / "run")
+    found = read_predictions(tmp_path / "run" / "predictions.parquet")
     assert set(found.event_id.tolist()) == ids["test"]
     assert len(ids["test"]) > 100
     right = np.argmax(found.logits, axis=1) == found.label
