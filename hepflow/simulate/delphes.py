@@ -144,16 +144,22 @@ def _soft(rng: np.random.Generator, pool: Particles, mean: float) -> Iterator[Ev
 
 
 def _run(command: Sequence[Path], sample: Sample) -> None:
-    """Run Delphes; an error has the end of its output. It never outlives this process."""
+    """Run Delphes; an error has the end of its output. It ends with this process.
+
+    It is in a session of its own, as after a Ctrl-C it would end well, with too few events.
+    """
     output = command[1].with_suffix(".log")
     how = {"start_new_session": True, "preexec_fn": partial(processes.end_with, os.getpid())}
     with output.open("wb") as printed:
         streams = {"stdin": subprocess.DEVNULL, "stdout": printed, "stderr": subprocess.STDOUT}
-        with subprocess.Popen(command, **streams, **how) as process:  # type: ignore[call-overload]
+        with (
+            processes.terminated(),
+            subprocess.Popen(command, **streams, **how) as process,  # type: ignore[call-overload]
+        ):
             try:
                 status = process.wait()
-            except BaseException:  # on Ctrl-C it would write a short file
-                process.kill()
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)  # what it started, too
                 raise
     if status:
         by = f"was killed by {signal.Signals(-status).name}"
