@@ -25,6 +25,7 @@ FINAL, DECAYED, BEAM = 1, 2, 4
 CLUSTER = 91
 """PDG code of a generator's own pseudo-particle: stands for what the products at a point are of."""
 _LEAST_MISSING_GEV = 1e-3  # the pool is in single precision
+_ON_PATH_MM = 1e-6
 _SYSTEM, _INCOMING = 11, 12
 _STRINGS = (*range(81, 90), *range(101, 107))
 _DECAYS = (91, 92, 93, 94)
@@ -164,11 +165,18 @@ def _add_vertices(event: GenEvent, record: Record, particles: Sequence[GenPartic
 
 
 def _decay_point(points: np.ndarray, born: np.ndarray, momentum: np.ndarray) -> np.ndarray:
-    """Return the point of (k, 3) that is on the hadron's path, its first decay; the rest is off."""
+    """Return the point of a hadron's decay: the one of (k, 3) that is on its path.
+
+    If none is, as all products at the decay are invisible, it is the point nearest to one of them.
+    """
     if not len(points):
         return born
-    off = np.linalg.norm(np.cross(points - born, momentum), axis=1)
-    return np.asarray(points[np.argmin(off)])
+    unit = momentum / np.linalg.norm(momentum)
+    off = np.linalg.norm(np.cross(points - born, unit), axis=1)
+    nearest = points[np.argmin(off)]
+    if off.min() < _ON_PATH_MM:
+        return np.asarray(nearest)
+    return born + max((nearest - born) @ unit, 0.0) * unit
 
 
 def _ct(flight: np.ndarray, momentum: np.ndarray) -> float:
