@@ -162,8 +162,9 @@ def _run(command: Sequence[Path], sample: Sample) -> None:
                 os.killpg(process.pid, signal.SIGKILL)  # what it started, too
                 raise
     if status:
-        by = f"was killed by {signal.Signals(-status).name}"
-        ended = f"ended with status {status}" if status > 0 else by
+        ended = f"ended with status {status}"
+        if status < 0:
+            ended = f"was killed by {signal.Signals(-status).name}"
         text = output.read_bytes().decode(errors="replace").replace("\r", "\n")
         lines = [line.strip() for line in text.split("\n") if line.strip()]
         last = " / ".join(lines[-_LAST_LINES:])

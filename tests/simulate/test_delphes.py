@@ -6,8 +6,11 @@ The stand-in tests the plumbing alone; the last test runs the real program, wher
 import logging
 import os
 import re
+import shutil
 import signal
+import subprocess
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +22,9 @@ pytest.importorskip("pyhepmc", reason="pip install 'hepflow[delphes]'")
 pytest.importorskip("pythia8mc", reason="pip install 'hepflow[delphes]'")
 pytest.importorskip("fastjet", reason="pip install 'hepflow[delphes]'")
 
+from hepflow.cli import main
 from hepflow.config.stages import SimulateConfig
-from hepflow.errors import ConfigError, DataError, HepflowError, MissingDependency
+from hepflow.errors import ConfigError, HepflowError, MissingDependency
 from hepflow.physics.selection import passes
 from hepflow.simulate.decays import BOTTOM, CHARM, join
 from hepflow.simulate.delphes_card import read_card
@@ -28,7 +32,7 @@ from hepflow.simulate.job import plan, run
 from hepflow.simulate.pool import Pool, save
 from hepflow.simulate.pythia import decay_library, minimum_bias
 from tests.support import stand_in_delphes
-from tests.support.commands import Command, hepflow
+from tests.support.commands import environment, started
 from tests.support.delphes_events import from_root
 
 CARD = """\
@@ -144,31 +148,43 @@ def test_a_missing_program_is_reported_before_anything_is_made(
 
 
 @pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("pool") / "pool.npz"
-    parts = [decay_library(BOTTOM + CHARM, 50, 1, leptonic=False)]
-    library = join([*parts, decay_library(BOTTOM, 50, 2, leptonic=True)])
-    save(path, Pool("small", minimum_bias(15, 3), library))
-    return path
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the stand-in, a card and a pool, in which hepflow runs."""
+    folder = tmp_path_factory.mktemp("delphes")
+    parts = [decay_library(BOTTOM + CHARM, 20, 1, leptonic=False)]
+    library = join([*parts, decay_library(BOTTOM, 20, 2, leptonic=True)])
+    save(folder / "pool.npz", Pool("small", minimum_bias(15, 3), library))
+    write_card(folder / "cards" / "card.tcl")
+    stand_in_delphes.install(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DELPHES", str(folder))
+        patch.chdir(folder)
+        yield folder
 
 
-@pytest.fixture
-def config(
-    card: Path, pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> SimulateConfig:
-    (tmp_path / "bin").mkdir()
-    stand_in_delphes.install(tmp_path / "bin")
-    monkeypatch.setenv("DELPHES", str(tmp_path / "bin"))
-    monkeypatch.chdir(tmp_path)
-    return SimulateConfig(
-        input=pool,
-        output=tmp_path / "raw",
-        delphes=card,
+@pytest.fixture(scope="module")
+def finished(place: Path) -> SimulateConfig:
+    """Two files, of 4 and 2 selected events, made in two processes."""
+    config = SimulateConfig(
+        input=place / "pool.npz",
+        output=place / "raw",
+        delphes=place / "cards" / "card.tcl",
         classes=("wjets",),
         events=6,
         events_per_file=4,
-        jobs=1,
+        jobs=2,
     )
+    run(config)
+    return config
+
+
+@pytest.fixture
+def half(finished: SimulateConfig, tmp_path: Path) -> SimulateConfig:
+    """The same without the second file."""
+    shutil.copytree(finished.output, tmp_path / "raw")
+    for path in (tmp_path / "raw").rglob("*_0001.*"):
+        path.unlink()
+    return replace(finished, output=tmp_path / "raw", jobs=1)
 
 
 def tracks(path: Path) -> list[list[float]]:
@@ -177,18 +193,12 @@ def tracks(path: Path) -> list[list[float]]:
 
 @pytest.mark.slow
 @pytest.mark.pythia
-def test_files_and_sidecars_are_those_of_a_simulation(
-    config: SimulateConfig, caplog: pytest.LogCaptureFixture, tmp_path: Path
-) -> None:
-    """Also the same events from two processes, and none again in a second run."""
-    with caplog.at_level(logging.INFO, "hepflow"):
-        run(config)
-    assert "MinBias.pileup, which does not exist: pile-up comes from the pool" in caplog.text
-    folder = config.output / "wjets"
+def test_files_and_sidecars_are_those_of_a_simulation(finished: SimulateConfig) -> None:
+    folder = finished.output / "wjets"
     assert sorted(path.name for path in folder.iterdir()) == [
         f"wjets_000{i}.{kind}" for i in (0, 1) for kind in ("json", "root")
     ]
-    for sample in plan(config):
+    for sample in plan(finished):
         about = sample.about
         with uproot.open(sample.path) as file:
             assert str(file.file.uuid) == about["uuid"]
@@ -196,34 +206,56 @@ def test_files_and_sidecars_are_those_of_a_simulation(
         selected = passes(from_root(sample.path))
         assert sample.target == about["requested"] <= about["selected"] == selected.sum()
         assert about["settings"]["pileup"] == "of card.tcl, events of the pool"
-        assert about["delphes"]["program"] == str(tmp_path / "bin" / "DelphesHepMC3")
+        assert about["delphes"]["program"].endswith("/DelphesHepMC3")
         assert about["generated"]["kept"] >= about["written"]
         share = about["selected"] / about["written"]
         expected = about["cross_section_pb"]["generated"] * share
         assert about["cross_section_pb"]["selected"] == pytest.approx(expected)
+    first, second = (tracks(folder / f"wjets_000{i}.root") for i in (0, 1))
+    assert first[0] != second[0]
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    run(config)
+    run(finished)
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    twice = replace(config, output=tmp_path / "twice", jobs=2)
-    run(twice)
-    for name in ("wjets_0000.root", "wjets_0001.root"):
-        assert tracks(folder / name) == tracks(twice.output / "wjets" / name)
-    assert tracks(folder / "wjets_0000.root")[0] != tracks(folder / "wjets_0001.root")[0]
-    (tmp_path / "MinBias.pileup").write_bytes(b"of the user")
-    with pytest.raises(ConfigError, match=r"with pileup of card\.tcl, events of the pool \(now of"):
-        run(config)
-    with pytest.raises(ConfigError, match=r"holds wjets_0000\.root with pileup of card\.tcl"):
-        run(replace(config, delphes=None))
 
 
 @pytest.mark.slow
 @pytest.mark.pythia
+def test_one_process_makes_the_events_of_two_and_resumes(
+    half: SimulateConfig, finished: SimulateConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "hepflow"):
+        run(half)
+    assert "is up to date in 1 of 2 files" in caplog.text
+    assert "MinBias.pileup, which does not exist: pile-up comes from the pool" in caplog.text
+    name = "wjets/wjets_0001.root"
+    assert tracks(half.output / name) == tracks(finished.output / name)
+
+
+@pytest.mark.slow
+@pytest.mark.pythia
+def test_files_of_another_card_pileup_or_detector_are_not_replaced(
+    half: SimulateConfig, place: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"holds wjets_0000\.root with pileup of card\.tcl"):
+        run(replace(half, delphes=None))
+    (place / "MinBias.pileup").write_bytes(b"of the user")
+    with pytest.raises(ConfigError, match=r"with pileup of card\.tcl, events of the pool \(now of"):
+        run(half)
+    (place / "MinBias.pileup").unlink()
+    other = write_card(place / "b" / "card.tcl", CARD.replace("MeanPileUp 20", "MeanPileUp 21"))
+    with pytest.raises(ConfigError, match=r"holds wjets_0000\.root with card \w+ \(now \w+\)"):
+        run(replace(half, delphes=other))
+
+
+@pytest.mark.slow
+@pytest.mark.pythia
+@pytest.mark.system
 def test_more_events_are_made_where_too_few_pass(
-    config: SimulateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    half: SimulateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every fourth event has a lepton, where two of three are expected to pass."""
     monkeypatch.setenv(stand_in_delphes.DIM, "wjets")
-    more = replace(config, events=12, events_per_file=12)
+    more = replace(half, events=12, events_per_file=12, output=tmp_path / "more")
     run(more)
     (sample,) = plan(more)
     assert sample.about["selected"] >= 12
@@ -241,77 +273,87 @@ def test_more_events_are_made_where_too_few_pass(
             r"ended with status 1 for wjets_0001\.root: .*\*\* 50% processed / \*\* ERROR: "
             r"something is wrong in event 7\. Finished files are kept",
         ),
-        (stand_in_delphes.CRASH, r"was killed by SIGABRT for wjets_0001\.root"),
         (stand_in_delphes.SHORT, r"wrote \d+ of \d+ events for wjets_0001\.root"),
+        (
+            stand_in_delphes.BLIND,
+            r"card\.tcl: 0 of \d+ wjets events pass the trigger, an isolated lepton",
+        ),
+        pytest.param(
+            stand_in_delphes.CRASH,
+            r"was killed by SIGABRT for wjets_0001\.root",
+            marks=pytest.mark.system,
+        ),
     ],
 )
 def test_a_delphes_that_fails_leaves_the_finished_files_alone(
-    config: SimulateConfig, monkeypatch: pytest.MonkeyPatch, what: str, message: str
+    half: SimulateConfig, monkeypatch: pytest.MonkeyPatch, what: str, message: str
 ) -> None:
+    before = (half.output / "wjets" / "wjets_0000.root").stat().st_mtime_ns
     monkeypatch.setenv(what, "wjets_0001")
     with pytest.raises(HepflowError, match=message):
-        run(config)
-    names = sorted(path.name for path in (config.output / "wjets").iterdir())
+        run(half)
+    names = sorted(path.name for path in (half.output / "wjets").iterdir())
     assert names == ["wjets_0000.json", "wjets_0000.root"]
-    monkeypatch.delenv(what)
-    before = (config.output / "wjets" / "wjets_0000.root").stat().st_mtime_ns
-    run(config)
-    assert all(sample.up_to_date for sample in plan(config))
-    assert (config.output / "wjets" / "wjets_0000.root").stat().st_mtime_ns == before
+    assert (half.output / "wjets" / "wjets_0000.root").stat().st_mtime_ns == before
 
 
 @pytest.mark.slow
 @pytest.mark.pythia
-def test_a_card_under_which_nothing_passes_is_an_error(
-    config: SimulateConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(stand_in_delphes.BLIND, "wjets")
-    with pytest.raises(DataError, match=r"card\.tcl: 0 of \d+ wjets events pass the trigger"):
-        run(config)
-    assert not list(config.output.rglob("*.root"))
+@pytest.mark.system
+def test_ctrl_c_ends_delphes_too(half: SimulateConfig, place: Path, tmp_path: Path) -> None:
+    (tmp_path / "raw" / "wjets" / "wjets_0000.json").unlink()
+    (tmp_path / "raw" / "wjets" / "wjets_0000.root").unlink()
+    pid, folder = tmp_path / "pid", tmp_path / "raw" / "wjets"
+    where = {"STAND_IN_PID": str(pid), stand_in_delphes.HANG: "wjets_0001"}
+    options = f"--events 6 --events-per-file 4 --jobs 2 --classes wjets --input {half.input}"
+    words = ("--delphes", str(half.delphes), "--output", str(half.output), *options.split())
+    deadline = time.monotonic() + 200
+    process = subprocess.Popen(
+        started("simulate", *words),
+        env=environment(**where),
+        cwd=place,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
+    def wait_for(what: Callable[[], bool]) -> None:
+        while not what() and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
-@pytest.mark.slow
-@pytest.mark.pythia
-def test_ctrl_c_ends_delphes_too(config: SimulateConfig, tmp_path: Path) -> None:
-    where = {"STAND_IN_PID": str(tmp_path / "pid"), stand_in_delphes.HANG: "wjets_0001"}
-    options = f"--events 6 --events-per-file 4 --jobs 2 --classes wjets --input {config.input}"
-    words = ("simulate", "--delphes", str(config.delphes), "--output", "raw", *options.split())
-    command = Command(*words, env=where, cwd=tmp_path)
-    while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text():
-        assert command.poll() is None, command.printed()
+    wait_for(lambda: pid.is_file() and pid.read_text() != "")
+    wait_for((folder / "wjets_0000.json").is_file)
+    os.killpg(process.pid, signal.SIGINT)
+    _, printed = process.communicate(timeout=100)
+    assert process.returncode == 130, printed
+    assert "finished work is kept" in printed
+    while psutil.pid_exists(int(pid.read_text())):
+        assert time.monotonic() < deadline
         time.sleep(0.05)
-    while not (tmp_path / "raw/wjets/wjets_0000.json").is_file():
-        time.sleep(0.05)
-    os.killpg(command.pid, signal.SIGINT)
-    done = command.finish(60)
-    assert done.returncode == 130, done.stderr
-    assert "finished work is kept" in done.stderr
-    deadline = time.monotonic() + 20
-    while psutil.pid_exists(int((tmp_path / "pid").read_text())):
-        assert time.monotonic() < deadline, "Delphes still runs"
-        time.sleep(0.05)
-    names = sorted(path.name for path in (tmp_path / "raw/wjets").iterdir())
-    assert names == ["wjets_0000.json", "wjets_0000.root"]
-    done = hepflow(*words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "up to date in 1 of 2 files" in done.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["wjets_0000.json", "wjets_0000.root"]
+    run(half)
+    assert [sample.up_to_date for sample in plan(half)] == [True, True]
 
 
-@pytest.mark.slow
-@pytest.mark.pythia
 @pytest.mark.parametrize("missing", ["card", "program", "branches"])
 def test_a_mistake_is_one_line_and_status_2(
-    config: SimulateConfig, tmp_path: Path, missing: str
+    card: Path,
+    tmp_path: Path,
+    missing: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    card = tmp_path / "none.tcl" if missing == "card" else config.delphes
-    assert card is not None
+    monkeypatch.setenv("DELPHES", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if missing == "card":
+        card.unlink()
     if missing == "branches":
         card.write_text(CARD.replace("  add Branch HCal/eflow", "#  add Branch HCal/eflow"))
-    places = {"DELPHES": str(tmp_path), "PATH": str(tmp_path)} if missing == "program" else {}
-    done = hepflow("simulate", "--delphes", str(card), env=places, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.splitlines()
+    with pytest.raises(SystemExit) as ended:
+        main(["simulate", "--delphes", str(card), "--output", str(tmp_path / "raw")])
+    assert ended.value.code == 2
+    (line,) = capfd.readouterr().err.splitlines()
     words = {"card": "no such file", "program": "neither on the PATH", "branches": "remove its #"}
     assert words[missing] in line
 
@@ -319,14 +361,14 @@ def test_a_mistake_is_one_line_and_status_2(
 @pytest.mark.slow
 @pytest.mark.pythia
 @pytest.mark.delphes
-def test_the_real_program_finds_leptons_tracks_and_flavours(pool: Path, tmp_path: Path) -> None:
+def test_the_real_program_finds_leptons_tracks_and_flavours(tmp_path: Path) -> None:
     """With Delphes' own card of CMS: b-tagged jets, isolated leptons and energy flow are there."""
     home = Path(os.environ.get("DELPHES", ""))
     card = home / "cards" / "delphes_card_CMS.tcl"
     if "DELPHES" not in os.environ or not card.is_file():
         pytest.skip("no Delphes (set DELPHES to its folder, with its cards)")
     config = SimulateConfig(
-        input=pool, output=tmp_path, delphes=card, classes=("ttbar",), events=20, jobs=1
+        output=tmp_path, delphes=card, classes=("ttbar",), events=20, pool=50, jobs=1
     )
     run(config)
     (sample,) = plan(config)

@@ -24,7 +24,7 @@ from hepflow.simulate.pythia import decay_library, minimum_bias
 from tests.support.stand_in_delphes import read_as_delphes
 
 pytestmark = [pytest.mark.slow, pytest.mark.pythia]
-N = 8
+N = 5
 NEUTRINOS = (12, 14, 16)
 Row = tuple[float, ...]
 
