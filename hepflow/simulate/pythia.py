@@ -73,11 +73,19 @@ class EventRecord:
         """Return event ``i`` whole, with ``counts`` (h,) products of its hadrons ``held``."""
         first, last = offsets_of(self.counts)[i : i + 2]
         rows = slice(first, last)
-        columns = [column[rows] for column in (self.pdg, self.status, self.momentum, self.vertex)]
         entries = self._entries[rows]
         mothers = np.stack([ak.to_numpy(entries[f"mother{k}"]) for k in (1, 2)], axis=1)
         decayed = np.flatnonzero(self.visible[rows] & np.isin(np.abs(self.pdg[rows]), held))
-        return Record(*columns, mothers, decayed, offsets_of(counts), products)
+        return Record(
+            self.pdg[rows],
+            self.status[rows],
+            self.momentum[rows],
+            self.vertex[rows],
+            mothers,
+            decayed,
+            offsets_of(counts),
+            products,
+        )
 
     def _offsets(self, keep: np.ndarray) -> np.ndarray:
         """Return the offsets of the events among the entries kept."""
