@@ -54,6 +54,7 @@ PARTS = {
     "hdfs": "an HDFS name node",
     "browser": "Chromium",
     "pythia": "Pythia8",
+    "delphes": "Delphes",
     "fuse": "a FUSE file system",
     "shared": "the ROOT files of ../shared",
 }
@@ -101,7 +102,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     for mark, part in PARTS.items():
         own = ("part", mark)
         used = sum(own in report.user_properties for report in stats.get("passed", ()))
-        skipped = [one for one in stats.get("skipped", ()) if own in one.user_properties]
+        skips = [one for one in stats.get("skipped", ()) if hasattr(one, "user_properties")]
+        skipped = [one for one in skips if own in one.user_properties]  # else of a whole module
         if used:
             lines.append(f"{part}: used by {used} tests")
         if skipped:

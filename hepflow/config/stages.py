@@ -46,6 +46,9 @@ class SimulateConfig(Checked):
     """Folder or URL to write: one folder per class, and a JSON file per ROOT file."""
     overwrite: bool = False
     """Replace files of other settings, which is an error otherwise, and remove surplus files."""
+    delphes: Path | None = None
+    """Card of Delphes (.tcl), which replaces the parametric detector: it decides the pile-up too,
+    and a file has at least the requested events (docs/delphes.md)."""
     classes: tuple[str, ...] = CLASSES
     """Processes to generate: qcd, ttbar and wjets."""
     events: PositiveInt = 2000
@@ -64,6 +67,12 @@ class SimulateConfig(Checked):
     """Sources of QCD leptons: b with forced leptonic decays, or b and c with natural ones."""
     jobs: NonNegativeInt = 0
     """Number of parallel processes; 0: one per core."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.delphes is not None and self.pileup != SimulateConfig.pileup:
+            advice = "Leave out pileup, and set MeanPileUp in the card."
+            raise ConfigError(f"pileup is for the parametric detector. {advice}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ One file is one job, seeded by its class, its number and the config's seed: the 
 neither on the number of parallel jobs nor on their order. Files with the same settings are kept, so
 a rerun resumes, and asking for more events adds files. Files with other settings never stay next to
 the new ones: with ``overwrite`` they are removed, without it they are an error, as are longer ones.
+With ``delphes``, Delphes is the detector instead of the parametric one.
 """
 
 import logging
@@ -16,11 +17,14 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
+from types import ModuleType
 
 from hepflow.config.stages import SimulateConfig
 from hepflow.data.output import refuse_to_replace
-from hepflow.errors import ConfigError, HepflowError
+from hepflow.errors import ConfigError, HepflowError, MissingDependency
 from hepflow.schema import CLASSES
+from hepflow.simulate.delphes_card import read_card
 from hepflow.simulate.pool import ensure_pool, identity_of, load
 from hepflow.simulate.sample import Sample, make_sample
 from hepflow.system import locks, processes
@@ -33,6 +37,7 @@ log = logging.getLogger(__name__)
 _SLOWEST_FIRST = ("qcd", "ttbar", "wjets")
 _POLL_S = 0.2
 Advance = Callable[[str, int], None]
+Make = Callable[[Sample, Callable[[int], None]], None]
 
 
 def run(config: SimulateConfig) -> None:
@@ -49,6 +54,8 @@ def run(config: SimulateConfig) -> None:
         log.info(text, config.output, counted(kept, "file"))
     if not missing and not stale:
         return
+    delphes = _delphes() if missing and config.delphes is not None else None
+    program = delphes.find_program() if delphes else None
     with locks.exclusive(config.output, *config.classes):
         if not config.overwrite:
             _check_replaceable([*missing, *stale])
@@ -62,7 +69,13 @@ def run(config: SimulateConfig) -> None:
             if config.input is None:
                 make_folder(config.output)
                 ensure_pool(missing[0].pool, config.pool, config.seed)
-            _make(samples, missing, min(config.jobs or processes.cores(), len(missing)))
+            make: Make = make_sample
+            if delphes:
+                first = missing[0]
+                make = partial(
+                    delphes.make_sample, delphes.prepare(first.card, program, first.pool)
+                )
+            _make(samples, missing, min(config.jobs or processes.cores(), len(missing)), make)
             n_events = counted(sum(sample.target for sample in missing), "selected event")
             n_files, seconds = counted(len(missing), "file"), time.perf_counter() - start
             log.info("wrote %s with %s to %s in %.0f s", n_files, n_events, config.output, seconds)
@@ -79,13 +92,25 @@ def plan(config: SimulateConfig) -> list[Sample]:
         path = config.output / f".pool-{identity}.npz"
     else:
         path, identity = config.input, load(config.input).identity
+    card = None if config.delphes is None else read_card(config.delphes)
     firsts, size = range(0, config.events, config.events_per_file), config.events_per_file
     targets = [min(size, config.events - first) for first in firsts]
     return [
-        Sample(config, name, index, target, path, identity)
+        Sample(config, name, index, target, path, identity, card)
         for name in sorted(config.classes, key=_SLOWEST_FIRST.index)
         for index, target in enumerate(targets)
     ]
+
+
+def _delphes() -> ModuleType:
+    """Return the module of the other detector: few users have what it needs."""
+    try:
+        return import_module("hepflow.simulate.delphes")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("hepflow"):
+            raise
+        needed = f"--delphes needs the package {error.name!r}"
+        raise MissingDependency(f"{needed}. Run: pip install 'hepflow[delphes]'") from error
 
 
 def _surplus(samples: Sequence[Sample]) -> Iterator[Sample]:
@@ -102,13 +127,13 @@ def _check_replaceable(samples: Sequence[Sample]) -> None:
     """Refuse to replace files with other settings or more events; shorter ones may be replaced."""
     for sample in samples:
         if sample.path.is_file() and (about := sample.about):
-            longer = about["selected"] > sample.target
-            before = about["settings"] | ({"events": about["selected"]} if longer else {})
+            longer = sample.requested > sample.target
+            before = about["settings"] | ({"events": sample.requested} if longer else {})
             now = sample.settings | {"events": sample.target}
             refuse_to_replace(sample.config.output, sample.path.name, before, now)
 
 
-def _make(samples: Sequence[Sample], missing: Sequence[Sample], jobs: int) -> None:
+def _make(samples: Sequence[Sample], missing: Sequence[Sample], jobs: int, make: Make) -> None:
     """Write the missing samples, with a bar of selected events per class."""
     total, done = Counter[str](), Counter[str]()
     for sample in samples:
@@ -125,20 +150,20 @@ def _make(samples: Sequence[Sample], missing: Sequence[Sample], jobs: int) -> No
             rows[name].update(done[name], f"{done[name]:,} of {total[name]:,} selected")
 
         if jobs > 1:
-            _make_in_processes(missing, jobs, advance)
+            _make_in_processes(missing, jobs, make, advance)
         else:
             for sample in missing:
-                make_sample(sample, partial(advance, sample.name))
+                make(sample, partial(advance, sample.name))
 
 
-def _make_in_processes(samples: Sequence[Sample], jobs: int, advance: Advance) -> None:
+def _make_in_processes(samples: Sequence[Sample], jobs: int, make: Make, advance: Advance) -> None:
     """Write samples in worker processes; none of them survives an error or Ctrl-C."""
     context = multiprocessing.get_context("spawn")
     reports: multiprocessing.Queue[tuple[str, int]] = context.Queue()
     before = set(multiprocessing.active_children())
     executor = ProcessPoolExecutor(jobs, context, _start_worker, (reports,))
     try:
-        pending = {executor.submit(_work, sample) for sample in samples}
+        pending = {executor.submit(_work, make, sample) for sample in samples}
         while pending:
             done, pending = wait(pending, timeout=_POLL_S, return_when=FIRST_COMPLETED)
             while not reports.empty():
@@ -170,7 +195,7 @@ def _start_worker(reports: "multiprocessing.Queue[tuple[str, int]]") -> None:
     _reports = reports
 
 
-def _work(sample: Sample) -> None:
+def _work(make: Make, sample: Sample) -> None:
     reports = _reports
     assert reports is not None, "this function runs in a worker"
-    make_sample(sample, lambda n: reports.put((sample.name, n)))
+    make(sample, lambda n: reports.put((sample.name, n)))

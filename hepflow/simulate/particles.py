@@ -7,7 +7,7 @@ multiplicity and the pT sum that multi-parton interactions add.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +43,25 @@ class Particles:
         return self.pdg[part], self.charge[part], self.momentum[part], self.vertex[part]
 
 
+class Record(NamedTuple):
+    """Every entry of one Pythia event, and the decays that the library made of some of them.
+
+    Entry 0 is the event as a whole, 1 and 2 are the beams. ``pdg``, ``status``: (n,), Pythia's
+    codes; ``momentum``: (n, 4) px py pz E in GeV; ``vertex``: (n, 4), production point x y z and ct
+    in mm; ``mothers``: (n, 2), entries by Pythia's rules. Entry ``decayed[k]`` has the products
+    ``offsets[k]:offsets[k + 1]`` of ``products``, which are visible particles.
+    """
+
+    pdg: np.ndarray
+    status: np.ndarray
+    momentum: np.ndarray
+    vertex: np.ndarray
+    mothers: np.ndarray
+    decayed: np.ndarray
+    offsets: np.ndarray
+    products: Event
+
+
 @dataclass(frozen=True)
 class Events:
     """Generated events: visible stable particles, and the heavy hadrons that label the jets."""
@@ -50,6 +69,8 @@ class Events:
     particles: Particles
     heavy: list[np.ndarray]
     """Per event, (m, 4) b and c hadrons: pT in GeV, eta, phi in rad, quark flavour (4 or 5)."""
+    records: list[Record] = field(default_factory=list)
+    """Per event, all that Pythia recorded, if it was asked for."""
 
 
 class Overlaid(NamedTuple):
@@ -94,15 +115,15 @@ def overlay(
     index = np.arange(lengths.sum()) + np.repeat(first, lengths)
     angle = np.repeat(angles, lengths)
     pdg, charge, own_momentum, own_vertex = event
-    vertex = np.concatenate([own_vertex, _rotated(pool.vertex[index], angle)])
+    vertex = np.concatenate([own_vertex, rotated(pool.vertex[index], angle)])
     vertex[:, 2] += np.repeat(z, np.concatenate([[len(pdg)], lengths]))
-    momentum = np.concatenate([own_momentum, _rotated(pool.momentum[index], angle)])
+    momentum = np.concatenate([own_momentum, rotated(pool.momentum[index], angle)])
     of_others = np.arange(len(vertex)) >= len(pdg) + lengths[:n_soft].sum()
     pdg, charge = np.append(pdg, pool.pdg[index]), np.append(charge, pool.charge[index])
     return Overlaid(pdg, charge, momentum, vertex, of_others, float(z[0]))
 
 
-def _rotated(vectors: np.ndarray, angle: np.ndarray) -> np.ndarray:
+def rotated(vectors: np.ndarray, angle: np.ndarray) -> np.ndarray:
     """Return (n, 3 or more) vectors rotated by (n,) angles around the beam."""
     cos, sin = np.cos(angle), np.sin(angle)
     out = vectors.copy()

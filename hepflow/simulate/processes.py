@@ -29,6 +29,7 @@ QCD_MIN_PT_HAT, QUARK_MIN_PT = 30.0, 30.0
 TRIES = {"b": 10, "bc": 30}
 
 _TOP = ("Top:gg2ttbar = on", "Top:qqbar2ttbar = on")
+_NONE = np.zeros(0, np.int64)
 _W = ("WeakSingleBoson:ffbar2W = on", "24:onMode = off", "24:onIfAny = 11 13 15")
 
 
@@ -62,18 +63,23 @@ class Process(ABC):
     """A stream of events."""
 
     batch: int
+    held: tuple[int, ...] = ()  # species of hadrons that Pythia leaves to the library
 
     def __init__(
         self, settings: Sequence[str], seed: int, wanted: tuple[int, ...], min_pt: float
     ) -> None:
+        self.keep_records = False  # in `Events.records`
         self.showered, self.kept = 0, 0  # events fully generated, past the vetoes, and yielded
         self.weight = 0.0  # sum over the showered of their probability to be kept in nature
         self.vetoes = _Vetoes(wanted, min_pt)
         self._pythia = start(settings, seed, self.vetoes)
 
     @abstractmethod
-    def _accept(self, event: Event) -> tuple[Event | None, float]:
-        """Return the event to keep, if any, and its probability to be kept in nature."""
+    def _accept(self, event: Event) -> tuple[Event | None, float, np.ndarray]:
+        """Return the event to keep, if any, and its probability to be kept in nature.
+
+        Last come the numbers of products of its held hadrons, which are the end of the event.
+        """
 
     def batches(self) -> Iterator[Events]:
         """Yield batches of kept events without end; none is empty."""
@@ -81,16 +87,19 @@ class Process(ABC):
             record = EventRecord(self._pythia.nextBatch(self.batch))
             particles, heavy = record.particles(self._pythia), record.heavy()
             self.showered += len(particles)
-            events, labels = [], []
+            events, labels, records = [], [], []
             for i, hadrons in enumerate(heavy):
-                event, probability = self._accept(particles.event(i))
+                event, probability, counts = self._accept(particles.event(i))
                 self.weight += probability
                 if event is not None:
                     events.append(event)
                     labels.append(hadrons)
+                    if self.keep_records:
+                        made = tuple(column[len(column) - counts.sum() :] for column in event)
+                        records.append(record.whole(i, np.array(self.held), counts, made))
             self.kept += len(events)
             if events:
-                yield Events(Particles.of(events), labels)
+                yield Events(Particles.of(events), labels, records)
 
     def cross_section_pb(self) -> float:
         """Return the leading-order cross-section of the kept events, filters included."""
@@ -106,11 +115,11 @@ class LeptonicProcess(Process):
     def __init__(self, settings: Sequence[str], seed: int) -> None:
         super().__init__(settings, seed, (11, 13, 15), LEPTON_MIN_PT)
 
-    def _accept(self, event: Event) -> tuple[Event | None, float]:
+    def _accept(self, event: Event) -> tuple[Event | None, float, np.ndarray]:
         pdg, _, momentum, _ = event
         pt, eta, _ = pt_eta_phi(momentum[np.isin(np.abs(pdg), (11, 13))])
         passes = bool(np.any((pt > LEPTON_MIN_PT) & (np.abs(eta) < LEPTON_MAX_ETA)))
-        return (event, 1.0) if passes else (None, 0.0)
+        return (event, 1.0, _NONE) if passes else (None, 0.0, _NONE)
 
 
 class MultijetProcess(Process):
@@ -121,27 +130,28 @@ class MultijetProcess(Process):
     def __init__(
         self, settings: Sequence[str], seed: int, quarks: Literal["b", "bc"], library: Library
     ) -> None:
-        self._held = BOTTOM if quarks == "b" else BOTTOM + CHARM
+        self.held = BOTTOM if quarks == "b" else BOTTOM + CHARM
         self._library, self._force, self._tries = library, quarks == "b", TRIES[quarks]
         hard = ["gg2bbbar", "qqbar2bbbar", "qg2qg", "qq2qq"]
         hard += ["gg2ccbar", "qqbar2ccbar"] if quarks == "bc" else []
         on = [f"HardQCD:{name} = on" for name in hard]
-        undecayed = [f"{kind}:mayDecay = off" for kind in self._held]
+        undecayed = [f"{kind}:mayDecay = off" for kind in self.held]
         settings = (*settings, *on, f"PhaseSpace:pTHatMin = {QCD_MIN_PT_HAT}", *undecayed)
         super().__init__(settings, seed, (5,) if quarks == "b" else (4, 5), QUARK_MIN_PT)
         self._rng = np.random.default_rng([seed, 1])
 
-    def _accept(self, event: Event) -> tuple[Event | None, float]:
+    def _accept(self, event: Event) -> tuple[Event | None, float, np.ndarray]:
         pdg, _, momentum, vertex = event
-        held = np.isin(np.abs(pdg), self._held)
+        held = np.isin(np.abs(pdg), self.held)
         hadrons, visible = momentum[held], np.stack(pt_eta_phi(momentum[~held]), axis=1)
         how = (self._rng, Candidate(), self._library, self._tries, self._force)
         passed, probability, decay, rotation = try_decays(*how, pdg[held], hadrons, visible)
         if not passed:
-            return None, probability
+            return None, probability, _NONE
         made = products(self._library, decay, rotation, pdg[held], hadrons, vertex[held])
         rest = [column[~held] for column in event]
-        return tuple(map(np.concatenate, zip(rest, made, strict=True))), probability
+        joined = tuple(map(np.concatenate, zip(rest, made, strict=True)))
+        return joined, probability, np.diff(self._library.offsets)[decay]
 
 
 def make_process(

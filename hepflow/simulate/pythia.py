@@ -8,7 +8,7 @@ import pythia8mc
 
 from hepflow.errors import HepflowError
 from hepflow.simulate.decays import BOTTOM, CHARM, Library, join
-from hepflow.simulate.particles import Particles, offsets_of, pt_eta_phi
+from hepflow.simulate.particles import Event, Particles, Record, offsets_of, pt_eta_phi
 
 CM_ENERGY_GEV = 13000.0
 # Particles that live longer than this (mm) reach the detector, as in the files that experiments
@@ -45,7 +45,8 @@ class EventRecord:
     """
 
     def __init__(self, batch: ak.Array) -> None:
-        entries, axes = ak.flatten(batch.prt), ("px", "py", "pz", "e")
+        self._entries, axes = ak.flatten(batch.prt), ("px", "py", "pz", "e")
+        entries = self._entries
         self.counts = ak.to_numpy(ak.num(batch.prt.id))
         self.pdg, self.status = ak.to_numpy(entries.id), ak.to_numpy(entries.status)
         self.momentum = np.stack([ak.to_numpy(entries.p[axis]) for axis in axes], axis=1)
@@ -67,6 +68,24 @@ class EventRecord:
         keep = flavour > 0
         rows = np.stack([*pt_eta_phi(self.momentum[keep]), flavour[keep]], axis=1)
         return np.split(rows, self._offsets(keep)[1:-1])
+
+    def whole(self, i: int, held: np.ndarray, counts: np.ndarray, products: Event) -> Record:
+        """Return event ``i`` whole, with ``counts`` (h,) products of its hadrons ``held``."""
+        first, last = offsets_of(self.counts)[i : i + 2]
+        rows = slice(first, last)
+        entries = self._entries[rows]
+        mothers = np.stack([ak.to_numpy(entries[f"mother{k}"]) for k in (1, 2)], axis=1)
+        decayed = np.flatnonzero(self.visible[rows] & np.isin(np.abs(self.pdg[rows]), held))
+        return Record(
+            self.pdg[rows],
+            self.status[rows],
+            self.momentum[rows],
+            self.vertex[rows],
+            mothers,
+            decayed,
+            offsets_of(counts),
+            products,
+        )
 
     def _offsets(self, keep: np.ndarray) -> np.ndarray:
         """Return the offsets of the events among the entries kept."""

@@ -14,10 +14,11 @@ import numpy as np
 
 from hepflow.config.stages import SimulateConfig
 from hepflow.physics.selection import passes
+from hepflow.simulate.delphes_card import Card
 from hepflow.simulate.detector import simulate
 from hepflow.simulate.particles import SOFT_EVENTS
-from hepflow.simulate.pool import load
-from hepflow.simulate.processes import make_process
+from hepflow.simulate.pool import Pool, load
+from hepflow.simulate.processes import Process, make_process
 from hepflow.simulate.writer import write_events
 from hepflow.system import processes
 from hepflow.system.files import read_json, write_json
@@ -39,6 +40,8 @@ class Sample:
     target: int
     pool: Path
     pool_identity: str
+    card: Card | None = None
+    """Delphes' card, if it is the detector."""
 
     @property
     def path(self) -> Path:
@@ -57,12 +60,25 @@ class Sample:
         settings: dict[str, Any] = {"version": VERSION, "class": self.name, "index": self.index}
         settings |= {"seed": config.seed, "pileup": config.pileup}
         settings |= {"underlying_event": config.underlying_event, "pool": self.pool_identity}
+        if self.card is not None:
+            settings |= {"pileup": self.card.conditions, "card": self.card.identity}
         return settings | ({"qcd_quarks": config.qcd_quarks} if self.name == "qcd" else {})
+
+    @property
+    def soft(self) -> float:
+        """Mean number of minimum-bias events that are the underlying event."""
+        return 0.0 if self.config.underlying_event == "mpi" else SOFT_EVENTS
 
     @property
     def about(self) -> dict[str, Any]:
         """Content of the sidecar; empty if there is none."""
         return read_json(self.sidecar) if self.sidecar.is_file() else {}
+
+    @property
+    def requested(self) -> int:
+        """Selected events that the file was made for: Delphes writes a few more."""
+        about = self.about
+        return int(about.get("requested", about["selected"]))
 
     @property
     def same_settings(self) -> bool:
@@ -73,22 +89,29 @@ class Sample:
     def up_to_date(self) -> bool:
         """True for a file with these settings and this number of events."""
         same = self.path.is_file() and self.same_settings
-        return same and bool(self.about["selected"] == self.target)
+        return same and self.requested == self.target
 
 
-def make_sample(sample: Sample, progress: Callable[[int], None]) -> None:
-    """Generate, detect and write one file; report newly selected events to ``progress``."""
-    start, config = time.perf_counter(), sample.config
+def start_process(sample: Sample) -> tuple[int, Pool, Process, np.random.Generator]:
+    """Return the seed of a job, its pool, its process, and a generator for the rest."""
+    config = sample.config
     text = f"{sample.name}/{sample.index}/{config.seed}"
     seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
     mpi = config.underlying_event == "mpi"
     pool, rng = _load_pool(sample.pool), np.random.default_rng(seed)
     process = make_process(sample.name, seed, mpi, config.qcd_quarks, pool.decays)
+    return seed, pool, process, rng
+
+
+def make_sample(sample: Sample, progress: Callable[[int], None]) -> None:
+    """Generate, detect and write one file; report newly selected events to ``progress``."""
+    start, config = time.perf_counter(), sample.config
+    seed, pool, process, rng = start_process(sample)
     parts: list[dict[str, ak.Array]] = []
     selected = 0
     batches = process.batches()
     while selected < sample.target:
-        made = simulate(rng, next(batches), pool.events, config.pileup, 0.0 if mpi else SOFT_EVENTS)
+        made = simulate(rng, next(batches), pool.events, config.pileup, sample.soft)
         chosen = np.flatnonzero(passes(ak.zip(made, depth_limit=1)))[: sample.target - selected]
         selected += len(chosen)
         progress(len(chosen))
@@ -100,19 +123,27 @@ def make_sample(sample: Sample, progress: Callable[[int], None]) -> None:
     make_folder(sample.path.parent)
     remove(sample.sidecar, flush=True)  # it describes the file before
     write_events(sample.path, collections, identity)
-    written, generated_pb = len(collections["Jet"]), process.cross_section_pb()
-    selected_pb, hard = generated_pb * sample.target / written, process.vetoes.hard
-    about = {
+    about = describe(sample, process, identity, seed, selected, len(collections["Jet"]))
+    write_json(sample.sidecar, about | {"elapsed_s": round(time.perf_counter() - start, 2)})
+
+
+def describe(
+    sample: Sample, process: Process, identity: uuid.UUID, seed: int, selected: int, written: int
+) -> dict[str, Any]:
+    """Return the sidecar of a file with this number of events written, and selected among them."""
+    generated_pb, hard = process.cross_section_pb(), process.vetoes.hard
+    return {
         "settings": sample.settings,
         "file": sample.path.name,
         "uuid": str(identity),
-        "selected": sample.target,
+        "selected": selected,
         "written": written,
         "generated": {"hard": hard, "showered": process.showered, "kept": process.kept},
         "filter_efficiency": process.weight / hard,
-        "cross_section_pb": {"generated": generated_pb, "selected": selected_pb},
+        "cross_section_pb": {
+            "generated": generated_pb,
+            "selected": generated_pb * selected / written,
+        },
         "job_seed": seed,
         "versions": processes.versions(("hepflow", "pythia8mc", "fastjet", "uproot")),
-        "elapsed_s": round(time.perf_counter() - start, 2),
     }
-    write_json(sample.sidecar, about)

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,6 +110,14 @@ def runs(pid: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def program(name: str, variable: str) -> Path | None:
+    """Return a program, from the folder in an environment variable or else from the PATH."""
+    folder = os.environ.get(variable)
+    places = os.pathsep.join((folder, f"{folder}/bin")) if folder else None
+    found = shutil.which(name, path=places)
+    return Path(found) if found else None
 
 
 def end_with(parent: int) -> None:

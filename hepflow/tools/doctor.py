@@ -34,6 +34,7 @@ from hepflow.system.terminal import RESULTS, show
 STAGES = ("ingest", "features", "train", "evaluate", "simulate", "score")
 EXTRAS = {
     "tune": "hyper-parameter search",
+    "delphes": "simulate --delphes",
     "bench": "throughput",
     "kafka": "events from a topic",
     "xrootd": "root:// paths",
@@ -171,11 +172,26 @@ def _host_name() -> Result:
         return "note", f"{host} has no address", f"{advice}; {here}"
 
 
+def _delphes() -> Result:
+    """Check the program that `hepflow simulate --delphes` runs: without a file it prints how."""
+    program = processes.program("DelphesHepMC3", "DELPHES")
+    if program is None:
+        where = "on the PATH, nor in the folder of the variable DELPHES"
+        advice = "install Delphes and set DELPHES to its folder; only simulate --delphes needs it"
+        return "note", f"no DelphesHepMC3 {where}", advice
+    answer = _output(program)
+    if "Usage" not in answer.stdout:
+        reason = answer.stderr.strip().partition("\n")[0] or f"exit status {answer.returncode}"
+        return "note", f"{program} does not start", f"source its DelphesEnv.sh: {reason}"
+    return "ok", str(program)
+
+
 _CHECKS: dict[str, tuple[Callable[[], Result], str]] = {
     "Java for Spark": (_java, "ingest"),
     "GPU for train": (_gpu, "train"),
     "fast GRU on the CPU": (_gru, "train"),
     "host name": (_host_name, ""),
+    "Delphes": (_delphes, ""),
 }
 """Name -> check, and the extra without which it fails; empty if no stage depends on it."""
 
