@@ -113,6 +113,7 @@ class EventsSource:
         fragments = sorted(fragment.fingerprint for fragment in dataset.fragments)
         self.provenance = digest(dataset.provenance, fragments)
         self.extra: tuple[Feature, ...] = ()
+        self.block_bytes = BLOCK_BYTES
         self._dataset, self._own = dataset, physics
 
     def pieces(self, class_name: str) -> list[Piece]:
@@ -120,11 +121,9 @@ class EventsSource:
         named = (one for one in self._dataset.fragments if one.path.parent.name == class_name)
         return [Piece(one.fingerprint, one.n_events, one) for one in named]
 
-    def read(
-        self, pieces: Sequence[Piece], class_name: str, block_bytes: int = BLOCK_BYTES
-    ) -> Iterator[tuple[Piece, Rows]]:
+    def read(self, pieces: Sequence[Piece], class_name: str) -> Iterator[tuple[Piece, Rows]]:
         """Yield the events of pieces of a class that pass; neighbouring ones are read at once."""
-        for block in _blocks(pieces, block_bytes):
+        for block in _blocks(pieces, self.block_bytes):
             fragments: list[Fragment] = [piece.place for piece in block]
             events = read_fragment(_joined(fragments))
             if (ak.to_numpy(events["label"]) != self.classes.index(class_name)).any():

@@ -1,8 +1,8 @@
 """Boosted trees that tell two datasets apart, cross-validated: one number for all quantities.
 
-An AUC of 0.5 means that the trees found no difference. It is the mean over the folds, of events
-that the trees of the fold have not seen. Folds are by hash of the event_id, so that an event in both
-datasets is in one fold: trees that had seen its other copy would give an AUC below 0.5.
+An AUC of 0.5 means that the trees found no difference. It is the mean over folds; trees have not
+seen the events of their fold. Folds are by hash of the event_id, so an event in both datasets is in
+one fold: trees that had seen its other copy would give an AUC below 0.5.
 """
 
 # N events, Q quantities, G groups (class and dataset)
