@@ -149,9 +149,7 @@ def test_a_shifted_feature_is_found_and_named(tmp_path: Path) -> None:
     largest = max(ttbar["importance"].items(), key=lambda one: one[1]["value"])
     assert largest[0] == "LepPt"
     assert largest[1]["value"] > 5 * largest[1]["error"] > 0
-    differing = [
-        name for name, row in found["classes"]["ttbar"]["quantities"].items() if row["differs"]
-    ]
+    own = differing(found["classes"]["ttbar"])
     assert "LepPt" in own
     assert len(own) < 5
     assert "LepPt gives it away most" in text.headline(found)
@@ -344,9 +342,8 @@ def refused(first: Path, second: Path, **options: Any) -> str:
 def test_datasets_that_cannot_be_compared_are_one_line(made: Path, tmp_path: Path) -> None:
     a, b = made / "a" / "features.zarr", made / "b" / "features.zarr"
     three = toy_store(tmp_path / "three.zarr").path
-    assert f"{three}: its classes are qcd, ttbar, wjets, those of {a} qcd, ttbar" in refused(
-        a, three
-    )
+    message = refused(a, three)
+    assert message.startswith(f"{three}: its classes are qcd, ttbar, wjets, those of {a} qcd,")
     assert message.endswith("--classes qcd,ttbar.")
     assert "--classes names top, but the classes of" in refused(a, b, classes=("top",))
     other = toy_store(tmp_path / "other.zarr", classes=("x", "y")).path
