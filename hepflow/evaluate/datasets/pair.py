@@ -39,11 +39,6 @@ class Pair:
 def open_pair(config: CompareConfig) -> Pair:
     """Open both datasets; one line if they are of different classes, features or definitions."""
     first, second = _sources(config)
-    if first.definitions != second.definitions:
-        other = f"{first.path} has those of the {first.definitions} ones"
-        what = f"features of the {second.definitions} definitions, and {other}"
-        advice = "Make both with the same `hepflow features --definitions`."
-        raise DataError(f"{second.path}: {what}. {advice}")
     _check_features(first, second)
     notes = _set_extra(first, second)
     if first.physics != second.physics:
@@ -78,25 +73,29 @@ def _sources(config: CompareConfig) -> tuple[Source, Source]:
 def _check_features(first: Source, second: Source) -> None:
     names = [[feature.name for feature in source.hlf] for source in (first, second)]
     if names[0] != names[1]:
-        other = [name for name in names[1] if name not in names[0]]
+        new = [name for name in names[1] if name not in names[0]]
         gone = [name for name in names[0] if name not in names[1]]
         what = "its high-level features are in another order than"
-        if other or gone:
-            more = f"has {', '.join(other)}" if other else ""
+        if new or gone:
+            more = f"has {', '.join(new)}" if new else ""
             less = f"lacks {', '.join(gone)}" if gone else ""
             what = f"it {' and '.join(filter(None, (more, less)))}, unlike"
         advice = "Make both by the same `hepflow features --physics`."
         raise DataError(f"{second.path}: {what} {first.path}. {advice}")
-    for one, other_one in ((first, second), (second, first)):
-        if _is_scaled(one) and not _is_scaled(other_one):
-            what = f"its values are scaled and have no units, those of {other_one.path} have"
+    for one, other in ((first, second), (second, first)):
+        if _is_scaled(one) and not _is_scaled(other):
+            what = f"its values are scaled and have no units, those of {other.path} have"
             advice = "Compare it with another import of the same scaling."
             raise DataError(f"{one.path}: {what}. {advice}")
-    for one_feature, other_feature in zip(first.hlf, second.hlf, strict=True):
-        if one_feature != other_feature:
-            units = f"{other_feature.unit}, and in {first.path} {one_feature.unit}"
+    if first.definitions != second.definitions:
+        both = f"of the {second.definitions} definitions, those of {first.path}"
+        advice = "Make both with the same `hepflow features --definitions`."
+        raise DataError(f"{second.path}: features {both} {first.definitions}. {advice}")
+    for own, same in zip(first.hlf, second.hlf, strict=True):
+        if own != same:
+            units = f"{same.unit}, in {first.path} {own.unit}"
             advice = "Make both with the same `hepflow features`."
-            raise DataError(f"{second.path}: the unit of {one_feature.name} is {units}. {advice}")
+            raise DataError(f"{second.path}: the unit of {own.name} is {units}. {advice}")
 
 
 def _is_scaled(source: Source) -> bool:
@@ -117,7 +116,7 @@ def _set_extra(first: Source, second: Source) -> list[str]:
         extra = ()
         notes.append("Their particles have different features: there are no multiplicities.")
     if _is_scaled(first):
-        notes.append("The values are scaled and have no units; each import has its own scaling.")
+        notes.append("The values have no units. If they are scaled, each import is in its own way.")
     first.extra = second.extra = extra
     return notes
 

@@ -137,11 +137,12 @@ class EventsSource:
 
     def _rows(self, events: ak.Array) -> tuple[FeatureSet, Rows]:
         extra, flat = self.extra, columns(events)
-        if self._own is None and extra in ((), multiplicities.OF_EVENTS):
-            made = compute_columns(flat, self.definitions, particles=False)
+        if self._own is None:
+            listed = extra not in ((), multiplicities.OF_EVENTS)
+            made = compute_columns(flat, self.definitions, particles=listed)
         else:
             made = own.load(self._own)(events, self.definitions)
-            made = own.check(made, len(events), self._own or "physics")
+            made = own.check(made, len(events), self._own)
         values = [made.hlf]
         if extra == multiplicities.OF_EVENTS:
             values.append(multiplicities.of_columns(flat)[made.index])
