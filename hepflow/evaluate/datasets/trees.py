@@ -23,6 +23,8 @@ FOLDS = 5
 ROUNDS = 100
 """Trees per fold; no fold decides when to stop."""
 LEARNING_RATE, LEAVES = 0.1, 15
+PER_THREAD = 20_000
+"""Events per thread at least: threads wait for each other after every leaf."""
 MAX_SHUFFLED = 20_000
 """Events, of all folds together, among which a quantity is shuffled for its importance."""
 
@@ -71,6 +73,7 @@ def tell_apart(
     weight_N = (len(sides.group) / n_groups / counts_G)[sides.group]
     is_input_N = sides.group % 2
     how = settings(seed, LEARNING_RATE) | {"objective": "binary", "num_leaves": LEAVES}
+    how["num_threads"] = min(how["num_threads"], 1 + len(x_NQ) // PER_THREAD)
     about: Any = {"params": how, "free_raw_data": False}
     events = lightgbm.Dataset(x_NQ, is_input_N, weight=weight_N, **about).construct()
     fold_N, rng = fold_index(sides.event_id, FOLDS), generator(seed, "importance")
