@@ -60,8 +60,8 @@ def test_the_threshold_of_equal_sizes_is_that_of_gnedenko_and_korolyuk(n: int) -
         return math.lgamma(2 * n + 1) - math.lgamma(n - k + 1) - math.lgamma(n + k + 1)
 
     def reached(k: int) -> float:
-        terms = ((-1) ** (j + 1) * math.exp(log_ways(j * k) - log_ways(0)) for j in range(1, n // k + 1))
-        return 2 * sum(terms)
+        signs = (((-1) ** (j + 1), log_ways(j * k)) for j in range(1, n // k + 1))
+        return 2 * sum(sign * math.exp(ways - log_ways(0)) for sign, ways in signs)
 
     smallest = next(k for k in range(1, n) if reached(k) <= LEVEL)
     assert ks_threshold(n, n) == pytest.approx(smallest / n, abs=1e-12)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from hepflow.evaluate.datasets.measure import SIDES
+from hepflow.evaluate.datasets.measure import SIDES, ordered
 from hepflow.evaluate.figures import Axis, Bars, Chart, Series, colour, file_name
 from hepflow.statistics.two_samples import bin_ratios
 
@@ -32,7 +32,7 @@ def _ratio(comparison: Comparison, quantity: Mapping[str, Any], caption: str) ->
     edges, series = np.array(quantity["edges"]), []
     middle, ends = (edges[1:] + edges[:-1]) / 2, edges[[0, -1]]
     highest = 2.0
-    for k, (class_name, entry) in enumerate(comparison["classes"].items()):
+    for k, (class_name, entry) in enumerate(ordered(comparison).items()):
         counts = entry["quantities"][quantity["name"]]["histogram"]
         ratio, error = bin_ratios(*(np.array(counts[side]) for side in SIDES))
         there = np.isfinite(ratio)
@@ -70,11 +70,15 @@ def importances(comparison: Comparison) -> list[Bars]:
     """Return the importances of the quantities for the trees, in falling order."""
     caption = "Loss of the AUC when a quantity is shuffled among the events of a class. "
     caption += "Quantities with the same information share their importance."
-    return [_bars(name, one, caption) for name, one in comparison["trees"].items()]
+    return [_bars(name, one, caption) for name, one in ordered(comparison, "trees").items()]
 
 
 def _bars(name: str, entry: Mapping[str, Any], caption: str) -> Bars:
-    worth: Sequence[Any] = sorted(entry["importance"].items(), key=lambda one: -one[1]["value"])
-    value, error = (np.array([number[key] for _, number in worth]) for key in ("value", "error"))
-    labels = tuple(quantity for quantity, _ in worth)
+    by_loss: Sequence[Any] = sorted(
+        entry["importance"].items(), key=lambda one: (-one[1]["value"], one[0])
+    )
+        entry["importance"].items(), key=lambda one: (-one[1]["value"], one[0])
+    )
+    value, error = (np.array([number[key] for _, number in by_loss]) for key in ("value", "error"))
+    labels = tuple(quantity for quantity, _ in by_loss)
     return Bars(file_name("importance", name), name, caption, "loss of AUC", labels, value, error)

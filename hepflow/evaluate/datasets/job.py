@@ -15,7 +15,14 @@ from hepflow.config.compare import CompareConfig
 from hepflow.data.provenance import PACKAGE, code_hash, digest
 from hepflow.errors import ConfigError, DataError, LimitExceeded
 from hepflow.evaluate.datasets import charts, tables, text
-from hepflow.evaluate.datasets.measure import SIDES, edges, measure_class, measure_trees, sets_of
+from hepflow.evaluate.datasets.measure import (
+    SIDES,
+    edges,
+    measure_class,
+    measure_trees,
+    ordered,
+    sets_of,
+)
 from hepflow.evaluate.datasets.pair import Pair, open_pair
 from hepflow.evaluate.datasets.sample import Sample, take
 from hepflow.evaluate.datasets.trees import FOLDS, LEARNING_RATE, LEAVES, ROUNDS
@@ -111,6 +118,7 @@ def compare_datasets(pair: Pair, config: CompareConfig) -> dict[str, Any]:
         "settings": {
             "events": config.events,
             "seed": config.seed,
+            "classes": list(samples),
             "leave_out": list(config.leave_out),
             "trees": {"folds": FOLDS, "rounds": ROUNDS, "leaves": LEAVES, "rate": LEARNING_RATE},
         },
@@ -149,7 +157,7 @@ def _require(path: Path, class_name: str, n_events: int) -> None:
 def page_of(comparison: Mapping[str, Any]) -> str:
     """Return compare.html."""
     per_class: dict[str, Sequence[AnyFigure]] = {
-        name: charts.distributions(comparison, name) for name in comparison["classes"]
+        name: charts.distributions(comparison, name) for name in ordered(comparison)
     }
     figures = {"ratios": charts.ratios(comparison), "importances": charts.importances(comparison)}
     shown: Any = {"comparison": comparison, "figures": figures, "per_class": per_class}

@@ -113,6 +113,17 @@ def _both(values: Sequence[Any]) -> dict[str, Any]:
     return dict(zip(SIDES, values, strict=True))
 
 
+def ordered(comparison: Mapping[str, Any], key: str = "classes") -> dict[str, Any]:
+    """Return the entries of ``classes`` or ``trees`` in the order of the classes, all of them last.
+
+    JSON has them by name.
+    """
+    found = comparison[key]
+    return {
+        name: found[name] for name in (*comparison["settings"]["classes"], ALL) if name in found
+    }
+
+
 def differing(entry: Mapping[str, Any], leave_out: Sequence[str] = ()) -> list[str]:
     """Return the quantities of a class whose distance reaches the threshold."""
     rows = entry["quantities"].items()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hepflow.evaluate.datasets.charts import label_of
-from hepflow.evaluate.datasets.measure import ALL, EVERYTHING, FEATURES, SIDES, differing
+from hepflow.evaluate.datasets.measure import ALL, EVERYTHING, FEATURES, SIDES, differing, ordered
 from hepflow.evaluate.tables import Cell, ResultTable, Row, plain, with_error
 from hepflow.statistics import numbers
 from hepflow.statistics.numbers import DASH
@@ -15,9 +15,9 @@ MARK = "*"
 
 def trees(comparison: Comparison) -> ResultTable:
     """Return the AUCs of the trees, and how many distances reach their threshold, per class."""
-    rows, classes = [], comparison["classes"]
+    rows, classes = [], ordered(comparison)
     kinds = [kind for kind in (FEATURES, EVERYTHING) if _any(comparison)["auc"].get(kind)]
-    for name, entry in comparison["trees"].items():
+    for name, entry in ordered(comparison, "trees").items():
         own = {name: classes[name]} if name in classes else classes
         aucs = [with_error(entry["auc"][kind], numbers.compact) for kind in kinds]
         blamed, alone = entry["given_away_by"], None
@@ -71,7 +71,7 @@ def quantities(comparison: Comparison, class_name: str) -> ResultTable:
 
 def overview(comparison: Comparison) -> ResultTable:
     """Return the table of the terminal: ratio of the means and distance, per quantity and class."""
-    classes, rows = comparison["classes"], []
+    classes, rows = ordered(comparison), []
     for quantity in comparison["quantities"]:
         cells = [Cell(label_of(quantity))]
         for entry in classes.values():

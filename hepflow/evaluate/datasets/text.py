@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hepflow.config.compare import CompareConfig
-from hepflow.evaluate.datasets.measure import ALL, EVERYTHING, SIDES, by_chance, differing
+from hepflow.evaluate.datasets.measure import ALL, EVERYTHING, SIDES, by_chance, differing, ordered
 from hepflow.evaluate.datasets.sources import PIECE
 from hepflow.evaluate.datasets.trees import FOLDS, LEARNING_RATE, LEAVES, ROUNDS
 from hepflow.statistics.numbers import listed, pm, tied
@@ -17,7 +17,7 @@ Comparison = Mapping[str, Any]
 def headline(comparison: Comparison) -> str:
     """Return the first sentence of the page."""
     first, second = comparison["names"]
-    trees = comparison["trees"]
+    trees = ordered(comparison, "trees")
     overall = trees[ALL] if ALL in trees else next(iter(trees.values()))
     auc, blamed = pm(overall["auc"][EVERYTHING]), overall["given_away_by"]
     if blamed:
@@ -34,10 +34,10 @@ def samples(comparison: Comparison) -> list[str]:
     for side, name in zip(SIDES, comparison["names"], strict=True):
         used = [
             f"{entry['events'][side]:,} {class_name}"
-            for class_name, entry in comparison["classes"].items()
+            for class_name, entry in ordered(comparison).items()
         ]
         found.append(f"{name}: {', '.join(used)}.")
-        for class_name, entry in comparison["classes"].items():
+        for class_name, entry in ordered(comparison).items():
             if (pieces := entry["pieces"][side]) is not None:
                 there = f"{entry['events_there'][side]:,} {class_name} of {name}"
                 what = f"random sample (seed {comparison['settings']['seed']}) of the {there}"
@@ -49,7 +49,7 @@ def samples(comparison: Comparison) -> list[str]:
 def cautions(comparison: Comparison) -> list[str]:
     """Return what a reader must know before the numbers, from the numbers."""
     found = []
-    shared = {name: one["shared"] for name, one in comparison["classes"].items() if one["shared"]}
+    shared = {name: one["shared"] for name, one in ordered(comparison).items() if one["shared"]}
     if shared:
         numbers = listed([f"{n:,} {name}" for name, n in shared.items()])
         what = "events with the same event_id are in both samples"
@@ -92,13 +92,14 @@ def method(comparison: Comparison) -> list[str]:
 
 def exceeded(comparison: Comparison, config: CompareConfig) -> Iterator[str]:
     """Yield a sentence per number above --max-auc or --max-ks."""
-    for name, entry in comparison["trees"].items():
+    for name, entry in ordered(comparison, "trees").items():
         auc = entry["auc"][EVERYTHING]
         if auc["value"] > config.max_auc:
             blamed = f", given away by {entry['given_away_by']}" if entry["given_away_by"] else ""
             yield f"AUC {pm(auc)} of {name} is above --max-auc {config.max_auc:g}{blamed}"
-    for name, entry in comparison["classes"].items():
-        for quantity, row in entry["quantities"].items():
+    for name, entry in ordered(comparison).items():
+        rows = sorted(entry["quantities"].items(), key=lambda one: (-one[1]["ks"], one[0]))
+        for quantity, row in rows:
             left_out = quantity in comparison["settings"]["leave_out"]
             if row["ks"] > config.max_ks and not left_out:
                 what = f"KS {row['ks']:.3f} of {quantity} in {name}"
