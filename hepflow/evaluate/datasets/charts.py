@@ -77,8 +77,6 @@ def _bars(name: str, entry: Mapping[str, Any], caption: str) -> Bars:
     by_loss: Sequence[Any] = sorted(
         entry["importance"].items(), key=lambda one: (-one[1]["value"], one[0])
     )
-        entry["importance"].items(), key=lambda one: (-one[1]["value"], one[0])
-    )
     value, error = (np.array([number[key] for _, number in by_loss]) for key in ("value", "error"))
     labels = tuple(quantity for quantity, _ in by_loss)
     return Bars(file_name("importance", name), name, caption, "loss of AUC", labels, value, error)
