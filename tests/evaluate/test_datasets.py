@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,7 @@ from hepflow.data.store import EventStore
 from hepflow.data.store_writer import StoreWriter
 from hepflow.errors import ConfigError, DataError, LimitExceeded
 from hepflow.evaluate.datasets import sources, text
-from hepflow.evaluate.datasets.job import compare_datasets, page_of, run
+from hepflow.evaluate.datasets.job import NUMBERS, PAGE, compare_datasets, page_of, run
 from hepflow.evaluate.datasets.measure import ALL, EVERYTHING, FEATURES, differing
 from hepflow.evaluate.datasets.pair import open_pair
 from hepflow.evaluate.datasets.sample import take
@@ -32,6 +33,8 @@ from hepflow.physics.features import compute_features
 from hepflow.physics.multiplicities import OF_EVENTS
 from hepflow.schema import CLASSES, HLF, PARTICLE, Feature
 from hepflow.system.files import read_json
+from hepflow.system.places import place
+from hepflow.system.publishing import publish_folder
 from tests.support.browser import CHROMIUM, browser
 from tests.support.delphes_events import random_events, to_arrow, write_fragment, write_marker
 from tests.support.toy_store import toy_store
@@ -425,6 +428,24 @@ def test_words_without_options_are_the_two_datasets() -> None:
         parse("compare", ["a"])
     with pytest.raises(ConfigError, match="names must hold two different names, got a"):
         parse("compare", ["a", "b", "--names", "a"])
+
+
+@pytest.mark.s3
+def test_events_and_stores_on_s3_give_the_same_numbers(made: Path, tmp_path: Path, s3: str) -> None:
+    places = made / "a" / "events", made / "b" / "features.zarr"
+    there = place(f"{s3}/compared")
+    for local in places:
+        publish_folder(Path(shutil.copytree(local, tmp_path / local.name)), there / local.name)
+    how: Any = {"names": ("new", "old"), "classes": ("ttbar",), "events": 50}
+    away = config(there / "events", there / "features.zarr", **how)
+    found = [
+        compare_datasets(open_pair(wanted), wanted) for wanted in (config(*places, **how), away)
+    ]
+    own = [one.pop("datasets")["input"]["path"] for one in found]
+    assert own == [str(places[0]), f"{s3}/compared/events"]
+    assert found[0] == found[1]
+    run(config(*places, **how, output=there / "report"))
+    assert "".join(sorted(path.name for path in (there / "report").iterdir())) == PAGE + NUMBERS
 
 
 @pytest.mark.browser

@@ -31,7 +31,9 @@ def sets_of(pair: Pair, leave_out: Sequence[str]) -> dict[str, list[int]]:
     return {**sets, EVERYTHING: kept}
 
 
-def measure_class(pair: Pair, samples: tuple[Sample, Sample], ranges: np.ndarray) -> dict[str, Any]:
+def measure_class(
+    pair: Pair, samples: tuple[Sample, Sample], ranges: Sequence[np.ndarray]
+) -> dict[str, Any]:
     """Return the entry of a class, without trees; ``ranges``: edges of the bins per quantity."""
     first, second = (sample.rows.values for sample in samples)
     threshold = ks_threshold(*sorted((len(first), len(second))))
