@@ -48,7 +48,7 @@ def _any(comparison: Comparison) -> Mapping[str, Any]:
 def quantities(comparison: Comparison, class_name: str) -> ResultTable:
     """Return all numbers of the quantities of a class."""
     entry, first_and_second = comparison["classes"][class_name], comparison["names"]
-    worth, rows = comparison["trees"][class_name]["importance"], []
+    rows = []
     for quantity in comparison["quantities"]:
         row = entry["quantities"][quantity["name"]]
         cells = [Cell(label_of(quantity))]
@@ -59,13 +59,12 @@ def quantities(comparison: Comparison, class_name: str) -> ResultTable:
         distance = f"{row['ks']:.3f}{f' {MARK}' if row['differs'] else ''}"
         cells += [with_error(row["ratio"], numbers.compact), Cell(distance, row["ks"])]
         cells += [with_error(row["auc"], numbers.compact)]
-        cells += [with_error(worth.get(quantity["name"]), numbers.compact)]
         rows.append(Row(tuple(cells), "best" if row["differs"] else ""))
     quantiles = [f"10/50/90 %, {name}" for name in first_and_second]
     means = [f"mean, {name}" for name in first_and_second]
-    ends = ("ratio of means", "KS", "AUC", "importance")
+    ends = ("ratio of means", "KS", "AUC")
     foot = f"{MARK} KS from {entry['ks_threshold']:.3f} on: the threshold of these samples."
-    name = f"quantities-{[*comparison['classes']].index(class_name)}"
+    name = f"quantities-{[*ordered(comparison)].index(class_name)}"
     return ResultTable(name, ("quantity", *quantiles, *means, *ends), rows, foot)
 
 
