@@ -41,7 +41,7 @@ def open_pair(config: CompareConfig) -> Pair:
     first, second = _sources(config)
     _check_features(first, second)
     notes = _set_extra(first, second)
-    if first.physics != second.physics:
+    if first.physics and second.physics and first.physics != second.physics:
         both = f"{first.path}: {first.physics}; {second.path}: {second.physics}"
         notes.append(f"The features were computed by different physics ({both}).")
     if first.provenance == second.provenance:
