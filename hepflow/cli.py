@@ -19,6 +19,7 @@ from hepflow.config.arguments import (
     add_fields,
     add_stores,
     configure_stores,
+    named,
     read,
     spelt_out,
 )
@@ -53,8 +54,8 @@ _JAVA = ("hepflow.engines.spark:start_java", "ingest")
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit.
 
-    The status is 0 on success, 2 after an error of the user (in one line), 130 after Ctrl-C, and
-    1 after a bug (with its traceback).
+    The status is 0 on success, 1 if a limit that the user has set is exceeded and 2 after an error
+    of the user (both in one line), 130 after Ctrl-C, and 1 after a bug (with its traceback).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()
     except HepflowError as error:
         _print(f"error: {error}")
-        sys.exit(USER_ERROR)
+        sys.exit(error.status)
     except BrokenPipeError:
         if not _is_closed(sys.stdout.fileno()):
             raise
@@ -172,7 +173,9 @@ def _run(name: str, arguments: list[str]) -> None:
         _print_completion(arguments)
     elif set(HELP) & set(arguments):
         last = "" if command.config else f"All options of the Trainer: hepflow {name} --help-all"
-        print_help(f"hepflow {name} [options]", f"{command.text}.", _groups(name), last)
+        words = "".join(f"{word.upper()} " for word in command.words)
+        usage = f"hepflow {name} {words}[options]"
+        print_help(usage, f"{command.text}.", _groups(name), last)
     elif command.config:
         config = parse(name, arguments)
         from_topic = command.topic and config.reads_topic
@@ -205,9 +208,10 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
                 raise ConfigError(f"{spelt(option)} {value} must be a local path; {rule}")
         return stage(**values)
 
+    switches = {f"--{field.name}" for field in fields(stage) if field.type is bool}
     words = spelt_out(
-        with_shipped(arguments),
-        switches={f"--{field.name}" for field in fields(stage) if field.type is bool},
+        named(with_shipped(arguments), COMMANDS[name].words, switches),
+        switches=switches,
         lists={f"--{field.name}" for field in fields(stage) if get_origin(field.type) is tuple},
         mappings={"--storage", *(f"--{name}" for name in mappings_of(stage))},
     )
@@ -224,9 +228,9 @@ def _groups(name: str) -> Groups:
 def _print_completion(arguments: list[str]) -> None:
     completion = import_module("hepflow.tools.completion")
     if len(arguments) == 1 and arguments[0] in completion.SHELLS:
-        commands: dict[str, tuple[str, Groups]] = {name: (GROUPS[name], {}) for name in GROUPS}
+        commands: dict[str, Any] = {name: (GROUPS[name], {}, ()) for name in GROUPS}
         for name in [name for name in COMMANDS if name != "completion"]:
-            commands[name] = (COMMANDS[name].summary, _groups(name))
+            commands[name] = (COMMANDS[name].summary, _groups(name), COMMANDS[name].words)
         print(completion.script(arguments[0], commands))
     elif not arguments or set(HELP) & set(arguments):
         lines = {one: f"put into ~/.{one}rc: {line}" for one, line in completion.SHELLS.items()}

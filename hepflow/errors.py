@@ -1,8 +1,11 @@
-"""The errors that a user can cause. The CLI prints them in one line and exits with status 2."""
+"""The errors that a user can cause. The CLI prints them in one line and exits with their status."""
 
 
 class HepflowError(Exception):
     """Error of a user: where, what is wrong, and what to do, in one line."""
+
+    status = 2
+    """Exit status of the command."""
 
     def __str__(self) -> str:
         """Return the text in one line, also if it quotes several of a library, or such a name."""
@@ -26,6 +29,12 @@ class NoCredentials(HepflowError, PermissionError):
 
     It is no property of a file, so it ends a run, and no file is counted as lost.
     """
+
+
+class LimitExceeded(HepflowError):
+    """A number is above the limit that the user has set for it, which fails a job of a CI."""
+
+    status = 1
 
 
 def one_line(error: BaseException) -> str:

@@ -518,6 +518,7 @@ def test_print_config_reads_back(name: str, tmp_path: Path, say: Callable[..., s
     required = {
         "import-cern": ("--train", "a.parquet", "--test", "b.parquet"),
         "store compact": ("--input", "a.zarr", "--output", "b.zarr"),
+        "compare": ("a", "b"),
     }.get(name, ())
     file = tmp_path / "config.yaml"
     file.write_text(say(*name.split(), *required, "--print-config"))
@@ -555,6 +556,7 @@ def test_an_overlay_of_a_cluster_leaves_the_rest_of_a_stage_alone(stage: str, pa
         (("features", "--cluster.jobs.wa"), {"--cluster.jobs.walltime"}),
         (("features", "--cluster.slurm.wa"), set()),
         (("features", "--definitions", ""), {"corrected", "reference"}),
+        (("compare", "--max"), {"--max-auc", "--max-ks"}),
     ],
 )
 def test_bash_completes_commands_options_and_values(

@@ -81,6 +81,19 @@ def configure_stores(config: Namespace | dict[str, Any]) -> None:
         os.environ[WORK_DIR] = str(folder.absolute())
 
 
+def named(arguments: Sequence[str], names: Sequence[str], switches: Collection[str]) -> list[str]:
+    """Return the arguments with an option in front of each word that has none, in this order."""
+    result, left, before = [], list(names), ""
+    for word in arguments:
+        is_value = before.startswith("--") and "=" not in before
+        if before.replace("-", "_").replace("__", "--", 1) in switches:
+            is_value = word in {"true", "false"}
+        free = left and not word.startswith("-") and not is_value
+        result.append(f"--{left.pop(0)}={word}" if free else word)
+        before = word
+    return result
+
+
 def spelt_out(
     arguments: Sequence[str],
     *,

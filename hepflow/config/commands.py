@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from hepflow.config import plan, score, stages, tools
+from hepflow.config import compare, plan, score, stages, tools
 
 
 class Command(NamedTuple):
@@ -14,6 +14,8 @@ class Command(NamedTuple):
     about: str = ""  # default: the docstring of the configuration
     topic: str = ""
     """``module:function`` that runs instead, with the extra ``kafka``, if the input is a topic."""
+    words: tuple[str, ...] = ()
+    """Options whose values may be given without their names, in this order."""
 
     @property
     def text(self) -> str:
@@ -31,6 +33,7 @@ _IN_SPARK = (None, "hepflow.train.spark.job:spark_train", "train,ingest")
 _CHECK = (tools.StoreConfig, "hepflow.tools.store:check", "features")
 _INFO = (tools.StoreConfig, "hepflow.tools.store:info", "features")
 _TOPIC = "hepflow.score.kafka.job:run"
+_DATASETS = (compare.CompareConfig, "hepflow.evaluate.datasets.job:run", "evaluate,features")
 _COMPLETION = (None, "hepflow.tools.completion:script", "", "Print a shell completion script")
 COMMANDS = {
     "simulate": Command(stages.SimulateConfig, "hepflow.simulate.job:run", "simulate"),
@@ -43,6 +46,7 @@ COMMANDS = {
     "train find-lr": Command(*_TRAIN, "Scan learning rates on a copy of the net; suggest one"),
     "spark-train": Command(*_IN_SPARK, "Run `train fit` on CPUs inside Spark, as one barrier job"),
     "evaluate": Command(stages.EvaluateConfig, "hepflow.evaluate.job:run", "evaluate"),
+    "compare": Command(*_DATASETS, words=("input", "reference")),
     "tune": Command(tools.TuneConfig, "hepflow.train.tune.job:run", "tune"),
     "trees": Command(tools.TreesConfig, "hepflow.train.trees.boosted:run", "evaluate"),
     "forest": Command(tools.ForestConfig, "hepflow.train.trees.forest:run", "evaluate,ingest"),
@@ -71,6 +75,7 @@ URLS = {
     "import-cern": ("train", "test", "model", "data.store", "output"),
     "score": ("model", "input", "output", "report", "store", "only"),
     "evaluate": ("input", "output", "store"),
+    "compare": ("input", "reference", "output"),
     "export": ("run", "input", "output"),
     "demo": ("output",),
     "plan": ("input", "output", "store", "runs", "scores", "only", "expected"),

@@ -28,6 +28,7 @@ RUNS = Path("runs")
 TUNE = Path("tune")
 BENCH = Path("bench")
 REPORT = Path("reports/latest")
+COMPARISON = Path("reports/compare")
 DEMO = Path("demo")
 SCORES = Path("scores")
 KAFKA = "kafka://"

@@ -24,20 +24,24 @@ def write_report(
 
     Figures are by section; those of ``scores:<model>`` and ``efficiency:<model>`` are one model's.
     """
+    models, classes, mix = metrics["models"], metrics["classes"], metrics["settings"]["mix"]
+    texts = {"mix": text.mix_text(mix, classes) if set(classes) <= set(mix) else ""}
+    texts |= {"headline": text.headline(models, classes)}
+    texts |= {"rate": text.rate_sentence(models, classes, mix)}
+    shown: Any = {"metrics": metrics, "figures": figures, "folder": folder, **texts}
+    put(path, rendered("report.html.j2", shown).encode())
+
+
+def rendered(template: str, shown: Mapping[str, Any]) -> str:
+    """Return a page with the names in ``shown``, its style and its script."""
     blocks: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True}
     loader = FileSystemLoader(TEMPLATES)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **blocks)
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.filters["kind"] = lambda figure: type(figure).__name__.lower()
     environment.filters.update(drawing=svg.drawing, ticks=svg.ticks, file_name=file_name)
-    modules = {"box": svg, "numbers": numbers, "published": published, "tables": tables}
-    models, classes, mix = metrics["models"], metrics["classes"], metrics["settings"]["mix"]
-    texts = {"mix": text.mix_text(mix, classes) if set(classes) <= set(mix) else ""}
-    texts |= {"headline": text.headline(models, classes)}
-    texts |= {"rate": text.rate_sentence(models, classes, mix)}
-    shown: Any = {"metrics": metrics, "figures": figures, "folder": folder, **texts, **_own()}
-    page = environment.get_template("report.html.j2").render(**modules, **shown)
-    put(path, page.encode())
+    modules: Any = {"box": svg, "numbers": numbers, "published": published, "tables": tables}
+    return environment.get_template(template).render(**modules, **shown, **_own())
 
 
 def _own() -> dict[str, Markup]:

@@ -1,27 +1,17 @@
-"""Gradient-boosted trees on the high-level features, kept as a run: the baseline a net has to beat.
-
-LightGBM rather than XGBoost: a few megabytes to install instead of a hundred.
-"""
+"""Gradient-boosted trees on the high-level features, kept as a run: nets are compared with them."""
 
 import logging
 import time
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from hepflow.config.tools import TreesConfig
-from hepflow.errors import MissingDependency
-from hepflow.system import processes
+from hepflow.models import boosted_trees
+from hepflow.models.boosted_trees import lightgbm
 from hepflow.system.terminal import bar
 from hepflow.train.trees.run import Fitted, TreeData, balanced, keep
-
-try:
-    import lightgbm
-except OSError as error:  # the package is installed, but not the system's OpenMP
-    advice = "Install the OpenMP library: `apt install libgomp1`, or with conda `libgomp`."
-    raise MissingDependency(f"LightGBM does not load: {error}. {advice}") from error
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +25,9 @@ def run(config: TreesConfig) -> None:
 
 
 def _fit(config: TreesConfig, tables: Mapping[str, TreeData]) -> Fitted:
-    cores = processes.cores()
     n_classes = len(np.unique(tables["train"].label))
-    settings: dict[str, Any] = {"objective": "multiclass", "num_class": n_classes}
-    settings |= {"learning_rate": config.learning_rate, "seed": config.seed}
-    # Not forced to rows, it times both ways, and the faster one may round otherwise.
-    settings |= {"deterministic": True, "force_row_wise": True}
-    settings |= {"num_threads": cores, "verbosity": -1}
+    settings = boosted_trees.settings(config.seed, config.learning_rate)
+    settings |= {"objective": "multiclass", "num_class": n_classes}
     events = [tables[split] for split in ("train", "val")]
     train, val = (lightgbm.Dataset(x, label, weight=balanced(label)) for x, label, _ in events)
     n_rounds = 0
@@ -60,6 +46,7 @@ def _fit(config: TreesConfig, tables: Mapping[str, TreeData]) -> Fitted:
     if n_rounds < config.rounds:
         text = "stopped after %d rounds: no lower val_loss for %d; the first %d are kept"
         log.info(text, n_rounds, PATIENCE, n_kept)
-    probability = trees.predict(tables["test"].x, num_iteration=n_kept, num_threads=cores)
+    how = {"num_iteration": n_kept, "num_threads": settings["num_threads"]}
+    probability = trees.predict(tables["test"].x, **how)
     name = "gradient-boosted trees"
     return Fitted(probability, name, n_kept, "round", wall_s, "lightgbm", ("val",))

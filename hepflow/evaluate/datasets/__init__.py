@@ -1,0 +1,1 @@
+"""Two datasets, compared quantity by quantity and by boosted trees: `hepflow compare`."""
