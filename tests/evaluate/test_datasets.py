@@ -139,8 +139,8 @@ def test_copies_of_an_event_in_both_datasets_do_not_help_the_trees() -> None:
 
 
 def test_a_shifted_feature_is_found_and_named(tmp_path: Path) -> None:
-    first = hlf_store(tmp_path / "first.zarr", 1, 1000, shift=0.5)
-    found = compared(first, hlf_store(tmp_path / "second.zarr", 2, 1000))
+    first = hlf_store(tmp_path / "first.zarr", 1, 1500, shift=0.5)
+    found = compared(first, hlf_store(tmp_path / "second.zarr", 2, 1500))
     qcd, ttbar, overall = (found["trees"][name] for name in (*TWO, ALL))
     assert ttbar["given_away_by"] == overall["given_away_by"] == "LepPt"
     assert qcd["given_away_by"] is None

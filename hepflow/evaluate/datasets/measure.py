@@ -17,7 +17,7 @@ QUANTILES = (0.1, 0.5, 0.9)
 ALL = "all classes"
 FEATURES, EVERYTHING = "features", "everything"
 """Sets of quantities that trees are fitted on: the high-level features, and all."""
-RESOLVED = 2.0  # standard errors above 0.5 from which an AUC names a quantity
+RESOLVED = 3.0  # standard errors above 0.5 from which an AUC names a quantity
 
 Samples = Mapping[str, tuple[Sample, Sample]]  # class -> input and reference
 
