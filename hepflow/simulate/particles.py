@@ -8,7 +8,7 @@ multiplicity and the pT sum that multi-parton interactions add.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from hepflow.simulate import card
 
 SOFT_EVENTS = 2.7
 Event = tuple[np.ndarray, ...]  # pdg, charge, momentum and vertex, as `Particles` has them
+BeamSpot = Literal["gaussian", "flat"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Overlaid(NamedTuple):
     vertex: np.ndarray
     pileup: np.ndarray  # (n,) true for particles of other vertices
     z: float
+    n_vertices: int
 
 
 def offsets_of(counts: np.ndarray | Sequence[int]) -> np.ndarray:
@@ -75,8 +77,21 @@ def pt_eta_phi(momentum: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return pt, np.arcsinh(z / np.maximum(pt, 1e-12)), np.arctan2(y, x)
 
 
+def collisions(rng: np.random.Generator, beam_spot: BeamSpot, n: int) -> np.ndarray:
+    """Return z of (n,) collisions in mm."""
+    if beam_spot == "flat":
+        return rng.uniform(-card.FLAT_BEAM_SPOT, card.FLAT_BEAM_SPOT, n)
+    limit = card.BEAM_SPOT_LIMIT  # at 4.7 sigma
+    return np.clip(rng.normal(0.0, card.BEAM_SPOT_SIGMA, n), -limit, limit)
+
+
 def overlay(
-    rng: np.random.Generator, event: Event, pool: Particles, pileup: float, soft: float
+    rng: np.random.Generator,
+    event: Event,
+    pool: Particles,
+    pileup: float,
+    soft: float,
+    beam_spot: BeamSpot = "gaussian",
 ) -> Overlaid:
     """Overlay minimum-bias events, each rotated by a random angle around the beam.
 
@@ -86,7 +101,7 @@ def overlay(
     n_soft, n_pileup = rng.poisson(soft), rng.poisson(pileup)
     picks = rng.integers(len(pool), size=n_soft + n_pileup)
     angles = rng.uniform(-np.pi, np.pi, n_soft + n_pileup)
-    z = rng.uniform(-card.VERTEX_HALF_RANGE, card.VERTEX_HALF_RANGE, 1 + n_soft + n_pileup)
+    z = collisions(rng, beam_spot, 1 + n_soft + n_pileup)
     z[1 : 1 + n_soft] = z[0]
     lengths = np.diff(pool.offsets)[picks]
     # positions of the picked events' particles in the pool, one event after another
@@ -99,13 +114,13 @@ def overlay(
     momentum = np.concatenate([own_momentum, _rotated(pool.momentum[index], angle)])
     of_others = np.arange(len(vertex)) >= len(pdg) + lengths[:n_soft].sum()
     pdg, charge = np.append(pdg, pool.pdg[index]), np.append(charge, pool.charge[index])
-    return Overlaid(pdg, charge, momentum, vertex, of_others, float(z[0]))
+    return Overlaid(pdg, charge, momentum, vertex, of_others, float(z[0]), 1 + int(n_pileup))
 
 
 def _rotated(vectors: np.ndarray, angle: np.ndarray) -> np.ndarray:
     """Return (n, 3 or more) vectors rotated by (n,) angles around the beam."""
     cos, sin = np.cos(angle), np.sin(angle)
-    out = vectors.copy()
+    out = vectors.astype(np.float64)
     out[:, 0] = cos * vectors[:, 0] - sin * vectors[:, 1]
     out[:, 1] = sin * vectors[:, 0] + cos * vectors[:, 1]
     return out
