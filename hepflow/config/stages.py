@@ -41,7 +41,7 @@ class SimulateConfig(Checked):
     """Generate ROOT files in Delphes' layout with Pythia8 and a parametric detector."""
 
     input: Path | None = None
-    """Minimum-bias pool (.npz) to reuse; default: generated, and kept next to the output."""
+    """Minimum-bias pool (.npz) to use; default: generated once, and kept in the user's cache."""
     output: Path = RAW
     """Folder or URL to write: one folder per class, and a JSON file per ROOT file."""
     overwrite: bool = False
@@ -56,7 +56,9 @@ class SimulateConfig(Checked):
     """Random seed; the events do not depend on the number of jobs."""
     pileup: NonNegativeFloat = 20.0
     """Mean number of minimum-bias events added to each event."""
-    pool: PositiveInt = 500
+    beam_spot: Literal["gaussian", "flat"] = "gaussian"
+    """Spread of the collisions along the beam: sigma of 53 mm, or flat within ±150 mm."""
+    pool: PositiveInt = 12_500
     """Number of minimum-bias events that pile-up is drawn from."""
     underlying_event: Literal["overlay", "mpi"] = "overlay"
     """overlay: soft events from the pool; mpi: Pythia's multiparton interactions, 10 x slower."""

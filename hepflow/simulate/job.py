@@ -21,7 +21,7 @@ from hepflow.config.stages import SimulateConfig
 from hepflow.data.output import refuse_to_replace
 from hepflow.errors import ConfigError, HepflowError
 from hepflow.schema import CLASSES
-from hepflow.simulate.pool import ensure_pool, identity_of, load
+from hepflow.simulate.pool import SEED, ensure_pool, identity_of, load, place
 from hepflow.simulate.sample import Sample, make_sample
 from hepflow.system import locks, processes
 from hepflow.system.storage import listed, make_folder, remove_all
@@ -59,10 +59,11 @@ def run(config: SimulateConfig) -> None:
             log.info("removed %s not requested (first: %s)", n_removed, stale[0].path)
         if missing:
             start = time.perf_counter()
+            jobs = config.jobs or processes.cores()
             if config.input is None:
                 make_folder(config.output)
-                ensure_pool(missing[0].pool, config.pool, config.seed)
-            _make(samples, missing, min(config.jobs or processes.cores(), len(missing)))
+                ensure_pool(missing[0].pool, config.pool, SEED, jobs)
+            _make(samples, missing, min(jobs, len(missing)))
             n_events = counted(sum(sample.target for sample in missing), "selected event")
             n_files, seconds = counted(len(missing), "file"), time.perf_counter() - start
             log.info("wrote %s with %s to %s in %.0f s", n_files, n_events, config.output, seconds)
@@ -75,8 +76,8 @@ def plan(config: SimulateConfig) -> list[Sample]:
         got, known = ", ".join(config.classes) or "none", ", ".join(CLASSES)
         raise ConfigError(f"classes: got {got}; each must be one of {known}, and only once")
     if config.input is None:
-        identity = identity_of(config.pool, config.seed)
-        path = config.output / f".pool-{identity}.npz"
+        identity = identity_of(config.pool, SEED)
+        path = place(config.output, identity)
     else:
         path, identity = config.input, load(config.input).identity
     firsts, size = range(0, config.events, config.events_per_file), config.events_per_file

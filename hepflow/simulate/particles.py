@@ -26,14 +26,26 @@ class Particles:
     offsets: np.ndarray  # (events + 1,) int64: event ``i`` is ``offsets[i]:offsets[i + 1]``
     pdg: np.ndarray  # (n,) int32
     charge: np.ndarray  # (n,) int8, in units of e
-    momentum: np.ndarray  # (n, 4) float64, px py pz E in GeV
-    vertex: np.ndarray  # (n, 3) float64, production point x y z in mm
+    momentum: np.ndarray  # (n, 4) px py pz E in GeV
+    vertex: np.ndarray  # (n, 3) production point x y z in mm
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> "Particles":
         """Join events."""
         columns = [np.concatenate(column) for column in zip(*events, strict=True)]
         return cls(offsets_of([len(event[0]) for event in events]), *columns)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Particles"]) -> "Particles":
+        """Join events that are in several parts."""
+        counts = np.concatenate([np.diff(part.offsets) for part in parts])
+        columns = zip(*([*vars(part).values()][1:] for part in parts), strict=True)
+        return cls(offsets_of(counts), *map(np.concatenate, columns))
+
+    def where(self, keep: np.ndarray) -> "Particles":
+        """Return the events with the particles of a mask only."""
+        columns = [column[keep] for column in [*vars(self).values()][1:]]
+        return Particles(offsets_of(keep)[self.offsets], *columns)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -9,6 +9,7 @@ import pythia8mc
 from hepflow.errors import HepflowError
 from hepflow.simulate.decays import BOTTOM, CHARM, Library, join
 from hepflow.simulate.particles import Particles, offsets_of, pt_eta_phi
+from hepflow.simulate.tracking import may_reach
 
 CM_ENERGY_GEV = 13000.0
 # Particles that live longer than this (mm) reach the detector, as in the files that experiments
@@ -81,19 +82,23 @@ def charges(pythia: pythia8mc.Pythia, pdg: np.ndarray) -> np.ndarray:
 
 
 def minimum_bias(n_events: int, seed: int) -> Particles:
-    """Return minimum-bias events (inelastic and elastic) with multi-parton interactions."""
+    """Return minimum-bias events (inelastic and elastic) with multi-parton interactions.
+
+    Particles that cannot reach the detector, almost half of all, are left out.
+    """
     pythia = start(_MINIMUM_BIAS, seed)
-    return EventRecord(pythia.nextBatch(n_events)).particles(pythia)
+    particles = EventRecord(pythia.nextBatch(n_events)).particles(pythia)
+    return particles.where(may_reach(particles.momentum, particles.vertex))
 
 
 def decay_library(species: Sequence[int], n_decays: int, seed: int, leptonic: bool) -> Library:
-    """Return decays at rest, all or straight to e or mu, ``n_decays`` per species (pdg > 0)."""
+    """Return decays at rest: ``n_decays`` per species (pdg > 0), or those of them with e or mu.
+
+    These come from any step: straight from the hadron, from a lighter hadron or from a tau.
+    """
     pythia = start(("ProcessLevel:all = off",), seed)
     parts = []
     for kind in species:
-        if leptonic:
-            pythia.readString(f"{kind}:onMode = off")
-            pythia.readString(f"{kind}:onIfAny = 11 13")
         entry = pythia.particleData.particleDataEntryPtr(kind)
         channels = [entry.channel(i) for i in range(entry.sizeChannels())]
         # Mode 1: on; 2: on for the particle only, as for mixing B0, whose list also has the
@@ -111,10 +116,16 @@ def decay_library(species: Sequence[int], n_decays: int, seed: int, leptonic: bo
             ancestor = np.where(ancestor > n_decays, mother[ancestor], ancestor)
         keep = np.flatnonzero(record.visible & (np.arange(len(mother)) > n_decays))
         keep = keep[np.argsort(ancestor[keep], kind="stable")]
+        wanted = np.ones(n_decays, np.bool_)
+        if leptonic:
+            is_lepton = np.isin(np.abs(record.pdg[keep]), (11, 13))
+            wanted = np.bincount(ancestor[keep] - 1, is_lepton, n_decays) > 0
+            keep = keep[wanted[ancestor[keep] - 1]]
+        n_wanted = int(wanted.sum())
         pdg = record.pdg[keep].astype(np.int32)
-        kinds, straight = np.array([kind]), np.array([leptonic])
-        fractions, first = np.array([branching]), np.array([0, n_decays])
-        offsets = offsets_of(np.bincount(ancestor[keep] - 1, minlength=n_decays))
+        kinds, with_lepton = np.array([kind]), np.array([leptonic])
+        fractions, first = np.array([branching * n_wanted / n_decays]), np.array([0, n_wanted])
+        offsets = offsets_of(np.bincount(ancestor[keep] - 1, minlength=n_decays)[wanted])
         particles = pdg, charges(pythia, pdg), record.momentum[keep], record.vertex[keep]
-        parts.append(Library(kinds, straight, fractions, first, offsets, *particles))
+        parts.append(Library(kinds, with_lepton, fractions, first, offsets, *particles))
     return join(parts)

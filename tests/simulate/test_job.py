@@ -18,8 +18,13 @@ from hepflow.errors import ConfigError, DataError
 from hepflow.physics.features import compute_features
 from hepflow.physics.selection import passes
 from hepflow.schema import CLASSES, HLF
+from hepflow.simulate import card
+from hepflow.simulate.calorimeter import tower_index
 from hepflow.simulate.job import plan, run
-from hepflow.simulate.pool import load, make_pool, save
+from hepflow.simulate.particles import pt_eta_phi
+from hepflow.simulate.pool import load, make_pool, place, save
+from hepflow.simulate.pythia import _MINIMUM_BIAS, EventRecord, start
+from hepflow.simulate.tracking import may_reach, propagate
 from tests.support.delphes_events import from_root
 from tests.support.seals import unseal
 
@@ -127,7 +132,10 @@ def test_a_longer_file_begins_with_the_events_of_the_shorter(
     assert uuids[0] == uuids[1]
 
 
-@pytest.mark.parametrize("change", [{"seed": 2}, {"pileup": 5.0}, {"underlying_event": "mpi"}])
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 2}, {"pileup": 5.0}, {"underlying_event": "mpi"}, {"beam_spot": "flat"}],
+)
 def test_other_settings_replace_every_file(
     small: SimulateConfig, change: dict[str, object]
 ) -> None:
@@ -228,14 +236,54 @@ def test_a_file_that_is_not_a_pool_is_refused(tmp_path: Path) -> None:
         run(SimulateConfig(input=tmp_path / "missing.npz", output=tmp_path))
 
 
-def test_a_pool_is_made_once_and_kept(pool: Path, tmp_path: Path) -> None:
+def test_a_pool_is_made_once_and_kept_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config = SimulateConfig(output=tmp_path, classes=("wjets",), events=2, pool=30, jobs=1)
     run(config)
-    (kept,) = tmp_path.glob(".pool-*.npz")
+    (kept,) = (tmp_path / "cache/hepflow/pools").iterdir()
     before = kept.stat().st_mtime_ns
     run(replace(config, events=3))
+    run(replace(config, output=tmp_path / "other", seed=2))
     assert kept.stat().st_mtime_ns == before
     assert len(load(kept).events) == 30
+    assert kept.parent.stat().st_mode & 0o077 == 0
+
+    kept.write_bytes(kept.read_bytes()[:-1000] + bytes(1000))
+    with caplog.at_level(logging.WARNING, "hepflow"):
+        run(replace(config, events=4))
+    assert "its checksum is wrong. It is generated again." in caplog.text
+    assert len(load(kept).events) == 30
+
+
+def test_without_a_cache_the_pool_is_next_to_the_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert place(tmp_path, "0123") == tmp_path / ".pool-0123.npz"
+
+
+def test_a_pool_does_not_depend_on_the_number_of_processes() -> None:
+    one, two = (make_pool(1300, 5, jobs) for jobs in (1, 2))
+    for name, column in vars(one.events).items():
+        assert np.array_equal(column, getattr(two.events, name)), name
+    counts = np.diff(one.events.offsets)
+    assert len(set(counts[:300]) ^ set(counts[1000:])) > 10  # the second Pythia has its own events
+
+
+def test_particles_left_out_of_a_pool_would_have_reached_nothing() -> None:
+    """Of those that may reach the detector only from one end of the beam spot, none is lost."""
+    pythia = start(_MINIMUM_BIAS, 6)
+    everything = EventRecord(pythia.nextBatch(150)).particles(pythia)
+    lost = everything.where(~may_reach(everything.momentum, everything.vertex))
+    assert 0.2 < len(lost.pdg) / len(everything.pdg) < 0.6
+    for z in (-card.BEAM_SPOT_LIMIT, 0.0, card.BEAM_SPOT_LIMIT):
+        reached = propagate(lost.charge, lost.momentum, lost.vertex + [0.0, 0.0, z])
+        eta, phi = pt_eta_phi(reached)[1:]
+        assert (tower_index(card.ECAL.towers, eta, phi) == -1).all()
+        assert (tower_index(card.HCAL.towers, eta, phi) == -1).all()
 
 
 def test_a_pool_holds_visible_soft_particles_only(pool: Path) -> None:
