@@ -168,10 +168,7 @@ def _leptons(
 
 
 def _jets(rng: np.random.Generator, clustered: np.ndarray, heavy: np.ndarray) -> _Collection:
-    """Return the jets of one event: tagged, by falling pT.
-
-    The heavy hadrons are used for the partons of Delphes' JetFlavorAssociation.
-    """
+    """Return the jets of one event: tagged, by falling pT; ``heavy`` quarks as in `Events`."""
     pt, eta, phi = pt_eta_phi(clustered)
     mass2 = clustered[:, 3] ** 2 - np.sum(clustered[:, :3] ** 2, axis=1)
     mass = np.sqrt(np.maximum(mass2, 0))

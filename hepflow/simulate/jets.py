@@ -1,4 +1,4 @@
-"""Weighted energy flow -> anti-kt jets, b-tagged by the flavour of the hadrons around them.
+"""Weighted energy flow -> anti-kt jets, b-tagged by the flavour of the quarks around them.
 
 Their energy is not corrected: the card's JetEnergyScale is 1.
 """

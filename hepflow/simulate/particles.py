@@ -58,11 +58,11 @@ class Particles:
 
 @dataclass(frozen=True)
 class Events:
-    """Generated events: visible stable particles, and the heavy hadrons that label the jets."""
+    """Generated events: visible stable particles, and the heavy quarks that label the jets."""
 
     particles: Particles
     heavy: list[np.ndarray]
-    """Per event, (m, 4) b and c hadrons: pT in GeV, eta, phi in rad, quark flavour (4 or 5)."""
+    """Per event, (m, 4) b and c quarks: pT in GeV, eta, phi in rad, flavour (4 or 5)."""
 
 
 class Overlaid(NamedTuple):

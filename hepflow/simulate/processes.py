@@ -82,12 +82,12 @@ class Process(ABC):
             particles, heavy = record.particles(self._pythia), record.heavy()
             self.showered += len(particles)
             events, labels = [], []
-            for i, hadrons in enumerate(heavy):
+            for i, quarks in enumerate(heavy):
                 event, probability = self._accept(particles.event(i))
                 self.weight += probability
                 if event is not None:
                     events.append(event)
-                    labels.append(hadrons)
+                    labels.append(quarks)
             self.kept += len(events)
             if events:
                 yield Events(Particles.of(events), labels)

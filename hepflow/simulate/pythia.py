@@ -7,7 +7,7 @@ import numpy as np
 import pythia8mc
 
 from hepflow.errors import HepflowError
-from hepflow.simulate.decays import BOTTOM, CHARM, Library, join
+from hepflow.simulate.decays import Library, join
 from hepflow.simulate.particles import Particles, offsets_of, pt_eta_phi
 from hepflow.simulate.tracking import may_reach
 
@@ -62,10 +62,9 @@ class EventRecord:
         return Particles(self._offsets(keep), pdg, *rest)
 
     def heavy(self) -> list[np.ndarray]:
-        """Return the heavy hadrons of each event, as ``Events`` has them."""
-        kind = np.abs(self.pdg)
-        flavour = np.where(np.isin(kind, BOTTOM), 5.0, np.where(np.isin(kind, CHARM), 4.0, 0.0))
-        keep = flavour > 0
+        """Return the heavy quarks of each event, at every step, as ``Events`` has them."""
+        flavour = np.abs(self.pdg)
+        keep = (flavour == 4) | (flavour == 5)
         rows = np.stack([*pt_eta_phi(self.momentum[keep]), flavour[keep]], axis=1)
         return np.split(rows, self._offsets(keep)[1:-1])
 

@@ -280,7 +280,7 @@ def test_particles_left_out_of_a_pool_would_have_reached_nothing() -> None:
     lost = everything.where(~may_reach(everything.momentum, everything.vertex))
     assert 0.2 < len(lost.pdg) / len(everything.pdg) < 0.6
     for z in (-card.BEAM_SPOT_LIMIT, 0.0, card.BEAM_SPOT_LIMIT):
-        reached = propagate(lost.charge, lost.momentum, lost.vertex + [0.0, 0.0, z])
+        reached = propagate(lost.charge, lost.momentum, lost.vertex + np.array([0.0, 0.0, z]))
         eta, phi = pt_eta_phi(reached)[1:]
         assert (tower_index(card.ECAL.towers, eta, phi) == -1).all()
         assert (tower_index(card.HCAL.towers, eta, phi) == -1).all()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import uproot
 
 from hepflow.config.engines import ClusterConfig, SparkConfig
