@@ -58,7 +58,7 @@ class SimulateConfig(Checked):
     """Mean number of minimum-bias events added to each event."""
     beam_spot: Literal["gaussian", "flat"] = "gaussian"
     """Spread of the collisions along the beam: sigma of 53 mm, or flat within ±150 mm."""
-    pool: PositiveInt = 12_500
+    pool: PositiveInt = 16_000
     """Number of minimum-bias events that pile-up is drawn from."""
     underlying_event: Literal["overlay", "mpi"] = "overlay"
     """overlay: soft events from the pool; mpi: Pythia's multiparton interactions, 10 x slower."""

@@ -124,13 +124,15 @@ def _jet_inputs(
     pt = np.concatenate([tracks.pt[order], *(part.et for part in flow)])
     eta = np.concatenate([tracks.eta[order], *(part.eta for part in flow)])
     phi = np.concatenate([tracks.phi[order], *(part.phi for part in flow)])
-    weight = np.ones(len(pt))
-    weight[other] = weights(pt[other], eta[other], phi[other], origin[other], event.n_vertices)
-    # RunPUPPI keeps pT and mass, and takes the pseudorapidity for the rapidity.
+    # The card's module keeps pT and mass, and takes the pseudorapidity for the rapidity.
     mass2 = tracks.energy[order] ** 2 - (tracks.pt[order] * np.cosh(tracks.eta[order])) ** 2
     transverse = np.sqrt(pt**2 + np.append(np.maximum(mass2, 0.0), np.zeros(n_neutral)))
-    axes = pt * np.cos(phi), pt * np.sin(phi), transverse * np.sinh(eta), transverse * np.cosh(eta)
-    return (weight * np.stack(axes)).T[weight > 0]
+    along, energy = transverse * np.sinh(eta), transverse * np.cosh(eta)
+    moved = np.stack([pt, np.arcsinh(along / pt), phi], axis=1)
+    weight = np.ones(len(pt))
+    weight[other] = weights(moved[other], eta[other], origin[other], event.n_vertices)
+    momentum = np.stack([pt * np.cos(phi), pt * np.sin(phi), along, energy], axis=1)
+    return (weight[:, None] * momentum)[weight > 0]
 
 
 def _rescaled(tracks: Tracks, scale: np.ndarray) -> Tracks:
