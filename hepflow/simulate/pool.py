@@ -33,7 +33,7 @@ VERSION = 2
 SEED = 1
 _COMMON, _RARE = 8000, 500
 _RARE_SPECIES = (541, 5132, 5232, 5332, 4132, 4232, 4332)
-_CHUNK = 1000  # events per Pythia, whatever the number of processes
+_CHUNK = 1000  # events per seed, whatever the number of processes
 
 
 class Pool(NamedTuple):

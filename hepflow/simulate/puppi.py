@@ -37,7 +37,7 @@ def weights(
     ``momentum`` is (n, 3) pT in GeV, pseudorapidity and azimuth. ``n_vertices`` counts all
     collisions: the smallest pT of neutral particles rises with it.
     """
-    pt, eta, phi = momentum.T
+    pt, eta, _ = momentum.T
     n_found = int(card.PUPPI_VERTEX_EFFICIENCY * n_vertices) if (origin == PILE_UP).any() else 1
     out = (origin == VERTEX).astype(np.float64)
     row = np.minimum(np.searchsorted(card.PUPPI.eta, np.abs(eta)), len(card.PUPPI.eta) - 1)
