@@ -14,7 +14,7 @@ import numpy as np
 
 from hepflow.simulate import card
 
-SOFT_EVENTS = 2.7
+SOFT_EVENTS = 3.0
 Event = tuple[np.ndarray, ...]  # pdg, charge, momentum and vertex, as `Particles` has them
 BeamSpot = Literal["gaussian", "flat"]
 
