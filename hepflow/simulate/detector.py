@@ -28,7 +28,7 @@ from hepflow.simulate.particles import (
     overlay,
     pt_eta_phi,
 )
-from hepflow.simulate.puppi import NEUTRAL, PILE_UP, VERTEX, weights
+from hepflow.simulate.puppi import LEPTON, NEUTRAL, PILE_UP, VERTEX, weighted
 from hepflow.simulate.tracking import ELECTRON, MUON, Tracks, find_tracks, propagate
 
 # BTag is unsigned in Delphes' files
@@ -110,29 +110,19 @@ def _reconstruct(
 def _jet_inputs(
     event: Overlaid, tracks: Tracks, order: np.ndarray, flow: list[EnergyFlow]
 ) -> np.ndarray:
-    """Return (n, 4) momenta: those of leptons, and those of the other particles times their weight.
-
-    Leptons of all vertices are among them, as in the card.
-    """
+    """Return the weighted momenta, (n, 4) px py pz E in GeV, of tracks and neutral particles."""
     i = tracks.particle[order]
     near = np.abs(event.vertex[i, 2] - event.z) <= card.VERTEX_RESOLUTION
     track_origin = np.where(event.pileup[i] & ~near, PILE_UP, VERTEX)
     is_lepton = np.isin(np.abs(event.pdg[i]), (ELECTRON, MUON))
     n_neutral = sum(len(part.et) for part in flow)
-    origin = np.append(track_origin, np.full(n_neutral, NEUTRAL))
-    other = np.append(~is_lepton, np.ones(n_neutral, np.bool_))
+    origin = np.append(np.where(is_lepton, LEPTON, track_origin), np.full(n_neutral, NEUTRAL))
     pt = np.concatenate([tracks.pt[order], *(part.et for part in flow)])
     eta = np.concatenate([tracks.eta[order], *(part.eta for part in flow)])
     phi = np.concatenate([tracks.phi[order], *(part.phi for part in flow)])
-    # The card's module keeps pT and mass, and takes the pseudorapidity for the rapidity.
     mass2 = tracks.energy[order] ** 2 - (tracks.pt[order] * np.cosh(tracks.eta[order])) ** 2
-    transverse = np.sqrt(pt**2 + np.append(np.maximum(mass2, 0.0), np.zeros(n_neutral)))
-    along, energy = transverse * np.sinh(eta), transverse * np.cosh(eta)
-    moved = np.stack([pt, np.arcsinh(along / pt), phi], axis=1)
-    weight = np.ones(len(pt))
-    weight[other] = weights(moved[other], eta[other], origin[other], event.n_vertices)
-    momentum = np.stack([pt * np.cos(phi), pt * np.sin(phi), along, energy], axis=1)
-    return (weight[:, None] * momentum)[weight > 0]
+    mass = np.append(np.sqrt(np.maximum(mass2, 0.0)), np.zeros(n_neutral))
+    return weighted(pt, eta, phi, mass, origin, event.n_vertices)
 
 
 def _rescaled(tracks: Tracks, scale: np.ndarray) -> Tracks:

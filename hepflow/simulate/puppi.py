@@ -23,10 +23,31 @@ import numpy as np
 from hepflow.simulate import card
 from hepflow.system.compiled import cached_njit
 
-NEUTRAL, VERTEX, PILE_UP = 0, 1, 2
-"""Origin of a particle: a tower, a track of the event's vertex, a track of another one."""
+NEUTRAL, VERTEX, PILE_UP, LEPTON = 0, 1, 2, 3
+"""Origin of a particle: a tower, a track of the vertex, one of another, a track of a lepton."""
 _CONE, _CLOSEST2 = card.PUPPI_CONE, 1e-4  # the second leaves out the particle itself
 _MIN_RMS = math.sqrt(1e-5)
+
+
+def weighted(
+    pt: np.ndarray,
+    eta: np.ndarray,
+    phi: np.ndarray,
+    mass: np.ndarray,
+    origin: np.ndarray,
+    n_vertices: int,
+) -> np.ndarray:
+    """Return the momenta, (m, 4) px py pz E in GeV, of (n,) particles times their weights.
+
+    Those of weight 0 are left out. Leptons of all vertices have weight 1, as in the card.
+    """
+    transverse = np.hypot(pt, mass)  # pT and mass are kept, the pseudorapidity is the rapidity
+    along = transverse * np.sinh(eta)
+    moved = np.stack([pt, np.arcsinh(along / pt), phi], axis=1)
+    weight, others = np.ones(len(pt)), np.flatnonzero(origin != LEPTON)
+    weight[others] = weights(moved[others], eta[others], origin[others], n_vertices)
+    axes = pt * np.cos(phi), pt * np.sin(phi), along, transverse * np.cosh(eta)
+    return (weight * np.stack(axes)).T[weight > 0]
 
 
 def weights(
