@@ -181,6 +181,27 @@ def test_pile_up_makes_no_jets_of_its_own_tracks() -> None:
     assert ak.mean(ak.num(near_pileup)) < 1.5
 
 
+def test_pile_up_leaves_the_pt_of_jets_without_bias() -> None:
+    rng = np.random.default_rng(11)
+    inside = [
+        (kind, charge, 60.0 / 30 * rng.uniform(0.2, 1.8), *(centre + rng.normal(0, 0.08, 2)))
+        for centre in ((0.5, 1.0), (-1.8, -2.0))
+        for kind, charge in [(211, 1), (-211, -1), (22, 0)] * 10
+    ]
+    soft = [
+        (kind, charge, rng.exponential(0.6) + 0.2, rng.uniform(-4.5, 4.5), rng.uniform(-3.1, 3.1))
+        for kind, charge in [(211, 1), (-211, -1), (22, 0)] * 30
+    ]
+    hard = Events(particles(*inside, n_events=150), [NO_HADRONS] * 150)
+    calm, busy = (
+        simulate(np.random.default_rng(12), hard, particles(*soft), pileup, 0.0)["Jet"]
+        for pileup in (0.0, 20.0)
+    )
+    means = [np.mean(ak.to_numpy(jets.PT[:, :2])) for jets in (calm, busy)]
+    assert means[1] == pytest.approx(means[0], rel=0.03)
+    assert ak.mean(ak.num(busy)) - ak.mean(ak.num(calm)) < 0.3
+
+
 def test_soft_events_have_the_vertex_of_the_event() -> None:
     soft = particles((211, 1, 2.0, 0.5, 0.0))
     event = particles((13, -1, 30.0, 0.0, 0.0)).event(0)

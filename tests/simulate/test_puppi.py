@@ -153,11 +153,12 @@ def test_more_vertices_raise_the_smallest_pt_of_neutrals() -> None:
     momentum, rapidity, origin = event(8)
     pt, eta, _ = momentum.T
     few, many = (weights(momentum, rapidity, origin, n) for n in (10, 200))
-    least = card.PUPPI.min_pt[0] + card.PUPPI.slope[0] * 140
-    soft = (origin == NEUTRAL) & (np.abs(eta) <= 1.5) & (pt < least)
-    assert (few[soft] > 0).any()
-    assert (many[soft] == 0).all()
-    kept = many > 0
+    row = np.searchsorted(card.PUPPI.eta, np.abs(eta))
+    least = card.PUPPI.min_pt[row] + card.PUPPI.slope[row] * 140
+    neutral, dropped, kept = origin == NEUTRAL, (few > 0) & (many == 0), many > 0
+    assert dropped.sum() > 3
+    assert (few * pt < least)[dropped].all()
+    assert (many * pt >= least)[kept & neutral].all()
     assert many[kept].tolist() == few[kept].tolist()
 
 
