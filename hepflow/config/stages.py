@@ -42,7 +42,7 @@ class SimulateConfig(Checked):
     """Generate ROOT files in Delphes' layout with Pythia8 and a parametric detector."""
 
     input: Path | None = None
-    """Minimum-bias pool (.npz) to reuse; default: generated, and kept next to the output."""
+    """Minimum-bias pool (.npz) to use; default: generated once, and kept in the user's cache."""
     output: Path = RAW
     """Folder or URL to write: one folder per class, and a JSON file per ROOT file."""
     overwrite: bool = False
@@ -60,7 +60,9 @@ class SimulateConfig(Checked):
     """Random seed; the events do not depend on the number of jobs."""
     pileup: NonNegativeFloat = 20.0
     """Mean number of minimum-bias events added to each event."""
-    pool: PositiveInt = 500
+    beam_spot: Literal["gaussian", "flat"] = "gaussian"
+    """Spread of the collisions along the beam: sigma of 53 mm, or flat within ±150 mm."""
+    pool: PositiveInt = 16_000
     """Number of minimum-bias events that pile-up is drawn from."""
     underlying_event: Literal["overlay", "mpi"] = "overlay"
     """overlay: soft events from the pool; mpi: Pythia's multiparton interactions, 10 x slower."""
@@ -71,9 +73,11 @@ class SimulateConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.delphes is not None and self.pileup != SimulateConfig.pileup:
-            advice = "Leave out pileup, and set MeanPileUp in the card."
-            raise ConfigError(f"pileup is for the parametric detector. {advice}")
+        in_card = {"pileup": "MeanPileUp", "beam_spot": "VertexDistributionFormula"}
+        for name, its in in_card.items() if self.delphes is not None else ():
+            if getattr(self, name) != getattr(SimulateConfig, name):
+                advice = f"Leave out {name}, and set {its} in the card."
+                raise ConfigError(f"{name} is for the parametric detector. {advice}")
 
 
 @dataclass(frozen=True, kw_only=True)

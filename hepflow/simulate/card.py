@@ -1,11 +1,8 @@
 """The detector: numbers of Delphes' CMS Phase-II card; the tables are in ``card.yaml``.
 
 The module of the card is named above each number. Lengths are in mm, momenta and energies in GeV.
-Differences to the card:
-
-- PUPPI is replaced by charged-hadron subtraction and a median-density correction of the jets (see
-  ``jets.py``);
-- the mean pile-up is the config's (20), the card's is 200.
+The mean pile-up is the config's (20), the card's is 200. Other differences are listed in
+``docs/physics.md``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,14 +12,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-# PileUpMerger: vertices are flat in |z| <= 0.15 m
-VERTEX_HALF_RANGE = 150.0
-# TrackPileUpSubtractor.ZVertexResolution: jets leave out pile-up tracks further from the vertex
+# PileUpMerger: z of the vertices, Gaussian; in the card of 2016, flat within +- FLAT_BEAM_SPOT
+BEAM_SPOT_SIGMA, BEAM_SPOT_LIMIT = 53.0, 250.0
+FLAT_BEAM_SPOT = 150.0
+# TrackPileUpSubtractor.ZVertexResolution: tracks of pile-up this close to the vertex seem its own
 VERTEX_RESOLUTION = 0.1
 # ParticlePropagator
 RADIUS = 1290.0
 HALF_LENGTH = 3000.0
 FIELD_TESLA = 3.8
+# PhotonEnergySmearing: of the photons in jets and missing ET, not of the collection EFlowPhoton
+PHOTON_RESOLUTION = 0.01
+# RunPUPPIBase: cone, MinPuppiWeight, and the share of vertices that it takes as found
+PUPPI_CONE = 0.2
+PUPPI_MIN_WEIGHT = 0.05
+PUPPI_VERTEX_EFFICIENCY = 0.7
 # FastJetFinder, JetFlavorAssociation
 JET_RADIUS = 0.4
 JET_MIN_PT = 15.0
@@ -64,7 +68,6 @@ class Resolution(NamedTuple):
     constant: np.ndarray
     stochastic: np.ndarray
     noise: np.ndarray
-    curve: np.ndarray
 
     def sigma(self, energy: np.ndarray, eta: np.ndarray) -> np.ndarray:
         """Return the resolution in GeV at (n,) energies and eta; 0 beyond the last |eta|."""
@@ -73,7 +76,17 @@ class Resolution(NamedTuple):
         row = np.minimum(row, len(self.eta) - 1)
         constant, stochastic, noise = self.constant[row], self.stochastic[row], self.noise[row]
         variance = (constant * energy) ** 2 + stochastic**2 * energy + noise**2
-        return np.where(inside, (1.0 + self.curve[row] * eta * eta) * np.sqrt(variance), 0.0)
+        return np.where(inside, np.sqrt(variance), 0.0)
+
+
+class PuppiBins(NamedTuple):
+    """Parameters of PUPPI in bins of |eta|, described in ``card.yaml``."""
+
+    eta: np.ndarray  # upper edges, which belong to their bin
+    by_tracks: np.ndarray
+    sample_pt: np.ndarray
+    min_pt: np.ndarray
+    slope: np.ndarray
 
 
 class Towers(NamedTuple):
@@ -165,5 +178,6 @@ ELECTRON_RESOLUTION = _resolution(_T["electron_resolution"])
 MUON_RESOLUTION = _muon_resolution(_T["tracks"], **_T["muon_resolution"])
 ELECTRON_ID, MUON_ID = _constants(**_T["electron_id"]), _constants(**_T["muon_id"])
 ECAL, HCAL = _calorimeter(**_T["ecal"]), _calorimeter(**_T["hcal"])
+PUPPI = PuppiBins(**{name: np.array(column) for name, column in _T["puppi"].items()})
 BTAG = tuple(_tagging(_T["btag"]["edges"], **point) for point in _T["btag"]["points"].values())
 """Bit of ``Jet.BTag`` -> tables for jets of light, charm and bottom flavour."""

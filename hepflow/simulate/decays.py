@@ -38,7 +38,7 @@ _SELF_CONJUGATE = (22, 111, 130, 310)
 class Library(NamedTuple):
     """Decays at rest, species after species, without neutrinos.
 
-    ``species`` (S,) pdg; ``leptonic`` (S,) True if only decays straight to e or mu are listed;
+    ``species`` (S,) pdg; ``leptonic`` (S,) True if only decays with e or mu are listed;
     ``branching`` (S,) their fraction of all decays; ``first`` (S + 1,) decays of each species;
     ``offsets`` (decays + 1,) particles of each decay; ``pdg``, ``charge`` (n,); ``momentum`` (n, 4)
     GeV; ``vertex`` (n, 4) x y z and ct in mm from where the hadron was produced.
@@ -176,8 +176,9 @@ def try_decays(
     """Decay an event's hadrons, (hadrons, 4) px py pz E in GeV, ``tries`` times.
 
     With ``force``, one hadron per try, drawn by its leptonic branching ratio, decays leptonically;
-    the others decay naturally, and their leptons do not count. ``visible`` is (n, 3) pT (GeV), eta
-    and phi of the event's other particles.
+    the others decay naturally, and their leptons do not count. There are fewer tries by the sum of
+    the branching ratios, so an event is as likely to pass. ``visible`` is (n, 3) pT (GeV), eta and
+    phi of the event's other particles.
 
     Return the number of tries with a lepton candidate, an estimate of its probability in nature,
     and the first of those tries: (hadrons,) positions in the library, (hadrons, 4) quaternions.
@@ -186,20 +187,21 @@ def try_decays(
     natural, leptonic = find_species(library, pdg, False), find_species(library, pdg, True)
     branching = np.where(leptonic >= 0, library.branching[leptonic], 0.0)
     share = branching.sum() if force else 1.0
-    if n == 0 or share == 0.0:
+    n_tries = int(tries * share + rng.random())
+    if n == 0 or n_tries == 0:
         return 0, 0.0, np.zeros(n, np.int64), np.zeros((n, 4))
-    forced = np.full(tries, -1)
+    forced = np.full(n_tries, -1)
     if force:
-        drawn = share * rng.random(tries)
+        drawn = share * rng.random(n_tries)
         forced = np.searchsorted(np.cumsum(branching), drawn, "right").clip(max=n - 1)
     species = np.where(np.arange(n) == forced[:, None], leptonic, natural)
     low, high = library.first[species], library.first[species + 1]
-    decay = low + (rng.random((tries, n)) * (high - low)).astype(np.int64)
-    rotation = rng.standard_normal((tries, n, 4))
+    decay = low + (rng.random((n_tries, n)) * (high - low)).astype(np.int64)
+    rotation = rng.standard_normal((n_tries, n, 4))
     rotation /= np.linalg.norm(rotation, axis=2, keepdims=True)  # uniform over rotations
     event = _Undecayed(library, hadrons, visible)
     passed, first = _count_passing(candidate, event, decay, rotation, forced)
-    return passed, share * passed / tries, decay[first], rotation[first]
+    return passed, passed / tries, decay[first], rotation[first]
 
 
 @cached_njit()

@@ -3,8 +3,8 @@
 A parametric detector: it has no material and no showers, but the efficiencies, resolutions and
 thresholds of Delphes' CMS Phase-II card (see ``card.py``), applied in the card's order::
 
-    overlay -> propagate -> find_tracks -> ECAL -> HCAL -> energy flow, leptons, missing ET -> jets
-    pile-up    helices      efficiency,    towers, excess                                  anti-kt,
+    overlay -> propagate -> find_tracks -> ECAL -> HCAL -> leptons, missing ET -> PUPPI -> jets
+    pile-up    helices      efficiency,    towers, excess                         weights  anti-kt,
                             smearing       over the tracks                                 b-tags
 
 Collections and their order are Delphes' (jets and leptons by falling pT, energy flow from -eta to
@@ -18,8 +18,17 @@ from hepflow.physics.skim import NEUTRAL_ET, TRACK_PT
 from hepflow.schema import COLLECTIONS
 from hepflow.simulate import card
 from hepflow.simulate.calorimeter import EnergyFlow, measure, tower_index
-from hepflow.simulate.jets import cluster, flavours, median_density, tag
-from hepflow.simulate.particles import Events, Overlaid, Particles, offsets_of, overlay, pt_eta_phi
+from hepflow.simulate.jets import cluster, flavours, tag
+from hepflow.simulate.particles import (
+    BeamSpot,
+    Events,
+    Overlaid,
+    Particles,
+    offsets_of,
+    overlay,
+    pt_eta_phi,
+)
+from hepflow.simulate.puppi import LEPTON, NEUTRAL, PILE_UP, VERTEX, weighted
 from hepflow.simulate.tracking import ELECTRON, MUON, Tracks, find_tracks, propagate
 
 # BTag is unsigned in Delphes' files
@@ -28,7 +37,12 @@ _Collection = dict[str, np.ndarray]
 
 
 def simulate(
-    rng: np.random.Generator, events: Events, pool: Particles, pileup: float, soft: float
+    rng: np.random.Generator,
+    events: Events,
+    pool: Particles,
+    pileup: float,
+    soft: float,
+    beam_spot: BeamSpot = "gaussian",
 ) -> dict[str, ak.Array]:
     """Overlay pile-up, and return Delphes collection -> (events, var) records of COLLECTIONS.
 
@@ -36,17 +50,15 @@ def simulate(
     vertices and on the event's own (a fast underlying event; 0 for none). Tracks and towers softer
     than the cuts of `hepflow.physics.skim` are left out.
     """
-    collections, inputs, densities = [], [], []
+    collections, inputs = [], []
     for i in range(len(events.particles)):
-        event = overlay(rng, events.particles.event(i), pool, pileup, soft)
-        found, momentum, density = _reconstruct(rng, event)
+        event = overlay(rng, events.particles.event(i), pool, pileup, soft, beam_spot)
+        found, momentum = _reconstruct(rng, event)
         collections.append(found)
         inputs.append(momentum)
-        densities.append(density)
     jets, offsets = cluster(np.concatenate(inputs), offsets_of([len(each) for each in inputs]))
     for i, found in enumerate(collections):
-        clustered = jets[offsets[i] : offsets[i + 1]]
-        found["Jet"] = _jets(rng, clustered, densities[i], events.heavy[i])
+        found["Jet"] = _jets(rng, jets[offsets[i] : offsets[i + 1]], events.heavy[i])
     made = {}
     for name, fields in COLLECTIONS.items():
         parts = [found[name] for found in collections]
@@ -60,8 +72,8 @@ def simulate(
 
 def _reconstruct(
     rng: np.random.Generator, event: Overlaid
-) -> tuple[dict[str, _Collection], np.ndarray, float]:
-    """Return an event's collections before jets, and the momenta and pT density for the jets."""
+) -> tuple[dict[str, _Collection], np.ndarray]:
+    """Return an event's collections before jets, and the momenta that make the jets."""
     _, eta, phi = pt_eta_phi(propagate(event.charge, event.momentum, event.vertex))
     found = find_tracks(rng, event.pdg, event.charge, event.momentum, eta)
     hits = (event.pdg, event.momentum[:, 3], eta, phi)
@@ -78,7 +90,8 @@ def _reconstruct(
     order = order[tower[order] >= 0]
     hard = order[tracks.pt[order].astype(np.float32) > TRACK_PT]
     x, y, z = event.vertex[i[hard]].T
-    flow = [photons, neutrals]
+    smeared = photons.et * (1 + card.PHOTON_RESOLUTION * rng.standard_normal(len(photons.et)))
+    flow = [photons._replace(et=smeared), neutrals]
     pt = np.concatenate([tracks.pt[order], *(part.et for part in flow)])
     phi = np.concatenate([tracks.phi[order], *(part.phi for part in flow)])
     px, py = -np.sum(pt * np.cos(phi)), -np.sum(pt * np.sin(phi))
@@ -91,16 +104,25 @@ def _reconstruct(
         "MuonTight": _leptons(rng, event, found, np.arange(len(i)), eta, MUON),
         "MissingET": {"MET": np.array([np.hypot(px, py)]), "Phi": np.array([np.arctan2(py, px)])},
     }
+    return collections, _jet_inputs(event, tracks, order, flow)
 
-    # Jets consist of the tracks from the event's vertex and of all neutrals.
+
+def _jet_inputs(
+    event: Overlaid, tracks: Tracks, order: np.ndarray, flow: list[EnergyFlow]
+) -> np.ndarray:
+    """Return the weighted momenta, (n, 4) px py pz E in GeV, of tracks and neutral particles."""
+    i = tracks.particle[order]
     near = np.abs(event.vertex[i, 2] - event.z) <= card.VERTEX_RESOLUTION
-    own = order[(~event.pileup[i] | near)[order]]
-    pt = np.concatenate([tracks.pt[own], *(part.et for part in flow)])
-    eta = np.concatenate([tracks.eta[own], *(part.eta for part in flow)])
-    phi = np.concatenate([tracks.phi[own], *(part.phi for part in flow)])
-    energy = np.concatenate([tracks.energy[own], (pt * np.cosh(eta))[len(own) :]])
-    momentum = np.stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), energy], axis=1)
-    return collections, momentum, median_density(pt, eta, phi)
+    track_origin = np.where(event.pileup[i] & ~near, PILE_UP, VERTEX)
+    is_lepton = np.isin(np.abs(event.pdg[i]), (ELECTRON, MUON))
+    n_neutral = sum(len(part.et) for part in flow)
+    origin = np.append(np.where(is_lepton, LEPTON, track_origin), np.full(n_neutral, NEUTRAL))
+    pt = np.concatenate([tracks.pt[order], *(part.et for part in flow)])
+    eta = np.concatenate([tracks.eta[order], *(part.eta for part in flow)])
+    phi = np.concatenate([tracks.phi[order], *(part.phi for part in flow)])
+    mass2 = tracks.energy[order] ** 2 - (tracks.pt[order] * np.cosh(tracks.eta[order])) ** 2
+    mass = np.append(np.sqrt(np.maximum(mass2, 0.0)), np.zeros(n_neutral))
+    return weighted(pt, eta, phi, mass, origin, event.n_vertices)
 
 
 def _rescaled(tracks: Tracks, scale: np.ndarray) -> Tracks:
@@ -137,20 +159,12 @@ def _leptons(
     return _kinematics(tracks, order[np.argsort(-tracks.pt[order], kind="stable")], event)
 
 
-def _jets(
-    rng: np.random.Generator, clustered: np.ndarray, density: float, heavy: np.ndarray
-) -> _Collection:
-    """Return the jets of one event: pile-up subtracted, above 15 GeV, tagged, by falling pT.
-
-    The heavy hadrons are used for the partons of Delphes' JetFlavorAssociation.
-    """
-    raw_pt, eta, phi = pt_eta_phi(clustered)
-    scale = 1 - density * np.pi * card.JET_RADIUS**2 / np.maximum(raw_pt, 1e-9)
-    pt = raw_pt * scale
+def _jets(rng: np.random.Generator, clustered: np.ndarray, heavy: np.ndarray) -> _Collection:
+    """Return the jets of one event: tagged, by falling pT; ``heavy`` quarks as in `Events`."""
+    pt, eta, phi = pt_eta_phi(clustered)
     mass2 = clustered[:, 3] ** 2 - np.sum(clustered[:, :3] ** 2, axis=1)
-    mass = scale * np.sqrt(np.maximum(mass2, 0))
+    mass = np.sqrt(np.maximum(mass2, 0))
     order = np.argsort(-pt, kind="stable")
-    order = order[pt[order] > card.JET_MIN_PT]
     pt, eta, phi, mass = pt[order], eta[order], phi[order], mass[order]
     labels = (heavy[:, 0] > card.FLAVOUR_MIN_PT) & (np.abs(heavy[:, 1]) < card.FLAVOUR_MAX_ETA)
     flavour = flavours(eta, phi, heavy[labels], card.FLAVOUR_CONE)

@@ -25,7 +25,7 @@ from hepflow.data.output import refuse_to_replace
 from hepflow.errors import ConfigError, HepflowError, MissingDependency
 from hepflow.schema import CLASSES
 from hepflow.simulate.delphes_card import read_card
-from hepflow.simulate.pool import ensure_pool, identity_of, load
+from hepflow.simulate.pool import SEED, ensure_pool, identity_of, load, place
 from hepflow.simulate.sample import Sample, make_sample
 from hepflow.system import locks, processes
 from hepflow.system.storage import listed, make_folder, remove_all
@@ -66,16 +66,17 @@ def run(config: SimulateConfig) -> None:
             log.info("removed %s not requested (first: %s)", n_removed, stale[0].path)
         if missing:
             start = time.perf_counter()
+            jobs = config.jobs or processes.cores()
             if config.input is None:
                 make_folder(config.output)
-                ensure_pool(missing[0].pool, config.pool, config.seed)
+                ensure_pool(missing[0].pool, config.pool, SEED, jobs)
             make: Make = make_sample
             if delphes:
                 first = missing[0]
                 make = partial(
                     delphes.make_sample, delphes.prepare(first.card, program, first.pool)
                 )
-            _make(samples, missing, min(config.jobs or processes.cores(), len(missing)), make)
+            _make(samples, missing, min(jobs, len(missing)), make)
             n_events = counted(sum(sample.target for sample in missing), "selected event")
             n_files, seconds = counted(len(missing), "file"), time.perf_counter() - start
             log.info("wrote %s with %s to %s in %.0f s", n_files, n_events, config.output, seconds)
@@ -88,8 +89,8 @@ def plan(config: SimulateConfig) -> list[Sample]:
         got, known = ", ".join(config.classes) or "none", ", ".join(CLASSES)
         raise ConfigError(f"classes: got {got}; each must be one of {known}, and only once")
     if config.input is None:
-        identity = identity_of(config.pool, config.seed)
-        path = config.output / f".pool-{identity}.npz"
+        identity = identity_of(config.pool, SEED)
+        path = place(config.output, identity)
     else:
         path, identity = config.input, load(config.input).identity
     card = None if config.delphes is None else read_card(config.delphes)

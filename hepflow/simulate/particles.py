@@ -8,14 +8,15 @@ multiplicity and the pT sum that multi-parton interactions add.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from hepflow.simulate import card
 
-SOFT_EVENTS = 2.7
+SOFT_EVENTS = 3.0
 Event = tuple[np.ndarray, ...]  # pdg, charge, momentum and vertex, as `Particles` has them
+BeamSpot = Literal["gaussian", "flat"]
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,26 @@ class Particles:
     offsets: np.ndarray  # (events + 1,) int64: event ``i`` is ``offsets[i]:offsets[i + 1]``
     pdg: np.ndarray  # (n,) int32
     charge: np.ndarray  # (n,) int8, in units of e
-    momentum: np.ndarray  # (n, 4) float64, px py pz E in GeV
-    vertex: np.ndarray  # (n, 3) float64, production point x y z in mm
+    momentum: np.ndarray  # (n, 4) px py pz E in GeV
+    vertex: np.ndarray  # (n, 3) production point x y z in mm
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> "Particles":
         """Join events."""
         columns = [np.concatenate(column) for column in zip(*events, strict=True)]
         return cls(offsets_of([len(event[0]) for event in events]), *columns)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Particles"]) -> "Particles":
+        """Join events that are in several parts."""
+        counts = np.concatenate([np.diff(part.offsets) for part in parts])
+        columns = zip(*([*vars(part).values()][1:] for part in parts), strict=True)
+        return cls(offsets_of(counts), *map(np.concatenate, columns))
+
+    def where(self, keep: np.ndarray) -> "Particles":
+        """Return the events with the particles of a mask only."""
+        columns = [column[keep] for column in [*vars(self).values()][1:]]
+        return Particles(offsets_of(keep)[self.offsets], *columns)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -64,11 +77,11 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Events:
-    """Generated events: visible stable particles, and the heavy hadrons that label the jets."""
+    """Generated events: visible stable particles, and the heavy quarks that label the jets."""
 
     particles: Particles
     heavy: list[np.ndarray]
-    """Per event, (m, 4) b and c hadrons: pT in GeV, eta, phi in rad, quark flavour (4 or 5)."""
+    """Per event, (m, 4) b and c quarks: pT in GeV, eta, phi in rad, flavour (4 or 5)."""
     records: list[Record] = field(default_factory=list)
     """Per event, all that Pythia recorded, if it was asked for."""
 
@@ -82,6 +95,7 @@ class Overlaid(NamedTuple):
     vertex: np.ndarray
     pileup: np.ndarray  # (n,) true for particles of other vertices
     z: float
+    n_vertices: int
 
 
 def offsets_of(counts: np.ndarray | Sequence[int]) -> np.ndarray:
@@ -96,8 +110,21 @@ def pt_eta_phi(momentum: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return pt, np.arcsinh(z / np.maximum(pt, 1e-12)), np.arctan2(y, x)
 
 
+def collisions(rng: np.random.Generator, beam_spot: BeamSpot, n: int) -> np.ndarray:
+    """Return z of (n,) collisions in mm."""
+    if beam_spot == "flat":
+        return rng.uniform(-card.FLAT_BEAM_SPOT, card.FLAT_BEAM_SPOT, n)
+    limit = card.BEAM_SPOT_LIMIT  # at 4.7 sigma
+    return np.clip(rng.normal(0.0, card.BEAM_SPOT_SIGMA, n), -limit, limit)
+
+
 def overlay(
-    rng: np.random.Generator, event: Event, pool: Particles, pileup: float, soft: float
+    rng: np.random.Generator,
+    event: Event,
+    pool: Particles,
+    pileup: float,
+    soft: float,
+    beam_spot: BeamSpot = "gaussian",
 ) -> Overlaid:
     """Overlay minimum-bias events, each rotated by a random angle around the beam.
 
@@ -107,7 +134,7 @@ def overlay(
     n_soft, n_pileup = rng.poisson(soft), rng.poisson(pileup)
     picks = rng.integers(len(pool), size=n_soft + n_pileup)
     angles = rng.uniform(-np.pi, np.pi, n_soft + n_pileup)
-    z = rng.uniform(-card.VERTEX_HALF_RANGE, card.VERTEX_HALF_RANGE, 1 + n_soft + n_pileup)
+    z = collisions(rng, beam_spot, 1 + n_soft + n_pileup)
     z[1 : 1 + n_soft] = z[0]
     lengths = np.diff(pool.offsets)[picks]
     # positions of the picked events' particles in the pool, one event after another
@@ -120,13 +147,13 @@ def overlay(
     momentum = np.concatenate([own_momentum, rotated(pool.momentum[index], angle)])
     of_others = np.arange(len(vertex)) >= len(pdg) + lengths[:n_soft].sum()
     pdg, charge = np.append(pdg, pool.pdg[index]), np.append(charge, pool.charge[index])
-    return Overlaid(pdg, charge, momentum, vertex, of_others, float(z[0]))
+    return Overlaid(pdg, charge, momentum, vertex, of_others, float(z[0]), 1 + int(n_pileup))
 
 
 def rotated(vectors: np.ndarray, angle: np.ndarray) -> np.ndarray:
     """Return (n, 3 or more) vectors rotated by (n,) angles around the beam."""
     cos, sin = np.cos(angle), np.sin(angle)
-    out = vectors.copy()
+    out = vectors.astype(np.float64)
     out[:, 0] = cos * vectors[:, 0] - sin * vectors[:, 1]
     out[:, 1] = sin * vectors[:, 0] + cos * vectors[:, 1]
     return out

@@ -26,7 +26,7 @@ from hepflow.simulate.pythia import EventRecord, start
 LEPTON_MIN_PT, LEPTON_MAX_ETA = LEPTON_PT - 3.0, 4.0
 # qcd: scattering and quark pT; softer quarks rarely give a lepton of 22 GeV
 QCD_MIN_PT_HAT, QUARK_MIN_PT = 30.0, 30.0
-TRIES = {"b": 10, "bc": 30}
+TRIES = 24  # decays per event, if they are natural: a tenth of the accepted events use up theirs
 
 _TOP = ("Top:gg2ttbar = on", "Top:qqbar2ttbar = on")
 _NONE = np.zeros(0, np.int64)
@@ -88,12 +88,12 @@ class Process(ABC):
             particles, heavy = record.particles(self._pythia), record.heavy()
             self.showered += len(particles)
             events, labels, records = [], [], []
-            for i, hadrons in enumerate(heavy):
+            for i, quarks in enumerate(heavy):
                 event, probability, counts = self._accept(particles.event(i))
                 self.weight += probability
                 if event is not None:
                     events.append(event)
-                    labels.append(hadrons)
+                    labels.append(quarks)
                     if self.keep_records:
                         made = tuple(column[len(column) - counts.sum() :] for column in event)
                         records.append(record.whole(i, np.array(self.held), counts, made))
@@ -131,7 +131,7 @@ class MultijetProcess(Process):
         self, settings: Sequence[str], seed: int, quarks: Literal["b", "bc"], library: Library
     ) -> None:
         self.held = BOTTOM if quarks == "b" else BOTTOM + CHARM
-        self._library, self._force, self._tries = library, quarks == "b", TRIES[quarks]
+        self._library = library
         hard = ["gg2bbbar", "qqbar2bbbar", "qg2qg", "qq2qq"]
         hard += ["gg2ccbar", "qqbar2ccbar"] if quarks == "bc" else []
         on = [f"HardQCD:{name} = on" for name in hard]
@@ -144,7 +144,7 @@ class MultijetProcess(Process):
         pdg, _, momentum, vertex = event
         held = np.isin(np.abs(pdg), self.held)
         hadrons, visible = momentum[held], np.stack(pt_eta_phi(momentum[~held]), axis=1)
-        how = (self._rng, Candidate(), self._library, self._tries, self._force)
+        how = (self._rng, Candidate(), self._library, TRIES, True)
         passed, probability, decay, rotation = try_decays(*how, pdg[held], hadrons, visible)
         if not passed:
             return None, probability, _NONE

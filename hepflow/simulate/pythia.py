@@ -1,25 +1,28 @@
 """The interface to Pythia 8: settings, vetoes, and its event records as flat arrays."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import awkward as ak
 import numpy as np
 import pythia8mc
 
 from hepflow.errors import HepflowError
-from hepflow.simulate.decays import BOTTOM, CHARM, Library, join
+from hepflow.simulate.decays import Library, join
 from hepflow.simulate.particles import Event, Particles, Record, offsets_of, pt_eta_phi
+from hepflow.simulate.tracking import may_reach
 
 CM_ENERGY_GEV = 13000.0
 # Particles that live longer than this (mm) reach the detector, as in the files that experiments
 # give to Delphes.
 MAX_TAU_MM = 10.0
+_SEEDS = 900_000_000  # of Pythia
 _NEUTRINOS = (12, 14, 16)
 _COMMON = ["Print:quiet = on", f"Beams:eCM = {CM_ENERGY_GEV}", "Random:setSeed = on"]
 _COMMON += ["ParticleDecays:limitTau0 = on", f"ParticleDecays:tau0Max = {MAX_TAU_MM}"]
-# Delphes' generatePileUp.cmnd. The mass limit leaves out perturbative diffraction, which takes
-# 15 s to initialise.
-_MINIMUM_BIAS = ("SoftQCD:all = on", "Diffraction:mMinPert = 20000")
+# Delphes' generatePileUp.cmnd. Perturbative diffraction, which takes 7 s to initialise, makes 5 %
+# of the tracks.
+_MINIMUM_BIAS = ("SoftQCD:all = on",)
 
 
 def start(
@@ -27,7 +30,7 @@ def start(
 ) -> pythia8mc.Pythia:
     """Return an initialised Pythia. The caller keeps the ``hooks`` alive."""
     pythia = pythia8mc.Pythia("", False)
-    for line in (*_COMMON, f"Random:seed = {1 + seed % 900_000_000}", *settings):
+    for line in (*_COMMON, f"Random:seed = {1 + seed % _SEEDS}", *settings):
         if not pythia.readString(line):
             raise HepflowError(f"Pythia rejects the setting {line!r}. Install a version 8.3.")
     if hooks is not None:
@@ -62,10 +65,9 @@ class EventRecord:
         return Particles(self._offsets(keep), pdg, *rest)
 
     def heavy(self) -> list[np.ndarray]:
-        """Return the heavy hadrons of each event, as ``Events`` has them."""
-        kind = np.abs(self.pdg)
-        flavour = np.where(np.isin(kind, BOTTOM), 5.0, np.where(np.isin(kind, CHARM), 4.0, 0.0))
-        keep = flavour > 0
+        """Return the heavy quarks of each event, at every step, as ``Events`` has them."""
+        flavour = np.abs(self.pdg)
+        keep = (flavour == 4) | (flavour == 5)
         rows = np.stack([*pt_eta_phi(self.momentum[keep]), flavour[keep]], axis=1)
         return np.split(rows, self._offsets(keep)[1:-1])
 
@@ -99,20 +101,30 @@ def charges(pythia: pythia8mc.Pythia, pdg: np.ndarray) -> np.ndarray:
     return np.array(charge, np.int8)[inverse]
 
 
+@cache
+def _soft_pythia() -> pythia8mc.Pythia:
+    return start(_MINIMUM_BIAS, 0)
+
+
 def minimum_bias(n_events: int, seed: int) -> Particles:
-    """Return minimum-bias events (inelastic and elastic) with multi-parton interactions."""
-    pythia = start(_MINIMUM_BIAS, seed)
-    return EventRecord(pythia.nextBatch(n_events)).particles(pythia)
+    """Return minimum-bias events (inelastic and elastic) with multi-parton interactions.
+
+    Particles that cannot reach the detector, almost half of all, are left out.
+    """
+    pythia = _soft_pythia()
+    pythia.rndm.init(1 + seed % _SEEDS)  # the same events, whatever it has generated before
+    particles = EventRecord(pythia.nextBatch(n_events)).particles(pythia)
+    return particles.where(may_reach(particles.momentum, particles.vertex))
 
 
 def decay_library(species: Sequence[int], n_decays: int, seed: int, leptonic: bool) -> Library:
-    """Return decays at rest, all or straight to e or mu, ``n_decays`` per species (pdg > 0)."""
+    """Return decays at rest: ``n_decays`` per species (pdg > 0), or those of them with e or mu.
+
+    These come from any step: straight from the hadron, from a lighter hadron or from a tau.
+    """
     pythia = start(("ProcessLevel:all = off",), seed)
     parts = []
     for kind in species:
-        if leptonic:
-            pythia.readString(f"{kind}:onMode = off")
-            pythia.readString(f"{kind}:onIfAny = 11 13")
         entry = pythia.particleData.particleDataEntryPtr(kind)
         channels = [entry.channel(i) for i in range(entry.sizeChannels())]
         # Mode 1: on; 2: on for the particle only, as for mixing B0, whose list also has the
@@ -130,10 +142,16 @@ def decay_library(species: Sequence[int], n_decays: int, seed: int, leptonic: bo
             ancestor = np.where(ancestor > n_decays, mother[ancestor], ancestor)
         keep = np.flatnonzero(record.visible & (np.arange(len(mother)) > n_decays))
         keep = keep[np.argsort(ancestor[keep], kind="stable")]
+        wanted = np.ones(n_decays, np.bool_)
+        if leptonic:
+            is_lepton = np.isin(np.abs(record.pdg[keep]), (11, 13))
+            wanted = np.bincount(ancestor[keep] - 1, is_lepton, n_decays) > 0
+            keep = keep[wanted[ancestor[keep] - 1]]
+        n_wanted = int(wanted.sum())
         pdg = record.pdg[keep].astype(np.int32)
-        kinds, straight = np.array([kind]), np.array([leptonic])
-        fractions, first = np.array([branching]), np.array([0, n_decays])
-        offsets = offsets_of(np.bincount(ancestor[keep] - 1, minlength=n_decays))
+        kinds, with_lepton = np.array([kind]), np.array([leptonic])
+        fractions, first = np.array([branching * n_wanted / n_decays]), np.array([0, n_wanted])
+        offsets = offsets_of(np.bincount(ancestor[keep] - 1, minlength=n_decays)[wanted])
         particles = pdg, charges(pythia, pdg), record.momentum[keep], record.vertex[keep]
-        parts.append(Library(kinds, straight, fractions, first, offsets, *particles))
+        parts.append(Library(kinds, with_lepton, fractions, first, offsets, *particles))
     return join(parts)

@@ -24,7 +24,7 @@ from hepflow.system import processes
 from hepflow.system.files import read_json, write_json
 from hepflow.system.storage import make_folder, remove
 
-VERSION = 1
+VERSION = 2
 """Increased when the same settings would give other events, so that older files are replaced."""
 _NAMESPACE = uuid.UUID("6f1d4a52-2f0e-5f0c-9a53-0d6c1b6a7e11")
 _load_pool = lru_cache(maxsize=1)(load)
@@ -58,7 +58,7 @@ class Sample:
         """All that decides the events except their number: more begin with the same ones."""
         config = self.config
         settings: dict[str, Any] = {"version": VERSION, "class": self.name, "index": self.index}
-        settings |= {"seed": config.seed, "pileup": config.pileup}
+        settings |= {"seed": config.seed, "pileup": config.pileup, "beam_spot": config.beam_spot}
         settings |= {"underlying_event": config.underlying_event, "pool": self.pool_identity}
         if self.card is not None:
             settings |= {"pileup": self.card.conditions, "card": self.card.identity}
@@ -111,7 +111,9 @@ def make_sample(sample: Sample, progress: Callable[[int], None]) -> None:
     selected = 0
     batches = process.batches()
     while selected < sample.target:
-        made = simulate(rng, next(batches), pool.events, config.pileup, sample.soft)
+        made = simulate(
+            rng, next(batches), pool.events, config.pileup, sample.soft, config.beam_spot
+        )
         chosen = np.flatnonzero(passes(ak.zip(made, depth_limit=1)))[: sample.target - selected]
         selected += len(chosen)
         progress(len(chosen))

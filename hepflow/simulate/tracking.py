@@ -85,6 +85,19 @@ def propagate(charge: np.ndarray, momentum: np.ndarray, vertex: np.ndarray) -> n
     return out
 
 
+def may_reach(momentum: np.ndarray, vertex: np.ndarray) -> np.ndarray:
+    """Return which particles may leave a track or a deposit, wherever they collide; (n,) bool.
+
+    On its way to the end of the tracker, none goes further from the beam than its transverse path
+    is long, whatever the field.
+    """
+    _, eta, _ = pt_eta_phi(momentum)
+    x, y, z = vertex.T
+    length = card.HALF_LENGTH + card.BEAM_SPOT_LIMIT + np.abs(z)
+    furthest = np.hypot(x, y) + length / np.maximum(np.abs(np.sinh(eta)), 1e-9)
+    return furthest * np.sinh(card.ECAL.towers.eta[-1]) >= card.HALF_LENGTH
+
+
 def find_tracks(
     rng: np.random.Generator,
     pdg: np.ndarray,

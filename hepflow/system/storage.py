@@ -60,6 +60,12 @@ def private_folder(path: Path) -> Path:
     return path
 
 
+def user_cache(name: str) -> Path:
+    """Return a folder of this user's cache, as `private_folder` does; without a home, an error."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return private_folder(cache.expanduser() / "hepflow" / name)
+
+
 def require_no_links(output: Path, names: Iterable[str]) -> None:
     """Raise a DataError if a folder or file of an output is a link that leads out of it."""
     for name in () if is_remote(output) else names:

@@ -10,8 +10,8 @@ pytest.importorskip("pythia8mc", reason="pip install 'hepflow[simulate]'")
 from hepflow.schema import COLLECTIONS
 from hepflow.simulate import card
 from hepflow.simulate.detector import simulate
-from hepflow.simulate.jets import cluster, flavours, median_density, tag
-from hepflow.simulate.particles import Events, Particles, offsets_of, overlay
+from hepflow.simulate.jets import cluster, flavours, tag
+from hepflow.simulate.particles import Events, Particles, collisions, offsets_of, overlay
 
 pytestmark = [pytest.mark.slow, pytest.mark.pythia]
 
@@ -110,11 +110,18 @@ def test_orders_are_those_of_delphes(noisy: dict[str, ak.Array]) -> None:
 
 def test_tracks_come_from_several_vertices_in_millimetres(noisy: dict[str, ak.Array]) -> None:
     z = noisy["EFlowTrack"].Z
-    assert ak.max(abs(z)) <= card.VERTEX_HALF_RANGE
-    assert np.std(ak.to_numpy(ak.flatten(z))) == pytest.approx(
-        card.VERTEX_HALF_RANGE / np.sqrt(3), rel=0.15
-    )
+    assert np.std(ak.to_numpy(ak.flatten(z))) == pytest.approx(53.0, rel=0.15)
     assert min(len(set(event)) for event in z.tolist()) > 8
+
+
+def test_the_beam_spot_is_gaussian_or_flat() -> None:
+    rng = np.random.default_rng(10)
+    gaussian, flat = (collisions(rng, spot, 50_000) for spot in ("gaussian", "flat"))
+    assert (gaussian.mean(), gaussian.std()) == pytest.approx((0.0, 53.0), abs=1.0)
+    assert np.mean(np.abs(gaussian) < 53.0) == pytest.approx(0.683, abs=0.01)
+    assert np.abs(gaussian).max() <= 250.0
+    assert (flat.mean(), flat.std()) == pytest.approx((0.0, 150.0 / np.sqrt(3)), abs=1.5)
+    assert np.abs(flat).max() <= 150.0
 
 
 def test_a_lone_electron_is_an_electron_a_track_and_a_jet() -> None:
@@ -174,6 +181,27 @@ def test_pile_up_makes_no_jets_of_its_own_tracks() -> None:
     assert ak.mean(ak.num(near_pileup)) < 1.5
 
 
+def test_pile_up_leaves_the_pt_of_jets_without_bias() -> None:
+    rng = np.random.default_rng(11)
+    inside = [
+        (kind, charge, 60.0 / 30 * rng.uniform(0.2, 1.8), *(centre + rng.normal(0, 0.08, 2)))
+        for centre in ((0.5, 1.0), (-1.8, -2.0))
+        for kind, charge in [(211, 1), (-211, -1), (22, 0)] * 10
+    ]
+    soft = [
+        (kind, charge, rng.exponential(0.6) + 0.2, rng.uniform(-4.5, 4.5), rng.uniform(-3.1, 3.1))
+        for kind, charge in [(211, 1), (-211, -1), (22, 0)] * 30
+    ]
+    hard = Events(particles(*inside, n_events=150), [NO_HADRONS] * 150)
+    calm, busy = (
+        simulate(np.random.default_rng(12), hard, particles(*soft), pileup, 0.0)["Jet"]
+        for pileup in (0.0, 20.0)
+    )
+    means = [np.mean(ak.to_numpy(jets.PT[:, :2])) for jets in (calm, busy)]
+    assert means[1] == pytest.approx(means[0], rel=0.03)
+    assert ak.mean(ak.num(busy)) - ak.mean(ak.num(calm)) < 0.3
+
+
 def test_soft_events_have_the_vertex_of_the_event() -> None:
     soft = particles((211, 1, 2.0, 0.5, 0.0))
     event = particles((13, -1, 30.0, 0.0, 0.0)).event(0)
@@ -213,16 +241,6 @@ def test_jets_contain_everything_in_their_cone() -> None:
     jets = jets[np.argsort(jets[:, 2])]
     assert jets[1] == pytest.approx(momentum[:2].sum(axis=0))
     assert jets.sum(axis=0) == pytest.approx(momentum.sum(axis=0))
-
-
-def test_the_density_is_the_median_of_the_cells() -> None:
-    rng = np.random.default_rng(7)
-    eta, phi = rng.uniform(-4, 4, 50_000), rng.uniform(-np.pi, np.pi, 50_000)
-    pt = np.full(50_000, 0.01)
-    expected = pt.sum() / (8 * 2 * np.pi)
-    assert median_density(pt, eta, phi) == pytest.approx(expected, rel=0.02)
-    with_jet = median_density(np.append(pt, 200.0), np.append(eta, 0.1), np.append(phi, 0.1))
-    assert with_jet == pytest.approx(expected, rel=0.02)
 
 
 def test_flavour_is_the_heaviest_nearby() -> None:

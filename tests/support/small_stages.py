@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import uproot
 
 from hepflow.config.engines import ClusterConfig, SparkConfig
@@ -271,7 +272,9 @@ def simulate_stage(place: Path, pool: Path | None) -> Stage:
         from hepflow.simulate.job import run  # noqa: PLC0415 - needs Pythia
 
         own: dict[str, Any] = {"classes": ("wjets",), "events": 4, "events_per_file": 2, "jobs": 1}
-        run(SimulateConfig(input=pool, output=folder / "raw", pool=10, pileup=1.0, **own))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # of the pool
+            run(SimulateConfig(input=pool, output=folder / "raw", pool=10, pileup=1.0, **own))
 
     return Stage(work, lambda folder: _simulated(folder / "raw"))
 

@@ -80,7 +80,8 @@ def press_ctrl_c(when: Callable[[int], bool], place: Path, *arguments: str) -> N
 
 @pytest.mark.once
 @pytest.mark.pythia
-def test_simulate(place: Path) -> None:
+def test_simulate(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
     pytest.importorskip("pythia8mc", reason="the simulation needs hepflow[simulate]")
     options = "--classes [wjets] --events 12 --events_per_file 3 --pool 10 --pileup 1 --jobs 2"
     interrupt(
