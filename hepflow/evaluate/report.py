@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,20 +25,26 @@ def write_report(
 
     Figures are by section; those of ``scores:<model>`` and ``efficiency:<model>`` are one model's.
     """
-    blocks: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True}
-    loader = FileSystemLoader(TEMPLATES)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **blocks)
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    environment.filters["kind"] = lambda figure: type(figure).__name__.lower()
-    environment.filters.update(drawing=svg.drawing, ticks=svg.ticks, file_name=file_name)
     modules = {"box": svg, "numbers": numbers, "published": published, "tables": tables}
     models, classes, mix = metrics["models"], metrics["classes"], metrics["settings"]["mix"]
     texts = {"mix": text.mix_text(mix, classes) if set(classes) <= set(mix) else ""}
     texts |= {"headline": text.headline(models, classes)}
     texts |= {"rate": text.rate_sentence(models, classes, mix)}
     shown: Any = {"metrics": metrics, "figures": figures, "folder": folder, **texts, **_own()}
-    page = environment.get_template("report.html.j2").render(**modules, **shown)
+    page = _environment().get_template("report.html.j2").render(**modules, **shown)
     put(path, page.encode())
+
+
+@cache
+def _environment() -> Environment:
+    """Return jinja's, which compiles a template once."""
+    blocks: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True}
+    loader = FileSystemLoader(TEMPLATES)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **blocks)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    environment.filters["kind"] = lambda figure: type(figure).__name__.lower()
+    environment.filters.update(drawing=svg.drawing, ticks=svg.ticks, file_name=file_name)
+    return environment
 
 
 def _own() -> dict[str, Markup]:

@@ -7,6 +7,7 @@ the version before, the version after or none in it; and the command is run on i
 
 import logging
 import os
+import pickle
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ import pytest
 from distributed import LocalCluster
 
 from hepflow.config.engines import ClusterConfig
+from hepflow.evaluate.figures import AnyFigure, plots
 from hepflow.system import durable
 from tests.support.power_cut import Tree, crash_states, last_state, tree_of, write_tree
 from tests.support.recorded_folder import Recording, recorded, why_not
@@ -169,8 +171,23 @@ def test_train(tmp_path: Path, many: Path, most: int | None, record_property) ->
     survives(train_stage(tmp_path / "in"), tmp_path, many, most, record_property)
 
 
+@pytest.fixture
+def _drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the images of a figure: the same one gives the same bytes, after seconds."""
+    known, images = dict[bytes, dict[str, bytes]](), plots.images
+
+    def kept(figure: AnyFigure) -> dict[str, bytes]:
+        key = pickle.dumps(figure)
+        if key not in known:
+            known[key] = images(figure)
+        return known[key]
+
+    monkeypatch.setattr(plots, "images", kept)
+
+
 @some(0)
 @UPDATE
+@pytest.mark.usefixtures("_drawn_once")
 def test_evaluate(
     tmp_path: Path, many: Path, most: int | None, record_property, update: bool
 ) -> None:
