@@ -215,7 +215,11 @@ def test_import_cern(tmp_path: Path, many: Path, most: int | None, record_proper
 
 @some(0)
 @pytest.mark.pythia
-def test_simulate(tmp_path: Path, many: Path, most: int | None, record_property) -> None:
+def test_simulate(
+    tmp_path: Path, many: Path, most: int | None, record_property, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hepflow.simulate.pool._COMMON", 50)  # decays of a pool, which take seconds
+    monkeypatch.setattr("hepflow.simulate.pool._RARE", 5)
     pytest.importorskip("pythia8mc", reason="the simulation needs hepflow[simulate]")
     survives(simulate_stage(tmp_path / "in", None), tmp_path, many, most, record_property)
 
