@@ -6,6 +6,8 @@
 | a part of a file that cannot be read | here | one line | here | one line |
 | a full disk, no inode left, a read-only output | here | here | here | here |
 | a second run | here | here | here | here |
+| a clock that jumps | `test_clock_jumps.py` | the same | the same | the same |
+| slow and killed tasks, twice | `test_speculation.py` | | | |
 | too little memory | here | `test_dask_on_spark.py` | `test_folder.py` | `test_memory.py` |
 | killed workers and drivers | `test_killed.py` | the same | `test_folder.py` | `test_ddp.py` |
 | death at each change of a file | `test_faults.py` | the same | the same | the same |
