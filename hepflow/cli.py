@@ -3,6 +3,7 @@
 import os
 import select
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         start_messages()
-        with _as_interrupt():
+        with _as_interrupt(), _with_threads():
             _dispatch(arguments)
         sys.stdout.flush()
     except HepflowError as error:
@@ -96,6 +97,30 @@ def _as_interrupt() -> Iterator[None]:
         if before is not None:
             raise KeyboardInterrupt from error
         raise
+
+
+@contextmanager
+def _with_threads() -> Iterator[None]:
+    """Raise an error of a place at the end if it ended a thread, which would print a traceback.
+
+    The thread of a writer, such as TensorBoard's, often finds a full disk before anything else.
+    """
+    found: list[BaseException] = []
+    before = threading.excepthook
+
+    def note(ended: threading.ExceptHookArgs) -> None:
+        if isinstance(ended.exc_value, Exception) and _of_a_place(ended.exc_value):
+            found.append(ended.exc_value)
+        else:
+            before(ended)
+
+    threading.excepthook = note
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+    if found:
+        raise found[0]
 
 
 def _of_a_place(error: Exception) -> str | None:

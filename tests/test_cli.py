@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +25,7 @@ from hepflow.cli import (
     _groups,
     _interrupted,
     _is_closed,
+    _with_threads,
     main,
     parse,
 )
@@ -714,3 +716,21 @@ def test_a_store_without_credentials_is_one_line(
     assert end.value.code == 2
     assert errors.startswith("hepflow: error: no valid credentials (Unable to locate credentials)")
     assert len(errors.splitlines()) == 1
+
+
+def test_a_full_disk_that_ends_a_thread_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of TensorBoard's writer; anything else that ends a thread is a bug, and shown."""
+    shown = list[threading.ExceptHookArgs]()
+    monkeypatch.setattr(threading, "excepthook", shown.append)
+
+    def run(thread: Callable[[], object]) -> None:
+        with _with_threads():
+            running = threading.Thread(target=thread)
+            running.start()
+            running.join()
+
+    with pytest.raises(OSError, match="No space left on device"):
+        run(lambda: Path("/dev/full").write_text("more"))
+    assert not shown
+    run([].pop)
+    assert [one.exc_type for one in shown] == [IndexError]

@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -34,14 +35,20 @@ def write_report(
 
 def rendered(template: str, shown: Mapping[str, Any]) -> str:
     """Return a page with the names in ``shown``, its style and its script."""
+    modules: Any = {"box": svg, "numbers": numbers, "published": published, "tables": tables}
+    return _environment().get_template(template).render(**modules, **shown, **_own())
+
+
+@cache
+def _environment() -> Environment:
+    """Return jinja's, which compiles a template once."""
     blocks: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True}
     loader = FileSystemLoader(TEMPLATES)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **blocks)
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.filters["kind"] = lambda figure: type(figure).__name__.lower()
     environment.filters.update(drawing=svg.drawing, ticks=svg.ticks, file_name=file_name)
-    modules: Any = {"box": svg, "numbers": numbers, "published": published, "tables": tables}
-    return environment.get_template(template).render(**modules, **shown, **_own())
+    return environment
 
 
 def _own() -> dict[str, Markup]:

@@ -24,6 +24,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.support.recorded_folder import Change, Recording
 
@@ -148,13 +149,22 @@ def _choices(loose: Sequence[int]) -> Iterator[set[int]]:
         yield from map(set, combinations(loose, size))
 
 
-def crash_states(recording: Recording, *, drafts: bool) -> Iterator[tuple[str, Tree]]:
-    """Yield what may be left at any moment, each folder once, and where it comes from.
+class CrashStates(NamedTuple):
+    """What deaths of a stage may leave."""
+
+    n_deaths: int
+    """Number of them: moments, and choices of what is lost."""
+    left: list[tuple[str, Tree]]
+    """The first death that leaves a folder, and the folder: each one once."""
+
+
+def crash_states(recording: Recording, *, drafts: bool) -> CrashStates:
+    """Return what may be left at any moment.
 
     Without ``drafts``, folders that differ only in these are one: a run removes them first.
     """
-    changes, disk = recording.changes, Disk()
-    seen: set[frozenset[tuple[str, bytes | None]]] = set()
+    changes, disk, n_deaths = recording.changes, Disk(), 0
+    found: dict[frozenset[tuple[str, bytes | None]], tuple[str, Tree]] = {}
     for k, change in enumerate(changes):
         disk.change(change)
         after = changes[k + 1][:2] if k + 1 < len(changes) else None
@@ -163,11 +173,10 @@ def crash_states(recording: Recording, *, drafts: bool) -> Iterator[tuple[str, T
         if change[0] == "data" and after == change[:2]:
             continue  # torn, if it is not whole
         for how, tree in disk.left():
-            files = tree.items()
-            key = frozenset(one for one in files if drafts or not DRAFT.search(one[0]))
-            if key not in seen:
-                seen.add(key)
-                yield f"change {k + 1 - recording.n_before}, {how}", tree
+            n_deaths += 1
+            key = frozenset(one for one in tree.items() if drafts or not DRAFT.search(one[0]))
+            found.setdefault(key, (f"change {k + 1 - recording.n_before}, {how}", tree))
+    return CrashStates(n_deaths, list(found.values()))
 
 
 def last_state(recording: Recording) -> Tree:

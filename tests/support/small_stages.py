@@ -42,13 +42,18 @@ from tests.support.trainings import fit, weights
 Version = Hashable | None
 TIMES = re.compile(rb'"(seconds|elapsed_s)": [0-9.e-]+')
 CHECKSUM = re.compile(rb"hepflow-crc32c:\w{8}")
+LOCK = re.compile(r"\..*\.lock")
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Return all files, without times, and without the checksums of what has times."""
+    """Return all files, without times, and without the checksums of what has times.
+
+    Without locks: one that a dead run has left excludes nobody, and an output that is up to date is
+    not locked.
+    """
     found = {}
     for path in folder.rglob("*"):
-        if path.is_file():
+        if path.is_file() and not LOCK.fullmatch(path.name):
             content = path.read_bytes()
             if TIMES.search(content):
                 content = CHECKSUM.sub(b"", TIMES.sub(b"", content))
@@ -210,14 +215,14 @@ def _trained(folder: Path) -> dict[str, Any]:
 
 
 def evaluate_stage(place: Path, *, update: bool) -> Stage:
-    """Two runs; or one more than in the report that is there."""
-    few, more = {"hlf": 1.2}, {"hlf": 1.2, "sequence": 1.6}
-    for n, models in ((1, few), (2, more)):
-        toy_runs(place / f"runs-{n}", per_class=(40, 30, 50), models=models)
+    """A run; or one that was trained again since the report that is there."""
+    for n in (1, 2):
+        own: Any = {"per_class": (40, 30), "classes": CLASSES[:2]}
+        toy_runs(place / f"runs-{n}", models={"hlf": 1.2}, seed=n, **own)
 
     def stage(n: int) -> Stage:
         def work(folder: Path) -> None:
-            own = {"bootstrap": 2, "targets": (0.5, 0.9)}
+            own = {"bootstrap": 2, "targets": (0.5,)}
             evaluate(EvaluateConfig(input=place / f"runs-{n}", output=folder / "report", **own))
 
         return Stage(work, lambda folder: _report(folder / "report"))

@@ -34,7 +34,7 @@ class StandaloneCluster:
 
 @contextmanager
 def standalone_cluster(
-    work: Path, *, workers: int, cores: int, memory: str
+    work: Path, *, workers: int, cores: int, memory: str, apart: bool = False
 ) -> Iterator[StandaloneCluster]:
     """A cluster for the length of a ``with`` block.
 
@@ -46,6 +46,8 @@ def standalone_cluster(
         Workers, and cores that each claims to have.
     memory : str
         Of each worker, for executors' heaps.
+    apart : bool
+        Each worker has an address of its own: for Spark, it is another machine.
     """
     home = Path(pyspark.__file__).parent
     environment = os.environ | {
@@ -59,12 +61,12 @@ def standalone_cluster(
     port, web = _free_ports(2)
     url = f"spark://127.0.0.1:{port}"
 
-    def start(name: str, *options: str) -> psutil.Popen:
+    def start(name: str, *options: str, number: int = 1) -> psutil.Popen:
         command = [
             home / "bin" / "spark-class",
             f"org.apache.spark.deploy.{name}",
             "--host",
-            "127.0.0.1",
+            f"127.0.0.{number}",
             *options,
         ]
         return psutil.Popen(
@@ -76,8 +78,15 @@ def standalone_cluster(
         stack.callback(end, master)
         sizes = ("--cores", str(cores), "--memory", memory, "--webui-port", "0")
         nodes = tuple(
-            start("worker.Worker", *sizes, "--work-dir", str(work / f"worker-{n}"), url)
-            for n in range(workers)
+            start(
+                "worker.Worker",
+                *sizes,
+                "--work-dir",
+                str(work / f"worker-{n}"),
+                url,
+                number=n if apart else 1,
+            )
+            for n in range(1, workers + 1)
         )
         for node in nodes:
             stack.callback(end, node)

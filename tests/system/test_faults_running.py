@@ -6,6 +6,8 @@
 | a part of a file that cannot be read | here | one line | here | one line |
 | a full disk, no inode left, a read-only output | here | here | here | here |
 | a second run | here | here | here | here |
+| a clock that jumps | `test_clock_jumps.py` | the same | the same | the same |
+| slow and killed tasks, twice | `test_speculation.py` | | | |
 | too little memory | here | `test_dask_on_spark.py` | `test_folder.py` | `test_memory.py` |
 | killed workers and drivers | `test_killed.py` | the same | `test_folder.py` | `test_ddp.py` |
 | death at each change of a file | `test_faults.py` | the same | the same | the same |
@@ -326,6 +328,43 @@ def test_a_disk_that_takes_no_more_is_one_line_and_the_same_command_resumes(
     assert calm.returncode == 0, calm.stderr
     first, second = made(stage, output), made(stage, tmp_path / "calm")
     assert first.equals(second) if stage == "score" else first == second
+
+
+SIZES = {
+    "size={}k": sorted({4 * round(1.35**n) for n in range(1, 24)}),
+    "size=64m,nr_inodes={}": range(2, 100),
+}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("limit", SIZES)
+def test_a_disk_of_any_size_that_is_too_small_is_one_line(
+    here: Path,
+    tmp_path: Path,
+    disk: Callable[[str], Path],
+    limit: str,
+    stage: str,
+    record_property: Any,
+) -> None:
+    """Also if a worker, or a thread of a library, is the first to find it full."""
+    if stage == "ingest":
+        pytest.importorskip("pyspark")
+    n_small = 0
+    for size in SIZES[limit]:
+        top = disk(limit.format(size))
+        ended = hepflow(*command(stage, here, top / "out"))
+        if ended.returncode == 0:
+            break
+        one_line(ended, "No space left on device")
+        assert "Exception ignored" not in ended.stderr
+        n_small += 1
+        for left in top.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    record_property("faults", f"{stage}, {limit.format('N')}: {n_small} disks too small")
+    assert n_small > 3
+    assert ended.returncode == 0
+    assert made(stage, top / "out")
 
 
 @pytest.mark.parametrize(

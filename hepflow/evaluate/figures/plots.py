@@ -39,6 +39,14 @@ STYLE: Any = {**mplhep.style.CMS, **PAGE, **FONTS, **LINES, **TICKS}
 
 def save(figure: AnyFigure, folder: Path) -> None:
     """Write ``folder/<name>.png``, ``.pdf`` and ``.csv``, which `filled` flushes to the disk."""
+    for suffix, content in images(figure).items():
+        put(folder / f"{figure.name}.{suffix}", content, flush=False)
+    header, rows = figure.rows()
+    write_csv(folder / f"{figure.name}.csv", [header, *rows], "\n", flush=False)
+
+
+def images(figure: AnyFigure) -> dict[str, bytes]:
+    """Return the contents of the PNG and the PDF file."""
     png, pdf = io.BytesIO(), io.BytesIO()
     with mpl.rc_context(STYLE):
         drawn = draw(figure)
@@ -46,10 +54,7 @@ def save(figure: AnyFigure, folder: Path) -> None:
         drawn.savefig(png, format="png", metadata={"Software": None}, pil_kwargs=speed)
         dateless = dict.fromkeys(("CreationDate", "Producer", "Creator"))
         drawn.savefig(pdf, format="pdf", metadata=dateless)
-    for suffix, content in (("png", png), ("pdf", pdf)):
-        put(folder / f"{figure.name}.{suffix}", content.getvalue(), flush=False)
-    header, rows = figure.rows()
-    write_csv(folder / f"{figure.name}.csv", [header, *rows], "\n", flush=False)
+    return {"png": png.getvalue(), "pdf": pdf.getvalue()}
 
 
 def draw(figure: AnyFigure) -> Figure:
