@@ -66,8 +66,8 @@ class SimulateConfig(Checked):
     """Number of minimum-bias events that pile-up is drawn from."""
     underlying_event: Literal["overlay", "mpi"] = "overlay"
     """overlay: soft events from the pool; mpi: Pythia's multiparton interactions, 10 x slower."""
-    qcd_quarks: Literal["b", "bc"] = "b"
-    """Sources of QCD leptons: b with forced leptonic decays, or b and c with natural ones."""
+    qcd_quarks: Literal["b", "bc"] = "bc"
+    """Sources of QCD leptons: b and c in their natural proportion, or b alone."""
     jobs: NonNegativeInt = 0
     """Number of parallel processes; 0: one per core."""
 

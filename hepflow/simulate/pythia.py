@@ -20,8 +20,8 @@ _SEEDS = 900_000_000  # of Pythia
 _NEUTRINOS = (12, 14, 16)
 _COMMON = ["Print:quiet = on", f"Beams:eCM = {CM_ENERGY_GEV}", "Random:setSeed = on"]
 _COMMON += ["ParticleDecays:limitTau0 = on", f"ParticleDecays:tau0Max = {MAX_TAU_MM}"]
-# Delphes' generatePileUp.cmnd. Perturbative diffraction, which takes 7 s to initialise, makes 5 %
-# of the tracks.
+# Delphes' generatePileUp.cmnd. Perturbative diffraction takes 7 s to initialise, and makes 5 % of
+# the tracks.
 _MINIMUM_BIAS = ("SoftQCD:all = on",)
 
 
