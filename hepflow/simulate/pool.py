@@ -61,13 +61,14 @@ def place(output: Path, identity: str) -> Path:
 def ensure_pool(path: Path, n_events: int, seed: int, jobs: int) -> None:
     """Write a pool unless there is one."""
     if path.is_file():
+        again = "It is generated again."
         try:
-            seal.check_file(path, "It is generated again.")
+            if seal.check_file(path, again):
+                log.info("%s is up to date: a minimum-bias pool", path)
+                return
+            log.warning("%s: damaged: it has no checksum. %s", path, again)
         except DataError as error:
             log.warning("%s", error)
-        else:
-            log.info("%s is up to date: a minimum-bias pool", path)
-            return
     start = time.perf_counter()
     log.info("generating %s for a pool, once", counted(n_events, "minimum-bias event"))
     save(path, make_pool(n_events, seed, jobs))

@@ -250,11 +250,14 @@ def test_a_pool_is_made_once_and_kept_in_the_cache(
     assert len(load(kept).events) == 30
     assert kept.parent.stat().st_mode & 0o077 == 0
 
-    kept.write_bytes(kept.read_bytes()[:-1000] + bytes(1000))
-    with caplog.at_level(logging.WARNING, "hepflow"):
-        run(replace(config, events=4))
-    assert "its checksum is wrong. It is generated again." in caplog.text
-    assert len(load(kept).events) == 30
+    whole = kept.read_bytes()
+    damaged = (bytes([whole[0] ^ 1]) + whole[1:], "wrong"), (whole[:-1000], "no checksum")
+    for n_events, (content, what) in enumerate(damaged, start=4):
+        kept.write_bytes(content)
+        with caplog.at_level(logging.WARNING, "hepflow"):
+            run(replace(config, events=n_events))
+        assert f"{what}. It is generated again." in caplog.text
+        assert len(load(kept).events) == 30
 
 
 def test_without_a_cache_the_pool_is_next_to_the_output(
