@@ -11,16 +11,20 @@ import logging
 import os
 import secrets
 import socket
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from distributed import Scheduler, Security
 from distributed.utils import clean_dashboard_address
 from tornado.routing import PathMatches, Rule, RuleRouter
 
 from hepflow.config.engines import TlsConfig
-from hepflow.errors import ConfigError, MissingDependency
+from hepflow.errors import ConfigError
 from hepflow.system.publishing import scratch
 from hepflow.system.terminal import TO_PASTE
 
@@ -107,11 +111,32 @@ def keys_of_user(address: str, files: TlsConfig) -> Security:
 
 
 def _new_keys() -> Security:
-    try:
-        return Security.temporary()
-    except ImportError as error:
-        what = "the processes of a Dask cluster need certificates, from the package 'cryptography'"
-        raise MissingDependency(f"{what}. Run: pip install cryptography") from error
+    """Return a key and its own certificate, for all processes of a cluster.
+
+    The certificate is valid at any time: they end with the run. That of `Security.temporary` is
+    valid from this machine's present second, before which the clock of a node may be.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "hepflow")])
+    own_id = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(datetime(1970, 1, 1))
+        .not_valid_after(datetime(9999, 12, 31, 23, 59, 59))  # RFC 5280: no date
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(own_id, critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own_id), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    as_text, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    of_key = key.private_bytes(as_text, serialization.PrivateFormat.PKCS8, plain).decode()
+    of_certificate = certificate.public_bytes(as_text).decode()
+    files = {"tls_ca_file": of_certificate}
+    for role in ("client", "scheduler", "worker"):
+        files |= {f"tls_{role}_key": of_key, f"tls_{role}_cert": of_certificate}
+    return Security(require_encryption=True, **files)
 
 
 def _is_loopback(host: str) -> bool:

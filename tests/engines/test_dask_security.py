@@ -16,6 +16,7 @@ from urllib.request import ProxyHandler, build_opener
 
 import psutil
 import pytest
+from cryptography import x509
 from distributed import Client, LocalCluster, Security
 from distributed.comm import connect
 
@@ -90,6 +91,13 @@ async def identity(address: str, keys: Security) -> Any:
         return await asyncio.wait_for(comm.read(), 3)
     finally:
         comm.abort()
+
+
+def test_the_certificate_is_valid_by_every_clock(cluster: Client) -> None:
+    """A node's clock may be behind that of the machine where the run began."""
+    certificate = x509.load_pem_x509_certificate(cluster.security.tls_worker_cert.encode())
+    assert certificate.not_valid_before_utc.year == 1970
+    assert certificate.not_valid_after_utc.year == 9999
 
 
 def test_with_the_keys_they_answer(cluster: Client) -> None:
