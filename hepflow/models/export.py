@@ -34,6 +34,7 @@ from hepflow.system.storage import listed, make_folder, read_bytes
 log = logging.getLogger(__name__)
 
 OPSET = 17
+_TOLERANCE = 1e-5
 _GIVE = "Give one from a run folder's checkpoints/."
 FREE_AXES = {name: {0: "events"} for name in ("hlf", "particles", "lengths", "logits")}
 FREE_AXES["particles"][1] = "particles"
@@ -167,8 +168,17 @@ def _test_events(store: EventStore, config: ExportConfig, net: Net) -> dict[str,
     return features_of(net.inputs.particles, net.inputs.order, *blocks)
 
 
-def _difference(net: Net, path: Path, features: dict[str, np.ndarray], tolerance: float) -> float:
-    """Return the largest difference of a logit between the net and its file, if it is tolerable."""
+def _difference(
+    net: Net, path: Path, features: dict[str, np.ndarray], tolerance: float | None
+) -> float:
+    """Return the largest difference of a logit between the net and its file, if it is tolerable.
+
+    A GRU rounds at every particle: for the sequence net of the demo, ONNX Runtime's logits differ
+    by 1.1e-5 from those in float64 (and the checkpoint's by 1.2e-6).
+    """
+    if tolerance is None:
+        steps = int(features["lengths"].max()) if "lengths" in net.reads else 0
+        tolerance = max(_TOLERANCE, steps * float(np.finfo(np.float32).eps) / 2)
     expected, found = logits_of(net, features), OnnxNet(path).logits(features)
     if not np.isfinite(expected).all():
         advice = "Train it again with a smaller model.lr."
