@@ -9,7 +9,6 @@ With ``delphes``, Delphes is the detector instead of the parametric one.
 
 import logging
 import multiprocessing
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -158,11 +157,11 @@ def _make(samples: Sequence[Sample], missing: Sequence[Sample], jobs: int, make:
 
 
 def _make_in_processes(samples: Sequence[Sample], jobs: int, make: Make, advance: Advance) -> None:
-    """Write samples in worker processes; none of them survives an error or Ctrl-C."""
+    """Write samples in worker processes; none of them survives an error, Ctrl-C, or a kill."""
     context = multiprocessing.get_context("spawn")
     reports: multiprocessing.Queue[tuple[str, int]] = context.Queue()
     before = set(multiprocessing.active_children())
-    executor = ProcessPoolExecutor(jobs, context, _start_worker, (reports,))
+    executor = ProcessPoolExecutor(jobs, context, processes.begin, (_keep, reports))
     try:
         pending = {executor.submit(_work, make, sample) for sample in samples}
         while pending:
@@ -189,10 +188,8 @@ def _make_in_processes(samples: Sequence[Sample], jobs: int, make: Make, advance
 _reports: "multiprocessing.Queue[tuple[str, int]] | None" = None
 
 
-def _start_worker(reports: "multiprocessing.Queue[tuple[str, int]]") -> None:
+def _keep(reports: "multiprocessing.Queue[tuple[str, int]]") -> None:
     global _reports  # noqa: PLW0603 - a worker process reports to its only parent
-    # Ctrl-C reaches the parent too, which ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _reports = reports
 
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import multiprocessing
 import os
 import platform
 import re
@@ -44,11 +45,13 @@ def peak_bytes() -> int:
 
 
 def begin(function: Callable[..., object], *arguments: Any) -> None:
-    """Prepare a worker process: call a function, and leave Ctrl-C to the parent.
+    """Prepare a worker process: call a function, leave Ctrl-C to the parent, and end with it.
 
     An error of the function is left to the first task, which the parent learns of.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if (parent := multiprocessing.parent_process()) is not None:
+        end_with(parent.pid)
     with suppress(Exception):
         function(*arguments)
 

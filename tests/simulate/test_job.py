@@ -2,11 +2,14 @@
 
 import json
 import logging
+import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import awkward as ak
 import numpy as np
+import psutil
 import pytest
 import uproot
 
@@ -25,6 +28,7 @@ from hepflow.simulate.particles import pt_eta_phi
 from hepflow.simulate.pool import load, make_pool, place, save
 from hepflow.simulate.pythia import _MINIMUM_BIAS, EventRecord, start
 from hepflow.simulate.tracking import may_reach, propagate
+from tests.support.commands import environment, started
 from tests.support.delphes_events import from_root
 from tests.support.seals import unseal
 
@@ -437,3 +441,17 @@ def test_cross_sections_are_leading_order_ones(sample: SimulateConfig) -> None:
     assert 80 < sections["ttbar"]["selected"] < 250
     assert 8e3 < sections["wjets"]["selected"] < 3e4
     assert 3e3 < sections["qcd"]["selected"] < 1.5e4
+
+
+def test_no_process_survives_the_kill_of_a_run(tmp_path: Path) -> None:
+    options = ("--output", str(tmp_path / "raw"), "--events=5000", "--pool=2000", "--jobs=2")
+    with subprocess.Popen(
+        started("simulate", *options), stderr=subprocess.DEVNULL, env=environment()
+    ) as running:
+        of_run = psutil.Process(running.pid)
+        while len(workers := of_run.children()) < 2:
+            assert running.poll() is None
+            time.sleep(0.1)
+        running.kill()
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
