@@ -71,6 +71,7 @@ def session(*arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.system
 @pytest.mark.slow
 @pytest.mark.spark
 @pytest.mark.usefixtures("java")

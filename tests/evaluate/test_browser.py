@@ -1,7 +1,7 @@
 """report.html in a real browser: on a screen, a phone and paper, light and dark."""
 
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
@@ -265,7 +265,8 @@ def test_a_page_with_a_stranger_s_markup_runs_and_loads_none_of_it(
             self.send_response(404)
             self.end_headers()
 
-    with HTTPServer(("127.0.0.1", 0), Server) as server:
+    # with threads: Chromium opens connections ahead, and a single one would wait for their requests
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         there = f"http://127.0.0.1:{server.server_port}"
         evil = (
