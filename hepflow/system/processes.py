@@ -50,7 +50,8 @@ def begin(function: Callable[..., object], *arguments: Any) -> None:
     An error of the function is left to the first task, which the parent learns of.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if (parent := multiprocessing.parent_process()) is not None:
+    parent = multiprocessing.parent_process()
+    if parent and parent.pid:
         end_with(parent.pid)
     with suppress(Exception):
         function(*arguments)
