@@ -70,15 +70,7 @@ def run(config: ImportConfig) -> None:
             refuse_to_replace(folder, "a run", before, {**settings, "store": where})
     own = (CHECKPOINTS, TENSORBOARD)
     with locks.exclusive(outputs[0], *own), locks.exclusive(outputs[1], *own):
-        n_events = sum(rows.n_events for rows in store.all_ranges("val", "test"))
-        with bar("predicting", n_events) as progress:
-            found = {}
-            for split in ("val", "test"):
-                parts = []
-                for block in _blocks(store, split, particles=net.gru is not None):
-                    parts.append((_logits(net, store, block), block.label, block.event_id))
-                    progress.advance(len(block))
-                found[split] = tuple(map(np.concatenate, zip(*parts, strict=True)))
+        found = _predicted(net, store)
         logits, label, _ = found["val"]
         offsets = _offsets(logits, np.bincount(label) / len(label), store.path)
         about = {**done, "model": f"{net.name} of SparkDLTrigger", "trained_on": SAMPLE}
@@ -139,6 +131,20 @@ def _check_particles(store: EventStore, net: PublishedNet) -> None:
 def _is_scaled(store: EventStore) -> bool:
     """Return whether the features are those of a published dataset that were scaled there."""
     return all(feature.unit == "1" for feature in store.spec.hlf)
+
+
+def _predicted(net: PublishedNet, store: EventStore) -> dict[str, tuple[np.ndarray, ...]]:
+    """Return split -> logits (N, K), label (N) and event_id (N)."""
+    n_events = sum(rows.n_events for rows in store.all_ranges("val", "test"))
+    found = {}
+    with bar("predicting", n_events) as progress:
+        for split in ("val", "test"):
+            parts = []
+            for block in _blocks(store, split, particles=net.gru is not None):
+                parts.append((_logits(net, store, block), block.label, block.event_id))
+                progress.advance(len(block))
+            found[split] = tuple(map(np.concatenate, zip(*parts, strict=True)))
+    return found
 
 
 def _blocks(store: EventStore, split: str, *, particles: bool) -> Iterator[EventBlock]:

@@ -43,7 +43,7 @@ def of_columns(c: Columns) -> np.ndarray:
 def listed(particles: Sequence[Feature]) -> tuple[Feature, ...]:
     """Return the quantities of `of_particles`, as particles with these features allow them.
 
-    Values without units (scaled by whoever published them) give numbers, but no sums.
+    Of scaled features, which have no units, particles can be counted but not summed.
     """
     units = {feature.name: feature.unit for feature in particles}
     if not units.keys() >= {*_FLAGS}:

@@ -50,7 +50,7 @@ _LAST_LINES = 3
 
 
 class Delphes(NamedTuple):
-    """What the jobs share."""
+    """The program and the files that all jobs of a run use."""
 
     program: Path
     work: Path

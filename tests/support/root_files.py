@@ -14,6 +14,7 @@ from hepflow.data.identity import event_ids
 from hepflow.physics.skim import has_lepton
 from hepflow.reading.delphes import DelphesFile
 from hepflow.schema import COLLECTIONS
+from hepflow_bench.copies import copy_as_new
 
 N_PARTICLES = {
     "EFlowTrack": 30,
@@ -28,6 +29,13 @@ N_PARTICLES = {
 def random_events(n: int, rng: np.random.Generator) -> dict[str, ak.Array]:
     """Collections of ``n`` events; about half of the events have a lepton above 23 GeV."""
     return {name: _collection(name, fields, n, rng) for name, fields in COLLECTIONS.items()}
+
+
+def write_copies(template: Path, raw: Path, n: int) -> None:
+    """Write ``n`` copies of a file with identities of their own, in turn of two classes."""
+    for number in range(n):
+        place = raw / ("qcd", "ttbar")[number % 2] / f"{number:02d}.root"
+        copy_as_new(template, place, number + 1)
 
 
 def write_delphes(

@@ -16,12 +16,11 @@ import pytest
 from hepflow.config.stages import FeaturesConfig
 from hepflow.data.events import open_events
 from hepflow.data.store import EventStore
-from hepflow_bench.copies import copy_as_new
 from tests.support.calm_store import contents, made_calmly
 from tests.support.commands import Command
 from tests.support.delphes_events import write_dataset
 from tests.support.left_over import left_in, members
-from tests.support.root_files import passing_ids, write_delphes
+from tests.support.root_files import passing_ids, write_copies, write_delphes
 from tests.support.toy_trigger import ingest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -67,9 +66,7 @@ def of_dask(process: psutil.Process, line: str) -> bool:
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("killed")
     template = write_delphes(root / "template", [200] * 4)
-    for number in range(N_FILES):
-        place = root / "raw" / ("qcd", "ttbar")[number % 2] / f"{number:02d}.root"
-        copy_as_new(template, place, number + 1)
+    write_copies(template, root / "raw", N_FILES)
     ingest(root / "raw", root / "calm", ("qcd", "ttbar"), 1 << 20)
     return root / "raw"
 

@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 
 from hepflow.data.events import open_events
-from hepflow_bench.copies import copy_as_new
 from tests.support.commands import Command
 from tests.support.dying_tasks import MOMENTS, met, spark_options
-from tests.support.root_files import passing_ids, write_delphes
+from tests.support.root_files import passing_ids, write_copies, write_delphes
 from tests.support.small_stages import contents
 
 pytest.importorskip("pyspark", reason="needs hepflow[ingest]")
@@ -39,9 +38,7 @@ SPECULATION = {
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("speculation")
     template = write_delphes(root / "template", [250] * 3)
-    for number in range(N_FILES):
-        place = root / "raw" / ("qcd", "ttbar")[number % 2] / f"{number:02d}.root"
-        copy_as_new(template, place, number + 1)
+    write_copies(template, root / "raw", N_FILES)
     assert template.stat().st_size > 1 << 19, "two files would be one task"
     return root / "raw"
 
